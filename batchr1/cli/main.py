@@ -1,0 +1,56 @@
+"""The command line. Each command is a module of this package, imported when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from batchr1 import __version__
+from batchr1.errors import BatchError
+
+COMMANDS = {
+    "run": "Run a job, or go on with it.",
+    "check": "Look at a job without running it.",
+    "status": "Say what an output holds.",
+    "schema": "Print the schema of job files or of outputs.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called; its help needs none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"batchr1.cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BatchError as exc:
+            click.echo(f"batchr1: {exc}", err=True)
+            ctx.exit(exc.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="batchr1")
+def main() -> None:
+    """Run reasoning models over datasets, offline: prompts in Parquet in, separated reasoning and answers out.
+
+    Exit codes: 0 complete; 1 failed for good; 2 usage or job file; 3 complete but for failed rows; 4 another run holds
+    the output; 75 stopped, and running it again goes on.
+    """
+
+
+if __name__ == "__main__":
+    main()

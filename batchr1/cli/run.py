@@ -1,0 +1,122 @@
+"""`batchr1 run JOB`"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchr1.cli.options import JOB, JSON, device_options, duration, job_options, read_job, split_devices
+
+if TYPE_CHECKING:
+    from batchr1.run.job import Summary
+
+
+@click.command()
+@JOB
+@job_options
+@device_options
+@click.option("--fresh", is_flag=True, help="Delete this output's results and start over.")
+@click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
+@click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
+@click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
+@JSON
+@click.pass_context
+def command(
+    ctx: click.Context,
+    job: Path,
+    variant: str | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    limit: int | None,
+    date: str | None,
+    gpus: str | None,
+    devices: str | None,
+    fresh: bool,
+    yes: bool,
+    retry_failed: bool,
+    stop_after: str | None,
+    as_json: bool,
+) -> None:
+    """Run JOB, a YAML file, or go on with it where it stopped."""
+    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    stop_after_s = duration(stop_after)
+    from batchr1.run.job import RunOptions, run_job
+
+    def confirm(question: str) -> bool:
+        return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
+
+    summary = run_job(
+        spec,
+        RunOptions(
+            fresh=fresh,
+            retry_failed=retry_failed,
+            stop_after_s=stop_after_s,
+            gpus=gpus,
+            devices=split_devices(devices),
+            confirm_fresh=confirm,
+        ),
+    )
+    click.echo(json.dumps(as_document(summary)) if as_json else as_text(summary, job))
+    ctx.exit(summary.exit_code)
+
+
+def as_document(summary: Summary) -> dict[str, object]:
+    """The summary as plain values."""
+    counts, tally = summary.counts, summary.tally
+    return {
+        "run": summary.run,
+        "output": summary.output,
+        "exit_code": summary.exit_code,
+        "stopped": summary.stopped,
+        "samples": counts.samples,
+        "done": counts.done,
+        "failed": counts.failed,
+        "pending": counts.pending,
+        "this_run": {
+            "done": tally.done,
+            "failed": tally.failed,
+            "reasons": tally.reasons,
+            "tokens": tally.tokens,
+            "tokens_per_s": round(summary.tokens_per_s, 1),
+            "truncated": tally.truncated,
+            "correct": tally.correct,
+            "judged": tally.judged,
+            "seconds": round(summary.wall_s, 1),
+        },
+    }
+
+
+def as_text(summary: Summary, job: Path) -> str:
+    """The lines that every run ends with."""
+    counts, tally = summary.counts, summary.tally
+    unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
+    lines = [
+        f"{counts.samples:,} {unit} = {counts.done:,} done + {counts.failed:,} failed + {counts.pending:,} pending"
+    ]
+    if counts.duplicates:
+        lines.append(f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude")
+    if tally.done:
+        lines.append(
+            f"this run: {tally.done:,} rows, {tally.tokens:,} tokens in {summary.wall_s:,.1f} s, "
+            f"{summary.tokens_per_s:,.0f} tokens/s, {tally.truncated / tally.done:.1%} truncated"
+            + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
+        )
+    elif not counts.pending and not tally.failed:
+        lines.append("nothing to do")
+    if tally.reasons:
+        lines.append("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items())))
+    if summary.stopped:
+        lines.append(f"stopped: {summary.stopped}")
+    lines.append(f"output: {summary.output}")
+    match summary.exit_code:
+        case 75:
+            lines.append(f"next: batchr1 run {job}    (goes on from here)")
+        case 3:
+            lines.append(f"next: batchr1 status {summary.output} --failed    (why rows failed)")
+        case _:
+            lines.append(f"next: batchr1 status {summary.output}")
+    return "\n".join(lines)

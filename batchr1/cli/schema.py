@@ -1,0 +1,25 @@
+"""`batchr1 schema job|output`"""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["job", "output"]))
+def command(what: str) -> None:
+    """Print the JSON schema of job files, or the columns of outputs."""
+    click.echo(json.dumps(document(what), indent=2, ensure_ascii=False))
+
+
+def document(what: str) -> dict[str, object]:
+    """What `schemas/<what>.schema.json` holds."""
+    if what == "job":
+        from batchr1.job.spec import JobSpec
+
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}
+    from batchr1.data.columns import schema_document
+
+    return schema_document()

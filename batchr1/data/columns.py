@@ -1,0 +1,104 @@
+"""The columns of an output, in order: the one place that both the writer and `schemas/output.schema.json` come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+FLAGS = ("no_think", "empty_think", "extra_think_tag", "answer_without_box")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: Arrow type, whether it may be null, unit, allowed values, meaning."""
+
+    name: str
+    type: pa.DataType
+    nullable: bool
+    meaning: str
+    unit: str | None = None
+    values: tuple[str, ...] | None = None
+
+
+_text, _count = pa.string(), pa.int32()
+
+COLUMNS: tuple[Column, ...] = (
+    Column("id", _text, False, "the row's id in the input, as text; without input.id a hash of the prompt"),
+    Column("sample", _count, False, "which of the row's n samples, from 0"),
+    Column("prompt", _text, False, "the user turn as sent, instruction included, before the chat template"),
+    Column("gold", _text, True, "the right answer, from input.gold"),
+    Column("reasoning", _text, True, "the text inside the think block; null when the block is empty or missing"),
+    Column("answer", _text, True, "the text after the think block; null when the block was never closed"),
+    Column("final_answer", _text, True, "the content of the answer's last \\boxed{}"),
+    Column("correct", pa.bool_(), True, "whether final_answer equals gold; null without gold"),
+    Column(
+        "reasoning_status", _text, False, "how the think block ended", values=("closed", "empty", "unclosed", "missing")
+    ),
+    Column("truncated", pa.bool_(), False, "whether generation was cut by a length limit"),
+    Column("truncated_in", _text, True, "the part that was cut", values=("reasoning", "answer")),
+    Column("truncated_by", _text, True, "the limit that cut it", values=("max_tokens", "context", "budget")),
+    Column("finish_reason", _text, False, "why generation ended", values=("stop", "length")),
+    Column("prompt_tokens", _count, False, "length of the rendered prompt", "tokens"),
+    Column("reasoning_tokens", _count, False, "generated inside the think block", "tokens"),
+    Column("answer_tokens", _count, False, "generated outside the think block", "tokens"),
+    Column("control_tokens", _count, False, "think tags and end-of-sequence token generated", "tokens"),
+    Column("injected_tokens", _count, False, "those of completion_tokens that batchr1 put in itself", "tokens"),
+    Column("completion_tokens", _count, False, "reasoning_tokens + answer_tokens + control_tokens", "tokens"),
+    Column("flags", pa.list_(_text), False, "what is odd about the row", values=FLAGS),
+    Column("seed", pa.int64(), True, "the sample's own seed; null when none was sent"),
+    Column("attempts", _count, False, "how many times the sample was started"),
+    Column("resumed_at", pa.list_(_count), False, "token offsets at which an interrupted generation went on", "tokens"),
+    Column("token_ids", pa.list_(_count), True, "the exact completion; for truncated rows, or for all by option"),
+    Column("prompt_hash", _text, False, "128-bit hash of the rendered prompt's token ids, hexadecimal"),
+    Column("model", _text, False, "the model's name and identity"),
+    Column("run", _text, False, "the run that generated the row"),
+    Column("finished_at", pa.timestamp("us", tz="UTC"), False, "when the last token came"),
+)
+
+NAMES = frozenset(c.name for c in COLUMNS)
+KEPT_AFTER = "sample"  # kept input columns stand behind this one
+
+FAILED_SCHEMA = pa.schema(
+    [
+        pa.field("id", _text, nullable=False),
+        pa.field("sample", _count, nullable=False),
+        pa.field("reason", _text, nullable=False),
+        pa.field("message", _text, nullable=False),
+        pa.field("attempts", _count, nullable=False),
+        pa.field("prompt_hash", _text),
+        pa.field("run", _text, nullable=False),
+        pa.field("failed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+    ]
+)
+
+
+def output_schema(kept: pa.Schema) -> pa.Schema:
+    """The Arrow schema of an output's parts, the kept input columns in their place."""
+    fields: list[pa.Field] = []
+    for column in COLUMNS:
+        fields.append(pa.field(column.name, column.type, nullable=column.nullable))
+        if column.name == KEPT_AFTER:
+            fields.extend(pa.field(f.name, f.type) for f in kept)
+    return pa.schema(fields)
+
+
+def schema_document() -> dict[str, Any]:
+    """`schemas/output.schema.json`: name, Arrow type, nullability, unit, values and meaning of each column."""
+    return {
+        "title": "batchr1 output: one row per (id, sample)",
+        "files": "OUTPUT/data/part-*.parquet",
+        "kept": f"the input columns named in output.keep stand behind '{KEPT_AFTER}', with the input's type",
+        "columns": [
+            {
+                "name": c.name,
+                "type": str(c.type),
+                "nullable": c.nullable,
+                **({"unit": c.unit} if c.unit else {}),
+                **({"values": list(c.values)} if c.values else {}),
+                "meaning": c.meaning,
+            }
+            for c in COLUMNS
+        ],
+    }

@@ -1,0 +1,156 @@
+"""Which samples are still to do: the input's ids against what committed parts hold. Columns of numbers, not objects.
+
+Memory: 16 bytes of hash and 8 of sort order per input row while done rows are matched, then ceil(n / 8) bytes per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchr1.data.source import Position, Source, key_hashes
+from batchr1.errors import InputError
+
+Bits = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Samples of the input, by state. rows × n = done + failed + pending."""
+
+    rows: int
+    n: int
+    done: int
+    failed: int
+    duplicates: int
+
+    @property
+    def samples(self) -> int:
+        return self.rows * self.n
+
+    @property
+    def pending(self) -> int:
+        return self.samples - self.done - self.failed
+
+
+class Pending:
+    """The ids of the input and a bitmap of the samples that each still needs.
+
+    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or nothing is there.
+    """
+
+    def __init__(self, source: Source, n: int, *, ids_are_hashes: bool) -> None:
+        hashes: list[np.ndarray[Any, Any]] = []
+        row = 0
+        for position, batch in source.batches(source.id_columns):
+            ids = source.ids(batch)
+            if None in ids:
+                at = Position(position.file, position.row + ids.index(None))
+                raise InputError(f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id.")
+            hashes.append(key_hashes([i for i in ids if i is not None]))
+            row += len(ids)
+        if not row:
+            raise InputError("input: no rows (got 0 after where and limit, need at least 1). Look at path and where.")
+        keys = np.concatenate(hashes)
+        self._order = np.lexsort((keys[:, 1], keys[:, 0]))
+        self._high, self._low = keys[self._order, 0], keys[self._order, 1]
+        self._n = n
+        self._bits: Bits = np.zeros((row, (n + 7) // 8), dtype=np.uint8)
+        self._bits[:] = np.packbits(np.arange(self._bits.shape[1] * 8) < n, bitorder="little")
+        self._failed = 0
+        self._dropped = 0
+        self._drop_repeats(source, ids_are_hashes)
+
+    def _drop_repeats(self, source: Source, ids_are_hashes: bool) -> None:
+        high, low = self._high, self._low
+        same = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1])) + 1
+        if not same.size:
+            return
+        if not ids_are_hashes:
+            again = int(self._order[same].min())
+            at, name = _describe(source, again)
+            raise InputError(
+                f"{at}: the id {name!r} came before (got {same.size} repeated ids, need unique ones). "
+                "Give input.id a unique column, or leave it out to use a hash of the prompt."
+            )
+        self._bits[self._order[same]] = 0  # lexsort is stable: the first of equal prompts stays
+        self._dropped = int(same.size)
+
+    def mark_done(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
+        """Take committed (id, sample) pairs out."""
+        self._clear(ids, samples)
+
+    def mark_failed(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
+        """Take failed (id, sample) pairs out; call after every `mark_done`: done wins."""
+        self._failed += self._clear(ids, samples)
+
+    def exclude(self, ids: pa.Array | pa.ChunkedArray) -> None:
+        """Drop rows whose ids are done elsewhere: they count as if they were not in the input."""
+        rows = self._find(ids)
+        rows = rows[(rows >= 0)]
+        wanted = np.unique(rows[self._bits[rows].any(axis=1)])
+        self._bits[wanted] = 0
+        self._dropped += int(wanted.size)
+
+    def _clear(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> int:
+        rows = self._find(ids)
+        numbers = samples.to_numpy().astype(np.int64)
+        valid = (rows >= 0) & (numbers < self._n)
+        rows, numbers = rows[valid], numbers[valid]
+        touched = np.unique(rows)
+        before = np.bitwise_count(self._bits[touched]).sum()
+        np.bitwise_and.at(self._bits, (rows, numbers // 8), ~(1 << (numbers % 8)).astype(np.uint8))
+        return int(before - np.bitwise_count(self._bits[touched]).sum())
+
+    def _find(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
+        """Row number in the input of each id, -1 where it is not there. Equal ids find their first row."""
+        if isinstance(ids, pa.ChunkedArray):
+            ids = ids.combine_chunks()
+        if len(ids) == 0:
+            return np.empty(0, dtype=np.int64)
+        coded = ids.dictionary_encode()
+        keys = key_hashes(coded.dictionary.to_pylist())
+        place = np.minimum(np.searchsorted(self._high, keys[:, 0]), len(self._order) - 1)
+        match = (self._high[place] == keys[:, 0]) & (self._low[place] == keys[:, 1])
+        rows: np.ndarray[Any, Any] = np.where(match, self._order[place], -1)[coded.indices.to_numpy()]
+        return rows
+
+    def counts(self) -> Counts:
+        rows = len(self._bits) - self._dropped
+        pending = int(np.bitwise_count(self._bits).sum())
+        return Counts(rows, self._n, rows * self._n - pending - self._failed, self._failed, self._dropped)
+
+    def free(self) -> None:
+        """Drop what only matching needs, before the run begins."""
+        self._high = self._low = self._order = np.empty(0, dtype=np.uint64)
+
+    def rows(self, source: Source) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]]]]:
+        """Batches of the input that still have work, each with the pending samples of its rows (empty: none)."""
+        row = 0
+        for _, batch in source.batches(source.row_columns):
+            bits = self._bits[row : row + batch.num_rows]
+            row += batch.num_rows
+            wanted = bits.any(axis=1)
+            if wanted.any():
+                samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits[wanted]]
+                yield batch.filter(pa.array(wanted)), samples
+
+
+def _describe(source: Source, number: int) -> tuple[Position, str]:
+    row = 0
+    for position, batch in source.batches(source.id_columns):
+        if number < row + batch.num_rows:
+            return Position(position.file, position.row + number - row), str(source.ids(batch)[number - row])
+        row += batch.num_rows
+    raise AssertionError("a row that was counted must be there")
+
+
+def unique_ids(tables: Iterable[pa.Table]) -> pa.ChunkedArray:
+    """The ids of earlier outputs' parts, each once."""
+    chunks = [pc.unique(table.column("id")) for table in tables]
+    return pa.chunked_array(chunks, type=pa.string())

@@ -1,0 +1,234 @@
+"""What went wrong in storage, in one line; and which of it is worth trying again.
+
+Every exception of the operating system, fsspec, s3fs, botocore and aiohttp passes through `storage_error`. Nothing of
+a third party's message is repeated, because it may hold a signed URL or a key: only errno names, S3 error codes and
+HTTP statuses are. Classes are recognised by name, so that a local run need not import botocore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import tenacity
+
+from batchr1.errors import BatchError, StorageError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile"
+AGAIN = "Run the same command again: it goes on from here"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How long, in seconds, a request that failed in passing is tried again, and how far apart the tries are.
+
+    No try starts later than `for_s` after the first; `for_s=0` is a single try.
+    """
+
+    for_s: float = 30.0
+    first_wait_s: float = 0.2
+    max_wait_s: float = 5.0
+
+    def call(self, request: Callable[[], T], where: str) -> T:
+        """`request()`, tried again while `is_passing` says so; its last exception is raised as it is."""
+
+        def say(state: tenacity.RetryCallState) -> None:
+            cause = state.outcome.exception() if state.outcome else None
+            got = _describe(cause).what if cause else "?"
+            log.warning("%s: %s; try %d failed, trying again", where, got, state.attempt_number)
+
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_before_delay(self.for_s),
+            wait=tenacity.wait_random_exponential(self.first_wait_s, self.max_wait_s),
+            retry=tenacity.retry_if_exception(is_passing),
+            before_sleep=say,
+            reraise=True,
+        )
+        return retrying(request)
+
+
+class _Case(NamedTuple):
+    what: str
+    advice: str
+    lasting: bool = True  # whether the same request would fail again for as long as nobody changes anything
+
+
+_DENIED = _Case("access is denied", "Give these credentials the permission, or use others")
+_REFUSED = _Case("the credentials are refused", "Renew AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile")
+_REGION = _Case("the bucket is in another region or at another endpoint", "Set storage.region or storage.endpoint")
+_MISSING = _Case("no such file", "Check the path")
+_FULL = _Case("the disk is full", "Free some space, then run the same command again")
+_BUSY = _Case("the object store fails or asks to slow down", AGAIN, lasting=False)
+_UNREACHABLE = _Case("the object store does not answer", "Check storage.endpoint and the network, and run again", False)
+
+_S3_CODES = {
+    "NoSuchBucket": _Case("no such bucket", "Check the bucket's name, storage.endpoint and storage.region"),
+    "InvalidBucketName": _Case("not a valid bucket name", "Check the bucket's name"),
+    "NoSuchKey": _MISSING,
+    "404": _MISSING,
+    "AccessDenied": _DENIED,
+    "403": _DENIED,
+    "AllAccessDisabled": _DENIED,
+    "InvalidAccessKeyId": _REFUSED,
+    "SignatureDoesNotMatch": _REFUSED,
+    "ExpiredToken": _REFUSED,
+    "InvalidToken": _REFUSED,
+    "RequestTimeTooSkewed": _Case("the clock of this machine is wrong", "Set the clock"),
+    "QuotaExceeded": _Case("the quota of the bucket or user is used up", "Free some space, then run again"),
+    "PermanentRedirect": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "301": _REGION,
+    "NoSuchUpload": _Case("an upload was aborted while it ran", AGAIN, lasting=False),
+}
+_PASSING_CODES = {
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
+    "InternalError", "ServiceUnavailable", "ConditionalRequestConflict", "OperationAborted",
+    "XAmzContentSHA256Mismatch",
+}  # fmt: skip
+
+_CLASSES = {
+    "NoCredentialsError": _Case("no S3 credentials were found", CREDENTIALS),
+    "PartialCredentialsError": _Case("the S3 credentials are incomplete", CREDENTIALS),
+    "CredentialRetrievalError": _Case("the S3 credentials could not be fetched", CREDENTIALS),
+    "ProfileNotFound": _Case("no such AWS profile", "Check storage.profile and AWS_PROFILE"),
+    "ParamValidationError": _Case("not a valid bucket or key", "Check the path"),
+    "InvalidRegionError": _Case("not a valid region", "Check storage.region"),
+    "SSLError": _Case("the TLS connection is refused", "Check storage.endpoint and its certificate"),
+    "ProxyConnectionError": _Case("the HTTP proxy does not answer", "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"),
+    "HTTPClientError": _UNREACHABLE,  # botocore: refused, reset, closed, timed out
+    "ConnectionError": _UNREACHABLE,  # botocore's and Python's own
+    "IncompleteReadError": _UNREACHABLE,
+    "ResponseStreamingError": _UNREACHABLE,
+    "ResponseParserError": _BUSY,
+    "ClientPayloadError": _UNREACHABLE,  # aiohttp: the answer was cut
+    "ClientConnectionError": _UNREACHABLE,
+    "TimeoutError": _UNREACHABLE,
+    "FSTimeoutError": _UNREACHABLE,
+}  # looked up along the class's bases, nearest first
+
+_ERRNOS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _Case("the disk quota is used up", "Free some space, then run the same command again"),
+    errno.EACCES: _Case("permission is denied", "Check the owner and mode of the file and its folders"),
+    errno.EPERM: _Case("permission is denied", "Check the owner and mode of the file and its folders"),
+    errno.EROFS: _Case("the file system is read-only", "Choose another path, or mount it for writing"),
+    errno.EIO: _Case("the disk reports an error", "Check the disk, then run the same command again"),
+    errno.ESTALE: _Case("the network file system lost the file", AGAIN),
+    errno.ENOENT: _MISSING,
+    errno.EISDIR: _Case("a folder, not a file", "Check the path"),
+    errno.ENOTDIR: _Case("a part of the path is a file, not a folder", "Check the path"),
+    errno.ENAMETOOLONG: _Case("the path is too long", "Choose a shorter path"),
+    errno.EMFILE: _Case("too many open files", "Raise `ulimit -n`"),
+}
+
+
+def storage_error(
+    exc: BaseException,
+    where: str,
+    *,
+    lasting: type[BatchError] = StorageError,
+    passing: type[BatchError] = StorageError,
+) -> BatchError:
+    """The error to raise for `exc`, met at `where` (a path or URI without secrets).
+
+    `lasting` is its class if the same request would fail again until somebody changes something (a missing bucket,
+    denied access), `passing` if it may succeed later by itself (throttling, resets, time-outs). Use `raise … from exc`.
+    """
+    case = _describe(exc)
+    got = _code(exc)
+    return (lasting if case.lasting else passing)(f"{where}: {case.what} (got {got}). {case.advice}.")
+
+
+@contextmanager
+def mapped(
+    where: str, *, lasting: type[BatchError] = StorageError, passing: type[BatchError] = StorageError
+) -> Iterator[None]:
+    """Turns third-party exceptions of the block into `storage_error`'s; ours, and programming errors, pass through."""
+    try:
+        yield
+    except BatchError:
+        raise
+    except Exception as exc:
+        if not is_storage_exception(exc):
+            raise
+        raise storage_error(exc, where, lasting=lasting, passing=passing) from exc
+
+
+def is_storage_exception(exc: BaseException) -> bool:
+    """Whether `exc` speaks of storage at all: an OSError, or one of botocore's or aiohttp's."""
+    module = type(exc).__module__.partition(".")[0]
+    return isinstance(exc, (OSError, asyncio.TimeoutError)) or module in ("botocore", "aiobotocore", "aiohttp", "s3fs")
+
+
+def is_passing(exc: BaseException) -> bool:
+    """Whether a second try of the same request may succeed: throttling, 5xx, resets, time-outs."""
+    return is_storage_exception(exc) and not _describe(exc).lasting
+
+
+def is_missing(exc: BaseException) -> bool:
+    """Whether `exc` says that a file, key or bucket is not there."""
+    return isinstance(exc, FileNotFoundError) or _s3_answer(exc)[0] in ("NoSuchKey", "404", "NoSuchBucket")
+
+
+def is_refused_condition(exc: BaseException) -> bool:
+    """Whether `exc` says that an If-Match or If-None-Match condition did not hold.
+
+    s3fs turns it into OSError(EINVAL) or FileExistsError; what it was is only in the cause.
+    """
+    code, status = _s3_answer(exc)
+    return status == 412 or code == "PreconditionFailed"
+
+
+def _chain(exc: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = exc
+    while link is not None:
+        yield link
+        link = link.__cause__
+
+
+def _s3_answer(exc: BaseException) -> tuple[str, int]:
+    """S3 error code and HTTP status of the botocore ClientError in `exc` or its causes, or ("", 0)."""
+    for link in _chain(exc):
+        response = getattr(link, "response", None)
+        if isinstance(response, dict) and "Error" in response:
+            code = str(response["Error"].get("Code", ""))
+            return code, int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return "", 0
+
+
+def _describe(exc: BaseException) -> _Case:
+    code, status = _s3_answer(exc)
+    if code in _S3_CODES:
+        return _S3_CODES[code]
+    if code in _PASSING_CODES or status == 429 or (status >= 500 and status != 501):
+        return _BUSY
+    if code or status:
+        return _Case("the object store refused the request", "Check that it speaks the S3 protocol")
+    for link in _chain(exc):
+        for base in type(link).__mro__:
+            if base.__name__ in _CLASSES:
+                return _CLASSES[base.__name__]
+    if isinstance(exc, OSError) and exc.errno in _ERRNOS:
+        return _ERRNOS[exc.errno]
+    if isinstance(exc, PermissionError):
+        return _DENIED
+    if isinstance(exc, FileNotFoundError):
+        return _MISSING
+    return _Case("reading or writing failed", AGAIN)
+
+
+def _code(exc: BaseException) -> str:
+    code, status = _s3_answer(exc)
+    if code or status:
+        return f"{code} {status}".strip() if code != str(status) else f"HTTP {status}"
+    number = exc.errno if isinstance(exc, OSError) else None
+    return errno.errorcode.get(number or 0, type(exc).__name__)

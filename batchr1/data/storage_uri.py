@@ -1,0 +1,68 @@
+"""Where a storage is: the kinds of URI that are understood, and the S3 server behind them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from batchr1.errors import JobError
+
+Kind = Literal["local", "s3"]
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """Where S3 is. Keys and secrets are never part of it: they come from the environment, a profile or the machine.
+
+    Without a value, `endpoint` comes from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, `region` from AWS_REGION or
+    AWS_DEFAULT_REGION, `profile` from AWS_PROFILE, and all of them from the profile itself.
+    """
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.endpoint is None:
+            return
+        parts = urlsplit(self.endpoint)
+        if parts.username is not None or parts.password is not None or parts.query:
+            raise JobError("storage.endpoint: the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise JobError("storage.endpoint: not a URL (need http://host:port or https://host). Correct it.")
+
+
+def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:
+    """The kind of a URI, and its absolute path or its bucket/key; neither with a slash at the end."""
+    text = os.fspath(uri)
+    scheme, mark, rest = text.partition("://")
+    if not mark or "/" in scheme:
+        return "local", _absolute(text)
+    if scheme == "file":
+        return "local", _absolute(unquote(rest))
+    if scheme not in ("s3", "s3a"):
+        raise JobError(
+            f"{scheme}://…: storage of this kind is not supported (got {scheme!r}, need a path, file:// or s3://). "
+            "Copy the data, or use the store's S3 interface with storage.endpoint."
+        )
+    bucket, _, key = rest.partition("/")
+    if "@" in bucket:
+        raise JobError("s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.")
+    if not bucket:
+        raise JobError(f"{text}: no bucket (got {text!r}, need s3://bucket/prefix). Name the bucket.")
+    return "s3", f"{bucket}/{key}".rstrip("/")
+
+
+def checked(rel: str) -> str:
+    """`rel` itself, if it stays below the root; a ValueError otherwise (a programming error, not a user's)."""
+    if rel.startswith("/") or rel.endswith("/") or any(part in ("", ".", "..") for part in rel.split("/") if rel):
+        raise ValueError(f"not a path below the storage: {rel!r}")
+    return rel
+
+
+def _absolute(path: str) -> str:
+    """Links are kept: a file `part.parquet` may well be a link to a blob whose name says nothing."""
+    return os.path.normpath(Path(path).expanduser().absolute())

@@ -1,0 +1,88 @@
+"""A model's tokenizer: loading it, and keeping text that only spells its special tokens from becoming them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from batchr1.errors import ModelError
+
+
+def load_tokenizer(path_or_repo: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load a model's tokenizer, with its chat template, from a folder or a Hugging Face repository.
+
+    A repository is taken from the local cache when there is no network (`HF_HUB_OFFLINE=1` skips the network).
+    Raises ModelError if it is missing or broken or has no chat template.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    where = f"model {path_or_repo}"
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path_or_repo, **options)
+        if not _keeps_text(tokenizer):
+            # transformers 5 builds a LlamaTokenizer, which drops all white space, for a byte-level vocabulary whose
+            # config names that class, as the Llama distills of R1 do. The file tokenizer.json is right.
+            plain = PreTrainedTokenizerFast.from_pretrained(path_or_repo, **options)
+            tokenizer = plain if _keeps_text(plain) else tokenizer
+    # The tokenizers library raises bare Exception for a file that it cannot read.
+    except Exception as error:
+        first_line = next(iter(str(error).strip().splitlines()), "")[:300]
+        raise ModelError(
+            f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {first_line}). Give a folder with "
+            "tokenizer.json and tokenizer_config.json, or a repository that is reachable or cached."
+        ) from error
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{where}: its tokenizer has no chat template (need chat_template.jinja, or chat_template in "
+            "tokenizer_config.json). Use an instruction-tuned model, or add the template."
+        )
+    return tokenizer
+
+
+def _keeps_text(tokenizer: Any) -> bool:
+    probe = "Let  x = 1,\n\n\ty = 2."
+    return bool(tokenizer.decode(tokenizer.encode(probe, add_special_tokens=False)) == probe)
+
+
+def special_tokens(tokenizer: Any) -> dict[str, int]:
+    """The added tokens that steer a model, by their text.
+
+    Not all of them are marked as special (DeepSeek's `<｜User｜>` and `<think>` are not), and not all added tokens
+    steer: some vocabularies add runs of spaces or rare letters in the same way.
+    """
+    return {
+        token.content: token_id
+        for token_id, token in tokenizer.added_tokens_decoder.items()
+        if token.special or re.fullmatch(r"<.+>|\[.+\]", token.content)
+    }
+
+
+def pattern_of(texts: Iterable[str]) -> re.Pattern[str] | None:
+    """Finds any of `texts`, the longest first; None without any."""
+    longest_first = sorted((text for text in texts if text), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def mark_for(text: str) -> str:
+    """A string of private-use characters that `text` does not hold."""
+    mark = "\ue000\ue001"
+    while mark in text:
+        mark += "\ue001"
+    return mark
+
+
+def break_specials(text: str, special: re.Pattern[str] | None, mark: str) -> str:
+    """`text` with `mark` inside every special token that it spells, so that it can be cut there."""
+    match = special.search(text) if special else None
+    if special is None or match is None:
+        return text
+    parts, start = [], 0
+    while match:
+        # One character on: what is left may spell another, overlapping token.
+        cut = match.start() + 1
+        parts.append(text[start:cut])
+        start = cut
+        match = special.search(text, cut)
+    return mark.join([*parts, text[start:]])

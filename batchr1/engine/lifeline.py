@@ -1,0 +1,63 @@
+"""Processes that must not outlive the one that started them.
+
+The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL when the *thread* that
+created the process ends. It is not inherited, so vLLM's own subprocesses set it again through vLLM's plugin hook
+(`follow_worker`, named in pyproject.toml), and a watching thread covers what the signal cannot: a parent that was gone
+before it was set, or a creating thread that ends early.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+WORKER_PID = "BATCHR1_WORKER_PID"
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.5
+
+
+def die_with_parent(parent: int) -> None:
+    """End this process, by SIGKILL, when its parent process `parent` ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the signal was set
+        os.kill(os.getpid(), signal.SIGKILL)
+    _watch(parent, direct_child=True)
+
+
+def follow_worker() -> None:
+    """vLLM plugin: in a process that a batchr1 worker's engine started, end when that worker ends."""
+    worker = int(os.environ.get(WORKER_PID, "0"))
+    if worker and worker != os.getpid():
+        _watch(worker, direct_child=False)
+
+
+def _watch(pid: int, *, direct_child: bool) -> None:
+    threading.Thread(target=_wait_and_die, args=(pid, direct_child), name="lifeline", daemon=True).start()
+
+
+def _wait_and_die(pid: int, direct_child: bool) -> None:
+    started = start_time(pid)
+    while started is not None and start_time(pid) == started and (not direct_child or os.getppid() == pid):
+        time.sleep(_POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_time(pid: int) -> str | None:
+    """When a process began, as the kernel counts it; None when it has ended. Tells a process from its pid's next owner."""
+    if sys.platform != "linux":
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return None
+        return "running"
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]

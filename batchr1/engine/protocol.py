@@ -1,0 +1,82 @@
+"""What a run needs from an inference engine: a handful of calls that vLLM, and a scripted stand-in, provide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from batchr1.records import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn, the same for every request of a run."""
+
+    temperature: float
+    top_p: float
+    top_k: int | None = None
+    min_p: float | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation. `token_ids` is everything to be fed: the prompt and what was generated of it before."""
+
+    id: str
+    token_ids: Sequence[int]
+    max_tokens: int
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """New tokens of one request; the last one carries the reason for its end."""
+
+    id: str
+    token_ids: Sequence[int]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine turned out to be once it was loaded. Lengths and capacities in tokens."""
+
+    engine: str
+    max_model_len: int
+    max_num_seqs: int
+    kv_cache_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy the engine is: requests running and waiting, share of the KV cache in use, preemptions so far."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_cache_usage: float = 0.0
+    preempted: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+
+class Engine(Protocol):
+    """A continuously fed engine. Not thread-safe: one thread submits, steps and aborts.
+
+    `submit` raises `RequestError` when this request cannot be run and others can; `step` and `submit` raise
+    `EngineError` when the engine is gone. `step` blocks until tokens came, or returns nothing when idle.
+    """
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def submit(self, request: Request) -> None: ...
+
+    def step(self) -> list[Delta]: ...
+
+    def abort(self, ids: Sequence[str]) -> None: ...
+
+    def load(self) -> EngineLoad: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,168 @@
+"""vLLM behind the `Engine` protocol: the only module that imports vllm. Tested with 0.26 (CUDA) and 0.32 (CPU)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from batchr1.engine.lifeline import WORKER_PID
+from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request, Sampling
+from batchr1.errors import EngineError, JobError, RequestError
+
+IDLE_SLEEP_S = 0.005
+
+
+def prepare_environment(device: str) -> None:
+    """Set what vLLM reads from the environment. Call before anything imports vllm."""
+    env = os.environ
+    env[WORKER_PID] = str(os.getpid())
+    env.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    env.setdefault("VLLM_NO_USAGE_STATS", "1")
+    env.setdefault("VLLM_DO_NOT_TRACK", "1")
+    if device == "cpu":
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in-process is twice as quick here, and one process less to lose
+        env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
+    else:
+        env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+
+def check_engine_args(names: Sequence[str]) -> None:
+    """Raise `JobError` for a name that the installed vLLM does not take. Imports vllm, loads nothing."""
+    from vllm import EngineArgs
+
+    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"Did you mean {close[0]}?" if close else "See `vllm serve --help` for the names (with underscores)."
+            raise JobError(f"model.engine_args.{name}: vLLM has no such argument. {hint}")
+
+
+class VllmEngine:
+    """`vllm.LLMEngine`, fed token ids and giving token ids: no text passes through its loop."""
+
+    def __init__(self, model: str, *, revision: str | None, trust_remote_code: bool, args: dict[str, Any],
+                 sampling: Sampling) -> None:  # fmt: skip
+        from vllm import EngineArgs
+        from vllm import __version__ as version
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        check_engine_args(list(args))
+        self._sampling = sampling
+        self._stats = _Stats()
+        given: dict[str, Any] = {
+            "model": model, "revision": revision, "tokenizer_revision": revision,
+            "trust_remote_code": trust_remote_code, "disable_log_stats": False, "generation_config": "vllm",
+        }  # fmt: skip
+        try:
+            engine_args = EngineArgs(**(given | args))
+            self._engine = LLMEngine.from_engine_args(engine_args, stat_loggers=[self._stats.logger])
+        except Exception as exc:  # whatever vLLM raises at start means one thing here: there is no engine
+            raise EngineError(f"vLLM {version}: the engine did not start ({_reason(exc)}).") from exc
+        config = self._engine.vllm_config
+        cache = config.cache_config
+        tokens = getattr(cache, "kv_cache_size_tokens", None) or (cache.num_gpu_blocks or 0) * cache.block_size
+        self.info = EngineInfo(
+            engine=f"vllm {version}",
+            max_model_len=int(config.model_config.max_model_len),
+            max_num_seqs=int(config.scheduler_config.max_num_seqs),
+            kv_cache_tokens=int(tokens),
+        )
+
+    def submit(self, request: Request) -> None:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        s = self._sampling
+        params = SamplingParams(
+            temperature=s.temperature, top_p=s.top_p, top_k=s.top_k or 0, min_p=s.min_p or 0.0, ignore_eos=s.ignore_eos,
+            max_tokens=request.max_tokens, seed=request.seed, detokenize=False, output_kind=RequestOutputKind.DELTA,
+            skip_special_tokens=False,
+        )  # fmt: skip
+        try:
+            self._engine.add_request(request.id, tokens_input(list(request.token_ids)), params)
+        except ValueError as exc:
+            raise RequestError(_reason(exc)) from exc
+        except Exception as exc:
+            if type(exc).__name__ == "VLLMValidationError":  # a ValueError in 0.26, not any more in 0.32
+                raise RequestError(_reason(exc)) from exc
+            raise EngineError(f"{self.info.engine}: the engine is gone ({_reason(exc)}).") from exc
+
+    def step(self) -> list[Delta]:
+        if not self._engine.has_unfinished_requests():
+            time.sleep(IDLE_SLEEP_S)
+            return []
+        try:
+            outputs = self._engine.step()
+        except Exception as exc:
+            raise EngineError(f"{self.info.engine}: the engine died ({_reason(exc)}).") from exc
+        deltas = []
+        for output in outputs:
+            completion = output.outputs[0]
+            reason = completion.finish_reason
+            if reason not in (None, "stop", "length"):
+                raise EngineError(f"{self.info.engine}: a request ended with {reason!r}.")
+            deltas.append(Delta(output.request_id, completion.token_ids, reason))
+        return deltas
+
+    def abort(self, ids: Sequence[str]) -> None:
+        self._engine.abort_request(list(ids))
+
+    def load(self) -> EngineLoad:
+        return self._stats.load()
+
+    def close(self) -> None:
+        core = getattr(self._engine, "engine_core", None)
+        if core is not None:
+            core.shutdown()
+
+
+class _Stats:
+    """Keeps the newest of what vLLM's scheduler reports at each step."""
+
+    def __init__(self) -> None:
+        self._running = self._waiting = self._preempted = self._queries = self._hits = 0
+        self._usage = 0.0
+
+    def logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
+        """vLLM calls this to make its stat logger."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        stats = self
+
+        class Logger(StatLoggerBase):  # type: ignore[misc]
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+                stats.record(scheduler_stats, iteration_stats)
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return Logger(vllm_config, engine_index)
+
+    def record(self, scheduler: Any, iteration: Any) -> None:
+        if scheduler is not None:
+            self._running, self._waiting = scheduler.num_running_reqs, scheduler.num_waiting_reqs
+            self._usage = scheduler.kv_cache_usage
+            prefix = getattr(scheduler, "prefix_cache_stats", None)
+            if prefix is not None:
+                self._queries += prefix.queries
+                self._hits += prefix.hits
+        if iteration is not None:
+            self._preempted += iteration.num_preempted_reqs
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(self._running, self._waiting, self._usage, self._preempted, self._queries, self._hits)
+
+
+def _reason(exc: BaseException) -> str:
+    text = " ".join(str(exc).split())
+    return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__

@@ -1,0 +1,93 @@
+"""Every error that batchr1 raises on purpose.
+
+    BatchError                        exit code
+    ├── UsageError                        2      what was asked cannot be done; nothing was changed
+    │   ├── JobError                      2      the job file, or an option that overrides it
+    │   ├── InputError                    2      the dataset: missing, unreadable, wrong shape
+    │   ├── OutputError                   2      the output folder belongs to something else
+    │   ├── FingerprintError              2      the output was made by a job with other answers
+    │   └── ModelError                    2      the model or its tokenizer cannot be used
+    ├── LockHeldError                     4      another run holds the output
+    ├── FailedError                       1      stopped for good: running it again would fail again
+    └── StoppedError                     75      stopped; running it again goes on
+        ├── StorageError                 75      disk or object store: full, refused, gone
+        │   └── LockLostError            75      this run no longer holds the output
+        ├── EngineError                  75      an engine died, hung or could not start
+        └── InterruptedRun               75      a signal or the end of a time window
+
+    RequestError                          –      one request was refused by the engine: a failed row, never an exit
+
+A message is one line: `where: what is wrong (got X, need Y). Do Z.` No prompt text and no secret is ever part of it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class BatchError(Exception):
+    """Base of all errors that end a command with a message instead of a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(BatchError):
+    """What was asked cannot be done as it stands; nothing was changed."""
+
+    exit_code = 2
+
+
+class JobError(UsageError):
+    """The job file or an option that overrides one of its keys."""
+
+
+class InputError(UsageError):
+    """The dataset: missing, unreadable, or not of the shape that the job describes."""
+
+
+class OutputError(UsageError):
+    """The output folder is not ours to write into."""
+
+
+class FingerprintError(UsageError):
+    """The output was made by a job that would have given other answers."""
+
+
+class ModelError(UsageError):
+    """The model or its tokenizer is missing or cannot be used."""
+
+
+class LockHeldError(BatchError):
+    """Another run holds the output."""
+
+    exit_code = 4
+
+
+class FailedError(BatchError):
+    """Stopped for good: the same command would fail in the same way."""
+
+
+class StoppedError(BatchError):
+    """Stopped before the end; the same command goes on from here."""
+
+    exit_code = 75
+
+
+class StorageError(StoppedError):
+    """Disk or object store: full, refused, unreachable."""
+
+
+class LockLostError(StorageError):
+    """The output's lock is no longer this run's: it must not commit anything more."""
+
+
+class EngineError(StoppedError):
+    """An inference engine died, hung or could not be started."""
+
+
+class InterruptedRun(StoppedError):
+    """A signal arrived or the time window is over."""
+
+
+class RequestError(Exception):
+    """The engine refused one request; that row fails and the rest goes on."""

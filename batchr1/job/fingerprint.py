@@ -1,0 +1,65 @@
+"""What decides a job's answers, and how two jobs differ in it.
+
+Semantic keys change answers or the shape of the output: an output made with other values of them is never extended.
+Everything else (GPUs, batch sizes, intervals, paths, storage, how many rows or samples) may change from run to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from batchr1.errors import FingerprintError
+from batchr1.job.spec import JobSpec
+
+# Engine arguments that change speed and memory only. Any other is taken to change answers.
+HARMLESS_ENGINE_ARGS = frozenset(
+    {
+        "block_size", "cpu_offload_gb", "data_parallel_size", "disable_custom_all_reduce", "disable_log_stats",
+        "distributed_executor_backend", "download_dir", "enable_chunked_prefill", "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_batched_tokens", "max_num_partial_prefills",
+        "max_num_seqs", "max_parallel_loading_workers", "num_gpu_blocks_override", "pipeline_parallel_size",
+        "scheduling_policy", "stream_interval", "swap_space", "tensor_parallel_size", "use_tqdm_on_load",
+    }
+)  # fmt: skip
+
+
+def fingerprint(spec: JobSpec, *, model_identity: str, kept: dict[str, str]) -> dict[str, Any]:
+    """The semantic keys of a job as a flat mapping of plain values.
+
+    `model_identity` covers weights, tokenizer and chat template; `kept` gives the type of each kept column.
+    """
+    engine = {k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS}
+    sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
+    source = spec.input.model_dump(mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"})
+    return {
+        "model": model_identity,
+        "model.quantization": spec.model.quantization,
+        **{f"model.engine_args.{k}": v for k, v in engine.items()},
+        **{f"prompting.{k}": v for k, v in spec.prompting.model_dump(mode="json").items()},
+        **{f"sampling.{k}": v for k, v in sampling.items()},
+        **{f"input.{k}": v for k, v in source.items()},
+        "output.keep": spec.output.keep,
+        "output.keep types": kept,
+    }
+
+
+def digest(semantic: dict[str, Any]) -> str:
+    """128-bit hash of a fingerprint, as hexadecimal text."""
+    text = json.dumps(semantic, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str) -> None:
+    """Raise `FingerprintError` with a line for each semantic key that differs, and the three ways out."""
+    keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]
+    if not keys:
+        return
+    lines = [f"  {k}: {json.dumps(before.get(k))} → {json.dumps(now.get(k))}" for k in keys]
+    raise FingerprintError(
+        f"{output}: this output was made by a job that differs in what decides the answers:\n"
+        + "\n".join(lines)
+        + "\nRun the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
+    )

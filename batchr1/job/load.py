@@ -1,0 +1,206 @@
+"""Job YAML → `JobSpec`: read, override, expand, validate. A complaint names file, key, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from batchr1.errors import JobError
+from batchr1.job.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line changes in a job file."""
+
+    variant: str | None = None
+    output: str | None = None
+    limit: int | None = None
+    settings: tuple[str, ...] = ()  # key.path=value
+
+
+def load_job(path: Path, overrides: Overrides = Overrides(), *, date: dt.date | None = None) -> JobSpec:
+    """Read a job file.
+
+    Relative paths in it are relative to its folder; `--output` and `--set output.path=…` are relative to the working
+    directory. Raises `JobError` with one line for each thing that is wrong.
+    """
+    raw = _read_yaml(path)
+    from_cli = _override(raw, overrides)
+    variables = {"variant": _variant_of(raw), "ds": (date or dt.date.today()).isoformat()}
+    _expand_paths(raw, path, variables, from_cli)
+    try:
+        return JobSpec.model_validate(raw)
+    except ValidationError as exc:
+        raise JobError("\n".join(dict.fromkeys(_explain(path, raw, e) for e in exc.errors()))) from exc
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, except that a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise JobError(f"{path}: there is no such job file. Give the path of a YAML file.") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise JobError(f"{path}: the job file cannot be read ({exc}). Give the path of a YAML file.") from exc
+    try:
+        raw = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as exc:
+        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
+        raise JobError(f"{path}:{line}: not valid YAML ({exc.problem}). Correct that line.") from exc
+    except yaml.YAMLError as exc:
+        raise JobError(f"{path}: not valid YAML ({str(exc).splitlines()[0]}). Correct it.") from exc
+    if not isinstance(raw, dict):
+        raise JobError(f"{path}: a job file is a mapping of keys (got {_kind(raw)}). See jobs/math.yaml for one.")
+    return raw
+
+
+def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]:
+    """Apply the command line's overrides in place; returns the key paths that came from there."""
+    pairs: list[tuple[tuple[str, ...], Any]] = []
+    if overrides.variant is not None:
+        model = raw.get("model")
+        if isinstance(model, dict):
+            for key in ("path", "repo", "revision"):
+                model.pop(key, None)
+        pairs.append((("model", "variant"), overrides.variant))
+    if overrides.output is not None:
+        pairs.append((("output", "path"), overrides.output))
+    if overrides.limit is not None:
+        pairs.append((("input", "limit"), overrides.limit))
+    for setting in overrides.settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(key.split(".")):
+            raise JobError(f"--set {setting}: not key.path=value (got {setting!r}). Write --set sampling.n=4.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            raise JobError(f"--set {key}: the value is not valid YAML (got {text!r}). Quote it.") from exc
+        pairs.append((tuple(key.split(".")), value))
+    for key_path, value in pairs:
+        target = raw
+        for depth, part in enumerate(key_path[:-1]):
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                where = ".".join(key_path[: depth + 1])
+                raise JobError(f"--set {'.'.join(key_path)}: {where} is not a mapping (got {_kind(target)}).")
+        target[key_path[-1]] = value
+    return {key_path for key_path, _ in pairs}
+
+
+def _variant_of(raw: Mapping[str, Any]) -> str | None:
+    """What `{{ variant }}` stands for: the variant's name, else the last part of the model's path or repository."""
+    model = raw.get("model")
+    if not isinstance(model, dict):
+        return None
+    name = model.get("variant") or model.get("repo") or model.get("path")
+    return str(name).rstrip("/").rpartition("/")[2].lower() if name else None
+
+
+def _expand_paths(
+    raw: dict[str, Any], job: Path, variables: Mapping[str, str | None], from_cli: set[tuple[str, ...]]
+) -> None:
+    """Expand `${NAME}` and `{{ name }}` in every path of the job and make local ones absolute, in place."""
+    for section, key in (("model", "path"), ("input", "path"), ("input", "exclude"), ("output", "path")):
+        holder = raw.get(section)
+        if not isinstance(holder, dict) or holder.get(key) is None:
+            continue
+        base = Path.cwd() if (section, key) in from_cli else job.resolve().parent
+        where = f"{job}: {section}.{key}"
+        value = holder[key]
+        if isinstance(value, str):
+            holder[key] = _expand(value, base, where, variables)
+        elif isinstance(value, list):
+            holder[key] = [_expand(v, base, where, variables) if isinstance(v, str) else v for v in value]
+
+
+def _expand(text: str, base: Path, where: str, variables: Mapping[str, str | None]) -> str:
+    def variable(match: re.Match[str]) -> str:
+        value = variables.get(match[1])
+        if value is None:
+            raise JobError(f"{where}: unknown variable (got {match[0]}, need one of {', '.join(sorted(variables))}).")
+        return value
+
+    def environment(match: re.Match[str]) -> str:
+        value = os.environ.get(match[1])
+        if value is None:
+            raise JobError(f"{where}: the environment variable {match[1]} is not set. Set it, or write the path out.")
+        return value
+
+    text = re.sub(r"\{\{\s*(\w+)\s*\}\}", variable, text)
+    text = re.sub(r"\$\{(\w+)\}", environment, text)
+    if re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", text):
+        return text
+    if not text:
+        raise JobError(f"{where}: the path is empty. Name a file or folder.")
+    return os.path.normpath(base / Path(text).expanduser())
+
+
+def _explain(path: Path, raw: Mapping[str, Any], error: ErrorDetails) -> str:
+    """One pydantic error as one line in our form."""
+    loc = [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
+    key = ".".join(loc) or "the job"
+    got = _show(error["input"])
+    match error["type"]:
+        case "extra_forbidden":
+            allowed = _fields_at(loc[:-1])
+            close = difflib.get_close_matches(loc[-1], allowed, n=1, cutoff=0.6)
+            hint = f"Did you mean {close[0]}?" if close else f"Allowed here: {', '.join(allowed)}."
+            return f"{path}: {key}: unknown key. {hint}"
+        case "missing":
+            return f"{path}: {key}: this key is required. Add it."
+        case "value_error":
+            return f"{path}: {key}: {error['msg'].removeprefix('Value error, ')}."
+        case "string_pattern_mismatch":
+            return f"{path}: {key}: letters, digits, dot, dash and underscore only (got {got})."
+        case _:
+            need = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+            return f"{path}: {key}: wrong value (got {got}, need {need})."
+
+
+def _is_union_branch(part: str) -> bool:
+    """pydantic adds the tried branch of a union ('list[str]', 'dict[str,str]', "literal['all']") to the location."""
+    return "[" in part or part in {"str", "int", "float", "bool"}
+
+
+def _fields_at(loc: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = JobSpec
+    for part in loc:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _show(value: object) -> str:
+    text = f"{_kind(value)} {value!r}" if not isinstance(value, (dict, list, type(None))) else _kind(value)
+    return text if len(text) <= 80 else text[:77] + "…"

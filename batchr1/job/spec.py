@@ -1,0 +1,165 @@
+"""The job file as typed, frozen models: what was asked, nothing derived.
+
+Each field's description is the documentation: `schemas/job.schema.json` is generated from here and editors show it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class ModelSpec(_Spec):
+    """Which model, and how vLLM loads it. Give one of `variant`, `path` or `repo`."""
+
+    variant: str | None = None
+    """A catalogued variant: r1-tiny, r1-distill-qwen-7b, … (`batchr1 variants` lists them)."""
+    path: str | None = None
+    """A local folder in Hugging Face layout; any model with think tags."""
+    repo: str | None = None
+    """A Hugging Face repository; any model with think tags."""
+    revision: str | None = None
+    """Branch, tag or commit of `repo` (or of the variant's repository). The commit it resolves to is recorded."""
+    quantization: Literal["fp8", "awq", "gptq", "w4a16"] | None = None
+    """null means as the weights are stored."""
+    trust_remote_code: bool = False
+    """Whether Python code that comes with the model may run on this machine."""
+    engine_args: dict[str, Any] = {}
+    """Passed to vLLM as they are; names are checked against the installed version before any weights load."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSpec:
+        given = [k for k in ("variant", "path", "repo") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of variant, path, repo (got {', '.join(given) or 'none'})")
+        if self.path and self.revision:
+            raise ValueError("revision belongs to repo or variant; a local path has none (got both)")
+        return self
+
+
+class InputSpec(_Spec):
+    """Where the prompts are, and which columns mean what. Give one of `prompt`, `messages` or `template`."""
+
+    path: str | list[str]
+    """File, glob, folder, or a list of them; local or s3://. Parquet, or JSON lines (.jsonl)."""
+    id: str | None = None
+    """A column of unique ids. Without it the id is a hash of the prompt, and equal prompts are one row."""
+    prompt: str | None = None
+    """A column of text: the user turn."""
+    messages: str | None = None
+    """A column of chat messages: a list of {role, content}."""
+    template: str | None = None
+    """Text with {column} in it; {{ and }} stand for braces."""
+    gold: str | None = None
+    """A column with the right answer."""
+    max_tokens: str | None = None
+    """A column with a cap of new tokens per row, below sampling.max_tokens."""
+    where: str | None = None
+    """A SQL predicate over the input's columns, such as "level >= 4"."""
+    limit: Annotated[int, Field(ge=0)] | None = None
+    """Only the first rows (after `where`)."""
+    exclude: list[str] = []
+    """Earlier outputs: ids that are done there are not wanted again."""
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> InputSpec:
+        given = [k for k in ("prompt", "messages", "template") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of prompt, messages, template (got {', '.join(given) or 'none'})")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else tuple(self.path)
+
+
+class OutputSpec(_Spec):
+    """Where results go and how they are cut into files."""
+
+    path: str
+    """A folder, local or s3://. One job owns it."""
+    keep: list[str] | dict[str, str] | Literal["all"] = []
+    """Input columns to carry over: a list, or {new_name: old_name}, or all."""
+    rows_per_part: PositiveInt = 2000
+    """Rows of a Parquet file, at most."""
+    part_every_s: Seconds = 600
+    """Finished rows wait at most this long for their file."""
+    token_ids: Literal["truncated", "always"] = "truncated"
+    """Whose exact token ids are kept: rows that were cut, or every row."""
+
+
+class PromptingSpec(_Spec):
+    """What is added to the user turn, and how the model's turn begins."""
+
+    instruction: str = "math"
+    """math ("Please reason step by step, …"), none, or a text of your own; appended to the user turn."""
+    think: Literal["force", "auto"] = "force"
+    """force: the prompt ends inside <think>; auto: as the model's chat template leaves it."""
+
+
+class SamplingSpec(_Spec):
+    """How tokens are drawn. The defaults are DeepSeek's recommendation for R1."""
+
+    n: PositiveInt = 1
+    """Samples per row."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
+    """0 is greedy; R1 is meant to run at 0.5 to 0.7."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: PositiveInt | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_tokens: PositiveInt | None = 32768
+    """New tokens per sample, reasoning and answer together; null: as far as the context goes."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Each sample's own seed is derived from it; null sends none to the engine."""
+    ignore_eos: bool = False
+    """Generate up to max_tokens whatever the model says: for measuring speed."""
+
+
+class CheckpointSpec(_Spec):
+    """How often what is not in a committed file yet is saved."""
+
+    every_s: Seconds = 30
+
+
+class RetrySpec(_Spec):
+    """What happens to a row that the engine refuses."""
+
+    attempts: PositiveInt = 3
+
+
+class StorageSpec(_Spec):
+    """Object store settings. Keys and secrets come from the environment, never from here."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+
+class JobSpec(_Spec):
+    """A batchr1 job: prompts in Parquet, a reasoning model, separated reasoning and answers out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Letters, digits, dot, dash, underscore."""
+    model: ModelSpec
+    input: InputSpec
+    output: OutputSpec
+    prompting: PromptingSpec = PromptingSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    retry: RetrySpec = RetrySpec()
+    storage: StorageSpec = StorageSpec()
+    max_failed: Annotated[int, Field(ge=0)] = 0
+    """More failed rows than this make the exit code 3."""
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name_is_text(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) else value

@@ -1,0 +1,108 @@
+"""What happens to a question after the template is filled: text around it, typos, unknown words, odd symbols."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from batchr1.models.r1_tiny.recipe.lexicon import MADE_UP
+from batchr1.models.r1_tiny.recipe.questions import Bank
+
+# words that decide what is asked: never replaced by made-up ones (also every word of up to three letters)
+_KEYWORDS = frozenset(
+    """about above add added adding addition after again ago ahead all altogether amount amounts another apart apiece
+    area around average away back balance before begin beginning below between big bigger biggest border bought both
+    bought break broken by cash centimeters cent cents change cheaper combine combined common convert cost costing costs
+    count cover covers daily day days decrease decreased deduct difference different digits discount distance distances
+    distribute distributed divide divided dividing divisible divisor dollar dollars double each earlier earn earned
+    equal equally equals equation evenly every exactly expression factor far fence find first five five fold
+    four from gain gained gains gave gets gives given going gone grams greater greatest group groups grow grows
+    half hand have having highest hour hours hundred increase increased kilometers kilometres kilo large larger largest
+    last later least leave leaves leftover leftovers left length less like long longer lose loses lost lower
+    lowest made make makes many markdown mean means measure measures meters metres miles mile minus minute minutes
+    missing money month more most much multiple multiplied multiply need needed needs next nine number numbers off old
+    older one original other outline over owned paid paying pays pack packed part parts past pattern pay per percent
+    percentage perimeter piece place plus portion pounds price priced prices product quotient raise raised
+    rate ratio reach received receives recipe rectangle rectangular reduce reduced reduction remain remainder
+    remaining remains remove removed result root round run same save saved saves saving savings second seconds sell
+    sequence series serve serves serving servings seven share shared shares sharing short shorter shrink
+    side sides simplify size smallest solution solve some sold speed spend spent split spread start started starting
+    starts steady step steps subtract sum surface take taken takes taking tax term terms than that then there third
+    three time times today together took total totals travel trip triple twice twelve unit units unknown until
+    value walk week weekly weeks weight what when which whole wide width will with years year yield younger yields
+    still costs gave lent threw sent used eat eats ate remaining uses threw earns adds gone broke drops dropped how
+    pages read reads finish task tasks people persons friends children players equals plus amounts""".split()
+)
+_AFTER = re.compile(r"\b(the|a|an|of|his|her|their|our|my|some|this|in|at|for|to|new) ([a-z]{4,})\b")
+_WORD = re.compile(r"[A-Za-z]{4,}")
+_SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z])")
+_DROP = re.compile(r"\b(?:the|a|an|of|please|that|some|will|is|are|does|do|has) ", re.I)
+
+
+def typo(rng: Random, word: str) -> str:
+    """A word with two letters swapped, one dropped, doubled or changed; the first letter mostly stays."""
+    i = rng.randrange(1, len(word) - 1)
+    kind = rng.random()
+    if kind < 0.35:
+        return word[:i] + word[i + 1] + word[i] + word[i + 2 :]
+    if kind < 0.7:
+        return word[:i] + word[i + 1 :]
+    if kind < 0.85:
+        return word[:i] + word[i] + word[i:]
+    return word[:i] + rng.choice("abcdefghijklmnopqrstuvwxyz") + word[i + 1 :]
+
+
+def strange_words(rng: Random, text: str) -> str:
+    """Replaces words that don't decide what is asked by made-up ones."""
+
+    def replace(match: re.Match[str]) -> str:
+        word = match.group(2)
+        if word in _KEYWORDS or rng.random() < 0.5:
+            return match.group(0)
+        made_up = rng.choice(MADE_UP)
+        return f"{match.group(1)} {made_up}{'s' if word.endswith('s') else ''}"
+
+    return _AFTER.sub(replace, text)
+
+
+def wrap(rng: Random, bank: Bank, question: str) -> str:
+    """Sometimes a lead-in, an aside without numbers, a closing phrase."""
+    if rng.random() < 0.07:
+        aside = bank.phrase(rng, "aside")
+        cuts = [m.start() for m in _SENTENCE_END.finditer(question)]
+        spot = rng.random()
+        if cuts and spot < 0.5:
+            cut = rng.choice(cuts)
+            question = f"{question[:cut]} {aside}{question[cut:]}"
+        else:
+            question = f"{aside} {question}" if spot < 0.85 else f"{question} {aside}"
+    if rng.random() < 0.14:
+        lead = bank.phrase(rng, "lead")
+        body = question if rng.random() < 0.7 else question[0].lower() + question[1:]
+        question = lead + rng.choice((" ", " ", " ", "\n")) + body
+    if rng.random() < 0.1:
+        question = question + rng.choice((" ", " ", "\n")) + bank.phrase(rng, "tail")
+    return question
+
+
+def disturb(rng: Random, question: str, upper: bool) -> str:
+    """Sometimes typos, unknown or missing words, other case, missing end."""
+    kind = rng.random()
+    if kind < 0.13:
+        question = strange_words(rng, question)
+    elif kind < 0.24:
+        question = _WORD.sub(lambda m: typo(rng, m.group(0)) if rng.random() < 0.1 else m.group(0), question)
+    elif kind < 0.29:
+        question = _DROP.sub(lambda m: "" if rng.random() < 0.4 else m.group(0), question)
+    kind = rng.random()
+    if kind < 0.07:
+        question = question.lower()
+    elif kind < 0.075 and upper:
+        question = question.upper()
+    elif kind < 0.13:
+        question = question.rstrip(".?!:")
+    elif kind < 0.15:
+        question = question.replace("'", "’")
+    elif kind < 0.165:
+        question = question.replace(". ", ".\n")
+    return question

@@ -1,0 +1,81 @@
+"""From what the engine generated to an output row."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from batchr1.reasoning.answers import final_answer, is_correct
+from batchr1.reasoning.flags import flags_of
+from batchr1.reasoning.split import split
+from batchr1.reasoning.tags import Decode, ThinkTags
+from batchr1.records import Completion, Partial, Result
+
+
+def to_result(
+    completion: Completion,
+    *,
+    tags: ThinkTags,
+    decode: Decode,
+    model: str,
+    run: str,
+    expects_box: bool,
+    keep_token_ids: bool,
+    finished_at: dt.datetime,
+) -> Result:
+    r"""The output row of a completion, every column filled.
+
+    `decode` as for `split`; `expects_box` says whether the instruction asked for `\boxed{}`; `keep_token_ids` keeps
+    the token ids of all rows and not only of truncated ones, which need them to be continued.
+    """
+    item = completion.item
+    prompt = item.prompt
+    parts = split(
+        completion.token_ids,
+        tags=tags,
+        decode=decode,
+        opened=prompt.opened,
+        finish_reason=completion.finish_reason,
+    )
+    if parts.reasoning_tokens is None or parts.answer_tokens is None or parts.control_tokens is None:
+        raise TypeError("split() of token ids gives counts")
+    truncated = completion.finish_reason == "length"
+    final = final_answer(parts.answer)
+    return Result(
+        id=prompt.id,
+        sample=item.sample,
+        kept=prompt.kept,
+        prompt=prompt.text,
+        gold=prompt.gold,
+        reasoning=parts.reasoning,
+        answer=parts.answer,
+        final_answer=final,
+        correct=is_correct(final, prompt.gold),
+        reasoning_status=parts.status,
+        truncated=truncated,
+        truncated_in=parts.truncated_in,
+        truncated_by=item.limited_by if truncated else None,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=len(prompt.token_ids),
+        reasoning_tokens=parts.reasoning_tokens,
+        answer_tokens=parts.answer_tokens,
+        control_tokens=parts.control_tokens,
+        injected_tokens=0,  # nothing injects tokens yet
+        completion_tokens=len(completion.token_ids),
+        flags=flags_of(parts, expects_box=expects_box),
+        seed=item.seed,
+        attempts=item.attempt,
+        resumed_at=_resumed_at(item.partial),
+        token_ids=completion.token_ids if keep_token_ids or truncated else None,
+        prompt_hash=prompt.digest.hex(),
+        model=model,
+        run=run,
+        finished_at=finished_at,
+    )
+
+
+def _resumed_at(partial: Partial | None) -> tuple[int, ...]:
+    """The offsets at which a generation went on: those of earlier runs, and where this one took it up."""
+    if partial is None:
+        return ()
+    offset = len(partial.token_ids)
+    return partial.resumed_at if offset == 0 or offset in partial.resumed_at[-1:] else (*partial.resumed_at, offset)

@@ -1,0 +1,139 @@
+"""The records that flow through a run, from an input row to an output row.
+
+    Prompt ─▶ WorkItem ─▶ (engine) ─▶ Completion ─▶ Result        or, for a row that cannot be done, Failure
+
+All of them are frozen and hold plain values, so that they can cross a process boundary. `kept` is the one exception:
+an Arrow record batch of one row, because Arrow is the only exact carrier of a column whose type we do not choose.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ReasoningStatus = Literal["closed", "empty", "unclosed", "missing"]
+TruncatedIn = Literal["reasoning", "answer"]
+TruncatedBy = Literal["max_tokens", "context", "budget"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKey:
+    """The unit of work and of durability: one sample of one row."""
+
+    id: str
+    sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One input row, rendered by the model's chat template.
+
+    `text` is the user turn before the template; `token_ids` is what the engine sees; `opened` says whether the prompt
+    ends inside a think block; `digest` is the 128-bit hash of the rendered prompt; `max_tokens` is the row's own cap.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    opened: bool
+    digest: bytes
+    gold: str | None = None
+    max_tokens: int | None = None
+    kept: pa.RecordBatch | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Tokens of an unfinished generation, and the offsets at which it was interrupted before."""
+
+    token_ids: tuple[int, ...]
+    resumed_at: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One sample to generate.
+
+    `max_tokens` bounds the whole completion, saved tokens included; `limited_by` names what that bound comes from.
+    """
+
+    prompt: Prompt
+    sample: int
+    max_tokens: int
+    limited_by: TruncatedBy
+    seed: int | None = None
+    attempt: int = 1
+    partial: Partial | None = None
+
+    @property
+    def key(self) -> SampleKey:
+        return SampleKey(self.prompt.id, self.sample)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the engine generated for a work item: all token ids (saved ones first), the end token included."""
+
+    item: WorkItem
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A sample that could not be generated, and why. Becomes a row under `.batchr1/failed/`."""
+
+    id: str
+    sample: int
+    reason: str
+    message: str
+    attempts: int
+    digest: bytes | None = None
+
+    @property
+    def key(self) -> SampleKey:
+        return SampleKey(self.id, self.sample)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One output row, column for column as `schemas/output.schema.json` describes it."""
+
+    id: str
+    sample: int
+    kept: pa.RecordBatch | None
+    prompt: str
+    gold: str | None
+    reasoning: str | None
+    answer: str | None
+    final_answer: str | None
+    correct: bool | None
+    reasoning_status: ReasoningStatus
+    truncated: bool
+    truncated_in: TruncatedIn | None
+    truncated_by: TruncatedBy | None
+    finish_reason: FinishReason
+    prompt_tokens: int
+    reasoning_tokens: int
+    answer_tokens: int
+    control_tokens: int
+    injected_tokens: int
+    completion_tokens: int
+    flags: tuple[str, ...]
+    seed: int | None
+    attempts: int
+    resumed_at: tuple[int, ...]
+    token_ids: tuple[int, ...] | None
+    prompt_hash: str
+    model: str
+    run: str
+    finished_at: dt.datetime
+
+    @property
+    def key(self) -> SampleKey:
+        return SampleKey(self.id, self.sample)

@@ -1,0 +1,374 @@
+"""`batchr1 run`, without the command line: from a spec to a summary.
+
+check what can be checked cheaply ─▶ lock ─▶ what is pending? ─▶ plan ─▶ Driver ─▶ record, _SUCCESS, summary
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from batchr1 import __version__
+from batchr1.data.lock import Lock
+from batchr1.data.output import RUNS_DIR, Output
+from batchr1.data.pending import Counts, Pending
+from batchr1.data.source import Source
+from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
+from batchr1.engine.protocol import Sampling
+from batchr1.errors import BatchError, OutputError, StoppedError, UsageError
+from batchr1.job.fingerprint import check_same, digest, fingerprint
+from batchr1.job.spec import JobSpec
+from batchr1.run.driver import Driver, Tally
+from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
+from batchr1.sizing.devices import choose_devices
+from batchr1.sizing.model import ModelSource, resolve_model
+from batchr1.sizing.plan import Plan, make_plan
+
+log = logging.getLogger("batchr1.run")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to a job. `stop_after_s`: leave, resumably, after this long."""
+
+    fresh: bool = False
+    retry_failed: bool = False
+    stop_after_s: float | None = None
+    gpus: str | None = None
+    devices: tuple[str, ...] | None = None
+    engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
+    show_progress: bool = True
+    confirm_fresh: Callable[[str], bool] = lambda message: False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose input, model and output were looked at; nothing was changed."""
+
+    spec: JobSpec
+    output: Output
+    source: Source
+    model: ModelSource
+    plan: Plan
+    semantic: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. `counts` are of the whole input; `tally` of this run alone."""
+
+    run: str
+    output: str
+    counts: Counts
+    tally: Tally
+    wall_s: float
+    tokens_per_s: float
+    exit_code: int
+    stopped: str | None
+
+
+def prepare(spec: JobSpec, options: RunOptions = RunOptions()) -> Prepared:
+    """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
+    storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    model = resolve_model(spec.model)
+    plan = make_plan(spec, model, devices=choose_devices(options.gpus, options.devices))
+    output = Output(open_storage(spec.output.path, storage_options))
+    files = expand_inputs(spec.input.paths, storage_options)
+    output.refuse_overlap(spec.input.paths, files)
+    source = Source(spec.input, spec.output.keep, files)
+    kept = {f.name: str(f.type) for f in source.kept_schema}
+    semantic = fingerprint(spec, model_identity=model.identity, kept=kept)
+    return Prepared(spec, output, source, model, plan, semantic)
+
+
+def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
+    """Match the input's ids against what the output holds."""
+    spec = prepared.spec
+    pending = Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
+    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    for uri in spec.input.exclude:
+        earlier = Output(open_storage(uri, options))
+        if not earlier.exists():
+            raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
+        for table in earlier.tables(["id"]):
+            pending.exclude(table.column("id"))
+    for table in prepared.output.tables(["id", "sample"]):
+        pending.mark_done(table.column("id"), table.column("sample"))
+    if not retry_failed:
+        for table in prepared.output.failed_tables(["id", "sample"]):
+            pending.mark_failed(table.column("id"), table.column("sample"))
+    return pending
+
+
+def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
+    """Run a job to its end, or to the next interruption.
+
+    Raises `BatchError` for what ends a run before it could begin or for good; a run that stopped half-way returns a
+    summary with exit code 75.
+    """
+    prepared = prepare(spec, options)
+    output = prepared.output
+    output.refuse_foreign()
+    if options.fresh and output.exists():
+        question = f"{output.uri}: delete {output.count_own()} result files?"
+        if output.count_own() and not options.confirm_fresh(question):
+            raise OutputError(
+                f"{output.uri}: --fresh would delete {output.count_own()} result files. Add --yes to agree."
+            )
+    run = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ-") + secrets.token_hex(2)
+    output.storage.check_writable()
+    with Lock.acquire(output.storage, run=run) as lock:
+        if options.fresh:
+            output.remove_own()
+        before = output.job()
+        if before is not None:
+            check_same(before["fingerprint"], prepared.semantic, output=output.uri)
+        output.clear_staging()
+        pending = find_pending(prepared, retry_failed=options.retry_failed)
+        counts = pending.counts()
+        pending.free()
+        if counts.pending == 0:
+            return _nothing_to_do(prepared, run, counts)
+        return _Run(prepared, options, run, lock, pending, counts).go()
+
+
+def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
+    code = _exit_code(counts, prepared.spec, None)
+    if code == 0 and prepared.output.exists() and not prepared.output.is_complete():
+        prepared.output.succeed()
+    return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
+
+
+class _Run:
+    """A run that has work to do and holds the lock."""
+
+    def __init__(
+        self, prepared: Prepared, options: RunOptions, run: str, lock: Lock, pending: Pending, counts: Counts
+    ) -> None:
+        self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
+        self._pending, self._counts = pending, counts
+        self._output = prepared.output
+        self._started = time.monotonic()
+        self._claimed = False
+        self._record: dict[str, Any] = {
+            "run": run,
+            "state": "running",
+            "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "batchr1": __version__,
+            "job": prepared.spec.name,
+            "model": prepared.model.identity,
+            "plan": asdict(prepared.plan),
+            "counts_before": asdict(counts),
+        }
+
+    def go(self) -> Summary:
+        self._output.begin()
+        self._output.write_run(self._run, self._record)
+        with _log_file(self._output, self._run) as log_path, _stop_signals() as stop_reason:
+            driver, executor, feeder = self._build(log_path, stop_reason)
+            stopped: str | None = None
+            error: BatchError | None = None
+            try:
+                driver.run()
+            except StoppedError as exc:
+                stopped, error = str(exc), exc
+                log.warning("%s", exc)
+            except BatchError as exc:
+                error = exc
+                log.error("%s", exc)
+            finally:
+                feeder.close()
+                executor.close()
+            return self._end(driver, stopped, error)
+
+    def _engine_is_ready(self, ready: Ready) -> None:
+        """From here on the output is this job's. Earlier, a wrong engine argument would bind it to that mistake."""
+        if self._claimed:
+            return
+        self._claimed = True
+        spec, model = self._prepared.spec, self._prepared.model
+        self._output.write_job(
+            {
+                "batchr1": __version__,
+                "fingerprint": self._prepared.semantic,
+                "digest": digest(self._prepared.semantic),
+                "model": {"name": model.name, "location": model.location, "revision": model.revision},
+                "spec": spec.model_dump(mode="json"),
+            }
+        )
+
+    def _build(self, log_path: Path, stop_reason: Callable[[], str | None]) -> tuple[Driver, Any, Any]:
+        from batchr1.data.prompts import PromptRenderer, load_tokenizer
+        from batchr1.run.feeder import Feeder, Limits
+        from batchr1.run.local import LocalExecutor
+        from batchr1.run.progress import ProgressDisplay
+
+        prepared, spec, plan = self._prepared, self._prepared.spec, self._prepared.plan
+        model = prepared.model
+        tokenizer = load_tokenizer(
+            model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code
+        )
+        renderer = PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+        window = plan.replicas * plan.max_num_seqs
+        limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
+        feeder = Feeder(
+            prepared.source, self._pending, renderer, limits, seed=spec.sampling.seed, ahead=max(256, window)
+        )
+        executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
+        display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
+        deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
+
+        def should_stop() -> str | None:
+            if deadline is not None and time.monotonic() >= deadline:
+                return f"the time window of {self._options.stop_after_s:g} s is over"
+            return stop_reason()
+
+        driver = Driver(
+            output=self._output,
+            lock=self._lock,
+            executor=executor,
+            feeder=feeder,
+            setups=[self._setup(worker) for worker in range(plan.replicas)],
+            failed_every_s=spec.output.part_every_s,
+            should_stop=should_stop,
+            on_ready=self._engine_is_ready,
+            on_progress=display.update if display else lambda tally, workers: None,
+        )
+        return driver, _Closing(executor, display), feeder
+
+    def _setup(self, worker: int) -> WorkerSetup:
+        spec, plan, model = self._prepared.spec, self._prepared.plan, self._prepared.model
+        s = spec.sampling
+        engine = self._options.engine or EngineSpec(
+            kind="vllm",
+            device=plan.device,
+            model=model.location,
+            revision=model.revision,
+            trust_remote_code=spec.model.trust_remote_code,
+            args=plan.engine_args,
+            sampling=Sampling(s.temperature, s.top_p, s.top_k, s.min_p, s.ignore_eos),
+        )
+        return WorkerSetup(
+            run=self._run,
+            worker=worker,
+            epoch=0,
+            engine=engine,
+            max_num_seqs=plan.max_num_seqs,
+            storage=self._output.storage,
+            kept_schema=self._prepared.source.kept_schema.serialize().to_pybytes(),
+            seed=s.seed,
+            attempts=spec.retry.attempts,
+            rows_per_part=spec.output.rows_per_part,
+            part_every_s=spec.output.part_every_s,
+            model_label=f"{model.name} ({model.identity[:80]})",
+            expects_box=spec.prompting.instruction == "math",
+            keep_token_ids=spec.output.token_ids == "always",
+        )
+
+    def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
+        """Write the run's record, and `_SUCCESS` when everything is there."""
+        tally, before = driver.tally, self._counts
+        counts = replace(before, done=before.done + tally.done, failed=before.failed + tally.failed)
+        code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
+        wall = time.monotonic() - self._started
+        busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
+        rate = tally.tokens / busy if busy > 0 else 0.0
+        self._record |= {
+            "state": "stopped" if error else "ended",
+            "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "exit_code": code,
+            "stopped": stopped,
+            "wall_s": round(wall, 3),
+            "generating_s": round(busy, 3),
+            "tokens_per_s": round(rate, 1),
+            "counts": asdict(counts),
+            "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
+            "engines": {str(w): asdict(r) for w, r in driver.ready.items()},
+        }
+        if isinstance(error, UsageError) and not self._claimed:
+            self._output.forget_run(self._run)
+        elif not driver.lost:
+            self._output.write_run(self._run, self._record)
+            if code == 0:
+                self._lock.check()
+                self._output.succeed()
+        if error is not None and stopped is None:
+            raise error
+        return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """Closes what a run opened."""
+
+    executor: Any
+    display: Any
+
+    def close(self) -> None:
+        self.executor.close()
+        if self.display is not None:
+            self.display.close()
+
+
+def _exit_code(counts: Counts, spec: JobSpec, stopped: str | None) -> int:
+    if stopped is not None or counts.pending:
+        return 75
+    return 3 if counts.failed > spec.max_failed else 0
+
+
+@contextlib.contextmanager
+def _log_file(output: Output, run: str) -> Iterator[Path]:
+    """The run's log, beside its record; for S3 it is kept locally and uploaded at the end. Yields its local path."""
+    local = output.storage.kind == "local"
+    folder = Path(output.storage.path(RUNS_DIR)) if local else Path(tempfile.mkdtemp(prefix="batchr1-"))
+    path = folder / f"{run}.log"
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    root = logging.getLogger("batchr1")
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield path
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+        if not local:
+            with contextlib.suppress(BatchError):
+                output.storage.write_bytes(f"{RUNS_DIR}/{run}.log", path.read_bytes())
+            path.unlink()
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], str | None]]:
+    """SIGINT and SIGTERM ask the run to stop; a second one ends the process at once (its workers die with it)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    received: list[str] = []
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if received:
+            os._exit(75)
+        received.append(f"received {signal.Signals(number).name}")
+        print("stopping: finished rows are being written; once more to leave at once", file=sys.stderr, flush=True)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

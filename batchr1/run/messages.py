@@ -1,0 +1,145 @@
+"""What driver and workers say to each other. Plain records, so that any channel can carry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from batchr1.data.storage import Storage
+from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
+from batchr1.records import Failure, SampleKey, WorkItem
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Which engine a worker makes, and how."""
+
+    kind: Literal["vllm", "replay"]
+    device: Literal["cpu", "cuda"]
+    model: str
+    revision: str | None
+    trust_remote_code: bool
+    args: dict[str, Any]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """Everything a worker needs to know before its first lease."""
+
+    run: str
+    worker: int
+    epoch: int  # rises with each restart of this worker
+    engine: EngineSpec
+    max_num_seqs: int
+    storage: Storage
+    kept_schema: bytes  # Arrow IPC
+    seed: int | None
+    attempts: int
+    rows_per_part: int
+    part_every_s: float
+    model_label: str
+    expects_box: bool
+    keep_token_ids: bool
+
+
+# driver → worker
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Work that is this worker's until it is staged, failed, or the worker is given up."""
+
+    items: tuple[WorkItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """No more work will come: finish what is leased, stage it, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Leave unfinished work, stage what is finished, and end."""
+
+
+# worker → driver
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine is loaded."""
+
+    info: EngineInfo
+    load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Room for this many more samples."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartCounts:
+    """What a staged part holds. Tokens are generated ones."""
+
+    rows: int
+    tokens: int
+    prompt_tokens: int
+    truncated: int
+    correct: int
+    judged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A part is in staging, complete and durable, and waits for the driver's commit."""
+
+    name: str
+    keys: tuple[SampleKey, ...]
+    counts: PartCounts
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The engine refused these samples as often as the job lets them be tried."""
+
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Totals of this worker since it started."""
+
+    finished: int
+    finished_tokens: int
+    generated_tokens: int  # with those of generations under way
+    truncated: int
+    under_way: int
+    load: EngineLoad
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """All that could be staged is staged; the worker leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """The worker cannot go on. `kind` names the exception's class in `batchr1.errors`."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """Said by the executor, not by the worker: its process is gone."""
+
+    exit_code: int | None
+
+
+ToWorker = Lease | Finish | Stop
+FromWorker = Ready | Want | Staged | Refused | Progress | Ended | Fatal | Died

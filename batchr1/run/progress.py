@@ -1,0 +1,87 @@
+"""What a run says while it runs: a tqdm bar on a terminal, a plain line every 30 s elsewhere. Both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+from batchr1.run.driver import Tally
+from batchr1.run.messages import Progress
+
+LINE_EVERY_S = 30.0
+RATE_OVER_S = 20.0
+
+
+class ProgressDisplay:
+    """Rows, output tokens/s, truncated share, and an ETA from the tokens that are still expected."""
+
+    def __init__(self, *, pending: int, stream: TextIO | None = None) -> None:
+        self._pending = pending
+        self._stream = stream or sys.stderr
+        self._bar = (
+            tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True) if self._stream.isatty() else None
+        )
+        if self._bar is not None:
+            self._bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+        self._said_at = time.monotonic()
+        self._history: list[tuple[float, int]] = []
+
+    def update(self, tally: Tally, workers: list[Progress]) -> None:
+        """Call as often as you like."""
+        now = time.monotonic()
+        generated = sum(w.generated_tokens for w in workers)
+        if not self._history or now - self._history[-1][0] >= 1.0:
+            if self._history and generated < self._history[-1][1]:
+                self._history.clear()  # a worker was restarted and counts from zero
+            self._history.append((now, generated))
+            while len(self._history) > 2 and now - self._history[0][0] > RATE_OVER_S:
+                self._history.pop(0)
+        finished = sum(w.finished for w in workers) + tally.failed
+        text = self._describe(workers, generated, finished)
+        if self._bar is not None:
+            self._bar.n = min(finished, self._pending)
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.refresh()
+        elif now - self._said_at >= LINE_EVERY_S:
+            self._said_at = now
+            print(f"{finished}/{self._pending} rows, {text}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _describe(self, workers: list[Progress], generated: int, finished: int) -> str:
+        if not workers:
+            return "loading the model"
+        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        rate = (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+        done = sum(w.finished for w in workers)
+        truncated = sum(w.truncated for w in workers) / done if done else 0.0
+        text = f"{rate:,.0f} tok/s, {truncated:.1%} truncated"
+        left = expected_tokens_left(workers, generated, self._pending - finished)
+        if left is not None and rate > 0:
+            text += f", ETA {format_seconds(left / rate)}"
+        return text
+
+
+def expected_tokens_left(workers: list[Progress], generated: int, rows_left: int) -> float | None:
+    """Tokens still to generate, or None before the first row has finished.
+
+    The mean length is taken as all tokens generated over rows finished. The mean of finished rows alone would be too
+    low for most of a run, because long generations finish last; this one starts too high and settles from above.
+    """
+    done = sum(w.finished for w in workers)
+    if not done:
+        return None
+    under_way = generated - sum(w.finished_tokens for w in workers)
+    return max(0.0, generated / done * rows_left - under_way)
+
+
+def format_seconds(seconds: float) -> str:
+    """1:02:03 or 2:03"""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

@@ -1,0 +1,13 @@
+"""A sample's own seed."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | None:
+    """A sample's own seed, 63 bits: different for each sample and attempt, the same in every run of the job."""
+    if seed is None:
+        return None
+    text = f"{seed}\0{id}\0{sample}\0{attempt}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1

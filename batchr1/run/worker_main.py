@@ -1,0 +1,142 @@
+"""`python -m batchr1.run.worker_main FD DRIVER`: a worker process, with its end of the line to the driver on FD.
+
+The process is a session of its own, so that Ctrl-C reaches the driver alone, and cannot outlive the driver.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from batchr1.engine.lifeline import die_with_parent
+from batchr1.engine.protocol import Engine
+from batchr1.errors import BatchError
+from batchr1.run.messages import EngineSpec, Fatal, FromWorker, ToWorker, WorkerSetup
+
+log = logging.getLogger("batchr1.worker")
+
+
+class PipeChannel:
+    """A `Channel` over a connection. A thread receives, so that the engine's loop never waits for a large lease."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        threading.Thread(target=self._listen, name="channel", daemon=True).start()
+
+    def first(self) -> Any:
+        """The setup, before the listening begins."""
+        return self._connection.recv()
+
+    def receive(self, timeout_s: float) -> ToWorker | None:
+        try:
+            return self._inbox.get(block=timeout_s > 0, timeout=timeout_s or None)
+        except queue.Empty:
+            return None
+
+    def send(self, message: FromWorker) -> None:
+        with self._sending:
+            self._connection.send(message)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                self._inbox.put(self._connection.recv())
+            except (EOFError, OSError):  # the driver is gone
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(fd: int, driver: int) -> int:
+    die_with_parent(driver)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    for name in ("httpx", "botocore", "aiobotocore", "s3fs", "fsspec"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    channel = PipeChannel(Connection(fd))
+    setup: WorkerSetup = channel.first()
+    channel.start()
+    try:
+        _serve(setup, channel)
+    except BatchError as exc:
+        log.error("%s", exc)
+        channel.send(Fatal(type(exc).__name__, str(exc)))
+        return 1
+    except Exception as exc:
+        log.exception("worker %d failed", setup.worker)
+        channel.send(Fatal("EngineError", f"worker {setup.worker}: {type(exc).__name__}: {exc}"))
+        return 1
+    return 0
+
+
+def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
+    started = time.monotonic()
+    engine = make_engine(setup.engine)
+    from batchr1.run.collector import Collector
+    from batchr1.run.worker import Worker
+
+    to_result = result_maker(setup)
+    load_s = time.monotonic() - started
+    log.info("worker %d: %s ready after %.1f s: %s", setup.worker, engine.info.engine, load_s, engine.info)
+    try:
+        Worker(setup, engine, Collector(setup, to_result, channel.send), channel).run(load_s)
+    finally:
+        engine.close()
+
+
+def make_engine(spec: EngineSpec) -> Engine:
+    """The engine of a worker, loaded."""
+    if spec.kind == "replay":
+        from batchr1.engine.replay import ReplayEngine
+
+        return ReplayEngine.from_args(spec.args)
+    from batchr1.engine.vllm import VllmEngine, prepare_environment
+
+    prepare_environment(spec.device)
+    return VllmEngine(
+        spec.model,
+        revision=spec.revision,
+        trust_remote_code=spec.trust_remote_code,
+        args=spec.args,
+        sampling=spec.sampling,
+    )
+
+
+def result_maker(setup: WorkerSetup) -> Callable[..., Any]:
+    """Completion, time → Result, with the model's own tokenizer."""
+    from batchr1.data.prompts import load_tokenizer
+    from batchr1.reasoning import ThinkTags, to_result
+
+    spec = setup.engine
+    tokenizer = load_tokenizer(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    tags = ThinkTags.of(tokenizer)
+
+    def decode(ids: Any) -> str:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+    def make(completion: Any, finished_at: Any) -> Any:
+        return to_result(
+            completion,
+            tags=tags,
+            decode=decode,
+            model=setup.model_label,
+            run=setup.run,
+            expects_box=setup.expects_box,
+            keep_token_ids=setup.keep_token_ids,
+            finished_at=finished_at,
+        )
+
+    return make
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

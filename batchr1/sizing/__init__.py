@@ -1,0 +1,1 @@
+"""Sizing: which model, on which devices, in which batches."""

@@ -1,0 +1,125 @@
+"""From a job's `model:` to files: which folder or repository, at which revision, and what its config says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchr1.errors import ModelError
+from batchr1.job.spec import ModelSpec
+from batchr1.sizing.catalogue import variant
+
+WHOLE_FILE_LIMIT = 64 * 2**20
+_BLOCK = 2**20
+_BLOCKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model whose files can be found.
+
+    `location` is what vLLM and transformers load: a folder, or a repository together with `revision` (a commit).
+    `identity` changes whenever the answers could: repository@commit, or a hash over a local folder's files.
+    `context_len` is in tokens.
+    """
+
+    name: str
+    location: str
+    revision: str | None
+    identity: str
+    context_len: int
+    config: dict[str, Any]
+
+
+def resolve_model(spec: ModelSpec) -> ModelSource:
+    """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible."""
+    if spec.variant is not None:
+        entry = variant(spec.variant)
+        if entry.path is not None:
+            return _local(entry.path, entry.name)
+        return _hub(str(entry.repo), spec.revision, entry.name)
+    if spec.path is not None:
+        return _local(Path(spec.path), Path(spec.path).name)
+    return _hub(str(spec.repo), spec.revision, str(spec.repo))
+
+
+def _local(folder: Path, name: str) -> ModelSource:
+    if not folder.is_dir():
+        raise ModelError(f"model {folder}: there is no such folder. Give a folder with config.json and *.safetensors.")
+    if not any(folder.glob("*.safetensors")):
+        extra = " GGUF files are for llama.cpp; use the original safetensors." if any(folder.glob("*.gguf")) else ""
+        raise ModelError(f"model {folder}: holds no *.safetensors, the only format batchr1 loads.{extra}")
+    config = _read_config(folder / "config.json", str(folder))
+    return ModelSource(name, str(folder), None, "sha256:" + content_hash(folder), _context_len(config, name), config)
+
+
+def _hub(repo: str, revision: str | None, name: str) -> ModelSource:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    where = f"model {repo}" + (f" at {revision}" if revision else "")
+    try:
+        path = Path(hf_hub_download(repo, "config.json", revision=revision))
+    except LocalEntryNotFoundError as exc:
+        raise ModelError(
+            f"{where}: not in the local cache, and the hub cannot be reached. "
+            "Run once with network, or download it and set model.path."
+        ) from exc
+    except RepositoryNotFoundError as exc:
+        raise ModelError(f"{where}: no such repository, or it needs a token (HF_TOKEN).") from exc
+    except (HfHubHTTPError, ValueError, OSError) as exc:
+        reason = str(exc).strip().partition("\n")[0]
+        raise ModelError(f"{where}: config.json cannot be had from the hub ({reason}).") from exc
+    commit = path.parent.name  # …/snapshots/<commit>/config.json
+    config = _read_config(path, where)
+    return ModelSource(name, repo, commit, f"{repo}@{commit}", _context_len(config, name), config)
+
+
+def _read_config(path: Path, where: str) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ModelError(f"model {where}: has no config.json. Give a folder in Hugging Face layout.") from exc
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"model {where}: config.json is not readable JSON ({exc}).") from exc
+    if not isinstance(config, dict):
+        raise ModelError(f"model {where}: config.json is not an object.")
+    return config
+
+
+def _context_len(config: dict[str, Any], name: str) -> int:
+    text = config.get("text_config", config)
+    for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        if isinstance(text.get(key), int):
+            return int(text[key])
+    raise ModelError(f"model {name}: config.json does not say how long the context is (need max_position_embeddings).")
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of the files that decide a model's answers.
+
+    Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly over them, with their size: reading 140 GB at
+    each start would cost minutes, and weights that differ differ everywhere.
+    """
+    total = hashlib.sha256()
+    for path in sorted(_model_files(folder)):
+        total.update(path.name.encode() + b"\0" + str(path.stat().st_size).encode() + b"\0")
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size <= WHOLE_FILE_LIMIT:
+                total.update(file.read())
+                continue
+            for i in range(_BLOCKS):
+                file.seek((size - _BLOCK) * i // (_BLOCKS - 1))
+                total.update(file.read(_BLOCK))
+    return total.hexdigest()
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.suffix in {".safetensors", ".json", ".jinja", ".model", ".txt"} and path.is_file():
+            yield path
