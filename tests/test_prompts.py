@@ -57,7 +57,10 @@ def tokenizer_with(template: str | None, *, adds_bos: bool = False) -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[BOS, EOS], show_progress=False
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[BOS, EOS],
+        show_progress=False,
     )
     backend.train_from_iterator([MATH_INSTRUCTION, "What is 1 + 1? Answer: It is 2."] * 3, trainer)
     backend.add_tokens([AddedToken(text, normalized=False, special=False) for text in (USER, ASSISTANT, *TAGS)])
@@ -357,10 +360,16 @@ def test_a_model_without_a_usable_tokenizer_is_refused_in_one_line(tmp_path: Pat
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "tokenizer.json").write_text("{")
     (tmp_path / "empty").mkdir()
-    for name, problem in [("plain", "has no chat template"), ("broken", "cannot be loaded"), ("empty", "cannot be"), ("no", "cannot")]:
+    problems = {
+        "plain": "its tokenizer has no chat template",
+        "broken": "its tokenizer cannot be loaded",
+        "empty": "its tokenizer cannot be loaded",
+        "no": "there is no such folder",
+    }
+    for name, problem in problems.items():
         with pytest.raises(ModelError) as error:
             load_tokenizer(str(tmp_path / name))
-        assert str(error.value).startswith(f"model {tmp_path / name}: its tokenizer {problem}")
+        assert str(error.value).startswith(f"model {tmp_path / name}: {problem}")
         assert "\n" not in str(error.value)
 
 

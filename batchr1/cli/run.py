@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from batchr1.cli.options import JOB, JSON, device_options, duration, job_options, read_job, split_devices
+from batchr1.cli.options import JOB, JSON, device_options, duration, job_options, named, read_job, split_devices
 
 if TYPE_CHECKING:
     from batchr1.run.job import Summary
@@ -45,21 +46,24 @@ def command(
     spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
     stop_after_s = duration(stop_after)
     from batchr1.run.job import RunOptions, run_job
+    from batchr1.run.messages import EngineSpec
 
     def confirm(question: str) -> bool:
         return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
 
-    summary = run_job(
-        spec,
-        RunOptions(
-            fresh=fresh,
-            retry_failed=retry_failed,
-            stop_after_s=stop_after_s,
-            gpus=gpus,
-            devices=split_devices(devices),
-            confirm_fresh=confirm,
-        ),
+    options = RunOptions(
+        fresh=fresh,
+        retry_failed=retry_failed,
+        stop_after_s=stop_after_s,
+        gpus=gpus,
+        devices=split_devices(devices),
+        confirm_fresh=confirm,
     )
+    engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
+    if engine is not None:
+        options = replace(options, engine=engine)
+    with named(job):
+        summary = run_job(spec, options)
     click.echo(json.dumps(as_document(summary)) if as_json else as_text(summary, job))
     ctx.exit(summary.exit_code)
 

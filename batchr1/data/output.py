@@ -11,9 +11,11 @@ _SUCCESS                   everything that was asked is in data/
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +23,9 @@ import pyarrow.parquet as pq
 
 from batchr1.data.sink import write_parquet
 from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, InputFile, Storage
-from batchr1.errors import OutputError
+from batchr1.data.storage_errors import is_passing
+from batchr1.data.storage_uri import split_uri
+from batchr1.errors import OutputError, StorageError
 
 DATA_DIR = "data"
 RUNS_DIR = f"{CONTROL_DIR}/runs"
@@ -43,10 +47,18 @@ class Output:
         return self.storage.exists(JOB_FILE)
 
     def refuse_foreign(self) -> None:
-        """Raise `OutputError` when the folder holds something that is not an output of batchr1."""
-        if self.exists():
-            return
-        others = [f.rel for f in self.storage.list_files(recursive=True) if not f.rel.startswith(f"{CONTROL_DIR}/")]
+        """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
+        if self.storage.kind == "local":
+            _refuse_place(Path(self.uri))
+        try:
+            if self.exists():
+                return
+            files = self.storage.list_files(recursive=True)
+        except StorageError as exc:
+            if exc.__cause__ is None or is_passing(exc.__cause__):
+                raise
+            raise OutputError(str(exc)) from exc.__cause__  # no such bucket, access denied: it would be so next time
+        others = [f.rel for f in files if not f.rel.startswith(f"{CONTROL_DIR}/")]
         if others:
             raise OutputError(
                 f"{self.uri}: the folder is not empty and not an output of batchr1 (it holds {others[0]}). "
@@ -57,7 +69,8 @@ class Output:
         """Raise `OutputError` when the output lies beneath the input, or the input beneath the output."""
         part = f"{self.uri}/{DATA_DIR}/part-0.parquet"
         for pattern in patterns:
-            folder = pattern.rstrip("/")
+            kind, place = split_uri(pattern)
+            folder = f"s3://{place}" if kind == "s3" else place
             if part.startswith(folder + "/") or _glob_matches(folder, part):
                 raise OutputError(
                     f"{self.uri}: output.path lies beneath input.path {pattern}, so that results would become input. "
@@ -66,7 +79,8 @@ class Output:
         for file in files:
             if file.uri.startswith(self.uri + "/"):
                 raise OutputError(
-                    f"{self.uri}: the input file {file.uri} lies beneath output.path. Give the output a folder of its own."
+                    f"{self.uri}: the input file {file.uri} lies beneath output.path. "
+                    "Give the output a folder of its own."
                 )
 
     def job(self) -> dict[str, Any] | None:
@@ -76,11 +90,14 @@ class Output:
             return None
         try:
             document = json.loads(data)
-        except ValueError as exc:
+        except ValueError:
+            document = None
+        if not isinstance(document, dict) or not isinstance(document.get("fingerprint"), dict):
             raise OutputError(
-                f"{self.storage.where(JOB_FILE)}: not readable JSON ({exc}). Start over with --fresh."
-            ) from exc
-        return dict(document)
+                f"{self.storage.where(JOB_FILE)}: not the record of a job (something else changed it). "
+                "Put it back, or start over with --fresh (deletes these results)."
+            )
+        return document
 
     def write_job(self, document: dict[str, Any]) -> None:
         self.storage.write_bytes(JOB_FILE, _json(document))
@@ -172,6 +189,17 @@ class Output:
             if match and match["run"] in runs:
                 own.append(rel)
         return own
+
+
+def _refuse_place(folder: Path) -> None:
+    """Raise `OutputError` when a local folder cannot be made or written; looks, and writes nothing."""
+    place = folder
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"{folder}: {place} is a file (got a file, need a folder or nothing). Give another path.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"{folder}: {place} cannot be written to (permission, or read-only). Give another path.")
 
 
 def stage_part(storage: Storage, table: pa.Table, name: str) -> None:

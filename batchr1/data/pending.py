@@ -6,7 +6,7 @@ Memory: 16 bytes of hash and 8 of sort order per input row while done rows are m
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,10 @@ class Counts:
     def pending(self) -> int:
         return self.samples - self.done - self.failed
 
+    def document(self) -> dict[str, int]:
+        """As plain values, the derived ones too."""
+        return {**asdict(self), "samples": self.samples, "pending": self.pending}
+
 
 class Pending:
     """The ids of the input and a bitmap of the samples that each still needs.
@@ -55,7 +59,9 @@ class Pending:
             hashes.append(key_hashes([i for i in ids if i is not None]))
             row += len(ids)
         if not row:
-            raise InputError("input: no rows (got 0 after where and limit, need at least 1). Look at path and where.")
+            raise InputError(
+                "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit."
+            )
         keys = np.concatenate(hashes)
         self._order = np.lexsort((keys[:, 1], keys[:, 0]))
         self._high, self._low = keys[self._order, 0], keys[self._order, 1]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -147,18 +148,21 @@ class Source:
         for file, schema in schemas:
             for key, name, need in wanted:
                 if schema.get_field_index(name) < 0:
-                    close = ", ".join(schema.names[:12]) + (", …" if len(schema.names) > 12 else "")
-                    raise InputError(f"{file.uri}: {key}: there is no column {name!r} (the file has: {close}).")
+                    near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.6)
+                    names = ", ".join(schema.names[:12]) + (", …" if len(schema.names) > 12 else "")
+                    hint = f"Did you mean {near[0]}?" if near else "Name one of these."
+                    raise InputError(f"{file.uri}: {key}: there is no column {name!r} (the file has: {names}). {hint}")
                 kind = schema.field(name).type
                 if not _TYPE_CHECKS[need](kind):
                     raise InputError(
-                        f"{file.uri}: {key}: column {name!r} has the wrong type (got {kind}, need {need})."
+                        f"{file.uri}: {key}: column {name!r} has the wrong type (got {kind}, need {need}). "
+                        "Name another column, or convert it."
                     )
                 other = first.field(name).type
                 if key == "output.keep" and plain_type(kind) != plain_type(other):
                     raise InputError(
                         f"{file.uri}: {key}: column {name!r} has another type than in the first file "
-                        f"(got {kind}, need {other})."
+                        f"(got {kind}, need {other}). Convert it, or do not keep it."
                     )
 
 
@@ -171,7 +175,9 @@ class _Predicate:
             self._expr = pl.sql_expr(text)
             self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expr.meta.root_names()))
         except pl.exceptions.PolarsError as exc:
-            raise JobError(f"input.where: not a SQL predicate (got {text!r}: {_first_line(exc)}).") from exc
+            raise JobError(
+                f"input.where: not a SQL predicate (got {text!r}: {_first_line(exc)}). Write one such as level >= 4."
+            ) from exc
         if not self.columns:
             raise JobError(f"input.where: names no column (got {text!r}). Write a condition such as level >= 4.")
 
@@ -180,9 +186,15 @@ class _Predicate:
             frame = pl.DataFrame(table.select(self.columns))
             result = frame.select(self._expr.alias("_"))["_"]
         except pl.exceptions.PolarsError as exc:
-            raise JobError(f"input.where: cannot be evaluated ({_first_line(exc)}).") from exc
-        if result.dtype != pl.Boolean:
-            raise JobError(f"input.where: is not a condition (got a value of type {result.dtype}, need true/false).")
+            raise JobError(
+                f"input.where: cannot be evaluated (got {self._text!r}: {_first_line(exc)}). Correct the condition."
+            ) from exc
+        if result.dtype != pl.Boolean or len(result) != table.num_rows:
+            got = result.dtype if result.dtype != pl.Boolean else "one value for many rows"
+            raise JobError(
+                f"input.where: not a condition on a row (got {got}, need true or false for each). "
+                "Write one such as level >= 4."
+            )
         return pa.chunked_array([result.fill_null(False).to_arrow()])
 
 
@@ -199,6 +211,7 @@ def _read_parquet(
                 for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns or None):
                     end = offset + batch.num_rows
                     kept = batch.select(columns)
+                    kept.validate(full=True)  # text that is not UTF-8 would surface much later, as a crash
                     if mask is not None:
                         kept = kept.filter(mask.slice(offset, batch.num_rows).combine_chunks())
                     yield row + offset, kept
@@ -211,7 +224,7 @@ def _read_jsonl(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     with _reading(file), file.open() as handle:
         row = 0
-        for batch in pj.open_json(handle, read_options=pj.ReadOptions(block_size=_JSON_BLOCK_BYTES)):
+        for batch in _open_json(handle):
             kept = batch.select(columns)
             if predicate is not None:
                 kept = kept.filter(predicate.mask(pa.table(batch)).combine_chunks())
@@ -224,7 +237,26 @@ def _schema_of(file: InputFile) -> pa.Schema:
     with _reading(file), file.open() as handle:
         if file.format == "parquet":
             return pq.read_schema(handle)
-        return pj.open_json(handle, read_options=pj.ReadOptions(block_size=_JSON_BLOCK_BYTES)).schema
+        return _open_json(handle).schema
+
+
+def _open_json(handle: Any) -> pj.JSONStreamingReader:
+    """A reader of JSON lines. Text that looks like a date stays text: Arrow alone would make an instant of it."""
+    options = pj.ReadOptions(block_size=_JSON_BLOCK_BYTES)
+    found = pj.open_json(handle, read_options=options).schema
+    handle.seek(0)
+    as_text = pa.schema([pa.field(f.name, _dates_as_text(f.type)) for f in found])
+    return pj.open_json(handle, read_options=options, parse_options=pj.ParseOptions(explicit_schema=as_text))
+
+
+def _dates_as_text(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_dates_as_text(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _dates_as_text(f.type)) for f in kind])
+    return kind
 
 
 class _reading:
@@ -237,7 +269,9 @@ class _reading:
         return None
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
-        if isinstance(exc, pa.ArrowException) and not isinstance(exc, MemoryError):
+        # Arrow raises OSError without a number when a page cannot be decompressed or decoded.
+        broken = isinstance(exc, pa.ArrowException) or (isinstance(exc, OSError) and exc.errno is None)
+        if exc is not None and broken and not isinstance(exc, MemoryError):
             what = "Parquet" if self._file.format == "parquet" else "JSON lines"
             raise InputError(
                 f"{self._file.uri}: not a readable {what} file ({_first_line(exc)}). Write it again, or take it out."
@@ -251,15 +285,24 @@ def content_id(content: Any) -> str:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type as every reader knows it: no dictionaries, no views, no 64-bit offsets."""
+    """The type as every reader knows it and as Parquet gives it back: no dictionaries, no views, no 64-bit offsets.
+
+    Instants are in UTC, lists have no fixed size, a duration is a number in its own unit: Parquet has no more.
+    """
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, tz="UTC")
+    if pa.types.is_duration(kind):
+        return pa.int64()
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         return pa.binary()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return pa.list_(plain_type(kind.value_type))
+    if pa.types.is_map(kind):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(f.name, plain_type(f.type)) for f in kind])
     if pa.types.is_null(kind):
@@ -272,8 +315,14 @@ def _kept_names(
 ) -> dict[str, str]:
     """{name in the output: name in the input}"""
     if keep == "all":
-        names = [n for n in schema.names if n != spec.id]
-        return {f"input_{n}" if n in NAMES else n: n for n in names}
+        pairs = [(f"input_{n}" if n in NAMES else n, n) for n in schema.names if n != spec.id]
+        for new, old in pairs:
+            if [n for n, _ in pairs].count(new) > 1:
+                raise JobError(
+                    f"output.keep: all would give two columns the name {new!r} (one is {old!r} in {file}). "
+                    "List the columns to keep, or give them names: keep: {new_name: old_name}."
+                )
+        return dict(pairs)
     chosen = dict(keep) if isinstance(keep, dict) else {name: name for name in keep}
     for new, old in chosen.items():
         if new in NAMES:
@@ -315,7 +364,7 @@ def _is_answer(kind: pa.DataType) -> bool:
     return bool(numeric or _is_text(kind))
 
 
-_TYPE_CHECKS = {
+_TYPE_CHECKS: dict[str, Callable[[pa.DataType], bool]] = {
     "any": lambda kind: True,
     "text": _is_text,
     "text or whole numbers": lambda kind: _is_text(kind) or pa.types.is_integer(kind),

@@ -68,7 +68,7 @@ class Storage(ABC):
 
     def where(self, rel: str = "") -> str:
         """The full name of `rel`, for messages and for `open_storage`."""
-        return f"{self.uri}/{checked(rel)}" if rel else self.uri
+        return f"{self.uri.rstrip('/')}/{checked(rel)}" if rel else self.uri
 
     @property
     @abstractmethod
@@ -160,7 +160,7 @@ def open_storage(
     """
     options, retry = options or StorageOptions(), retry or Retry()
     kind, place = split_uri(uri)
-    if kind == "s3":
+    if kind == "s3":  # imported here: both modules need this one
         from batchr1.data.storage_s3 import S3Storage
 
         return S3Storage(f"s3://{place}", options, retry)
@@ -213,71 +213,66 @@ def expand_inputs(
     reason, if one of `paths` gives no file or cannot be read (JobError for a scheme that is not supported).
     """
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    roots: dict[str, Storage] = {}  # one client for each bucket
     found: dict[str, InputFile] = {}
     for path in listed:
-        for file in _expand(os.fspath(path), options or StorageOptions(), retry):
-            found[file.uri] = file
+        kind, place = split_uri(path)
+        top, _, rel = place.partition("/")
+        root_uri = f"s3://{top}" if kind == "s3" else "/"
+        root = roots.setdefault(root_uri, open_storage(root_uri, options, retry))
+        try:
+            with mapped(root.where(rel), lasting=InputError, passing=InputError):
+                files = _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
+        except StorageError as error:
+            raise InputError(str(error)) from error.__cause__
+        found.update((file.uri, file) for file in files)
     if not found:
         raise InputError("input.path: an empty list (got no path, need at least one). Name a file, glob or folder.")
     return [found[uri] for uri in sorted(found)]
 
 
-def _expand(path: str, options: StorageOptions, retry: Retry) -> list[InputFile]:
-    kind, place = split_uri(path)
-    full = f"s3://{place}" if kind == "s3" else place
-    try:
-        with mapped(full, lasting=InputError, passing=InputError):
-            found = _as_file(full, options, retry) or _as_folder(full, options, retry)
-            if not found and _MAGIC.search(full):
-                found = _as_glob(full, options, retry)
-    except StorageError as error:
-        raise InputError(str(error)) from error.__cause__
-    if not found:
-        raise InputError(f"{full}: no such file or folder (need .parquet or .jsonl files). Check the path.")
-    return found
+def _as_file(root: Storage, rel: str) -> list[InputFile]:
+    info = root.find_file(rel) if rel else None
+    return [] if info is None else _data_files(root, rel, [info])
 
 
-def _as_file(full: str, options: StorageOptions, retry: Retry) -> list[InputFile]:
-    parent, _, name = full.rpartition("/")
-    if not name or parent == "s3:/":  # the root of the disk, or a bucket
+def _as_folder(root: Storage, rel: str) -> list[InputFile]:
+    infos = root.list_files(rel, recursive=True)
+    if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
         return []
-    storage = open_storage(parent or "/", options, retry)
-    info = storage.find_file(name)
-    return [] if info is None else _data_files(storage, [info], full)
+    return _data_files(root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))])
 
 
-def _as_folder(full: str, options: StorageOptions, retry: Retry) -> list[InputFile]:
-    storage = open_storage(full, options, retry)
-    infos = storage.list_files(recursive=True)
-    visible = [info for info in infos if not _HIDDEN.search(info.rel)]
-    if infos or (storage.kind == "local" and Path(full).is_dir()):
-        return _data_files(storage, visible, full)
-    return []
-
-
-def _as_glob(full: str, options: StorageOptions, retry: Retry) -> list[InputFile]:
+def _as_glob(root: Storage, rel: str) -> list[InputFile]:
     from fsspec.utils import glob_translate
 
-    fixed = _MAGIC.split(full, maxsplit=1)[0].rpartition("/")[0]
-    pattern = full.removeprefix(f"{fixed}/")
-    storage = open_storage(fixed or "/", options, retry)
-    matches = re.compile(glob_translate(pattern)).match
-    wants_hidden = _HIDDEN.search(pattern)
-    infos = [info for info in storage.list_files(recursive=True) if matches(info.rel)]
-    visible = [info for info in infos if wants_hidden or not _HIDDEN.search(info.rel)]
-    if not visible:
-        raise InputError(f"{full}: the glob matches no file (got none below {storage.uri}). Check the pattern.")
-    return _data_files(storage, visible, full)
+    if not _MAGIC.search(rel):
+        raise InputError(f"{root.where(rel)}: no such file or folder (need .parquet or .jsonl files). Check the path.")
+    folder = _MAGIC.split(rel, maxsplit=1)[0].rpartition("/")[0]
+    matches = re.compile(glob_translate(rel)).match
+    hidden_too = _HIDDEN.search(rel.removeprefix(folder))
+    infos = [
+        info
+        for info in root.list_files(folder, recursive=True)
+        if matches(info.rel) and (hidden_too or not _HIDDEN.search(info.rel.removeprefix(folder)))
+    ]
+    if not infos:
+        raise InputError(
+            f"{root.where(rel)}: the glob matches no file (got none below {root.where(folder)}). Check the pattern."
+        )
+    return _data_files(root, rel, infos)
 
 
-def _data_files(storage: Storage, infos: list[FileInfo], full: str) -> list[InputFile]:
-    """Those of `infos` whose ending is known; none is an InputError about `full`."""
+def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
+    """Those of `infos`, found for `rel`, whose ending is known; InputError if there is none."""
     found = []
     for info in infos:
         file_format = _FORMATS.get(Path(info.rel).suffix)
         if file_format is not None:
-            found.append(InputFile(storage.where(info.rel), info.size, info.version, file_format, info.rel, storage))
+            found.append(InputFile(root.where(info.rel), info.size, info.version, file_format, info.rel, root))
     if not found:
         endings = ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in infos})[:5]) or "no file"
-        raise InputError(f"{full}: no data files (got {endings}, need .parquet or .jsonl). Convert the data first.")
+        raise InputError(
+            f"{root.where(rel)}: no data files (got {endings}, need .parquet or .jsonl). Convert the data first."
+        )
     return found

@@ -126,6 +126,7 @@ _ERRNOS = {
     errno.ENOENT: _MISSING,
     errno.EISDIR: _Case("a folder, not a file", "Check the path"),
     errno.ENOTDIR: _Case("a part of the path is a file, not a folder", "Check the path"),
+    errno.EEXIST: _Case("a part of the path is a file, not a folder", "Check the path"),  # by mkdir
     errno.ENAMETOOLONG: _Case("the path is too long", "Choose a shorter path"),
     errno.EMFILE: _Case("too many open files", "Raise `ulimit -n`"),
 }

@@ -52,6 +52,10 @@ class LocalStorage(Storage):
             folder = folders.pop()
             with mapped(self.where(folder)):
                 try:
+                    top = self._path(folder).stat()
+                    if (top.st_dev, top.st_ino) in seen:  # links may lead in a circle
+                        continue
+                    seen.add((top.st_dev, top.st_ino))
                     entries = list(os.scandir(self._path(folder)))
                 except (FileNotFoundError, NotADirectoryError):
                     continue
@@ -64,8 +68,7 @@ class LocalStorage(Storage):
                     if not stat.S_ISDIR(info.st_mode):
                         if entry.name.endswith(suffix) and not _is_temporary(entry.name):
                             found.append(FileInfo(rel, info.st_size, str(info.st_mtime_ns)))
-                    elif recursive and (info.st_dev, info.st_ino) not in seen:  # links may lead in a circle
-                        seen.add((info.st_dev, info.st_ino))
+                    elif recursive:
                         folders.append(rel)
         return sorted(found, key=lambda info: info.rel)
 
@@ -122,11 +125,14 @@ class LocalStorage(Storage):
             raise ValueError("the root of a storage is never deleted")
         with mapped(self.where(rel_dir)):
             path = self._path(rel_dir)
-            try:
-                shutil.rmtree(path)
-            except FileNotFoundError:
-                return
-            fsync_folder(path.parent)
+            while path.exists():
+                try:
+                    shutil.rmtree(path)
+                except OSError as exc:  # another process adds or removes files meanwhile: begin anew
+                    if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                        raise
+                else:
+                    fsync_folder(path.parent)
 
     def open_input(self, rel: str) -> BinaryIO:
         with mapped(self.where(rel)):

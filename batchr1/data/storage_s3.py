@@ -26,7 +26,7 @@ from batchr1.data.storage_s3_client import RangeReader, open_s3fs
 from batchr1.data.storage_uri import Kind, StorageOptions, checked
 from batchr1.errors import FailedError, OutputError, StorageError
 
-UPLOAD_PART_BYTES = 32 * 2**20  # files up to twice this go up in one request
+UPLOAD_PART_BYTES = 8 * 2**20  # files up to twice this go up in one request
 LIST_PAGE = 1000
 COPY_LIMIT_BYTES = 5 * 2**30  # of CopyObject
 READ_BUFFER_BYTES = 2**20

@@ -53,6 +53,9 @@ def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:
         raise JobError("s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.")
     if not bucket:
         raise JobError(f"{text}: no bucket (got {text!r}, need s3://bucket/prefix). Name the bucket.")
+    key = key.rstrip("/")
+    if any(part in ("", ".", "..") for part in key.split("/")) and key:
+        raise JobError(f"{text}: not a usable key (got an empty part, `.` or `..`). Write the prefix without it.")
     return "s3", f"{bucket}/{key}".rstrip("/")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from batchr1.errors import ModelError
@@ -18,6 +19,8 @@ def load_tokenizer(path_or_repo: str, *, revision: str | None = None, trust_remo
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     where = f"model {path_or_repo}"
+    if path_or_repo.startswith(("/", ".", "~")) and not Path(path_or_repo).is_dir():
+        raise ModelError(f"{where}: there is no such folder. Correct model.path.")
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_repo, **options)
@@ -28,7 +31,7 @@ def load_tokenizer(path_or_repo: str, *, revision: str | None = None, trust_remo
             tokenizer = plain if _keeps_text(plain) else tokenizer
     # The tokenizers library raises bare Exception for a file that it cannot read.
     except Exception as error:
-        first_line = next(iter(str(error).strip().splitlines()), "")[:300]
+        first_line = next(iter(str(error).strip().splitlines()), "")[:300].rstrip(".")
         raise ModelError(
             f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {first_line}). Give a folder with "
             "tokenizer.json and tokenizer_config.json, or a repository that is reachable or cached."
@@ -86,3 +89,14 @@ def break_specials(text: str, special: re.Pattern[str] | None, mark: str) -> str
         start = cut
         match = special.search(text, cut)
     return mark.join([*parts, text[start:]])
+
+
+def end_ids_of(path_or_repo: str, *, revision: str | None = None) -> tuple[int, ...]:
+    """The end tokens that a model's generation_config.json names beside the tokenizer's own; () without that file."""
+    from transformers import GenerationConfig
+
+    try:
+        named = GenerationConfig.from_pretrained(path_or_repo, revision=revision).eos_token_id
+    except (OSError, ValueError):
+        return ()
+    return () if named is None else (named,) if isinstance(named, int) else tuple(named)

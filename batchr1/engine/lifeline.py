@@ -1,7 +1,7 @@
 """Processes that must not outlive the one that started them.
 
-The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL when the *thread* that
-created the process ends. It is not inherited, so vLLM's own subprocesses set it again through vLLM's plugin hook
+The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL when the *thread*
+that created the process ends. It is not inherited, so vLLM's own subprocesses set it again through vLLM's plugin hook
 (`follow_worker`, named in pyproject.toml), and a watching thread covers what the signal cannot: a parent that was gone
 before it was set, or a creating thread that ends early.
 """
@@ -48,7 +48,7 @@ def _wait_and_die(pid: int, direct_child: bool) -> None:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process began, as the kernel counts it; None when it has ended. Tells a process from its pid's next owner."""
+    """When a process began, as the kernel counts it; None when it has ended. Tells it from its pid's next owner."""
     if sys.platform != "linux":
         try:
             os.kill(pid, 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
 import time
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from typing import Any
 
 from batchr1.engine.lifeline import WORKER_PID
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request, Sampling
-from batchr1.errors import EngineError, JobError, RequestError
+from batchr1.errors import EngineError, RequestError
 
 IDLE_SLEEP_S = 0.005
 
@@ -31,18 +29,6 @@ def prepare_environment(device: str) -> None:
         env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
 
 
-def check_engine_args(names: Sequence[str]) -> None:
-    """Raise `JobError` for a name that the installed vLLM does not take. Imports vllm, loads nothing."""
-    from vllm import EngineArgs
-
-    known = {field.name for field in dataclasses.fields(EngineArgs)}
-    for name in names:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"Did you mean {close[0]}?" if close else "See `vllm serve --help` for the names (with underscores)."
-            raise JobError(f"model.engine_args.{name}: vLLM has no such argument. {hint}")
-
-
 class VllmEngine:
     """`vllm.LLMEngine`, fed token ids and giving token ids: no text passes through its loop."""
 
@@ -52,7 +38,6 @@ class VllmEngine:
         from vllm import __version__ as version
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        check_engine_args(list(args))
         self._sampling = sampling
         self._stats = _Stats()
         given: dict[str, Any] = {

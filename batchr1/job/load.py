@@ -1,4 +1,4 @@
-"""Job YAML → `JobSpec`: read, override, expand, validate. A complaint names file, key, what was given, what is allowed."""
+"""Job YAML → `JobSpec`: read, override, expand, validate. Complaints name file, key, what was given and allowed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_job(path: Path, overrides: Overrides = Overrides(), *, date: dt.date | 
     try:
         return JobSpec.model_validate(raw)
     except ValidationError as exc:
-        raise JobError("\n".join(dict.fromkeys(_explain(path, raw, e) for e in exc.errors()))) from exc
+        raise JobError("\n".join(_explain(path, group) for group in _by_key(exc))) from exc
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,6 +51,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not plain text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is given twice", key.start_mark
@@ -65,7 +67,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as exc:
         raise JobError(f"{path}: there is no such job file. Give the path of a YAML file.") from exc
     except (OSError, UnicodeDecodeError) as exc:
-        raise JobError(f"{path}: the job file cannot be read ({exc}). Give the path of a YAML file.") from exc
+        reason = (exc.strerror or "").lower() if isinstance(exc, OSError) else "not UTF-8 text"
+        raise JobError(f"{path}: the job file cannot be read ({reason}). Give the path of a YAML file.") from exc
     try:
         raw = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as exc:
@@ -106,7 +109,9 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 where = ".".join(key_path[: depth + 1])
-                raise JobError(f"--set {'.'.join(key_path)}: {where} is not a mapping (got {_kind(target)}).")
+                raise JobError(
+                    f"--set {'.'.join(key_path)}: {where} is not a mapping (got {_kind(target)}). Set {where} itself."
+                )
         target[key_path[-1]] = value
     return {key_path for key_path, _ in pairs}
 
@@ -139,10 +144,10 @@ def _expand_paths(
 
 def _expand(text: str, base: Path, where: str, variables: Mapping[str, str | None]) -> str:
     def variable(match: re.Match[str]) -> str:
-        value = variables.get(match[1])
-        if value is None:
-            raise JobError(f"{where}: unknown variable (got {match[0]}, need one of {', '.join(sorted(variables))}).")
-        return value
+        if match[1] not in variables:
+            known = " or ".join(f"{{{{ {name} }}}}" for name in sorted(variables))
+            raise JobError(f"{where}: unknown variable (got {match[0]}, need {known}). Correct it.")
+        return variables[match[1]] or match[0]  # no variant: validation will say that no model is given
 
     def environment(match: re.Match[str]) -> str:
         value = os.environ.get(match[1])
@@ -159,9 +164,22 @@ def _expand(text: str, base: Path, where: str, variables: Mapping[str, str | Non
     return os.path.normpath(base / Path(text).expanduser())
 
 
-def _explain(path: Path, raw: Mapping[str, Any], error: ErrorDetails) -> str:
-    """One pydantic error as one line in our form."""
-    loc = [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
+def _by_key(exc: ValidationError) -> list[list[ErrorDetails]]:
+    """The complaints of each key: a union has one for each branch."""
+    groups: dict[str, list[ErrorDetails]] = {}
+    for error in exc.errors():
+        groups.setdefault(".".join(_location(error)), []).append(error)
+    return list(groups.values())
+
+
+def _location(error: ErrorDetails) -> list[str]:
+    return [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
+
+
+def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
+    """What pydantic says of one key, as one line in our form."""
+    error = errors[0]
+    loc = _location(error)
     key = ".".join(loc) or "the job"
     got = _show(error["input"])
     match error["type"]:
@@ -173,12 +191,28 @@ def _explain(path: Path, raw: Mapping[str, Any], error: ErrorDetails) -> str:
         case "missing":
             return f"{path}: {key}: this key is required. Add it."
         case "value_error":
-            return f"{path}: {key}: {error['msg'].removeprefix('Value error, ')}."
+            return f"{path}: {key}: {error['msg'].removeprefix('Value error, ')}. Correct it."
         case "string_pattern_mismatch":
-            return f"{path}: {key}: letters, digits, dot, dash and underscore only (got {got})."
+            return f"{path}: {key}: wrong value (got {got}, need letters, digits, dot, dash, underscore). Correct it."
         case _:
-            need = error["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-            return f"{path}: {key}: wrong value (got {got}, need {need})."
+            need = " or ".join(dict.fromkeys(_NEEDS.get(e["type"]) or _need(e["msg"]) for e in errors))
+            return f"{path}: {key}: wrong value (got {got}, need {need}). Correct it."
+
+
+_NEEDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+}
+
+
+def _need(message: str) -> str:
+    need = message.removeprefix("Input should be ").removeprefix("a valid ").replace("'", "")
+    return f"a number {need}" if need.startswith(("greater", "less")) else need
 
 
 def _is_union_branch(part: str) -> bool:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from batchr1.data.pending import Pending
 from batchr1.data.prompts import PromptRenderer, PromptRow, RowError
 from batchr1.data.source import Source
@@ -88,29 +90,9 @@ class Feeder:
             for start in range(0, batch.num_rows, RENDER_ROWS):
                 part = batch.slice(start, RENDER_ROWS)
                 wanted = samples[start : start + RENDER_ROWS]
-                for prompt, numbers in zip(self._render(part), wanted, strict=True):
+                for prompt, numbers in zip(render_batch(self._source, self._renderer, part), wanted, strict=True):
                     for sample in numbers:
                         yield self._item(prompt, sample)
-
-    def _render(self, batch: object) -> list[Prompt | RowError]:
-        import pyarrow as pa
-
-        assert isinstance(batch, pa.RecordBatch)
-        source = self._source
-        kept = source.kept(batch) if len(source.kept_schema) else None
-        rows = [
-            PromptRow(
-                id=str(id),
-                content=content,
-                gold=gold,
-                max_tokens=cap,
-                kept=kept.take(pa.array([i])) if kept is not None else None,
-            )
-            for i, (id, content, gold, cap) in enumerate(
-                zip(source.ids(batch), source.contents(batch), source.golds(batch), source.caps(batch), strict=True)
-            )
-        ]
-        return self._renderer.render_many(rows)
 
     def _item(self, prompt: Prompt | RowError, sample: int) -> WorkItem | Failure:
         if isinstance(prompt, RowError):
@@ -130,3 +112,14 @@ class Feeder:
         return WorkItem(
             prompt, sample, min(asked, room), limited_by, seed=derive_seed(self._seed, prompt.id, sample, 1)
         )
+
+
+def render_batch(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:
+    """The rows of an input batch as prompts, kept columns cut out one by one."""
+    kept = source.kept(batch) if len(source.kept_schema) else None
+    columns = zip(source.ids(batch), source.contents(batch), source.golds(batch), source.caps(batch), strict=True)
+    rows = [
+        PromptRow(str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None)
+        for i, (id, content, gold, cap) in enumerate(columns)
+    ]
+    return renderer.render_many(rows)

@@ -1,6 +1,8 @@
 """`batchr1 run`, without the command line: from a spec to a summary.
 
-check what can be checked cheaply ─▶ lock ─▶ what is pending? ─▶ plan ─▶ Driver ─▶ record, _SUCCESS, summary
+check everything that can be checked without an engine ─▶ lock ─▶ what is pending? ─▶ Driver ─▶ record, _SUCCESS
+
+Nothing is written before the checks are through, so that a job with a mistake in it leaves no trace.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchr1 import __version__
 from batchr1.data.lock import Lock
@@ -27,6 +29,7 @@ from batchr1.data.output import RUNS_DIR, Output
 from batchr1.data.pending import Counts, Pending
 from batchr1.data.source import Source
 from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
+from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, UsageError
 from batchr1.job.fingerprint import check_same, digest, fingerprint
@@ -36,6 +39,9 @@ from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
 from batchr1.sizing.devices import choose_devices
 from batchr1.sizing.model import ModelSource, resolve_model
 from batchr1.sizing.plan import Plan, make_plan
+
+if TYPE_CHECKING:
+    from batchr1.data.prompts import PromptRenderer
 
 log = logging.getLogger("batchr1.run")
 
@@ -85,6 +91,8 @@ def prepare(spec: JobSpec, options: RunOptions = RunOptions()) -> Prepared:
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     model = resolve_model(spec.model)
     plan = make_plan(spec, model, devices=choose_devices(options.gpus, options.devices))
+    if options.engine is None:
+        check_engine_args(spec.model.engine_args)
     output = Output(open_storage(spec.output.path, storage_options))
     files = expand_inputs(spec.input.paths, storage_options)
     output.refuse_overlap(spec.input.paths, files)
@@ -96,8 +104,20 @@ def prepare(spec: JobSpec, options: RunOptions = RunOptions()) -> Prepared:
 
 def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
     """Match the input's ids against what the output holds."""
+    pending = read_ids(prepared)
+    take_out_done(prepared, pending, retry_failed=retry_failed)
+    return pending
+
+
+def read_ids(prepared: Prepared) -> Pending:
+    """One pass over the input's ids. Raises `InputError` when one is null or comes twice, or nothing is there."""
     spec = prepared.spec
-    pending = Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
+    return Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
+
+
+def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
+    """Take out what the output holds, and rows that earlier outputs hold. A run must hold the lock."""
+    spec = prepared.spec
     options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     for uri in spec.input.exclude:
         earlier = Output(open_storage(uri, options))
@@ -110,7 +130,6 @@ def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
     if not retry_failed:
         for table in prepared.output.failed_tables(["id", "sample"]):
             pending.mark_failed(table.column("id"), table.column("sample"))
-    return pending
 
 
 def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
@@ -122,6 +141,11 @@ def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
     prepared = prepare(spec, options)
     output = prepared.output
     output.refuse_foreign()
+    if not options.fresh:
+        check_fingerprint(prepared)
+    pending = read_ids(prepared)
+    # An output that is there was made with this model, and often nothing is left to do: then spare the time.
+    renderer = None if output.exists() else _renderer(prepared, options)
     if options.fresh and output.exists():
         question = f"{output.uri}: delete {output.count_own()} result files?"
         if output.count_own() and not options.confirm_fresh(question):
@@ -133,16 +157,32 @@ def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
     with Lock.acquire(output.storage, run=run) as lock:
         if options.fresh:
             output.remove_own()
-        before = output.job()
-        if before is not None:
-            check_same(before["fingerprint"], prepared.semantic, output=output.uri)
+        check_fingerprint(prepared)
         output.clear_staging()
-        pending = find_pending(prepared, retry_failed=options.retry_failed)
+        take_out_done(prepared, pending, retry_failed=options.retry_failed)
         counts = pending.counts()
         pending.free()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
-        return _Run(prepared, options, run, lock, pending, counts).go()
+        return _Run(prepared, options, run, lock, pending, counts, renderer or _renderer(prepared, options)).go()
+
+
+def check_fingerprint(prepared: Prepared) -> None:
+    """Raise `FingerprintError` when the output was made by a job that would give other answers."""
+    before = prepared.output.job() if prepared.output.exists() else None
+    if before is not None:
+        check_same(before["fingerprint"], prepared.semantic, output=prepared.output.uri)
+
+
+def _renderer(prepared: Prepared, options: RunOptions) -> PromptRenderer:
+    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
+    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+
+    if options.engine is None:
+        require_vllm()
+    spec, model = prepared.spec, prepared.model
+    tokenizer = load_tokenizer(model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code)
+    return PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
 
 
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
@@ -156,10 +196,17 @@ class _Run:
     """A run that has work to do and holds the lock."""
 
     def __init__(
-        self, prepared: Prepared, options: RunOptions, run: str, lock: Lock, pending: Pending, counts: Counts
+        self,
+        prepared: Prepared,
+        options: RunOptions,
+        run: str,
+        lock: Lock,
+        pending: Pending,
+        counts: Counts,
+        renderer: PromptRenderer,
     ) -> None:
         self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
-        self._pending, self._counts = pending, counts
+        self._pending, self._counts, self._renderer = pending, counts, renderer
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
@@ -171,7 +218,7 @@ class _Run:
             "job": prepared.spec.name,
             "model": prepared.model.identity,
             "plan": asdict(prepared.plan),
-            "counts_before": asdict(counts),
+            "counts_before": counts.document(),
         }
 
     def go(self) -> Summary:
@@ -211,21 +258,15 @@ class _Run:
         )
 
     def _build(self, log_path: Path, stop_reason: Callable[[], str | None]) -> tuple[Driver, Any, Any]:
-        from batchr1.data.prompts import PromptRenderer, load_tokenizer
         from batchr1.run.feeder import Feeder, Limits
         from batchr1.run.local import LocalExecutor
         from batchr1.run.progress import ProgressDisplay
 
         prepared, spec, plan = self._prepared, self._prepared.spec, self._prepared.plan
-        model = prepared.model
-        tokenizer = load_tokenizer(
-            model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code
-        )
-        renderer = PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
         window = plan.replicas * plan.max_num_seqs
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
-            prepared.source, self._pending, renderer, limits, seed=spec.sampling.seed, ahead=max(256, window)
+            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window)
         )
         executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
@@ -294,7 +335,7 @@ class _Run:
             "wall_s": round(wall, 3),
             "generating_s": round(busy, 3),
             "tokens_per_s": round(rate, 1),
-            "counts": asdict(counts),
+            "counts": counts.document(),
             "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
             "engines": {str(w): asdict(r) for w, r in driver.ready.items()},
         }

@@ -113,15 +113,13 @@ def make_engine(spec: EngineSpec) -> Engine:
 
 def result_maker(setup: WorkerSetup) -> Callable[..., Any]:
     """Completion, time → Result, with the model's own tokenizer."""
-    from batchr1.data.prompts import load_tokenizer
-    from batchr1.reasoning import ThinkTags, to_result
+    from batchr1.data.tokenizer import end_ids_of, load_tokenizer
+    from batchr1.reasoning import ThinkTags, text_decoder, to_result
 
     spec = setup.engine
     tokenizer = load_tokenizer(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    tags = ThinkTags.of(tokenizer)
-
-    def decode(ids: Any) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
+    tags = ThinkTags.of(tokenizer, end_ids=end_ids_of(spec.model, revision=spec.revision))
+    decode = text_decoder(tokenizer, tags)
 
     def make(completion: Any, finished_at: Any) -> Any:
         return to_result(

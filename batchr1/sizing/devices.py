@@ -20,12 +20,17 @@ def choose_devices(gpus: str | None, devices: tuple[str, ...] | None) -> tuple[s
     if devices is not None:
         missing = [d for d in devices if d not in found]
         if missing:
-            raise JobError(f"--devices: there is no GPU {missing[0]} (found: {', '.join(found) or 'none'}).")
+            raise JobError(
+                f"--devices: there is no such GPU (got {missing[0]}, found {', '.join(found) or 'none'}). "
+                f"Give {'some of these' if found else '--gpus none'}."
+            )
+        if len(set(devices)) < len(devices) or not devices:
+            raise JobError(f"--devices: not a list of GPUs (got {','.join(devices)!r}, need each once, such as 0,1).")
         return devices
     if gpus in (None, "all"):
         return found
     if not str(gpus).isdigit() or gpus == "0":
-        raise JobError(f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more, all or none).")
+        raise JobError(f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more, all or none). Correct it.")
     if int(str(gpus)) > len(found):
         most = len(found) or "none"
         raise JobError(f"--gpus: not so many GPUs here (got {gpus}, found {len(found)}). Give --gpus {most}.")

@@ -51,10 +51,14 @@ def _local(folder: Path, name: str) -> ModelSource:
     if not folder.is_dir():
         raise ModelError(f"model {folder}: there is no such folder. Give a folder with config.json and *.safetensors.")
     if not any(folder.glob("*.safetensors")):
-        extra = " GGUF files are for llama.cpp; use the original safetensors." if any(folder.glob("*.gguf")) else ""
-        raise ModelError(f"model {folder}: holds no *.safetensors, the only format batchr1 loads.{extra}")
+        got = next((suffix for suffix in (".gguf", ".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none")
+        raise ModelError(
+            f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). "
+            "Give the folder of the model's original safetensors."
+        )
     config = _read_config(folder / "config.json", str(folder))
-    return ModelSource(name, str(folder), None, "sha256:" + content_hash(folder), _context_len(config, name), config)
+    context_len = _context_len(config, str(folder))
+    return ModelSource(name, str(folder), None, "sha256:" + content_hash(folder), context_len, config)
 
 
 def _hub(repo: str, revision: str | None, name: str) -> ModelSource:
@@ -70,13 +74,13 @@ def _hub(repo: str, revision: str | None, name: str) -> ModelSource:
             "Run once with network, or download it and set model.path."
         ) from exc
     except RepositoryNotFoundError as exc:
-        raise ModelError(f"{where}: no such repository, or it needs a token (HF_TOKEN).") from exc
+        raise ModelError(f"{where}: no such repository, or not without a token. Correct it, or set HF_TOKEN.") from exc
     except (HfHubHTTPError, ValueError, OSError) as exc:
         reason = str(exc).strip().partition("\n")[0]
-        raise ModelError(f"{where}: config.json cannot be had from the hub ({reason}).") from exc
+        raise ModelError(f"{where}: no config.json from the hub ({reason}). Correct the name or revision.") from exc
     commit = path.parent.name  # …/snapshots/<commit>/config.json
     config = _read_config(path, where)
-    return ModelSource(name, repo, commit, f"{repo}@{commit}", _context_len(config, name), config)
+    return ModelSource(name, repo, commit, f"{repo}@{commit}", _context_len(config, repo), config)
 
 
 def _read_config(path: Path, where: str) -> dict[str, Any]:
@@ -85,18 +89,21 @@ def _read_config(path: Path, where: str) -> dict[str, Any]:
     except FileNotFoundError as exc:
         raise ModelError(f"model {where}: has no config.json. Give a folder in Hugging Face layout.") from exc
     except (OSError, ValueError) as exc:
-        raise ModelError(f"model {where}: config.json is not readable JSON ({exc}).") from exc
+        raise ModelError(f"model {where}: config.json is not readable JSON ({exc}). Download it again.") from exc
     if not isinstance(config, dict):
-        raise ModelError(f"model {where}: config.json is not an object.")
+        raise ModelError(f"model {where}: config.json is not an object. Download it again.")
     return config
 
 
-def _context_len(config: dict[str, Any], name: str) -> int:
-    text = config.get("text_config", config)
+def _context_len(config: dict[str, Any], where: str) -> int:
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
         if isinstance(text.get(key), int):
             return int(text[key])
-    raise ModelError(f"model {name}: config.json does not say how long the context is (need max_position_embeddings).")
+    raise ModelError(
+        f"model {where}: config.json does not say how long the context is (need max_position_embeddings). Add it there."
+    )
 
 
 def content_hash(folder: Path) -> str:

@@ -16,7 +16,7 @@ _CPU_MAX_NUM_SEQS = 256
 _CUDA_MAX_NUM_SEQS = 512
 _CPU_KV_SHARE = 0.25
 _CPU_KV_BYTES_MIN = 256 * 2**20
-_CPU_KV_BYTES_MAX = 4 * 2**30
+_CPU_KV_BYTES_MAX = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +40,19 @@ class Plan:
 def make_plan(spec: JobSpec, model: ModelSource, *, devices: tuple[str, ...]) -> Plan:
     """Size the engine for this machine. `devices`: ids of the GPUs to use, empty for the CPU."""
     asked = dict(spec.model.engine_args)
-    tensor, pipeline = int(asked.get("tensor_parallel_size", 1)), int(asked.get("pipeline_parallel_size", 1))
-    width = tensor * pipeline
+    width = _whole_number(asked, "tensor_parallel_size", 1) * _whole_number(asked, "pipeline_parallel_size", 1)
     device: Device = "cuda" if devices else "cpu"
     if devices and len(devices) < width:
         raise JobError(
             f"model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the machine "
-            f"(got {width}, need at most {len(devices)} GPUs)."
+            f"(got {width}, need at most {len(devices)} GPUs). Lower one of them, or give the run more GPUs."
         )
     groups = tuple(tuple(devices[i : i + width]) for i in range(0, len(devices) - width + 1, width)) or ((),)
     max_model_len = _whole_number(asked, "max_model_len", model.context_len)
     if max_model_len > model.context_len and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
         raise JobError(
             f"model.engine_args.max_model_len: longer than the model's context "
-            f"(got {max_model_len}, need at most {model.context_len})."
+            f"(got {max_model_len}, need at most {model.context_len}). Lower it, or leave it out."
         )
     max_num_seqs = _whole_number(asked, "max_num_seqs", _CUDA_MAX_NUM_SEQS if devices else _CPU_MAX_NUM_SEQS)
     args: dict[str, Any] = {"load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": max_num_seqs}
@@ -73,12 +72,12 @@ _VLLM_QUANTIZATION = {"fp8": "fp8", "awq": "awq_marlin", "gptq": "gptq_marlin", 
 def _whole_number(args: dict[str, Any], key: str, default: int) -> int:
     value = args.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise JobError(f"model.engine_args.{key}: not a positive whole number (got {value!r}).")
+        raise JobError(f"model.engine_args.{key}: not a positive whole number (got {value!r}). Correct it.")
     return value
 
 
 def _cpu_kv_bytes(replicas: int) -> int:
-    """A quarter of the machine's memory, shared by the replicas, within 256 MiB and 4 GiB each."""
+    """A quarter of the machine's memory, shared by the replicas, within 256 MiB and 1 GiB each."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     share = int(memory * _CPU_KV_SHARE) // replicas
     return max(_CPU_KV_BYTES_MIN, min(share, _CPU_KV_BYTES_MAX))

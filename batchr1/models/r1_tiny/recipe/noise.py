@@ -54,15 +54,14 @@ def typo(rng: Random, word: str) -> str:
 
 def strange_words(rng: Random, text: str) -> str:
     """Replaces words that don't decide what is asked by made-up ones."""
-
-    def replace(match: re.Match[str]) -> str:
-        word = match.group(2)
-        if word in _KEYWORDS or rng.random() < 0.5:
-            return match.group(0)
-        made_up = rng.choice(MADE_UP)
-        return f"{match.group(1)} {made_up}{'s' if word.endswith('s') else ''}"
-
-    return _AFTER.sub(replace, text)
+    chosen = {
+        word: rng.choice(MADE_UP) + ("s" if word.endswith("s") else "")
+        for _, word in _AFTER.findall(text)
+        if word not in _KEYWORDS and rng.random() < 0.5
+    }
+    if not chosen:
+        return text
+    return re.sub(r"\b(?:" + "|".join(chosen) + r")\b", lambda m: chosen[m.group(0)], text)
 
 
 def wrap(rng: Random, bank: Bank, question: str) -> str:

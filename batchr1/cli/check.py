@@ -1,0 +1,108 @@
+"""`batchr1 check JOB`"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+
+from batchr1.cli.options import JOB, JSON, device_options, job_options, named, read_job, split_devices
+
+SAMPLE_ROWS = 2000
+
+
+@click.command()
+@JOB
+@job_options
+@device_options
+@click.option("--show-prompt", is_flag=True, help="Print the first prompt as the model will see it.")
+@JSON
+def command(
+    job: Path,
+    variant: str | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    limit: int | None,
+    date: str | None,
+    gpus: str | None,
+    devices: str | None,
+    show_prompt: bool,
+    as_json: bool,
+) -> None:
+    """Look at everything that JOB names, without loading the model or writing anything.
+
+    Reads the whole id column and renders the first prompts; says what `run` would do, or what is wrong.
+    """
+    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+    from batchr1.records import Prompt
+    from batchr1.run.feeder import render_batch
+    from batchr1.run.job import RunOptions, check_fingerprint, find_pending, prepare
+
+    with named(job):
+        prepared = prepare(spec, RunOptions(gpus=gpus, devices=split_devices(devices)))
+        prepared.output.refuse_foreign()
+        check_fingerprint(prepared)
+        counts = find_pending(prepared).counts()
+    model = prepared.model
+    tokenizer = load_tokenizer(model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code)
+    renderer = PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+    prompts: list[Prompt] = []
+    bad: dict[str, int] = {}
+    for _, batch in prepared.source.batches(prepared.source.row_columns):
+        for prompt in render_batch(prepared.source, renderer, batch.slice(0, SAMPLE_ROWS - len(prompts))):
+            if isinstance(prompt, Prompt):
+                prompts.append(prompt)
+            else:
+                bad[prompt.reason] = bad.get(prompt.reason, 0) + 1
+        if len(prompts) + sum(bad.values()) >= SAMPLE_ROWS:
+            break
+    lengths = [len(p.token_ids) for p in prompts]
+    too_long = sum(length >= prepared.plan.max_model_len for length in lengths)
+    document: dict[str, Any] = {
+        "job": spec.name,
+        "model": {"name": model.name, "identity": model.identity, "context_len": model.context_len},
+        "device": prepared.plan.device,
+        "replicas": prepared.plan.replicas,
+        "engine_args": prepared.plan.engine_args,
+        "counts": counts.document(),
+        "prompt_tokens": {"min": min(lengths), "mean": statistics.fmean(lengths), "max": max(lengths)}
+        if lengths
+        else None,
+        "sampled": len(prompts) + sum(bad.values()),
+        "too_long": too_long,
+        "bad_rows": bad,
+        "output": prepared.output.uri,
+    }
+    if as_json:
+        click.echo(json.dumps(document, default=str))
+        return
+    click.echo(_as_text(document))
+    if show_prompt and prompts:
+        click.echo("first prompt:\n" + tokenizer.decode(list(prompts[0].token_ids), skip_special_tokens=False))
+
+
+def _as_text(d: dict[str, Any]) -> str:
+    model, counts = d["model"], d["counts"]
+    lines = [
+        f"job      {d['job']}: nothing is wrong with it",
+        f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} tokens",
+        f"engine   {d['replicas']} × {d['device']}, {', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}",
+        f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, {counts['failed']:,} failed, "
+        f"{counts['pending']:,} pending",
+    ]
+    if counts["duplicates"]:
+        lines.append(f"         {counts['duplicates']:,} rows left out: equal prompts, or done in input.exclude")
+    if d["prompt_tokens"]:
+        t = d["prompt_tokens"]
+        lines.append(
+            f"prompts  {t['min']:,} to {t['max']:,} tokens, mean {t['mean']:,.0f} (first {d['sampled']:,} rows)"
+            + (f"; {d['too_long']:,} too long for the context" if d["too_long"] else "")
+        )
+    if d["bad_rows"]:
+        lines.append("bad rows " + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items()))
+    lines.append(f"output   {d['output']}")
+    return "\n".join(lines)

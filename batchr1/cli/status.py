@@ -1,0 +1,100 @@
+"""`batchr1 status OUTPUT|JOB`"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchr1.cli.options import JSON, job_options, named, read_job
+
+if TYPE_CHECKING:
+    from batchr1.report.summary import OutputSummary
+
+
+@click.command()
+@click.argument("target", metavar="OUTPUT|JOB")
+@job_options
+@click.option("--by", metavar="COLUMN", help="Also a line for each value of this column.")
+@click.option("--failed", "show_failed", is_flag=True, help="List the rows that failed, and why.")
+@JSON
+def command(
+    target: str,
+    variant: str | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    limit: int | None,
+    date: str | None,
+    by: str | None,
+    show_failed: bool,
+    as_json: bool,
+) -> None:
+    """Say what an output holds: rows done, failed and pending, truncation, right answers, tokens.
+
+    With a job file the input is read too, and pending rows are counted against it.
+    """
+    from batchr1.data.output import Output
+    from batchr1.data.storage import open_storage
+    from batchr1.report.summary import failed_rows, summarise
+
+    pending: int | None = None
+    if Path(target).suffix in {".yaml", ".yml"}:
+        from batchr1.run.job import find_pending, prepare
+
+        spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
+        with named(Path(target)):
+            prepared = prepare(spec)
+            found = prepared.output
+            pending = find_pending(prepared).counts().pending
+        if not found.exists():
+            click.echo(f"{found.uri}: nothing here yet, {pending:,} pending")
+            return
+    else:
+        found = Output(open_storage(target))
+    if show_failed:
+        rows = failed_rows(found)
+        if as_json:
+            click.echo(json.dumps(rows, default=str))
+        else:
+            for row in rows:
+                click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
+        return
+    summary = summarise(found, by=by, pending=pending)
+    click.echo(json.dumps(asdict(summary), default=str) if as_json else as_text(summary, by))
+
+
+def as_text(s: OutputSummary, by: str | None) -> str:
+    """The table that `status` prints."""
+    failed = sum(s.failed.values())
+    state = f"running ({s.holder})" if s.holder else "complete" if s.complete else "not complete"
+    pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
+    lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {s.runs} runs"]
+    if s.failed:
+        lines.append("  failed     " + _list(s.failed))
+    if s.done:
+        cut = sum(s.truncated_in.values())
+        lines.append(f"  reasoning  {_list(s.statuses)}")
+        where = f" (in {_list(s.truncated_in)})" if cut else ""
+        lines.append(f"  truncated  {cut:,} = {cut / s.done:.1%}{where}")
+        if s.judged:
+            lines.append(f"  correct    {s.correct:,} of {s.judged:,} = {s.correct / s.judged:.1%}")
+        if s.flags:
+            lines.append(f"  flags      {_list(s.flags)}")
+        lines.append(f"  tokens     {s.tokens:,} generated; per row:")
+        for name, stats in s.token_stats.items():
+            numbers = "  ".join(f"{key} {value:>8,.0f}" for key, value in stats.items())
+            lines.append(f"    {name:<18} {numbers}")
+    for group in s.groups:
+        share = f"{group.correct / group.judged:6.1%} correct" if group.judged else "     no gold"
+        lines.append(
+            f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
+            f"{group.truncated / group.rows:6.1%} truncated  {group.mean_tokens:>8,.0f} tokens"
+        )
+    return "\n".join(lines)
+
+
+def _list(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())

@@ -1,0 +1,49 @@
+"""The names of vLLM's engine arguments, without importing vLLM: that takes seconds, and loads torch into the driver."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from batchr1.errors import JobError, UsageError
+
+
+def require_vllm() -> Path:
+    """The folder of the installed vLLM; a `UsageError` when there is none."""
+    spec = find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            "vllm: not installed here (need it to run a model). "
+            "Install batchr1[cuda] on a machine with GPUs, batchr1[cpu] elsewhere."
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def engine_arg_names() -> tuple[str, ...]:
+    """The fields of vLLM's `EngineArgs`, read from its source (compared with 0.32's class); () if it moved."""
+    path = require_vllm() / "engine" / "arg_utils.py"
+    if not path.is_file():
+        return ()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    fields = [
+        line.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name == "EngineArgs"
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    ]
+    return tuple(fields)
+
+
+def check_engine_args(names: Iterable[str]) -> None:
+    """Raise `JobError` for a name that the installed vLLM does not take."""
+    wanted = list(names)
+    known = engine_arg_names() if wanted else ()
+    for name in wanted:
+        if known and name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"Did you mean {close[0]}?" if close else "See `vllm serve --help` for the names (with underscores)."
+            raise JobError(f"model.engine_args.{name}: vLLM has no such argument. {hint}")

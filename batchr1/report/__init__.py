@@ -1,0 +1,1 @@
+"""What an output holds, in numbers."""

@@ -1,0 +1,164 @@
+"""Counts and shares over an output, from the columns that hold numbers; the texts stay on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from batchr1.data.columns import NAMES
+from batchr1.data.lock import read_lock
+from batchr1.data.output import Output
+from batchr1.errors import UsageError
+
+_COLUMNS = [
+    "id",
+    "sample",
+    "correct",
+    "reasoning_status",
+    "truncated_in",
+    "prompt_tokens",
+    "reasoning_tokens",
+    "answer_tokens",
+    "completion_tokens",
+    "flags",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """Rows of an output that share a value of some column. Tokens are completion tokens."""
+
+    value: str
+    rows: int
+    correct: int
+    judged: int
+    truncated: int
+    mean_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSummary:
+    """What `batchr1 status` says. Shares are over done rows; token figures are per row."""
+
+    output: str
+    complete: bool
+    done: int
+    failed: dict[str, int]
+    pending: int | None
+    statuses: dict[str, int]
+    truncated_in: dict[str, int]
+    judged: int
+    correct: int
+    tokens: int
+    token_stats: dict[str, dict[str, float]]
+    flags: dict[str, int]
+    runs: int
+    last_run: dict[str, Any]
+    holder: str | None
+    groups: list[GroupSummary] = field(default_factory=list)
+
+
+def summarise(output: Output, *, by: str | None = None, pending: int | None = None) -> OutputSummary:
+    """Read an output. `by` names a column to group by; `pending` is known only to who has read the input.
+
+    Raises `UsageError` when nothing of ours is there, or it has no column `by`.
+    """
+    runs = output.runs()
+    if not output.exists() and not runs:
+        raise UsageError(f"{output.uri}: not an output of batchr1. Give the folder that a job wrote, or the job file.")
+    columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
+    frames = []
+    for rel in output.parts():
+        with output.storage.open_input(rel) as file:
+            have = pl.read_parquet_schema(file)
+            if by is not None and by not in have:
+                kept = ", ".join(n for n in have if n not in NAMES) or "none"
+                raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
+            file.seek(0)
+            frames.append(pl.read_parquet(file, columns=columns))
+    rows = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    last = runs[-1] if runs else {}
+    if pending is None and last:
+        pending = last.get("counts", last["counts_before"])["pending"]
+    return OutputSummary(
+        output=output.uri,
+        complete=output.is_complete(),
+        done=rows.height,
+        failed=_failed(output, rows),
+        pending=pending,
+        statuses=_counts(rows, "reasoning_status"),
+        truncated_in=_counts(rows, "truncated_in"),
+        judged=rows.height - rows["correct"].null_count() if frames else 0,
+        correct=int(rows["correct"].sum() or 0) if frames else 0,
+        tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()) if frames else 0,
+        token_stats={c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens")} if frames else {},
+        flags=_counts(rows.explode("flags"), "flags") if frames else {},
+        runs=len(runs),
+        last_run={k: last.get(k) for k in ("run", "state", "exit_code", "started", "ended", "tokens_per_s", "stopped")},
+        holder=_holder(output),
+        groups=_groups(rows, by) if by is not None and frames else [],
+    )
+
+
+def failed_rows(output: Output) -> list[dict[str, Any]]:
+    """The rows that failed and were not done since, the newest word on each."""
+    failed = [pl.DataFrame(table) for table in output.failed_tables()]
+    if not failed:
+        return []
+    done = [pl.DataFrame(table) for table in output.tables(["id", "sample"])]
+    rows = pl.concat(failed).unique(["id", "sample"], keep="last", maintain_order=True)
+    if done:
+        rows = rows.join(pl.concat(done), on=["id", "sample"], how="anti")
+    return rows.to_dicts()
+
+
+def _failed(output: Output, done: pl.DataFrame) -> dict[str, int]:
+    tables = [pl.DataFrame(table) for table in output.failed_tables(["id", "sample", "reason"])]
+    if not tables:
+        return {}
+    rows = pl.concat(tables).unique(["id", "sample"], keep="last", maintain_order=True)
+    if done.height:
+        rows = rows.join(done.select("id", "sample"), on=["id", "sample"], how="anti")
+    return _counts(rows, "reason")
+
+
+def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
+    counted = rows.drop_nulls(column).group_by(column).len().sort("len", descending=True)
+    return {str(value): int(count) for value, count in counted.iter_rows()}
+
+
+def _stats(values: pl.Series) -> dict[str, float]:
+    def quantile(q: float) -> float:
+        return float(values.quantile(q, "nearest") or 0)
+
+    mean = values.mean()
+    return {
+        "mean": round(float(mean), 1) if isinstance(mean, (int, float)) else 0.0,
+        "p50": quantile(0.5),
+        "p95": quantile(0.95),
+        "max": quantile(1.0),
+    }
+
+
+def _groups(rows: pl.DataFrame, by: str) -> list[GroupSummary]:
+    grouped = (
+        rows.group_by(by)
+        .agg(
+            pl.len(),
+            pl.col("correct").sum().alias("right"),
+            pl.col("correct").count().alias("judged"),
+            pl.col("truncated_in").count().alias("cut"),
+            pl.col("completion_tokens").mean().alias("tokens"),
+        )
+        .sort(by)
+    )
+    return [
+        GroupSummary(str(v), n, right, judged, cut, tokens) for v, n, right, judged, cut, tokens in grouped.iter_rows()
+    ]
+
+
+def _holder(output: Output) -> str | None:
+    info = read_lock(output.storage)
+    return None if info is None or info.released or info.owner_is_dead() else str(info)

@@ -1,0 +1,105 @@
+"""Jobs that the replay engine runs: driver, worker process, tokenizer, splitting and Parquet are the real ones.
+
+Also a program: `python tests/replay_job.py SCRIPT.json run JOB …` is `batchr1 run JOB …` with that engine, for tests
+that need a process of its own to signal or to kill.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from batchr1.engine.protocol import Sampling
+from batchr1.job import load_job
+from batchr1.run.job import RunOptions, Summary, run_job
+from batchr1.run.messages import EngineSpec
+from batchr1.sizing.catalogue import variant
+
+MODEL = str(variant("r1-tiny").path)
+
+
+@functools.cache
+def token_ids() -> dict[str, int]:
+    """What the replay engine has to know of r1-tiny's vocabulary."""
+    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+
+    tokenizer = load_tokenizer(MODEL)
+    letters = tokenizer.convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyz"))
+    assert letters == list(range(letters[0], letters[0] + 26))
+    return {
+        "open_id": tokenizer.convert_tokens_to_ids("<think>"),
+        "close_id": tokenizer.convert_tokens_to_ids("</think>"),
+        "end_id": tokenizer.eos_token_id,
+        "first_text_id": letters[0],
+        "num_text_ids": 26,
+        "marker": PromptRenderer(tokenizer).render("0", "1 + 1").token_ids[-1],
+    }
+
+
+def replay(**script: Any) -> EngineSpec:
+    """The replay engine with r1-tiny's vocabulary; `script` is more of `engine.replay.Script`."""
+    args = {**token_ids(), "tokens_per_step": 8, **script}
+    return EngineSpec("replay", "cpu", MODEL, None, False, args, Sampling(0.6, 0.95))
+
+
+def write_job(folder: Path, **sections: Any) -> Path:
+    """A job file in `folder` that reads in.parquet (id, problem) and writes out/; `sections` add keys to it."""
+    job: dict[str, Any] = {
+        "name": "replayed",
+        "model": {"variant": "r1-tiny"},
+        "input": {"path": "in.parquet", "id": "id", "prompt": "problem"},
+        "output": {"path": "out", "rows_per_part": 16},
+        "sampling": {"max_tokens": 100},
+    }
+    for name, keys in sections.items():
+        job[name] = {**job.get(name, {}), **keys} if isinstance(keys, dict) else keys
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def questions(rows: int, *, start: int = 0) -> pl.DataFrame:
+    """Input rows that the helpers here use."""
+    numbers = range(start, start + rows)
+    return pl.DataFrame({"id": [f"row/{i}" for i in numbers], "problem": [f"What is {i} + {i}? ½ é 東" for i in numbers]})
+
+
+def run_replay(job: Path, engine: EngineSpec | None = None, **options: Any) -> Summary:
+    """Run a job file in this process."""
+    return run_job(load_job(job), RunOptions(engine=engine or replay(), show_progress=False, **options))
+
+
+def rows_of(output: Path | str) -> pl.DataFrame:
+    """All rows of an output, by id and sample."""
+    parts = sorted(Path(output, "data").glob("*.parquet"))
+    return pl.concat([pl.read_parquet(part) for part in parts]).sort("id", "sample")
+
+
+def keys_of(rows: pl.DataFrame) -> list[tuple[str, int]]:
+    return list(rows.select("id", "sample").sort("id", "sample").iter_rows())
+
+
+def wanted_keys(inputs: pl.DataFrame, n: int = 1) -> list[tuple[str, int]]:
+    """Every (id, sample) that a job over `inputs` has to come to, each once."""
+    return sorted((id, sample) for id in inputs["id"] for sample in range(n))
+
+
+def main() -> None:
+    """The command line as it is, but for the engine."""
+    import batchr1.run.job
+    from batchr1.cli.main import main as command_line
+
+    script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
+    options = script.pop("run_options", {})
+    batchr1.run.job.RunOptions = functools.partial(RunOptions, engine=replay(**script), **options)  # type: ignore[misc]
+    command_line(prog_name="batchr1")
+
+
+if __name__ == "__main__":
+    main()
