@@ -5,7 +5,7 @@
 #   docker run --rm --gpus all --ipc=host -v ~/.cache/huggingface:/home/batchr1/.cache/huggingface \
 #       -v "$PWD":/work batchr1 run jobs/math.yaml --variant r1-distill-qwen-7b
 #
-# The image was not built where this file was written (no image registry there); `docker build --check` passed.
+# The image was not built where this file was written: no image registry could be reached there.
 FROM vllm/vllm-openai:v0.26.0
 
 RUN useradd --create-home --uid 1000 --shell /usr/sbin/nologin batchr1

@@ -60,14 +60,16 @@ def write_job(folder: Path, **sections: Any) -> Path:
     for name, keys in sections.items():
         job[name] = {**job.get(name, {}), **keys} if isinstance(keys, dict) else keys
     path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(job, allow_unicode=True), encoding="utf-8")
+    path.write_text(yaml.safe_dump(job, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return path
 
 
 def questions(rows: int, *, start: int = 0) -> pl.DataFrame:
     """Input rows that the helpers here use."""
     numbers = range(start, start + rows)
-    return pl.DataFrame({"id": [f"row/{i}" for i in numbers], "problem": [f"What is {i} + {i}? ½ é 東" for i in numbers]})
+    return pl.DataFrame(
+        {"id": [f"row/{i}" for i in numbers], "problem": [f"What is {i} + {i}? ½ é 東" for i in numbers]}
+    )
 
 
 def run_replay(job: Path, engine: EngineSpec | None = None, **options: Any) -> Summary:
@@ -92,12 +94,13 @@ def wanted_keys(inputs: pl.DataFrame, n: int = 1) -> list[tuple[str, int]]:
 
 def main() -> None:
     """The command line as it is, but for the engine."""
+    import batchr1.run.driver
     import batchr1.run.job
     from batchr1.cli.main import main as command_line
 
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
-    options = script.pop("run_options", {})
-    batchr1.run.job.RunOptions = functools.partial(RunOptions, engine=replay(**script), **options)  # type: ignore[misc]
+    batchr1.run.driver.GRACE_S = script.pop("grace_s", batchr1.run.driver.GRACE_S)
+    batchr1.run.job.RunOptions = functools.partial(RunOptions, engine=replay(**script))  # type: ignore[misc]
     command_line(prog_name="batchr1")
 
 

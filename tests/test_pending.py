@@ -128,12 +128,8 @@ def test_without_an_id_column_equal_prompts_are_one_row(tmp_path: Path) -> None:
 
 def test_a_repeated_id_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     source = source_of(write(tmp_path / "in.parquet", ["a", "b", "c", "d", "b", "a"]))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=r"/in\.parquet: row 4: the id 'b' came before \(got 2 repeated ids"):
         pending_of(source)
-    assert str(error.value) == (
-        f"{tmp_path}/in.parquet: row 4: the id 'b' came before (got 2 repeated ids, need unique ones). "
-        "Give input.id a unique column, or leave it out to use a hash of the prompt."
-    )
 
 
 def test_ids_that_differ_only_in_their_type_are_repeated(tmp_path: Path) -> None:
@@ -146,20 +142,14 @@ def test_ids_that_differ_only_in_their_type_are_repeated(tmp_path: Path) -> None
 
 def test_a_null_id_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a", "b", "c", None], "q": ["?"] * 4}), tmp_path / "in.parquet", row_group_size=3)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=r"/in\.parquet: row 3: the id is null"):
         pending_of(source_of(tmp_path / "in.parquet"))
-    assert str(error.value) == (
-        f"{tmp_path}/in.parquet: row 3: the id is null (got null, need a unique id). Fill it, or drop input.id."
-    )
 
 
 def test_an_input_without_rows_is_an_error(tmp_path: Path) -> None:
     source = source_of(write(tmp_path / "in.parquet", ["a"]), where="id = 'b'")
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="no rows"):
         pending_of(source)
-    assert str(error.value) == (
-        "input: no rows (got 0 after where and limit, need at least 1). Look at path and where."
-    )
 
 
 def test_memory_is_a_few_bytes_per_row_and_a_bit_per_sample(tmp_path: Path) -> None:

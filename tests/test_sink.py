@@ -153,7 +153,7 @@ def test_rows_without_their_kept_columns_are_refused() -> None:
         results_table([row], KEPT)
 
 
-@pytest.mark.parametrize("name", [column.name for column in COLUMNS if not column.nullable])
+@pytest.mark.parametrize("name", [c.name for c in COLUMNS if not c.nullable and not pa.types.is_list(c.type)])
 def test_a_null_where_none_may_be_is_refused(tmp_path: Path, name: str) -> None:
     row = result_of(a_row(**{name: None}))
     with pytest.raises((ValueError, pa.ArrowException)):

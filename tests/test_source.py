@@ -7,6 +7,7 @@ import decimal
 import io
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,18 +100,16 @@ def test_a_template_is_filled_from_columns_and_a_null_in_one_gives_no_prompt(tmp
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{a", "input.template: braces do not match (expected '}' before end of string). "
-               "Write {{ and }} for literal braces."),
-        ("{a.b}", "input.template: {a.b} is not a plain column name. Write {{ and }} for braces."),
-        ("{}", "input.template: {} is not a plain column name. Write {{ and }} for braces."),
-        ("no column", "input.template: names no column. Write {column} where a column's text belongs."),
+        ("{a", "input.template: braces do not match"),
+        ("{a.b}", "input.template: {a.b} is not a plain column name"),
+        ("{}", "input.template: {} is not a plain column name"),
+        ("no column", "input.template: names no column"),
     ],
-)  # fmt: skip
+)
 def test_a_template_that_cannot_be_filled_is_an_error(tmp_path: Path, template: str, message: str) -> None:
     path = write(tmp_path / "in.parquet", {"id": ["1"], "a": ["x"]})
-    with pytest.raises(JobError) as error:
+    with pytest.raises(JobError, match=re.escape(message)):
         source_of(path, id="id", template=template)
-    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
@@ -164,6 +163,7 @@ def test_gold_answers_of_every_type_become_text(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 NOW = dt.datetime(2024, 2, 3, 4, 5, 6, 789_000)
 
 
@@ -193,8 +193,7 @@ NOW = dt.datetime(2024, 2, 3, 4, 5, 6, 789_000)
         ([[["x"]], [None]], pa.list_(pa.list_(pa.large_string())), pa.list_(pa.list_(pa.string()))),
         ([{"a": 1, "b": "x"}, None], pa.struct([("a", pa.int8()), ("b", pa.large_string())]),
          pa.struct([("a", pa.int8()), ("b", pa.string())])),
-        ([[{"role": "user", "content": "é"}], []], pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
-         pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ([[{"role": "user", "content": "é"}], []], pa.large_list(MESSAGE), pa.list_(MESSAGE)),
         ([[("k", "v")], None], pa.map_(pa.large_string(), pa.large_string()), pa.map_(pa.string(), pa.string())),
     ],
     ids=lambda value: str(value) if isinstance(value, pa.DataType) else "",
@@ -228,11 +227,8 @@ def test_keep_all_takes_every_column_but_the_id_and_moves_names_of_ours_out_of_t
 
 def test_a_kept_column_cannot_take_the_name_of_one_of_ours(tmp_path: Path) -> None:
     path = write(tmp_path / "in.parquet", {"id": ["1"], "q": ["?"], "answer": ["4"]})
-    with pytest.raises(JobError) as error:
+    with pytest.raises(JobError, match=r"output\.keep: 'answer' is a column of the output already"):
         source_of(path, ["answer"], id="id", prompt="q")
-    assert str(error.value) == (
-        "output.keep: 'answer' is a column of the output already. Rename it: keep: {input_answer: answer}."
-    )
 
 
 def test_a_kept_column_must_have_one_type_in_all_files(tmp_path: Path) -> None:
@@ -241,12 +237,9 @@ def test_a_kept_column_must_have_one_type_in_all_files(tmp_path: Path) -> None:
     source = source_of(tmp_path / "*.parquet", ["x"], id="id", prompt="q")
     assert ids_of(source) == ["1", "2"]
     write(tmp_path / "c.parquet", {"id": ["3"], "q": ["?"], "x": [3]})
-    with pytest.raises(InputError) as error:
+    message = r"c\.parquet: output\.keep: column 'x' has another type than in the first file \(got int64"
+    with pytest.raises(InputError, match=message):
         source_of(tmp_path / "*.parquet", ["x"], id="id", prompt="q")
-    assert str(error.value) == (
-        f"{tmp_path}/c.parquet: output.keep: column 'x' has another type than in the first file "
-        "(got int64, need large_string)."
-    )
 
 
 def test_where_and_then_limit_choose_rows_over_files_and_row_groups(tmp_path: Path) -> None:

@@ -47,9 +47,11 @@ def command(
         prepared.output.refuse_foreign()
         check_fingerprint(prepared)
         counts = find_pending(prepared).counts()
-    model = prepared.model
-    tokenizer = load_tokenizer(model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code)
-    renderer = PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+        model = prepared.model
+        tokenizer = load_tokenizer(
+            model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code
+        )
+        renderer = PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
     for _, batch in prepared.source.batches(prepared.source.row_columns):

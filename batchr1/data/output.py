@@ -197,9 +197,9 @@ def _refuse_place(folder: Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise OutputError(f"{folder}: {place} is a file (got a file, need a folder or nothing). Give another path.")
+        raise OutputError(f"{folder}: cannot be a folder (got a file at {place}). Give another path.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: {place} cannot be written to (permission, or read-only). Give another path.")
+        raise OutputError(f"{folder}: cannot be written to (got no permission, or read-only: {place}). Give another path.")
 
 
 def stage_part(storage: Storage, table: pa.Table, name: str) -> None:

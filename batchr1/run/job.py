@@ -55,6 +55,7 @@ class RunOptions:
     stop_after_s: float | None = None
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
+    cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
     engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
     confirm_fresh: Callable[[str], bool] = lambda message: False
@@ -90,7 +91,8 @@ def prepare(spec: JobSpec, options: RunOptions = RunOptions()) -> Prepared:
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     model = resolve_model(spec.model)
-    plan = make_plan(spec, model, devices=choose_devices(options.gpus, options.devices))
+    devices = choose_devices(options.gpus, options.devices)
+    plan = make_plan(spec, model, devices=devices, cpu_replicas=options.cpu_replicas)
     if options.engine is None:
         check_engine_args(spec.model.engine_args)
     output = Output(open_storage(spec.output.path, storage_options))

@@ -79,6 +79,7 @@ class LocalExecutor:
         """End every worker at once."""
         for worker in list(self._processes):
             self.kill(worker)
+        self._log.close()
 
     def _reap(self, worker: int) -> int | None:
         line = self._lines.pop(worker, None)

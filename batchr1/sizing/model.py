@@ -37,20 +37,21 @@ class ModelSource:
 
 def resolve_model(spec: ModelSpec) -> ModelSource:
     """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible."""
+    weightless = spec.engine_args.get("load_format") == "dummy"
     if spec.variant is not None:
         entry = variant(spec.variant)
         if entry.path is not None:
-            return _local(entry.path, entry.name)
+            return _local(entry.path, entry.name, weightless)
         return _hub(str(entry.repo), spec.revision, entry.name)
     if spec.path is not None:
-        return _local(Path(spec.path), Path(spec.path).name)
+        return _local(Path(spec.path), Path(spec.path).name, weightless)
     return _hub(str(spec.repo), spec.revision, str(spec.repo))
 
 
-def _local(folder: Path, name: str) -> ModelSource:
+def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
     if not folder.is_dir():
         raise ModelError(f"model {folder}: there is no such folder. Give a folder with config.json and *.safetensors.")
-    if not any(folder.glob("*.safetensors")):
+    if not weightless and not any(folder.glob("*.safetensors")):
         got = next((suffix for suffix in (".gguf", ".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none")
         raise ModelError(
             f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). "

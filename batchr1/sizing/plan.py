@@ -14,6 +14,7 @@ Device = Literal["cpu", "cuda"]
 
 _CPU_MAX_NUM_SEQS = 256
 _CUDA_MAX_NUM_SEQS = 512
+_STREAM_INTERVAL = 8  # tokens that vLLM gathers before it hands them over: fewer messages, the same tokens
 _CPU_KV_SHARE = 0.25
 _CPU_KV_BYTES_MIN = 256 * 2**20
 _CPU_KV_BYTES_MAX = 2**30
@@ -37,8 +38,11 @@ class Plan:
         return len(self.device_groups)
 
 
-def make_plan(spec: JobSpec, model: ModelSource, *, devices: tuple[str, ...]) -> Plan:
-    """Size the engine for this machine. `devices`: ids of the GPUs to use, empty for the CPU."""
+def make_plan(spec: JobSpec, model: ModelSource, *, devices: tuple[str, ...], cpu_replicas: int = 1) -> Plan:
+    """Size the engine for this machine.
+
+    `devices`: ids of the GPUs to use, empty for the CPU; `cpu_replicas`: how many engines share the CPU then.
+    """
     asked = dict(spec.model.engine_args)
     width = _whole_number(asked, "tensor_parallel_size", 1) * _whole_number(asked, "pipeline_parallel_size", 1)
     device: Device = "cuda" if devices else "cpu"
@@ -47,7 +51,8 @@ def make_plan(spec: JobSpec, model: ModelSource, *, devices: tuple[str, ...]) ->
             f"model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the machine "
             f"(got {width}, need at most {len(devices)} GPUs). Lower one of them, or give the run more GPUs."
         )
-    groups = tuple(tuple(devices[i : i + width]) for i in range(0, len(devices) - width + 1, width)) or ((),)
+    groups = tuple(tuple(devices[i : i + width]) for i in range(0, len(devices) - width + 1, width))
+    groups = groups or ((),) * cpu_replicas
     max_model_len = _whole_number(asked, "max_model_len", model.context_len)
     if max_model_len > model.context_len and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
         raise JobError(
@@ -58,7 +63,9 @@ def make_plan(spec: JobSpec, model: ModelSource, *, devices: tuple[str, ...]) ->
     args: dict[str, Any] = {"load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": max_num_seqs}
     if spec.model.quantization is not None:
         args["quantization"] = _VLLM_QUANTIZATION[spec.model.quantization]
-    if device == "cpu":
+    if device == "cuda":
+        args["stream_interval"] = _STREAM_INTERVAL
+    else:
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": _cpu_kv_bytes(len(groups))}
         if spec.sampling.seed is not None:
             # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).

@@ -1,0 +1,61 @@
+"""Model folders of the true shapes, without weights: speed is real under `load_format: dummy`, the text is not.
+
+    python benchmarks/shapes.py r1-distill-qwen-1.5b DIR
+
+The tokenizer has the real vocabulary's size, so that detokenising costs what it costs: byte-level BPE over merges
+drawn at random, with r1-tiny's special tokens and chat template.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from batchr1.sizing.catalogue import MODELS
+
+# Architecture numbers as in each repository's config.json (huggingface.co/deepseek-ai).
+QWEN2: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "rope_theta": 10000, "max_position_embeddings": 131072, "tie_word_embeddings": False, "dtype": "bfloat16",
+}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = {
+    "r1-distill-qwen-1.5b": QWEN2
+    | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+       "num_key_value_heads": 2, "vocab_size": 151936},
+    "r1-distill-qwen-7b": QWEN2
+    | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+       "num_key_value_heads": 4, "vocab_size": 152064},
+}  # fmt: skip
+
+
+def write_shape(name: str, folder: Path) -> None:
+    """Write config, generation config and tokenizer of a shape."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny = json.loads((MODELS / "r1_tiny/tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads((MODELS / "r1_tiny/tokenizer_config.json").read_text(encoding="utf-8"))
+    vocab_size = SHAPES[name]["vocab_size"]
+    added = tiny["added_tokens"]
+    vocab = {t["content"]: t["id"] for t in added}
+    letters = [t for t in tiny["model"]["vocab"] if len(t) == 1]
+    for token in letters:
+        vocab.setdefault(token, len(vocab))
+    rng, merges, tokens = random.Random(0), [], list(letters)
+    while len(vocab) < vocab_size:
+        left, right = rng.choice(tokens), rng.choice(tokens)
+        if len(left + right) <= 8 and left + right not in vocab:
+            vocab[left + right] = len(vocab)
+            merges.append([left, right])
+            tokens.append(left + right)
+    tiny["model"] |= {"vocab": vocab, "merges": merges}
+    (folder / "tokenizer.json").write_text(json.dumps(tiny, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    eos = vocab[settings["eos_token"]]
+    (folder / "config.json").write_text(json.dumps(SHAPES[name] | {"eos_token_id": eos}), encoding="utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_shape(sys.argv[1], Path(sys.argv[2]))
