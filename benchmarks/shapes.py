@@ -39,14 +39,14 @@ def write_shape(name: str, folder: Path) -> None:
     vocab_size = SHAPES[name]["vocab_size"]
     added = tiny["added_tokens"]
     vocab = {t["content"]: t["id"] for t in added}
-    letters = [t for t in tiny["model"]["vocab"] if len(t) == 1]
-    for token in letters:
-        vocab.setdefault(token, len(vocab))
-    rng, merges, tokens = random.Random(0), [], list(letters)
+    free = iter(sorted(set(range(vocab_size)) - set(vocab.values())))
+    tokens = [t for t in tiny["model"]["vocab"] if len(t) == 1]
+    vocab |= {token: next(free) for token in tokens}
+    rng, merges = random.Random(0), []
     while len(vocab) < vocab_size:
         left, right = rng.choice(tokens), rng.choice(tokens)
         if len(left + right) <= 8 and left + right not in vocab:
-            vocab[left + right] = len(vocab)
+            vocab[left + right] = next(free)
             merges.append([left, right])
             tokens.append(left + right)
     tiny["model"] |= {"vocab": vocab, "merges": merges}

@@ -55,14 +55,12 @@ def run_batchr1(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--json"]
     if options.device == "cpu":
         command += ["--gpus", "none"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE)
+    if done.returncode:
+        sys.exit(f"batchr1 ended with {done.returncode}: {done.stdout.decode()}")
     figures = json.loads(done.stdout)
     record = json.loads(next((folder / "out/.batchr1/runs").glob("*.json")).read_text())
-    return {
-        "tokens": figures["this_run"]["tokens"],
-        "seconds": record["generating_s"],
-        "preempted": sum(e.get("preempted", 0) for e in record.get("engine_load", {}).values()),
-    }
+    return {"tokens": figures["this_run"]["tokens"], "seconds": record["generating_s"]}
 
 
 def run_generate(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from batchr1.data.source import Source
 from batchr1.data.storage import InputFile, StorageOptions, expand_inputs
 from batchr1.data.storage_errors import Retry
 from batchr1.data.storage_local import LocalStorage
-from batchr1.errors import InputError, JobError
+from batchr1.errors import InputError, JobError, StorageError
 from batchr1.job.spec import InputSpec
 
 Keep = list[str] | dict[str, str] | str
@@ -359,3 +359,19 @@ def test_memory_stays_at_a_row_group_however_long_the_file_is(tmp_path: Path) ->
     held = [pa.total_allocated_bytes() - before for _ in source.batches(source.row_columns)]
     assert len(held) == 40
     assert max(held[20:]) <= max(held[:20]) < 6 * group_bytes < path.stat().st_size / 6
+
+
+def test_a_file_that_is_replaced_after_its_ids_were_read_stops_the_reading(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.parquet", {"id": ["1", "2"], "q": ["?", "?"]})
+    source = source_of(path, id="id", prompt="q")
+    assert ids_of(source) == ["1", "2"]
+    write(tmp_path / "new.parquet", {"id": ["2", "1"], "q": ["?", "?"]}).replace(path)
+    with pytest.raises(StorageError) as error:
+        ids_of(source)
+    assert str(error.value) == (
+        f"{path}: changed since this command began (got another version, need the one that its ids were read from). "
+        "Run the same command again."
+    )
+    path.unlink()
+    with pytest.raises(StorageError, match=r"changed since this command began \(got no file, need "):
+        ids_of(source)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from batchr1.reasoning import Split, ThinkTags, split, split_text, text_decoder
@@ -256,6 +256,7 @@ def r1_tiny() -> Any:
     return load_tokenizer(str(Path(__file__).parent.parent / "batchr1" / "models" / "r1_tiny"))
 
 
+@settings(deadline=None)  # the first example loads the tokenizer
 @given(st.lists(st.one_of(st.integers(0, 500), st.sampled_from(["<think>", "</think>", "eos"])), max_size=30), flags)
 def test_ids_and_text_agree_with_a_real_tokenizer(tokens: list[int | str], opened: bool) -> None:
     tags = ThinkTags.of(r1_tiny())

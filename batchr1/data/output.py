@@ -32,7 +32,7 @@ RUNS_DIR = f"{CONTROL_DIR}/runs"
 FAILED_DIR = f"{CONTROL_DIR}/failed"
 JOB_FILE = f"{CONTROL_DIR}/job.json"
 SUCCESS = "_SUCCESS"
-_PART = re.compile(r"^part-(?P<run>\d{8}T\d{6}Z-[0-9a-f]{4})-.+\.parquet$")
+_PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
 
 
 class Output:
@@ -133,7 +133,9 @@ class Output:
         try:
             with self.storage.open_input(rel) as file:
                 return pq.read_table(file, columns=columns)
-        except pa.ArrowException as exc:
+        except (pa.ArrowException, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:  # Arrow gives no number when it cannot decode
+                raise
             raise OutputError(
                 f"{self.storage.where(rel)}: not a readable part ({str(exc).partition(chr(10))[0]}). "
                 "batchr1 publishes whole files only, so something else changed it: delete it, and its rows run again."
@@ -199,7 +201,9 @@ def _refuse_place(folder: Path) -> None:
     if not place.is_dir():
         raise OutputError(f"{folder}: cannot be a folder (got a file at {place}). Give another path.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder}: cannot be written to (got no permission, or read-only: {place}). Give another path.")
+        raise OutputError(
+            f"{folder}: cannot be written to (got no permission, or read-only: {place}). Give another path."
+        )
 
 
 def stage_part(storage: Storage, table: pa.Table, name: str) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from batchr1.data.columns import NAMES
 from batchr1.data.storage import InputFile
-from batchr1.errors import InputError, JobError
+from batchr1.errors import InputError, JobError, StorageError
 from batchr1.job.spec import InputSpec
 
 BATCH_ROWS = 4096
@@ -79,9 +79,11 @@ class Source:
         """Batches of the rows that pass `where` and `limit`, in file order, with the position of each one's first row.
 
         The predicate's columns are read first; where no row of a Parquet row group passes, the others stay unread.
+        Raises `StorageError` for a file that was replaced since: its rows would be taken for others.
         """
         left = self._spec.limit
         for file in self._files:
+            _refuse_changed(file)
             read = _read_parquet if file.format == "parquet" else _read_jsonl
             for row, batch in read(file, list(columns), self._predicate):
                 if left is not None:
@@ -231,6 +233,15 @@ def _read_jsonl(
             for start in range(0, kept.num_rows, BATCH_ROWS):
                 yield row + start, kept.slice(start, BATCH_ROWS)
             row += batch.num_rows
+
+
+def _refuse_changed(file: InputFile) -> None:
+    found = file.storage.find_file(file.rel)
+    if found is None or found.version != file.version:
+        raise StorageError(
+            f"{file.uri}: changed since this command began (got {'no file' if found is None else 'another version'}, "
+            "need the one that its ids were read from). Run the same command again."
+        )
 
 
 def _schema_of(file: InputFile) -> pa.Schema:

@@ -59,6 +59,14 @@ class VllmEngine:
             kv_cache_tokens=int(tokens),
         )
 
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row."""
+        self.submit(Request("warm-up", [0] * 8, 4))
+        while self._engine.has_unfinished_requests():
+            self.step()
+
     def submit(self, request: Request) -> None:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input

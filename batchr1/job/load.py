@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import difflib
 import os
@@ -9,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -98,11 +100,8 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
         key, equals, text = setting.partition("=")
         if not equals or not all(key.split(".")):
             raise JobError(f"--set {setting}: not key.path=value (got {setting!r}). Write --set sampling.n=4.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as exc:
-            raise JobError(f"--set {key}: the value is not valid YAML (got {text!r}). Quote it.") from exc
-        pairs.append((tuple(key.split(".")), value))
+        key_path = tuple(key.split("."))
+        pairs.append((key_path, _typed(key_path, text)))
     for key_path, value in pairs:
         target = raw
         for depth, part in enumerate(key_path[:-1]):
@@ -114,6 +113,45 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
                 )
         target[key_path[-1]] = value
     return {key_path for key_path, _ in pairs}
+
+
+def _typed(key_path: Sequence[str], text: str) -> Any:
+    """The value of a --set: text where the spec takes text (a template is no YAML mapping), YAML elsewhere."""
+    kinds = _kinds_at(key_path)
+    structured = kinds & {list, dict} and text.startswith(("[", "{"))
+    if str in kinds and not structured:
+        return None if text == "null" and type(None) in kinds else text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise JobError(f"--set {'.'.join(key_path)}: the value is not valid YAML (got {text!r}). Quote it.") from exc
+    if float in kinds and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def _kinds_at(key_path: Sequence[str]) -> set[Any]:
+    """The plain types that the spec takes at a key; empty for a key that it does not know."""
+    model: Any = JobSpec
+    for part in key_path[:-1]:
+        field = model.model_fields.get(part)
+        model = field.annotation if field else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return set()
+    field = model.model_fields.get(key_path[-1])
+    return _plain_types(field.annotation) if field else set()
+
+
+def _plain_types(annotation: Any) -> set[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _plain_types(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return {kind for branch in get_args(annotation) for kind in _plain_types(branch)}
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    return {origin or annotation}
 
 
 def _variant_of(raw: Mapping[str, Any]) -> str | None:

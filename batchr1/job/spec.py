@@ -113,8 +113,11 @@ class SamplingSpec(_Spec):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
     """0 is greedy; R1 is meant to run at 0.5 to 0.7."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Only the most probable tokens that together reach this probability."""
     top_k: PositiveInt | None = None
+    """Only this many of the most probable tokens; null: all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Only tokens at least this probable, relative to the most probable one; null: all."""
     max_tokens: PositiveInt | None = 32768
     """New tokens per sample, reasoning and answer together; null: as far as the context goes."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
@@ -127,20 +130,25 @@ class CheckpointSpec(_Spec):
     """How often what is not in a committed file yet is saved."""
 
     every_s: Seconds = 30
+    """Seconds between two savings of generations that are under way."""
 
 
 class RetrySpec(_Spec):
     """What happens to a row that the engine refuses."""
 
     attempts: PositiveInt = 3
+    """How often a row is tried before it counts as failed."""
 
 
 class StorageSpec(_Spec):
     """Object store settings. Keys and secrets come from the environment, never from here."""
 
     endpoint: str | None = None
+    """URL of an S3 server, such as http://host:9000; without it AWS_ENDPOINT_URL, else Amazon's."""
     region: str | None = None
+    """The bucket's region; without it AWS_REGION or AWS_DEFAULT_REGION."""
     profile: str | None = None
+    """A profile of ~/.aws/credentials; without it AWS_PROFILE."""
 
 
 class JobSpec(_Spec):

@@ -10,17 +10,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
-import os
 import secrets
-import signal
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from batchr1 import __version__
@@ -36,6 +31,7 @@ from batchr1.job.fingerprint import check_same, digest, fingerprint
 from batchr1.job.spec import JobSpec
 from batchr1.run.driver import Driver, Tally
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
+from batchr1.run.signals import StopSignals, stop_signals
 from batchr1.sizing.devices import choose_devices
 from batchr1.sizing.model import ModelSource, resolve_model
 from batchr1.sizing.plan import Plan, make_plan
@@ -112,14 +108,12 @@ def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
 
 
 def read_ids(prepared: Prepared) -> Pending:
-    """One pass over the input's ids. Raises `InputError` when one is null or comes twice, or nothing is there."""
-    spec = prepared.spec
-    return Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
+    """One pass over the input's ids, without those that earlier outputs hold.
 
-
-def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
-    """Take out what the output holds, and rows that earlier outputs hold. A run must hold the lock."""
+    Raises `InputError` when an id is null or comes twice, or nothing is there.
+    """
     spec = prepared.spec
+    pending = Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
     options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     for uri in spec.input.exclude:
         earlier = Output(open_storage(uri, options))
@@ -127,6 +121,11 @@ def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = 
             raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
         for table in earlier.tables(["id"]):
             pending.exclude(table.column("id"))
+    return pending
+
+
+def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
+    """Take out what the output holds. A run must hold the lock."""
     for table in prepared.output.tables(["id", "sample"]):
         pending.mark_done(table.column("id"), table.column("sample"))
     if not retry_failed:
@@ -140,21 +139,26 @@ def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
     Raises `BatchError` for what ends a run before it could begin or for good; a run that stopped half-way returns a
     summary with exit code 75.
     """
+    with stop_signals() as signals:
+        return _run_job(spec, options, signals)
+
+
+def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summary:
     prepared = prepare(spec, options)
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:
         check_fingerprint(prepared)
     pending = read_ids(prepared)
-    # An output that is there was made with this model, and often nothing is left to do: then spare the time.
-    renderer = None if output.exists() else _renderer(prepared, options)
+    # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
+    renderer = _renderer(prepared, options) if options.fresh or not output.exists() else None
     if options.fresh and output.exists():
         question = f"{output.uri}: delete {output.count_own()} result files?"
         if output.count_own() and not options.confirm_fresh(question):
             raise OutputError(
                 f"{output.uri}: --fresh would delete {output.count_own()} result files. Add --yes to agree."
             )
-    run = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ-") + secrets.token_hex(2)
+    run = _run_name(dt.datetime.now(dt.UTC))
     output.storage.check_writable()
     with Lock.acquire(output.storage, run=run) as lock:
         if options.fresh:
@@ -166,7 +170,13 @@ def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
         pending.free()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
-        return _Run(prepared, options, run, lock, pending, counts, renderer or _renderer(prepared, options)).go()
+        renderer = renderer or _renderer(prepared, options)
+        return _Run(prepared, options, run, lock, pending, counts, renderer, signals).go()
+
+
+def _run_name(now: dt.datetime) -> str:
+    """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order too."""
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
 def check_fingerprint(prepared: Prepared) -> None:
@@ -206,9 +216,10 @@ class _Run:
         pending: Pending,
         counts: Counts,
         renderer: PromptRenderer,
+        signals: StopSignals,
     ) -> None:
         self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
-        self._pending, self._counts, self._renderer = pending, counts, renderer
+        self._pending, self._counts, self._renderer, self._signals = pending, counts, renderer, signals
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
@@ -224,10 +235,11 @@ class _Run:
         }
 
     def go(self) -> Summary:
+        self._signals.is_polled = True
         self._output.begin()
         self._output.write_run(self._run, self._record)
-        with _log_file(self._output, self._run) as log_path, _stop_signals() as stop_reason:
-            driver, executor, feeder = self._build(log_path, stop_reason)
+        with _log_file(self._output, self._run) as log_path:
+            driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
             error: BatchError | None = None
             try:
@@ -259,7 +271,7 @@ class _Run:
             }
         )
 
-    def _build(self, log_path: Path, stop_reason: Callable[[], str | None]) -> tuple[Driver, Any, Any]:
+    def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
         from batchr1.run.local import LocalExecutor
         from batchr1.run.progress import ProgressDisplay
@@ -277,7 +289,7 @@ class _Run:
         def should_stop() -> str | None:
             if deadline is not None and time.monotonic() >= deadline:
                 return f"the time window of {self._options.stop_after_s:g} s is over"
-            return stop_reason()
+            return self._signals.reason
 
         driver = Driver(
             output=self._output,
@@ -393,25 +405,3 @@ def _log_file(output: Output, run: str) -> Iterator[Path]:
                 output.storage.write_bytes(f"{RUNS_DIR}/{run}.log", path.read_bytes())
             path.unlink()
             folder.rmdir()
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], str | None]]:
-    """SIGINT and SIGTERM ask the run to stop; a second one ends the process at once (its workers die with it)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    received: list[str] = []
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if received:
-            os._exit(75)
-        received.append(f"received {signal.Signals(number).name}")
-        print("stopping: finished rows are being written; once more to leave at once", file=sys.stderr, flush=True)
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

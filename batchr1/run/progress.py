@@ -68,16 +68,14 @@ class ProgressDisplay:
 
 
 def expected_tokens_left(workers: list[Progress], generated: int, rows_left: int) -> float | None:
-    """Tokens still to generate, or None before the first row has finished.
+    """Tokens still to generate for `rows_left` rows, under way or not begun; None before the first row has finished.
 
-    The mean length is taken as all tokens generated over rows finished. The mean of finished rows alone would be too
-    low for most of a run, because long generations finish last; this one starts too high and settles from above.
+    Lengths are taken as exponential, and rows under way as censored observations of it: then the mean is all tokens
+    generated over rows finished, and a row under way has as much before it as a new one. The mean of finished rows
+    alone would be too low for most of a run, because long generations finish last.
     """
     done = sum(w.finished for w in workers)
-    if not done:
-        return None
-    under_way = generated - sum(w.finished_tokens for w in workers)
-    return max(0.0, generated / done * rows_left - under_way)
+    return generated / done * rows_left if done else None
 
 
 def format_seconds(seconds: float) -> str:

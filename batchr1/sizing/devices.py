@@ -25,11 +25,12 @@ def choose_devices(gpus: str | None, devices: tuple[str, ...] | None) -> tuple[s
                 f"Give {'some of these' if found else '--gpus none'}."
             )
         if len(set(devices)) < len(devices) or not devices:
-            raise JobError(f"--devices: not a list of GPUs (got {','.join(devices)!r}, need each once, such as 0,1).")
+            given = ",".join(devices)
+            raise JobError(f"--devices: not a list of GPUs (got {given!r}, need each once, such as 0,1). Correct it.")
         return devices
     if gpus in (None, "all"):
         return found
-    if not str(gpus).isdigit() or gpus == "0":
+    if not str(gpus).isdecimal() or int(str(gpus)) == 0:
         raise JobError(f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more, all or none). Correct it.")
     if int(str(gpus)) > len(found):
         most = len(found) or "none"

@@ -25,7 +25,11 @@ def draw_held_out(rng: Random, task: str, level: int, noisy: bool = False) -> Pr
 
 def spread(rng: Random, count: int) -> Iterator[Problem]:
     """``count`` different held-out problems: families in turn, their tasks in turn, all levels alike."""
-    turns = {f: cycle(rng.sample(names, len(names))) for f in FAMILIES if (names := [t for t in TASKS if TASKS[t].family == f])}
+    turns = {
+        f: cycle(rng.sample(names, len(names)))
+        for f in FAMILIES
+        if (names := [t for t in TASKS if TASKS[t].family == f])
+    }
     seen: set[str] = set()
     for i in range(count):
         family, level = FAMILIES[i % len(FAMILIES)], i // len(FAMILIES) % 5 + 1

@@ -127,5 +127,3 @@ def _divide_on(out: list[str], a: int, b: int) -> Num:
     out.append(f"Quotient digits: {shown}.")
     out.append(f"So {a} ÷ {b} = {result}.")
     return result
-
-

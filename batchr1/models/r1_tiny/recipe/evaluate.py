@@ -91,9 +91,15 @@ def sample(scores: Tensor, temperature: float, top_p: float) -> Tensor:
     return order.gather(-1, torch.multinomial(p, 1))[:, 0]
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def generate(
-    model: Qwen2, prompts: Sequence[Sequence[int]], stop: int, max_new: int, temperature: float, top_p: float, limit_s: float
+    model: Qwen2,
+    prompts: Sequence[Sequence[int]],
+    stop: int,
+    max_new: int,
+    temperature: float,
+    top_p: float,
+    limit_s: float,
 ) -> list[list[int]]:
     """Completions of a batch of prompts; gives what there is when ``limit_s`` seconds are over."""
     begin = time.monotonic()
@@ -144,7 +150,12 @@ def generate(
 
 
 def evaluate(
-    model: Qwen2, encoder: Encoder, asked: Sequence[Asked], temperature: float, top_p: float = 0.95, max_new: int = 2400,
+    model: Qwen2,
+    encoder: Encoder,
+    asked: Sequence[Asked],
+    temperature: float,
+    top_p: float = 0.95,
+    max_new: int = 2400,
     limit_s: float = 30.0,
 ) -> dict[str, Any]:
     """Share of right answers, overall and by family and task, lengths of the completions, and the failures."""
@@ -163,7 +174,9 @@ def score(asked: Sequence[Asked], texts: Sequence[str], lengths: Sequence[int]) 
         for group in ("all", a.family, f"{a.family}/{a.task}"):
             groups[group].append(right)
         if not right:
-            failures.append({"task": a.task, "problem": a.problem, "gold": a.answer, "given": boxed(text), "text": text[:1500]})
+            failures.append(
+                {"task": a.task, "problem": a.problem, "gold": a.answer, "given": boxed(text), "text": text[:1500]}
+            )
     ordered = sorted(lengths)
     return {
         "accuracy": {g: [round(sum(r) / len(r), 4), len(r)] for g, r in sorted(groups.items())},

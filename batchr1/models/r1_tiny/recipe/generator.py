@@ -21,7 +21,7 @@ REFUSED = 0.025
 _LEVEL_WEIGHTS = (14, 22, 26, 22, 16)
 _NO_WORDS = frozenset(("p", "price", "price2", "x", "paid", "h", "m"))
 _IN_WORDS = frozenset(("chain_words", "lin_words", "pct_what", "seq_nth"))
-_CURRENCY_WORD = re.compile(r"(?:\$|USD )(%s)\b" % "|".join("two three four five six seven eight nine ten eleven twelve".split()))
+_CURRENCY_WORD = re.compile(r"(?:[$€£]|USD )(a hundred|[a-z]{3,9})\b")
 _TWO_TIMES = re.compile(r"\b(?:2|two|Two) times\b")
 _THREE_TIMES = re.compile(r"\b(?:3|three) times\b")
 
@@ -101,7 +101,9 @@ def _symbols(rng: Random, name: str, text: str) -> str:
         text = text.replace("×", rng.choice(("*", "x", "·", "times") if name == "expr" else ("*",)))
     if rng.random() < 0.12:
         text = text.replace("-", rng.choice("−–"))
-    if rng.random() < 0.2 and "times" not in text:
+    if name == "expr" and rng.random() < 0.06:
+        text = text.replace("+", "plus").replace("-", "minus").replace("×", "times")
+    elif rng.random() < 0.2 and "times" not in text:
         text = text.replace(" ", "")
     if name == "eq" and rng.random() < 0.12:
         sign = rng.choice(("*", "·", " ", " * ", " × "))
@@ -163,5 +165,3 @@ def draw_turn(rng: Random) -> Turn:
             break
     response = f"{problem.reasoning}\n</think>\n\n{answer_text(rng, problem.answer)}"
     return Turn(user_turn(rng, problem.question), response)
-
-

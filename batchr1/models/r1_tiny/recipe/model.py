@@ -36,7 +36,7 @@ class Shape:
         return self.hidden_size // self.num_attention_heads
 
 
-class Norm(nn.Module):
+class Norm(nn.Module):  # type: ignore[misc]
     """RMSNorm."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -61,7 +61,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + torch.cat((-b, a), dim=-1) * sin.to(x.dtype)
 
 
-class Attention(nn.Module):
+class Attention(nn.Module):  # type: ignore[misc]
     """Grouped-query attention; q, k and v have biases, o has none."""
 
     def __init__(self, shape: Shape) -> None:
@@ -82,7 +82,7 @@ class Attention(nn.Module):
         return out
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Module):  # type: ignore[misc]
     """Gated feed-forward network."""
 
     def __init__(self, shape: Shape) -> None:
@@ -96,7 +96,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]
     """One transformer block."""
 
     def __init__(self, shape: Shape) -> None:
@@ -112,7 +112,7 @@ class Layer(nn.Module):
         return out
 
 
-class Body(nn.Module):
+class Body(nn.Module):  # type: ignore[misc]
     """Embedding, layers and last norm."""
 
     def __init__(self, shape: Shape) -> None:
@@ -122,7 +122,7 @@ class Body(nn.Module):
         self.norm = Norm(shape.hidden_size, shape.rms_norm_eps)
 
 
-class Qwen2(nn.Module):
+class Qwen2(nn.Module):  # type: ignore[misc]
     """The language model; its output matrix is the embedding."""
 
     def __init__(self, shape: Shape) -> None:
@@ -177,7 +177,14 @@ def save_model(model: Qwen2, folder: Path) -> None:
         "dtype": "bfloat16",
         "torch_dtype": "bfloat16",
     }
-    sampling = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "do_sample": True, "temperature": 0.6, "top_p": 0.95}
+    sampling = {
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.95,
+    }
     for name, content in (("config.json", config), ("generation_config.json", sampling)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

@@ -5,34 +5,11 @@ from __future__ import annotations
 import re
 from random import Random
 
-from batchr1.models.r1_tiny.recipe.lexicon import MADE_UP
+from batchr1.models.r1_tiny.recipe.lexicon import MADE_UP, read_words
 from batchr1.models.r1_tiny.recipe.questions import Bank
 
 # words that decide what is asked: never replaced by made-up ones (also every word of up to three letters)
-_KEYWORDS = frozenset(
-    """about above add added adding addition after again ago ahead all altogether amount amounts another apart apiece
-    area around average away back balance before begin beginning below between big bigger biggest border bought both
-    bought break broken by cash centimeters cent cents change cheaper combine combined common convert cost costing costs
-    count cover covers daily day days decrease decreased deduct difference different digits discount distance distances
-    distribute distributed divide divided dividing divisible divisor dollar dollars double each earlier earn earned
-    equal equally equals equation evenly every exactly expression factor far fence find first five five fold
-    four from gain gained gains gave gets gives given going gone grams greater greatest group groups grow grows
-    half hand have having highest hour hours hundred increase increased kilometers kilometres kilo large larger largest
-    last later least leave leaves leftover leftovers left length less like long longer lose loses lost lower
-    lowest made make makes many markdown mean means measure measures meters metres miles mile minus minute minutes
-    missing money month more most much multiple multiplied multiply need needed needs next nine number numbers off old
-    older one original other outline over owned paid paying pays pack packed part parts past pattern pay per percent
-    percentage perimeter piece place plus portion pounds price priced prices product quotient raise raised
-    rate ratio reach received receives recipe rectangle rectangular reduce reduced reduction remain remainder
-    remaining remains remove removed result root round run same save saved saves saving savings second seconds sell
-    sequence series serve serves serving servings seven share shared shares sharing short shorter shrink
-    side sides simplify size smallest solution solve some sold speed spend spent split spread start started starting
-    starts steady step steps subtract sum surface take taken takes taking tax term terms than that then there third
-    three time times today together took total totals travel trip triple twice twelve unit units unknown until
-    value walk week weekly weeks weight what when which whole wide width will with years year yield younger yields
-    still costs gave lent threw sent used eat eats ate remaining uses threw earns adds gone broke drops dropped how
-    pages read reads finish task tasks people persons friends children players equals plus amounts""".split()
-)
+_KEYWORDS = frozenset(read_words("keywords.txt"))
 _AFTER = re.compile(r"\b(the|a|an|of|his|her|their|our|my|some|this|in|at|for|to|new) ([a-z]{4,})\b")
 _WORD = re.compile(r"[A-Za-z]{4,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z])")
@@ -52,6 +29,16 @@ def typo(rng: Random, word: str) -> str:
     return word[:i] + rng.choice("abcdefghijklmnopqrstuvwxyz") + word[i + 1 :]
 
 
+_NUMBER_WORD = re.compile(
+    r"(?i)four|five|nine|seven|eight|three|eleven|twelve|twice|thrice|double|triple|hundred|\w+(teen|ty)"
+)
+
+
+def _typo_or_not(rng: Random, word: str) -> str:
+    keep = rng.random() >= 0.1 or _NUMBER_WORD.fullmatch(word)
+    return word if keep else typo(rng, word)
+
+
 def strange_words(rng: Random, text: str) -> str:
     """Replaces words that don't decide what is asked by made-up ones."""
     chosen = {
@@ -66,8 +53,9 @@ def strange_words(rng: Random, text: str) -> str:
 
 def wrap(rng: Random, bank: Bank, question: str) -> str:
     """Sometimes a lead-in, an aside without numbers, a closing phrase."""
-    if rng.random() < 0.07:
-        aside = bank.phrase(rng, "aside")
+    kind = rng.random()
+    if kind < 0.09:
+        aside = bank.phrase(rng, "aside" if kind < 0.07 else "aside_number")
         cuts = [m.start() for m in _SENTENCE_END.finditer(question)]
         spot = rng.random()
         if cuts and spot < 0.5:
@@ -90,7 +78,7 @@ def disturb(rng: Random, question: str, upper: bool) -> str:
     if kind < 0.13:
         question = strange_words(rng, question)
     elif kind < 0.24:
-        question = _WORD.sub(lambda m: typo(rng, m.group(0)) if rng.random() < 0.1 else m.group(0), question)
+        question = _WORD.sub(lambda m: _typo_or_not(rng, m.group(0)), question)
     elif kind < 0.29:
         question = _DROP.sub(lambda m: "" if rng.random() < 0.4 else m.group(0), question)
     kind = rng.random()

@@ -19,7 +19,7 @@ from batchr1.models.r1_tiny.recipe.tokenizer import Encoder
 class Batch:
     """Rows × length: token ids, the number of the example a token belongs to (by row), what is trained on.
 
-    ``starts`` are the places at which examples begin in the flattened rows, filled up with the total (for varlen attention).
+    ``starts`` are the places at which examples begin in the flattened rows, filled up with the total.
     """
 
     ids: NDArray[np.int16]
@@ -46,7 +46,7 @@ class Packer:
 
     def row(self) -> list[tuple[list[int], int]]:
         """Examples for one row: random ones first, then the longest that fits."""
-        chosen = []
+        chosen: list[tuple[list[int], int]] = []
         left = self.length
         while len(chosen) < MAX_EXAMPLES_PER_ROW:
             self._refill()
@@ -70,9 +70,9 @@ class Packer:
     def batch(self, rows: int) -> Batch:
         """A packed batch."""
         shape = (rows, self.length)
-        ids = np.full(shape, self.encoder.pad, dtype=np.int16)
-        number = np.zeros(shape, dtype=np.int16)
-        trained = np.zeros(shape, dtype=np.bool_)
+        ids: NDArray[np.int16] = np.full(shape, self.encoder.pad, dtype=np.int16)
+        number: NDArray[np.int16] = np.zeros(shape, dtype=np.int16)
+        trained: NDArray[np.bool_] = np.zeros(shape, dtype=np.bool_)
         starts: list[int] = []
         for r in range(rows):
             at = 0
@@ -85,7 +85,7 @@ class Packer:
                 at = end
             if at < self.length:
                 starts.append(r * self.length + at)
-        filled = np.full(rows * (MAX_EXAMPLES_PER_ROW + 1), rows * self.length, dtype=np.int32)
+        filled: NDArray[np.int32] = np.full(rows * (MAX_EXAMPLES_PER_ROW + 1), rows * self.length, dtype=np.int32)
         filled[: len(starts)] = starts
         return Batch(ids, number, trained, filled)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from batchr1.models.r1_tiny.recipe.lexicon import ITEMS, SYNONYMS, pick_name, pick_noun, pick_text
 from batchr1.models.r1_tiny.recipe.decimals import Num
+from batchr1.models.r1_tiny.recipe.lexicon import ITEMS, SYNONYMS, pick_name, pick_noun, pick_text, read_words
 from batchr1.models.r1_tiny.recipe.problems import Slot
 
 FOLDER = Path(__file__).parent / "phrasings"
@@ -21,20 +21,51 @@ Node = str | tuple[str] | list[list["Node"]]  # literal | (slot,) | choices
 
 # slots a template must hold, each once
 REQUIRED: dict[str, tuple[str, ...]] = {
-    "add": ("a", "b"), "sub": ("a", "b"), "mul": ("a", "b"), "div": ("a", "b"), "chain": ("expr",),
-    "chain_words": ("a", "b", "c", "d"), "gcd": ("a", "b"), "lcm": ("a", "b"), "rem": ("a", "b"), "lin1": ("eq",),
-    "lin2": ("eq",), "lin_words": ("k", "b", "c"), "pct_of": ("p", "a"), "pct_up": ("p", "a"), "pct_down": ("p", "a"),
-    "pct_what": ("a", "b"), "seq_next": ("terms",), "geo_next": ("terms",), "seq_nth": ("a", "d", "n"),
-    "dec_add": ("a", "b"), "dec_sub": ("a", "b"), "dec_mul": ("a", "k"), "unit": ("x", "from", "to"),
-    "time_mix": ("h", "m"), "total_cost": ("n", "price"), "two_items": ("n", "price", "n2", "price2"),
-    "change": ("n", "price", "paid"), "share": ("total", "k"), "leftover": ("total", "k"),
-    "distance": ("speed", "hours"), "travel_time": ("dist", "speed"), "area": ("l", "w"), "perimeter": ("l", "w"),
-    "average": ("list",), "savings": ("start", "weekly", "weeks"), "discount": ("price", "p"),
-    "gains_losses": ("start", "gain", "loss"), "times_as_many": ("a", "k"), "recipe": ("amount", "s", "t"),
-    "days_needed": ("total", "per"), "age": ("a", "d", "y"),
+    "add": ("a", "b"),
+    "sub": ("a", "b"),
+    "mul": ("a", "b"),
+    "div": ("a", "b"),
+    "chain": ("expr",),
+    "chain_words": ("a", "b", "c", "d"),
+    "gcd": ("a", "b"),
+    "lcm": ("a", "b"),
+    "rem": ("a", "b"),
+    "lin1": ("eq",),
+    "lin2": ("eq",),
+    "lin_words": ("k", "b", "c"),
+    "pct_of": ("p", "a"),
+    "pct_up": ("p", "a"),
+    "pct_down": ("p", "a"),
+    "pct_what": ("a", "b"),
+    "seq_next": ("terms",),
+    "geo_next": ("terms",),
+    "seq_nth": ("a", "d", "n"),
+    "dec_add": ("a", "b"),
+    "dec_sub": ("a", "b"),
+    "dec_mul": ("a", "k"),
+    "unit": ("x", "from", "to"),
+    "time_mix": ("h", "m"),
+    "total_cost": ("n", "price"),
+    "two_items": ("n", "price", "n2", "price2"),
+    "change": ("n", "price", "paid"),
+    "share": ("total", "k"),
+    "leftover": ("total", "k"),
+    "distance": ("speed", "hours"),
+    "travel_time": ("dist", "speed"),
+    "area": ("l", "w"),
+    "perimeter": ("l", "w"),
+    "average": ("list",),
+    "savings": ("start", "weekly", "weeks"),
+    "discount": ("price", "p"),
+    "gains_losses": ("start", "gain", "loss"),
+    "times_as_many": ("a", "k"),
+    "recipe": ("amount", "s", "t"),
+    "days_needed": ("total", "per"),
+    "age": ("a", "d", "y"),
 }
-OPTIONAL = frozenset(("item", "item2", "one_item", "one_item2", "name", "name2", "place", "ingredient", "su", "du", "lu",
-                      "v", "thing"))
+OPTIONAL = frozenset(
+    ("item", "item2", "one_item", "one_item2", "name", "name2", "place", "ingredient", "su", "du", "lu", "v", "thing")
+)
 _REPEATABLE = OPTIONAL | {"from", "to"}
 _SLOT = re.compile(r"\{(\w+)\}")
 _INNERMOST = re.compile(r"\(([^()]*)\)")
@@ -46,7 +77,10 @@ _MARKUP = (
     (re.compile(r"(?<=\}) \+ (?=\{)"), " (+|+|+|plus) "),
     (re.compile(r"(?<=\})%"), "(%|%|%| %| percent| per cent)"),
     (re.compile(r"(?<=\}) percent\b"), "(%|%| percent| percent| per cent)"),
-    (re.compile(r"\$\{(\w+)\}"), r"(${\1}|${\1}|${\1}|{\1} dollars|{\1} dollars|USD {\1}|{\1} bucks)"),
+    (
+        re.compile(r"\$\{(\w+)\}"),
+        r"(${\1}|${\1}|${\1}|${\1}|€{\1}|£{\1}|{\1} dollars|{\1} dollars|USD {\1}|{\1} bucks|{\1} euros)",
+    ),
     (re.compile(r"(?<=\}) dollars\b"), "( dollars| dollars| dollars| bucks| USD|$|€| euros| pounds)"),
 )
 
@@ -85,7 +119,7 @@ def template_fault(task: str, template: str) -> str | None:
     extra = set(slots) - set(need) - OPTIONAL
     if extra:
         return f"unknown slots {sorted(extra)}"
-    if re.search(r"\d", _SLOT.sub("", plain)) or "\\boxed" in plain:
+    if re.search(r"\d", re.sub(r"\b1(st)?\b", "", _SLOT.sub("", plain))) or "\\boxed" in plain:
         return "digits or an instruction in the text"
     return None
 
@@ -163,9 +197,14 @@ class Bank:
         self.templates: dict[str, list[list[Node]]] = {}
         self.sources: dict[str, list[int]] = {}  # how many templates each file gives
         self.faults: list[str] = []
-        for path in sorted(folder.glob("phrasings_*.txt")):
-            sections = read_sections(path)
-            parts = {name: f"({'|'.join(lines)})" for name, lines in sections.items() if name.startswith("@")}
+        files = {path: read_sections(path) for path in sorted(folder.glob("phrasings_*.txt"))}
+        parts = {
+            name: f"({'|'.join(lines)})"
+            for sections in files.values()
+            for name, lines in sections.items()
+            if name[0] == "@"
+        }
+        for path, sections in files.items():
             for task, lines in sections.items():
                 if task in parts:
                     continue
@@ -228,8 +267,10 @@ def draw(rng: Random, name: str, slots: dict[str, str]) -> str:
     return value
 
 
-_WORDS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-          "seventeen eighteen nineteen twenty").split()
+_WORDS: dict[int, tuple[str, float]] = {  # the word for a number and how often it is used when words are wanted
+    n: (word, 1.0 if n <= 12 else 0.4)
+    for n, word in zip((*range(2, 21), *range(30, 101, 10)), read_words("numbers.txt"), strict=True)
+}
 
 
 def slot_text(rng: Random, value: Slot, separators: bool, words: bool) -> str:
@@ -238,8 +279,8 @@ def slot_text(rng: Random, value: Slot, separators: bool, words: bool) -> str:
         return value
     if isinstance(value, Num):
         return str(value)
-    if words and 2 <= value <= (12 if rng.random() < 0.9 else 20):
-        return _WORDS[value]
+    if words and value in _WORDS and rng.random() < _WORDS[value][1]:
+        return _WORDS[value][0]
     if separators and value >= 1000:
         return f"{value:,}"
     return str(value)

@@ -128,7 +128,9 @@ def mul_digit(out: list[str], a: int, d: int) -> int:
         if place == 0:
             out.append(f"{PLACES[place]}: {x} × {d} = {s}, write {s % 10}, carry {s // 10}")
         else:
-            out.append(f"{PLACES[place]}: {x} × {d} = {x * d}, {x * d} + {carry} = {s}, write {s % 10}, carry {s // 10}")
+            out.append(
+                f"{PLACES[place]}: {x} × {d} = {x * d}, {x * d} + {carry} = {s}, write {s % 10}, carry {s // 10}"
+            )
         carry = s // 10
     if carry:
         out.append(f"{PLACES[len(da)]}: write {carry}")
@@ -193,7 +195,9 @@ def bring_down(out: list[str], rest: int, digit: int, b: int) -> tuple[int, int]
     if q == 0:
         out.append(f"bring down {digit}: {current}, {b} goes 0 times, left {left}")
     else:
-        out.append(f"bring down {digit}: {current}, {b} goes {q} times, {q * b}, {current} - {q * b} = {left}, left {left}")
+        out.append(
+            f"bring down {digit}: {current}, {b} goes {q} times, {q * b}, {current} - {q * b} = {left}, left {left}"
+        )
     return q, left
 
 

@@ -203,8 +203,11 @@ def pct_down(rng: Random, level: int) -> Core:
 
 def pct_what(rng: Random, level: int) -> Core:
     while True:
-        b = rng.choice((10, 20, 25, 40, 50, 80, 100, 125, 160, 200, 250, 400, 500)) if level < 3 or rng.random() < 0.3 \
+        b = (
+            rng.choice((10, 20, 25, 40, 50, 80, 100, 125, 160, 200, 250, 400, 500))
+            if level < 3 or rng.random() < 0.3
             else rng.randint(5, (0, 0, 100, 400, 999)[level - 1])
+        )
         p4 = rng.randint(1, 150 if rng.random() < 0.1 else 99) * (4 if rng.random() < 0.85 else 1)  # quarters of %
         if b * p4 % 400 == 0:
             break
@@ -224,6 +227,9 @@ def seq_next(rng: Random, level: int) -> Core:
     out = ["The terms are " + ", ".join(map(str, terms)) + "."]
     out.append("Look at the difference of the first two terms.")
     step = steps.sub_signed(out, terms[1], terms[0])
+    if rng.random() < 0.3:
+        out.append("Check with the last two terms.")
+        steps.sub_signed(out, terms[-1], terms[-2])
     out.append(f"Each term changes by {step}. Next: {terms[-1]} {'+' if step >= 0 else '-'} {abs(step)}.")
     value = steps.add_signed(out, terms[-1], step) if step >= 0 else steps.sub_signed(out, terms[-1], -step)
     return Core({"terms": ", ".join(map(str, terms))}, out, str(value))
@@ -270,5 +276,5 @@ TASKS = (
     Task("pct_what", "percentage", 2.5, pct_what),
     Task("seq_next", "sequence", 2.2, seq_next),
     Task("geo_next", "sequence", 2.5, geo_next),
-    Task("seq_nth", "sequence", 2.3, seq_nth),
+    Task("seq_nth", "sequence", 2.8, seq_nth),
 )

@@ -39,23 +39,36 @@ def mul(rng: Random, level: int) -> Core:
     if level == 1:
         a, b = rng.randint(2, 12), rng.randint(2, 12)
     else:
-        da, db = rng.choice({2: ((2, 1), (2, 1), (3, 1)), 3: ((2, 2), (3, 1)), 4: ((3, 2), (4, 1), (2, 2), (4, 2)),
-                             5: ((4, 2), (3, 3), (4, 3), (4, 3))}[level])
+        da, db = rng.choice(
+            {
+                2: ((2, 1), (2, 1), (3, 1)),
+                3: ((2, 2), (3, 1)),
+                4: ((3, 2), (4, 1), (2, 2), (4, 2)),
+                5: ((4, 2), (3, 3), (4, 3), (4, 3)),
+            }[level]
+        )
         a, b = whole(rng, da, da), whole(rng, db, db)
     if rng.random() < 0.4:
         a, b = b, a
     out = [f"We need {a} × {b}."]
     product = steps.mul(out, a, b)
     small = min(a, b)
-    if level > 1 and rng.random() < (0.3 if level == 5 else 0.12):
+    if level > 1 and rng.random() < (0.4 if level == 5 else 0.15):
         out.append(f"Check: {product} ÷ {small} must be {max(a, b)}.")
         steps.divide(out, product, small)
     return Core({"a": a, "b": b}, out, str(product))
 
 
 def div(rng: Random, level: int) -> Core:
-    dq, db = rng.choice({1: ((1, 1),), 2: ((2, 1), (2, 1), (1, 2)), 3: ((3, 1), (2, 1), (2, 2)),
-                         4: ((2, 2), (3, 2), (4, 1)), 5: ((3, 2), (4, 2), (4, 2), (5, 1))}[level])
+    dq, db = rng.choice(
+        {
+            1: ((1, 1),),
+            2: ((2, 1), (2, 1), (1, 2)),
+            3: ((3, 1), (2, 1), (2, 2)),
+            4: ((2, 2), (3, 2), (4, 1)),
+            5: ((3, 2), (4, 2), (4, 2), (5, 1)),
+        }[level]
+    )
     q, b = whole(rng, dq, dq), whole(rng, db, db)
     if rng.random() < 0.1:
         q = q // 10 * 10 or 10
@@ -130,8 +143,15 @@ def euclid(out: list[str], a: int, b: int) -> int:
 
 
 def _pair(rng: Random, limit: int) -> tuple[int, int]:
-    if rng.random() < 0.15:
+    kind = rng.random()
+    if kind < 0.15:
         a, b = rng.randint(2, limit), rng.randint(2, limit)
+    elif kind < 0.25:  # close to a multiple
+        b = rng.randint(2, max(3, limit // rng.choice((2, 3, 5, 9))))
+        a = max(2, b * rng.randint(1, max(1, limit // b)) + rng.randint(-3, 3))
+    elif kind < 0.32:  # digits alike
+        a = rng.randint(2, limit)
+        b = max(2, min(limit, a + rng.choice((-1, 1)) * rng.choice((1, 2, 4, 10, 90, 100, 900, 996, 1000, 1004))))
     else:
         g = rng.randint(2, max(2, limit // rng.choice((3, 5, 8, 15))))
         a, b = g * rng.randint(1, limit // g), g * rng.randint(1, limit // g)
@@ -160,15 +180,27 @@ def lcm_task(rng: Random, level: int) -> Core:
 
 
 def rem(rng: Random, level: int) -> Core:
-    da, db = rng.choice({1: ((2, 1),), 2: ((2, 1), (3, 1), (2, 2)), 3: ((3, 1), (3, 2), (4, 1)),
-                         4: ((4, 1), (4, 2), (3, 2)), 5: ((4, 2), (5, 2), (5, 2))}[level])
+    da, db = rng.choice(
+        {
+            1: ((2, 1),),
+            2: ((2, 1), (3, 1), (2, 2)),
+            3: ((3, 1), (3, 2), (4, 1)),
+            4: ((4, 1), (4, 2), (3, 2)),
+            5: ((4, 2), (5, 2), (5, 2)),
+        }[level]
+    )
     a, b = whole(rng, da, da), max(3, whole(rng, db, db))
     if a < b and rng.random() < 0.8:
         a, b = b, a
     if rng.random() < 0.08:
         a = max(b, a // b * b)
+    elif rng.random() < 0.12:
+        a = a // b * b + rng.choice((1, 2, b - 1, b - 2))
     out = [f"We need the remainder of {a} ÷ {b}."]
     _, r = steps.divide(out, a, b)
+    if rng.random() < 0.15:
+        out.append(f"Check: {b} × {a // b} + {r} must be {a}.")
+        steps.add(out, steps.mul(out, b, a // b), r)
     out.append(f"The remainder is {r}.")
     return Core({"a": a, "b": b}, out, str(r))
 
@@ -180,7 +212,7 @@ TASKS = (
     Task("div", "arithmetic", 3.0, div),
     Task("chain", "chain", 4.0, chain),
     Task("chain_words", "chain", 3.0, chain_words),
-    Task("gcd", "gcd_lcm", 4.0, gcd_task),
-    Task("lcm", "gcd_lcm", 4.0, lcm_task),
+    Task("gcd", "gcd_lcm", 5.5, gcd_task),
+    Task("lcm", "gcd_lcm", 5.0, lcm_task),
     Task("rem", "remainder", 4.0, rem),
 )

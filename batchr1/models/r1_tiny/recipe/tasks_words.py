@@ -11,8 +11,15 @@ from batchr1.models.r1_tiny.recipe.tasks_algebra import part_of
 
 _COUNT = (9, 12, 30, 80, 400)  # largest count by level
 _PRICE = (9, 15, 40, 120, 900)
-_SPEED_UNITS = (("km/h", "km"), ("km/h", "kilometers"), ("mph", "miles"), ("kilometers per hour", "kilometers"),
-                ("miles per hour", "miles"), ("kilometres per hour", "kilometres"), ("km per hour", "km"))
+_SPEED_UNITS = (
+    ("km/h", "km"),
+    ("km/h", "kilometers"),
+    ("mph", "miles"),
+    ("kilometers per hour", "kilometers"),
+    ("miles per hour", "miles"),
+    ("kilometres per hour", "kilometres"),
+    ("km per hour", "km"),
+)
 _LENGTH_UNITS = ("meters", "metres", "m", "cm", "centimeters", "feet", "inches", "yards", "km", "ft", "centimetres")
 
 
@@ -53,7 +60,9 @@ def share(rng: Random, level: int) -> Core:
 
 def leftover(rng: Random, level: int) -> Core:
     k = rng.randint(3, (8, 12, 15, 30, 60)[level - 1])
-    total = k * rng.randint(1, (6, 12, 40, 120, 500)[level - 1]) + rng.randrange(k)
+    total = k * rng.randint(1, (6, 12, 40, 120, 500)[level - 1]) + (
+        rng.randrange(k) if rng.random() < 0.85 else rng.choice((1, k - 1, 0))
+    )
     out = [f"Left over = remainder of {total} ÷ {k}."]
     _, rest = steps.divide(out, total, k)
     out.append(f"The remainder is {rest}.")
@@ -160,7 +169,9 @@ def gains_losses(rng: Random, level: int) -> Core:
     start, gain = whole(rng, 1, top), whole(rng, 1, top)
     loss = rng.randint(1, start + gain - 1)
     out = [f"Now = start + gain - loss = {start} + {gain} - {loss}."]
-    return Core({"start": start, "gain": gain, "loss": loss}, out, str(steps.sub(out, steps.add(out, start, gain), loss)))
+    return Core(
+        {"start": start, "gain": gain, "loss": loss}, out, str(steps.sub(out, steps.add(out, start, gain), loss))
+    )
 
 
 def times_as_many(rng: Random, level: int) -> Core:
@@ -202,8 +213,22 @@ def age(rng: Random, level: int) -> Core:
 TASKS = tuple(
     Task(make.__name__, "word_problem", weight, make)
     for make, weight in (
-        (total_cost, 1.6), (two_items, 2.0), (change, 2.0), (share, 1.6), (leftover, 1.8), (distance, 1.6),
-        (travel_time, 1.6), (area, 1.6), (perimeter, 1.6), (average, 1.6), (savings, 1.8), (discount, 1.8),
-        (gains_losses, 2.0), (times_as_many, 1.8), (recipe, 1.8), (days_needed, 1.6), (age, 1.8),
+        (total_cost, 1.6),
+        (two_items, 2.0),
+        (change, 2.0),
+        (share, 1.6),
+        (leftover, 1.8),
+        (distance, 1.6),
+        (travel_time, 1.6),
+        (area, 1.6),
+        (perimeter, 1.6),
+        (average, 1.6),
+        (savings, 1.8),
+        (discount, 1.8),
+        (gains_losses, 2.0),
+        (times_as_many, 1.8),
+        (recipe, 1.8),
+        (days_needed, 1.6),
+        (age, 1.8),
     )
 )

@@ -26,7 +26,7 @@ _SPLIT = (
 _SPLIT_ASCII = re.compile(
     _SPLIT.replace(r"\p{L}\p{N}", r"A-Za-z\d").replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", r"\d")
 )
-_NOT_QUICK = re.compile(r"[^\n -~×÷−–’…·€]|<[/｜t]")
+_NOT_QUICK = re.compile(r"[^\n -~×÷−–’…·€£]|<[/｜t]")
 CHAT_TEMPLATE = (
     "{%- set ns = namespace(system='', first=true) -%}"
     "{{- bos_token -}}"
@@ -60,21 +60,24 @@ def training_texts(count: int, seed: int) -> Iterator[str]:
 def train_tokenizer(count: int = 120_000, seed: int = 7) -> Tokenizer:
     """Learns the vocabulary from generated problems."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()
     added = [AddedToken(t, special=True, normalized=False) for t in SPECIAL]
     tags = [AddedToken(t, special=False, normalized=False) for t in (THINK, END_THINK)]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - len(tags),
-        special_tokens=added,  # type: ignore[arg-type]
+        special_tokens=added,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(training_texts(count, seed), trainer)
-    tokenizer.add_tokens(tags)  # type: ignore[arg-type]
+    tokenizer.add_tokens(tags)
     return tokenizer
 
 
@@ -83,8 +86,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     added = {
-        str(i): {"content": t.content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
-                 "special": t.special}
+        str(i): {
+            "content": t.content,
+            "lstrip": False,
+            "normalized": False,
+            "rstrip": False,
+            "single_word": False,
+            "special": t.special,
+        }
         for i, t in sorted(tokenizer.get_added_tokens_decoder().items())
     }
     config = {
@@ -102,7 +111,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "padding_side": "left",
         "chat_template": CHAT_TEMPLATE,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 class Encoder:

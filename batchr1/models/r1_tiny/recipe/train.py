@@ -65,7 +65,7 @@ def choose_way(model: Qwen2, batch: Batch, device: str) -> tuple[str, Callable[[
     def measure(prepare: Callable[[Tensor, Tensor], Any], loss: Loss, rows: int) -> tuple[float, float]:
         model.zero_grad(set_to_none=True)
         value = loss(ids[:rows], positions[:rows], labels[:rows], prepare(example[:rows], starts))
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         model.zero_grad(set_to_none=True)
         return value.item(), norm.item()
@@ -79,9 +79,9 @@ def choose_way(model: Qwen2, batch: Batch, device: str) -> tuple[str, Callable[[
         begin = time.monotonic()
         try:
             got = measure(prepare, loss, len(ids))
-        except Exception as error:  # noqa: BLE001 - any failure of a kernel means: take the next way
+        except Exception as error:
             print(f"{way}: {type(error).__name__}: {str(error)[:600]}", flush=True)
-            torch._dynamo.reset()  # type: ignore[no-untyped-call]
+            torch._dynamo.reset()
             continue
         print(f"{way}: loss, gradient {got}, plain {want}, {time.monotonic() - begin:.1f} s to compile", flush=True)
         if abs(got[0] - want[0]) < 0.02 and abs(got[1] / want[1] - 1) < 0.05:
@@ -110,12 +110,14 @@ def train(arguments: argparse.Namespace) -> Qwen2:
     torch.set_float32_matmul_precision("high")
     tokenizer = arguments.tokenizer / "tokenizer.json"
     feed = Feed(tokenizer, arguments.workers, arguments.rows, arguments.length, arguments.seed)
-    model = Qwen2(Shape()).to(device)
+    model = Qwen2(Shape())
+    model.to(device)
     _, prepare, loss_of = choose_way(model, feed.next(), device)
     optimizer = optimizer_of(model, device)
     ready: queue.Queue[tuple[Tensor, ...]] = queue.Queue(8)
     threading.Thread(target=lambda: _fill(ready, feed, device), daemon=True).start()
-    print(f"ready to train after {time.monotonic() - begin:.1f} s, {sum(p.numel() for p in model.parameters()):,} parameters")
+    count = sum(p.numel() for p in model.parameters())
+    print(f"ready to train after {time.monotonic() - begin:.1f} s, {count:,} parameters", flush=True)
     train_from = time.monotonic()
     seconds = arguments.minutes * 60 - (train_from - begin)
     step, losses, starved, last = 0, [], 0, train_from
@@ -123,7 +125,7 @@ def train(arguments: argparse.Namespace) -> Qwen2:
         starved += ready.empty()
         ids, positions, labels, example, starts = ready.get()
         loss = loss_of(ids, positions, labels, prepare(example, starts))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, used / seconds, arguments.lr, arguments.warmup)
@@ -135,12 +137,17 @@ def train(arguments: argparse.Namespace) -> Qwen2:
             mean = torch.stack(losses).mean().item()
             now = time.monotonic()
             rate = arguments.log_every * arguments.rows * arguments.length / (now - last)
-            print(f"step {step} {now - begin:.0f} s loss {mean:.4f} {rate / 1e6:.2f} M tok/s starved {starved}", flush=True)
+            print(
+                f"step {step} {now - begin:.0f} s loss {mean:.4f} {rate / 1e6:.2f} M tok/s starved {starved}",
+                flush=True,
+            )
             losses, starved, last = [], 0, now
             if step % (10 * arguments.log_every) == 0:
                 save_model(model, arguments.out)
     feed.close()
-    print(f"{step} steps, {step * arguments.rows * arguments.length / 1e6:.0f} M tokens, {time.monotonic() - begin:.0f} s")
+    print(
+        f"{step} steps, {step * arguments.rows * arguments.length / 1e6:.0f} M tokens, {time.monotonic() - begin:.0f} s"
+    )
     save_model(model, arguments.out)
     return model
 
@@ -175,7 +182,9 @@ def main() -> None:
         for temperature in (0.0, 0.6):
             begin = time.monotonic()
             result = evaluate(shipped, encoder, read_problems(path), temperature, limit_s=arguments.evaluate_s)
-            (arguments.out / f"{path.stem}-{temperature}.json").write_text(json.dumps(result, ensure_ascii=False, indent=1))
+            (arguments.out / f"{path.stem}-{temperature}.json").write_text(
+                json.dumps(result, ensure_ascii=False, indent=1)
+            )
             print(f"{path.name} at {temperature}: {result['tokens']} in {time.monotonic() - begin:.1f} s")
             print("  ", {k: v for k, v in result["accuracy"].items() if "/" not in k}, flush=True)
 

@@ -1,0 +1,188 @@
+"""kill -9 at any moment: of the whole process tree, of the driver alone, of the worker alone.
+
+Afterwards no process is left, what was committed is there and whole, and the same command goes on from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from process_tree import Tree, tree, until
+from replay_job import keys_of, questions, rows_of, wanted_keys, write_job
+
+HELPER = str(Path(__file__).with_name("replay_job.py"))
+ORPHAN_S = 5.0
+START_S = 400.0  # vLLM loads in 10 s, and on a busy machine in minutes
+SLOW = {"max_num_seqs": 8, "step_s": 0.03}  # about 25 rows a second
+ROWS = 300
+
+Command = Callable[[Path], list[str]]
+
+
+def replay_command(job: Path, **changes: float) -> list[str]:
+    script = job.with_name("script.json")
+    script.write_text(json.dumps(SLOW | changes))
+    return [HELPER, str(script), "run", str(job)]
+
+
+def quick_command(job: Path) -> list[str]:
+    return replay_command(job, step_s=0.0)
+
+
+def vllm_command(job: Path) -> list[str]:
+    return ["-m", "batchr1", "run", str(job)]
+
+
+def replay_job(folder: Path) -> Path:
+    questions(ROWS).write_parquet(folder / "in.parquet")
+    return write_job(folder, output={"rows_per_part": 8})
+
+
+def parts_of(output: Path) -> dict[str, str]:
+    """Every file under data/, with the hash of its content."""
+    folder = output / "data"
+    files = sorted(folder.iterdir()) if folder.exists() else []
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def assert_whole(output: Path, before: dict[str, str]) -> dict[str, str]:
+    """All that lies under data/ is readable to its end, has no row twice, and holds what was there before."""
+    now = parts_of(output)
+    assert before.items() <= now.items(), "a committed part never changes"
+    keys: list[tuple[str, int]] = []
+    for name in now:
+        assert name.startswith("part-") and name.endswith(".parquet")
+        keys += keys_of(pl.from_arrow(pq.ParquetFile(output / "data" / name).read()))  # type: ignore[arg-type]
+    assert len(set(keys)) == len(keys)
+    assert not (output / "_SUCCESS").exists()
+    return now
+
+
+def assert_nothing_left(run: Tree, killed: list[int]) -> None:
+    until(lambda: not set(run.left()) | (set(killed) & set(run.pids())), ORPHAN_S, f"the end of all of {killed}")
+
+
+def kill_the_tree_three_times(job: Path, output: Path, command: Command, seed: int) -> None:
+    """Kills at random moments: after a random number of new parts and a random fraction of a second."""
+    rng, parts = random.Random(seed), dict[str, str]()
+    for _ in range(3):
+        new, delay = rng.randint(0, 4), rng.uniform(0, 0.5)
+        with tree(command(job), job.parent) as run:
+            goal = len(parts) + new
+            until(lambda: run.workers() and len(parts_of(output)) >= goal, START_S)  # noqa: B023
+            time.sleep(delay)  # the random moment
+            assert run.driver.poll() is None, "the run ended before it could be killed"
+            killed = run.kill()
+            assert len(killed) > 1
+            assert_nothing_left(run, killed)
+        parts = assert_whole(output, parts)
+    assert parts, "something was committed before the last kill"
+
+
+def finish(job: Path, output: Path, command: Command, before: dict[str, str], timeout_s: float = 200.0) -> str:
+    with tree(command(job), job.parent) as run:
+        assert run.wait(timeout_s) == 0, run.stderr
+        assert_nothing_left(run, [])
+    now = parts_of(output)
+    assert before.items() <= now.items()
+    assert (output / "_SUCCESS").exists()
+    assert list((output / ".batchr1/staging").glob("*")) == []
+    assert [path for path in output.rglob("*") if path.name.endswith(".tmp")] == []
+    return run.stdout
+
+
+def test_killing_the_whole_tree_three_times_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    job, output = replay_job(tmp_path), tmp_path / "out"
+    with tree(replay_command(job), tmp_path) as run:
+        until(run.workers)
+        assert_nothing_left(run, run.kill())
+    assert not (output / "data").exists(), "killed while it was loading"
+    assert (output / ".batchr1/lock").exists(), "the lock of the dead"
+    kill_the_tree_three_times(job, output, replay_command, seed=20)
+    before = parts_of(output)
+    done = rows_of(output).height
+    assert 0 < done < ROWS
+    said = finish(job, output, quick_command, before)
+    assert said.splitlines()[0] == f"{ROWS} rows = {ROWS} done + 0 failed + 0 pending"
+    assert said.splitlines()[1].startswith(f"this run: {ROWS - done} rows, "), "what was committed is not made again"
+    assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
+
+
+def test_killing_the_driver_ends_its_worker_and_killing_a_worker_does_not_end_the_run(tmp_path: Path) -> None:
+    job, output = replay_job(tmp_path), tmp_path / "out"
+    with tree(replay_command(job), tmp_path) as run:
+        until(lambda: len(parts_of(output)) > 2)
+        [worker] = run.workers()
+        assert os.getsid(worker) == worker != os.getsid(run.driver.pid), "Ctrl-C reaches the driver alone"
+        os.kill(run.driver.pid, signal.SIGKILL)
+        run.driver.wait()
+        assert_nothing_left(run, [worker])
+    before = assert_whole(output, {})
+    with tree(replay_command(job), tmp_path) as run:
+        until(lambda: len(parts_of(output)) > len(before) + 2)
+        [worker] = run.workers()
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: worker not in run.left(), ORPHAN_S)
+        assert run.wait() == 0, run.stderr
+        assert_nothing_left(run, [worker])
+    assert before.items() <= parts_of(output).items()
+    assert {name.split("-")[4] for name in set(parts_of(output)) - set(before)} == {"0", "1"}, "the worker was replaced"
+    assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
+    assert (output / "_SUCCESS").exists()
+
+
+# The same with the real engine and the model that ships.
+
+
+PROBLEMS = Path(__file__).parent.parent / "jobs/data/math.parquet"
+VLLM_ROWS = 120
+
+
+def math_job(folder: Path) -> Path:
+    """Some of the shipped problems, in small parts, so that there is something to kill between."""
+    return write_job(
+        folder,
+        input={"path": str(PROBLEMS), "gold": "answer", "limit": VLLM_ROWS},
+        output={"keep": ["family"], "rows_per_part": 10},
+        sampling={"max_tokens": 512},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_vllm_killed_three_times_with_its_whole_tree_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    job, output = math_job(tmp_path), tmp_path / "out"
+    kill_the_tree_three_times(job, output, vllm_command, seed=21)
+    finish(job, output, vllm_command, parts_of(output), timeout_s=1000)
+    assert keys_of(rows_of(output)) == wanted_keys(pl.read_parquet(PROBLEMS).head(VLLM_ROWS))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_vllm_ends_with_its_driver_and_is_replaced_when_it_dies(tmp_path: Path) -> None:
+    job, output = math_job(tmp_path), tmp_path / "out"
+    with tree(vllm_command(job), tmp_path) as run:
+        until(lambda: parts_of(output), START_S)
+        pids = run.pids()
+        os.kill(run.driver.pid, signal.SIGKILL)
+        run.driver.wait()
+        assert_nothing_left(run, pids)
+    before = assert_whole(output, {})
+    with tree(vllm_command(job), tmp_path) as run:
+        until(lambda: len(parts_of(output)) > len(before), START_S)
+        [worker] = run.workers()
+        os.kill(worker, signal.SIGKILL)
+        assert run.wait(1000) == 0, run.stderr
+        assert_nothing_left(run, [worker])
+    assert before.items() <= parts_of(output).items()
+    assert keys_of(rows_of(output)) == wanted_keys(pl.read_parquet(PROBLEMS).head(VLLM_ROWS))
