@@ -8,7 +8,7 @@ TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 crash bench clean
+.PHONY: math test lint types s3 crash slow bench clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -25,10 +25,13 @@ types: $(VENV)/.dev
 
 # The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
 s3: $(VENV)/.dev
-	tests/s3_server.sh $(BIN)/python -m pytest -m s3
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
 
-# Whole runs on vLLM that are killed, and whole datasets: minutes.
+# Real runs on vLLM that are killed: the short leg of CI, and with whole datasets the long one.
 crash: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/test_kill.py
+
+slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.cpu

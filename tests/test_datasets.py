@@ -128,7 +128,7 @@ def test_every_row_of_a_dataset_comes_out_once_with_what_was_kept(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @each_dataset
 def test_every_row_of_a_dataset_goes_through_r1_tiny_on_vllm(tmp_path: Path, name: str) -> None:
     summary = run_job(load_job(DATASETS[name].job(tmp_path)), RunOptions(show_progress=False, gpus="none"))

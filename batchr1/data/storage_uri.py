@@ -28,7 +28,10 @@ class StorageOptions:
     def __post_init__(self) -> None:
         if self.endpoint is None:
             return
-        parts = urlsplit(self.endpoint)
+        try:
+            parts = urlsplit(self.endpoint)
+        except ValueError as exc:
+            raise JobError("storage.endpoint: not a URL (need http://host:port or https://host). Correct it.") from exc
         if parts.username is not None or parts.password is not None or parts.query:
             raise JobError("storage.endpoint: the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.")
         if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -26,7 +26,7 @@ from batchr1.data.source import Source
 from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
 from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.engine.protocol import Sampling
-from batchr1.errors import BatchError, OutputError, StoppedError, UsageError
+from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.job.fingerprint import check_same, digest, fingerprint
 from batchr1.job.spec import JobSpec
 from batchr1.run.driver import Driver, Tally
@@ -356,13 +356,23 @@ class _Run:
         if isinstance(error, UsageError) and not self._claimed:
             self._output.forget_run(self._run)
         elif not driver.lost:
-            self._output.write_run(self._run, self._record)
+            self._write_record(stopped)
             if code == 0:
                 self._lock.check()
                 self._output.succeed()
         if error is not None and stopped is None:
             raise error
         return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped)
+
+
+    def _write_record(self, stopped: str | None) -> None:
+        """Write the run's record; where storage is what stopped the run, it is allowed to be missing."""
+        try:
+            self._output.write_run(self._run, self._record)
+        except StorageError as exc:
+            if stopped is None:
+                raise
+            log.warning("the run's record could not be written: %s", exc)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,83 @@
+"""The README says what the code does: its job file, its columns, its commands, its recorded output.
+
+`UPDATE_GOLDEN=1 pytest tests/test_readme.py` rewrites the blocks that are derived from the code.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from batchr1.cli.main import COMMANDS
+from batchr1.cli.run import as_text
+from batchr1.data.columns import COLUMNS
+from batchr1.data.pending import Counts
+from batchr1.run.driver import Tally
+from batchr1.run.job import Summary
+
+REPOSITORY = Path(__file__).parent.parent
+README = REPOSITORY / "README.md"
+
+
+def block(name: str) -> str:
+    """What stands between `<!-- name -->` and the next blank line after its fence or table."""
+    text = README.read_text(encoding="utf-8")
+    match = re.search(rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|.*\n)+)", text, re.DOTALL)
+    assert match, f"README has no block {name}"
+    return match[1].strip()
+
+
+def hold(name: str, wanted: str) -> None:
+    have = block(name)
+    if os.environ.get("UPDATE_GOLDEN") and have != wanted:
+        README.write_text(README.read_text(encoding="utf-8").replace(have, wanted), encoding="utf-8")
+        pytest.skip("rewritten")
+    assert have == wanted
+
+
+def test_the_job_file_shown_is_the_one_that_ships() -> None:
+    hold("jobs/math.yaml", "```yaml\n" + (REPOSITORY / "jobs/math.yaml").read_text(encoding="utf-8").strip() + "\n```")
+
+
+def test_the_columns_shown_are_the_ones_that_are_written() -> None:
+    lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
+    for c in COLUMNS:
+        values = f" ({', '.join(f'`{v}`' for v in c.values)})" if c.values else ""
+        lines.append(f"| `{c.name}` | {c.type} | {'yes' if c.nullable else ''} | {c.meaning}{values} |")
+    hold("columns", "\n".join(lines))
+
+
+def test_the_output_shown_is_what_run_prints() -> None:
+    """The figures are those of a real run; the words are the code's."""
+    shown = block("make-math").splitlines()[1:-1]
+    figures = re.search(r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s, .* ([\d.]+)% correct", shown[1])
+    assert figures, shown
+    tokens, seconds, rate = (float(figures[i].replace(",", "")) for i in (1, 2, 3))
+    tally = Tally(done=400, tokens=int(tokens), correct=round(float(figures[4]) * 4), judged=400)
+    output = shown[2].removeprefix("output: ")
+    summary = Summary("run", output, Counts(400, 1, 400, 0, 0), tally, seconds, rate, 0, None)
+    assert shown == as_text(summary, Path("jobs/math.yaml")).splitlines()
+
+
+def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:
+    text = README.read_text(encoding="utf-8")
+    for command in re.findall(r"\bbatchr1 (run|check|status|schema|plan|report|export|variants|fetch)\b", text):
+        assert command in COMMANDS, f"README names `batchr1 {command}`, which is not there"
+    for code in ("0 complete", "1 failed for good", "2 usage", "3 complete but", "4 another run", "75 stopped"):
+        assert code in text
+
+
+def test_make_targets_named_exist() -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = re.findall(r"^ +make ([a-z ]+?)(?: +#.*)?$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert named
+    for line in named:
+        assert set(line.split()) <= targets, f"no such target: {line}"
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
+        assert (REPOSITORY / target).exists(), target
