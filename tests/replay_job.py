@@ -17,8 +17,9 @@ import yaml
 
 from batchr1.engine.protocol import Sampling
 from batchr1.job import load_job
-from batchr1.run.job import RunOptions, Summary, run_job
+from batchr1.run.job import Summary, run_job
 from batchr1.run.messages import EngineSpec
+from batchr1.run.prepare import RunOptions
 from batchr1.sizing.catalogue import variant
 
 MODEL = str(variant("r1-tiny").path)
@@ -95,13 +96,11 @@ def wanted_keys(inputs: pl.DataFrame, n: int = 1) -> list[tuple[str, int]]:
 def main() -> None:
     """The command line as it is, but for the engine."""
     import batchr1.run.driver
-    import batchr1.run.job
     from batchr1.cli.main import main as command_line
 
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
     batchr1.run.driver.GRACE_S = script.pop("grace_s", batchr1.run.driver.GRACE_S)
-    batchr1.run.job.RunOptions = functools.partial(RunOptions, engine=replay(**script))  # type: ignore[misc]
-    command_line(prog_name="batchr1")
+    command_line(prog_name="batchr1", obj=replay(**script))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from replay_job import keys_of, replay, rows_of, run_replay, wanted_keys, write_
 
 from batchr1.cli.main import main
 from batchr1.job import load_job
-from batchr1.run.job import RunOptions, run_job
+from batchr1.run.job import run_job
+from batchr1.run.prepare import RunOptions
 
 DATA = Path(__file__).parents[2] / "shared/data"
 MAX_TOKENS = 512

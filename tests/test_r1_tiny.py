@@ -1,4 +1,4 @@
-"""The embedded model on 300 problems whose author had seen the list of families and ranges, and nothing of the generator.
+"""The embedded model on 300 problems whose author knew the families and their ranges, and nothing of the generator.
 
 Real vLLM, the real command line. The bar is 80 %; the card says what was measured.
 """

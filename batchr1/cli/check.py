@@ -40,7 +40,7 @@ def command(
     from batchr1.data.prompts import PromptRenderer, load_tokenizer
     from batchr1.records import Prompt
     from batchr1.run.feeder import render_batch
-    from batchr1.run.job import RunOptions, check_fingerprint, find_pending, prepare
+    from batchr1.run.prepare import RunOptions, check_fingerprint, find_pending, prepare
 
     with named(job):
         prepared = prepare(spec, RunOptions(gpus=gpus, devices=split_devices(devices)))

@@ -45,8 +45,9 @@ def command(
     """Run JOB, a YAML file, or go on with it where it stopped."""
     spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
     stop_after_s = duration(stop_after)
-    from batchr1.run.job import RunOptions, run_job
+    from batchr1.run.job import run_job
     from batchr1.run.messages import EngineSpec
+    from batchr1.run.prepare import RunOptions
 
     def confirm(question: str) -> bool:
         return yes or (sys.stdin.isatty() and click.confirm(question, err=True))

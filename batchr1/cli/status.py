@@ -42,7 +42,7 @@ def command(
 
     pending: int | None = None
     if Path(target).suffix in {".yaml", ".yml"}:
-        from batchr1.run.job import find_pending, prepare
+        from batchr1.run.prepare import find_pending, prepare
 
         spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
         with named(Path(target)):

@@ -7,66 +7,32 @@ Nothing is written before the checks are through, so that a job with a mistake i
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import logging
 import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchr1 import __version__
 from batchr1.data.lock import Lock
-from batchr1.data.output import RUNS_DIR, Output
 from batchr1.data.pending import Counts, Pending
-from batchr1.data.source import Source
-from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
-from batchr1.engine.arguments import check_engine_args, require_vllm
+from batchr1.engine.arguments import require_vllm
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
-from batchr1.job.fingerprint import check_same, digest, fingerprint
+from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.driver import Driver, Tally
+from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
+from batchr1.run.prepare import DEFAULTS, Prepared, RunOptions, check_fingerprint, prepare, read_ids, take_out_done
 from batchr1.run.signals import StopSignals, stop_signals
-from batchr1.sizing.devices import choose_devices
-from batchr1.sizing.model import ModelSource, resolve_model
-from batchr1.sizing.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
 
 log = logging.getLogger("batchr1.run")
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the command line adds to a job. `stop_after_s`: leave, resumably, after this long."""
-
-    fresh: bool = False
-    retry_failed: bool = False
-    stop_after_s: float | None = None
-    gpus: str | None = None
-    devices: tuple[str, ...] | None = None
-    cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
-    engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
-    show_progress: bool = True
-    confirm_fresh: Callable[[str], bool] = lambda message: False
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A job whose input, model and output were looked at; nothing was changed."""
-
-    spec: JobSpec
-    output: Output
-    source: Source
-    model: ModelSource
-    plan: Plan
-    semantic: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,57 +49,7 @@ class Summary:
     stopped: str | None
 
 
-def prepare(spec: JobSpec, options: RunOptions = RunOptions()) -> Prepared:
-    """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
-    storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    model = resolve_model(spec.model)
-    devices = choose_devices(options.gpus, options.devices)
-    plan = make_plan(spec, model, devices=devices, cpu_replicas=options.cpu_replicas)
-    if options.engine is None:
-        check_engine_args(spec.model.engine_args)
-    output = Output(open_storage(spec.output.path, storage_options))
-    files = expand_inputs(spec.input.paths, storage_options)
-    output.refuse_overlap(spec.input.paths, files)
-    source = Source(spec.input, spec.output.keep, files)
-    kept = {f.name: str(f.type) for f in source.kept_schema}
-    semantic = fingerprint(spec, model_identity=model.identity, kept=kept)
-    return Prepared(spec, output, source, model, plan, semantic)
-
-
-def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
-    """Match the input's ids against what the output holds."""
-    pending = read_ids(prepared)
-    take_out_done(prepared, pending, retry_failed=retry_failed)
-    return pending
-
-
-def read_ids(prepared: Prepared) -> Pending:
-    """One pass over the input's ids, without those that earlier outputs hold.
-
-    Raises `InputError` when an id is null or comes twice, or nothing is there.
-    """
-    spec = prepared.spec
-    pending = Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
-    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    for uri in spec.input.exclude:
-        earlier = Output(open_storage(uri, options))
-        if not earlier.exists():
-            raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
-        for table in earlier.tables(["id"]):
-            pending.exclude(table.column("id"))
-    return pending
-
-
-def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
-    """Take out what the output holds. A run must hold the lock."""
-    for table in prepared.output.tables(["id", "sample"]):
-        pending.mark_done(table.column("id"), table.column("sample"))
-    if not retry_failed:
-        for table in prepared.output.failed_tables(["id", "sample"]):
-            pending.mark_failed(table.column("id"), table.column("sample"))
-
-
-def run_job(spec: JobSpec, options: RunOptions = RunOptions()) -> Summary:
+def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
     """Run a job to its end, or to the next interruption.
 
     Raises `BatchError` for what ends a run before it could begin or for good; a run that stopped half-way returns a
@@ -177,13 +93,6 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
 def _run_name(now: dt.datetime) -> str:
     """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order too."""
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
-
-
-def check_fingerprint(prepared: Prepared) -> None:
-    """Raise `FingerprintError` when the output was made by a job that would give other answers."""
-    before = prepared.output.job() if prepared.output.exists() else None
-    if before is not None:
-        check_same(before["fingerprint"], prepared.semantic, output=prepared.output.uri)
 
 
 def _renderer(prepared: Prepared, options: RunOptions) -> PromptRenderer:
@@ -238,7 +147,7 @@ class _Run:
         self._signals.is_polled = True
         self._output.begin()
         self._output.write_run(self._run, self._record)
-        with _log_file(self._output, self._run) as log_path:
+        with log_file(self._output, self._run) as log_path:
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
             error: BatchError | None = None
@@ -364,7 +273,6 @@ class _Run:
             raise error
         return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped)
 
-
     def _write_record(self, stopped: str | None) -> None:
         """Write the run's record; where storage is what stopped the run, it is allowed to be missing."""
         try:
@@ -392,26 +300,3 @@ def _exit_code(counts: Counts, spec: JobSpec, stopped: str | None) -> int:
     if stopped is not None or counts.pending:
         return 75
     return 3 if counts.failed > spec.max_failed else 0
-
-
-@contextlib.contextmanager
-def _log_file(output: Output, run: str) -> Iterator[Path]:
-    """The run's log, beside its record; for S3 it is kept locally and uploaded at the end. Yields its local path."""
-    local = output.storage.kind == "local"
-    folder = Path(output.storage.path(RUNS_DIR)) if local else Path(tempfile.mkdtemp(prefix="batchr1-"))
-    path = folder / f"{run}.log"
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    root = logging.getLogger("batchr1")
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield path
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-        if not local:
-            with contextlib.suppress(BatchError):
-                output.storage.write_bytes(f"{RUNS_DIR}/{run}.log", path.read_bytes())
-            path.unlink()
-            folder.rmdir()

@@ -1,0 +1,107 @@
+"""A job, looked at before anything is touched: its model, its input, its output, and what is still to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from batchr1.data.output import Output
+from batchr1.data.pending import Pending
+from batchr1.data.source import Source
+from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
+from batchr1.engine.arguments import check_engine_args
+from batchr1.errors import OutputError
+from batchr1.job.fingerprint import check_same, fingerprint
+from batchr1.job.spec import JobSpec
+from batchr1.run.messages import EngineSpec
+from batchr1.sizing.devices import choose_devices
+from batchr1.sizing.model import ModelSource, resolve_model
+from batchr1.sizing.plan import Plan, make_plan
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to a job. `stop_after_s`: leave, resumably, after this long."""
+
+    fresh: bool = False
+    retry_failed: bool = False
+    stop_after_s: float | None = None
+    gpus: str | None = None
+    devices: tuple[str, ...] | None = None
+    cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
+    engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
+    show_progress: bool = True
+    confirm_fresh: Callable[[str], bool] = lambda message: False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A job whose input, model and output were looked at; nothing was changed."""
+
+    spec: JobSpec
+    output: Output
+    source: Source
+    model: ModelSource
+    plan: Plan
+    semantic: dict[str, Any]
+
+
+DEFAULTS = RunOptions()
+
+
+def prepare(spec: JobSpec, options: RunOptions = DEFAULTS) -> Prepared:
+    """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
+    storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    model = resolve_model(spec.model)
+    devices = choose_devices(options.gpus, options.devices)
+    plan = make_plan(spec, model, devices=devices, cpu_replicas=options.cpu_replicas)
+    if options.engine is None:
+        check_engine_args(spec.model.engine_args)
+    output = Output(open_storage(spec.output.path, storage_options))
+    files = expand_inputs(spec.input.paths, storage_options)
+    output.refuse_overlap(spec.input.paths, files)
+    source = Source(spec.input, spec.output.keep, files)
+    kept = {f.name: str(f.type) for f in source.kept_schema}
+    semantic = fingerprint(spec, model_identity=model.identity, kept=kept)
+    return Prepared(spec, output, source, model, plan, semantic)
+
+
+def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
+    """Match the input's ids against what the output holds."""
+    pending = read_ids(prepared)
+    take_out_done(prepared, pending, retry_failed=retry_failed)
+    return pending
+
+
+def read_ids(prepared: Prepared) -> Pending:
+    """One pass over the input's ids, without those that earlier outputs hold.
+
+    Raises `InputError` when an id is null or comes twice, or nothing is there.
+    """
+    spec = prepared.spec
+    pending = Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
+    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    for uri in spec.input.exclude:
+        earlier = Output(open_storage(uri, options))
+        if not earlier.exists():
+            raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
+        for table in earlier.tables(["id"]):
+            pending.exclude(table.column("id"))
+    return pending
+
+
+def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
+    """Take out what the output holds. A run must hold the lock."""
+    for table in prepared.output.tables(["id", "sample"]):
+        pending.mark_done(table.column("id"), table.column("sample"))
+    if not retry_failed:
+        for table in prepared.output.failed_tables(["id", "sample"]):
+            pending.mark_failed(table.column("id"), table.column("sample"))
+
+
+def check_fingerprint(prepared: Prepared) -> None:
+    """Raise `FingerprintError` when the output was made by a job that would give other answers."""
+    before = prepared.output.job() if prepared.output.exists() else None
+    if before is not None:
+        check_same(before["fingerprint"], prepared.semantic, output=prepared.output.uri)
