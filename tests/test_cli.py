@@ -185,6 +185,8 @@ def test_status_of_an_output_and_of_a_job(tmp_path: Path) -> None:
     job = write_good_job(tmp_path)
     nothing = batchr1("status", job)
     assert (nothing.exit_code, nothing.stdout) == (0, f"{tmp_path}/out: nothing here yet, 5 pending\n")
+    assert json.loads(batchr1("status", job, "--json").stdout)["pending"] == 5
+    assert json.loads(batchr1("status", job, "--failed", "--json").stdout) == []
     batchr1("run", job, "--limit", "3")
     assert batchr1("status", tmp_path / "out").stdout.splitlines()[:2] == [
         f"{tmp_path}/out: complete", "  rows       3 done, 0 failed, 0 pending, 1 runs"
@@ -194,8 +196,9 @@ def test_status_of_an_output_and_of_a_job(tmp_path: Path) -> None:
     assert (document["done"], document["pending"]) == (3, 2)
 
 
-def test_status_of_something_else_is_a_usage_error(tmp_path: Path) -> None:
-    result = batchr1("status", tmp_path / "nowhere")
+@pytest.mark.parametrize("option", [(), ("--failed",)])
+def test_status_of_something_else_is_a_usage_error(tmp_path: Path, option: tuple[str, ...]) -> None:
+    result = batchr1("status", tmp_path / "nowhere", *option)
     assert (result.exit_code, result.stdout, result.stderr) == (
         2,
         "",
@@ -209,4 +212,55 @@ def test_status_by_a_column_that_is_not_there_is_a_usage_error(tmp_path: Path) -
     assert (result.exit_code, result.stderr) == (
         2,
         f"batchr1: {tmp_path}/out: --by level: there is no such column (kept columns: none).\n",
+    )
+
+
+def test_status_groups_by_a_kept_column_whatever_its_name(tmp_path: Path) -> None:
+    questions(4).with_columns(tokens=pl.Series([7, 7, 7, 9])).write_parquet(tmp_path / "in.parquet")
+    batchr1("run", write_job(tmp_path, output={"keep": ["tokens"]}))
+    result = batchr1("status", tmp_path / "out", "--by", "tokens", "--json")
+    assert [(g["value"], g["rows"]) for g in json.loads(result.stdout)["groups"]] == [("7", 3), ("9", 1)]
+
+
+def test_status_counts_what_a_run_without_final_counts_has_done(tmp_path: Path) -> None:
+    job = write_good_job(tmp_path)
+    batchr1("run", job, "--limit", "2")
+    batchr1("run", job)
+    *_, last = sorted((tmp_path / "out/.batchr1/runs").glob("*.json"))
+    record = json.loads(last.read_text())
+    record["counts_before"]["pending"] = 10  # of which 3 are done: as if it had been killed there
+    del record["counts"]
+    last.write_text(json.dumps(record))
+    document = json.loads(batchr1("status", tmp_path / "out", "--json").stdout)
+    assert (document["done"], document["pending"]) == (5, 7)
+
+
+def test_the_next_command_of_a_stopped_run_repeats_what_was_overridden(tmp_path: Path) -> None:
+    job = write_good_job(tmp_path)
+    there = tmp_path / "an other"
+    given = ["--output", there, "--limit", "4", "--set", "sampling.n=2", "--retry-failed"]
+    result = batchr1("run", job, *given, "--stop-after", "0.001s")
+    assert result.exit_code == 75
+    assert result.stdout.splitlines()[-1] == (
+        f"next: batchr1 run {job} --output '{there}' --limit 4 --set sampling.n=2 --retry-failed    (goes on from here)"
+    )
+
+
+def test_a_run_whose_rows_are_all_done_elsewhere_is_complete(tmp_path: Path) -> None:
+    job = write_good_job(tmp_path)
+    batchr1("run", job)
+    again = ["run", job, "--output", tmp_path / "next", "--set", f"input.exclude=[{tmp_path}/out]"]
+    for _ in range(2):
+        result = batchr1(*again)
+        assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "0 rows = 0 done + 0 failed + 0 pending")
+        assert (tmp_path / "next/_SUCCESS").exists()
+
+
+def test_an_access_token_in_a_job_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    job = write_good_job(tmp_path, model={"engine_args": {"hf_token": "hf_secret"}})
+    result = batchr1("check", job)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"batchr1: {job}: model.engine_args.hf_token: a job file holds no secrets (it is copied into the output). "
+        "Set HF_TOKEN in the environment.\n",
     )

@@ -60,7 +60,7 @@ def test_the_output_shown_is_what_run_prints() -> None:
     tally = Tally(done=400, tokens=int(tokens), correct=round(float(figures[4]) * 4), judged=400)
     output = shown[2].removeprefix("output: ")
     summary = Summary("run", output, Counts(400, 1, 400, 0, 0), tally, seconds, rate, 0, None)
-    assert shown == as_text(summary, Path("jobs/math.yaml")).splitlines()
+    assert shown == as_text(summary, "batchr1 run jobs/math.yaml").splitlines()
 
 
 def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:

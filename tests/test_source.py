@@ -103,6 +103,7 @@ def test_a_template_is_filled_from_columns_and_a_null_in_one_gives_no_prompt(tmp
         ("{a", "input.template: braces do not match"),
         ("{a.b}", "input.template: {a.b} is not a plain column name"),
         ("{}", "input.template: {} is not a plain column name"),
+        ("{0}", "input.template: {0} is not a plain column name"),
         ("no column", "input.template: names no column"),
     ],
 )
@@ -148,6 +149,21 @@ def test_the_id_of_a_prompt_never_changes(tmp_path: Path) -> None:
     path = write(tmp_path / "in.parquet", {"q": ["Wie groß?"], "m": messages})
     assert ids_of(source_of(path, prompt="q")) == ["d4e77163fa467b0526edfb21b803f8a4"]
     assert ids_of(source_of(path, messages="m")) == ["10a03e31556414eb1c6a39900add6c77"]
+
+
+def test_messages_may_hold_values_that_json_does_not_know(tmp_path: Path) -> None:
+    message = {"role": "user", "content": "?", "at": dt.datetime(2024, 2, 29)}
+    [first] = ids_of(source_of(write(tmp_path / "a.parquet", {"m": [[message]]}), messages="m"))
+    [other] = ids_of(source_of(write(tmp_path / "b.parquet", {"m": [[{**message, "content": "!"}]]}), messages="m"))
+    assert first != other
+
+
+def test_json_lines_that_are_not_utf_8_are_an_input_error_without_their_text(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"q": "secret \xff"}\n')
+    with pytest.raises(InputError, match="not a readable JSON lines file") as caught:
+        read(source_of(path, prompt="q"))
+    assert "secret" not in str(caught.value)
 
 
 def test_gold_answers_of_every_type_become_text(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def command(
         options = replace(options, engine=engine)
     with named(job):
         summary = run_job(spec, options)
-    click.echo(json.dumps(as_document(summary)) if as_json else as_text(summary, job))
+    click.echo(json.dumps(as_document(summary)) if as_json else as_text(summary, _again(ctx)))
     ctx.exit(summary.exit_code)
 
 
@@ -95,7 +96,19 @@ def as_document(summary: Summary) -> dict[str, object]:
     }
 
 
-def as_text(summary: Summary, job: Path) -> str:
+def _again(ctx: click.Context) -> str:
+    """The command that goes on with this run: what was overridden stays so; --fresh is done."""
+    given = ctx.params
+    words = ["batchr1", "run", str(given["job"])]
+    for name in ("variant", "output", "limit", "date", "gpus", "devices"):
+        if given[name] is not None:
+            words += [f"--{name}", str(given[name])]
+    for setting in given["settings"]:
+        words += ["--set", setting]
+    return shlex.join(words + ["--retry-failed"] * given["retry_failed"])
+
+
+def as_text(summary: Summary, again: str) -> str:
     """The lines that every run ends with."""
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
@@ -119,9 +132,9 @@ def as_text(summary: Summary, job: Path) -> str:
     lines.append(f"output: {summary.output}")
     match summary.exit_code:
         case 75:
-            lines.append(f"next: batchr1 run {job}    (goes on from here)")
+            lines.append(f"next: {again}    (goes on from here)")
         case 3:
-            lines.append(f"next: batchr1 status {summary.output} --failed    (why rows failed)")
+            lines.append(f"next: batchr1 status {shlex.quote(summary.output)} --failed    (why rows failed)")
         case _:
-            lines.append(f"next: batchr1 status {summary.output}")
+            lines.append(f"next: batchr1 status {shlex.quote(summary.output)}")
     return "\n".join(lines)

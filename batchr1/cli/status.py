@@ -50,7 +50,9 @@ def command(
             found = prepared.output
             pending = find_pending(prepared).counts().pending
         if not found.exists():
-            click.echo(f"{found.uri}: nothing here yet, {pending:,} pending")
+            nothing = [] if show_failed else {"output": found.uri, "complete": False, "done": 0, "pending": pending}
+            text = f"{found.uri}: nothing here yet, {pending:,} pending"
+            click.echo(json.dumps(nothing) if as_json else text)
             return
     else:
         found = Output(open_storage(target))

@@ -78,6 +78,7 @@ def read_jsonl(
         row = 0
         for batch in _open_json(handle):
             kept = batch.select(columns)
+            kept.validate(full=True)  # as above: Arrow takes bytes that are not UTF-8 from JSON, too
             if predicate is not None:
                 kept = kept.filter(predicate.mask(pa.table(batch)).combine_chunks())
             for start in range(0, kept.num_rows, BATCH_ROWS):

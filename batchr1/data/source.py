@@ -164,7 +164,7 @@ class Source:
 
 def content_id(content: Any) -> str:
     """The id of a row that has none: 128-bit hash of what it asks, hexadecimal."""
-    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, ensure_ascii=False)
+    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -225,7 +225,7 @@ def _template_fields(template: str) -> tuple[str, ...]:
     for _, name, spec, conversion in parsed:
         if name is None:
             continue
-        if not name or not name.replace("_", "a").isalnum() or spec or conversion:
+        if not name or name.isdigit() or not name.replace("_", "a").isalnum() or spec or conversion:
             raise JobError(f"input.template: {{{name}}} is not a plain column name. Write {{{{ and }}}} for braces.")
         names.append(name)
     if not names:

@@ -39,10 +39,15 @@ def engine_arg_names() -> tuple[str, ...]:
 
 
 def check_engine_args(names: Iterable[str]) -> None:
-    """Raise `JobError` for a name that the installed vLLM does not take."""
+    """Raise `JobError` for a name that the installed vLLM does not take, or whose value would be a secret."""
     wanted = list(names)
     known = engine_arg_names() if wanted else ()
     for name in wanted:
+        if name == "hf_token":
+            raise JobError(
+                "model.engine_args.hf_token: a job file holds no secrets (it is copied into the output). "
+                "Set HF_TOKEN in the environment."
+            )
         if known and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"Did you mean {close[0]}?" if close else "See `vllm serve --help` for the names (with underscores)."

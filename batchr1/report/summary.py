@@ -9,7 +9,7 @@ import polars as pl
 
 from batchr1.data.columns import NAMES
 from batchr1.data.lock import read_lock
-from batchr1.data.output import Output
+from batchr1.data.output import DATA_DIR, Output
 from batchr1.errors import UsageError
 
 _COLUMNS = [
@@ -65,11 +65,9 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
 
     Raises `UsageError` when nothing of ours is there, or it has no column `by`.
     """
-    runs = output.runs()
-    if not output.exists() and not runs:
-        raise UsageError(f"{output.uri}: not an output of batchr1. Give the folder that a job wrote, or the job file.")
+    runs = _runs(output)
     columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
-    frames = []
+    frames: dict[str, pl.DataFrame] = {}
     for rel in output.parts():
         with output.storage.open_input(rel) as file:
             have = pl.read_parquet_schema(file)
@@ -77,11 +75,11 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
                 kept = ", ".join(n for n in have if n not in NAMES) or "none"
                 raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
             file.seek(0)
-            frames.append(pl.read_parquet(file, columns=columns))
-    rows = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+            frames[rel] = pl.read_parquet(file, columns=columns)
+    rows = pl.concat(frames.values()) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     last = runs[-1] if runs else {}
     if pending is None and last:
-        pending = last.get("counts", last["counts_before"])["pending"]
+        pending = _pending(output, last, frames)
     return OutputSummary(
         output=output.uri,
         complete=output.is_complete(),
@@ -103,7 +101,11 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
 
 
 def failed_rows(output: Output) -> list[dict[str, Any]]:
-    """The rows that failed and were not done since, the newest word on each."""
+    """The rows that failed and were not done since, the newest word on each.
+
+    Raises `UsageError` when nothing of ours is there.
+    """
+    _runs(output)
     failed = [pl.DataFrame(table) for table in output.failed_tables()]
     if not failed:
         return []
@@ -112,6 +114,22 @@ def failed_rows(output: Output) -> list[dict[str, Any]]:
     if done:
         rows = rows.join(pl.concat(done), on=["id", "sample"], how="anti")
     return rows.to_dicts()
+
+
+def _runs(output: Output) -> list[dict[str, Any]]:
+    runs = output.runs()
+    if not output.exists() and not runs:
+        raise UsageError(f"{output.uri}: not an output of batchr1. Give the folder that a job wrote, or the job file.")
+    return runs
+
+
+def _pending(output: Output, last: dict[str, Any], frames: dict[str, pl.DataFrame]) -> int:
+    """What the last run left, or has before it still: one that is running, or was killed, has no final counts."""
+    if "counts" in last:
+        return int(last["counts"]["pending"])
+    done = sum(frame.height for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last['run']}-"))
+    failed = sum(int(pl.DataFrame(table)["run"].eq(last["run"]).sum()) for table in output.failed_tables(["run"]))
+    return max(0, int(last["counts_before"]["pending"]) - done - failed)
 
 
 def _failed(output: Output, done: pl.DataFrame) -> dict[str, int]:
@@ -144,7 +162,7 @@ def _stats(values: pl.Series) -> dict[str, float]:
 
 def _groups(rows: pl.DataFrame, by: str) -> list[GroupSummary]:
     grouped = (
-        rows.group_by(by)
+        rows.group_by(pl.col(by).alias("value"))
         .agg(
             pl.len(),
             pl.col("correct").sum().alias("right"),
@@ -152,7 +170,7 @@ def _groups(rows: pl.DataFrame, by: str) -> list[GroupSummary]:
             pl.col("truncated_in").count().alias("cut"),
             pl.col("completion_tokens").mean().alias("tokens"),
         )
-        .sort(by)
+        .sort("value")
     )
     return [
         GroupSummary(str(v), n, right, judged, cut, tokens) for v, n, right, judged, cut, tokens in grouped.iter_rows()

@@ -195,9 +195,8 @@ class Driver:
         log.info("committed %s: %d rows, %d tokens", part.name, part.counts.rows, part.counts.tokens)
 
     def _fail(self, failure: Failure) -> None:
+        """A failed row counts when it is written: where the run ends before, the next one tries it again."""
         self._failures.append(failure)
-        self.tally.failed += 1
-        self.tally.reasons[failure.reason] = self.tally.reasons.get(failure.reason, 0) + 1
 
     def _replace(self, replica: _Replica, exit_code: int | None) -> None:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
@@ -284,6 +283,9 @@ class Driver:
             self._lock.check()
             table = failures_table(self._failures, run=run, failed_at=dt.datetime.now(dt.UTC))
             self._output.commit_failed(table, f"part-{run}-failed-{self._failed_parts:05d}.parquet")
+            for failure in self._failures:
+                self.tally.failed += 1
+                self.tally.reasons[failure.reason] = self.tally.reasons.get(failure.reason, 0) + 1
             self._failures = []
             self._failed_at = time.monotonic()
 

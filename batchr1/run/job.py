@@ -108,9 +108,23 @@ def _renderer(prepared: Prepared, options: RunOptions) -> PromptRenderer:
 
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
-    if code == 0 and prepared.output.exists() and not prepared.output.is_complete():
+    if code == 0 and not prepared.output.is_complete():
+        if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
+            prepared.output.write_job(_job_document(prepared))
         prepared.output.succeed()
     return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
+
+
+def _job_document(prepared: Prepared) -> dict[str, Any]:
+    """What job.json says."""
+    model = prepared.model
+    return {
+        "batchr1": __version__,
+        "fingerprint": prepared.semantic,
+        "digest": digest(prepared.semantic),
+        "model": {"name": model.name, "location": model.location, "revision": model.revision},
+        "spec": prepared.spec.model_dump(mode="json"),
+    }
 
 
 class _Run:
@@ -169,16 +183,7 @@ class _Run:
         if self._claimed:
             return
         self._claimed = True
-        spec, model = self._prepared.spec, self._prepared.model
-        self._output.write_job(
-            {
-                "batchr1": __version__,
-                "fingerprint": self._prepared.semantic,
-                "digest": digest(self._prepared.semantic),
-                "model": {"name": model.name, "location": model.location, "revision": model.revision},
-                "spec": spec.model_dump(mode="json"),
-            }
-        )
+        self._output.write_job(_job_document(self._prepared))
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
