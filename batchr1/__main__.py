@@ -1,5 +1,5 @@
 """`python -m batchr1`"""
 
-from batchr1.cli.main import main
+from batchr1.cli.main import program
 
-main(prog_name="batchr1")
+program()

@@ -96,11 +96,11 @@ def wanted_keys(inputs: pl.DataFrame, n: int = 1) -> list[tuple[str, int]]:
 def main() -> None:
     """The command line as it is, but for the engine."""
     import batchr1.run.driver
-    from batchr1.cli.main import main as command_line
+    from batchr1.cli.main import program
 
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
     batchr1.run.driver.GRACE_S = script.pop("grace_s", batchr1.run.driver.GRACE_S)
-    command_line(prog_name="batchr1", obj=replay(**script))
+    program(obj=replay(**script))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,10 @@ def test_the_columns_shown_are_the_ones_that_are_written() -> None:
 def test_the_output_shown_is_what_run_prints() -> None:
     """The figures are those of a real run; the words are the code's."""
     shown = block("make-math").splitlines()[1:-1]
-    pattern = r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s, ([\d.]+)% .* ([\d.]+)% correct"
+    pattern = (
+        r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s while generating, "
+        r"([\d.]+)% truncated, ([\d.]+)% correct"
+    )
     figures = re.search(pattern, shown[1])
     assert figures, shown
     tokens, seconds, rate = (float(figures[i].replace(",", "")) for i in (1, 2, 3))

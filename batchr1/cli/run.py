@@ -120,7 +120,7 @@ def as_text(summary: Summary, again: str) -> str:
     if tally.done:
         lines.append(
             f"this run: {tally.done:,} rows, {tally.tokens:,} tokens in {summary.wall_s:,.1f} s, "
-            f"{summary.tokens_per_s:,.0f} tokens/s, {tally.truncated / tally.done:.1%} truncated"
+            f"{summary.tokens_per_s:,.0f} tokens/s while generating, {tally.truncated / tally.done:.1%} truncated"
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:

@@ -42,11 +42,12 @@ def command(
 
     pending: int | None = None
     if Path(target).suffix in {".yaml", ".yml"}:
-        from batchr1.run.prepare import find_pending, prepare
+        from batchr1.run.prepare import check_fingerprint, find_pending, prepare
 
         spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
         with named(Path(target)):
             prepared = prepare(spec)
+            check_fingerprint(prepared)
             found = prepared.output
             pending = find_pending(prepared).counts().pending
         if not found.exists():
@@ -55,12 +56,16 @@ def command(
             click.echo(json.dumps(nothing) if as_json else text)
             return
     else:
+        if variant or settings or output or limit is not None or date:
+            raise click.UsageError("--variant, --set, --output, --limit and --date need a job file, not an output")
         found = Output(open_storage(target))
     if show_failed:
         rows = failed_rows(found)
         if as_json:
             click.echo(json.dumps(rows, default=str))
         else:
+            if not rows:
+                click.echo("no failed rows", err=True)
             for row in rows:
                 click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
         return
@@ -71,7 +76,7 @@ def command(
 def as_text(s: OutputSummary, by: str | None) -> str:
     """The table that `status` prints."""
     failed = sum(s.failed.values())
-    state = f"running ({s.holder})" if s.holder else "complete" if s.complete else "not complete"
+    state = f"running ({s.holder})" if s.holder else "complete" if s.complete and not s.pending else "not complete"
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {s.runs} runs"]
     if s.failed:

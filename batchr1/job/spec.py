@@ -21,7 +21,7 @@ class ModelSpec(_Spec):
     """Which model, and how vLLM loads it. Give one of `variant`, `path` or `repo`."""
 
     variant: str | None = None
-    """A catalogued variant: r1-tiny, r1-distill-qwen-7b, … (`batchr1 variants` lists them)."""
+    """A catalogued variant: r1-tiny, r1-distill-qwen-7b, … (a wrong name gets the list)."""
     path: str | None = None
     """A local folder in Hugging Face layout; any model with think tags."""
     repo: str | None = None
@@ -130,7 +130,7 @@ class CheckpointSpec(_Spec):
     """How often what is not in a committed file yet is saved."""
 
     every_s: Seconds = 30
-    """Seconds between two savings of generations that are under way."""
+    """Reserved, without effect yet: seconds between two savings of generations that are under way."""
 
 
 class RetrySpec(_Spec):
