@@ -5,13 +5,12 @@ Memory: 16 bytes of hash and 8 of sort order per input row while done rows are m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from batchr1.data.source import Position, Source, key_hashes
 from batchr1.errors import InputError
@@ -154,9 +153,3 @@ def _describe(source: Source, number: int) -> tuple[Position, str]:
             return Position(position.file, position.row + number - row), str(source.ids(batch)[number - row])
         row += batch.num_rows
     raise AssertionError("a row that was counted must be there")
-
-
-def unique_ids(tables: Iterable[pa.Table]) -> pa.ChunkedArray:
-    """The ids of earlier outputs' parts, each once."""
-    chunks = [pc.unique(table.column("id")) for table in tables]
-    return pa.chunked_array(chunks, type=pa.string())

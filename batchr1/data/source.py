@@ -53,10 +53,6 @@ class Source:
         single = self._spec.prompt or self._spec.messages
         return (single,) if single else self._template_fields
 
-    @property
-    def content_is_messages(self) -> bool:
-        return self._spec.messages is not None
-
     @cached_property
     def id_columns(self) -> tuple[str, ...]:
         """The columns that ids are read from: the id column, or those of the prompt."""
