@@ -101,6 +101,38 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLengths:
+    """The prompts of a dataset as the model is fed them, in tokens; `longest` and `mean` are of the good rows measured.
+
+    `rows` of the input pass its filters, `measured` of them were tokenised. A row that cannot become a prompt counts
+    as measured and has no length; with no good row at all, both lengths are 0.
+    """
+
+    rows: int
+    measured: int
+    longest: int
+    mean: float
+
+    @property
+    def sampled(self) -> bool:
+        """Whether a longer prompt may be among the rows that were not measured."""
+        return self.measured < self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionLengths:
+    """New tokens expected per sample, the cap at max_tokens included: mean (tokens) and mean square (tokens²).
+
+    The mean square says how long a sequence is while it occupies the batch: long ones are there longer, so that the
+    time-weighted mean is mean_square / mean. `source` is a phrase for people that names where the numbers come from.
+    """
+
+    mean: float
+    mean_square: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One output row, column for column as `schemas/output.schema.json` describes it."""
 

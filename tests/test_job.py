@@ -68,6 +68,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "template": None,
             "gold": None,
             "max_tokens": None,
+            "expected_tokens": None,
             "where": None,
             "limit": None,
             "exclude": [],
@@ -300,7 +301,7 @@ def test_what_changes_answers_or_their_shape_changes_the_fingerprint(job: Path, 
     [
         "sampling.n=4", "input.path=other.parquet", "input.where=level > 1", "input.limit=5", "output.path=elsewhere",
         "output.rows_per_part=5", "output.part_every_s=5", "checkpoint.every_s=5", "retry.attempts=1", "max_failed=9",
-        "storage.region=eu", "name=other", "model.engine_args.max_num_seqs=8",
+        "storage.region=eu", "input.expected_tokens=hint", "name=other", "model.engine_args.max_num_seqs=8",
         "model.engine_args.gpu_memory_utilization=0.5",
     ],
 )  # fmt: skip

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from batchr1.data.columns import NAMES
 from batchr1.data.readers import Predicate, read_jsonl, read_parquet, refuse_changed, schema_of
+from batchr1.data.spread import count_groups, read_spread
 from batchr1.data.storage import InputFile
 from batchr1.errors import InputError, JobError
 from batchr1.job.spec import InputSpec
@@ -84,6 +85,22 @@ class Source:
                 if left == 0:
                     return
 
+    def spread(self, columns: Sequence[str], at_most: int) -> tuple[int, Iterator[pa.RecordBatch]]:
+        """How many rows pass `where` and `limit`, and batches of all of them or of about `at_most`, evenly spread.
+
+        The same rows each time. Row groups that hold none of them are not read.
+        """
+        limit = self._spec.limit
+        if limit is not None and limit <= at_most:  # few rows: read up to the limit, not the whole input
+            probe = self._predicate.columns if self._predicate else columns[:1]
+            rows = sum(batch.num_rows for _, batch in self.batches(probe))
+        else:
+            counts = count_groups(self._files, columns[:1], self._predicate, limit)
+            rows = sum(sum(groups) for groups in counts)
+            if rows > at_most:
+                return rows, read_spread(self._files, columns, self._predicate, counts, at_most)
+        return rows, (batch for _, batch in self.batches(columns))
+
     def ids(self, batch: pa.RecordBatch) -> list[str | None]:
         """The ids of a batch that has the id columns; None where the id column is null."""
         if self._spec.id:
@@ -111,6 +128,13 @@ class Source:
         name = self._spec.max_tokens
         return list(batch.column(name).to_pylist()) if name else [None] * batch.num_rows
 
+    def expected_tokens(self, batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
+        """The expected new tokens of the rows, as 64-bit floats: NaN where the row does not say (null, below 0, ∞)."""
+        column = batch.column(str(self._spec.expected_tokens)).cast(pa.float64(), safe=False)
+        values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
+        known: np.ndarray[Any, Any] = np.where(np.isfinite(values) & (values >= 0), values, np.nan)
+        return known
+
     def kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The kept columns of a batch, renamed, in plain types."""
         columns = [batch.column(old).cast(self.kept_schema.field(new).type) for new, old in self.kept_names.items()]
@@ -131,6 +155,7 @@ class Source:
             ("input.messages", spec.messages, "a list of {role, content}"),
             ("input.gold", spec.gold, "text or numbers"),
             ("input.max_tokens", spec.max_tokens, "whole numbers"),
+            ("input.expected_tokens", spec.expected_tokens, "numbers"),
         ):
             if name is not None:
                 wanted.append((key, name, need))
@@ -239,9 +264,8 @@ def _is_messages(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) and pa.types.is_struct(kind.value_type))
 
 
-def _is_answer(kind: pa.DataType) -> bool:
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    return bool(numeric or _is_text(kind))
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 _TYPE_CHECKS: dict[str, Callable[[pa.DataType], bool]] = {
@@ -249,7 +273,8 @@ _TYPE_CHECKS: dict[str, Callable[[pa.DataType], bool]] = {
     "text": _is_text,
     "text or whole numbers": lambda kind: _is_text(kind) or pa.types.is_integer(kind),
     "a list of {role, content}": _is_messages,
-    "text or numbers": _is_answer,
+    "text or numbers": lambda kind: _is_number(kind) or _is_text(kind),
+    "numbers": _is_number,
     "whole numbers": lambda kind: pa.types.is_integer(kind),
 }
 

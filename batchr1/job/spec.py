@@ -62,6 +62,8 @@ class InputSpec(_Spec):
     """A column with the right answer."""
     max_tokens: str | None = None
     """A column with a cap of new tokens per row, below sampling.max_tokens."""
+    expected_tokens: str | None = None
+    """A column with the expected new tokens per sample, for the plan only; null in a row: unknown."""
     where: str | None = None
     """A SQL predicate over the input's columns, such as "level >= 4"."""
     limit: Annotated[int, Field(ge=0)] | None = None
