@@ -13,6 +13,7 @@
         ├── StorageError                 75      disk or object store: full, refused, gone
         │   └── LockLostError            75      this run no longer holds the output
         ├── EngineError                  75      an engine died, hung or could not start
+        │   └── EngineMemoryError        75      it ran out of memory, and nothing was left to lower
         └── InterruptedRun               75      a signal or the end of a time window
 
     RequestError                          –      one request was refused by the engine: a failed row, never an exit
@@ -83,6 +84,10 @@ class LockLostError(StorageError):
 
 class EngineError(StoppedError):
     """An inference engine died, hung or could not be started."""
+
+
+class EngineMemoryError(EngineError):
+    """An engine ran out of memory, and nothing is left that could be lowered without asking the user."""
 
 
 class InterruptedRun(StoppedError):

@@ -40,6 +40,20 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredMemory:
+    """Where the memory went, in GiB of the GPU that holds most (on a CPU machine, of the process); None: not known.
+
+    `kv_gib` is of the GPU that has least of it. The names are those of the plan's memory, to be read side by side.
+    """
+
+    weights_gib: float | None
+    activation_gib: float | None
+    cuda_graph_gib: float | None
+    other_gib: float | None
+    kv_gib: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What the engine turned out to be once it was loaded. Lengths and capacities in tokens."""
 
@@ -47,6 +61,7 @@ class EngineInfo:
     max_model_len: int
     max_num_seqs: int
     kv_cache_tokens: int
+    memory: MeasuredMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)

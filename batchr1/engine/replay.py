@@ -12,15 +12,41 @@ import math
 import os
 import random
 import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
 from batchr1.errors import EngineError, RequestError
 
 _FOREVER_S = 3600.0
+
+OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another process holds some
+    "busy": (
+        "ValueError: Free memory on device cuda:0 (56.6/80.0 GiB) on startup is less than desired GPU memory "
+        "utilization (0.9, 72.0 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+    ),
+    "kv_too_small": (
+        "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 GiB KV cache is needed, "
+        "which is larger than the available KV cache memory (1.5 GiB). Based on the available memory, the estimated "
+        "maximum model length is 3072. Try increasing `gpu_memory_utilization` (which also controls CPU memory on the "
+        "CPU backend) or decreasing `max_model_len` when initializing the engine."
+    ),
+    "oom_load": (
+        "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free memory for "
+        "weights, increasing --tensor-parallel-size, or using --quantization. (original error: CUDA out of memory. "
+        "Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 80.00 GiB of which 512.00 MiB is free. Including "
+        "non-PyTorch memory, this process has 79.00 GiB memory in use.)"
+    ),
+    "oom": (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80.00 "
+        "GiB of which 512.00 MiB is free. Including non-PyTorch memory, this process has 79.00 GiB memory in use. Of "
+        "the allocated memory 70.00 GiB is allocated by PyTorch, and 43.69 MiB is reserved by PyTorch but unallocated."
+    ),
+    "bad_alloc": "terminate called after throwing an instance of 'std::bad_alloc'",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +56,10 @@ class Script:
     `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
     many is refused. `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine raises, the
     engine sleeps. `once`: a file that marks a fault as done, so that the restarted worker goes on.
+
+    `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
+    Where the engine's are above, it runs out of memory, at its start or at step `oom_at_step`, with the text named by
+    `oom`: raised, or only printed as a subprocess of vLLM would, or printed by a process that aborts.
     """
 
     open_id: int
@@ -52,6 +82,10 @@ class Script:
     error_at_step: int | None = None
     hang_at_step: int | None = None
     once: str | None = None
+    fits: Mapping[str, Any] | None = None
+    oom: str = "oom"
+    oom_at_step: int | None = None
+    oom_as: Literal["raised", "printed", "abort"] = "raised"
 
 
 @dataclass(slots=True)
@@ -65,18 +99,21 @@ class _Running:
 class ReplayEngine:
     """Implements `Engine` by playing a `Script`."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, args: Mapping[str, Any]) -> None:
         self._script = script
+        self._args = args
         self._waiting: list[tuple[str, _Running]] = []
         self._running: dict[str, _Running] = {}
         self._steps = 0
         time.sleep(script.start_s)
+        if script.oom_at_step is None:
+            self._run_out_of_memory()
         self.info = EngineInfo("replay", script.max_model_len, script.max_num_seqs, script.kv_cache_tokens)
 
     @classmethod
     def from_args(cls, args: dict[str, Any]) -> ReplayEngine:
         known = {f.name for f in fields(Script)}
-        return cls(Script(**{k: v for k, v in args.items() if k in known}))
+        return cls(Script(**{k: v for k, v in args.items() if k in known}), args)
 
     def submit(self, request: Request) -> None:
         if len(request.token_ids) >= self._script.max_model_len:
@@ -144,6 +181,8 @@ class ReplayEngine:
 
     def _faults(self) -> None:
         script = self._script
+        if self._steps == script.oom_at_step:
+            self._run_out_of_memory()
         due = self._steps in (script.die_at_step, script.error_at_step, script.hang_at_step)
         if not due:
             return
@@ -157,3 +196,22 @@ class ReplayEngine:
         if self._steps == script.error_at_step:
             raise EngineError("replay: the engine died, as scripted")
         time.sleep(_FOREVER_S)
+
+    def _run_out_of_memory(self) -> None:
+        """Fail as vLLM would, unless the engine's arguments fit."""
+        script = self._script
+        if all(_fits(self._args.get(name), most) for name, most in (script.fits or {}).items()):
+            return
+        text = OOM_TEXTS[script.oom]
+        if script.oom_as == "raised":
+            raise EngineError("replay: the engine is gone") from RuntimeError(text)
+        print(f"(EngineCore pid=4242) ERROR 11-25 03:12:00 [core.py:1104] {text}", file=sys.stderr, flush=True)
+        if script.oom_as == "abort":
+            os.abort()
+        raise EngineError("replay: the engine is gone (RuntimeError: Engine core initialization failed.)")
+
+
+def _fits(value: Any, most: Any) -> bool:
+    if most is True:
+        return bool(value)
+    return value is not None and value <= most

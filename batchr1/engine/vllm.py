@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from batchr1.engine.lifeline import WORKER_PID
-from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request, Sampling
+from batchr1.engine.memory_probe import PROBE_CLASS, PROBE_METHOD, measured
+from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request, Sampling
 from batchr1.errors import EngineError, RequestError
 
+log = logging.getLogger("batchr1.engine")
+
 IDLE_SLEEP_S = 0.005
+WARM_UP_SEQS = 16
 
 
 def prepare_environment(device: str) -> None:
@@ -46,6 +51,7 @@ class VllmEngine:
         given: dict[str, Any] = {
             "model": model, "revision": revision, "tokenizer_revision": revision,
             "trust_remote_code": trust_remote_code, "disable_log_stats": False, "generation_config": "vllm",
+            "worker_extension_cls": PROBE_CLASS,
         }  # fmt: skip
         try:
             engine_args = EngineArgs(**(given | args))
@@ -60,13 +66,26 @@ class VllmEngine:
             max_model_len=int(config.model_config.max_model_len),
             max_num_seqs=int(config.scheduler_config.max_num_seqs),
             kv_cache_tokens=int(tokens),
+            memory=self._measure() if (given | args)["worker_extension_cls"] == PROBE_CLASS else None,
         )
 
         self._warm_up()
 
+    def _measure(self) -> MeasuredMemory | None:
+        """Where the memory went. A figure for people: whatever goes wrong here is no reason not to run."""
+        try:
+            return measured(self._engine.collective_rpc(PROBE_METHOD))
+        except Exception as exc:
+            log.warning("the engine's memory could not be measured (%s)", _reason(exc))
+            return None
+
     def _warm_up(self) -> None:
-        """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row."""
-        self.submit(Request("warm-up", [0] * 8, 4))
+        """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row.
+
+        Sixteen at once: from eight sequences on vLLM draws with another kernel than below.
+        """
+        for i in range(WARM_UP_SEQS):
+            self.submit(Request(f"warm-up-{i}", [i] * 8, 4))
         while self._engine.has_unfinished_requests():
             self.step()
 

@@ -21,6 +21,7 @@ from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
 from batchr1.errors import BatchError, EngineError, InterruptedRun
 from batchr1.records import Failure, SampleKey, WorkItem
+from batchr1.run import step_down
 from batchr1.run.feeder import Feeder
 from batchr1.run.messages import (
     Died,
@@ -39,6 +40,7 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
+from batchr1.sizing.stepdown import MemoryProblem, problem_in
 
 log = logging.getLogger("batchr1.driver")
 
@@ -48,6 +50,7 @@ FAILED_PART_ROWS = 1000
 MAX_DEATHS_IN_A_ROW = 3
 GRACE_S = 20.0
 HANG_S = 600.0  # a worker that was ready and has said nothing for so long is taken for hung
+LEAVE_S = 30.0  # and one that said that it cannot go on, for one that cannot leave either
 
 
 class Executor(Protocol):
@@ -59,7 +62,7 @@ class Executor(Protocol):
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]: ...
 
-    def kill(self, worker: int) -> None: ...
+    def kill(self, worker: int) -> Died: ...
 
     def close(self) -> None: ...
 
@@ -101,6 +104,7 @@ class _Replica:
     ended: bool = False
     deaths_in_a_row: int = 0
     ready: Ready | None = None
+    fatal: Fatal | None = None
     heard_at: float = 0.0
     progress: Progress | None = None
 
@@ -138,6 +142,8 @@ class Driver:
         self._grace_ends = 0.0
         self.tally = Tally()
         self.ready: dict[int, Ready] = {}
+        self.rungs: list[step_down.RungTaken] = []
+        self._started = time.monotonic()
 
     @property
     def lost(self) -> bool:
@@ -179,13 +185,14 @@ class Driver:
                     self._fail(failure)
             case Ended():
                 replica.ended = True
-            case Fatal(kind, text):
-                error = _error(kind, text)
-                if not isinstance(error, EngineError) or replica.ready is None:
+            case Fatal():
+                error = _error(message)
+                if not isinstance(error, EngineError):
                     raise error
-                log.error("worker %d: %s", replica.setup.worker, text)  # its death follows, and a new engine
-            case Died(exit_code):
-                self._replace(replica, exit_code)
+                replica.fatal = message  # its death follows; then all that it printed is there to say why
+                log.error("worker %d: %s", replica.setup.worker, message.message)
+            case Died():
+                self._replace(replica, message)
 
     def _commit(self, replica: _Replica, part: Staged) -> None:
         self._lock.check()
@@ -202,7 +209,7 @@ class Driver:
         """A failed row counts when it is written: where the run ends before, the next one tries it again."""
         self._failures.append(failure)
 
-    def _replace(self, replica: _Replica, exit_code: int | None) -> None:
+    def _replace(self, replica: _Replica, died: Died) -> None:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
         if replica.ended:
             return
@@ -210,23 +217,41 @@ class Driver:
         replica.leased = {}
         replica.wanted = 0
         replica.progress = None
-        replica.deaths_in_a_row += 1
-        worker = replica.setup.worker
-        log.warning("worker %d died (exit code %s), %d times in a row", worker, exit_code, replica.deaths_in_a_row)
         if self._interrupted:
             replica.ended = True
             return
+        problem = replica.fatal.problem if replica.fatal else None
+        if problem := problem or problem_in(died.last_lines, running=replica.ready is not None):
+            self._step_down(replica, problem)
+        elif replica.fatal and replica.ready is None:
+            raise _error(replica.fatal)
+        else:
+            self._count_death(replica, died.exit_code)
+        self.tally.restarts += 1
+        pause_s = step_down.RELEASE_S if replica.setup.engine.device == "cuda" else 0.0
+        replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s)
+        replica.told_to_end = False
+        replica.ready = replica.fatal = None
+        self._executor.start(replica.setup)
+
+    def _step_down(self, replica: _Replica, problem: MemoryProblem) -> None:
+        """Out of memory is no death like others: the next engine asks for less."""
+        worker = replica.setup.worker
+        taken = [rung.rung for rung in self.rungs if rung.worker == worker]
+        replica.setup, rung = step_down.step_down(replica.setup, problem, taken=taken)
+        at_s = round(time.monotonic() - self._started, 1)
+        self.rungs.append(step_down.RungTaken(worker, rung.name, rung.changes, rung.reason, at_s))
+
+    def _count_death(self, replica: _Replica, exit_code: int | None) -> None:
+        replica.deaths_in_a_row += 1
+        worker = replica.setup.worker
+        log.warning("worker %d died (exit code %s), %d times in a row", worker, exit_code, replica.deaths_in_a_row)
         if replica.deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
             raise EngineError(
                 f"worker {worker}: died {replica.deaths_in_a_row} times without finishing a part "
                 f"(exit code {exit_code}). "
                 "The run's log says more; committed rows are safe, and the same command goes on."
             )
-        self.tally.restarts += 1
-        replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1)
-        replica.told_to_end = False
-        replica.ready = None
-        self._executor.start(replica.setup)
 
     def _lease(self) -> None:
         """Give to those who asked, a little to each in turn; tell them to end when there is nothing more to give."""
@@ -282,10 +307,11 @@ class Driver:
     def _look_for_hung(self) -> None:
         """Replace a worker whose engine does not come back from a step: it reports twice a second while it lives."""
         for replica in self._replicas.values():
-            if replica.ready and not replica.ended and time.monotonic() - replica.heard_at > HANG_S:
-                log.error("worker %d said nothing for %.0f s: killed", replica.setup.worker, HANG_S)
-                self._executor.kill(replica.setup.worker)
-                self._replace(replica, None)
+            limit_s = LEAVE_S if replica.fatal else HANG_S
+            spoke = replica.ready or replica.fatal
+            if spoke and not replica.ended and time.monotonic() - replica.heard_at > limit_s:
+                log.error("worker %d said nothing for %.0f s: killed", replica.setup.worker, limit_s)
+                self._replace(replica, self._executor.kill(replica.setup.worker))
 
     def _write_failures(self, *, now: bool = False) -> None:
         due = time.monotonic() - self._failed_at >= self._failed_every_s
@@ -302,7 +328,8 @@ class Driver:
             self._failed_at = time.monotonic()
 
 
-def _error(kind: str, message: str) -> BatchError:
+def _error(fatal: Fatal) -> BatchError:
     """The exception that a worker's `Fatal` stands for."""
-    found = getattr(errors, kind, EngineError)
-    return found(message) if isinstance(found, type) and issubclass(found, BatchError) else EngineError(message)
+    found = getattr(errors, fatal.kind, EngineError)
+    is_ours = isinstance(found, type) and issubclass(found, BatchError)
+    return found(fatal.message) if is_ours else EngineError(fatal.message)

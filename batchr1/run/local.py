@@ -12,9 +12,11 @@ import time
 from multiprocessing.connection import Connection, wait
 from typing import BinaryIO
 
-from batchr1.run.messages import Died, FromWorker, ToWorker, WorkerSetup
+from batchr1.run.log_tail import LogTail
+from batchr1.run.messages import Died, FromWorker, Ready, ToWorker, WorkerSetup
 
 JOIN_S = 10.0
+TAIL_S = 2.0  # for the last lines of a worker whose processes are gone
 
 
 class LocalExecutor:
@@ -25,6 +27,7 @@ class LocalExecutor:
         self._log = log
         self._lines: dict[int, Connection] = {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._tails: dict[int, LogTail] = {}
 
     def start(self, setup: WorkerSetup) -> None:
         """Start a worker's process (again). Call from the main thread: the worker dies with the thread that made it."""
@@ -32,12 +35,15 @@ class LocalExecutor:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         if self._groups[setup.worker]:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._groups[setup.worker])
+            environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML counts so, CUDA by speed
         command = [sys.executable, "-m", "batchr1.run.worker_main", str(theirs.fileno()), str(os.getpid())]
+        tail = self._tails[setup.worker] = LogTail(self._log, name=f"log of worker {setup.worker}")
         with theirs:
             self._processes[setup.worker] = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=tail.fd, stderr=tail.fd,
                 start_new_session=True, pass_fds=[theirs.fileno()],
             )  # fmt: skip
+        tail.start()
         line = Connection(ours.detach())
         self._lines[setup.worker] = line
         with contextlib.suppress(OSError):  # it may be gone already: `poll` will say so
@@ -60,17 +66,21 @@ class LocalExecutor:
             assert isinstance(line, Connection)
             worker = by_line[line]
             try:
-                messages.append((worker, line.recv()))
+                message = line.recv()
             except (EOFError, OSError):
-                messages.append((worker, Died(self._reap(worker))))
+                message = self._reap(worker)
+            if isinstance(message, Ready):
+                self._tails[worker].forget()  # what went wrong up to here did no harm
+            messages.append((worker, message))
         return messages
 
-    def kill(self, worker: int) -> None:
-        """End a worker's process at once."""
-        if worker in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._processes[worker].pid, signal.SIGKILL)
-            self._reap(worker)
+    def kill(self, worker: int) -> Died:
+        """End a worker's process at once; a worker that is gone already has nothing to say."""
+        if worker not in self._processes:
+            return Died(None)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._processes[worker].pid, signal.SIGKILL)
+        return self._reap(worker)
 
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes.values()]
@@ -81,7 +91,7 @@ class LocalExecutor:
             self.kill(worker)
         self._log.close()
 
-    def _reap(self, worker: int) -> int | None:
+    def _reap(self, worker: int) -> Died:
         line = self._lines.pop(worker, None)
         if line is not None:
             line.close()
@@ -91,7 +101,7 @@ class LocalExecutor:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its session: the engine's own subprocesses go with it
-        return process.wait()
+        return Died(process.wait(), self._tails.pop(worker).last_lines(TAIL_S))
 
 
 def _running(pid: int) -> bool:

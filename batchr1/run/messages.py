@@ -8,6 +8,7 @@ from typing import Any, Literal
 from batchr1.data.storage import Storage
 from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
 from batchr1.records import Failure, SampleKey, WorkItem
+from batchr1.sizing.stepdown import MemoryProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,11 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """Everything a worker needs to know before its first lease."""
+    """Everything a worker needs to know before its first lease.
+
+    `devices`: ids of its GPUs. `fixed_args`: engine arguments that the user set, which no step-down may change.
+    `pause_s`: waited before the engine is made, because a GPU's memory is given back some time after its user's death.
+    """
 
     run: str
     worker: int
@@ -41,6 +46,9 @@ class WorkerSetup:
     model_label: str
     expects_box: bool
     keep_token_ids: bool
+    devices: tuple[str, ...] = ()
+    fixed_args: frozenset[str] = frozenset()
+    pause_s: float = 0.0
 
 
 # driver → worker
@@ -128,17 +136,25 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
-    """The worker cannot go on. `kind` names the exception's class in `batchr1.errors`."""
+    """The worker cannot go on. `kind` names the exception's class in `batchr1.errors`.
+
+    `problem`: what its exceptions say about memory. Where the engine is a process of its own, only the log knows.
+    """
 
     kind: str
     message: str
+    problem: MemoryProblem | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """Said by the executor, not by the worker: its process is gone."""
+    """Said by the executor, not by the worker: its process is gone.
+
+    `last_lines`: the end of what it and its subprocesses printed; after `Ready`, only what came since.
+    """
 
     exit_code: int | None
+    last_lines: tuple[str, ...] = ()
 
 
 ToWorker = Lease | Finish | Stop

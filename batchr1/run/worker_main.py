@@ -12,14 +12,16 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.engine.protocol import Engine
-from batchr1.errors import BatchError
-from batchr1.run.messages import EngineSpec, Fatal, FromWorker, ToWorker, WorkerSetup
+from batchr1.errors import BatchError, EngineError
+from batchr1.run.messages import EngineSpec, Fatal, FromWorker, Ready, ToWorker, WorkerSetup
+from batchr1.sizing.stepdown import MemoryProblem, problem_in
 
 log = logging.getLogger("batchr1.worker")
 
@@ -31,6 +33,7 @@ class PipeChannel:
         self._connection = connection
         self._sending = threading.Lock()
         self._inbox: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self.said_ready = False
 
     def start(self) -> None:
         threading.Thread(target=self._listen, name="channel", daemon=True).start()
@@ -48,6 +51,7 @@ class PipeChannel:
     def send(self, message: FromWorker) -> None:
         with self._sending:
             self._connection.send(message)
+            self.said_ready = self.said_ready or isinstance(message, Ready)
 
     def _listen(self) -> None:
         while True:
@@ -69,16 +73,25 @@ def main(fd: int, driver: int) -> int:
         _serve(setup, channel)
     except BatchError as exc:
         log.error("%s", exc)
-        channel.send(Fatal(type(exc).__name__, str(exc)))
+        channel.send(Fatal(type(exc).__name__, str(exc), _memory_problem(exc, channel)))
         return 1
     except Exception as exc:
         log.exception("worker %d failed", setup.worker)
-        channel.send(Fatal("EngineError", f"worker {setup.worker}: {type(exc).__name__}: {exc}"))
+        message = f"worker {setup.worker}: {type(exc).__name__}: {exc}"
+        channel.send(Fatal("EngineError", message, _memory_problem(exc, channel)))
         return 1
     return 0
 
 
+def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | None:
+    """What an exception and its causes say about memory: all there is to know where the engine is in this process."""
+    if isinstance(exc, BatchError) and not isinstance(exc, EngineError):
+        return None
+    return problem_in(traceback.format_exception(exc), running=channel.said_ready)
+
+
 def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
+    time.sleep(setup.pause_s)
     started = time.monotonic()
     engine = make_engine(setup.engine)
     from batchr1.run.collector import Collector
@@ -87,8 +100,12 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     to_result = result_maker(setup)
     load_s = time.monotonic() - started
     log.info("worker %d: %s ready after %.1f s: %s", setup.worker, engine.info.engine, load_s, engine.info)
+    collector = Collector(setup, to_result, channel.send)
     try:
-        Worker(setup, engine, Collector(setup, to_result, channel.send), channel).run(load_s)
+        Worker(setup, engine, collector, channel).run(load_s)
+    except EngineError:
+        collector.finish()  # rows that were finished before the engine died are not generated again
+        raise
     finally:
         engine.close()
 

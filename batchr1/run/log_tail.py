@@ -1,0 +1,57 @@
+"""What a process and its subprocesses print: copied to the run's log as it comes, the last lines kept.
+
+The cause of a failed engine is often nowhere else: vLLM's EngineCore prints it and says "initialization failed" to its
+parent. The reader sits in the driver and not in the worker, so that a worker's last words survive its death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from typing import BinaryIO
+
+KEPT_LINES = 400
+LINE_BYTES = 4000  # of each line: a progress bar can be one long line
+_CHUNK = 65536
+
+
+class LogTail:
+    """A pipe whose writing end is `fd`; a thread reads it until every writer is gone."""
+
+    def __init__(self, log: BinaryIO, *, name: str) -> None:
+        self._log = log
+        self._read_fd, self.fd = os.pipe()
+        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._rest = b""
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._read, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to read; call when the writing end was handed over, which closes ours."""
+        os.close(self.fd)
+        self._thread.start()
+
+    def forget(self) -> None:
+        """Drop the lines that came so far; the log keeps them."""
+        with self._lock:
+            self._lines.clear()
+
+    def last_lines(self, timeout_s: float = 0.0) -> tuple[str, ...]:
+        """The last lines, after waiting so long for the end of what is printed."""
+        self._thread.join(timeout_s)
+        with self._lock:
+            return tuple(line.decode(errors="replace") for line in (*self._lines, self._rest) if line)
+
+    def _read(self) -> None:
+        while chunk := os.read(self._read_fd, _CHUNK):
+            # A full disk, or a log that is closed because the run is over, must not stop the reading: whoever prints
+            # into a full pipe would stand still.
+            with contextlib.suppress(OSError, ValueError):
+                self._log.write(chunk)
+            *lines, rest = (self._rest + chunk).split(b"\n")
+            with self._lock:
+                self._lines.extend(line[:LINE_BYTES] for line in lines)
+                self._rest = rest[:LINE_BYTES]
+        os.close(self._read_fd)
