@@ -715,8 +715,8 @@ MODELS = [
     ),
     Bad(
         "model with GGUF only",
-        "TMP/job.yaml: model TMP/model: no weights that batchr1 loads (got .gguf, need *.safetensors). "
-        "Give the folder of the model's original safetensors.",
+        "TMP/job.yaml: model.path: GGUF is not supported (got 'TMP/model/model.gguf', need safetensors). "
+        "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
         {"model.path": "model"},
         lambda tmp: empty_model(tmp, "config.json", "model.gguf"),
     ),

@@ -47,7 +47,7 @@ def test_help_is_what_the_golden_file_says(command: str) -> None:
 def test_the_list_of_commands_says_what_each_commands_own_help_says() -> None:
     text = (GOLDEN / "batchr1.txt").read_text(encoding="utf-8")
     for name, summary in COMMANDS.items():
-        assert f"  {name:<6}  {summary}" in text
+        assert f"  {name:<8}  {summary}" in text
         assert main.get_command(click.Context(main), name) is not None
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,16 @@ def test_the_output_shown_is_what_run_prints() -> None:
     output = shown[2].removeprefix("output: ")
     summary = Summary("run", output, Counts(400, 1, 400, 0, 0), tally, seconds, rate, 0, None)
     assert shown == as_text(summary, "batchr1 run jobs/math.yaml").splitlines()
+
+
+def test_the_plan_shown_is_what_plan_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # a machine that has not seen the model
+    monkeypatch.chdir(REPOSITORY)
+    shown = block("plan").splitlines()[1]
+    code = "from batchr1.cli.main import program; program()"
+    words = shlex.split(shown.removeprefix("$ batchr1 "))
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    hold("plan", f"```console\n{shown}\n{done.stdout.strip()}\n```")
 
 
 def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from batchr1.engine.arguments import check_engine_args, engine_arg_names, require_vllm
+from batchr1.engine.arguments import engine_arg_names, require_vllm
 from batchr1.errors import JobError
-from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
+from batchr1.job.spec import ModelSpec
 from batchr1.sizing.catalogue import VARIANTS, variant
 from batchr1.sizing.devices import choose_devices, visible_devices
-from batchr1.sizing.model import WHOLE_FILE_LIMIT, ModelSource, content_hash, resolve_model
-from batchr1.sizing.plan import make_plan
+from batchr1.sizing.model import WHOLE_FILE_LIMIT, content_hash, resolve_model
 
 CONFIG = {"max_position_embeddings": 4096, "num_hidden_layers": 2}
 
@@ -150,85 +145,6 @@ def test_a_repository_in_the_cache_is_its_commit(tmp_path: Path) -> None:
     assert done.stdout.split() == ["r1-distill-qwen-7b", repo, commit, f"{repo}@{commit}"]
 
 
-def spec_of(engine_args: dict[str, Any] | None = None, **model: Any) -> JobSpec:
-    seed = model.pop("seed", None)
-    return JobSpec(
-        name="x",
-        model=ModelSpec(variant="r1-tiny", engine_args=engine_args or {}, **model),
-        input=InputSpec(path="/in", prompt="p"),
-        output=OutputSpec(path="/out"),
-        sampling=SamplingSpec(seed=seed),
-    )
-
-
-MODEL = ModelSource("m", "/m", None, "sha256:0", 4096, {})
-
-
-def test_without_gpus_the_plan_is_one_eager_cpu_engine_over_the_whole_context() -> None:
-    plan = make_plan(spec_of(), MODEL, devices=())
-    assert (plan.device, plan.replicas, plan.device_groups, plan.max_model_len) == ("cpu", 1, ((),), 4096)
-    kv_bytes = plan.engine_args.pop("kv_cache_memory_bytes")
-    assert 256 * 2**20 <= kv_bytes <= 4 * 2**30
-    assert plan.engine_args == {
-        "load_format": "safetensors", "max_model_len": 4096, "max_num_seqs": plan.max_num_seqs, "enforce_eager": True
-    }  # fmt: skip
-
-
-def test_each_gpu_is_a_replica_and_tensor_parallelism_groups_them() -> None:
-    gpus = ("0", "1", "2", "3", "4")
-    assert make_plan(spec_of(), MODEL, devices=gpus).device_groups == (("0",), ("1",), ("2",), ("3",), ("4",))
-    plan = make_plan(spec_of({"tensor_parallel_size": 2}), MODEL, devices=gpus)
-    assert (plan.device, plan.device_groups) == ("cuda", (("0", "1"), ("2", "3")))
-    plan = make_plan(spec_of({"tensor_parallel_size": 2, "pipeline_parallel_size": 2}), MODEL, devices=gpus)
-    assert plan.device_groups == (("0", "1", "2", "3"),)
-
-
-@given(st.integers(1, 16), st.integers(1, 4))
-def test_no_gpu_is_in_two_replicas_and_fewer_than_a_replicas_worth_stay_unused(gpus: int, width: int) -> None:
-    devices = tuple(str(i) for i in range(gpus))
-    if gpus < width:
-        with pytest.raises(JobError):
-            make_plan(spec_of({"tensor_parallel_size": width}), MODEL, devices=devices)
-        return
-    plan = make_plan(spec_of({"tensor_parallel_size": width}), MODEL, devices=devices)
-    used = [d for group in plan.device_groups for d in group]
-    assert len(used) == len(set(used)) == plan.replicas * width > gpus - width
-
-
-def test_more_parallelism_than_gpus_is_refused() -> None:
-    with pytest.raises(JobError) as caught:
-        make_plan(spec_of({"tensor_parallel_size": 4}), MODEL, devices=("0", "1"))
-    assert str(caught.value) == (
-        "model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the machine "
-        "(got 4, need at most 2 GPUs). Lower one of them, or give the run more GPUs."
-    )
-
-
-def test_what_the_job_says_wins_over_what_was_derived() -> None:
-    asked = {"max_num_seqs": 7, "max_model_len": 100, "kv_cache_memory_bytes": 1, "load_format": "dummy"}
-    plan = make_plan(spec_of(asked), MODEL, devices=())
-    assert (plan.max_num_seqs, plan.max_model_len) == (7, 100)
-    assert plan.engine_args.items() >= asked.items()
-
-
-def test_a_seed_on_the_cpu_turns_chunked_prefill_off() -> None:
-    """vLLM's CPU sampler dies of a seeded request whose prefill is cut (vllm-notes, trap 4)."""
-    args = make_plan(spec_of(seed=1), MODEL, devices=()).engine_args
-    assert args["enable_chunked_prefill"] is False
-    assert args["max_num_batched_tokens"] >= args["max_model_len"]
-    assert "enable_chunked_prefill" not in make_plan(spec_of(seed=1), MODEL, devices=("0",)).engine_args
-
-
-def test_quantization_is_given_vllms_name() -> None:
-    names = {q: make_plan(spec_of(quantization=q), MODEL, devices=("0",)).engine_args["quantization"]
-             for q in ("fp8", "awq", "gptq", "w4a16")}  # fmt: skip
-    assert names == {"fp8": "fp8", "awq": "awq_marlin", "gptq": "gptq_marlin", "w4a16": "compressed-tensors"}
-
-
-def test_a_plan_is_plain_values() -> None:
-    json.dumps(dataclasses.asdict(make_plan(spec_of(), MODEL, devices=("0",))))
-
-
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
@@ -282,11 +198,6 @@ def test_the_names_of_engine_arguments_are_those_of_the_installed_class() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(engine_arg_names()) == set(json.loads(done.stdout.splitlines()[-1]))
-
-
-def test_the_arguments_that_a_plan_gives_are_known_to_vllm() -> None:
-    for devices in ((), ("0",)):
-        check_engine_args(make_plan(spec_of(seed=1, quantization="fp8"), MODEL, devices=devices).engine_args)
 
 
 def test_vllm_is_found_without_being_imported() -> None:

@@ -37,21 +37,19 @@ def command(
     Reads the whole id column and renders the first prompts; says what `run` would do, or what is wrong.
     """
     spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
-    from batchr1.data.prompts import PromptRenderer, load_tokenizer
     from batchr1.records import Prompt
     from batchr1.run.feeder import render_batch
-    from batchr1.run.prepare import RunOptions, check_fingerprint, find_pending, prepare
+    from batchr1.run.prepare import RunOptions, check_fingerprint, find_pending, make_renderer, plan_job, prepare
 
     with named(job):
-        prepared = prepare(spec, RunOptions(gpus=gpus, devices=split_devices(devices)))
+        options = RunOptions(gpus=gpus, devices=split_devices(devices))
+        prepared = prepare(spec, options)
         prepared.output.refuse_foreign()
         check_fingerprint(prepared)
         counts = find_pending(prepared).counts()
         model = prepared.model
-        tokenizer = load_tokenizer(
-            model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code
-        )
-        renderer = PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+        renderer = make_renderer(prepared, options)
+        plan = plan_job(prepared, renderer, options)
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
     for _, batch in prepared.source.batches(prepared.source.row_columns):
@@ -63,13 +61,13 @@ def command(
         if len(prompts) + sum(bad.values()) >= SAMPLE_ROWS:
             break
     lengths = [len(p.token_ids) for p in prompts]
-    too_long = sum(length >= prepared.plan.max_model_len for length in lengths)
+    too_long = sum(length >= plan.max_model_len for length in lengths)
     document: dict[str, Any] = {
         "job": spec.name,
         "model": {"name": model.name, "identity": model.identity, "context_len": model.context_len},
-        "device": prepared.plan.device,
-        "replicas": prepared.plan.replicas,
-        "engine_args": prepared.plan.engine_args,
+        "device": plan.device,
+        "replicas": plan.replicas,
+        "engine_args": plan.engine_args,
         "counts": counts.document(),
         "prompt_tokens": {"min": min(lengths), "mean": statistics.fmean(lengths), "max": max(lengths)}
         if lengths
@@ -84,7 +82,7 @@ def command(
         return
     click.echo(_as_text(document))
     if show_prompt and prompts:
-        click.echo("first prompt:\n" + tokenizer.decode(list(prompts[0].token_ids), skip_special_tokens=False))
+        click.echo("first prompt:\n" + renderer.as_text(prompts[0].token_ids))
 
 
 def _as_text(d: dict[str, Any]) -> str:

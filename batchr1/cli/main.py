@@ -15,8 +15,10 @@ from batchr1.errors import BatchError
 
 COMMANDS = {
     "run": "Run a job, or go on with it.",
+    "plan": "Say how a job would run: memory, batch, hours, cost.",
     "check": "Look at a job without running it.",
     "status": "Say what an output holds.",
+    "variants": "List the model variants: bytes of weights, and the smallest GPUs.",
     "schema": "Print the schema of job files or of outputs.",
 }
 

@@ -79,7 +79,8 @@ def named(job: Path) -> Iterator[None]:
     except UsageError as exc:
         if not re.match(r"(model|input|output|storage)[.: ]|\w+://…", str(exc)):
             raise
-        raise type(exc)(f"{job}: {exc}") from exc
+        exc.args = (f"{job}: {exc}",)
+        raise
 
 
 def split_devices(devices: str | None) -> tuple[str, ...] | None:

@@ -117,6 +117,10 @@ class PromptRenderer:
         encoded = iter(self._encode([piece for draft in drafts if isinstance(draft, _Draft) for piece in draft.pieces]))
         return [draft if isinstance(draft, RowError) else self._finish(draft, encoded) for draft in drafts]
 
+    def as_text(self, token_ids: Sequence[int]) -> str:
+        """A rendered prompt as the model sees it, special tokens included."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
+
     def _probe(self) -> None:
         from jinja2 import TemplateError
 

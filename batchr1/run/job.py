@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from batchr1 import __version__
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
-from batchr1.engine.arguments import require_vllm
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.job.fingerprint import digest
@@ -26,8 +25,19 @@ from batchr1.job.spec import JobSpec
 from batchr1.run.driver import Driver, Tally
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
-from batchr1.run.prepare import DEFAULTS, Prepared, RunOptions, check_fingerprint, prepare, read_ids, take_out_done
+from batchr1.run.prepare import (
+    DEFAULTS,
+    Prepared,
+    RunOptions,
+    check_fingerprint,
+    make_renderer,
+    plan_job,
+    prepare,
+    read_ids,
+    take_out_done,
+)
 from batchr1.run.signals import StopSignals, stop_signals
+from batchr1.sizing.plan import Plan
 
 if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
@@ -67,7 +77,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         check_fingerprint(prepared)
     pending = read_ids(prepared)
     # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
-    renderer = _renderer(prepared, options) if options.fresh or not output.exists() else None
+    engines = _size_engines(prepared, options) if options.fresh or not output.exists() else None
     if options.fresh and output.exists():
         question = f"{output.uri}: delete {output.count_own()} result files?"
         if output.count_own() and not options.confirm_fresh(question):
@@ -86,8 +96,8 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         pending.free()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
-        renderer = renderer or _renderer(prepared, options)
-        return _Run(prepared, options, run, lock, pending, counts, renderer, signals).go()
+        engines = engines or _size_engines(prepared, options)
+        return _Run(prepared, options, run, lock, pending, counts, engines, signals).go()
 
 
 def _run_name(now: dt.datetime) -> str:
@@ -95,15 +105,17 @@ def _run_name(now: dt.datetime) -> str:
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
-def _renderer(prepared: Prepared, options: RunOptions) -> PromptRenderer:
-    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
-    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """What the engines will be given: rendered prompts, and their plan."""
 
-    if options.engine is None:
-        require_vllm()
-    spec, model = prepared.spec, prepared.model
-    tokenizer = load_tokenizer(model.location, revision=model.revision, trust_remote_code=spec.model.trust_remote_code)
-    return PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+    renderer: PromptRenderer
+    plan: Plan
+
+
+def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
+    renderer = make_renderer(prepared, options)
+    return _Engines(renderer, plan_job(prepared, renderer, options))
 
 
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
@@ -138,11 +150,12 @@ class _Run:
         lock: Lock,
         pending: Pending,
         counts: Counts,
-        renderer: PromptRenderer,
+        engines: _Engines,
         signals: StopSignals,
     ) -> None:
         self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
-        self._pending, self._counts, self._renderer, self._signals = pending, counts, renderer, signals
+        self._pending, self._counts, self._signals = pending, counts, signals
+        self._renderer, self._plan = engines.renderer, engines.plan
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
@@ -153,7 +166,7 @@ class _Run:
             "batchr1": __version__,
             "job": prepared.spec.name,
             "model": prepared.model.identity,
-            "plan": asdict(prepared.plan),
+            "plan": self._plan.document(),
             "counts_before": counts.document(),
         }
 
@@ -190,7 +203,7 @@ class _Run:
         from batchr1.run.local import LocalExecutor
         from batchr1.run.progress import ProgressDisplay
 
-        prepared, spec, plan = self._prepared, self._prepared.spec, self._prepared.plan
+        prepared, spec, plan = self._prepared, self._prepared.spec, self._plan
         window = plan.replicas * plan.max_num_seqs
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
@@ -219,9 +232,9 @@ class _Run:
         return driver, _Closing(executor, display), feeder
 
     def _setup(self, worker: int) -> WorkerSetup:
-        spec, plan, model = self._prepared.spec, self._prepared.plan, self._prepared.model
+        spec, plan, model = self._prepared.spec, self._plan, self._prepared.model
         s = spec.sampling
-        engine = self._options.engine or EngineSpec(
+        engine = EngineSpec(
             kind="vllm",
             device=plan.device,
             model=model.location,
@@ -230,6 +243,8 @@ class _Run:
             args=plan.engine_args,
             sampling=Sampling(s.temperature, s.top_p, s.top_k, s.min_p, s.ignore_eos),
         )
+        if self._options.engine is not None:
+            engine = replace(self._options.engine, args=plan.engine_args | self._options.engine.args)
         return WorkerSetup(
             run=self._run,
             worker=worker,
@@ -245,6 +260,8 @@ class _Run:
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
             keep_token_ids=spec.output.token_ids == "always",
+            devices=plan.device_groups[worker],
+            fixed_args=frozenset(plan.fixed),
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
@@ -266,6 +283,8 @@ class _Run:
             "counts": counts.document(),
             "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
             "engines": {str(w): asdict(r) for w, r in driver.ready.items()},
+            "memory": {str(w): self._memory(r) for w, r in driver.ready.items()},
+            "rungs": [asdict(rung) for rung in driver.rungs],
         }
         if isinstance(error, UsageError) and not self._claimed:
             self._output.forget_run(self._run)
@@ -277,6 +296,13 @@ class _Run:
         if error is not None and stopped is None:
             raise error
         return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped)
+
+    def _memory(self, ready: Ready) -> dict[str, dict[str, float | None]]:
+        """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
+        planned: dict[str, float | None] = asdict(self._plan.memory) | {"kv_cache_tokens": self._plan.kv_cache_tokens}
+        found = asdict(ready.info.memory) if ready.info.memory else dict.fromkeys(planned)
+        measured = found | {"kv_cache_tokens": ready.info.kv_cache_tokens}
+        return {name: {"planned": planned[name], "measured": measured.get(name)} for name in planned}
 
     def _write_record(self, stopped: str | None) -> None:
         """Write the run's record; where storage is what stopped the run, it is allowed to be missing."""

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchr1.data.output import Output
 from batchr1.data.pending import Pending
 from batchr1.data.source import Source
 from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
-from batchr1.engine.arguments import check_engine_args
-from batchr1.errors import OutputError
+from batchr1.engine.arguments import check_engine_args, require_vllm
+from batchr1.errors import JobError, OutputError
 from batchr1.job.fingerprint import check_same, fingerprint
-from batchr1.job.spec import JobSpec
+from batchr1.job.spec import JobSpec, ModelSpec
 from batchr1.run.messages import EngineSpec
+from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import choose_devices
-from batchr1.sizing.model import ModelSource, resolve_model
-from batchr1.sizing.plan import Plan, make_plan
+from batchr1.sizing.machine import Machine, this_machine
+from batchr1.sizing.model import CATALOGUE, ModelSource, resolve_model
+from batchr1.sizing.plan import MisfitError, Plan, check_arguments, make_plan
+from batchr1.sizing.ways_out import WayOut, ways_out
+
+if TYPE_CHECKING:
+    from batchr1.data.prompts import PromptRenderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +49,21 @@ class Prepared:
     output: Output
     source: Source
     model: ModelSource
-    plan: Plan
+    devices: tuple[str, ...]  # ids of the GPUs to use; empty: the CPU
     semantic: dict[str, Any]
 
 
 DEFAULTS = RunOptions()
 
 
-def prepare(spec: JobSpec, options: RunOptions = DEFAULTS) -> Prepared:
+def prepare(
+    spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[[ModelSpec], ModelSource] = resolve_model
+) -> Prepared:
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    model = resolve_model(spec.model)
+    model = resolve(spec.model)
     devices = choose_devices(options.gpus, options.devices)
-    plan = make_plan(spec, model, devices=devices, cpu_replicas=options.cpu_replicas)
+    check_arguments(spec, model, num_gpus=len(devices))
     if options.engine is None:
         check_engine_args(spec.model.engine_args)
     output = Output(open_storage(spec.output.path, storage_options))
@@ -64,7 +72,75 @@ def prepare(spec: JobSpec, options: RunOptions = DEFAULTS) -> Prepared:
     source = Source(spec.input, spec.output.keep, files)
     kept = {f.name: str(f.type) for f in source.kept_schema}
     semantic = fingerprint(spec, model_identity=model.identity, kept=kept)
-    return Prepared(spec, output, source, model, plan, semantic)
+    return Prepared(spec, output, source, model, devices, semantic)
+
+
+def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> PromptRenderer:
+    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
+    if options.engine is None:
+        require_vllm()
+    return _renderer(prepared.spec, prepared.model.location, prepared.model.revision)
+
+
+def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ...]]:
+    """A renderer for a plan that may be made far from the model, and what to note about it.
+
+    Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is small, so that it takes
+    more tokens for a text, and the plan errs on the safe side.
+    """
+    model = prepared.model
+    if model.identity != CATALOGUE:
+        return _renderer(prepared.spec, model.location, model.revision), ()
+    note = f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, longer than they will be"
+    return _renderer(prepared.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
+
+
+def _renderer(spec: JobSpec, location: str, revision: str | None) -> PromptRenderer:
+    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+
+    tokenizer = load_tokenizer(location, revision=revision, trust_remote_code=spec.model.trust_remote_code)
+    return PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+
+
+def plan_job(
+    prepared: Prepared,
+    renderer: PromptRenderer,
+    options: RunOptions = DEFAULTS,
+    *,
+    machine: Machine | None = None,
+    price: float | None = None,
+) -> Plan:
+    """Measure the prompts, expect the completions, and size the engines for this machine or a named one.
+
+    Raises `JobError` when nothing fits, with what is missing and what would fit.
+    """
+    from batchr1.run.lengths import expected_completions, measure_prompts
+
+    spec, model = prepared.spec, prepared.model
+    machine = machine or this_machine(prepared.devices, cpu_replicas=options.cpu_replicas)
+    prompts = measure_prompts(prepared.source, renderer)
+    earlier = [*([] if options.fresh else [prepared.output]), *_excluded(prepared)]
+    completions = expected_completions(spec, prepared.source, earlier, model)
+    try:
+        return make_plan(spec, model, machine, prompts, completions, price=price)
+    except MisfitError as exc:
+        raise NoFitError(exc, ways_out(spec, model, machine, prompts, completions)) from exc
+
+
+class NoFitError(JobError):
+    """The job does not fit; `ways` would."""
+
+    def __init__(self, misfit: MisfitError, ways: tuple[WayOut, ...]) -> None:
+        offers = "; ".join(f"{way.flags} ({way.what})" for way in ways)
+        super().__init__(f"{misfit} " + (f"Add one of: {offers}." if ways else "Choose a smaller variant."))
+        self.missing_gib = misfit.missing_gib
+        self.ways = ways
+
+
+def _excluded(prepared: Prepared) -> list[Output]:
+    spec = prepared.spec
+    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    return [Output(open_storage(uri, options)) for uri in spec.input.exclude]
 
 
 def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:

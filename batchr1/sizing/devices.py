@@ -1,22 +1,75 @@
-"""Which GPUs a run may use: those of the machine, fewer of them, some of them, or none."""
+"""Which GPUs a run may use, what they are, and who holds their memory now."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from batchr1.errors import JobError
+from batchr1.sizing.gpus import BF16_CAPABILITY, FP8_CAPABILITY, INSTEAD, Gpu, known_gpu, not_supported
+from batchr1.sizing.nvml import Nvml, open_nvml
+
+GIB = 2**30
+
+# What a GPU that is not catalogued multiplies, in FLOP per byte that it reads: an assumption, a little below the
+# lowest of the catalogue (RTX 3090: 71 TFLOPS at 936 GB/s).
+FLOP_PER_BYTE = 75
+
+OpenNvml = Callable[[], AbstractContextManager[Nvml]]
 
 
-def choose_devices(gpus: str | None, devices: tuple[str, ...] | None) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of a GPU. `name` None: not visible from here, or not certainly the same process.
+
+    `memory_gib` 0 where NVML does not tell.
+    """
+
+    pid: int
+    name: str | None
+    memory_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU, or a MIG instance, of this machine. `id` as CUDA_VISIBLE_DEVICES wants it."""
+
+    id: str
+    gpu: Gpu
+    free_gib: float
+    holders: tuple[Holder, ...] = ()
+
+
+def foreign_maker(root: Path = Path("/"), system: str = sys.platform, machine: str = platform.machine()) -> str | None:
+    """AMD on a machine with its ROCm driver, Apple on one with Apple's processors; None elsewhere."""
+    if system == "darwin" and machine == "arm64":
+        return "Apple"
+    return "AMD" if (root / "opt/rocm").exists() or (root / "dev/kfd").exists() else None
+
+
+def choose_devices(
+    gpus: str | None, devices: tuple[str, ...] | None, *, foreign: Callable[[], str | None] = foreign_maker
+) -> tuple[str, ...]:
     """Ids of the GPUs to use, as CUDA_VISIBLE_DEVICES wants them; empty: the CPU.
 
-    `gpus`: a number, "all" or "none"; None means all there are. `devices` names them one by one instead.
+    `gpus`: a number, "all" or "none"; None means all there are. `devices` names them one by one instead. Raises
+    `JobError` for GPUs that are not there, and says so where the machine's own are of another maker (`foreign`).
     """
     if devices is not None and gpus is not None:
         raise JobError("--devices: cannot be given together with --gpus. Give one of them.")
     if gpus == "none":
         return ()
     found = visible_devices()
+    if not found and (gpus is not None or devices is not None) and (maker := foreign()):
+        option = "--gpus" if gpus is not None else "--devices"
+        raise JobError(f"{option}: {not_supported(maker)} (found no NVIDIA GPU on this machine). {INSTEAD}")
     if devices is not None:
         missing = [d for d in devices if d not in found]
         if missing:
@@ -44,20 +97,104 @@ def visible_devices() -> tuple[str, ...]:
     if named is not None:
         return tuple(d.strip() for d in named.split(",") if d.strip() and d.strip() != "-1")
     try:
-        import pynvml  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        return _from_proc()
+        with open_nvml() as nvml:
+            return tuple(str(i) for i in range(nvml.count()))
+    except JobError:  # no driver, or nothing to ask it with
+        folder = Path("/proc/driver/nvidia/gpus")
+        return tuple(str(i) for i, _ in enumerate(folder.iterdir())) if folder.is_dir() else ()
+
+
+def describe_devices(
+    ids: tuple[str, ...], *, nvml: OpenNvml = open_nvml, proc: Path = Path("/proc")
+) -> tuple[Device, ...]:
+    """What these GPUs are, what is free on them, and who holds the rest, now.
+
+    Memory is NVML's own figure, also for catalogued GPUs: it is right for MIG instances and boards with error
+    correction on or off. Raises `JobError` when an id is not a GPU of this machine or NVML cannot be used.
+    """
+    with nvml() as asked:
+        return tuple(_describe(asked, id_, proc) for id_ in ids)
+
+
+def holders_of(id: str, *, nvml: OpenNvml = open_nvml, proc: Path = Path("/proc")) -> tuple[Holder, ...]:
+    """Processes that hold memory of a GPU now, the largest first, this one included; () when NVML cannot say."""
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
+        with nvml() as asked:
+            handle = _handle(asked, id)
+            return _holders(asked, handle, proc)
+    except JobError:
         return ()
+
+
+def _describe(nvml: Nvml, id_: str, proc: Path) -> Device:
+    handle = _handle(nvml, id_)
+    total, free = nvml.memory(handle)
+    name = nvml.name(handle)
+    is_instance = nvml.uuid(handle).startswith("MIG-") or " MIG " in f" {name} "
+    known = None if is_instance else known_gpu(name)
+    if known is None:
+        known = _unknown_gpu(nvml, handle, name, total / GIB, is_instance)
+    return Device(id_, replace(known, memory_gib=total / GIB), free / GIB, _holders(nvml, handle, proc))
+
+
+def _unknown_gpu(nvml: Nvml, handle: Any, name: str, memory_gib: float, is_instance: bool) -> Gpu:
+    """From what NVML says. Bandwidth: two transfers per memory clock over the bus; not told for a MIG instance,
+    which has a share of it."""
+    bus = None if is_instance else nvml.memory_bus(handle)
+    bandwidth_gb_s = 0.0 if bus is None else 2 * bus[1] * 1e6 * bus[0] / 8 / 1e9
+    capability = nvml.capability(handle)
+    return Gpu(
+        name.removeprefix("NVIDIA ").removeprefix("GeForce "), memory_gib, round(bandwidth_gb_s, 1), capability,
+        round(bandwidth_gb_s * FLOP_PER_BYTE / 1e3, 1), capability >= FP8_CAPABILITY, capability >= BF16_CAPABILITY,
+    )  # fmt: skip
+
+
+def _handle(nvml: Nvml, id_: str) -> Any:
+    """NVML's handle for an entry of CUDA_VISIBLE_DEVICES: an index, a UUID or its beginning, a MIG instance."""
+    with contextlib.suppress(LookupError):
+        if id_.isdecimal():
+            return nvml.by_index(int(id_))
+        if id_.startswith("MIG-"):
+            return nvml.by_uuid(id_)
+        handles = [nvml.by_index(i) for i in range(nvml.count())]
+        matching = [h for h in handles if nvml.uuid(h).startswith(id_)]
+        if len(matching) == 1:
+            return matching[0]
+    raise JobError(
+        f"GPU {id_}: NVML knows no such GPU (got {id_!r}, need an index below {nvml.count()}, or a UUID). "
+        "Correct CUDA_VISIBLE_DEVICES or --devices."
+    )
+
+
+def _holders(nvml: Nvml, handle: Any, proc: Path) -> tuple[Holder, ...]:
+    processes = nvml.processes(handle)
+    total, free = nvml.memory(handle)
+    untold = [pid for pid, held in processes if held is None]
+    rest = max(0, total - free - sum(held or 0 for _, held in processes))
+    holders = []
+    for pid, held in processes:
+        if held is None:  # with a single such process, what nobody else holds is its
+            held = rest if len(untold) == 1 else 0
+        holders.append(Holder(pid, _process_name(pid, proc), held / GIB))
+    return tuple(sorted(holders, key=lambda h: (-h.memory_gib, h.pid)))
+
+
+def _process_name(pid: int, proc: Path) -> str | None:
+    """A process's short name. In a container NVML may give the host's numbers, which mean other processes here: where
+    the open files can be read and none is a GPU's, it is another one."""
     try:
-        return tuple(str(i) for i in range(pynvml.nvmlDeviceGetCount()))
-    finally:
-        pynvml.nvmlShutdown()
+        name = (proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+    try:
+        files = list((proc / str(pid) / "fd").iterdir())
+    except OSError:  # another user's: no reason to doubt
+        return name or None
+    return (name or None) if any(_is_gpu(file) for file in files) else None
 
 
-def _from_proc() -> tuple[str, ...]:
-    """Without NVML's Python package: what the driver lists."""
-    folder = "/proc/driver/nvidia/gpus"
-    return tuple(str(i) for i in range(len(os.listdir(folder)))) if os.path.isdir(folder) else ()  # noqa: PTH208, PTH112
+def _is_gpu(file: Path) -> bool:
+    try:
+        return str(file.readlink()).startswith("/dev/nvidia")
+    except OSError:  # closed meanwhile
+        return False

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchr1.errors import ModelError
+from batchr1.errors import JobError, ModelError
 from batchr1.job.spec import ModelSpec
-from batchr1.sizing.catalogue import variant
+from batchr1.sizing.architecture import stored_quantization
+from batchr1.sizing.catalogue import Variant, refuse_unsupported, variant
+
+CATALOGUE = "catalogue"  # the identity of a source that only the catalogue knows: enough for a plan, not to run
 
 WHOLE_FILE_LIMIT = 64 * 2**20
 _BLOCK = 2**20
@@ -35,24 +38,109 @@ class ModelSource:
     config: dict[str, Any]
 
 
-def resolve_model(spec: ModelSpec) -> ModelSource:
-    """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible."""
+class _UnreachableError(ModelError):
+    """A repository that is not in the cache, while the hub cannot be reached."""
+
+
+def resolve_model(spec: ModelSpec, *, cached_only: bool = False) -> ModelSource:
+    """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible.
+
+    A variant with a `quantization` is the repository that holds it so; `revision` is then that repository's. vLLM reads
+    from its config how it is quantised. `cached_only`: do not ask the hub. Raises `JobError` for what is not supported,
+    before anything is looked up.
+    """
     weightless = spec.engine_args.get("load_format") == "dummy"
     if spec.variant is not None:
         entry = variant(spec.variant)
-        if entry.path is not None:
-            return _local(entry.path, entry.name, weightless)
-        return _hub(str(entry.repo), spec.revision, entry.name)
-    if spec.path is not None:
-        return _local(Path(spec.path), Path(spec.path).name, weightless)
-    return _hub(str(spec.repo), spec.revision, str(spec.repo))
+        if entry.path is None:
+            source = _hub(repository(spec, entry), spec.revision, entry.name, cached_only=cached_only)
+        else:
+            source = _local(entry.path, entry.name, weightless)
+    elif spec.path is not None:
+        refuse_unsupported("model.path", spec.path)
+        source = _local(Path(spec.path), Path(spec.path).name, weightless)
+    else:
+        refuse_unsupported("model.repo", str(spec.repo))
+        source = _hub(str(spec.repo), spec.revision, str(spec.repo), cached_only=cached_only)
+    _check_quantization(spec, source)
+    return source
+
+
+def resolve_or_catalogue(spec: ModelSpec) -> ModelSource:
+    """`resolve_model`; a variant that is not in the cache, as the catalogue knows it: a plan needs no more."""
+    try:
+        return resolve_model(spec, cached_only=spec.variant is not None)
+    except _UnreachableError:
+        source = catalogue_source(spec)
+        if source is None:
+            raise
+        return source
+
+
+def catalogue_source(spec: ModelSpec) -> ModelSource | None:
+    """A variant of the hub from the catalogue alone, enough for a plan; None for any other model."""
+    entry = variant(spec.variant) if spec.variant is not None else None
+    if entry is None or entry.repo is None:
+        return None
+    repo = repository(spec, entry)
+    config = entry.config
+    if repo != entry.repo and spec.quantization is not None:
+        config = config | {"quantization_config": _STORED[spec.quantization]}
+    return ModelSource(entry.name, repo, spec.revision, CATALOGUE, entry.context_len, config)
+
+
+def repository(spec: ModelSpec, entry: Variant) -> str:
+    """The repository of a variant in the quantisation that is asked for. Raises `JobError` where there is none."""
+    if spec.quantization is None:
+        return str(entry.repo)
+    if spec.quantization in entry.quantized:
+        return entry.quantized[spec.quantization]
+    if spec.quantization == "fp8":  # vLLM converts 16-bit weights as it loads them
+        return str(entry.repo)
+    raise JobError(
+        f"model.quantization: no repository of {entry.name} is known for it (got {spec.quantization!r}, "
+        f"need {' or '.join(entry.quantized)}). Take one of these, or give model.repo."
+    )
+
+
+# What a quantised repository's config says of itself, as far as sizes follow from it.
+_STORED: dict[str, dict[str, Any]] = {
+    "fp8": {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+    },
+    "w4a16": {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}},
+    },
+    "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
+}
+
+
+def _check_quantization(spec: ModelSpec, source: ModelSource) -> None:
+    """Raise `JobError` when the weights are not stored in the quantisation that is asked for, and cannot become so.
+
+    vLLM converts 16-bit weights to FP8 as it loads them; nothing else. Methods that are unknown here are left to it.
+    """
+    asked, stored = spec.quantization, stored_quantization(source.config)
+    if asked is None or asked == stored or (stored is None and source.config.get("quantization_config")):
+        return
+    if asked == "fp8" and stored is None:
+        return
+    raise JobError(
+        f"model.quantization: the weights of {spec.variant or source.location} are not stored so (got {asked!r}, "
+        f"its config.json says {stored or '16 bits'}). Leave it null, or give a repository that holds {asked}."
+    )
 
 
 def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
     if not folder.is_dir():
         raise ModelError(f"model {folder}: there is no such folder. Give a folder with config.json and *.safetensors.")
     if not weightless and not any(folder.glob("*.safetensors")):
-        got = next((suffix for suffix in (".gguf", ".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none")
+        if any(folder.glob("*.gguf")):
+            refuse_unsupported("model.path", str(next(folder.glob("*.gguf"))))
+        got = next((suffix for suffix in (".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none")
         raise ModelError(
             f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). "
             "Give the folder of the model's original safetensors."
@@ -62,15 +150,15 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
     return ModelSource(name, str(folder), None, "sha256:" + content_hash(folder), context_len, config)
 
 
-def _hub(repo: str, revision: str | None, name: str) -> ModelSource:
+def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> ModelSource:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     where = f"model {repo}" + (f" at {revision}" if revision else "")
     try:
-        path = Path(hf_hub_download(repo, "config.json", revision=revision))
+        path = Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=cached_only))
     except LocalEntryNotFoundError as exc:
-        raise ModelError(
+        raise _UnreachableError(
             f"{where}: not in the local cache, and the hub cannot be reached. "
             "Run once with network, or download it and set model.path."
         ) from exc

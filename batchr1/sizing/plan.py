@@ -1,90 +1,327 @@
-"""The plan: what a run will ask of the machine. Derived from the spec and the model, never written back to the spec."""
+"""The plan: what a run will ask of the machine. Derived from the spec, the model and the lengths; never written back.
+
+What the user set in `model.engine_args` wins, and the rest is computed around it. Nothing that changes answers
+(quantisation, the KV cache's type) is ever chosen here, only offered (`ways_out`).
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from batchr1.errors import JobError
 from batchr1.job.spec import JobSpec
+from batchr1.records import CompletionLengths, PromptLengths
+from batchr1.sizing.architecture import Architecture
+from batchr1.sizing.estimate import Demand, Estimate, estimate
+from batchr1.sizing.fit import Fit, Wish, best_fit
+from batchr1.sizing.machine import Machine
+from batchr1.sizing.memory import BLOCK_TOKENS, GIB, Memory, kv_tokens
 from batchr1.sizing.model import ModelSource
 
-Device = Literal["cpu", "cuda"]
+CPU_MAX_NUM_SEQS = 256
+CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
+CPU_KV_MAX_BYTES = 4 * GIB  # vLLM fills it with zeros at start: more would only cost time
+CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
+CPU_SHARE = 0.8  # of the memory that is free
+IN_USE_GIB = 1.0  # less in use is a display or an empty context
+STREAM_INTERVAL = 8  # tokens that vLLM gathers before it hands them over: fewer messages, the same tokens
 
-_CPU_MAX_NUM_SEQS = 256
-_CUDA_MAX_NUM_SEQS = 512
-_STREAM_INTERVAL = 8  # tokens that vLLM gathers before it hands them over: fewer messages, the same tokens
-_CPU_KV_SHARE = 0.25
-_CPU_KV_BYTES_MIN = 256 * 2**20
-_CPU_KV_BYTES_MAX = 2**30
+
+@dataclass(frozen=True, slots=True)
+class MemoryGib:
+    """A GPU's memory in GiB, line by line; on a CPU machine, one engine's share of its memory."""
+
+    weights_gib: float
+    activation_gib: float
+    cuda_graph_gib: float
+    other_gib: float
+    kv_gib: float
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Replicas and the engine arguments of each.
 
-    `device_groups` holds, for each replica, the ids of its GPUs (empty on a CPU machine). Lengths are in tokens.
+    `device_groups` holds, for each replica, the ids of its GPUs (empty on a CPU machine). Lengths are in tokens, per
+    replica. `fixed` names the engine arguments that the user set.
     """
 
-    device: Device
+    device: Literal["cpu", "cuda"]
     device_groups: tuple[tuple[str, ...], ...]
+    tensor_parallel: int
+    pipeline_parallel: int
     max_model_len: int
     max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_cache_tokens: int
+    gpu_memory_utilization: float | None
+    memory: MemoryGib
+    estimate: Estimate | None
     engine_args: dict[str, Any]
+    fixed: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def replicas(self) -> int:
         return len(self.device_groups)
 
+    def document(self) -> dict[str, Any]:
+        """The plan as plain values, as `plan --json` and the run record give it."""
+        return {
+            "fits": True,
+            "replicas": self.replicas,
+            "tensor_parallel": self.tensor_parallel,
+            "pipeline_parallel": self.pipeline_parallel,
+            "max_model_len": self.max_model_len,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "kv_cache_tokens": self.kv_cache_tokens,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "memory": {k: round(v, 3) for k, v in asdict(self.memory).items()},
+            "estimate": _rounded(self.estimate),
+            "device": self.device,
+            "device_groups": [list(group) for group in self.device_groups],
+            "engine_args": self.engine_args,
+            "notes": list(self.notes),
+        }
 
-def make_plan(spec: JobSpec, model: ModelSource, *, devices: tuple[str, ...], cpu_replicas: int = 1) -> Plan:
-    """Size the engine for this machine.
 
-    `devices`: ids of the GPUs to use, empty for the CPU; `cpu_replicas`: how many engines share the CPU then.
+class MisfitError(JobError):
+    """The model and one sequence of the job do not fit. `missing_gib` per GPU (or of the machine's memory)."""
+
+    def __init__(self, message: str, *, missing_gib: float) -> None:
+        super().__init__(message)
+        self.missing_gib = missing_gib
+
+
+def demand_of(spec: JobSpec, model: ModelSource, prompts: PromptLengths, completions: CompletionLengths) -> Demand:
+    """What the job asks of an engine."""
+    return Demand(
+        prompts, completions, max(1, prompts.rows * spec.sampling.n), spec.sampling.max_tokens, model.context_len
+    )
+
+
+def make_plan(
+    spec: JobSpec,
+    model: ModelSource,
+    machine: Machine,
+    prompts: PromptLengths,
+    completions: CompletionLengths,
+    *,
+    price: float | None = None,
+) -> Plan:
+    """Size the engines of a job. `price`: USD per GPU-hour.
+
+    Raises `JobError` for engine arguments that cannot work, `MisfitError` when the memory does not suffice.
     """
-    asked = dict(spec.model.engine_args)
-    width = _whole_number(asked, "tensor_parallel_size", 1) * _whole_number(asked, "pipeline_parallel_size", 1)
-    device: Device = "cuda" if devices else "cpu"
-    if devices and len(devices) < width:
+    wish = check_arguments(spec, model, num_gpus=len(machine.devices))
+    demand = demand_of(spec, model, prompts, completions)
+    arch = Architecture.of_config(model.config)
+    if not machine.devices:
+        return _cpu_plan(spec, model, arch, machine, demand, wish)
+    found = best_fit(arch, spec.model.quantization, demand, wish, machine.devices)
+    if found is None:
+        raise JobError(
+            f"model.engine_args: no split over {len(machine.devices)} GPUs is possible "
+            f"({arch.num_heads} attention heads). Change tensor_parallel_size or the number of GPUs."
+        )
+    if not found.fits:
+        raise MisfitError(_misfit(model, found, machine), missing_gib=found.missing_bytes / GIB)
+    return _gpu_plan(spec, arch, machine, demand, found, price)
+
+
+def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Wish:
+    """The user's engine arguments that a plan must respect. Raises `JobError` for values that cannot be.
+
+    `num_gpus` 0: a CPU, or GPUs that are not known yet.
+    """
+    args = spec.model.engine_args
+    wish = wish_of(args)
+    width = (wish.tensor_parallel or 1) * (wish.pipeline_parallel or 1)
+    if num_gpus and width > num_gpus:
         raise JobError(
             f"model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the machine "
-            f"(got {width}, need at most {len(devices)} GPUs). Lower one of them, or give the run more GPUs."
+            f"(got {width}, need at most {num_gpus} GPUs). Lower one of them, or give the run more GPUs."
         )
-    groups = tuple(tuple(devices[i : i + width]) for i in range(0, len(devices) - width + 1, width))
-    groups = groups or ((),) * cpu_replicas
-    max_model_len = _whole_number(asked, "max_model_len", model.context_len)
-    if max_model_len > model.context_len and not os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"):
+    heads = Architecture.of_config(model.config).num_heads
+    if wish.tensor_parallel is not None and heads % wish.tensor_parallel:
+        raise JobError(
+            f"model.engine_args.tensor_parallel_size: does not divide the model's attention heads "
+            f"(got {wish.tensor_parallel}, need a divisor of {heads}). Correct it."
+        )
+    if wish.max_model_len is not None and wish.max_model_len > model.context_len and not _longer_allowed():
         raise JobError(
             f"model.engine_args.max_model_len: longer than the model's context "
-            f"(got {max_model_len}, need at most {model.context_len}). Lower it, or leave it out."
+            f"(got {wish.max_model_len}, need at most {model.context_len}). Lower it, or leave it out."
         )
-    max_num_seqs = _whole_number(asked, "max_num_seqs", _CUDA_MAX_NUM_SEQS if devices else _CPU_MAX_NUM_SEQS)
-    args: dict[str, Any] = {"load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": max_num_seqs}
-    if spec.model.quantization is not None:
-        args["quantization"] = _VLLM_QUANTIZATION[spec.model.quantization]
-    if device == "cuda":
-        args["stream_interval"] = _STREAM_INTERVAL
-    else:
-        args |= {"enforce_eager": True, "kv_cache_memory_bytes": _cpu_kv_bytes(len(groups))}
-        if spec.sampling.seed is not None:
-            # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).
-            args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_model_len, 2048)}
-    return Plan(device, groups, max_model_len, max_num_seqs, args | asked)
+    return wish
 
 
-_VLLM_QUANTIZATION = {"fp8": "fp8", "awq": "awq_marlin", "gptq": "gptq_marlin", "w4a16": "compressed-tensors"}
+def wish_of(args: Mapping[str, Any]) -> Wish:
+    """The engine arguments that sizing knows."""
+    utilization = args.get("gpu_memory_utilization")
+    if utilization is not None and not (isinstance(utilization, int | float) and 0 < utilization <= 1):
+        raise JobError(
+            f"model.engine_args.gpu_memory_utilization: not a share of the memory (got {utilization!r}, "
+            "need more than 0, at most 1). Correct it."
+        )
+    return Wish(
+        tensor_parallel=whole_number(args, "tensor_parallel_size"),
+        pipeline_parallel=whole_number(args, "pipeline_parallel_size"),
+        max_model_len=whole_number(args, "max_model_len"),
+        max_num_seqs=whole_number(args, "max_num_seqs"),
+        max_num_batched_tokens=whole_number(args, "max_num_batched_tokens"),
+        gpu_memory_utilization=utilization,
+        kv_cache_memory_bytes=whole_number(args, "kv_cache_memory_bytes"),
+        kv_dtype_bytes=1 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else 2,
+        eager=bool(args.get("enforce_eager", False)),
+        chunked_prefill=bool(args.get("enable_chunked_prefill", True)),
+    )
 
 
-def _whole_number(args: dict[str, Any], key: str, default: int) -> int:
-    value = args.get(key, default)
+def whole_number(args: Mapping[str, Any], key: str) -> int | None:
+    """A positive whole number among the user's engine arguments, None where it is not set."""
+    value = args.get(key)
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise JobError(f"model.engine_args.{key}: not a positive whole number (got {value!r}). Correct it.")
     return value
 
 
-def _cpu_kv_bytes(replicas: int) -> int:
-    """A quarter of the machine's memory, shared by the replicas, within 256 MiB and 1 GiB each."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    share = int(memory * _CPU_KV_SHARE) // replicas
-    return max(_CPU_KV_BYTES_MIN, min(share, _CPU_KV_BYTES_MAX))
+def _gpu_plan(
+    spec: JobSpec, arch: Architecture, machine: Machine, demand: Demand, found: Fit, price: float | None
+) -> Plan:
+    ids = [d.id for d in machine.devices]
+    groups = tuple(tuple(ids[i : i + found.width]) for i in range(0, len(ids) - found.width + 1, found.width))
+    asked = _asked(spec)
+    args: dict[str, Any] = {
+        "load_format": "safetensors",
+        "max_model_len": found.max_model_len,
+        "max_num_seqs": found.max_num_seqs,
+        "max_num_batched_tokens": found.max_num_batched_tokens,
+        "gpu_memory_utilization": found.utilization,
+        "stream_interval": STREAM_INTERVAL,
+    }
+    if found.tensor_parallel > 1:
+        args["tensor_parallel_size"] = found.tensor_parallel
+    if found.pipeline_parallel > 1:
+        args["pipeline_parallel_size"] = found.pipeline_parallel
+    if spec.model.quantization == "fp8" and arch.stored is None:
+        args["quantization"] = "fp8"  # vLLM converts 16-bit weights as it loads them
+    notes = [arch.note] if arch.note else []
+    if left := len(ids) - len(groups) * found.width:
+        notes.append(f"{left} of {len(ids)} GPUs left idle: replicas are {found.width} GPUs wide")
+    for device in machine.devices:
+        if device.gpu.memory_gib - device.free_gib > IN_USE_GIB:
+            held = [f"process {h.pid} ({h.name or '?'}) {h.memory_gib:.1f} GiB" for h in device.holders]
+            who = ", ".join(held) or "by what, the driver does not say"
+            notes.append(f"GPU {device.id} is in use: {who}; planned with the {device.free_gib:.1f} GiB that are free")
+    if demand.prompts.sampled:
+        notes.append(f"prompt lengths from a sample of {demand.prompts.measured:,} of {demand.prompts.rows:,} rows")
+    cost = estimate(demand, rate=found.tokens_per_s * len(groups), num_gpus=len(groups) * found.width, price=price)
+    return Plan(
+        "cuda", groups, found.tensor_parallel, found.pipeline_parallel, found.max_model_len, found.max_num_seqs,
+        found.max_num_batched_tokens, found.kv_cache_tokens, found.utilization, _in_gib(found.memory), cost,
+        args | asked, tuple(asked), tuple(notes),
+    )  # fmt: skip
+
+
+def _cpu_plan(
+    spec: JobSpec, model: ModelSource, arch: Architecture, machine: Machine, demand: Demand, wish: Wish
+) -> Plan:
+    """A CPU machine's memory: the weights, a process, and a KV cache for what will run side by side."""
+    replicas = machine.cpu_replicas
+    share = int(machine.ram_gib * GIB * CPU_SHARE) // replicas
+    weights = arch.weight_bytes(spec.model.quantization)
+    per_token = arch.kv_bytes_per_token(kv_dtype_bytes=wish.kv_dtype_bytes)
+    longest = wish.max_model_len or demand.longest
+    num_seqs = wish.max_num_seqs or min(CPU_MAX_NUM_SEQS, math.ceil(demand.samples / replicas))
+    batched = wish.max_num_batched_tokens or max(CPU_BATCHED_TOKENS, num_seqs)
+    activation = 2 * batched * (3 * arch.intermediate + 3 * arch.hidden) + num_seqs * arch.vocab * 6
+    room = share - weights - activation - CPU_OTHER_BYTES
+    one = math.ceil(longest / BLOCK_TOKENS) * BLOCK_TOKENS * per_token
+    if room < one:
+        missing = (one - room) * replicas / GIB
+        raise MisfitError(
+            f"model {model.name}: does not fit the memory of this machine ({weights / GIB:.1f} GiB of weights, one "
+            f"sequence of {longest:,} tokens {one / GIB:.1f} GiB of KV cache; {machine.ram_gib:.1f} GiB are free, "
+            f"{missing:.1f} GiB are missing).",
+            missing_gib=missing,
+        )
+    wanted = int(num_seqs * (demand.mean_context + demand.context_deviation) * per_token)
+    kv = wish.kv_cache_memory_bytes or max(one, min(room, wanted, CPU_KV_MAX_BYTES))
+    tokens = kv_tokens(kv, per_token)
+    if wish.max_num_seqs is None:
+        num_seqs = min(num_seqs, demand.sequences_within(tokens))
+    max_model_len = longest
+    if demand.prompts.sampled and wish.max_model_len is None:
+        max_model_len = max(longest, min(demand.context_len, tokens))
+    args: dict[str, Any] = {
+        "load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": num_seqs, "enforce_eager": True,
+        "kv_cache_memory_bytes": kv, "max_num_batched_tokens": batched,
+    }  # fmt: skip
+    if spec.sampling.seed is not None:
+        # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).
+        batched = wish.max_num_batched_tokens or max(max_model_len, batched)
+        args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": batched}
+    memory = Memory(weights, activation, CPU_OTHER_BYTES, kv, 0, 0)
+    asked = _asked(spec)
+    return Plan(
+        "cpu", ((),) * replicas, 1, 1, max_model_len, num_seqs, batched, tokens, None, _in_gib(memory), None,
+        args | asked, tuple(asked), (arch.note,) if arch.note else (),
+    )  # fmt: skip
+
+
+def _asked(spec: JobSpec) -> dict[str, Any]:
+    """The engine arguments that the user set; null leaves one to the plan."""
+    return {key: value for key, value in spec.model.engine_args.items() if value is not None}
+
+
+def _misfit(model: ModelSource, found: Fit, machine: Machine) -> str:
+    gpu = machine.devices[0].gpu
+    count = f"{len(machine.devices)} × {gpu.name}" if len(machine.devices) > 1 else gpu.name
+    memory = found.memory
+    split = f", TP {found.tensor_parallel}" if found.tensor_parallel > 1 else ""
+    split += f" × PP {found.pipeline_parallel}" if found.pipeline_parallel > 1 else ""
+    taken = memory.weights + memory.activation + memory.other + memory.outside + memory.cuda_graph
+    held = [h for device in machine.devices for h in device.holders]
+    holders = ", ".join(f"process {h.pid} ({h.name or '?'}) holds {h.memory_gib:.1f} GiB" for h in held)
+    return (
+        f"model {model.name}: does not fit {count}{split} ({gpu.memory_gib:.1f} GiB each: "
+        f"{memory.weights / GIB:.1f} weights, {(taken - memory.weights) / GIB:.1f} activations and engine, "
+        f"and one sequence of {found.max_model_len:,} tokens; "
+        f"{found.missing_bytes / GIB:.1f} GiB per GPU are missing{'; ' + holders if holders else ''})."
+    )
+
+
+def _in_gib(memory: Memory) -> MemoryGib:
+    return MemoryGib(
+        weights_gib=memory.weights / GIB,
+        activation_gib=memory.activation / GIB,
+        cuda_graph_gib=memory.cuda_graph / GIB,
+        other_gib=(memory.other + memory.outside) / GIB,
+        kv_gib=memory.kv / GIB,
+    )
+
+
+def _rounded(found: Estimate | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    rounded = replace(
+        found,
+        tokens_per_s=round(found.tokens_per_s, 1),
+        output_tokens=round(found.output_tokens),
+        hours=round(found.hours, 4),
+        gpu_hours=round(found.gpu_hours, 4),
+        cost_usd=None if found.cost_usd is None else round(found.cost_usd, 2),
+    )
+    return asdict(rounded)
+
+
+def _longer_allowed() -> bool:
+    return bool(os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN"))

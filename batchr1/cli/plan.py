@@ -1,0 +1,116 @@
+"""`batchr1 plan JOB`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchr1.cli.options import JOB, JSON, device_options, job_options, named, read_job, split_devices
+from batchr1.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchr1.sizing.plan import Plan
+
+
+@click.command()
+@JOB
+@job_options
+@device_options
+@click.option("--gpu", metavar="NAME", help='Plan for this GPU ("RTX 4090"), --gpus N of them; it need not be here.')
+@click.option("--vram", type=float, metavar="GIB", help="Plan for a GPU with so much memory, --gpus N of them.")
+@click.option("--price", type=float, metavar="USD", help="Price of a GPU-hour, for the cost of the job.")
+@JSON
+@click.pass_context
+def command(
+    ctx: click.Context,
+    job: Path,
+    variant: str | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    limit: int | None,
+    date: str | None,
+    gpus: str | None,
+    devices: str | None,
+    gpu: str | None,
+    vram: float | None,
+    price: float | None,
+    as_json: bool,
+) -> None:
+    """Say how JOB would run: replicas, batch, memory line by line, hours and cost. Loads no model, writes nothing.
+
+    For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the prompts.
+    """
+    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    from batchr1.run.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
+    from batchr1.sizing.machine import named_machine
+    from batchr1.sizing.model import resolve_or_catalogue
+
+    if gpu is not None and vram is not None:
+        raise UsageError("--vram: cannot be given together with --gpu. Give one of them.")
+    if price is not None and price < 0:
+        raise UsageError(f"--price: not a price (got {price:g}, need USD per GPU-hour). Correct it.")
+    elsewhere = gpu is not None or vram is not None
+    machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None
+    if elsewhere and devices is not None:
+        raise UsageError("--devices: names GPUs of this machine, and the plan is for others. Leave it out.")
+    options = RunOptions(gpus="none" if elsewhere else gpus, devices=split_devices(devices))
+    with named(job):
+        prepared = prepare(spec, options, resolve=resolve_or_catalogue)
+        renderer, notes = planning_renderer(prepared)
+        try:
+            plan = plan_job(prepared, renderer, options, machine=machine, price=price)
+        except NoFitError as exc:
+            if not as_json:
+                raise
+            ways = [{"flags": way.flags, "what": way.what} for way in exc.ways]
+            click.echo(
+                json.dumps(
+                    {"fits": False, "error": str(exc), "missing_gib": round(exc.missing_gib, 2), "ways_out": ways}
+                )
+            )
+            ctx.exit(exc.exit_code)
+    document = plan.document() | {"model": prepared.model.name, "notes": [*notes, *plan.notes]}
+    click.echo(json.dumps(document) if as_json else as_text(plan, document))
+
+
+def _count(gpus: str | None) -> int:
+    if gpus is None:
+        return 1
+    if not gpus.isdecimal() or int(gpus) == 0:
+        raise UsageError(
+            f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more with --gpu or --vram). Correct it."
+        )
+    return int(gpus)
+
+
+def as_text(plan: Plan, document: dict[str, Any]) -> str:
+    """The plan as lines: what runs where, each gibibyte, and what it will take."""
+    split = f"TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}"
+    where = f"{plan.replicas} × {plan.device}" + (f", {split}" if plan.device == "cuda" else "")
+    m = plan.memory
+    within = "" if plan.gpu_memory_utilization is None else f" (utilisation {plan.gpu_memory_utilization:.2f})"
+    lines = [
+        f"model    {document['model']}",
+        f"engines  {where}",
+        f"context  {plan.max_model_len:,} tokens (longest prompt + max_tokens)",
+        f"batch    {plan.max_num_seqs:,} sequences, {plan.max_num_batched_tokens:,} tokens a step",
+        f"memory   {m.weights_gib:8.2f} GiB weights",
+        f"         {m.activation_gib:8.2f} GiB activation peak",
+        f"         {m.cuda_graph_gib:8.2f} GiB CUDA graphs",
+        f"         {m.other_gib:8.2f} GiB other",
+        f"         {m.kv_gib:8.2f} GiB KV cache = {plan.kv_cache_tokens:,} tokens{within}",
+    ]
+    if plan.estimate is None:
+        lines.append("time     not estimated: the memory bandwidth of this device is not known")
+    else:
+        e = plan.estimate
+        cost = "" if e.cost_usd is None else f", {e.cost_usd:,.2f} USD"
+        lines += [
+            f"time     {e.hours:,.2f} h, {e.gpu_hours:,.2f} GPU-hours{cost}: {e.output_tokens:,.0f} output tokens at "
+            f"{e.tokens_per_s:,.0f} tokens/s (decode roofline × {e.efficiency:g}, less the cost of a step)",
+            f"lengths  {e.lengths}",
+        ]
+    return "\n".join(lines + [f"note     {note}" for note in document["notes"]])
