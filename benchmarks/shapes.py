@@ -14,21 +14,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from batchr1.sizing.catalogue import MODELS
+from batchr1.sizing.catalogue import MODELS, VARIANTS
 
-# Architecture numbers as in each repository's config.json (huggingface.co/deepseek-ai).
-QWEN2: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_act": "silu", "rms_norm_eps": 1e-6,
-    "rope_theta": 10000, "max_position_embeddings": 131072, "tie_word_embeddings": False, "dtype": "bfloat16",
+# What a config needs beyond its size to be loaded. The sizes are the catalogue's.
+_COMMON: dict[str, Any] = {
+    "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "dtype": "bfloat16",
+    "bos_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
-SHAPES: dict[str, dict[str, Any]] = {
-    "r1-distill-qwen-1.5b": QWEN2
-    | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-       "num_key_value_heads": 2, "vocab_size": 151936},
-    "r1-distill-qwen-7b": QWEN2
-    | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-       "num_key_value_heads": 4, "vocab_size": 152064},
-}  # fmt: skip
+_ARCHITECTURES = {"qwen2": ["Qwen2ForCausalLM"], "llama": ["LlamaForCausalLM"]}
+
+
+def config_of(name: str) -> dict[str, Any]:
+    """A variant's config.json, as far as its shape and loading it go (the dense ones)."""
+    numbers = VARIANTS[name].config
+    return _COMMON | {"architectures": _ARCHITECTURES[numbers["model_type"]]} | numbers
 
 
 def write_shape(name: str, folder: Path) -> None:
@@ -36,7 +35,7 @@ def write_shape(name: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tiny = json.loads((MODELS / "r1_tiny/tokenizer.json").read_text(encoding="utf-8"))
     settings = json.loads((MODELS / "r1_tiny/tokenizer_config.json").read_text(encoding="utf-8"))
-    vocab_size = SHAPES[name]["vocab_size"]
+    vocab_size = config_of(name)["vocab_size"]
     added = tiny["added_tokens"]
     vocab = {t["content"]: t["id"] for t in added}
     free = iter(sorted(set(range(vocab_size)) - set(vocab.values())))
@@ -53,7 +52,7 @@ def write_shape(name: str, folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tiny, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
     eos = vocab[settings["eos_token"]]
-    (folder / "config.json").write_text(json.dumps(SHAPES[name] | {"eos_token_id": eos}), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config_of(name) | {"eos_token_id": eos}), encoding="utf-8")
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
 
 

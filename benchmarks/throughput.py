@@ -3,10 +3,10 @@
     python benchmarks/throughput.py                                   # r1-tiny on the CPU: five pairs
     python benchmarks/throughput.py --model DIR --dummy --pairs 1 …   # a GPU: dummy weights of a real shape
 
-Both sides run in processes of their own with the same engine arguments and environment. Model loading and one warm-up
-request are outside the clock. batchr1's clock starts with the first submitted request and stops at the last commit:
-its side reads Parquet, renders prompts, splits, detokenises, writes Parquet and commits. `LLM.generate` returns text
-in memory, and nothing is written. Lengths are forced (`ignore_eos` and a cap per request), so both generate the
+Both sides run in processes of their own with the same engine arguments and environment. Model loading and sixteen
+warm-up requests are outside the clock. batchr1's clock starts with the first submitted request and stops at the last
+commit: its side reads Parquet, renders prompts, splits, detokenises, writes Parquet and commits. `LLM.generate` returns
+text in memory, and nothing is written. Lengths are forced (`ignore_eos` and a cap per request), so both generate the
 same number of tokens.
 """
 
@@ -38,6 +38,8 @@ def engine_args(options: argparse.Namespace) -> dict[str, Any]:
         args["load_format"] = "dummy"
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
+    else:
+        args |= {"max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.9}
     return args
 
 
@@ -73,7 +75,7 @@ def run_generate(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def generate(options: argparse.Namespace) -> None:
     """The other side: vLLM's own offline interface, given all requests at once."""
-    from batchr1.engine.vllm import prepare_environment
+    from batchr1.engine.vllm import WARM_UP_SEQS, prepare_environment
 
     prepare_environment(options.device)
     from vllm import LLM, SamplingParams
@@ -89,7 +91,8 @@ def generate(options: argparse.Namespace) -> None:
     params = [
         SamplingParams(temperature=0.6, top_p=0.95, max_tokens=wanted, ignore_eos=True) for wanted in lengths(spec)
     ]
-    llm.generate(token_ids[:1], params[:1], use_tqdm=False)
+    brief = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=4, ignore_eos=True)
+    llm.generate(token_ids[:WARM_UP_SEQS], brief, use_tqdm=False)
     started = time.perf_counter()
     outputs = llm.generate(token_ids, params, use_tqdm=False)
     seconds = time.perf_counter() - started

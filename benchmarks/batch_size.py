@@ -1,0 +1,124 @@
+"""The planned number of sequences against its neighbours: tokens per second and preemptions, on one loaded engine.
+
+    python benchmarks/batch_size.py --variant r1-distill-qwen-7b --utilization 0.17   # an H200 as a 24 GB card
+
+Dummy weights of the variant's shape, long-tailed lengths (log-normal), one seed. The engine is loaded once with the
+plan's arguments; each value is the number of requests kept in flight, so that all runs share the same KV cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from shapes import config_of
+from traces import TraceSpec, lengths
+
+from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
+from batchr1.records import PromptLengths
+from batchr1.sizing.gpus import gpu_named
+from batchr1.sizing.lengths import assumed_lengths
+from batchr1.sizing.machine import named_machine
+from batchr1.sizing.model import ModelSource
+from batchr1.sizing.plan import Plan, make_plan
+
+
+def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
+    """The plan that a job with these prompts and lengths would get on this GPU."""
+    args: dict[str, Any] = {"load_format": "dummy", "gpu_memory_utilization": options.utilization}
+    spec = JobSpec(
+        name="batch-size", model=ModelSpec(path=str(folder), engine_args=args), output=OutputSpec(path="out"),
+        input=InputSpec(path="in", prompt="p"), sampling=SamplingSpec(max_tokens=options.cap),
+    )  # fmt: skip
+    config = config_of(options.variant)
+    model = ModelSource(options.variant, str(folder), None, "shape", config["max_position_embeddings"], config)
+    prompts = PromptLengths(options.requests, options.requests, options.prompt, float(options.prompt))
+    completions = assumed_lengths(options.mean, options.cap, "the trace's mean")
+    return make_plan(spec, model, named_machine(gpu_named(options.gpu).name), prompts, completions)
+
+
+def run(engine: Any, in_flight: int, wanted: list[int], prompt_len: int, vocab: int) -> dict[str, Any]:
+    """All requests once, at most `in_flight` of them at a time."""
+    from batchr1.engine.protocol import Request
+
+    rng = random.Random(0)
+    todo = deque(
+        Request(f"{in_flight}-{i}", [rng.randrange(1000, vocab - 1000) for _ in range(prompt_len)], length)
+        for i, length in enumerate(wanted)
+    )
+    before, running, tokens = engine.load().preempted, 0, 0
+    started = time.perf_counter()
+    while todo or running:
+        while todo and running < in_flight:
+            engine.submit(todo.popleft())
+            running += 1
+        for delta in engine.step():
+            tokens += len(delta.token_ids)
+            running -= delta.finish_reason is not None
+    seconds = time.perf_counter() - started
+    assert tokens == sum(wanted), (tokens, sum(wanted))
+    return {"in_flight": in_flight, "tokens_per_s": round(tokens / seconds, 1), "seconds": round(seconds, 1),
+            "preempted": engine.load().preempted - before}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--variant", default="r1-distill-qwen-1.5b")
+    parser.add_argument("--gpu", default="H200")
+    parser.add_argument("--utilization", type=float, default=0.17)
+    parser.add_argument("--requests", type=int, default=512)
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--mean", type=float, default=500.0)
+    parser.add_argument("--cap", type=int, default=2048)
+    parser.add_argument("--factors", default="0.5,1,1.5,2", help="neighbours, as multiples of the plan")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    from batchr1.engine.protocol import Sampling
+    from batchr1.engine.vllm import VllmEngine, prepare_environment
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text(json.dumps(config_of(options.variant)), encoding="utf-8")
+        plan = plan_for(options, folder)
+        values = sorted({max(1, round(plan.max_num_seqs * float(f))) for f in options.factors.split(",")})
+        print(
+            f"planned: {plan.max_num_seqs} sequences, {plan.kv_cache_tokens:,} KV tokens; values {values}", flush=True
+        )
+        prepare_environment("cuda")
+        args = plan.engine_args | {"max_num_seqs": max(values), "skip_tokenizer_init": True}
+        engine = VllmEngine(str(folder), revision=None, trust_remote_code=False, args=args,
+                            sampling=Sampling(0.6, 0.95, ignore_eos=True))  # fmt: skip
+        print(f"engine: {engine.info}", flush=True)
+        wanted = list(lengths(TraceSpec(options.requests, options.mean, 1.0, options.cap, 30)))
+        vocab = config_of(options.variant)["vocab_size"]
+        run(engine, 64, [32] * 128, options.prompt, vocab)
+        results = []
+        for value in values:
+            results.append(run(engine, value, wanted, options.prompt, vocab))
+            print(results[-1], flush=True)
+        engine.close()
+    best = max(r["tokens_per_s"] for r in results)
+    [planned] = [r for r in results if r["in_flight"] == plan.max_num_seqs]
+    document = {"plan": plan.document(), "measured_kv_tokens": engine.info.kv_cache_tokens, "results": results,
+                "planned_over_best": round(planned["tokens_per_s"] / best, 4),
+                "preempted_share": planned["preempted"] / options.requests}  # fmt: skip
+    expected = plan.estimate.tokens_per_s if plan.estimate else 0
+    print(
+        f"planned / best {document['planned_over_best']}, preempted {planned['preempted']} of {options.requests}; "
+        f"estimated {expected:,.0f} tokens/s"
+    )
+    if options.out:
+        options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
