@@ -20,6 +20,7 @@ from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_k
 from batchr1.data.storage import open_storage
 from batchr1.engine.memory_probe import MemoryProbe, measured
 from batchr1.engine.protocol import MeasuredMemory
+from batchr1.cli.run import as_text
 from batchr1.engine.replay import OOM_TEXTS
 from batchr1.errors import EngineMemoryError
 from batchr1.run import step_down
@@ -536,6 +537,9 @@ def test_the_whole_ladder_rung_by_rung(tmp_path: Path, oom_as: str) -> None:
     assert [rung["rung"] for rung in record["rungs"]] == [next(iter(changes)) for changes in LADDER]
     at = [rung["at_s"] for rung in record["rungs"]]
     assert at == sorted(at)
+    shown = [line for line in as_text(summary, "").splitlines() if line.startswith("stepped down: ")]
+    assert len(shown) == len(LADDER)
+    assert shown[0] == f"stepped down: worker 0 after {at[0]:.0f} s, max_num_batched_tokens=8192 ({why})"
     log = log_of(tmp_path / "out")
     assert f"WARNING worker 0: {why}: max_num_batched_tokens 16384 → 8192\n" in log
     assert f"WARNING worker 0: {why}: enforce_eager False → True\n" in log

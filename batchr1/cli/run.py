@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,7 @@ def as_document(summary: Summary) -> dict[str, object]:
         "output": summary.output,
         "exit_code": summary.exit_code,
         "stopped": summary.stopped,
+        "rungs": [asdict(rung) for rung in summary.rungs],
         "samples": counts.samples,
         "done": counts.done,
         "failed": counts.failed,
@@ -125,6 +126,9 @@ def as_text(summary: Summary, again: str) -> str:
         )
     elif not counts.pending and not tally.failed:
         lines.append("nothing to do")
+    for rung in summary.rungs:
+        changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
+        lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")
     if tally.reasons:
         lines.append("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items())))
     if summary.stopped:

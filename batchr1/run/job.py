@@ -37,6 +37,7 @@ from batchr1.run.prepare import (
     take_out_done,
 )
 from batchr1.run.signals import StopSignals, stop_signals
+from batchr1.run.step_down import RungTaken
 from batchr1.sizing.plan import Plan
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Summary:
     tokens_per_s: float
     exit_code: int
     stopped: str | None
+    rungs: tuple[RungTaken, ...] = ()
 
 
 def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
@@ -295,7 +297,7 @@ class _Run:
                 self._output.succeed()
         if error is not None and stopped is None:
             raise error
-        return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped)
+        return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(driver.rungs))
 
     def _memory(self, ready: Ready) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
