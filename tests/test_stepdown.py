@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
+from batchr1.cli.run import as_text
 from batchr1.data.storage import open_storage
 from batchr1.engine.memory_probe import MemoryProbe, measured
 from batchr1.engine.protocol import MeasuredMemory
-from batchr1.cli.run import as_text
 from batchr1.engine.replay import OOM_TEXTS
 from batchr1.errors import EngineMemoryError
 from batchr1.run import step_down
