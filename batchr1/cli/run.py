@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
+@click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
 @JSON
 @click.pass_context
 def command(
@@ -41,11 +42,12 @@ def command(
     yes: bool,
     retry_failed: bool,
     stop_after: str | None,
+    grace: str | None,
     as_json: bool,
 ) -> None:
     """Run JOB, a YAML file, or go on with it where it stopped."""
     spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
-    stop_after_s = duration(stop_after)
+    stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
     from batchr1.run.job import run_job
     from batchr1.run.messages import EngineSpec
     from batchr1.run.prepare import RunOptions
@@ -57,6 +59,7 @@ def command(
         fresh=fresh,
         retry_failed=retry_failed,
         stop_after_s=stop_after_s,
+        grace_s=grace_s,
         gpus=gpus,
         devices=split_devices(devices),
         confirm_fresh=confirm,

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchr1.data.journal import INFLIGHT_DIR
 from batchr1.data.sink import write_parquet
 from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, InputFile, Storage
 from batchr1.data.storage_errors import is_passing
@@ -147,6 +148,10 @@ class Output:
         self.storage.delete_tree(STAGING_DIR)
         self.storage.abort_uploads()
 
+    def clear_inflight(self) -> None:
+        """Everything is committed: there is nothing left to save."""
+        self.storage.delete_tree(INFLIGHT_DIR)
+
     def begin(self) -> None:
         """Something is about to be added: the output is not complete any more."""
         self.storage.delete(SUCCESS)
@@ -174,7 +179,7 @@ class Output:
         self.storage.delete(SUCCESS)
         for rel in self._own_parts():
             self.storage.delete(rel)
-        for folder in (FAILED_DIR, STAGING_DIR, f"{CONTROL_DIR}/inflight", RUNS_DIR):
+        for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):
             self.storage.delete_tree(folder)
         self.storage.delete(JOB_FILE)
         left = self.parts()

@@ -52,6 +52,11 @@ def digest(semantic: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
+def continued_digest(semantic: dict[str, Any]) -> str:
+    """Of what decides each token of a generation. Not how many: saved ones are good under a larger limit too."""
+    return digest({key: value for key, value in semantic.items() if key != "sampling.max_tokens"})
+
+
 def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str) -> None:
     """Raise `FingerprintError` with a line for each semantic key that differs, and the three ways out."""
     keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]

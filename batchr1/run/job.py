@@ -16,17 +16,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchr1 import __version__
+from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
 from batchr1.engine.arguments import require_vllm
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
-from batchr1.job.fingerprint import digest
+from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
+from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import Driver, Tally
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
-from batchr1.run.prepare import DEFAULTS, Prepared, RunOptions, check_fingerprint, prepare, read_ids, take_out_done
+from batchr1.run.prepare import (
+    DEFAULTS,
+    Prepared,
+    RunOptions,
+    check_fingerprint,
+    prepare,
+    read_ids,
+    take_inflight,
+    take_out_done,
+)
 from batchr1.run.signals import StopSignals, stop_signals
 
 if TYPE_CHECKING:
@@ -83,11 +94,12 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         output.clear_staging()
         take_out_done(prepared, pending, retry_failed=options.retry_failed)
         counts = pending.counts()
-        pending.free()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
         renderer = renderer or _renderer(prepared, options)
-        return _Run(prepared, options, run, lock, pending, counts, renderer, signals).go()
+        inflight = take_inflight(prepared, pending, run)
+        pending.free()
+        return _Run(prepared, options, run, lock, pending, counts, renderer, signals, inflight).go()
 
 
 def _run_name(now: dt.datetime) -> str:
@@ -108,6 +120,7 @@ def _renderer(prepared: Prepared, options: RunOptions) -> PromptRenderer:
 
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
+    prepared.output.clear_inflight()
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
@@ -140,9 +153,11 @@ class _Run:
         counts: Counts,
         renderer: PromptRenderer,
         signals: StopSignals,
+        inflight: Inflight,
     ) -> None:
         self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
         self._pending, self._counts, self._renderer, self._signals = pending, counts, renderer, signals
+        self._inflight = inflight
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
@@ -155,6 +170,12 @@ class _Run:
             "model": prepared.model.identity,
             "plan": asdict(prepared.plan),
             "counts_before": counts.document(),
+            "taken_over": {
+                "generations": len(inflight.saved) - inflight.finished,
+                "finished": inflight.finished,
+                "tokens": inflight.tokens,
+                "unreadable": list(inflight.unreadable),
+            },
         }
 
     def go(self) -> Summary:
@@ -162,6 +183,7 @@ class _Run:
         self._output.begin()
         self._output.write_run(self._run, self._record)
         with log_file(self._output, self._run) as log_path:
+            self._say_what_was_saved()
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
             error: BatchError | None = None
@@ -177,6 +199,13 @@ class _Run:
                 feeder.close()
                 executor.close()
             return self._end(driver, stopped, error)
+
+    def _say_what_was_saved(self) -> None:
+        for rel, why in self._inflight.unreadable.items():
+            log.warning("%s: not used (%s): its generations begin again", self._output.storage.where(rel), why)
+        if self._inflight.saved:
+            log.info("going on with %d generations that were saved: %d tokens, %d of them finished",
+                     len(self._inflight.saved), self._inflight.tokens, self._inflight.finished)  # fmt: skip
 
     def _engine_is_ready(self, ready: Ready) -> None:
         """From here on the output is this job's. Earlier, a wrong engine argument would bind it to that mistake."""
@@ -194,8 +223,9 @@ class _Run:
         window = plan.replicas * plan.max_num_seqs
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
-            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window)
-        )
+            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window),
+            saved=self._inflight.saved,
+        )  # fmt: skip
         executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
         deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
@@ -215,6 +245,7 @@ class _Run:
             should_stop=should_stop,
             on_ready=self._engine_is_ready,
             on_progress=display.update if display else lambda tally, workers: None,
+            grace_s=self._options.grace_s,
         )
         return driver, _Closing(executor, display), feeder
 
@@ -245,6 +276,7 @@ class _Run:
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
             keep_token_ids=spec.output.token_ids == "always",
+            checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
@@ -254,7 +286,7 @@ class _Run:
         code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
-        rate = tally.tokens / busy if busy > 0 else 0.0
+        rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
         self._record |= {
             "state": "stopped" if error else "ended",
             "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -271,6 +303,9 @@ class _Run:
             self._output.forget_run(self._run)
         elif not driver.lost:
             self._write_record(stopped)
+            if not counts.pending:
+                self._lock.check()
+                self._output.clear_inflight()
             if code == 0:
                 self._lock.check()
                 self._output.succeed()

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from batchr1.data.journal import Inflight, carry_over, read_inflight
 from batchr1.data.output import Output
 from batchr1.data.pending import Pending
 from batchr1.data.source import Source
 from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
 from batchr1.engine.arguments import check_engine_args
 from batchr1.errors import OutputError
-from batchr1.job.fingerprint import check_same, fingerprint
+from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec
 from batchr1.run.messages import EngineSpec
 from batchr1.sizing.devices import choose_devices
@@ -27,6 +28,7 @@ class RunOptions:
     fresh: bool = False
     retry_failed: bool = False
     stop_after_s: float | None = None
+    grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
     cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
@@ -98,6 +100,23 @@ def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = 
     if not retry_failed:
         for table in prepared.output.failed_tables(["id", "sample"]):
             pending.mark_failed(table.column("id"), table.column("sample"))
+
+
+def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
+    """What earlier runs saved of samples that are still to do, brought into one snapshot of this run.
+
+    Call with the lock held, after `take_out_done`.
+    """
+    storage, job = prepared.output.storage, continued_digest(prepared.semantic)
+    found = read_inflight(storage, job=job)
+    keys = list(found.saved)
+    if keys:
+        done = pending.are_done([k.id for k in keys], [k.sample for k in keys])
+        for key, is_done in zip(keys, done, strict=True):
+            if is_done:
+                del found.saved[key]
+    carry_over(storage, run, found, job=job)
+    return found
 
 
 def check_fingerprint(prepared: Prepared) -> None:
