@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Delete this output's results and start over.")
 @click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
+@click.option("--continue-truncated", is_flag=True, help="Let rows that were cut go on, up to a larger max_tokens.")
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
 @click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
 @JSON
@@ -41,6 +42,7 @@ def command(
     fresh: bool,
     yes: bool,
     retry_failed: bool,
+    continue_truncated: bool,
     stop_after: str | None,
     grace: str | None,
     as_json: bool,
@@ -58,6 +60,7 @@ def command(
     options = RunOptions(
         fresh=fresh,
         retry_failed=retry_failed,
+        continue_truncated=continue_truncated,
         stop_after_s=stop_after_s,
         grace_s=grace_s,
         gpus=gpus,
@@ -108,7 +111,8 @@ def _again(ctx: click.Context) -> str:
             words += [f"--{name}", str(given[name])]
     for setting in given["settings"]:
         words += ["--set", setting]
-    return shlex.join(words + ["--retry-failed"] * given["retry_failed"])
+    words += ["--retry-failed"] * given["retry_failed"]
+    return shlex.join(words + ["--continue-truncated"] * given["continue_truncated"])
 
 
 def as_text(summary: Summary, again: str) -> str:

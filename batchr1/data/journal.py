@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from batchr1.data.storage import CONTROL_DIR, Storage
 from batchr1.errors import StorageError
+from batchr1.faults import fault_point
 from batchr1.records import FinishReason, Partial, SampleKey
 
 log = logging.getLogger("batchr1.journal")
@@ -92,6 +93,11 @@ def snapshot_name(run: str, worker: int, epoch: int, number: int) -> str:
 
 def carried_name(run: str) -> str:
     return f"{INFLIGHT_DIR}/snap-{run}-carried.bin"
+
+
+def reopened_name(run: str, number: int) -> str:
+    """What `--continue-truncated` takes out of a part."""
+    return f"{INFLIGHT_DIR}/snap-{run}-cut-{number:05d}.bin"
 
 
 def encode(saved: Sequence[Saved], *, job: str) -> bytes:
@@ -181,8 +187,10 @@ def carry_over(storage: Storage, run: str, found: Inflight, *, job: str) -> None
     if found.files:
         if found.saved:
             write_snapshot(storage, carried_name(run), list(found.saved.values()), job=job)
+        fault_point("carry.written")
         for rel in found.files:
             storage.delete(rel)
+            fault_point("carry.removing")
 
 
 def add(known: dict[SampleKey, Saved], more: Iterable[Saved]) -> None:

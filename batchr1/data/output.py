@@ -27,6 +27,7 @@ from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, InputFile, Storage
 from batchr1.data.storage_errors import is_passing
 from batchr1.data.storage_uri import split_uri
 from batchr1.errors import OutputError, StorageError
+from batchr1.faults import fault_point
 
 DATA_DIR = "data"
 RUNS_DIR = f"{CONTROL_DIR}/runs"
@@ -125,6 +126,10 @@ class Output:
         for rel in self.parts():
             yield self._read(rel, columns)
 
+    def read_part(self, rel: str, columns: list[str] | None) -> pa.Table:
+        """One committed part."""
+        return self._read(rel, columns)
+
     def failed_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Rows that failed, oldest part first. A row may have been done since, or have failed again."""
         for file in self.storage.list_files(FAILED_DIR, ".parquet"):
@@ -216,7 +221,9 @@ def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
     local = storage.scratch_dir() / f"{name}.tmp"
     try:
         write_parquet(table, local)
+        fault_point("stage.written")
         storage.stage_file(local, f"{STAGING_DIR}/{name}")
+        fault_point("stage.staged")
     finally:
         local.unlink(missing_ok=True)
 

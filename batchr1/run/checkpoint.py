@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from batchr1.data.journal import Saved, snapshot_name, write_snapshot
 from batchr1.data.storage import Storage
 from batchr1.errors import StorageError
+from batchr1.faults import fault_point
 
 log = logging.getLogger("batchr1.checkpoint")
 
@@ -67,6 +68,7 @@ class Checkpointer:
         before, self._last, size = self._last, None, 0
         try:
             if saved:
+                fault_point("snapshot.begun")
                 self._number += 1
                 name = snapshot_name(self._run, self._worker, self._epoch, self._number)
                 size = write_snapshot(self._storage, name, saved, job=self._setup.job)
@@ -75,7 +77,9 @@ class Checkpointer:
             self._last = before  # still the newest
             raise
         if before is not None:  # only now: the newer one is durable
+            fault_point("snapshot.written")
             self._storage.delete(before)
+            fault_point("snapshot.rotated")
         return size
 
     def _work(self) -> None:

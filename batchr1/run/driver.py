@@ -21,6 +21,7 @@ from batchr1.data.lock import Lock
 from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
 from batchr1.errors import BatchError, EngineError, InterruptedRun
+from batchr1.faults import fault_point
 from batchr1.records import Failure, SampleKey, WorkItem
 from batchr1.run.feeder import Feeder
 from batchr1.run.messages import (
@@ -50,7 +51,8 @@ log = logging.getLogger("batchr1.driver")
 POLL_S = 0.2
 LEASE_SIZE = 64
 FAILED_PART_ROWS = 1000
-MAX_DEATHS_IN_A_ROW = 3
+MAX_DEATHS_IN_A_ROW = 3  # of a worker that had nothing in its engine: no row is to blame
+MAX_DEATHS_AT_WORK = 30  # of one that had, and finished no part meanwhile: rows that kill it are sought so long
 GRACE_S = 20.0
 HANG_S = 600.0  # a worker that was ready and has said nothing for so long is taken for hung
 
@@ -186,7 +188,6 @@ class Driver:
                 replica.progress = message
             case Generated(keys):
                 replica.in_flight.difference_update(keys)
-                replica.deaths_in_a_row = 0
                 self._failures += self._suspects.generated(keys)
             case Staged():
                 self._commit(replica, message)
@@ -207,7 +208,9 @@ class Driver:
 
     def _commit(self, replica: _Replica, part: Staged) -> None:
         self._lock.check()
+        fault_point("commit.checked")
         self._output.commit_part(part.name)
+        fault_point("commit.done")
         self._executor.send(replica.setup.worker, Committed(part.keys))
         for key in part.keys:
             del replica.leased[key]
@@ -243,9 +246,10 @@ class Driver:
         if self._interrupted:
             replica.ended = True
             return
-        if replica.deaths_in_a_row >= MAX_DEATHS_IN_A_ROW and not had_work:
+        limit = MAX_DEATHS_AT_WORK if had_work else MAX_DEATHS_IN_A_ROW
+        if replica.deaths_in_a_row >= limit:
             raise EngineError(
-                f"worker {worker}: died {replica.deaths_in_a_row} times without generating a row "
+                f"worker {worker}: died {replica.deaths_in_a_row} times without finishing a part "
                 f"(exit code {exit_code}). "
                 "The run's log says more; committed rows are safe, and the same command goes on."
             )

@@ -19,9 +19,11 @@ from batchr1 import __version__
 from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
+from batchr1.data.replace import Limit, roll_forward
 from batchr1.engine.arguments import require_vllm
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
+from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.checkpoint import CheckpointSetup
@@ -38,6 +40,7 @@ from batchr1.run.prepare import (
     take_inflight,
     take_out_done,
 )
+from batchr1.run.reopen import reopen_truncated
 from batchr1.run.signals import StopSignals, stop_signals
 
 if TYPE_CHECKING:
@@ -75,7 +78,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:
-        check_fingerprint(prepared)
+        check_fingerprint(prepared, continue_truncated=options.continue_truncated)
     pending = read_ids(prepared)
     # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
     renderer = _renderer(prepared, options) if options.fresh or not output.exists() else None
@@ -90,8 +93,13 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
     with Lock.acquire(output.storage, run=run) as lock:
         if options.fresh:
             output.remove_own()
-        check_fingerprint(prepared)
+        check_fingerprint(prepared, continue_truncated=options.continue_truncated)
+        roll_forward(output)
         output.clear_staging()
+        if options.continue_truncated:
+            limit = Limit(spec.sampling.max_tokens, prepared.plan.max_model_len)
+            job = continued_digest(prepared.semantic)
+            reopen_truncated(output, limit, run=run, job=job, check_lock=lock.check)
         take_out_done(prepared, pending, retry_failed=options.retry_failed)
         counts = pending.counts()
         if counts.pending == 0:
@@ -303,12 +311,15 @@ class _Run:
             self._output.forget_run(self._run)
         elif not driver.lost:
             self._write_record(stopped)
+            fault_point("finish.recorded")
             if not counts.pending:
                 self._lock.check()
                 self._output.clear_inflight()
+                fault_point("finish.cleared")
             if code == 0:
                 self._lock.check()
                 self._output.succeed()
+                fault_point("finish.succeeded")
         if error is not None and stopped is None:
             raise error
         return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped)

@@ -27,6 +27,7 @@ class RunOptions:
 
     fresh: bool = False
     retry_failed: bool = False
+    continue_truncated: bool = False
     stop_after_s: float | None = None
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
@@ -119,8 +120,13 @@ def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
     return found
 
 
-def check_fingerprint(prepared: Prepared) -> None:
+def check_fingerprint(prepared: Prepared, *, continue_truncated: bool = False) -> None:
     """Raise `FingerprintError` when the output was made by a job that would give other answers."""
     before = prepared.output.job() if prepared.output.exists() else None
     if before is not None:
-        check_same(before["fingerprint"], prepared.semantic, output=prepared.output.uri)
+        check_same(
+            before["fingerprint"],
+            prepared.semantic,
+            output=prepared.output.uri,
+            continue_truncated=continue_truncated,
+        )
