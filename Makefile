@@ -29,7 +29,7 @@ s3: $(VENV)/.dev
 
 # Real runs on vLLM that are killed: the short leg of CI, and with whole datasets the long one.
 crash: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow tests/test_kill.py
+	$(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

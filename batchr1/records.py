@@ -49,10 +49,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Tokens of an unfinished generation, and the offsets at which it was interrupted before."""
+    """Tokens that were saved of a generation, and the offsets at which it was interrupted before.
+
+    With a `finish_reason` it had ended, and only its row was not committed yet.
+    """
 
     token_ids: tuple[int, ...]
     resumed_at: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    finished_at: dt.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

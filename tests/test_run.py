@@ -413,10 +413,10 @@ def test_a_worker_that_always_dies_stops_the_run_and_the_next_run_goes_on(
     summary = run_replay(job, replay(die_at_step=1))
     assert summary.exit_code == 75
     assert summary.stopped == (
-        "worker 0: died 3 times without finishing a part (exit code -9). "
+        "the engine died with each of 3 rows that ran alone in it, one after the other: it is not the rows. "
         "The run's log says more; committed rows are safe, and the same command goes on."
     )
-    assert (summary.tally.done, summary.counts.pending, summary.tally.restarts) == (0, 150, 2)
+    assert (summary.tally.done, summary.counts.pending, summary.tally.restarts) == (0, 150, 4)
     [record] = run_records(tmp_path / "out")
     assert (record["state"], record["exit_code"], record["stopped"]) == ("stopped", 75, summary.stopped)
     assert run_replay(job).exit_code == 0

@@ -87,7 +87,7 @@ def split_devices(devices: str | None) -> tuple[str, ...] | None:
     return tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
 
 
-def duration(text: str | None) -> float | None:
+def duration(text: str | None, option: str = "--stop-after") -> float | None:
     """'6h', '90m', '45s' or '1h30m' → seconds"""
     if text is None:
         return None
@@ -97,5 +97,5 @@ def duration(text: str | None) -> float | None:
     except ValueError:  # 1.2.3h
         total = 0
     if total <= 0:
-        raise JobError(f"--stop-after: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it.")
+        raise JobError(f"{option}: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it.")
     return total

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Delete this output's results and start over.")
 @click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
+@click.option("--continue-truncated", is_flag=True, help="Let rows that were cut go on, up to a larger max_tokens.")
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
+@click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
 @JSON
 @click.pass_context
 def command(
@@ -40,12 +42,14 @@ def command(
     fresh: bool,
     yes: bool,
     retry_failed: bool,
+    continue_truncated: bool,
     stop_after: str | None,
+    grace: str | None,
     as_json: bool,
 ) -> None:
     """Run JOB, a YAML file, or go on with it where it stopped."""
     spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
-    stop_after_s = duration(stop_after)
+    stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
     from batchr1.run.job import run_job
     from batchr1.run.messages import EngineSpec
     from batchr1.run.prepare import RunOptions
@@ -56,7 +60,9 @@ def command(
     options = RunOptions(
         fresh=fresh,
         retry_failed=retry_failed,
+        continue_truncated=continue_truncated,
         stop_after_s=stop_after_s,
+        grace_s=grace_s,
         gpus=gpus,
         devices=split_devices(devices),
         confirm_fresh=confirm,
@@ -106,7 +112,8 @@ def _again(ctx: click.Context) -> str:
             words += [f"--{name}", str(given[name])]
     for setting in given["settings"]:
         words += ["--set", setting]
-    return shlex.join(words + ["--retry-failed"] * given["retry_failed"])
+    words += ["--retry-failed"] * given["retry_failed"]
+    return shlex.join(words + ["--continue-truncated"] * given["continue_truncated"])
 
 
 def as_text(summary: Summary, again: str) -> str:

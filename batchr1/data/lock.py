@@ -24,6 +24,7 @@ from types import TracebackType
 from batchr1.data.lock_record import Found, LockInfo, LockRecord, open_record, pid_started, replace_as, this_machine
 from batchr1.data.storage import CONTROL_DIR, Retry, Storage
 from batchr1.errors import LockHeldError, LockLostError, StorageError
+from batchr1.faults import fault_point
 
 __all__ = ["Lock", "LockInfo", "read_lock"]
 
@@ -83,10 +84,12 @@ class Lock:
             found = record.read()
             if found is not None and not _is_free(found):
                 found = _watch(record, found, storage.uri, stale_after_s, on_wait, clock, sleep)
+            fault_point("lock.watched")
             old = None if found is None else LockInfo.from_json(found.data)
             info = _owner(run, epoch=1 if old is None else old.epoch + 1)
             version = replace_as(record, info, None if found is None else found.version)
             if version is not None:
+                fault_point("lock.taken")
                 record.check_conditions(replace(info, released=True).to_json())
                 return cls(record, info, version, heartbeat_s=heartbeat_s, stale_after_s=stale_after_s, clock=clock)
             winner = record.read()

@@ -21,11 +21,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchr1.data.journal import INFLIGHT_DIR
 from batchr1.data.sink import write_parquet
 from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, InputFile, Storage
 from batchr1.data.storage_errors import is_passing
 from batchr1.data.storage_uri import split_uri
 from batchr1.errors import OutputError, StorageError
+from batchr1.faults import fault_point
 
 DATA_DIR = "data"
 RUNS_DIR = f"{CONTROL_DIR}/runs"
@@ -124,6 +126,10 @@ class Output:
         for rel in self.parts():
             yield self._read(rel, columns)
 
+    def read_part(self, rel: str, columns: list[str] | None) -> pa.Table:
+        """One committed part."""
+        return self._read(rel, columns)
+
     def failed_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Rows that failed, oldest part first. A row may have been done since, or have failed again."""
         for file in self.storage.list_files(FAILED_DIR, ".parquet"):
@@ -146,6 +152,10 @@ class Output:
         a run that lost the lock then finds nothing to commit any more."""
         self.storage.delete_tree(STAGING_DIR)
         self.storage.abort_uploads()
+
+    def clear_inflight(self) -> None:
+        """Everything is committed: there is nothing left to save."""
+        self.storage.delete_tree(INFLIGHT_DIR)
 
     def begin(self) -> None:
         """Something is about to be added: the output is not complete any more."""
@@ -174,7 +184,7 @@ class Output:
         self.storage.delete(SUCCESS)
         for rel in self._own_parts():
             self.storage.delete(rel)
-        for folder in (FAILED_DIR, STAGING_DIR, f"{CONTROL_DIR}/inflight", RUNS_DIR):
+        for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):
             self.storage.delete_tree(folder)
         self.storage.delete(JOB_FILE)
         left = self.parts()
@@ -211,7 +221,9 @@ def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
     local = storage.scratch_dir() / f"{name}.tmp"
     try:
         write_parquet(table, local)
+        fault_point("stage.written")
         storage.stage_file(local, f"{STAGING_DIR}/{name}")
+        fault_point("stage.staged")
     finally:
         local.unlink(missing_ok=True)
 

@@ -125,6 +125,15 @@ class Pending:
         rows: np.ndarray[Any, Any] = np.where(match, self._order[place], -1)[coded.indices.to_numpy()]
         return rows
 
+    def are_done(self, ids: list[str], samples: list[int]) -> np.ndarray[Any, Any]:
+        """Whether each of these samples needs nothing any more; those that the input does not name are not done."""
+        rows, numbers = self._find(pa.array(ids, pa.string())), np.array(samples, dtype=np.int64)
+        asked = (rows >= 0) & (numbers < self._n)
+        rows, numbers = np.where(asked, rows, 0), np.where(asked, numbers, 0)
+        pending = (self._bits[rows, numbers // 8] >> (numbers % 8).astype(np.uint8)) & 1
+        done: np.ndarray[Any, Any] = asked & (pending == 0)
+        return done
+
     def counts(self) -> Counts:
         rows = len(self._bits) - self._dropped
         pending = int(np.bitwise_count(self._bits).sum())

@@ -15,6 +15,7 @@ from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, FileInfo, Storage, di
 from batchr1.data.storage_errors import mapped
 from batchr1.data.storage_uri import Kind, checked
 from batchr1.errors import OutputError
+from batchr1.faults import fault_point
 
 _TEMPORARY = ".tmp"  # with a dot in front: names that list_files leaves out and no reader takes
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -109,6 +110,7 @@ class LocalStorage(Storage):
                 if not final.exists():
                     raise staged_gone(self, staged_rel, final_rel) from None
             fsync_folder(final.parent)
+            fault_point("commit.published")
             staged.unlink(missing_ok=True)
 
     def delete(self, rel: str) -> None:

@@ -25,6 +25,7 @@ from batchr1.data.storage_errors import Retry, is_missing, is_refused_condition,
 from batchr1.data.storage_s3_client import RangeReader, open_s3fs
 from batchr1.data.storage_uri import Kind, StorageOptions, checked
 from batchr1.errors import FailedError, OutputError, StorageError
+from batchr1.faults import fault_point
 
 UPLOAD_PART_BYTES = 8 * 2**20  # files up to twice this go up in one request
 LIST_PAGE = 1000
@@ -218,6 +219,7 @@ class S3Storage(Storage):
                     raise
             elif staged is not None and not _same_content(staged, final):
                 raise different_final(self, staged_rel, final_rel)
+            fault_point("commit.published")
             self._call(staged_rel, "delete_object", Key=self.key(staged_rel))
 
     def delete(self, rel: str) -> None:

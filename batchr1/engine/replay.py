@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
@@ -54,7 +54,8 @@ class Script:
     """How the engine behaves. Lengths in tokens, log-normal by the prompt's hash; times in seconds.
 
     `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
-    many is refused. `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine raises, the
+    many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there.
+    `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine raises, the
     engine sleeps. `once`: a file that marks a fault as done, so that the restarted worker goes on.
 
     `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
@@ -78,6 +79,8 @@ class Script:
     step_s: float = 0.0
     start_s: float = 0.0
     refuse_every: int = 0
+    poison_every: int = 0
+    poison_at: int = 0
     die_at_step: int | None = None
     error_at_step: int | None = None
     hang_at_step: int | None = None
@@ -93,7 +96,7 @@ class _Running:
     plan: list[int]
     position: int
     left: int
-    emitted: list[int] = field(default_factory=list)
+    is_poison: bool = False
 
 
 class ReplayEngine:
@@ -122,7 +125,8 @@ class ReplayEngine:
         key = hashlib.blake2b(repr(prompt).encode(), digest_size=8).digest()
         if self._script.refuse_every and int.from_bytes(key, "little") % self._script.refuse_every == 0:
             raise RequestError("refused by script")
-        self._waiting.append((request.id, _Running(self._plan(key), generated, request.max_tokens)))
+        poison = bool(self._script.poison_every) and int.from_bytes(key, "little") % self._script.poison_every == 0
+        self._waiting.append((request.id, _Running(self._plan(key), generated, request.max_tokens, poison)))
 
     def step(self) -> list[Delta]:
         self._steps += 1
@@ -138,6 +142,8 @@ class ReplayEngine:
             tokens = run.plan[run.position : run.position + take]
             run.position += take
             run.left -= take
+            if run.is_poison and run.position >= self._script.poison_at:
+                os.kill(os.getpid(), signal.SIGKILL)
             reason = None
             if run.position >= len(run.plan):
                 reason = "stop"

@@ -26,6 +26,14 @@ HARMLESS_ENGINE_ARGS = frozenset(
 )  # fmt: skip
 
 
+_MAX_TOKENS = "sampling.max_tokens"
+
+
+def _is_larger(before: int | None, now: int | None) -> bool:
+    """Whether a limit of tokens was raised; None is no limit."""
+    return before is not None and (now is None or now > before)
+
+
 def fingerprint(spec: JobSpec, *, model_identity: str, kept: dict[str, str]) -> dict[str, Any]:
     """The semantic keys of a job as a flat mapping of plain values.
 
@@ -52,8 +60,19 @@ def digest(semantic: dict[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str) -> None:
-    """Raise `FingerprintError` with a line for each semantic key that differs, and the three ways out."""
+def continued_digest(semantic: dict[str, Any]) -> str:
+    """Of what decides each token of a generation. Not how many: saved ones are good under a larger limit too."""
+    return digest({key: value for key, value in semantic.items() if key != _MAX_TOKENS})
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str, continue_truncated: bool = False) -> None:
+    """Raise `FingerprintError` with a line for each semantic key that differs, and the three ways out.
+
+    With `continue_truncated` a larger sampling.max_tokens is no difference: whatever was not cut is as it would be.
+    """
+    larger = _is_larger(before.get(_MAX_TOKENS), now.get(_MAX_TOKENS)) and _MAX_TOKENS in before
+    if continue_truncated and larger:
+        before = {**before, _MAX_TOKENS: now.get(_MAX_TOKENS)}
     keys = [k for k in dict.fromkeys([*before, *now]) if before.get(k) != now.get(k)]
     if not keys:
         return
@@ -61,5 +80,10 @@ def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str) -> N
     raise FingerprintError(
         f"{output}: this output was made by a job that differs in what decides the answers:\n"
         + "\n".join(lines)
+        + (
+            "\nWith --continue-truncated the rows that were cut go on to the larger limit."
+            if keys == [_MAX_TOKENS] and larger
+            else ""
+        )
         + "\nRun the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
     )

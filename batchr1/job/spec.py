@@ -132,7 +132,7 @@ class CheckpointSpec(_Spec):
     """How often what is not in a committed file yet is saved."""
 
     every_s: Seconds = 30
-    """Reserved, without effect yet: seconds between two savings of generations that are under way."""
+    """Seconds between two savings of generations that are under way: what a kill costs at most."""
 
 
 class RetrySpec(_Spec):

@@ -64,7 +64,7 @@ def to_result(
         flags=flags_of(parts, expects_box=expects_box),
         seed=item.seed,
         attempts=item.attempt,
-        resumed_at=_resumed_at(item.partial),
+        resumed_at=resumed_at(item.partial),
         token_ids=completion.token_ids if keep_token_ids or truncated else None,
         prompt_hash=prompt.digest.hex(),
         model=model,
@@ -73,9 +73,11 @@ def to_result(
     )
 
 
-def _resumed_at(partial: Partial | None) -> tuple[int, ...]:
+def resumed_at(partial: Partial | None) -> tuple[int, ...]:
     """The offsets at which a generation went on: those of earlier runs, and where this one took it up."""
     if partial is None:
         return ()
+    if partial.finish_reason is not None:  # it had ended before: nothing went on
+        return partial.resumed_at
     offset = len(partial.token_ids)
     return partial.resumed_at if offset == 0 or offset in partial.resumed_at[-1:] else (*partial.resumed_at, offset)

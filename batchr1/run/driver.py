@@ -16,19 +16,23 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from batchr1 import errors
+from batchr1.data.journal import read_worker
 from batchr1.data.lock import Lock
 from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
 from batchr1.errors import BatchError, EngineError, InterruptedRun
+from batchr1.faults import fault_point
 from batchr1.records import Failure, SampleKey, WorkItem
 from batchr1.run import step_down
 from batchr1.run.feeder import Feeder
 from batchr1.run.messages import (
+    Committed,
     Died,
     Ended,
     Fatal,
     Finish,
     FromWorker,
+    Generated,
     Lease,
     PartCounts,
     Progress,
@@ -40,6 +44,8 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
+from batchr1.run.seeds import derive_seed
+from batchr1.run.suspects import Suspects
 from batchr1.sizing.stepdown import MemoryProblem, problem_in
 
 log = logging.getLogger("batchr1.driver")
@@ -47,7 +53,8 @@ log = logging.getLogger("batchr1.driver")
 POLL_S = 0.2
 LEASE_SIZE = 64
 FAILED_PART_ROWS = 1000
-MAX_DEATHS_IN_A_ROW = 3
+MAX_DEATHS_IN_A_ROW = 3  # of a worker that had nothing in its engine: no row is to blame
+MAX_DEATHS_AT_WORK = 30  # of one that had, and finished no part meanwhile: rows that kill it are sought so long
 GRACE_S = 20.0
 HANG_S = 600.0  # a worker that was ready and has said nothing for so long is taken for hung
 LEAVE_S = 30.0  # and one that said that it cannot go on, for one that cannot leave either
@@ -78,6 +85,7 @@ class Tally:
     truncated: int = 0
     correct: int = 0
     judged: int = 0
+    carried: int = 0  # of tokens: saved by an earlier engine, not generated again
     parts: list[str] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
     first_submit: float | None = None
@@ -91,6 +99,7 @@ class Tally:
         self.truncated += counts.truncated
         self.correct += counts.correct
         self.judged += counts.judged
+        self.carried += counts.carried
 
 
 @dataclass(slots=True)
@@ -99,6 +108,8 @@ class _Replica:
 
     setup: WorkerSetup
     leased: dict[SampleKey, WorkItem] = field(default_factory=dict)
+    in_flight: set[SampleKey] = field(default_factory=set)  # leased, and not known to be generated
+    apart: bool = False  # it runs suspects, and nothing else
     wanted: int = 0
     told_to_end: bool = False
     ended: bool = False
@@ -124,6 +135,7 @@ class Driver:
         should_stop: Callable[[], str | None],
         on_ready: Callable[[Ready], None],
         on_progress: Callable[[Tally, list[Progress]], None],
+        grace_s: float | None = None,
     ) -> None:
         self._output = output
         self._lock = lock
@@ -135,6 +147,8 @@ class Driver:
         self._on_ready = on_ready
         self._on_progress = on_progress
         self._again: deque[WorkItem] = deque()  # taken back from dead workers
+        self._suspects = Suspects()
+        self._grace_s = grace_s
         self._failures: list[Failure] = []
         self._failed_at = time.monotonic()
         self._failed_parts = 0
@@ -163,6 +177,7 @@ class Driver:
             self._lease()
             self._write_failures()
             self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
+        self._failures += self._suspects.verdicts()
         self._write_failures(now=True)
         if self._interrupted:
             raise InterruptedRun(self._interrupted)
@@ -177,11 +192,15 @@ class Driver:
                 replica.wanted += count
             case Progress():
                 replica.progress = message
+            case Generated(keys):
+                replica.in_flight.difference_update(keys)
+                self._failures += self._suspects.generated(keys)
             case Staged():
                 self._commit(replica, message)
             case Refused(failures):
                 for failure in failures:
                     del replica.leased[failure.key]
+                    replica.in_flight.discard(failure.key)
                     self._fail(failure)
             case Ended():
                 replica.ended = True
@@ -196,7 +215,10 @@ class Driver:
 
     def _commit(self, replica: _Replica, part: Staged) -> None:
         self._lock.check()
+        fault_point("commit.checked")
         self._output.commit_part(part.name)
+        fault_point("commit.done")
+        self._executor.send(replica.setup.worker, Committed(part.keys))
         for key in part.keys:
             del replica.leased[key]
         replica.deaths_in_a_row = 0
@@ -213,20 +235,30 @@ class Driver:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
         if replica.ended:
             return
-        self._again.extendleft(reversed(replica.leased.values()))
-        replica.leased = {}
+        had_work = bool(replica.in_flight)
+        back = self._with_saved(replica)
+        problem = replica.fatal.problem if replica.fatal else None
+        problem = problem or problem_in(died.last_lines, running=replica.ready is not None)
+        suspects = [item for item in back if item.key in replica.in_flight and not _is_generated(item)]
+        if problem:
+            suspects = []  # memory ran out: that is the batch's doing
+        apart = {item.key for item in suspects}
+        again = [item for item in back if item.key not in apart]
+        if not self._interrupted:
+            again += self._suspects.died(suspects)
+        self._again.extendleft(reversed(again))
+        replica.leased, replica.in_flight, replica.apart = {}, set(), False
         replica.wanted = 0
         replica.progress = None
         if self._interrupted:
             replica.ended = True
             return
-        problem = replica.fatal.problem if replica.fatal else None
-        if problem := problem or problem_in(died.last_lines, running=replica.ready is not None):
+        if problem:
             self._step_down(replica, problem)
         elif replica.fatal and replica.ready is None:
             raise _error(replica.fatal)
         else:
-            self._count_death(replica, died.exit_code)
+            self._count_death(replica, died.exit_code, rows=len(suspects), had_work=had_work)
         self.tally.restarts += 1
         pause_s = step_down.RELEASE_S if replica.setup.engine.device == "cuda" else 0.0
         replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s)
@@ -235,45 +267,75 @@ class Driver:
         self._executor.start(replica.setup)
 
     def _step_down(self, replica: _Replica, problem: MemoryProblem) -> None:
-        """Out of memory is no death like others: the next engine asks for less."""
+        """Out of memory is no death like others: the next engine asks for less, and no row is to blame."""
         worker = replica.setup.worker
         taken = [rung.rung for rung in self.rungs if rung.worker == worker]
         replica.setup, rung = step_down.step_down(replica.setup, problem, taken=taken)
         at_s = round(time.monotonic() - self._started, 1)
         self.rungs.append(step_down.RungTaken(worker, rung.name, rung.changes, rung.reason, at_s))
 
-    def _count_death(self, replica: _Replica, exit_code: int | None) -> None:
+    def _count_death(self, replica: _Replica, exit_code: int | None, *, rows: int, had_work: bool) -> None:
         replica.deaths_in_a_row += 1
         worker = replica.setup.worker
-        log.warning("worker %d died (exit code %s), %d times in a row", worker, exit_code, replica.deaths_in_a_row)
-        if replica.deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
+        log.warning("worker %d died (exit code %s) with %d rows in flight, %d times in a row",
+                    worker, exit_code, rows, replica.deaths_in_a_row)  # fmt: skip
+        limit = MAX_DEATHS_AT_WORK if had_work else MAX_DEATHS_IN_A_ROW
+        if replica.deaths_in_a_row >= limit:
             raise EngineError(
                 f"worker {worker}: died {replica.deaths_in_a_row} times without finishing a part "
                 f"(exit code {exit_code}). "
                 "The run's log says more; committed rows are safe, and the same command goes on."
             )
 
+    def _with_saved(self, replica: _Replica) -> list[WorkItem]:
+        """The work of a worker that is gone, with what it saved last."""
+        setup, items = replica.setup, list(replica.leased.values())
+        if setup.checkpoint is None or not items:
+            return items
+        saved = read_worker(setup.storage, setup.run, setup.worker, setup.epoch, job=setup.checkpoint.job)
+        back = []
+        for item in items:
+            one = saved.get(item.key)
+            if one is not None and one.prompt_hash == item.prompt.digest:
+                seed = derive_seed(setup.seed, item.prompt.id, item.sample, one.attempt)
+                item = dataclasses.replace(item, partial=one.partial(), attempt=one.attempt, seed=seed)
+            back.append(item)
+        return back
+
     def _lease(self) -> None:
         """Give to those who asked, a little to each in turn; tell them to end when there is nothing more to give."""
         if self._interrupted:
             return
-        hungry = [r for r in self._replicas.values() if r.wanted > 0 and not r.told_to_end]
+        self._lease_suspects()
+        hungry = [r for r in self._replicas.values() if r.wanted > 0 and not r.told_to_end and not r.apart]
         while hungry:
             given = False
             for replica in hungry:
                 items = self._take(min(replica.wanted, LEASE_SIZE))
                 if items:
                     given = True
-                    replica.wanted -= len(items)
-                    replica.leased |= {item.key: item for item in items}
-                    self._executor.send(replica.setup.worker, Lease(tuple(items)))
+                    self._give(replica, items)
                     self.tally.first_submit = self.tally.first_submit or time.monotonic()
             hungry = [r for r in hungry if r.wanted > 0] if given else []
-        if self._feeder.ended and not self._again:
+        if self._feeder.ended and not self._again and not self._suspects:
             for replica in self._replicas.values():
                 if not replica.told_to_end and not replica.ended:
                     replica.told_to_end = True
                     self._executor.send(replica.setup.worker, Finish())
+
+    def _give(self, replica: _Replica, items: list[WorkItem]) -> None:
+        replica.wanted -= len(items)
+        replica.leased |= {item.key: item for item in items}
+        replica.in_flight |= {item.key for item in items}
+        self._executor.send(replica.setup.worker, Lease(tuple(items)))
+
+    def _lease_suspects(self) -> None:
+        """Rows that may kill engines: a group at a time, to a worker that has nothing else in its engine."""
+        for replica in self._replicas.values():
+            if replica.ready and not replica.ended and not replica.told_to_end and not replica.in_flight:
+                replica.apart = bool(self._suspects)
+                if replica.apart and replica.wanted > 0:
+                    self._give(replica, self._suspects.next_group())
 
     def _take(self, count: int) -> list[WorkItem]:
         items: list[WorkItem] = []
@@ -294,7 +356,7 @@ class Driver:
                 replica.ended = True
         if self._interrupted is None and (reason := self._should_stop()):
             self._interrupted = reason
-            self._grace_ends = time.monotonic() + GRACE_S
+            self._grace_ends = time.monotonic() + (GRACE_S if self._grace_s is None else self._grace_s)
             log.warning("stopping: %s", reason)
             self._feeder.close()
             for replica in self._replicas.values():
@@ -326,6 +388,10 @@ class Driver:
                 self.tally.reasons[failure.reason] = self.tally.reasons.get(failure.reason, 0) + 1
             self._failures = []
             self._failed_at = time.monotonic()
+
+
+def _is_generated(item: WorkItem) -> bool:
+    return item.partial is not None and item.partial.finish_reason is not None
 
 
 def _error(fatal: Fatal) -> BatchError:

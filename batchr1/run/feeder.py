@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from batchr1.data.journal import Saved
 from batchr1.data.pending import Pending
 from batchr1.data.prompts import PromptRenderer, PromptRow, RowError
 from batchr1.data.source import Source
-from batchr1.records import Failure, Prompt, TruncatedBy, WorkItem
+from batchr1.records import Failure, Partial, Prompt, SampleKey, TruncatedBy, WorkItem
 from batchr1.run.seeds import derive_seed
 
 RENDER_ROWS = 256
@@ -38,12 +39,15 @@ class Feeder:
         *,
         seed: int | None,
         ahead: int,
+        saved: dict[SampleKey, Saved] | None = None,
     ) -> None:
         self._source = source
         self._pending = pending
         self._renderer = renderer
         self._limits = limits
         self._seed = seed
+        self._saved = saved if saved is not None else {}  # taken out as their rows come
+        self.changed = 0  # saved generations whose prompt is another one by now
         self._queue: queue.Queue[WorkItem | Failure] = queue.Queue(maxsize=ahead)
         self._error: BaseException | None = None
         self._stop = threading.Event()
@@ -109,9 +113,19 @@ class Feeder:
             return Failure(prompt.id, sample, "bad_max_tokens", message, 0, prompt.digest)
         asked = min((m for m in (self._limits.max_tokens, prompt.max_tokens) if m is not None), default=room + 1)
         limited_by: TruncatedBy = "max_tokens" if asked <= room else "context"
-        return WorkItem(
-            prompt, sample, min(asked, room), limited_by, seed=derive_seed(self._seed, prompt.id, sample, 1)
-        )
+        partial, attempt = self._partial(prompt, sample)
+        seed = derive_seed(self._seed, prompt.id, sample, attempt)
+        return WorkItem(prompt, sample, min(asked, room), limited_by, seed=seed, attempt=attempt, partial=partial)
+
+    def _partial(self, prompt: Prompt, sample: int) -> tuple[Partial | None, int]:
+        """What was saved of a sample, and in which attempt; nothing if it answers another prompt."""
+        saved = self._saved.pop(SampleKey(prompt.id, sample), None)
+        if saved is None:
+            return None, 1
+        if saved.prompt_hash != prompt.digest:
+            self.changed += 1
+            return None, 1
+        return saved.partial(), saved.attempt
 
 
 def render_batch(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:

@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchr1 import __version__
+from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
+from batchr1.data.replace import Limit, roll_forward
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
-from batchr1.job.fingerprint import digest
+from batchr1.faults import fault_point
+from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
+from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import Driver, Tally
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
@@ -34,8 +38,10 @@ from batchr1.run.prepare import (
     plan_job,
     prepare,
     read_ids,
+    take_inflight,
     take_out_done,
 )
+from batchr1.run.reopen import reopen_truncated
 from batchr1.run.signals import StopSignals, stop_signals
 from batchr1.run.step_down import RungTaken
 from batchr1.sizing.plan import Plan
@@ -76,7 +82,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:
-        check_fingerprint(prepared)
+        check_fingerprint(prepared, continue_truncated=options.continue_truncated)
     pending = read_ids(prepared)
     # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
     engines = _size_engines(prepared, options) if options.fresh or not output.exists() else None
@@ -91,15 +97,22 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
     with Lock.acquire(output.storage, run=run) as lock:
         if options.fresh:
             output.remove_own()
-        check_fingerprint(prepared)
+        check_fingerprint(prepared, continue_truncated=options.continue_truncated)
+        roll_forward(output)
         output.clear_staging()
+        if options.continue_truncated:
+            engines = engines or _size_engines(prepared, options)
+            limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
+            job = continued_digest(prepared.semantic)
+            reopen_truncated(output, limit, run=run, job=job, check_lock=lock.check)
         take_out_done(prepared, pending, retry_failed=options.retry_failed)
         counts = pending.counts()
-        pending.free()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
         engines = engines or _size_engines(prepared, options)
-        return _Run(prepared, options, run, lock, pending, counts, engines, signals).go()
+        inflight = take_inflight(prepared, pending, run)
+        pending.free()
+        return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight).go()
 
 
 def _run_name(now: dt.datetime) -> str:
@@ -122,6 +135,7 @@ def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
 
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
+    prepared.output.clear_inflight()
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
@@ -154,10 +168,12 @@ class _Run:
         counts: Counts,
         engines: _Engines,
         signals: StopSignals,
+        inflight: Inflight,
     ) -> None:
         self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
         self._pending, self._counts, self._signals = pending, counts, signals
         self._renderer, self._plan = engines.renderer, engines.plan
+        self._inflight = inflight
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
@@ -170,6 +186,12 @@ class _Run:
             "model": prepared.model.identity,
             "plan": self._plan.document(),
             "counts_before": counts.document(),
+            "taken_over": {
+                "generations": len(inflight.saved) - inflight.finished,
+                "finished": inflight.finished,
+                "tokens": inflight.tokens,
+                "unreadable": list(inflight.unreadable),
+            },
         }
 
     def go(self) -> Summary:
@@ -177,6 +199,7 @@ class _Run:
         self._output.begin()
         self._output.write_run(self._run, self._record)
         with log_file(self._output, self._run) as log_path:
+            self._say_what_was_saved()
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
             error: BatchError | None = None
@@ -192,6 +215,13 @@ class _Run:
                 feeder.close()
                 executor.close()
             return self._end(driver, stopped, error)
+
+    def _say_what_was_saved(self) -> None:
+        for rel, why in self._inflight.unreadable.items():
+            log.warning("%s: not used (%s): its generations begin again", self._output.storage.where(rel), why)
+        if self._inflight.saved:
+            log.info("going on with %d generations that were saved: %d tokens, %d of them finished",
+                     len(self._inflight.saved), self._inflight.tokens, self._inflight.finished)  # fmt: skip
 
     def _engine_is_ready(self, ready: Ready) -> None:
         """From here on the output is this job's. Earlier, a wrong engine argument would bind it to that mistake."""
@@ -209,8 +239,9 @@ class _Run:
         window = plan.replicas * plan.max_num_seqs
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
-            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window)
-        )
+            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window),
+            saved=self._inflight.saved,
+        )  # fmt: skip
         executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
         deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
@@ -230,6 +261,7 @@ class _Run:
             should_stop=should_stop,
             on_ready=self._engine_is_ready,
             on_progress=display.update if display else lambda tally, workers: None,
+            grace_s=self._options.grace_s,
         )
         return driver, _Closing(executor, display), feeder
 
@@ -264,6 +296,7 @@ class _Run:
             keep_token_ids=spec.output.token_ids == "always",
             devices=plan.device_groups[worker],
             fixed_args=frozenset(plan.fixed),
+            checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
@@ -273,7 +306,7 @@ class _Run:
         code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
-        rate = tally.tokens / busy if busy > 0 else 0.0
+        rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
         self._record |= {
             "state": "stopped" if error else "ended",
             "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -292,9 +325,15 @@ class _Run:
             self._output.forget_run(self._run)
         elif not driver.lost:
             self._write_record(stopped)
+            fault_point("finish.recorded")
+            if not counts.pending:
+                self._lock.check()
+                self._output.clear_inflight()
+                fault_point("finish.cleared")
             if code == 0:
                 self._lock.check()
                 self._output.succeed()
+                fault_point("finish.succeeded")
         if error is not None and stopped is None:
             raise error
         return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(driver.rungs))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from batchr1.data.storage import Storage
 from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
 from batchr1.records import Failure, SampleKey, WorkItem
+from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.sizing.stepdown import MemoryProblem
 
 
@@ -49,6 +50,7 @@ class WorkerSetup:
     devices: tuple[str, ...] = ()
     fixed_args: frozenset[str] = frozenset()
     pause_s: float = 0.0
+    checkpoint: CheckpointSetup | None = None  # None: nothing is saved
 
 
 # driver → worker
@@ -71,6 +73,13 @@ class Stop:
     """Leave unfinished work, stage what is finished, and end."""
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """These samples are in a committed part: they need not be saved any more."""
+
+    keys: tuple[SampleKey, ...]
+
+
 # worker → driver
 
 
@@ -90,6 +99,13 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Generated:
+    """The engine is through with these samples; they are not staged yet."""
+
+    keys: tuple[SampleKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PartCounts:
     """What a staged part holds. Tokens are generated ones."""
 
@@ -99,6 +115,7 @@ class PartCounts:
     truncated: int
     correct: int
     judged: int
+    carried: int = 0  # of tokens: those that were generated before, and saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +174,5 @@ class Died:
     last_lines: tuple[str, ...] = ()
 
 
-ToWorker = Lease | Finish | Stop
-FromWorker = Ready | Want | Staged | Refused | Progress | Ended | Fatal | Died
+ToWorker = Lease | Finish | Stop | Committed
+FromWorker = Ready | Want | Generated | Staged | Refused | Progress | Ended | Fatal | Died

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from batchr1.data.journal import Inflight, carry_over, read_inflight
 from batchr1.data.output import Output
 from batchr1.data.pending import Pending
 from batchr1.data.source import Source
 from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
 from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.errors import JobError, OutputError
-from batchr1.job.fingerprint import check_same, fingerprint
+from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec, ModelSpec
 from batchr1.run.messages import EngineSpec
 from batchr1.sizing.catalogue import VARIANTS
@@ -32,7 +33,9 @@ class RunOptions:
 
     fresh: bool = False
     retry_failed: bool = False
+    continue_truncated: bool = False
     stop_after_s: float | None = None
+    grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
     cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
@@ -176,8 +179,30 @@ def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = 
             pending.mark_failed(table.column("id"), table.column("sample"))
 
 
-def check_fingerprint(prepared: Prepared) -> None:
+def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
+    """What earlier runs saved of samples that are still to do, brought into one snapshot of this run.
+
+    Call with the lock held, after `take_out_done`.
+    """
+    storage, job = prepared.output.storage, continued_digest(prepared.semantic)
+    found = read_inflight(storage, job=job)
+    keys = list(found.saved)
+    if keys:
+        done = pending.are_done([k.id for k in keys], [k.sample for k in keys])
+        for key, is_done in zip(keys, done, strict=True):
+            if is_done:
+                del found.saved[key]
+    carry_over(storage, run, found, job=job)
+    return found
+
+
+def check_fingerprint(prepared: Prepared, *, continue_truncated: bool = False) -> None:
     """Raise `FingerprintError` when the output was made by a job that would give other answers."""
     before = prepared.output.job() if prepared.output.exists() else None
     if before is not None:
-        check_same(before["fingerprint"], prepared.semantic, output=prepared.output.uri)
+        check_same(
+            before["fingerprint"],
+            prepared.semantic,
+            output=prepared.output.uri,
+            continue_truncated=continue_truncated,
+        )

@@ -9,18 +9,25 @@ brings leases and takes messages.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import time
+from array import array
 from collections import deque
 from typing import Protocol
 
+from batchr1.data.journal import Saved
 from batchr1.engine.protocol import Delta, Engine, Request
 from batchr1.errors import RequestError
-from batchr1.records import Completion, Failure, WorkItem
+from batchr1.reasoning.results import resumed_at
+from batchr1.records import Completion, Failure, FinishReason, Partial, SampleKey, WorkItem
+from batchr1.run.checkpoint import Checkpointer
 from batchr1.run.collector import Collector
 from batchr1.run.messages import (
+    Committed,
     Ended,
     Finish,
     FromWorker,
+    Generated,
     Lease,
     Progress,
     Ready,
@@ -30,7 +37,7 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
-from batchr1.run.seeds import derive_seed
+from batchr1.run.seeds import derive_seed, resumed_seed
 
 PROGRESS_EVERY_S = 0.5
 WAITING_SHARE = 8  # one waiting request for this many running: a slot that falls free is filled in the same step
@@ -50,21 +57,38 @@ class Channel(Protocol):
 
 
 class Generation:
-    """A sample under way: the tokens that came since it was submitted."""
+    """A sample under way: all its tokens, of which the first `offset` were saved before it was submitted."""
 
-    __slots__ = ("item", "tokens")
+    __slots__ = ("item", "offset", "tokens")
 
     def __init__(self, item: WorkItem) -> None:
+        self.tokens = array("i", item.partial.token_ids if item.partial else ())  # copied in one piece by snapshots
+        self.offset = len(self.tokens)
         self.item = item
-        self.tokens: list[int] = []
-
-    @property
-    def saved(self) -> tuple[int, ...]:
-        return self.item.partial.token_ids if self.item.partial else ()
+        if item.partial is not None and item.partial.finish_reason is not None and self.ended() is None:
+            self.item = dataclasses.replace(item, partial=Partial(item.partial.token_ids, item.partial.resumed_at))
 
     def request(self, id: str) -> Request:
         item = self.item
-        return Request(id, (*item.prompt.token_ids, *self.saved), item.max_tokens - len(self.saved), item.seed)
+        seed = resumed_seed(item.seed, self.offset)
+        return Request(id, (*item.prompt.token_ids, *self.tokens), item.max_tokens - self.offset, seed)
+
+    def ended(self) -> FinishReason | None:
+        """Why nothing is left to generate, although it was not submitted yet; None when something is."""
+        partial = self.item.partial
+        if partial is None or not partial.token_ids:
+            return None
+        if partial.finish_reason == "stop" and self.offset <= self.item.max_tokens:
+            return "stop"
+        return "length" if self.offset >= self.item.max_tokens else None
+
+    def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> Saved:
+        """As snapshots keep it. Safe beside the step loop."""
+        item = self.item
+        return Saved(
+            item.prompt.id, item.sample, item.attempt, item.prompt.digest, self.tokens[:], resumed_at(item.partial),
+            reason, finished_at,
+        )  # fmt: skip
 
 
 class Worker:
@@ -79,6 +103,13 @@ class Worker:
         self._backlog_target = max(8, setup.max_num_seqs // BACKLOG_SHARE)
         self._backlog: deque[WorkItem] = deque()
         self._under_way: dict[str, Generation] = {}
+        self._through: list[SampleKey] = []  # generated, and not told yet
+        self._checkpointer: Checkpointer | None = None
+        if setup.checkpoint is not None:
+            self._checkpointer = Checkpointer(
+                setup.storage, setup.checkpoint, run=setup.run, worker=setup.worker, epoch=setup.epoch,
+                collect=self._collect,
+            )  # fmt: skip
         self._wanted = 0  # asked for and not here yet
         self._generated = 0
         self._number = 0
@@ -89,12 +120,18 @@ class Worker:
     def run(self, load_s: float) -> None:
         """Serve until `Finish` and everything is staged, or `Stop`."""
         self._channel.send(Ready(self._engine.info, load_s))
+        if self._checkpointer is not None:
+            self._checkpointer.start()
         while not self._stopping and not (self._finishing and not self._backlog and not self._under_way):
             self._receive()
             self._submit()
             for delta in self._engine.step():
                 self._take(delta)
             self._tell()
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+            if self._stopping:
+                self._checkpointer.save()  # first what is quick, and worth the most
         if self._under_way:
             self._engine.abort(list(self._under_way))
         self._collector.finish()
@@ -109,6 +146,8 @@ class Worker:
                 case Lease(items):
                     self._wanted -= len(items)
                     self._backlog.extend(items)
+                case Committed(keys):
+                    self._collector.committed(keys)
                 case Finish():
                     self._finishing = True
                 case Stop():
@@ -122,6 +161,9 @@ class Worker:
     def _submit(self) -> None:
         while self._backlog and len(self._under_way) < self._window:
             generation = Generation(self._backlog.popleft())
+            if (reason := generation.ended()) is not None:
+                self._hand_over(generation, reason)
+                continue
             self._number += 1
             request = generation.request(str(self._number))
             try:
@@ -145,15 +187,31 @@ class Worker:
         generation.tokens.extend(delta.token_ids)
         self._generated += len(delta.token_ids)
         if delta.finish_reason is not None:
-            del self._under_way[delta.id]
-            tokens = (*generation.saved, *generation.tokens)
-            self._collector.put(Completion(generation.item, tokens, delta.finish_reason))
+            self._hand_over(generation, delta.finish_reason)
+            del self._under_way[delta.id]  # after: a snapshot sees it here, or there, or twice, but never nowhere
+
+    def _hand_over(self, generation: Generation, reason: FinishReason) -> None:
+        """A generation is complete: to the collector."""
+        item, tokens = generation.item, generation.tokens[: generation.item.max_tokens]
+        before = item.partial.finished_at if item.partial else None
+        generation.tokens = tokens
+        saved = generation.saved(reason, before or dt.datetime.now(dt.UTC))
+        self._collector.put(Completion(item, tuple(tokens), reason), saved, min(generation.offset, len(tokens)))
+        self._through.append(item.key)
+
+    def _collect(self) -> list[Saved]:
+        """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
+        under_way = {one.key: one for one in (g.saved() for g in list(self._under_way.values())) if one.tokens}
+        return list((under_way | {one.key: one for one in self._collector.uncommitted()}).values())
 
     def _tell(self, *, now: bool = False) -> None:
         at = time.monotonic()
         self._collector.raise_error()
         if now or at - self._told_at >= PROGRESS_EVERY_S:
             self._told_at = at
+            if self._through:
+                self._channel.send(Generated(tuple(self._through)))
+                self._through.clear()
             done = self._collector.totals
             self._channel.send(
                 Progress(

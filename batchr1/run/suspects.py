@@ -1,0 +1,73 @@
+"""Rows that kill engines: which one was it?
+
+A row is blamed only when it was alone in the engine at its last death. So rows that were in flight twice when an
+engine died are run apart from all others, in small groups, then one by one; innocent ones get through and are cleared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from batchr1.errors import EngineError
+from batchr1.records import Failure, SampleKey, WorkItem
+
+MAX_DEATHS = 3  # of the engine, with the same row in flight
+ALONE_UP_TO = 32  # so many suspects are run one by one at once; more of them first in groups
+MAX_VERDICTS = 3  # so many rows blamed one after the other, none generated between: then it is the engine
+
+
+class Suspects:
+    """Counts deaths by row, and says who runs alone."""
+
+    def __init__(self) -> None:
+        self._deaths: dict[SampleKey, int] = {}
+        self._groups: deque[list[WorkItem]] = deque()
+        self._verdicts: list[Failure] = []
+
+    def __bool__(self) -> bool:
+        """Whether a group waits to be run apart."""
+        return bool(self._groups)
+
+    def died(self, in_flight: Sequence[WorkItem]) -> list[WorkItem]:
+        """An engine died with these: gives those that just run again. The others wait in groups, or are blamed.
+
+        Raises `EngineError` when the engine dies whatever it is given: no row is to blame then.
+        """
+        for item in in_flight:
+            self._deaths[item.key] = self._deaths.get(item.key, 0) + 1
+        if len(in_flight) == 1 and (deaths := self._deaths[in_flight[0].key]) >= MAX_DEATHS:
+            self._blame(in_flight[0], deaths)
+            return []
+        again = [item for item in in_flight if self._deaths[item.key] < 2]
+        apart = [item for item in in_flight if self._deaths[item.key] >= 2]
+        size = 1 if len(apart) <= ALONE_UP_TO else math.isqrt(len(apart) - 1) + 1
+        self._groups.extendleft(reversed([apart[i : i + size] for i in range(0, len(apart), size)]))
+        return again
+
+    def next_group(self) -> list[WorkItem]:
+        return self._groups.popleft()
+
+    def generated(self, keys: Iterable[SampleKey]) -> list[Failure]:
+        """These came through, so the engine works: gives the rows that were rightly blamed."""
+        for key in keys:
+            self._deaths.pop(key, None)
+        return self.verdicts()
+
+    def verdicts(self) -> list[Failure]:
+        """Take the rows that were blamed."""
+        found, self._verdicts = self._verdicts, []
+        return found
+
+    def _blame(self, item: WorkItem, deaths: int) -> None:
+        message = f"killed the engine {deaths} times, at last when it was alone in it"
+        self._verdicts.append(
+            Failure(item.prompt.id, item.sample, "killed_engine", message, deaths, item.prompt.digest)
+        )
+        if len(self._verdicts) >= MAX_VERDICTS:
+            self._verdicts = []
+            raise EngineError(
+                f"the engine died with each of {MAX_VERDICTS} rows that ran alone in it, one after the other: it is "
+                "not the rows. The run's log says more; committed rows are safe, and the same command goes on."
+            )

@@ -1,0 +1,113 @@
+"""Rows that a limit cut go on under a larger one, from their own tokens, wherever that is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from process_tree import tree
+from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+
+from batchr1.data.replace import INTENT_FILE
+from batchr1.errors import FingerprintError, OutputError
+from batchr1.faults import POINTS
+
+HELPER = str(Path(__file__).parent.parent / "replay_job.py")
+ROWS, SMALL, LARGE = 60, 40, 300
+QUICK = {"mean_len": 60.0, "tokens_per_step": 4}
+
+
+def job_in(folder: Path, max_tokens: int) -> Path:
+    questions(ROWS).write_parquet(folder / "in.parquet")
+    return write_job(folder, sampling={"max_tokens": max_tokens}, output={"rows_per_part": 16})
+
+
+def content(output: Path) -> pl.DataFrame:
+    return rows_of(output).drop("run", "finished_at", "resumed_at")
+
+
+@pytest.fixture(scope="module")
+def from_the_start(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """What a run with the large limit gives."""
+    folder = tmp_path_factory.mktemp("large")
+    run_replay(job_in(folder, LARGE), replay(**QUICK))
+    return content(folder / "out")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output with the small limit, complete."""
+    folder = tmp_path_factory.mktemp("small")
+    run_replay(job_in(folder, SMALL), replay(**QUICK))
+    assert 10 < rows_of(folder / "out")["truncated"].sum() < ROWS
+    return folder
+
+
+@pytest.fixture
+def job(small: Path, tmp_path: Path) -> Path:
+    """A copy of it, and the job with the large limit."""
+    shutil.copytree(small / "out", tmp_path / "out")
+    return job_in(tmp_path, LARGE)
+
+
+def test_only_the_missing_tokens_are_generated(job: Path, from_the_start: pl.DataFrame) -> None:
+    before = rows_of(job.parent / "out")
+    cut = before.filter("truncated")
+    summary = run_replay(job, replay(**QUICK), continue_truncated=True)
+    after = rows_of(job.parent / "out")
+    assert (summary.exit_code, summary.tally.done) == (0, cut.height)
+    assert content(job.parent / "out").equals(from_the_start)
+    assert summary.tally.carried == cut["completion_tokens"].sum()
+    went_on = after.filter(pl.col("id").is_in(cut["id"].implode()))
+    assert went_on["resumed_at"].to_list() == [[SMALL]] * cut.height
+    assert after.filter(pl.col("run") != summary.run).equals(before.filter(~pl.col("truncated")))
+    again = run_replay(job, replay(**QUICK), continue_truncated=True)
+    assert (again.exit_code, again.tally.done) == (0, 0), "nothing is left that could go on"
+    assert run_replay(job, replay(**QUICK)).tally.done == 0, "the job of the output is the new one"
+
+
+def test_a_larger_limit_is_refused_without_the_option_and_a_smaller_one_with_it(job: Path) -> None:
+    with pytest.raises(FingerprintError) as refused:
+        run_replay(job, replay(**QUICK))
+    assert f"\n  sampling.max_tokens: {SMALL} → {LARGE}\n" in str(refused.value)
+    assert "\nWith --continue-truncated the rows that were cut go on to the larger limit.\n" in str(refused.value)
+    with pytest.raises(FingerprintError) as smaller:
+        run_replay(job_in(job.parent, 20), replay(**QUICK), continue_truncated=True)
+    assert "--continue-truncated" not in str(smaller.value)
+    assert (job.parent / "out/_SUCCESS").exists()
+
+
+INTENT_STEPS = sorted(name for name in POINTS if name.startswith("intent."))
+
+
+@pytest.mark.parametrize(
+    "step", [pytest.param(name, marks=[] if name == "intent.published" else pytest.mark.slow) for name in INTENT_STEPS]
+)
+def test_killed_while_parts_are_replaced_it_ends_right(job: Path, from_the_start: pl.DataFrame, step: str) -> None:
+    output = job.parent / "out"
+    (job.parent / "script.json").write_text(json.dumps(QUICK))
+    command = [HELPER, str(job.parent / "script.json"), "run", str(job), "--continue-truncated"]
+    os.environ["BATCHR1_FAULT"] = f"{step}:2"  # in the second part
+    try:
+        with tree(command, job.parent) as run:
+            assert run.wait(120) == -9, run.stderr
+    finally:
+        del os.environ["BATCHR1_FAULT"]
+    assert (output / INTENT_FILE).exists()
+    assert not (output / "_SUCCESS").exists()
+    summary = run_replay(job, replay(**QUICK), continue_truncated=True)
+    assert summary.exit_code == 0
+    assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
+    assert content(output).equals(from_the_start)
+    assert summary.tally.carried == SMALL * summary.tally.done, "no token of the cut rows was lost"
+    assert not (output / INTENT_FILE).exists()
+
+
+def test_an_intent_that_is_no_intent_stops_the_run(job: Path) -> None:
+    (job.parent / "out" / INTENT_FILE).write_text("{")
+    with pytest.raises(OutputError, match=r"intent\.json: not a record of a replacement"):
+        run_replay(job, replay(**QUICK), continue_truncated=True)

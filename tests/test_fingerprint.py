@@ -1,0 +1,103 @@
+"""What a changed job does to an output: refused with a diff, no difference, or an extension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from batchr1.errors import FingerprintError
+from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
+from batchr1.job.spec import JobSpec
+
+JOB: dict[str, Any] = {
+    "name": "math",
+    "model": {"variant": "r1-tiny"},
+    "input": {"path": "in.parquet", "id": "id", "prompt": "problem"},
+    "output": {"path": "out", "keep": ["level"]},
+    "sampling": {"n": 2, "max_tokens": 100, "seed": 1},
+}
+
+
+def semantic(changes: dict[str, Any], *, model: str = "sha256:m", kept: dict[str, str] | None = None) -> dict[str, Any]:
+    job = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in JOB.items()}
+    for path, value in changes.items():
+        section, _, key = path.partition(".")
+        if key:
+            job.setdefault(section, {})[key] = value
+        else:
+            job[section] = value
+    return fingerprint(JobSpec.model_validate(job), model_identity=model, kept=kept or {"level": "int64"})
+
+
+SEMANTIC: list[tuple[dict[str, Any], str]] = [
+    ({"model.quantization": "fp8"}, 'model.quantization: null → "fp8"'),
+    ({"model.engine_args": {"kv_cache_dtype": "fp8"}}, 'model.engine_args.kv_cache_dtype: null → "fp8"'),
+    ({"model.engine_args": {"dtype": "float32"}}, 'model.engine_args.dtype: null → "float32"'),
+    ({"model.engine_args": {"an_argument_of_tomorrow": 1}}, "model.engine_args.an_argument_of_tomorrow: null → 1"),
+    ({"prompting.instruction": "none"}, 'prompting.instruction: "math" → "none"'),
+    ({"prompting.think": "auto"}, 'prompting.think: "force" → "auto"'),
+    ({"sampling.temperature": 0.7}, "sampling.temperature: 0.6 → 0.7"),
+    ({"sampling.top_p": 0.9}, "sampling.top_p: 0.95 → 0.9"),
+    ({"sampling.top_k": 20}, "sampling.top_k: null → 20"),
+    ({"sampling.seed": 2}, "sampling.seed: 1 → 2"),
+    ({"sampling.max_tokens": 50}, "sampling.max_tokens: 100 → 50"),
+    ({"input.prompt": "question"}, 'input.prompt: "problem" → "question"'),
+    ({"input.id": None}, 'input.id: "id" → null'),
+    ({"input.gold": "answer"}, 'input.gold: null → "answer"'),
+    ({"output.keep": ["level", "subject"]}, 'output.keep: ["level"] → ["level", "subject"]'),
+]
+EXECUTION: list[dict[str, Any]] = [
+    {"name": "another"},
+    {"model.engine_args": {"max_num_seqs": 7, "gpu_memory_utilization": 0.5, "tensor_parallel_size": 2}},
+    {"model.engine_args": {"enforce_eager": True}},
+    {"output.rows_per_part": 5},
+    {"output.part_every_s": 5},
+    {"output.path": "elsewhere"},
+    {"output.token_ids": "always"},
+    {"checkpoint": {"every_s": 1}},
+    {"retry": {"attempts": 9}},
+    {"storage": {"endpoint": "http://host:9000"}},
+    {"max_failed": 7},
+]
+EXTENDING: list[dict[str, Any]] = [
+    {"input.path": ["in.parquet", "more.parquet"]},
+    {"input.limit": 1000},
+    {"input.where": "level > 3"},
+    {"input.exclude": ["earlier"]},
+    {"sampling.n": 4},
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), SEMANTIC)
+def test_what_changes_answers_is_refused_with_the_difference(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(FingerprintError) as refused:
+        check_same(semantic({}), semantic(changes), output="out", continue_truncated=True)
+    head, *lines, ways = str(refused.value).splitlines()
+    assert head == "out: this output was made by a job that differs in what decides the answers:"
+    assert lines == [f"  {line}"]
+    assert ways == (
+        "Run the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
+    )
+
+
+@pytest.mark.parametrize("changes", EXECUTION + EXTENDING)
+def test_how_and_how_much_is_run_may_change(changes: dict[str, Any]) -> None:
+    assert semantic(changes) == semantic({})
+
+
+def test_the_model_and_the_types_of_kept_columns_decide_too() -> None:
+    for other in (semantic({}, model="sha256:other"), semantic({}, kept={"level": "string"})):
+        with pytest.raises(FingerprintError):
+            check_same(semantic({}), other, output="out", continue_truncated=True)
+
+
+@pytest.mark.parametrize("limit", [101, None])
+def test_a_larger_limit_extends_with_the_option_and_keeps_what_is_saved(limit: int | None) -> None:
+    before, now = semantic({}), semantic({"sampling.max_tokens": limit})
+    check_same(before, now, output="out", continue_truncated=True)
+    assert continued_digest(before) == continued_digest(now)
+    with pytest.raises(FingerprintError, match="With --continue-truncated the rows that were cut go on"):
+        check_same(before, now, output="out")
+    with pytest.raises(FingerprintError, match=r"max_tokens: .* → 100\nRun the job as it was"):
+        check_same(now, before, output="out", continue_truncated=True)
