@@ -75,10 +75,24 @@ def command(
 
 def as_text(s: OutputSummary, by: str | None) -> str:
     """The table that `status` prints."""
+    from batchr1.run.progress import format_seconds
+
     failed = sum(s.failed.values())
     state = f"running ({s.holder})" if s.holder else "complete" if s.complete and not s.pending else "not complete"
+    if not s.holder and s.last_run.get("state") == "running":
+        state += f" (run {s.last_run['run']} ended without a word: run the job again, it goes on)"
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {s.runs} runs"]
+    saved = s.in_flight
+    if saved.under_way or saved.finished:
+        rows = f"{saved.under_way:,} under way, {saved.finished:,} waiting for their file"
+        lines.append(f"  in flight  {rows}: {saved.tokens:,} tokens saved")
+    if saved.unreadable:
+        lines.append(f"  in flight  {saved.unreadable:,} snapshots cannot be read: their tokens are generated again")
+    if s.tokens_per_s is not None:
+        eta = f", ETA {format_seconds(s.eta_s)}" if s.eta_s is not None else ""
+        since = "since this run began" if s.holder else "in the last run"
+        lines.append(f"  speed      {s.tokens_per_s:,.0f} tokens/s {since}{eta}")
     if s.failed:
         lines.append("  failed     " + _list(s.failed))
     if s.done:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 
 from batchr1.data.columns import NAMES
+from batchr1.data.journal import read_inflight
 from batchr1.data.lock import read_lock
 from batchr1.data.output import DATA_DIR, Output
 from batchr1.errors import UsageError
+from batchr1.records import SampleKey
 
 _COLUMNS = [
     "id",
@@ -39,6 +42,16 @@ class GroupSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class InFlight:
+    """What snapshots hold of samples that are not committed: generations under way, finished ones, tokens of both."""
+
+    under_way: int
+    finished: int
+    tokens: int
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutputSummary:
     """What `batchr1 status` says. Shares are over done rows; token figures are per row."""
 
@@ -57,6 +70,9 @@ class OutputSummary:
     runs: int
     last_run: dict[str, Any]
     holder: str | None
+    in_flight: InFlight
+    tokens_per_s: float | None
+    eta_s: float | None
     groups: list[GroupSummary] = field(default_factory=list)
 
 
@@ -80,6 +96,8 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
     last = runs[-1] if runs else {}
     if pending is None and last:
         pending = _pending(output, last, frames)
+    holder, in_flight = _holder(output), _in_flight(output, rows)
+    rate = _rate(last, frames, in_flight, is_live=holder is not None)
     return OutputSummary(
         output=output.uri,
         complete=output.is_complete(),
@@ -95,7 +113,10 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
         last_run={k: last.get(k) for k in ("run", "state", "exit_code", "started", "ended", "tokens_per_s", "stopped")},
-        holder=_holder(output),
+        holder=holder,
+        in_flight=in_flight,
+        tokens_per_s=rate,
+        eta_s=_eta(rows, pending, in_flight, rate) if holder is not None and frames else None,
         groups=_groups(rows, by) if by is not None and frames else [],
     )
 
@@ -175,6 +196,36 @@ def _groups(rows: pl.DataFrame, by: str) -> list[GroupSummary]:
     return [
         GroupSummary(str(v), n, right, judged, cut, tokens) for v, n, right, judged, cut, tokens in grouped.iter_rows()
     ]
+
+
+def _in_flight(output: Output, done: pl.DataFrame) -> InFlight:
+    found = read_inflight(output.storage)
+    if found.saved and done.height:
+        keys = pl.DataFrame({"id": [k.id for k in found.saved], "sample": [k.sample for k in found.saved]})
+        keys = keys.cast({"sample": done.schema["sample"]})
+        for id, sample in keys.join(done, on=["id", "sample"], how="semi").iter_rows():
+            del found.saved[SampleKey(id, sample)]
+    return InFlight(len(found.saved) - found.finished, found.finished, found.tokens, len(found.unreadable))
+
+
+def _rate(last: dict[str, Any], frames: dict[str, pl.DataFrame], in_flight: InFlight, *, is_live: bool) -> float | None:
+    """Tokens per second: of the last run as it recorded it; of a live one what it committed and saved until now."""
+    if not is_live or "started" not in last:
+        rate = last.get("tokens_per_s")
+        return None if rate is None else float(rate)
+    mine = [frame for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last['run']}-")]
+    tokens = sum(int(frame["completion_tokens"].cast(pl.Int64).sum()) for frame in mine) + in_flight.tokens
+    tokens -= int(last.get("taken_over", {}).get("tokens", 0))
+    seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(last["started"])).total_seconds()
+    return round(max(0, tokens) / seconds, 1) if seconds > 0 else None
+
+
+def _eta(rows: pl.DataFrame, pending: int | None, in_flight: InFlight, rate: float | None) -> float | None:
+    """Seconds until nothing is pending, if what is left is as long as what is done."""
+    mean = rows["completion_tokens"].mean()
+    if not pending or not rate or not isinstance(mean, float):
+        return None
+    return round(max(0.0, pending * mean - in_flight.tokens) / rate, 1)
 
 
 def _holder(output: Output) -> str | None:
