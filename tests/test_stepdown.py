@@ -656,8 +656,8 @@ def test_another_failure_is_no_step_down(tmp_path: Path) -> None:
     summary = run_replay(write_job(tmp_path), replay(**START, mean_len=-1.0))
     assert summary.exit_code == 75
     assert summary.stopped == (
-        "worker 0: died 3 times without finishing a part (exit code 1). The run's log says more; committed rows are "
-        "safe, and the same command goes on."
+        "the engine died with each of 3 rows that ran alone in it, one after the other: it is not the rows. "
+        "The run's log says more; committed rows are safe, and the same command goes on."
     )
     assert record_of(tmp_path / "out")["rungs"] == []
 
