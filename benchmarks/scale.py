@@ -2,8 +2,9 @@
 
     python benchmarks/scale.py --rows 10000000 --done 0.9
 
-Makes the dataset and an output of a batchr1 job beside it (only what a resume reads: id and sample of each part, the
-other columns empty), then measures a resume up to the first rendered batch: seconds, and the peak of resident memory.
+The first call makes the dataset and, beside it, parts with only what a resume reads (id and sample). A call with
+--folder measures a resume up to the first batch of pending rows that is read: seconds, and the peak of resident memory.
+Rendering, the lock and the engine's start are not part of it.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def steps(names: dict[str, int], quick: str) -> list[Any]:
     return [pytest.param(name, marks=[] if name == quick else pytest.mark.slow) for name in sorted(names)]
 
 
-def test_every_step_is_in_the_code_once_and_in_a_test() -> None:
+def test_every_step_is_in_the_code_and_in_a_test() -> None:
     used = [
         name for path in PACKAGE.rglob("*.py") for name in re.findall(r'fault_point\("([\w.]+)"\)', path.read_text())
     ]

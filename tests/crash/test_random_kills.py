@@ -6,6 +6,7 @@ for byte. BATCHR1_KILLS=100 is the long leg; the figures are printed (pytest -s)
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -27,13 +28,13 @@ LOAD_S = 400.0  # vLLM loads in 10 s, and on a busy machine in minutes
 ORPHAN_S = 10.0
 
 
-def greedy_job(folder: Path, dtype: str) -> Path:
+def greedy_job(folder: Path, dtype: str, *, limit: int | None = None, max_tokens: int = 1024) -> Path:
     return write_job(
         folder,
         model={"variant": "r1-tiny", "engine_args": {"dtype": dtype, "max_num_seqs": 16}},
-        input={"path": str(PROBLEMS), "gold": "answer"},
+        input={"path": str(PROBLEMS), "gold": "answer", "limit": limit},
         output={"keep": ["family"], "rows_per_part": 25},
-        sampling={"max_tokens": 1024, "temperature": 0.0, "top_p": 1.0},
+        sampling={"max_tokens": max_tokens, "temperature": 0.0, "top_p": 1.0},
         checkpoint={"every_s": EVERY_S},
     )
 
@@ -140,3 +141,25 @@ def test_killed_again_and_again_a_job_ends_as_if_undisturbed(tmp_path: Path, dty
         assert content(output).equals(wanted)
     else:
         assert same > 0.5  # in bf16 a request may differ between batches, killed or not
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_truncated_rows_go_on_to_what_a_larger_limit_gives(tmp_path: Path) -> None:
+    """300 rows, 128 tokens and then 2,048, against 2,048 from the start: the same, and only the rest is generated."""
+    outputs: list[pl.DataFrame] = []
+    tokens: list[int] = []
+    for name, limits in {"twice": (128, 2048), "once": (2048,)}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        for limit in limits:
+            job = greedy_job(folder, "float32", limit=300, max_tokens=limit)
+            again = ["--continue-truncated"] if limit != limits[0] else []
+            with tree(["-m", "batchr1", "run", str(job), *again, "--json"], folder) as run:
+                assert run.wait(800) == 0, run.stderr
+            record = json.loads(max((folder / "out/.batchr1/runs").glob("*.json")).read_text())
+            tokens.append(record["tally"]["tokens"] - record["tally"]["carried"])
+        outputs.append(content(folder / "out"))
+    print(f"\ngenerated: {tokens[0]:,} + {tokens[1]:,} tokens, from the start {tokens[2]:,}")
+    assert outputs[0].equals(outputs[1])
+    assert tokens[0] + tokens[1] == tokens[2]
