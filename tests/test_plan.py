@@ -19,6 +19,7 @@ from batchr1.errors import JobError
 from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
 from batchr1.records import PromptLengths
 from batchr1.run.prepare import NoFitError
+from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import Device, Holder
 from batchr1.sizing.gpus import GPUS
@@ -26,7 +27,7 @@ from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB, graph_sizes
 from batchr1.sizing.model import ModelSource, catalogue_source, resolve_model
-from batchr1.sizing.plan import MisfitError, Plan, make_plan
+from batchr1.sizing.plan import MisfitError, Plan, demand_of, make_plan
 from batchr1.sizing.ways_out import WayOut, ways_out
 
 GOLDEN = Path(__file__).parent / "golden/plans.txt"
@@ -214,6 +215,69 @@ def test_a_cpu_plan_comes_from_the_memory() -> None:
     assert sum(dataclasses.astuple(p.memory)) < 16
     two = plan(job("r1-tiny", max_tokens=1024), Machine(ram_gib=16, cpu_replicas=2))
     assert two.replicas == 2
+
+
+@pytest.mark.parametrize(("rows", "max_tokens"), [(1, 1000), (2, 3072), (400, 64)])
+def test_a_cpu_cache_holds_one_sequence_in_whole_blocks(rows: int, max_tokens: int) -> None:
+    """vLLM's blocks are 128 tokens there, and one of them stays empty: of nine, 1,024 tokens can be used."""
+    p = plan(job("r1-tiny", max_tokens=max_tokens), Machine(ram_gib=16), PromptLengths(rows, rows, 28, 28.0))
+    per_token = p.memory.kv_gib * GIB / (p.kv_cache_tokens + 128)
+    assert p.kv_cache_tokens % 128 == 0
+    assert p.kv_cache_tokens >= p.max_model_len
+    assert p.engine_args["kv_cache_memory_bytes"] == pytest.approx(per_token * (p.kv_cache_tokens + 128), abs=128e3)
+
+
+def test_kv_heads_are_cut_evenly_or_not_at_all() -> None:
+    """40 attention heads, 10 KV heads: four GPUs could share the former, and not the latter."""
+    config = dict(VARIANTS["r1-distill-qwen-14b"].config) | {"num_key_value_heads": 10}
+    arch = Architecture.of_config(config)
+    assert [tp for tp in (1, 2, 4, 5, 8, 10, 20, 40) if arch.divides_into(tp)] == [1, 2, 5, 10, 20, 40]
+    model = ModelSource("m", "m", None, "x", 131_072, config)
+    completions = default_lengths("math", 32768)
+    p = make_plan(job("r1-tiny"), model, gpus("L4", 8), PROMPTS, completions)
+    assert p.tensor_parallel == 2
+    with pytest.raises(JobError, match=r"KV heads \(got 4, need a divisor or multiple of 10\)"):
+        make_plan(job("r1-tiny", tensor_parallel_size=4), model, gpus("L4", 8), PROMPTS, completions)
+
+
+def test_a_batch_is_as_large_as_the_cache_that_it_leaves() -> None:
+    """More sequences take memory from the cache: where 512 leave none, some number in between still fits."""
+    spec = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048)
+    p = plan(spec, gpus("RTX 4090", 2))
+    one_more = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048, max_num_seqs=p.max_num_seqs + 1)
+    demand = demand_of(spec, source_of(spec), PROMPTS, default_lengths("math", 2048))
+    assert demand.fit_within(p.kv_cache_tokens, num_seqs=p.max_num_seqs)
+    larger = plan(one_more, gpus("RTX 4090", 2))
+    assert not demand.fit_within(larger.kv_cache_tokens, num_seqs=p.max_num_seqs + 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ({"max_num_batched_tokens": 16, "max_num_seqs": 64}, "too few for max_num_seqs (got 16, need at least 64)"),
+        ({"max_num_batched_tokens": 2048, "enable_chunked_prefill": False}, "(got 2048, need at least 33280)"),
+        ({"enforce_eager": "false"}, "enforce_eager: not true or false (got 'false')"),
+        ({"gpu_memory_utilization": True}, "not a share of the memory (got True"),
+    ],
+)
+@pytest.mark.parametrize("machine", ["cpu", "gpu"])
+def test_what_vllm_would_refuse_is_refused_before(machine: str, args: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError) as caught:
+        plan(job(**args), gpus("H200") if machine == "gpu" else Machine(ram_gib=64))
+    assert message in str(caught.value)
+
+
+def test_few_batched_tokens_mean_few_sequences_and_null_is_not_set() -> None:
+    for machine in (gpus("H200"), Machine(ram_gib=64)):
+        assert plan(job(max_num_batched_tokens=64), machine).max_num_seqs <= 64
+        assert plan(job(enable_chunked_prefill=None), machine) == plan(job(), machine)
+
+
+def test_a_share_that_leaves_no_room_outside_is_a_misfit() -> None:
+    with pytest.raises(MisfitError):
+        plan(job(gpu_memory_utilization=1.0), gpus("RTX 4090"))
+    ways = offered(job(gpu_memory_utilization=1.0), gpus("RTX 4090"))
+    assert ways[0].flags == "--set model.engine_args.gpu_memory_utilization=null"
 
 
 def test_a_seed_on_the_cpu_turns_chunked_prefill_off() -> None:

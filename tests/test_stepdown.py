@@ -23,6 +23,7 @@ from batchr1.engine.memory_probe import MemoryProbe, measured
 from batchr1.engine.protocol import MeasuredMemory
 from batchr1.engine.replay import OOM_TEXTS
 from batchr1.errors import EngineMemoryError
+from batchr1.run import job as job_module
 from batchr1.run import step_down
 from batchr1.run.messages import EngineSpec, WorkerSetup
 from batchr1.sizing.devices import Holder
@@ -603,6 +604,32 @@ def test_two_replicas_step_down_on_their_own(tmp_path: Path) -> None:
         (0, "max_num_batched_tokens"),
         (1, "max_num_batched_tokens"),
     ]
+
+
+def test_the_end_of_one_replicas_ladder_keeps_what_the_others_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One GPU's trouble: the healthy replica stages its finished rows and saves the rest before the run stops."""
+    questions(600).write_parquet(tmp_path / "in.parquet")
+    setup = job_module._Run._setup
+
+    def only_the_first_fails(self: Any, worker: int) -> WorkerSetup:
+        made = setup(self, worker)
+        healthy = {key: value for key, value in made.engine.args.items() if key != "fits"}
+        return made if worker == 0 else replace(made, engine=replace(made.engine, args=healthy))
+
+    monkeypatch.setattr(job_module._Run, "_setup", only_the_first_fails)
+    own = {"max_num_batched_tokens": 8192, "max_num_seqs": 8, "enforce_eager": True, "gpu_memory_utilization": 0.9,
+           "kv_cache_memory_bytes": 2**28}  # fmt: skip
+    job = write_job(tmp_path, model={"variant": "r1-tiny", "engine_args": own}, output={"rows_per_part": 2000})
+    fault = {"fits": {"max_num_batched_tokens": 4096}, "oom_at_step": 80, "step_s": 0.02, "oom_as": "printed"}
+    summary = run_replay(job, replay(**START | own, **fault), cpu_replicas=2)
+    assert summary.exit_code == 75
+    assert summary.stopped is not None
+    assert summary.stopped.startswith("worker 0: memory ran out while it generated")
+    made = {w: sum(pq.read_metadata(f).num_rows for f in (tmp_path / "out/data").glob(f"part-*-{w}-0-*.parquet"))
+            for w in (0, 1)}  # fmt: skip
+    assert all(rows >= 8 for rows in made.values()), made
 
 
 def test_beside_another_process_the_share_is_lowered_at_once(tmp_path: Path) -> None:

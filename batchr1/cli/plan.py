@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def command(
 
     if gpu is not None and vram is not None:
         raise UsageError("--vram: cannot be given together with --gpu. Give one of them.")
-    if price is not None and price < 0:
+    if price is not None and not 0 <= price < math.inf:
         raise UsageError(f"--price: not a price (got {price:g}, need USD per GPU-hour). Correct it.")
     elsewhere = gpu is not None or vram is not None
     machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None

@@ -153,6 +153,7 @@ class Driver:
         self._failed_at = time.monotonic()
         self._failed_parts = 0
         self._interrupted: str | None = None
+        self._error: EngineError | None = None
         self._grace_ends = 0.0
         self.tally = Tally()
         self.ready: dict[int, Ready] = {}
@@ -179,6 +180,8 @@ class Driver:
             self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
         self._failures += self._suspects.verdicts()
         self._write_failures(now=True)
+        if self._error is not None:
+            raise self._error
         if self._interrupted:
             raise InterruptedRun(self._interrupted)
 
@@ -253,18 +256,28 @@ class Driver:
         if self._interrupted:
             replica.ended = True
             return
-        if problem:
-            self._step_down(replica, problem)
-        elif replica.fatal and replica.ready is None:
-            raise _error(replica.fatal)
-        else:
-            self._count_death(replica, died.exit_code, rows=len(suspects), had_work=had_work)
+        try:
+            if problem:
+                self._step_down(replica, problem)
+            elif replica.fatal and replica.ready is None:
+                raise _error(replica.fatal)
+            else:
+                self._count_death(replica, died.exit_code, rows=len(suspects), had_work=had_work)
+        except EngineError as exc:
+            self._give_up(replica, exc)
+            return
         self.tally.restarts += 1
         pause_s = step_down.RELEASE_S if replica.setup.engine.device == "cuda" else 0.0
         replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s)
         replica.told_to_end = False
         replica.ready = replica.fatal = None
         self._executor.start(replica.setup)
+
+    def _give_up(self, replica: _Replica, error: EngineError) -> None:
+        """This replica has no engine any more: the run ends with its error once the others have saved their work."""
+        replica.ended = True
+        self._error = error
+        self._stop(str(error))
 
     def _step_down(self, replica: _Replica, problem: MemoryProblem) -> None:
         """Out of memory is no death like others: the next engine asks for less, and no row is to blame."""
@@ -355,16 +368,22 @@ class Driver:
                 self._executor.kill(replica.setup.worker)
                 replica.ended = True
         if self._interrupted is None and (reason := self._should_stop()):
-            self._interrupted = reason
-            self._grace_ends = time.monotonic() + (GRACE_S if self._grace_s is None else self._grace_s)
-            log.warning("stopping: %s", reason)
-            self._feeder.close()
-            for replica in self._replicas.values():
-                if replica.ready is None:  # still loading: there is nothing to wait for
-                    self._executor.kill(replica.setup.worker)
-                    replica.ended = True
-                else:
-                    self._executor.send(replica.setup.worker, Stop())
+            self._stop(reason)
+
+    def _stop(self, reason: str) -> None:
+        """Tell all replicas to save what they have and leave, within the time of grace."""
+        self._interrupted = reason
+        self._grace_ends = time.monotonic() + (GRACE_S if self._grace_s is None else self._grace_s)
+        log.warning("stopping: %s", reason)
+        self._feeder.close()
+        for replica in self._replicas.values():
+            if replica.ended:
+                continue
+            if replica.ready is None:  # still loading: there is nothing to wait for
+                self._executor.kill(replica.setup.worker)
+                replica.ended = True
+            else:
+                self._executor.send(replica.setup.worker, Stop())
 
     def _look_for_hung(self) -> None:
         """Replace a worker whose engine does not come back from a step: it reports twice a second while it lives."""

@@ -73,8 +73,13 @@ class Architecture:
         def number(*names: str, default: int | None = None) -> int:
             for name in names:
                 value = text.get(name)
-                if isinstance(value, int) and not isinstance(value, bool):
-                    return value
+                if value is None:
+                    continue
+                if isinstance(value, bool) or not isinstance(value, int) or value < (0 if default == 0 else 1):
+                    raise ModelError(
+                        f"model: config.json's {name} is not a size (got {value!r}, need a whole number). Correct it."
+                    )
+                return value
             if default is None:
                 raise ModelError(
                     f"model: config.json does not say {names[0]} (need it to size the engine). Add it there."
@@ -112,6 +117,12 @@ class Architecture:
             stored=stored_quantization(config),
             note=_unknown_parts(text),
         )
+
+    def divides_into(self, tensor_parallel: int) -> bool:
+        """Whether vLLM can cut the model so: attention heads evenly, KV heads evenly or into even copies."""
+        heads = self.num_heads % tensor_parallel == 0
+        kv = self.num_kv_heads % tensor_parallel == 0 or tensor_parallel % self.num_kv_heads == 0
+        return heads and (kv or self.attention == "mla")
 
     def parameters(self) -> int:
         """Weights of the model, embeddings included."""
@@ -236,7 +247,8 @@ def stored_quantization(config: Mapping[str, Any]) -> Quantization | None:
         return "awq" if method == "awq" else "gptq"
     if method == "compressed-tensors":
         groups = given.get("config_groups", {})
-        weights = [g.get("weights", {}) for g in groups.values()] if isinstance(groups, Mapping) else []
+        found = groups.values() if isinstance(groups, Mapping) else []
+        weights = [g.get("weights") or {} for g in found if isinstance(g, Mapping)]
         return "w4a16" if any(w.get("num_bits") == 4 for w in weights) else "fp8"
     return None
 

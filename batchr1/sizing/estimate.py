@@ -58,19 +58,23 @@ class Demand:
         return math.sqrt(max(0.0, min(third / (3 * c.mean), most * age) - age**2))
 
     def sequences_within(self, kv_tokens: int) -> int:
-        """How many sequences may run side by side so that hardly any is preempted.
-
-        The most they hold together as the run unfolds, and two and a half standard deviations of the sum, must fit.
-        """
+        """How many sequences may run side by side in so many tokens of KV cache; at least one."""
         low, high = 1, max(1, min(self.samples, int(kv_tokens / (self.prompts.mean + 1))))
         while low < high:
             middle = (low + high + 1) // 2
-            spread = 2.5 * math.sqrt(middle) * self.context_deviation
-            if self.peak_tokens(middle) + spread <= kv_tokens:
+            if self.fit_within(kv_tokens, num_seqs=middle):
                 low = middle
             else:
                 high = middle - 1
         return low
+
+    def fit_within(self, kv_tokens: int, *, num_seqs: int) -> bool:
+        """Whether so many sequences hardly ever preempt one another.
+
+        The most they hold together as the run unfolds, and two and a half standard deviations of the sum, must fit.
+        """
+        spread = 2.5 * math.sqrt(num_seqs) * self.context_deviation
+        return num_seqs == 1 or self.peak_tokens(num_seqs) + spread <= kv_tokens
 
     def peak_tokens(self, num_seqs: int) -> float:
         """Tokens that so many running sequences hold at most, on average over runs.

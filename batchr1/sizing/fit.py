@@ -75,7 +75,7 @@ class Fit:
 def splits(arch: Architecture, num_gpus: int, wish: Wish) -> Iterator[tuple[int, int]]:
     """(tensor, pipeline) parallel sizes that so many GPUs allow. Pipelines only join whole nodes of eight."""
     for tp in (1, 2, 4, 8) if wish.tensor_parallel is None else (wish.tensor_parallel,):
-        if arch.num_heads % tp:
+        if not arch.divides_into(tp):
             continue
         stages = (1, 2, 4) if tp == MAX_WIDTH_IN_NODE else (1,)
         for pp in stages if wish.pipeline_parallel is None else (wish.pipeline_parallel,):
@@ -115,7 +115,7 @@ def fit(
         kv_dtype_bytes=wish.kv_dtype_bytes, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
     )
     replicas = max(1, len(devices) // (tensor_parallel * pipeline_parallel))
-    most = min(MAX_NUM_SEQS, max(1, math.ceil(demand.samples / replicas)))
+    most = min(MAX_NUM_SEQS, max(1, math.ceil(demand.samples / replicas)), wish.max_num_batched_tokens or MAX_NUM_SEQS)
     longest = wish.max_model_len or demand.longest
     weights = arch.weight_bytes(
         quantization, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
@@ -141,22 +141,28 @@ def fit(
         kv = int(utilization * total) - weights - activation - OTHER_BYTES
         return Memory(weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
 
-    num_seqs, batched = wish.max_num_seqs or most, 0
-    for _ in range(4):  # fewer sequences leave a little more memory, which may hold one more: settles at once
+    def attempt(num_seqs: int) -> tuple[int, Memory, float, int]:
         batched = wish.max_num_batched_tokens or _batched_tokens(arch, total, num_seqs, longest, tensor_parallel, wish)
         memory, utilization = divide(num_seqs, batched)
-        tokens = kv_tokens(memory.kv, per_token)
-        if wish.max_num_seqs is not None:
-            break
-        within = min(most, demand.sequences_within(tokens))
-        if within >= num_seqs:
-            break
-        num_seqs = within
+        return batched, memory, utilization, kv_tokens(memory.kv, per_token)
+
+    low, high = (1, most) if wish.max_num_seqs is None else (wish.max_num_seqs, wish.max_num_seqs)
+    while low < high:  # more sequences take memory from the cache that is to hold them
+        middle = (low + high + 1) // 2
+        if demand.fit_within(attempt(middle)[3], num_seqs=middle):
+            low = middle
+        else:
+            high = middle - 1
+    num_seqs = low
+    batched, memory, utilization, tokens = attempt(num_seqs)
     max_model_len = longest
     if demand.prompts.sampled and wish.max_model_len is None:  # a longer prompt may come: let it, as far as memory goes
         max_model_len = max(longest, min(demand.context_len, tokens))
     needed = math.ceil(max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS * per_token
     missing = max(0, needed - memory.kv)
+    if wish.gpu_memory_utilization is not None:
+        asked = int(utilization * total) + memory.outside + memory.cuda_graph
+        missing = max(missing, asked - min(total, int(smallest.free_gib * GIB)))
     if wish.kv_cache_memory_bytes is not None:
         taken = memory.weights + memory.activation + memory.other + memory.kv + memory.outside + memory.cuda_graph
         missing = max(missing, taken - total)

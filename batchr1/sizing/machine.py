@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ def named_machine(gpu: str | None, *, vram_gib: float | None = None, count: int 
     """`count` GPUs that need not be here: of the catalogue by name, or any with so much memory (bandwidth unknown)."""
     if gpu is not None:
         found = gpu_named(gpu)
-    elif vram_gib is not None and vram_gib > 0:
+    elif vram_gib is not None and 0 < vram_gib < math.inf:
         found = Gpu(f"GPU with {vram_gib:g} GiB", vram_gib, 0.0, (8, 0), 0.0, fp8=False, bf16=True)
     else:
         raise UsageError(f"--vram: not an amount of memory (got {vram_gib}, need GiB, such as 24). Correct it.")

@@ -188,7 +188,7 @@ def _context_len(config: dict[str, Any], where: str) -> int:
     nested = config.get("text_config")
     text = nested if isinstance(nested, dict) else config
     for key in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        if isinstance(text.get(key), int):
+        if isinstance(text.get(key), int) and text[key] > 0:
             return int(text[key])
     raise ModelError(
         f"model {where}: config.json does not say how long the context is (need max_position_embeddings). Add it there."

@@ -19,10 +19,11 @@ from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.estimate import Demand, Estimate, estimate
 from batchr1.sizing.fit import Fit, Wish, best_fit
 from batchr1.sizing.machine import Machine
-from batchr1.sizing.memory import BLOCK_TOKENS, GIB, Memory, kv_tokens
+from batchr1.sizing.memory import GIB, Memory
 from batchr1.sizing.model import ModelSource
 
 CPU_MAX_NUM_SEQS = 256
+CPU_BLOCK_TOKENS = 128  # of a block of KV cache there
 CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
 CPU_KV_MAX_BYTES = 4 * GIB  # vLLM fills it with zeros at start: more would only cost time
 CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
@@ -131,7 +132,19 @@ def make_plan(
         )
     if not found.fits:
         raise MisfitError(_misfit(model, found, machine), missing_gib=found.missing_bytes / GIB)
+    check_batch(found.max_num_seqs, found.max_num_batched_tokens, found.max_model_len, chunked=wish.chunked_prefill)
     return _gpu_plan(spec, arch, machine, demand, found, price)
+
+
+def check_batch(num_seqs: int, batched: int, max_model_len: int, *, chunked: bool) -> None:
+    """vLLM refuses a step that cannot hold a token of each sequence or, without chunked prefill, a whole prompt."""
+    need = num_seqs if chunked else max(num_seqs, max_model_len)
+    if batched < need:
+        whose = "max_num_seqs" if batched < num_seqs else "the context, since prefill is not chunked"
+        raise JobError(
+            f"model.engine_args.max_num_batched_tokens: too few for {whose} (got {batched}, need at least {need}). "
+            "Raise it, or leave it out."
+        )
 
 
 def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Wish:
@@ -147,11 +160,14 @@ def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Wish
             f"model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the machine "
             f"(got {width}, need at most {num_gpus} GPUs). Lower one of them, or give the run more GPUs."
         )
-    heads = Architecture.of_config(model.config).num_heads
-    if wish.tensor_parallel is not None and heads % wish.tensor_parallel:
+    arch = Architecture.of_config(model.config)
+    if wish.tensor_parallel is not None and not arch.divides_into(wish.tensor_parallel):
+        evenly = arch.num_heads % wish.tensor_parallel == 0
+        which = "KV heads" if evenly else "attention heads"
+        need = f"a divisor or multiple of {arch.num_kv_heads}" if evenly else f"a divisor of {arch.num_heads}"
         raise JobError(
-            f"model.engine_args.tensor_parallel_size: does not divide the model's attention heads "
-            f"(got {wish.tensor_parallel}, need a divisor of {heads}). Correct it."
+            f"model.engine_args.tensor_parallel_size: does not divide the model's {which} "
+            f"(got {wish.tensor_parallel}, need {need}). Correct it."
         )
     if wish.max_model_len is not None and wish.max_model_len > model.context_len and not _longer_allowed():
         raise JobError(
@@ -164,7 +180,8 @@ def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Wish
 def wish_of(args: Mapping[str, Any]) -> Wish:
     """The engine arguments that sizing knows."""
     utilization = args.get("gpu_memory_utilization")
-    if utilization is not None and not (isinstance(utilization, int | float) and 0 < utilization <= 1):
+    number = isinstance(utilization, int | float) and not isinstance(utilization, bool)
+    if utilization is not None and not (number and 0 < utilization <= 1):
         raise JobError(
             f"model.engine_args.gpu_memory_utilization: not a share of the memory (got {utilization!r}, "
             "need more than 0, at most 1). Correct it."
@@ -178,9 +195,16 @@ def wish_of(args: Mapping[str, Any]) -> Wish:
         gpu_memory_utilization=utilization,
         kv_cache_memory_bytes=whole_number(args, "kv_cache_memory_bytes"),
         kv_dtype_bytes=1 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else 2,
-        eager=bool(args.get("enforce_eager", False)),
-        chunked_prefill=bool(args.get("enable_chunked_prefill", True)),
+        eager=_flag(args, "enforce_eager", default=False),
+        chunked_prefill=_flag(args, "enable_chunked_prefill", default=True),
     )
+
+
+def _flag(args: Mapping[str, Any], key: str, *, default: bool) -> bool:
+    value = args.get(key)
+    if value is not None and not isinstance(value, bool):
+        raise JobError(f"model.engine_args.{key}: not true or false (got {value!r}). Correct it.")
+    return default if value is None else value
 
 
 def whole_number(args: Mapping[str, Any], key: str) -> int | None:
@@ -240,11 +264,15 @@ def _cpu_plan(
     weights = arch.weight_bytes(spec.model.quantization)
     per_token = arch.kv_bytes_per_token(kv_dtype_bytes=wish.kv_dtype_bytes)
     longest = wish.max_model_len or demand.longest
-    num_seqs = wish.max_num_seqs or min(CPU_MAX_NUM_SEQS, math.ceil(demand.samples / replicas))
-    batched = wish.max_num_batched_tokens or max(CPU_BATCHED_TOKENS, num_seqs)
+    most = min(CPU_MAX_NUM_SEQS, math.ceil(demand.samples / replicas), wish.max_num_batched_tokens or CPU_MAX_NUM_SEQS)
+    num_seqs = wish.max_num_seqs or most
+    # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).
+    chunked = wish.chunked_prefill and spec.sampling.seed is None
+    batched = wish.max_num_batched_tokens or max(CPU_BATCHED_TOKENS, num_seqs, 0 if chunked else longest)
     activation = 2 * batched * (3 * arch.intermediate + 3 * arch.hidden) + num_seqs * arch.vocab * 6
     room = share - weights - activation - CPU_OTHER_BYTES
-    one = math.ceil(longest / BLOCK_TOKENS) * BLOCK_TOKENS * per_token
+    block = CPU_BLOCK_TOKENS * per_token
+    one = (math.ceil(longest / CPU_BLOCK_TOKENS) + 1) * block  # one block stays empty
     if room < one:
         missing = (one - room) * replicas / GIB
         raise MisfitError(
@@ -253,22 +281,21 @@ def _cpu_plan(
             f"{missing:.1f} GiB are missing).",
             missing_gib=missing,
         )
-    wanted = int(num_seqs * (demand.mean_context + demand.context_deviation) * per_token)
+    wanted = int(num_seqs * (demand.mean_context + demand.context_deviation) * per_token) + block
     kv = wish.kv_cache_memory_bytes or max(one, min(room, wanted, CPU_KV_MAX_BYTES))
-    tokens = kv_tokens(kv, per_token)
+    tokens = max(0, kv // block - 1) * CPU_BLOCK_TOKENS
     if wish.max_num_seqs is None:
         num_seqs = min(num_seqs, demand.sequences_within(tokens))
     max_model_len = longest
-    if demand.prompts.sampled and wish.max_model_len is None:
+    if demand.prompts.sampled and wish.max_model_len is None and chunked:
         max_model_len = max(longest, min(demand.context_len, tokens))
     args: dict[str, Any] = {
         "load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": num_seqs, "enforce_eager": True,
         "kv_cache_memory_bytes": kv, "max_num_batched_tokens": batched,
     }  # fmt: skip
-    if spec.sampling.seed is not None:
-        # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).
-        batched = wish.max_num_batched_tokens or max(max_model_len, batched)
-        args |= {"enable_chunked_prefill": False, "max_num_batched_tokens": batched}
+    if not chunked:
+        args["enable_chunked_prefill"] = False
+    check_batch(num_seqs, batched, max_model_len, chunked=chunked)
     memory = Memory(weights, activation, CPU_OTHER_BYTES, kv, 0, 0)
     asked = _asked(spec)
     return Plan(
