@@ -8,7 +8,7 @@ TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 crash slow bench clean
+.PHONY: math test lint types s3 crash crash-long slow bench clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -27,9 +27,13 @@ types: $(VENV)/.dev
 s3: $(VENV)/.dev
 	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
 
-# Real runs on vLLM that are killed: the short leg of CI, and with whole datasets the long one.
+# Real runs on vLLM that are killed: the short leg of CI, ten random kills among them.
 crash: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash
+	$(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash/test_random_kills.py -k 'not bfloat16 and not truncated'
+
+# The long leg: a kill at every named step, both dtypes, a hundred random kills each.
+crash-long: $(VENV)/.dev
+	BATCHR1_KILLS=100 $(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
