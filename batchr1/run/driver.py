@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from batchr1 import errors
 from batchr1.data.journal import read_worker
@@ -102,6 +102,15 @@ class Tally:
         self.carried += counts.carried
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaEvent:
+    """What became of a worker, for the run's record. `at_s`: seconds since the driver started."""
+
+    at_s: float
+    worker: int
+    event: Literal["started", "ready", "died", "ended"]
+
+
 @dataclass(slots=True)
 class _Replica:
     """The driver's view of one worker."""
@@ -158,7 +167,9 @@ class Driver:
         self.tally = Tally()
         self.ready: dict[int, Ready] = {}
         self.rungs: list[step_down.RungTaken] = []
-        self._started = time.monotonic()
+        self.events: list[ReplicaEvent] = []
+        self.started = time.monotonic()
+        self.cpu_s = 0.0  # of this process, from the first lease to the end
 
     @property
     def lost(self) -> bool:
@@ -168,7 +179,7 @@ class Driver:
     def run(self) -> None:
         """Work until everything is committed; a `StoppedError` when it ends earlier. What was staged is committed."""
         for replica in self._replicas.values():
-            self._executor.start(replica.setup)
+            self._start(replica)
         self._feeder.start()
         while not all(r.ended for r in self._replicas.values()):
             for worker, message in self._executor.poll(POLL_S):
@@ -178,6 +189,8 @@ class Driver:
             self._lease()
             self._write_failures()
             self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
+        if self.tally.first_submit is not None:
+            self.cpu_s += time.process_time()
         self._failures += self._suspects.verdicts()
         self._write_failures(now=True)
         if self._error is not None:
@@ -190,6 +203,7 @@ class Driver:
         match message:
             case Ready():
                 replica.ready = self.ready[replica.setup.worker] = message
+                self._note(replica, "ready")
                 self._on_ready(message)
             case Want(count):
                 replica.wanted += count
@@ -207,6 +221,7 @@ class Driver:
                     self._fail(failure)
             case Ended():
                 replica.ended = True
+                self._note(replica, "ended")
             case Fatal():
                 error = _error(message)
                 if not isinstance(error, EngineError):
@@ -238,6 +253,7 @@ class Driver:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
         if replica.ended:
             return
+        self._note(replica, "died")
         had_work = bool(replica.in_flight)
         back = self._with_saved(replica)
         problem = replica.fatal.problem if replica.fatal else None
@@ -271,7 +287,15 @@ class Driver:
         replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s)
         replica.told_to_end = False
         replica.ready = replica.fatal = None
+        self._start(replica)
+
+    def _start(self, replica: _Replica) -> None:
         self._executor.start(replica.setup)
+        self._note(replica, "started")
+
+    def _note(self, replica: _Replica, event: Literal["started", "ready", "died", "ended"]) -> None:
+        at_s = round(time.monotonic() - self.started, 3)
+        self.events.append(ReplicaEvent(at_s, replica.setup.worker, event))
 
     def _give_up(self, replica: _Replica, error: EngineError) -> None:
         """This replica has no engine any more: the run ends with its error once the others have saved their work."""
@@ -284,7 +308,7 @@ class Driver:
         worker = replica.setup.worker
         taken = [rung.rung for rung in self.rungs if rung.worker == worker]
         replica.setup, rung = step_down.step_down(replica.setup, problem, taken=taken)
-        at_s = round(time.monotonic() - self._started, 1)
+        at_s = round(time.monotonic() - self.started, 1)
         self.rungs.append(step_down.RungTaken(worker, rung.name, rung.changes, rung.reason, at_s))
 
     def _count_death(self, replica: _Replica, exit_code: int | None, *, rows: int, had_work: bool) -> None:
@@ -328,7 +352,9 @@ class Driver:
                 if items:
                     given = True
                     self._give(replica, items)
-                    self.tally.first_submit = self.tally.first_submit or time.monotonic()
+                    if self.tally.first_submit is None:
+                        self.tally.first_submit = time.monotonic()
+                        self.cpu_s = -time.process_time()
             hungry = [r for r in hungry if r.wanted > 0] if given else []
         if self._feeder.ended and not self._again and not self._suspects:
             for replica in self._replicas.values():

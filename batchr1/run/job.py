@@ -320,6 +320,7 @@ class _Run:
             "engines": {str(w): asdict(r) for w, r in driver.ready.items()},
             "memory": {str(w): self._memory(r) for w, r in driver.ready.items()},
             "rungs": [asdict(rung) for rung in driver.rungs],
+            "replicas": self._replicas(driver),
         }
         if isinstance(error, UsageError) and not self._claimed:
             self._output.forget_run(self._run)
@@ -337,6 +338,16 @@ class _Run:
         if error is not None and stopped is None:
             raise error
         return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(driver.rungs))
+
+    def _replicas(self, driver: Driver) -> dict[str, Any]:
+        """When which engine lived, in seconds since the driver started, and what the driver itself cost."""
+        first, last = driver.tally.first_submit, driver.tally.last_commit
+        return {
+            "first_submit_s": None if first is None else round(first - driver.started, 3),
+            "last_commit_s": None if last is None else round(last - driver.started, 3),
+            "driver_cpu_s": round(driver.cpu_s, 3),
+            "events": [asdict(event) for event in driver.events],
+        }
 
     def _memory(self, ready: Ready) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
