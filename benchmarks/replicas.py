@@ -11,7 +11,8 @@ next to nothing, so that what falls short of that rate is the driver's and the w
 A rate is durable output tokens over seconds from the first submitted request to the last commit. "alive" are the
 seconds of that time in which engines were ready, summed over engines: an engine that has nothing left to do still
 counts, one that loads does not. Lengths are forced (`ignore_eos` and a cap per request). Each run must commit exactly
-the tokens of its trace, or the benchmark ends.
+the tokens of its trace, or the benchmark ends. All runs share vLLM's cache of compiled code (VLLM_CACHE_ROOT): only the
+first start compiles.
 """
 
 from __future__ import annotations
@@ -195,8 +196,6 @@ def gpu(options: argparse.Namespace) -> None:
         "max_num_seqs": options.max_num_seqs, "max_model_len": options.max_model_len, "load_format": "dummy",
         "max_num_batched_tokens": options.max_num_batched_tokens, "gpu_memory_utilization": 0.9,
     }  # fmt: skip
-    # All runs and all replicas share vLLM's cache of compiled code: only the first start compiles.
-    os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(tempfile.gettempdir()) / "batchr1-vllm-cache"))
 
     def command(folder: Path, replicas: int) -> list[str]:
         job = job_of(options, folder, engine_args)
@@ -277,17 +276,18 @@ def main() -> None:
         replay()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     kinds = parser.add_subparsers(required=True)
-    for name, serve, rows in (("gpu", gpu, 1536), ("driver", driver, 1024)):
+    defaults = {"gpu": (gpu, 1536, 1000.0, 1.0, 4096, 512), "driver": (driver, 2048, 500.0, 0.5, 2000, 256)}
+    for name, (serve, rows, mean, sigma, cap, seqs) in defaults.items():
         kind = kinds.add_parser(name)
         kind.set_defaults(serve=serve)
         kind.add_argument("--rounds", type=int, default=3, help="how often each number of replicas is run, at most")
         kind.add_argument("--within", type=float, default=450.0, help="begin no run that would end later, in seconds")
         kind.add_argument("--rows", type=int, default=rows, help="requests a replica")
-        kind.add_argument("--mean", type=float, default=1000.0, help="mean output tokens before the cap")
-        kind.add_argument("--sigma", type=float, default=1.0)
-        kind.add_argument("--cap", type=int, default=4096)
+        kind.add_argument("--mean", type=float, default=mean, help="mean output tokens before the cap")
+        kind.add_argument("--sigma", type=float, default=sigma)
+        kind.add_argument("--cap", type=int, default=cap)
         kind.add_argument("--prompt-words", type=int, default=64, help="numbers a prompt; about two tokens each")
-        kind.add_argument("--max-num-seqs", type=int, default=512)
+        kind.add_argument("--max-num-seqs", type=int, default=seqs)
         kind.add_argument("--rows-per-part", type=int, default=256)
         kind.add_argument("--checkpoint-s", type=float, default=5.0)
         kind.add_argument("--out", type=Path, help="write the figures there, as JSON")
@@ -300,7 +300,7 @@ def main() -> None:
         else:
             kind.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8])
             kind.add_argument("--rate", type=float, default=20_000.0, help="tokens a second of a full engine")
-            kind.add_argument("--tokens-per-step", type=int, default=32)
+            kind.add_argument("--tokens-per-step", type=int, default=16)
     options = parser.parse_args()
     options.serve(options)
 

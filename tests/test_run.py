@@ -90,9 +90,10 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
         input={"gold": "gold", "max_tokens": "cap"},
         output={"keep": {"subject": "subject", "hardness": "level"}, "token_ids": "always"},
         sampling={"n": 3, "seed": 5},
+        executor={"replicas": 2},
     )
     engine = replay(max_num_seqs=8, tokens_per_step=1, step_s=0.004)
-    return job, run_replay(job, engine, cpu_replicas=2)
+    return job, run_replay(job, engine)
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ def command(
     date: str | None,
     gpus: str | None,
     devices: str | None,
+    executor: str | None,
+    replicas: int | None,
     gpu: str | None,
     vram: float | None,
     price: float | None,
@@ -44,7 +46,10 @@ def command(
 
     For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the prompts.
     """
-    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    spec = read_job(
+        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        replicas=replicas,
+    )  # fmt: skip
     from batchr1.run.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
     from batchr1.sizing.machine import named_machine
     from batchr1.sizing.model import resolve_or_catalogue

@@ -39,6 +39,8 @@ def command(
     date: str | None,
     gpus: str | None,
     devices: str | None,
+    executor: str | None,
+    replicas: int | None,
     fresh: bool,
     yes: bool,
     retry_failed: bool,
@@ -48,7 +50,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Run JOB, a YAML file, or go on with it where it stopped."""
-    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    spec = read_job(
+        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        replicas=replicas,
+    )  # fmt: skip
     stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
     from batchr1.run.job import run_job
     from batchr1.run.messages import EngineSpec
@@ -107,7 +112,7 @@ def _again(ctx: click.Context) -> str:
     """The command that goes on with this run: what was overridden stays so; --fresh is done."""
     given = ctx.params
     words = ["batchr1", "run", str(given["job"])]
-    for name in ("variant", "output", "limit", "date", "gpus", "devices"):
+    for name in ("variant", "output", "limit", "date", "gpus", "devices", "executor", "replicas"):
         if given[name] is not None:
             words += [f"--{name}", str(given[name])]
     for setting in given["settings"]:

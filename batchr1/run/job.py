@@ -27,6 +27,7 @@ from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import Driver, Tally
+from batchr1.run.local import LocalExecutor, share_cores
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
 from batchr1.run.prepare import (
@@ -232,7 +233,6 @@ class _Run:
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
-        from batchr1.run.local import LocalExecutor
         from batchr1.run.progress import ProgressDisplay
 
         prepared, spec, plan = self._prepared, self._prepared.spec, self._plan
@@ -242,7 +242,7 @@ class _Run:
             prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window),
             saved=self._inflight.saved,
         )  # fmt: skip
-        executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
+        executor = LocalExecutor(log_path.open("ab", buffering=0))
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
         deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
 
@@ -279,6 +279,7 @@ class _Run:
         )
         if self._options.engine is not None:
             engine = replace(self._options.engine, args=plan.engine_args | self._options.engine.args)
+        cpus = share_cores(plan.replicas)[worker] if plan.device == "cpu" and plan.replicas > 1 else ()
         return WorkerSetup(
             run=self._run,
             worker=worker,
@@ -295,6 +296,8 @@ class _Run:
             expects_box=spec.prompting.instruction == "math",
             keep_token_ids=spec.output.token_ids == "always",
             devices=plan.device_groups[worker],
+            cpus=cpus,
+            num_threads=len(cpus) or None,
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
         )

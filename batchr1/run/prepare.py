@@ -38,7 +38,6 @@ class RunOptions:
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
-    cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
     engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
     confirm_fresh: Callable[[str], bool] = lambda message: False
@@ -120,7 +119,7 @@ def plan_job(
     from batchr1.run.lengths import expected_completions, measure_prompts
 
     spec, model = prepared.spec, prepared.model
-    machine = machine or this_machine(prepared.devices, cpu_replicas=options.cpu_replicas)
+    machine = machine or this_machine(prepared.devices, cpu_replicas=spec.executor.replicas or 1)
     prompts = measure_prompts(prepared.source, renderer)
     earlier = [*([] if options.fresh else [prepared.output]), *_excluded(prepared)]
     completions = expected_completions(spec, prepared.source, earlier, model)

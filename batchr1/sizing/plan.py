@@ -222,6 +222,7 @@ def _gpu_plan(
 ) -> Plan:
     ids = [d.id for d in machine.devices]
     groups = tuple(tuple(ids[i : i + found.width]) for i in range(0, len(ids) - found.width + 1, found.width))
+    groups = groups[: spec.executor.replicas]
     asked = _asked(spec)
     args: dict[str, Any] = {
         "load_format": "safetensors",
