@@ -613,8 +613,8 @@ def test_the_end_of_one_replicas_ladder_keeps_what_the_others_made(
     questions(600).write_parquet(tmp_path / "in.parquet")
     setup = job_module._Run._setup
 
-    def only_the_first_fails(self: Any, worker: int) -> WorkerSetup:
-        made = setup(self, worker)
+    def only_the_first_fails(self: Any, worker: int, kind: int) -> WorkerSetup:
+        made = setup(self, worker, kind)
         healthy = {key: value for key, value in made.engine.args.items() if key != "fits"}
         return made if worker == 0 else replace(made, engine=replace(made.engine, args=healthy))
 

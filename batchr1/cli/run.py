@@ -90,6 +90,7 @@ def as_document(summary: Summary) -> dict[str, object]:
         "exit_code": summary.exit_code,
         "stopped": summary.stopped,
         "rungs": [asdict(rung) for rung in summary.rungs],
+        "given_up": {str(worker): why for worker, why in summary.given_up.items()},
         "samples": counts.samples,
         "done": counts.done,
         "failed": counts.failed,
@@ -141,6 +142,9 @@ def as_text(summary: Summary, again: str) -> str:
     for rung in summary.rungs:
         changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
         lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")
+    for worker, why in summary.given_up.items():
+        others = "" if summary.stopped else ", and the others did its work"
+        lines.append(f"given up: worker {worker}{others} ({why})")
     if tally.reasons:
         lines.append("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items())))
     if summary.stopped:

@@ -11,9 +11,8 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection, wait
-from typing import BinaryIO
 
-from batchr1.run.log_tail import LogTail
+from batchr1.run.log_tail import Log, LogTail
 from batchr1.run.messages import Died, FromWorker, Ready, ToWorker, WorkerSetup
 
 JOIN_S = 10.0
@@ -23,7 +22,7 @@ TAIL_S = 2.0  # for the last lines of a worker whose processes are gone
 class LocalExecutor:
     """Starts workers, carries messages, notices deaths. `log` takes what workers print."""
 
-    def __init__(self, log: BinaryIO) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._lines: dict[int, Connection] = {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -51,9 +50,10 @@ class LocalExecutor:
 
     def send(self, worker: int, message: ToWorker) -> None:
         """Send to a worker; what is sent to a dead one is dropped, and `poll` reports the death."""
-        if worker in self._lines:
+        line = self._lines.get(worker)
+        if line is not None:
             with contextlib.suppress(OSError):
-                self._lines[worker].send(message)
+                line.send(message)
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]:
         """Messages that came, in order per worker; waits for the first one."""
@@ -81,6 +81,13 @@ class LocalExecutor:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[worker].pid, signal.SIGKILL)
         return self._reap(worker)
+
+    def room(self, taken: list[int]) -> list[int]:
+        """No GPU is plugged in while a run goes on."""
+        return []
+
+    def waiting(self) -> set[int]:
+        return set()
 
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes.values()]

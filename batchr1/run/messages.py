@@ -52,6 +52,7 @@ class WorkerSetup:
     devices: tuple[str, ...] = ()
     cpus: tuple[int, ...] = ()
     num_threads: int | None = None
+    kind: int = 0  # which of the plan's kinds of machine it is made for
     fixed_args: frozenset[str] = frozenset()
     pause_s: float = 0.0
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
@@ -171,11 +172,13 @@ class Fatal:
 class Died:
     """Said by the executor, not by the worker: its process is gone.
 
-    `last_lines`: the end of what it and its subprocesses printed; after `Ready`, only what came since.
+    `last_lines`: the end of what it and its subprocesses printed; after `Ready`, only what came since. `lost`: it went
+    with its machine, or the connection to it did, and nobody knows more.
     """
 
     exit_code: int | None
     last_lines: tuple[str, ...] = ()
+    lost: bool = False
 
 
 ToWorker = Lease | Finish | Stop | Committed
