@@ -62,7 +62,7 @@ def command(
     machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None
     if elsewhere and devices is not None:
         raise UsageError("--devices: names GPUs of this machine, and the plan is for others. Leave it out.")
-    options = RunOptions(gpus="none" if elsewhere else gpus, devices=split_devices(devices))
+    options = RunOptions(gpus=gpus, devices=split_devices(devices), elsewhere=elsewhere)
     with named(job):
         prepared = prepare(spec, options, resolve=resolve_or_catalogue)
         renderer, notes = planning_renderer(prepared)

@@ -39,6 +39,7 @@ class RunOptions:
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
+    elsewhere: bool = False  # only planned, for a machine that need not be here
     engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
     confirm_fresh: Callable[[str], bool] = lambda message: False
@@ -66,8 +67,10 @@ def prepare(
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     model = resolve(spec.model)
     is_local = not spec.output.path.startswith("s3://")
-    check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
-    devices = choose_devices(options.gpus, options.devices) if spec.executor.kind == "local" else ()
+    if not options.elsewhere:
+        check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
+    is_here = spec.executor.kind == "local" and not options.elsewhere
+    devices = choose_devices(options.gpus, options.devices) if is_here else ()
     check_arguments(spec, model, num_gpus=len(devices))
     if options.engine is None:
         check_engine_args(spec.model.engine_args)

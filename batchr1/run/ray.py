@@ -16,11 +16,9 @@ import os
 import queue
 import secrets
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -31,9 +29,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from batchr1 import __version__
 from batchr1.errors import JobError
 from batchr1.job.spec import ExecutorSpec
+from batchr1.run.door import Door
 from batchr1.run.log_tail import Log
 from batchr1.run.messages import Died, FromWorker, Ready, ToWorker, WorkerSetup
-from batchr1.run.relay import Hello, Printed, environment_to_forward, secured, serve
+from batchr1.run.relay import Printed, environment_to_forward, serve
 from batchr1.sizing.devices import Device, describe_devices
 from batchr1.sizing.machine import Machine, free_ram_gib
 from batchr1.sizing.plan import Plan
@@ -61,6 +60,7 @@ def connect(spec: ExecutorSpec) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _keep_stdout()
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
     try:
@@ -77,6 +77,17 @@ def connect(spec: ExecutorSpec) -> None:
     finally:
         for number, handler in handlers.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
+
+
+def _keep_stdout() -> None:
+    """Ray prints on stdout what befalls its nodes, and there is no setting for it: into the log with it."""
+    from ray._private import worker
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool = False) -> None:
+        lines = [line for line in "\n".join(map(str, data.get("lines", ()))).splitlines() if line.strip()]
+        log.info("ray: %s", lines[0][:300] if lines else data)
+
+    worker.print_to_stdstream = to_log
 
 
 class Nodes:
@@ -234,7 +245,7 @@ class RayExecutor:
         self._cluster = str(ray.get_runtime_context().gcs_address)
         self._away: dict[int, _Away] = {}
         self._key = secrets.token_bytes(32)
-        self._door = _Door(ray.util.get_node_ip_address(), self._key)
+        self._door = Door(ray.util.get_node_ip_address(), self._key)
 
     def start(self, setup: WorkerSetup) -> None:
         """Ask for a place and start a worker there as soon as there is one."""
@@ -298,11 +309,16 @@ class RayExecutor:
         self._log.close()
 
     def room(self, taken: list[int]) -> list[int]:
-        """Kinds of machine with room for one more replica each, given how many of each kind there are by now."""
+        """Kinds of machine with room for one more replica each, given how many of each kind there are by now.
+
+        None of a kind of which a replica still waits: a machine that comes is that one's.
+        """
+        waiting = {away.setup.kind for away in self._away.values() if away.line is None}
         nodes = self._nodes.alive()
         return [
             number
             for number, kind in enumerate(self._kinds)
+            if number not in waiting
             for _ in range(kind.replicas_on(nodes) - taken.count(number))
         ]
 
@@ -359,52 +375,6 @@ def _send_all(away: _Away, line: Connection) -> None:
             line.send(message)
     except (OSError, ValueError):  # it is gone, and `poll` will say so
         return
-
-
-class _Door:
-    """Where relays come in: a port of this node, and a bell that `wait` can wait for."""
-
-    def __init__(self, host: str, key: bytes) -> None:
-        self._socket = socket.create_server((host, 0))
-        self._key = key
-        self._arrived: queue.SimpleQueue[tuple[Hello, Connection]] = queue.SimpleQueue()
-        self.address: tuple[str, int] = self._socket.getsockname()[:2]
-        self.bell, self._rope = socket.socketpair()
-        self.bell.setblocking(False)
-        threading.Thread(target=self._accept, name="door", daemon=True).start()
-
-    def arrivals(self) -> Iterator[tuple[Hello, Connection]]:
-        """Those that came since."""
-        with contextlib.suppress(BlockingIOError):
-            self.bell.recv(4096)
-        while True:
-            try:
-                yield self._arrived.get_nowait()
-            except queue.Empty:
-                return
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self.bell.close()
-        self._rope.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._socket.accept()
-            except OSError:  # closed
-                return
-            threading.Thread(target=self._greet, args=(sock,), name="greeting", daemon=True).start()
-
-    def _greet(self, sock: socket.socket) -> None:
-        """Let in who knows the key. One that says nothing keeps only this thread waiting."""
-        with contextlib.suppress(OSError, EOFError, AuthenticationError):
-            line = secured(sock, self._key, is_driver=True)
-            hello = line.recv()
-            self._arrived.put((hello, line))
-            self._rope.send(b"!")
 
 
 def _line(exc: BaseException) -> str:

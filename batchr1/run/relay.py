@@ -15,25 +15,17 @@ import signal
 import socket
 import threading
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from multiprocessing.connection import Connection
 from typing import Any
 
+from batchr1.run.door import Hello, secured
 from batchr1.run.local import LocalExecutor
 from batchr1.run.messages import Died, WorkerSetup
 
 CONNECT_S = 30.0
-SILENT_S = 30  # a machine that answers nothing for so long is gone
 # What a worker reads from its environment, and finds in the driver's: keys to storage and hub, and settings.
 FORWARDED = ("AWS_", "HF_", "VLLM_", "BATCHR1_")
 NOT_FORWARDED = frozenset({"VLLM_HOST_IP", "BATCHR1_WORKER_PID"})  # a machine's own
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """The first thing that a relay says."""
-
-    worker: int
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +38,6 @@ class Printed:
 def environment_to_forward() -> dict[str, str]:
     """The part of this process' environment that a worker elsewhere needs."""
     return {k: v for k, v in os.environ.items() if k.startswith(FORWARDED) and k not in NOT_FORWARDED}
-
-
-def secured(sock: socket.socket, key: bytes, *, is_driver: bool) -> Connection:
-    """A connection over `sock` whose other end has shown that it knows `key`.
-
-    Raises `OSError`, `EOFError` or `AuthenticationError` when it has not. Messages are pickles, so whoever could speak
-    here could run code: nothing is read before.
-    """
-    sock.settimeout(None)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: notice a machine that vanished, busy or idle
-        for option, value in (
-            (socket.TCP_KEEPIDLE, SILENT_S // 3), (socket.TCP_KEEPINTVL, SILENT_S // 6), (socket.TCP_KEEPCNT, 4),
-            (socket.TCP_USER_TIMEOUT, 1000 * SILENT_S),
-        ):  # fmt: skip
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    line = Connection(sock.detach())
-    try:
-        if is_driver:
-            deliver_challenge(line, key)
-            answer_challenge(line, key)
-        else:
-            answer_challenge(line, key)
-            deliver_challenge(line, key)
-    except BaseException:
-        line.close()
-        raise
-    return line
 
 
 def serve(address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster: str) -> None:
