@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 import secrets
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import Driver, Tally
+from batchr1.run.executors import open_executor
+from batchr1.run.local import share_cores
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
 from batchr1.run.prepare import (
@@ -42,6 +44,7 @@ from batchr1.run.prepare import (
     take_out_done,
 )
 from batchr1.run.reopen import reopen_truncated
+from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
 from batchr1.run.step_down import RungTaken
 from batchr1.sizing.plan import Plan
@@ -65,6 +68,7 @@ class Summary:
     exit_code: int
     stopped: str | None
     rungs: tuple[RungTaken, ...] = ()
+    given_up: dict[int, str] = field(default_factory=dict)  # replicas that were, and why
 
 
 def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
@@ -232,7 +236,6 @@ class _Run:
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
-        from batchr1.run.local import LocalExecutor
         from batchr1.run.progress import ProgressDisplay
 
         prepared, spec, plan = self._prepared, self._prepared.spec, self._plan
@@ -242,7 +245,9 @@ class _Run:
             prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window),
             saved=self._inflight.saved,
         )  # fmt: skip
-        executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
+        executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
+        setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
+        self._fleet = Fleet(executor, setups, self._setup, most=spec.executor.replicas)
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
         deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
 
@@ -256,7 +261,7 @@ class _Run:
             lock=self._lock,
             executor=executor,
             feeder=feeder,
-            setups=[self._setup(worker) for worker in range(plan.replicas)],
+            replicas=self._fleet,
             failed_every_s=spec.output.part_every_s,
             should_stop=should_stop,
             on_ready=self._engine_is_ready,
@@ -265,8 +270,9 @@ class _Run:
         )
         return driver, _Closing(executor, display), feeder
 
-    def _setup(self, worker: int) -> WorkerSetup:
-        spec, plan, model = self._prepared.spec, self._plan, self._prepared.model
+    def _setup(self, worker: int, kind: int) -> WorkerSetup:
+        """What a worker is told. `kind`: which of the plan's kinds of machine it is to live on."""
+        spec, plan, model = self._prepared.spec, self._plan.of_kind(kind), self._prepared.model
         s = spec.sampling
         engine = EngineSpec(
             kind="vllm",
@@ -279,6 +285,8 @@ class _Run:
         )
         if self._options.engine is not None:
             engine = replace(self._options.engine, args=plan.engine_args | self._options.engine.args)
+        local = spec.executor.kind == "local"
+        cpus = share_cores(plan.replicas)[worker] if local and plan.device == "cpu" and plan.replicas > 1 else ()
         return WorkerSetup(
             run=self._run,
             worker=worker,
@@ -294,14 +302,17 @@ class _Run:
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
             keep_token_ids=spec.output.token_ids == "always",
-            devices=plan.device_groups[worker],
+            devices=self._plan.device_groups[worker] if local else (),  # elsewhere the cluster chooses
+            cpus=cpus,
+            num_threads=len(cpus) or plan.cpus_per_replica,
+            kind=kind,
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
         """Write the run's record, and `_SUCCESS` when everything is there."""
-        tally, before = driver.tally, self._counts
+        tally, before, fleet = driver.tally, self._counts, self._fleet
         counts = replace(before, done=before.done + tally.done, failed=before.failed + tally.failed)
         code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
@@ -317,9 +328,10 @@ class _Run:
             "tokens_per_s": round(rate, 1),
             "counts": counts.document(),
             "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
-            "engines": {str(w): asdict(r) for w, r in driver.ready.items()},
-            "memory": {str(w): self._memory(r) for w, r in driver.ready.items()},
-            "rungs": [asdict(rung) for rung in driver.rungs],
+            "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
+            "memory": {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()},
+            "rungs": [asdict(rung) for rung in fleet.rungs],
+            "replicas": self._replicas(driver),
         }
         if isinstance(error, UsageError) and not self._claimed:
             self._output.forget_run(self._run)
@@ -336,11 +348,25 @@ class _Run:
                 fault_point("finish.succeeded")
         if error is not None and stopped is None:
             raise error
-        return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(driver.rungs))
+        return Summary(
+            self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(fleet.rungs), fleet.given_up
+        )
 
-    def _memory(self, ready: Ready) -> dict[str, dict[str, float | None]]:
+    def _replicas(self, driver: Driver) -> dict[str, Any]:
+        """When which engine lived, in seconds since the driver started, and what the driver itself cost."""
+        first, last, fleet = driver.tally.first_submit, driver.tally.last_commit, self._fleet
+        return {
+            "first_submit_s": None if first is None else round(first - fleet.started, 3),
+            "last_commit_s": None if last is None else round(last - fleet.started, 3),
+            "driver_cpu_s": round(driver.cpu_s, 3),
+            "events": [asdict(event) for event in fleet.events],
+            "given_up": {str(worker): why for worker, why in fleet.given_up.items()},
+        }
+
+    def _memory(self, ready: Ready, kind: int) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
-        planned: dict[str, float | None] = asdict(self._plan.memory) | {"kv_cache_tokens": self._plan.kv_cache_tokens}
+        plan = self._plan.of_kind(kind)
+        planned: dict[str, float | None] = asdict(plan.memory) | {"kv_cache_tokens": plan.kv_cache_tokens}
         found = asdict(ready.info.memory) if ready.info.memory else dict.fromkeys(planned)
         measured = found | {"kv_cache_tokens": ready.info.kv_cache_tokens}
         return {name: {"planned": planned[name], "measured": measured.get(name)} for name in planned}

@@ -69,6 +69,7 @@ def main(fd: int, driver: int) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     channel = PipeChannel(Connection(fd))
     setup: WorkerSetup = channel.first()
+    share_cores(setup)
     channel.start()
     try:
         _serve(setup, channel)
@@ -82,6 +83,14 @@ def main(fd: int, driver: int) -> int:
         channel.send(Fatal("EngineError", message, _memory_problem(exc, channel)))
         return 1
     return 0
+
+
+def share_cores(setup: WorkerSetup) -> None:
+    """Keep to this replica's cores. Call before other threads are started: they inherit it, and OpenMP counts it."""
+    if setup.cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, setup.cpus)
+    if setup.num_threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(setup.num_threads)
 
 
 def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | None:
