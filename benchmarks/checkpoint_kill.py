@@ -75,7 +75,7 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
         time.sleep(0.02)
     gone_at = time.time()
     before = _records(first)
-    full = _rate(before, before[-1]["t"] - BEFORE_S, before[-1]["t"])
+    full = _rate(before, max(before[0]["t"], before[-1]["t"] - BEFORE_S), before[-1]["t"])
     generated = before[-1]["tokens"] + full * (killed_at - before[-1]["t"])
     committed = _committed(options)
     if committed + 1 > total:
