@@ -20,6 +20,7 @@ from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
 from batchr1.data.replace import Limit, roll_forward
+from batchr1.data.storage import Retry
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.faults import fault_point
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
 
 log = logging.getLogger("batchr1.run")
+
+PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ class _Run:
 
     def go(self) -> Summary:
         self._signals.is_polled = True
+        self._output.storage.retry = PATIENCE
         self._output.begin()
         self._output.write_run(self._run, self._record)
         with log_file(self._output, self._run) as log_path:
@@ -205,12 +209,10 @@ class _Run:
             error: BatchError | None = None
             try:
                 driver.run()
-            except StoppedError as exc:
-                stopped, error = str(exc), exc
-                log.warning("%s", exc)
             except BatchError as exc:
-                error = exc
+                stopped, error = (str(exc) if isinstance(exc, StoppedError) else None), exc
                 log.error("%s", exc)
+                driver.let_go()
             finally:
                 feeder.close()
                 executor.close()
