@@ -49,8 +49,9 @@ class Retry:
             got = _describe(cause).what if cause else "?"
             log.warning("%s: %s; try %d failed, trying again", where, got, state.attempt_number)
 
+        over = tenacity.stop_before_delay(self.for_s)
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_any(tenacity.stop_before_delay(self.for_s), _is_leaving),
+            stop=lambda state: over(state) or _is_leaving(state),
             wait=tenacity.wait_random_exponential(self.first_wait_s, self.max_wait_s),
             retry=tenacity.retry_if_exception(is_passing),
             before_sleep=say,
