@@ -13,6 +13,7 @@ import http.client
 import random
 import socket
 import threading
+import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,10 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Counts the requests in `seen` and what it did to them in `faults`. `share` may be changed at any time."""
+    """Counts the requests in `seen` and what it did to them in `faults`. Both may be changed at any time:
+
+    `share` of the requests fails, and each answer comes `delay_s` later than it could.
+    """
 
     daemon_threads = True
 
@@ -32,6 +36,7 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream = urllib.parse.urlsplit(upstream).netloc
         self.share = share
+        self.delay_s = 0.0
         self.seen = 0
         self.faults: Counter[str] = Counter()
         self._rng, self._turn = random.Random(seed), threading.Lock()
@@ -71,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     def relay(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.fault()
+        time.sleep(self.server.delay_s)
         if fault in ("refused", "error"):
             status, code = (503, "SlowDown") if fault == "refused" else (500, "InternalError")
             answer = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
