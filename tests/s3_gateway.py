@@ -15,6 +15,8 @@ from process_tree import until
 
 from batchr1.engine.lifeline import start_time
 
+_started: list[subprocess.Popen[bytes]] = []  # they outlive the tests, until the server is stopped
+
 
 class Gateway:
     """radosgw in the server's folder, BATCHR1_TEST_S3_FOLDER."""
@@ -36,6 +38,7 @@ class Gateway:
                 self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self._folder,
                 start_new_session=True,
             )  # fmt: skip
+        _started.append(process)
         until(self.answers, 60, "the gateway's answer")
         state = json.loads(self._state.read_text())
         state["pids"].append([process.pid, int(start_time(process.pid) or 0), "radosgw"])

@@ -130,12 +130,14 @@ def test_credentials_that_are_revoked_stop_a_run_resumably(
     )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # it keeps the keys that it saw first
     s3 = S3(s3_real.endpoint, f"theirs-{os.urandom(4).hex()}", True)
     s3.client().create_bucket(Bucket=s3.bucket)
     wanted = put_questions(s3, tmp_path, 200)
     job = job_at(s3, tmp_path)
     with tree(command(job, step_s=0.1), tmp_path) as run:
-        until(lambda: len(keys_in(s3, "data/")) >= 3 and keys_in(s3, f"{CONTROL_DIR}/inflight/"), 120)
+        until(lambda: run.driver.poll() is not None or len(keys_in(s3, "data/")) >= 3, 120)
+        assert run.driver.poll() is None, run.stderr
         gateway.admin("user", "suspend", f"--uid={user}")
         code = run.wait(120)
         assert run.left() == []

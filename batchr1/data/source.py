@@ -96,8 +96,12 @@ class Source:
                 if left == 0:
                     return
 
-    def spread(self, columns: Sequence[str], at_most: int) -> tuple[int, Iterator[pa.RecordBatch]]:
-        """How many rows pass `where` and `limit`, and batches of all of them or of about `at_most`, evenly spread.
+    def spread(
+        self, columns: Sequence[str], at_most: int, *, else_about: int | None = None
+    ) -> tuple[int, Iterator[pa.RecordBatch]]:
+        """How many rows pass `where` and `limit`, and batches of all of them, or of some, evenly spread.
+
+        Where there are more than `at_most`, of about `else_about` (without it, `at_most`).
 
         The same rows each time. Row groups that hold none of them are not read.
         """
@@ -109,7 +113,7 @@ class Source:
             counts = count_groups(self._files, columns[:1], self._predicate, limit)
             rows = sum(sum(groups) for groups in counts)
             if rows > at_most:
-                return rows, read_spread(self._files, columns, self._predicate, counts, at_most)
+                return rows, read_spread(self._files, columns, self._predicate, counts, else_about or at_most)
         return rows, (batch for _, batch in self.batches(columns))
 
     def ids(self, batch: pa.RecordBatch) -> list[str | None]:
