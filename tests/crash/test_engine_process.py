@@ -10,19 +10,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from process_tree import Tree, tree, until
+from process_tree import engine_process, tree, until
 from replay_job import keys_of, rows_of, wanted_keys, write_job
 
 PROBLEMS = Path(__file__).parent.parent.parent / "jobs/data/math.parquet"
 ROWS = 120
-
-
-def engine_process(run: Tree) -> int | None:
-    """The child of the worker that holds the engine."""
-    for pid in run.pids():
-        if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "):
-            return pid
-    return None
 
 
 @pytest.mark.slow
