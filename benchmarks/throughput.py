@@ -32,13 +32,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from systems import Outcome, System, SystemFailed, Workload
 from systems.batchr1 import Batchr1
 from systems.llm_process import LlmProcess, LlmSystem
+from systems.ray_data import RayData
+from systems.run_batch import RunBatch
 from traces import KINDS, TraceSpec, write_dataset
 
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.nvml import open_nvml
 
 ON_LLM = ("generate", "chunked")
-SYSTEMS = ("batchr1", *ON_LLM)
+SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,6 +68,10 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
             profile = options.profile and options.profile.resolve()
             settings = options.batchr1_set
             units.append([Batchr1(work, settings=settings, profile=profile, py_spy=py_spy_command(options))])
+        elif name == "run_batch":
+            units.append([RunBatch(work)])
+        elif name.startswith("ray_data"):
+            units.append([RayData(work, name, tuned=name == "ray_data_tuned")])
         elif options.share_engine:
             if not shared:
                 units.append(shared)
