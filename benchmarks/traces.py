@@ -8,7 +8,7 @@ Four kinds. Lengths are output tokens, `mean` is that of the distribution before
 `grouped`     `n` samples of each prompt, one after the other, whose lengths resemble each other: log-normal, with
               `correlation` of the variance of log-lengths between the prompts and the rest within a group.
 `recorded`    lengths that a real run of r1-tiny had, `n` samples of each prompt (data/r1_tiny_lengths.json says which
-              run); `mean` and `sigma` are not used. More requests than were recorded: the same prompts again, shuffled.
+              run), the prompts shuffled; `mean` and `sigma` are not used. More requests than were recorded: again.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def _recorded(rng: random.Random, spec: TraceSpec) -> list[float]:
         raise ValueError(f"trace: {len(known[0])} samples of each prompt were recorded (got n = {spec.n})")
     drawn: list[float] = []
     while len(drawn) < spec.requests:
+        rng.shuffle(known)  # they lie in order of difficulty
         for group in known:
             drawn += group[: spec.n]
-        rng.shuffle(known)
     return drawn[: spec.requests]
 
 
