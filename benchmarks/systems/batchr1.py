@@ -39,7 +39,7 @@ class Batchr1:
         }
         (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--json"]
-        command += ["--gpus", "none"] if work.device == "cpu" else []
+        command += ["--gpus", "none" if work.device == "cpu" else "1"]  # the others use one GPU too
         for setting in self._settings:
             command += ["--set", setting]
         if self._profile:
