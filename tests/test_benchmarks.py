@@ -8,6 +8,7 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -15,15 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks/probe"))
 
 import plot
 import self_time
 import throughput
-from systems import digest_of, prompt_hash
+from systems import digest_of, first_request, prompt_hash, timeline
 from systems.batchr1 import split_by_process
 from systems.ray_data import settings
 from systems.run_batch import flags, outcome
 from traces import KINDS, RECORDED, TraceSpec, groups, lengths, requests, write_dataset
+from vllm_probe import Counter
 
 from batchr1.data.prompts import digest
 from batchr1.sizing.catalogue import variant
@@ -109,6 +112,27 @@ def test_a_prompt_shorter_than_its_template_is_refused(tmp_path: Path) -> None:
 def test_prompts_are_hashed_as_batchr1_does() -> None:
     assert prompt_hash([0, 5, 151_000]) == digest([0, 5, 151_000]).hex()
     assert digest_of([("b", "2"), ("a", "1")]) == digest_of([("a", "1"), ("b", "2")]) != digest_of([("a", "1")])
+
+
+def test_the_probe_counts_tokens_by_half_seconds_and_says_when_the_first_request_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.1, 100.1, 100.2, 100.3, 100.7])
+    monkeypatch.setattr("vllm_probe.time", SimpleNamespace(time=lambda: next(clock)))
+    (tmp_path / "probe").mkdir()
+    counter = Counter(tmp_path / "probe")
+    counter.added()
+    counter.stepped([SimpleNamespace(new_token_ids=[1, 2], finish_reason=None)])
+    counter.stepped([])
+    counter.stepped([SimpleNamespace(new_token_ids=[3], finish_reason=None)])
+    counter.stepped([SimpleNamespace(new_token_ids=[4], finish_reason="length")])  # the last one
+    assert first_request(tmp_path) == 100.1
+    assert timeline(tmp_path, 100.1, 0.7) == [(-0.1, 3, 2, 2), (0.4, 1, 1, 1)]
+
+
+def test_a_run_without_the_probe_says_so(tmp_path: Path) -> None:
+    with pytest.raises(throughput.SystemFailed, match="the probe saw no request: vLLM did not load its plugin"):
+        first_request(tmp_path)
 
 
 def run(system: str, number: int, rate: float, **more: Any) -> dict[str, Any]:
