@@ -125,7 +125,9 @@ def run_document(number: int, name: str, outcome: Outcome, expected: int) -> dic
     """One run for the JSON. A run that gave another number of tokens was not the same work, and has failed."""
     if outcome.tokens != expected:
         return {"round": number, "system": name, "error": f"{outcome.tokens:,} tokens (need {expected:,})"}
-    figures = {"tokens_per_s": round(outcome.tokens / outcome.seconds, 1), "tail_s": outcome.tail_s}
+    steps, sequences = (sum(one[i] for one in outcome.timeline) for i in (2, 3))
+    figures = {"tokens_per_s": round(outcome.tokens / outcome.seconds, 1), "tail_s": outcome.tail_s, "steps": steps,
+               "sequences_per_step": round(sequences / steps, 1) if steps else None}  # fmt: skip
     return {"round": number, "system": name} | figures | asdict(outcome)
 
 

@@ -156,9 +156,11 @@ def test_the_order_rotates_from_round_to_round() -> None:
 
 
 def test_a_run_with_other_tokens_than_the_trace_has_failed() -> None:
-    outcome = throughput.Outcome(99, 2.0, 0.0, "p", timeline=[(0.0, 80, 1, 1), (0.5, 19, 1, 1)])
+    outcome = throughput.Outcome(99, 2.0, 0.0, "p", timeline=[(0.0, 80, 4, 80), (0.5, 19, 1, 20)])
     assert throughput.run_document(0, "x", outcome, 100)["error"] == "99 tokens (need 100)"
-    assert throughput.run_document(0, "x", outcome, 99)["tail_s"] == 1.5  # nine tenths were there at 0.5 s
+    good = throughput.run_document(0, "x", outcome, 99)
+    assert good["tail_s"] == 1.5  # nine tenths were there at 0.5 s
+    assert (good["steps"], good["sequences_per_step"]) == (5, 20.0)
 
 
 def test_a_plot_has_a_line_for_each_system_that_ran() -> None:
