@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -234,6 +235,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    # So that a time limit ends what was started too: what is being measured is killed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     shown = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
     found = versions(options.device)
     document: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "versions": found, "options": shown, "runs": []}

@@ -19,6 +19,7 @@ from typing import Any
 from systems import TEMPERATURE, TOP_P, Outcome, SystemFailed, Workload, environment, rows_of, timeline
 
 DONE = "@done"
+LEAVE_S = 60.0
 
 
 class LlmProcess:
@@ -56,7 +57,11 @@ class LlmProcess:
             assert self._process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
-            self._process.wait()
+            try:
+                self._process.wait(LEAVE_S)
+            except subprocess.TimeoutExpired:  # it is still generating: the benchmark was told to stop
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
 
