@@ -83,9 +83,13 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
 
 
 def py_spy_command(options: argparse.Namespace) -> list[str]:
-    """`py-spy record` for collapsed stacks of a process and all that it starts."""
+    """`py-spy record` for collapsed stacks of a process and all that it starts.
+
+    Without `--nonblocking` it stops a process for each sample, and at 100 a second it fell 49 s behind on two busy cores.
+    """
     path = options.py_spy or shutil.which("py-spy") or str(Path(sys.executable).with_name("py-spy"))
-    return [path, "record", "--format", "raw", "--rate", "100", "--threads", "--subprocesses", *options.py_spy_arg]
+    how = ["--format", "raw", "--rate", str(options.py_spy_rate), "--nonblocking", "--threads", "--subprocesses"]
+    return [path, "record", *how, *options.py_spy_arg]
 
 
 def measure(options: argparse.Namespace, folder: Path, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -220,6 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batchr1-set", action="append", default=[], metavar="KEY=VALUE", help="for batchr1's job")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="run batchr1 under py-spy; stacks go to DIR")
     parser.add_argument("--py-spy", help="path of py-spy")
+    parser.add_argument("--py-spy-rate", type=int, default=25, help="samples a second, of each thread")
     parser.add_argument("--py-spy-arg", action="append", default=[], help="more for py-spy, such as --py-spy-arg=--gil")
     parser.add_argument("--out", type=Path, help="everything as JSON, for plot.py")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what the runs wrote in DIR")
