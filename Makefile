@@ -51,7 +51,7 @@ bench-peers: .bench/run_batch/.done .bench/ray_data/.done
 	.bench/$*/$(PEER_PIP) --no-deps -r $<
 	touch $@
 
-# All systems, interleaved, on r1-tiny: about 15 minutes on 2 quiet cores.
+# All systems, interleaved, on r1-tiny: 13 to 15 minutes on 2 quiet cores, by estimate.
 bench-all: $(VENV)/.cpu bench-peers
 	mkdir -p out
 	$(BIN)/python benchmarks/throughput.py --systems batchr1,generate,chunked,run_batch,ray_data,ray_data_tuned \

@@ -85,7 +85,7 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
 def py_spy_command(options: argparse.Namespace) -> list[str]:
     """`py-spy record` for collapsed stacks of a process and all that it starts.
 
-    Without `--nonblocking` it stops a process for each sample, and at 100 a second it fell 49 s behind on two busy cores.
+    Without `--nonblocking` it stops a process for each sample; at 100 a second it fell 49 s behind on two busy cores.
     """
     path = options.py_spy or shutil.which("py-spy") or str(Path(sys.executable).with_name("py-spy"))
     how = ["--format", "raw", "--rate", str(options.py_spy_rate), "--nonblocking", "--threads", "--subprocesses"]
