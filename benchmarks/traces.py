@@ -8,7 +8,7 @@ Four kinds. Lengths are output tokens, `mean` is that of the distribution before
 `grouped`     `n` samples of each prompt, one after the other, whose lengths resemble each other: log-normal, with
               `correlation` of the variance of log-lengths between the prompts and the rest within a group.
 `recorded`    lengths that a real run of r1-tiny had, `n` samples of each prompt (data/r1_tiny_lengths.json says which
-              run); `mean` and `sigma` are not used. More requests than were recorded: the same prompts again, shuffled.
+              run), the prompts shuffled; `mean` and `sigma` are not used. More requests than were recorded: again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,9 @@ def _recorded(rng: random.Random, spec: TraceSpec) -> list[float]:
         raise ValueError(f"trace: {len(known[0])} samples of each prompt were recorded (got n = {spec.n})")
     drawn: list[float] = []
     while len(drawn) < spec.requests:
+        rng.shuffle(known)  # they lie in order of difficulty
         for group in known:
             drawn += group[: spec.n]
-        rng.shuffle(known)
     return drawn[: spec.requests]
 
 
@@ -136,12 +137,13 @@ def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random
 
     Words are added or taken away until the count is right; a text that keeps jumping over it is drawn anew.
     """
-    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+    from batchr1.data.prompts import PromptRenderer, PromptRow, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     renderer = PromptRenderer(tokenizer, instruction="none")
+    row = partial(PromptRow, "")
     pieces = single_tokens(tokenizer)
-    start = max(1, prompt_tokens - len(_ids(renderer.render_many([_row(pieces[0])])[0])))
+    start = max(1, prompt_tokens - len(_ids(renderer.render_many([row(pieces[0])])[0])))
     drafts = [rng.choices(pieces, k=start) for _ in range(count)]
     done: list[str | None] = [None] * count
     for attempt in range(200):
@@ -149,14 +151,14 @@ def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random
         if not left:
             return [text for text in done if text is not None]
         texts = ["".join(drafts[i]).strip() for i in left]
-        for i, text, prompt in zip(left, texts, renderer.render_many(map(_row, texts)), strict=True):
+        for i, text, prompt in zip(left, texts, renderer.render_many(map(row, texts)), strict=True):
             over = len(_ids(prompt)) - prompt_tokens
             if over == 0:
                 done[i] = text
             elif attempt % 20 == 19:
                 drafts[i] = rng.choices(pieces, k=start)
             elif over > 0:
-                del drafts[i][-min(over, len(drafts[i]) - 1) :]
+                drafts[i] = drafts[i][: max(1, len(drafts[i]) - over)]
             else:
                 drafts[i] += rng.choices(pieces, k=-over)
     raise ValueError(f"trace: no prompt of {prompt_tokens} tokens was found; its template alone may be longer")
@@ -171,12 +173,6 @@ def single_tokens(tokenizer: Any) -> list[str]:
     return words if len(words) >= 50 else list("0123456789")
 
 
-def _row(text: str) -> Any:
-    from batchr1.data.prompts import PromptRow
-
-    return PromptRow("", text)
-
-
 def _ids(prompt: Any) -> tuple[int, ...]:
     if isinstance(prompt, Exception):
         raise prompt
@@ -184,15 +180,23 @@ def _ids(prompt: Any) -> tuple[int, ...]:
     return ids
 
 
-def write_dataset(spec: TraceSpec, path: Path, model: str | None = None) -> int:
-    """The trace as a dataset: columns id, group, sample, prompt, max_tokens. Returns the sum of its output tokens."""
+def write_dataset(spec: TraceSpec, path: Path, model: str) -> int:
+    """The trace as a dataset for a model: columns id, group, sample, prompt, max_tokens, and of the rendered prompt
+    prompt_tokens and prompt_hash (as in batchr1's output). Returns the sum of its output tokens.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from batchr1.data.prompts import PromptRenderer, PromptRow, digest, load_tokenizer
+
     rows = requests(spec, model)
+    renderer = PromptRenderer(load_tokenizer(model), instruction="none")
+    rendered = renderer.render_many(PromptRow(row.id, row.prompt) for row in rows)
     columns = {
         "id": [row.id for row in rows], "group": [row.group for row in rows], "sample": [row.sample for row in rows],
         "prompt": [row.prompt for row in rows], "max_tokens": [row.output_len for row in rows],
+        "prompt_tokens": [len(_ids(prompt)) for prompt in rendered],
+        "prompt_hash": [digest(_ids(prompt)).hex() for prompt in rendered],
     }  # fmt: skip
     pq.write_table(pa.table(columns), path)
     return sum(row.output_len for row in rows)

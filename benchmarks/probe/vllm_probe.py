@@ -20,7 +20,7 @@ BIN_S = 0.5
 
 
 class Counter:
-    """Bins of this process. `first_add`, `at`: seconds since 1970."""
+    """Bins of this process. `at` is a bin's beginning, `first` when its first request came: seconds since 1970."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{os.getpid()}.jsonl"
@@ -28,7 +28,9 @@ class Counter:
         self._open = 0
 
     def added(self) -> None:
-        self._at()["added"] += 1
+        one = self._at()
+        one["added"] += 1
+        one.setdefault("first", time.time())
         self._open += 1
 
     def stepped(self, outputs: list[Any]) -> None:

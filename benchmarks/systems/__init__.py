@@ -112,10 +112,10 @@ def peer_python(name: str) -> str:
 
 
 def rows_of(dataset: str) -> list[dict[str, Any]]:
-    """The dataset's rows: id, prompt, max_tokens."""
+    """The dataset's rows: id, prompt, max_tokens, prompt_tokens, prompt_hash."""
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(dataset, columns=["id", "prompt", "max_tokens"]).to_pylist()
+    rows: list[dict[str, Any]] = pq.read_table(dataset).to_pylist()
     return rows
 
 
@@ -137,6 +137,14 @@ def probe_bins(folder: Path) -> list[dict[str, Any]]:
     """Everything that the probe wrote below a run's folder, in order of time."""
     lines = [line for path in (folder / "probe").glob("*.jsonl") for line in path.read_text().splitlines()]
     return sorted((json.loads(line) for line in lines), key=lambda one: one["at"])
+
+
+def first_request(folder: Path) -> float:
+    """When the first request reached an engine, seconds since 1970: where the clock of run_batch and Ray begins."""
+    firsts = [one["first"] for one in probe_bins(folder) if "first" in one]
+    if not firsts:
+        raise SystemFailed("the probe saw no request: vLLM did not load its plugin")
+    return min(firsts)
 
 
 def timeline(folder: Path, started: float, seconds: float) -> list[tuple[float, int, int, int]]:

@@ -7,6 +7,7 @@ py-spy, driver, worker and engine alike; such a run's speed is not to be compare
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ class Batchr1:
         }
         (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--json"]
-        command += ["--gpus", "none"] if work.device == "cpu" else []
+        command += ["--gpus", "none" if work.device == "cpu" else "1"]  # the others use one GPU too
         for setting in self._settings:
             command += ["--set", setting]
         if self._profile:
@@ -74,15 +75,26 @@ class Batchr1:
 
 
 def split_by_process(path: Path) -> None:
-    """Write py-spy's collapsed stacks of all processes as one file for each: driver.txt, worker.txt, others by pid."""
+    """Write py-spy's collapsed stacks of all processes as one file for each: driver-PID.txt, worker-PID.txt, …
+
+    A stack begins with its process and all that started it, outermost first: `process PID:"COMMAND";`.
+    """
     files: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        process, _, rest = line.partition(";")
-        files.setdefault(process, []).append(rest)
-    for process, lines in files.items():
-        pid = process.removeprefix("process ").partition(":")[0]
-        name = next((role for sign, role in _ROLES if sign in process), "other")
-        (path.parent / f"{name}-{pid}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        chain, rest = [], line
+        while (found := _PROCESS.match(rest)) is not None:
+            chain.append(found)
+            rest = rest[found.end() :]
+        if chain:
+            pid, command = chain[-1].groups()
+            role = next((role for sign, role in _ROLES if sign in command), "other")
+            files.setdefault(f"{role}-{pid}.txt", []).append(rest)
+    for name, lines in files.items():
+        (path.parent / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-_ROLES = (("worker_main", "worker"), ("batchr1 run", "driver"), ("EngineCore", "engine"), ("spawn_main", "spawned"))
+_PROCESS = re.compile(r'process (\d+):"(.*?)";')
+_ROLES = (
+    ("worker_main", "worker"), ("EngineCore", "engine"), ("spawn_main", "engine"), ("resource_tracker", "tracker"),
+    ("batchr1 run", "driver"),
+)  # fmt: skip

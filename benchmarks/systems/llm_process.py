@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any
 from systems import TEMPERATURE, TOP_P, Outcome, SystemFailed, Workload, environment, rows_of, timeline
 
 DONE = "@done"
+LEAVE_S = 60.0
 
 
 class LlmProcess:
@@ -37,8 +39,9 @@ class LlmProcess:
             env = environment(self._work, self._folder)
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"system": system, "folder": str(folder)}) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then there is nothing to read either
+            self._process.stdin.write(json.dumps({"system": system, "folder": str(folder)}) + "\n")
+            self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith(DONE):
                 figures = json.loads((folder / f"{system}.json").read_text())
@@ -52,8 +55,13 @@ class LlmProcess:
     def close(self) -> None:
         if self._process is not None:
             assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            try:
+                self._process.wait(LEAVE_S)
+            except subprocess.TimeoutExpired:  # it is still generating: the benchmark was told to stop
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
 
