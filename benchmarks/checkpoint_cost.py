@@ -267,16 +267,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moment of the kill")
     parser.add_argument("--output", help="where outputs go: a folder or s3://… (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
+    parser.set_defaults(trace="lognormal", prompt_tokens=None, gpu_memory_utilization=0.9)
     options = parser.parse_args()
     options.every_s = options.every_s or ([30.0] if options.kill else [1.0, 30.0])
     with tempfile.TemporaryDirectory(prefix="batchr1-checkpoint-") as name:
         options.output = options.output or f"{name}/out"
         measure = functools.partial(kill_and_go_on, rng=random.Random(options.seed)) if options.kill else compare
         result = measure(options, Path(name))
-    print(f"{versions()}; {options.requests} requests")
+    print(f"{versions(options.device)}; {options.requests} requests")
     (print_kill if options.kill else print_costs)(result)
     if options.out:
-        document = {"versions": versions(), "options": {k: str(v) for k, v in vars(options).items()}, "result": result}
+        document = {"versions": versions(options.device), "options": {k: str(v) for k, v in vars(options).items()}, "result": result}
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # as batchr1 itself leaves: native threads abort a tear-down now and then

@@ -59,6 +59,7 @@ class VllmEngine:
         try:
             engine_args = EngineArgs(**(given | args))
             self._engine = LLMEngine.from_engine_args(engine_args, stat_loggers=[self._stats.logger])
+            _drop_other_loggers(self._engine)
         except Exception as exc:  # whatever vLLM raises at start means one thing here: there is no engine
             raise EngineError(f"vLLM {version}: the engine did not start ({_reason(exc)}).") from exc
         config = self._engine.vllm_config
@@ -202,6 +203,13 @@ class _Stats:
 
     def load(self) -> EngineLoad:
         return EngineLoad(self._running, self._waiting, self._usage, self._preempted, self._queries, self._hits)
+
+
+def _drop_other_loggers(engine: Any) -> None:
+    """Keep our own logger alone: vLLM adds one for Prometheus, which observes a histogram for every single token."""
+    loggers = getattr(getattr(engine, "logger_manager", None), "stat_loggers", None)
+    if isinstance(loggers, list):
+        del loggers[1:]
 
 
 def _reason(exc: BaseException) -> str:
