@@ -65,6 +65,7 @@ class WorkItem:
     """One sample to generate.
 
     `max_tokens` bounds the whole completion, saved tokens included; `limited_by` names what that bound comes from.
+    `expected_tokens`: how long the whole completion is expected to be; None where nothing is known of this sample.
     """
 
     prompt: Prompt
@@ -74,6 +75,7 @@ class WorkItem:
     seed: int | None = None
     attempt: int = 1
     partial: Partial | None = None
+    expected_tokens: float | None = None
 
     @property
     def key(self) -> SampleKey:

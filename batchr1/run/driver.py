@@ -20,6 +20,7 @@ from batchr1.data.journal import read_worker
 from batchr1.data.lock import Lock
 from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
+from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun
 from batchr1.faults import fault_point
 from batchr1.records import Failure, SampleKey, WorkItem
@@ -157,6 +158,7 @@ class Driver:
         self._grace_ends = 0.0
         self.tally = Tally()
         self.ready: dict[int, Ready] = {}
+        self.loads: dict[tuple[int, int], EngineLoad] = {}  # by worker and epoch: counts begin anew with each engine
         self.rungs: list[step_down.RungTaken] = []
         self._started = time.monotonic()
 
@@ -195,9 +197,11 @@ class Driver:
                 replica.wanted += count
             case Progress():
                 replica.progress = message
-            case Generated(keys):
+                self.loads[replica.setup.worker, replica.setup.epoch] = message.load
+            case Generated(keys, tokens):
                 replica.in_flight.difference_update(keys)
                 self._failures += self._suspects.generated(keys)
+                self._feeder.finished(keys, tokens)
             case Staged():
                 self._commit(replica, message)
             case Refused(failures):
@@ -324,7 +328,7 @@ class Driver:
         while hungry:
             given = False
             for replica in hungry:
-                items = self._take(min(replica.wanted, LEASE_SIZE))
+                items = self._take(replica.setup.worker, min(replica.wanted, LEASE_SIZE))
                 if items:
                     given = True
                     self._give(replica, items)
@@ -350,11 +354,11 @@ class Driver:
                 if replica.apart and replica.wanted > 0:
                     self._give(replica, self._suspects.next_group())
 
-    def _take(self, count: int) -> list[WorkItem]:
+    def _take(self, worker: int, count: int) -> list[WorkItem]:
         items: list[WorkItem] = []
         while self._again and len(items) < count:
             items.append(self._again.popleft())
-        while len(items) < count and (fresh := self._feeder.take(count - len(items))):
+        while len(items) < count and (fresh := self._feeder.take(worker, count - len(items))):
             for item in fresh:
                 if isinstance(item, Failure):
                     self._fail(item)

@@ -172,8 +172,11 @@ def read_ids(prepared: Prepared) -> Pending:
 
 def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
     """Take out what the output holds. A run must hold the lock."""
-    for table in prepared.output.tables(["id", "sample"]):
+    siblings = prepared.spec.longest_first and prepared.spec.sampling.n > 1
+    for table in prepared.output.tables(["id", "sample", *(["completion_tokens"] if siblings else [])]):
         pending.mark_done(table.column("id"), table.column("sample"))
+        if siblings:
+            pending.learn_lengths(table.column("id"), table.column("completion_tokens"))
     if not retry_failed:
         for table in prepared.output.failed_tables(["id", "sample"]):
             pending.mark_failed(table.column("id"), table.column("sample"))

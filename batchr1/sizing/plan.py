@@ -65,6 +65,7 @@ class Plan:
     engine_args: dict[str, Any]
     fixed: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    completions: CompletionLengths | None = None  # what was expected of them
 
     @property
     def replicas(self) -> int:
@@ -123,7 +124,7 @@ def make_plan(
     demand = demand_of(spec, model, prompts, completions)
     arch = Architecture.of_config(model.config)
     if not machine.devices:
-        return _cpu_plan(spec, model, arch, machine, demand, wish)
+        return replace(_cpu_plan(spec, model, arch, machine, demand, wish), completions=completions)
     found = best_fit(arch, spec.model.quantization, demand, wish, machine.devices)
     if found is None:
         raise JobError(
@@ -133,7 +134,7 @@ def make_plan(
     if not found.fits:
         raise MisfitError(_misfit(model, found, machine), missing_gib=found.missing_bytes / GIB)
     check_batch(found.max_num_seqs, found.max_num_batched_tokens, found.max_model_len, chunked=wish.chunked_prefill)
-    return _gpu_plan(spec, arch, machine, demand, found, price)
+    return replace(_gpu_plan(spec, arch, machine, demand, found, price), completions=completions)
 
 
 def check_batch(num_seqs: int, batched: int, max_model_len: int, *, chunked: bool) -> None:
