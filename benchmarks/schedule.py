@@ -151,7 +151,15 @@ class Line:
             prompt = Prompt(id, "", ids, True, b"")
             expected = None if math.isnan(pick.expected) else pick.expected
             self._row.extend(
-                WorkItem(prompt, s, self._cap, "max_tokens", seed=derive_seed(0, id, s, 1), expected_tokens=expected)
+                WorkItem(
+                    prompt,
+                    s,
+                    self._cap,
+                    "max_tokens",
+                    seed=derive_seed(0, id, s, 1),
+                    expected_tokens=expected,
+                    at_least_tokens=pick.at_least,
+                )
                 for s in pick.samples
             )
             if pick.group.samples:
@@ -270,7 +278,9 @@ def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str,
     if done.returncode:
         sys.exit(f"batchr1 ended with {done.returncode}: {done.stdout.decode()}")
     record = json.loads(next((output / ".batchr1/runs").glob("*.json")).read_text(encoding="utf-8"))
-    frames = [pl.read_parquet(part, columns=["finished_at", "completion_tokens"]) for part in output.glob("data/*.parquet")]
+    frames = [
+        pl.read_parquet(part, columns=["finished_at", "completion_tokens"]) for part in output.glob("data/*.parquet")
+    ]
     rows = pl.concat(frames).sort("finished_at")
     first = rows["finished_at"][-1].timestamp() - record["generating_s"]
     timeline = [(at.timestamp() - first, tokens) for at, tokens in rows.iter_rows()]
@@ -296,7 +306,9 @@ def real(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def record_lengths(output: Path) -> None:
     """Write the lengths of an output's samples, by row: an output of jobs/math.yaml with n = 8."""
-    frames = [pl.read_parquet(part, columns=["id", "sample", "completion_tokens"]) for part in output.glob("data/*.parquet")]
+    frames = [
+        pl.read_parquet(part, columns=["id", "sample", "completion_tokens"]) for part in output.glob("data/*.parquet")
+    ]
     groups = pl.concat(frames).sort("id", "sample").group_by("id", maintain_order=True).agg("completion_tokens")
     RECORDED.write_text(json.dumps(groups["completion_tokens"].to_list()) + "\n", encoding="utf-8")
 
@@ -313,7 +325,9 @@ def main() -> None:
     parser.add_argument("--prompt-len", type=int, default=128)
     parser.add_argument("--max-num-seqs", type=int, default=512)
     parser.add_argument("--kv-tokens", type=int, nargs="+", default=[4_534_800, 400_000], help="sizes of the KV cache")
-    parser.add_argument("--guesses", type=float, nargs="+", default=[1.0], help="the plan's mean length over the true one")
+    parser.add_argument(
+        "--guesses", type=float, nargs="+", default=[1.0], help="the plan's mean length over the true one"
+    )
     parser.add_argument("--tokens-per-step", type=int, default=8, help="decode steps that are simulated at once")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--real", action="store_true", help="r1-tiny through vLLM on the CPU")

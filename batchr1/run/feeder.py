@@ -200,7 +200,7 @@ class Feeder:
         prompts = [prompt for batch, _ in batches for prompt in render_batch(self._source, self._renderer, batch)]
         for place, prompt in zip((place for _, places in batches for place in places), prompts, strict=True):
             pick = picks[place]
-            items[place] = [self._item(prompt, sample, pick.expected) for sample in pick.samples]
+            items[place] = [self._item(prompt, sample, pick) for sample in pick.samples]
             if pick.group.samples:  # its siblings wait for what it tells
                 with self._lock:
                     self._probes[SampleKey(prompt.id, pick.samples[0])] = pick.group
@@ -208,7 +208,7 @@ class Feeder:
                 pick.group.row = None
         return items
 
-    def _item(self, prompt: Prompt | RowError, sample: int, expected: float) -> WorkItem | Failure:
+    def _item(self, prompt: Prompt | RowError, sample: int, pick: Pick) -> WorkItem | Failure:
         if isinstance(prompt, RowError):
             return Failure(prompt.id, sample, prompt.reason, str(prompt), 0)
         room = self._limits.max_model_len - len(prompt.token_ids)
@@ -227,7 +227,7 @@ class Feeder:
         return WorkItem(
             prompt, sample, min(asked, room), limited_by,
             seed=derive_seed(self._seed, prompt.id, sample, attempt), attempt=attempt, partial=partial,
-            expected_tokens=None if math.isnan(expected) else expected,
+            expected_tokens=None if math.isnan(pick.expected) else pick.expected, at_least_tokens=pick.at_least,
         )  # fmt: skip
 
     def _partial(self, prompt: Prompt, sample: int) -> tuple[Partial | None, int]:

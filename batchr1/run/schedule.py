@@ -46,7 +46,8 @@ class Pick:
 
     group: Group
     samples: tuple[int, ...]
-    expected: float  # tokens of each whole completion; NaN: nothing is known
+    expected: float  # tokens of each whole completion; NaN: not known
+    at_least: int = 0  # tokens that the row's probe has reached, as far as is known
 
 
 class Schedule:
@@ -96,7 +97,7 @@ class Schedule:
         if oldest is not None:
             least = self._least_length(oldest)
             if not self._known or least + self._mean >= -self._known[0][0]:
-                return self._all_of(self._probed.pop(oldest), least + self._mean if least else math.nan)
+                return self._all_of(self._probed.pop(oldest), math.nan, at_least=int(least))
         if not self._known:
             return None
         _, _, group = heapq.heappop(self._known)
@@ -135,12 +136,12 @@ class Schedule:
         self._probed[group.sent] = group
         return Pick(group, (sample,), math.nan)
 
-    def _all_of(self, group: Group, expected: float) -> Pick:
+    def _all_of(self, group: Group, expected: float, *, at_least: int = 0) -> Pick:
         samples = (
             sorted(group.samples, key=lambda s: (group.saved.get(s, 0), s)) if self._longest_first else group.samples
         )
         group.samples = []
-        return Pick(group, tuple(samples), expected)
+        return Pick(group, tuple(samples), expected, at_least)
 
     def _least_length(self, sent: int) -> float:
         """What a probe under way has reached at least: the longest of those that went after it and are done."""

@@ -42,7 +42,7 @@ from batchr1.run.messages import (
 from batchr1.run.seeds import derive_seed, resumed_seed
 
 PROGRESS_EVERY_S = 0.5
-BACKLOG_SHARE = 2  # and half a batch in the worker's own hand, so that a refill never waits for the driver
+BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
 
 
 class Channel(Protocol):
@@ -68,6 +68,10 @@ class Generation:
         self.item = item
         if item.partial is not None and item.partial.finish_reason is not None and self.ended() is None:
             self.item = dataclasses.replace(item, partial=Partial(item.partial.token_ids, item.partial.resumed_at))
+
+    @property
+    def at_least(self) -> int:
+        return self.item.at_least_tokens
 
     @property
     def prompt_id(self) -> str:
@@ -190,7 +194,9 @@ class Worker:
             message = self._channel.receive(0)
         # What lies in the backlog already waits for memory or a slot: then no more is wanted for free slots.
         free = 0 if self._next is not None or self._backlog else max(0, self._admission.window - len(self._under_way))
-        room = free + self._backlog_target - len(self._backlog) - self._wanted
+        # And at first nothing is kept in hand: what is decided later is decided with more lengths known.
+        in_hand = self._backlog_target if self._under_way else 0
+        room = free + in_hand - len(self._backlog) - self._wanted
         if room > 0 and not self._finishing and (room * 4 >= self._backlog_target or idle):
             self._wanted += room
             self._channel.send(Want(room))
