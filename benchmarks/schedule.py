@@ -3,10 +3,10 @@
     python benchmarks/schedule.py                     # replay engine on its own clock: an H200's hours in seconds
     python benchmarks/schedule.py --real              # r1-tiny through vLLM on the CPU, whole runs, interleaved pairs
 
-Without --real, worker loop, admission, schedule and replay engine are the ones that a run has; steps take the time that
-docs/sizing.md computes for an H200, on a clock of the engine's own, so that what this machine is slow at is not counted.
-Left out: the driver's process, reading and rendering, splitting and Parquet, which run beside the loop. Each prompt
-has n samples of about the same length. `tail`: from 90 % of all tokens generated to 100 %, in seconds.
+Without --real, worker loop, admission, schedule and replay engine are the ones that a run has; steps take the time
+that docs/sizing.md computes for an H200, on a clock of the engine's own, so that what this machine is slow at is not
+counted. Left out: the driver's process, reading and rendering, splitting and Parquet, which run beside the loop. Each
+prompt has n samples of about the same length. `tail`: from 90 % of all tokens generated to 100 %, in seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import polars as pl
 from batchr1.data.storage import open_storage
 from batchr1.engine.protocol import Delta, Sampling
 from batchr1.engine.replay import ReplayEngine
-from batchr1.records import CompletionLengths, Prompt, SampleKey, WorkItem
+from batchr1.records import CompletionLengths, Prompt, PromptLengths, SampleKey, WorkItem
 from batchr1.run.messages import (
     EngineSpec,
     Finish,
@@ -48,7 +49,8 @@ from batchr1.run.seeds import derive_seed
 from batchr1.run.worker import Worker
 from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
 from batchr1.sizing.catalogue import VARIANTS
-from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ
+from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ, Demand
+from batchr1.sizing.fit import MAX_NUM_SEQS
 from batchr1.sizing.gpus import GPUS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,23 +184,36 @@ def step_time(variant: str, gpu: str) -> dict[str, float]:
     }
 
 
-def simulate(trace: Groups, order: str, options: argparse.Namespace, kv_tokens: int, guess: float) -> dict[str, float]:
-    """One run through the replay engine; `guess`: the plan's mean length over the true one."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the engine has room for, and is given. `guess`: the plan's mean length over the true one."""
+
+    kv_tokens: int
+    max_num_seqs: int | None  # None: as planned
+    guess: float
+
+
+def simulate(trace: Groups, order: str, options: argparse.Namespace, case: Case) -> dict[str, float]:
+    """One run through the replay engine."""
+    lengths = [length for group in trace for length in group]
+    mean, square = statistics.mean(lengths), statistics.mean(length**2 for length in lengths)
+    expected = CompletionLengths(mean * case.guess, square * case.guess**2, "the trace")
+    prompts = PromptLengths(len(trace), len(trace), options.prompt_len, options.prompt_len)
+    demand = Demand(prompts, expected, len(lengths), options.cap, options.prompt_len + options.cap)
+    num_seqs = case.max_num_seqs or min(MAX_NUM_SEQS, demand.sequences_within(case.kv_tokens))
     script = {
-        **VOCABULARY, "max_num_seqs": options.max_num_seqs, "kv_cache_tokens": kv_tokens, "groups": trace,
+        **VOCABULARY, "max_num_seqs": num_seqs, "kv_cache_tokens": case.kv_tokens, "groups": trace,
         "max_model_len": options.prompt_len + options.cap + 1, "tokens_per_step": options.tokens_per_step,
         "step_time": step_time(options.variant, options.gpu), "time_scale": 0.0,
     }  # fmt: skip
     engine = TimedEngine.from_args(script)
     assert isinstance(engine, TimedEngine)
-    lengths = [length for group in trace for length in group]
-    mean, square = statistics.mean(lengths), statistics.mean(length**2 for length in lengths)
     with tempfile.TemporaryDirectory() as folder:
         spec = EngineSpec("replay", "cpu", "", None, False, {}, Sampling(0.6, 0.95))
         setup = WorkerSetup(
-            run="r", worker=0, epoch=0, engine=spec, max_num_seqs=options.max_num_seqs, storage=open_storage(folder),
+            run="r", worker=0, epoch=0, engine=spec, max_num_seqs=num_seqs, storage=open_storage(folder),
             kept_schema=b"", seed=0, attempts=1, rows_per_part=1, part_every_s=1.0, model_label="", expects_box=False,
-            keep_token_ids=False, expected=CompletionLengths(mean * guess, square * guess**2, "the trace"),
+            keep_token_ids=False, expected=expected,
         )  # fmt: skip
         rows = Rows()
         line = Line(trace, options.prompt_len, options.cap, order)
@@ -207,6 +222,7 @@ def simulate(trace: Groups, order: str, options: argparse.Namespace, kv_tokens: 
     load = engine.load()
     return {
         **_times(engine.timeline),
+        "max_num_seqs": num_seqs,
         "preempted": load.preempted / len(lengths),
         "prefix_hit_rate": load.prefix_hits / max(1, load.prefix_queries),
     }
@@ -225,17 +241,16 @@ def _times(timeline: list[tuple[float, int]]) -> dict[str, float]:
 
 def simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All shapes, seeds and sizes of the cache, in both orders."""
+    cases = [Case(kv, num_seqs, options.guess) for kv in options.kv_tokens for num_seqs in options.max_num_seqs]
     rows = []
     for shape in options.shapes:
-        for kv_tokens in options.kv_tokens:
-            for guess in options.guesses:
-                for seed in range(options.seeds):
-                    rng = random.Random(seed)
-                    trace = SHAPES[shape](rng, options.prompts, options.n, options.mean, options.cap)
-                    runs = {order: simulate(trace, order, options, kv_tokens, guess)
-                            for order in ("fifo", "longest_first")}  # fmt: skip
-                    rows.append({"shape": shape, "kv_tokens": kv_tokens, "guess": guess, "seed": seed, **compare(runs)})
-                    print(_line(rows[-1]), flush=True)
+        for case in cases:
+            for seed in range(options.seeds):
+                rng = random.Random(seed)
+                trace = SHAPES[shape](rng, options.prompts, options.n, options.mean, options.cap)
+                runs = {order: simulate(trace, order, options, case) for order in ("fifo", "longest_first")}
+                rows.append({"shape": shape, **asdict(case), "seed": seed, **compare(runs)})
+                print(_line(rows[-1]), flush=True)
     return rows
 
 
@@ -253,7 +268,7 @@ def compare(runs: dict[str, dict[str, float]]) -> dict[str, float]:
 def _line(row: dict[str, Any]) -> str:
     text = f"{row['shape']:<10}"
     if "kv_tokens" in row:
-        text += f"  kv {row['kv_tokens']:>9,}  guess × {row['guess']:g}  seed {row['seed']}"
+        text += f"  kv {row['kv_tokens']:>9,}  batch {row['max_num_seqs_fifo']:>3}  seed {row['seed']}"
     text += (
         f"  tail {row['tail_fifo']:6.1f} → {row['tail_longest_first']:6.1f} s ({row['tail_cut']:+.0%} cut)"
         f"  whole {row['seconds_fifo']:7.1f} → {row['seconds_longest_first']:7.1f} s (speed × {row['speed']:.3f})"
@@ -264,6 +279,12 @@ def _line(row: dict[str, Any]) -> str:
             f"  prefix hits {row['prefix_hit_rate_fifo']:.0%} → {row['prefix_hit_rate_longest_first']:.0%}"
         )
     return text
+
+
+def _what(row: dict[str, Any]) -> str:
+    if "kv_tokens" not in row:
+        return str(row["shape"])
+    return f"{row['shape']}, {row['kv_tokens']:,} tokens of cache, batch {row['max_num_seqs'] or 'as planned'}"
 
 
 def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -313,6 +334,10 @@ def record_lengths(output: Path) -> None:
     RECORDED.write_text(json.dumps(groups["completion_tokens"].to_list()) + "\n", encoding="utf-8")
 
 
+def _planned_or_number(text: str) -> int | None:
+    return None if text == "plan" else int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--variant", default="r1-distill-qwen-1.5b")
@@ -321,13 +346,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--n", type=int, default=8, help="samples of each prompt")
     parser.add_argument("--mean", type=float, default=1000.0, help="mean output tokens before the cap")
-    parser.add_argument("--cap", type=int, default=8192)
+    parser.add_argument("--cap", type=int, default=4096)
     parser.add_argument("--prompt-len", type=int, default=128)
-    parser.add_argument("--max-num-seqs", type=int, default=512)
+    parser.add_argument("--max-num-seqs", type=_planned_or_number, nargs="+", default=[None], metavar="plan|N")
     parser.add_argument("--kv-tokens", type=int, nargs="+", default=[4_534_800, 400_000], help="sizes of the KV cache")
-    parser.add_argument(
-        "--guesses", type=float, nargs="+", default=[1.0], help="the plan's mean length over the true one"
-    )
+    parser.add_argument("--guess", type=float, default=1.0, help="the plan's mean length over the true one")
     parser.add_argument("--tokens-per-step", type=int, default=8, help="decode steps that are simulated at once")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--real", action="store_true", help="r1-tiny through vLLM on the CPU")
@@ -342,11 +365,13 @@ def main() -> None:
         return
     started = time.monotonic()
     rows = real(options) if options.real else simulated(options)
-    for shape in dict.fromkeys(row["shape"] for row in rows):
-        mine = [row for row in rows if row["shape"] == shape]
+    for what in dict.fromkeys(_what(row) for row in rows):
+        mine = [row for row in rows if _what(row) == what]
         cuts, speeds = [row["tail_cut"] for row in mine], [row["speed"] for row in mine]
-        print(f"{shape}: tail cut by {statistics.median(cuts):.0%} ({min(cuts):.0%} to {max(cuts):.0%}), "
-              f"speed × {statistics.median(speeds):.3f} ({min(speeds):.3f} to {max(speeds):.3f})")  # fmt: skip
+        preempted = max(row["preempted_longest_first"] for row in mine)
+        print(f"{what}: tail cut by {statistics.median(cuts):.0%} ({min(cuts):.0%} to {max(cuts):.0%}), "
+              f"speed × {statistics.median(speeds):.3f} ({min(speeds):.3f} to {max(speeds):.3f}), "
+              f"preempted at most {preempted:.2%}")  # fmt: skip
     if options.out:
         document = {"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")

@@ -237,7 +237,7 @@ class ReplayEngine:
             time.sleep(seconds)
 
     def _variant(self, request: Request, generated: int) -> int:
-        """Which of its prompt's completions a request is of: by its first token where there is one, else by its seed."""
+        """Which of its prompt's completions a request is of: by its first token if there is one, else by its seed."""
         if generated:
             return self._first_tokens().index(request.token_ids[len(request.token_ids) - generated])
         return (request.seed or 0) % len(self._first_tokens())
