@@ -91,6 +91,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "seed": None,
             "ignore_eos": False,
         },
+        "schedule": "auto",
         "checkpoint": {"every_s": 30},
         "retry": {"attempts": 3},
         "storage": {"endpoint": None, "region": None, "profile": None},

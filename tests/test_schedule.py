@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
-import tracemalloc
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from process_tree import tree, until
 from replay_job import MODEL, keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
 from batchr1.data.journal import Saved
@@ -184,16 +186,14 @@ def test_at_the_end_a_worker_takes_what_was_meant_for_another(tmp_path: Path, re
 
 
 def test_finished_samples_of_earlier_runs_stand_in_for_the_probe(tmp_path: Path, renderer: PromptRenderer) -> None:
-    from array import array
-
     saved = {
-        key: Saved(*key_parts, 1, b"?" * 16, array("i", range(length)), finish_reason=reason)
-        for key, key_parts, length, reason in [
-            (SampleKey("row/1", 0), ("row/1", 0), 40, "stop"),
-            (SampleKey("row/2", 1), ("row/2", 1), 90, None),
-        ]
-    }  # type: ignore[misc]
-    feeder = feeder_of(tmp_path, questions(3), renderer, n=2, saved=saved, ahead=1)  # type: ignore[arg-type]
+        one.key: one
+        for one in (
+            Saved("row/1", 0, 1, b"?" * 16, array("i", range(40)), finish_reason="stop"),
+            Saved("row/2", 1, 1, b"?" * 16, array("i", range(90))),
+        )
+    }
+    feeder = feeder_of(tmp_path, questions(3), renderer, n=2, saved=saved, ahead=1)
     assert [item.key for item in take(feeder, 0, 2)] == [SampleKey("row/0", 0), SampleKey("row/2", 1)]
     assert [item.prompt.id for item in take(feeder, 0, 2)] == ["row/1", "row/1"]
 
@@ -229,12 +229,12 @@ def test_what_is_looked_ahead_is_bounded_and_short_rows_that_were_put_off_come_l
 
 def test_the_look_ahead_lets_go_of_rows_that_were_picked(tmp_path: Path, renderer: PromptRenderer) -> None:
     """Twenty times the look-ahead in long texts passes through; no more than a few look-aheads of it is ever held."""
-    rows, width, ahead = 4000, 5000, 200
+    rows, width, ahead = 1000, 3000, 50
     texts = [f"{i:06d} " + "ab " * (width // 3) for i in range(rows)]
     hints = [1000.0 if i % 10 else 1.0 for i in range(rows)]  # one in ten is put off to the end
     path = tmp_path / "in.parquet"
     table = pa.table({"id": [str(i) for i in range(rows)], "problem": texts, "hint": hints})
-    pq.write_table(table, path, row_group_size=50)
+    pq.write_table(table, path, row_group_size=10)
     del table, texts
     source = Source(
         InputSpec(path=str(path), id="id", prompt="problem", expected_tokens="hint"), [], expand_inputs(path)
@@ -244,16 +244,12 @@ def test_the_look_ahead_lets_go_of_rows_that_were_picked(tmp_path: Path, rendere
         source, pending, renderer, Limits(10, 4096), seed=None, ahead=8, longest_first=True, look_ahead_rows=ahead
     )
     held, before = 0, pa.total_allocated_bytes()
-    tracemalloc.start()
     feeder.start()
     for _ in range(rows):
         take(feeder, 0, 1)
         held = max(held, pa.total_allocated_bytes() - before)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
     assert feeder.ended
-    assert held < 6 * ahead * width
-    assert peak < 30e6
+    assert held < 6 * ahead * width < rows * width / 3
 
 
 # Whole runs.
@@ -269,19 +265,18 @@ def test_the_look_ahead_lets_go_of_rows_that_were_picked(tmp_path: Path, rendere
         ({"schedule": "longest_first"}, True),
     ],
 )
-def test_auto_is_longest_first_where_lengths_are_known(tmp_path: Path, keys: dict[str, Any], longest_first: bool) -> None:
+def test_auto_is_longest_first_where_lengths_are_known(
+    tmp_path: Path, keys: dict[str, Any], longest_first: bool
+) -> None:
     assert load_job(write_job(tmp_path, **keys)).longest_first is longest_first
 
 
 GROUPS = [[40, 44, 36, 48], [400, 440, 360, 420], [90, 80, 100, 85], [20, 22, 18, 26]]
 
 
-@pytest.mark.parametrize("order", ["longest_first", "fifo"])
-def test_eight_samples_of_each_row_come_out_once_and_share_their_prompts_prefix(tmp_path: Path, order: str) -> None:
-    import json
-
+def test_eight_samples_of_each_row_come_out_once_and_share_their_prompts_prefix(tmp_path: Path) -> None:
     questions(24).write_parquet(tmp_path / "in.parquet")
-    job = write_job(tmp_path, sampling={"n": 8, "seed": 3, "max_tokens": 1000}, schedule=order)
+    job = write_job(tmp_path, sampling={"n": 8, "seed": 3, "max_tokens": 1000})
     engine = replay(groups=GROUPS, max_num_seqs=16, kv_cache_tokens=4096, max_model_len=2048)
     summary = run_replay(job, engine, cpu_replicas=2)
     assert summary.exit_code == 0
@@ -306,3 +301,21 @@ def test_a_run_that_goes_on_takes_the_lengths_of_samples_that_are_done(tmp_path:
     first = dict(rows.filter(pl.col("sample") == 0).select("id", "completion_tokens").iter_rows())
     later = rows.filter(pl.col("sample") > 0).sort("finished_at")["id"]
     assert [first[id] for id in later] == sorted((first[id] for id in later), reverse=True)
+
+
+def test_a_run_of_eight_samples_that_is_killed_goes_on_and_makes_each_once(tmp_path: Path) -> None:
+    questions(30).write_parquet(tmp_path / "in.parquet")
+    sections: dict[str, Any] = {"sampling": {"n": 8, "seed": 3, "max_tokens": 1000}, "checkpoint": {"every_s": 0.2}}
+    job = write_job(tmp_path, output={"rows_per_part": 8}, **sections)
+    script = {**replay(groups=GROUPS).args, "max_num_seqs": 16, "kv_cache_tokens": 4096, "max_model_len": 2048}
+    slow = tmp_path / "script.json"
+    slow.write_text(json.dumps({"groups": GROUPS, "max_num_seqs": 16, "max_model_len": 2048, "step_s": 0.05}))
+    with tree([str(Path(__file__).with_name("replay_job.py")), str(slow), "run", str(job)], tmp_path) as killed:
+        until(lambda: len(list((tmp_path / "out/data").glob("*.parquet"))) >= 3, 120.0)
+        assert killed.kill()
+    before = keys_of(rows_of(tmp_path / "out"))
+    assert 0 < len(before) < 240
+    assert run_replay(job, replay(**script)).exit_code == 0
+    rows = rows_of(tmp_path / "out")
+    assert keys_of(rows) == wanted_keys(questions(30), 8)
+    assert rows["resumed_at"].list.len().sum() > 0, "what was under way went on from its tokens"
