@@ -1,4 +1,4 @@
-"""Admission: hardly ever more in flight than the cache will hold, the batch full where it holds, and careful after preemptions."""
+"""Admission: hardly ever more in flight than the cache will hold, a full batch, and care after preemptions."""
 
 from __future__ import annotations
 
