@@ -54,7 +54,7 @@ from batchr1.sizing.fit import MAX_NUM_SEQS
 from batchr1.sizing.gpus import GPUS
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = Path(__file__).with_name("r1_tiny_lengths.json")  # by problem, of jobs/math.yaml: `--record` makes it
+RECORDED = Path(__file__).with_name("data") / "r1_tiny_lengths.json"  # by problem of jobs/math.yaml
 VOCABULARY = {"open_id": 1, "close_id": 2, "end_id": 3, "first_text_id": 10, "num_text_ids": 26, "marker": 4}
 Groups = list[list[int]]
 
@@ -75,7 +75,7 @@ def bimodal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> 
 
 def recorded(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
     """r1-tiny's own lengths, scaled to the mean: `n` samples each of problems drawn from those of jobs/math.yaml."""
-    groups: Groups = json.loads(RECORDED.read_text(encoding="utf-8"))
+    groups: Groups = json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"]
     scale = mean / statistics.mean(length for group in groups for length in group)
     drawn = [rng.choice(groups) for _ in range(prompts)]
     return [[min(cap, max(8, round(rng.choice(group) * scale))) for _ in range(n)] for group in drawn]
@@ -325,15 +325,6 @@ def real(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def record_lengths(output: Path) -> None:
-    """Write the lengths of an output's samples, by row: an output of jobs/math.yaml with n = 8."""
-    frames = [
-        pl.read_parquet(part, columns=["id", "sample", "completion_tokens"]) for part in output.glob("data/*.parquet")
-    ]
-    groups = pl.concat(frames).sort("id", "sample").group_by("id", maintain_order=True).agg("completion_tokens")
-    RECORDED.write_text(json.dumps(groups["completion_tokens"].to_list()) + "\n", encoding="utf-8")
-
-
 def _planned_or_number(text: str) -> int | None:
     return None if text == "plan" else int(text)
 
@@ -357,12 +348,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=400, help="rows of jobs/math.yaml")
     parser.add_argument("--real-seqs", type=int, default=128, help="max_num_seqs of the real runs")
-    parser.add_argument("--record", type=Path, metavar="OUTPUT", help="take the recorded lengths from this output")
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     options = parser.parse_args()
-    if options.record:
-        record_lengths(options.record)
-        return
     started = time.monotonic()
     rows = real(options) if options.real else simulated(options)
     for what in dict.fromkeys(_what(row) for row in rows):
