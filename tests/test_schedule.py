@@ -276,9 +276,11 @@ GROUPS = [[40, 44, 36, 48], [400, 440, 360, 420], [90, 80, 100, 85], [20, 22, 18
 
 def test_eight_samples_of_each_row_come_out_once_and_share_their_prompts_prefix(tmp_path: Path) -> None:
     questions(24).write_parquet(tmp_path / "in.parquet")
-    job = write_job(tmp_path, sampling={"n": 8, "seed": 3, "max_tokens": 1000})
+    job = write_job(
+        tmp_path, sampling={"n": 8, "seed": 3, "max_tokens": 1000}, executor={"kind": "local", "replicas": 2}
+    )
     engine = replay(groups=GROUPS, max_num_seqs=16, kv_cache_tokens=4096, max_model_len=2048)
-    summary = run_replay(job, engine, cpu_replicas=2)
+    summary = run_replay(job, engine)
     assert summary.exit_code == 0
     rows = rows_of(tmp_path / "out")
     assert keys_of(rows) == wanted_keys(questions(24), 8)
