@@ -65,6 +65,8 @@ class WorkItem:
     """One sample to generate.
 
     `max_tokens` bounds the whole completion, saved tokens included; `limited_by` names what that bound comes from.
+    `expected_tokens`: how long the whole completion is expected to be; None where nothing is known of this sample but,
+    perhaps, that a sibling has reached `at_least_tokens`.
     """
 
     prompt: Prompt
@@ -74,6 +76,8 @@ class WorkItem:
     seed: int | None = None
     attempt: int = 1
     partial: Partial | None = None
+    expected_tokens: float | None = None
+    at_least_tokens: int = 0
 
     @property
     def key(self) -> SampleKey:

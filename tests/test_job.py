@@ -71,6 +71,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "expected_tokens": None,
             "where": None,
             "limit": None,
+            "on_changed_prompt": "refuse",
             "exclude": [],
         },
         "output": {
@@ -91,6 +92,8 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "seed": None,
             "ignore_eos": False,
         },
+        "schedule": "auto",
+        "executor": {"kind": "local", "replicas": None, "address": "auto", "shared_storage": False},
         "checkpoint": {"every_s": 30},
         "retry": {"attempts": 3},
         "storage": {"endpoint": None, "region": None, "profile": None},

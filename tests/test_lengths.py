@@ -298,12 +298,12 @@ def test_a_column_of_expected_tokens_must_be_there_and_hold_numbers(tmp_path: Pa
     assert str(caught.value) == f"{path}: {message}"
 
 
-def test_expected_tokens_leave_the_fingerprint_and_what_a_run_reads(tmp_path: Path) -> None:
+def test_expected_tokens_are_read_by_a_run_and_leave_the_fingerprint(tmp_path: Path) -> None:
     path = write(tmp_path / "in.parquet", {"q": ["a"], "hint": [1]})
     plain, hinted = job_spec(tmp_path), job_spec(tmp_path, input={"expected_tokens": "hint"})
     semantic = [fingerprint(spec, model_identity="sha256:1", kept={}) for spec in (plain, hinted)]
     assert semantic[0] == semantic[1]
-    assert source_of(path, expected_tokens="hint").row_columns == ("q",)
+    assert source_of(path, expected_tokens="hint").row_columns == ("q", "hint")
 
 
 @pytest.mark.parametrize(

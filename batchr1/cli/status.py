@@ -93,6 +93,13 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         eta = f", ETA {format_seconds(s.eta_s)}" if s.eta_s is not None else ""
         since = "since this run began" if s.holder else "in the last run"
         lines.append(f"  speed      {s.tokens_per_s:,.0f} tokens/s {since}{eta}")
+    loads = (s.last_run.get("loads") or {}).values()
+    if any(load["preempted"] or load["prefix_hits"] for load in loads):
+        preempted, queries, hits = (
+            sum(load[k] for load in loads) for k in ("preempted", "prefix_queries", "prefix_hits")
+        )
+        share = f", {hits / queries:.0%} of prompt tokens found in the prefix cache" if queries else ""
+        lines.append(f"  engines    {preempted:,} preemptions in the last run{share}")
     if s.failed:
         lines.append("  failed     " + _list(s.failed))
     if s.done:

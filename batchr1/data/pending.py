@@ -16,6 +16,7 @@ from batchr1.data.source import Position, Source, key_hashes
 from batchr1.errors import InputError
 
 Bits = np.ndarray[Any, np.dtype[np.uint8]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -72,6 +73,8 @@ class Pending:
         self._bits[:] = np.packbits(np.arange(self._bits.shape[1] * 8) < n, bitorder="little")
         self._failed = 0
         self._dropped = 0
+        self._lengths: Floats | None = None  # mean of a row's done samples, once one was told
+        self._told: Floats | None = None
         self._drop_repeats(source, ids_are_hashes)
 
     def _drop_repeats(self, source: Source, ids_are_hashes: bool) -> None:
@@ -92,6 +95,18 @@ class Pending:
     def mark_done(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
         """Take committed (id, sample) pairs out."""
         self._clear(ids, samples)
+
+    def learn_lengths(self, ids: pa.Array | pa.ChunkedArray, tokens: pa.Array | pa.ChunkedArray) -> None:
+        """How long samples that are done became, in tokens: their rows' other samples are expected to be like them.
+
+        Eight bytes per input row from the first call on.
+        """
+        rows = self.find(ids)
+        known = rows >= 0
+        if self._lengths is None or self._told is None:
+            self._lengths, self._told = np.zeros((2, len(self._bits)), dtype=np.float32)
+        np.add.at(self._lengths, rows[known], tokens.to_numpy().astype(np.float32)[known])
+        np.add.at(self._told, rows[known], 1)
 
     def mark_failed(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
         """Take failed (id, sample) pairs out; call after every `mark_done`: done wins."""
@@ -178,14 +193,26 @@ class Pending:
 
     def rows(self, source: Source) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]]]]:
         """Batches of the input that still have work, each with the pending samples of its rows (empty: none)."""
+        for batch, samples, _ in self.rows_and_lengths(source):
+            yield batch, samples
+
+    def rows_and_lengths(
+        self, source: Source
+    ) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]], np.ndarray[Any, Any]]]:
+        """The same, with the mean length of each row's done samples in tokens; NaN where none was told."""
         row = 0
         for _, batch in source.batches(source.row_columns):
-            bits = self._bits[row : row + batch.num_rows]
+            here = slice(row, row + batch.num_rows)
+            bits = self._bits[here]
             row += batch.num_rows
             wanted = bits.any(axis=1)
             if wanted.any():
                 samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits[wanted]]
-                yield batch.filter(pa.array(wanted)), samples
+                lengths = np.full(len(samples), np.nan)
+                if self._lengths is not None and self._told is not None:
+                    told = self._told[here][wanted]
+                    np.divide(self._lengths[here][wanted], told, out=lengths, where=told > 0)
+                yield batch.filter(pa.array(wanted)), samples, lengths
 
 
 def _describe(source: Source, number: int) -> tuple[Position, str]:

@@ -63,7 +63,7 @@ class Source:
     def row_columns(self) -> tuple[str, ...]:
         """The columns that a run reads: nothing else is decoded."""
         spec = self._spec
-        extra = [c for c in (spec.gold, spec.max_tokens) if c]
+        extra = [c for c in (spec.gold, spec.max_tokens, spec.expected_tokens) if c]
         return tuple(dict.fromkeys([*self.id_columns, *self.prompt_columns, *extra, *self.kept_names.values()]))
 
     @property
@@ -145,7 +145,10 @@ class Source:
 
     def expected_tokens(self, batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
         """The expected new tokens of the rows, as 64-bit floats: NaN where the row does not say (null, below 0, ∞)."""
-        column = batch.column(str(self._spec.expected_tokens)).cast(pa.float64(), safe=False)
+        if self._spec.expected_tokens is None:
+            nothing: np.ndarray[Any, Any] = np.full(batch.num_rows, np.nan)
+            return nothing
+        column = batch.column(self._spec.expected_tokens).cast(pa.float64(), safe=False)
         values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
         known: np.ndarray[Any, Any] = np.where(np.isfinite(values) & (values >= 0), values, np.nan)
         return known

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from batchr1.records import FinishReason
@@ -66,7 +66,10 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How busy the engine is: requests running and waiting, share of the KV cache in use, preemptions so far."""
+    """How busy the engine is: requests running and waiting, share of the KV cache in use, preemptions so far.
+
+    `prefix_queries` of the tokens that were to be prefilled were looked for in the prefix cache, `prefix_hits` found.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -74,6 +77,25 @@ class EngineLoad:
     preempted: int = 0
     prefix_queries: int = 0
     prefix_hits: int = 0
+
+    def plus(self, other: EngineLoad) -> EngineLoad:
+        """What two engines counted together; the rest is `other`'s."""
+        return replace(
+            other,
+            preempted=self.preempted + other.preempted,
+            prefix_queries=self.prefix_queries + other.prefix_queries,
+            prefix_hits=self.prefix_hits + other.prefix_hits,
+        )
+
+    def counts(self) -> dict[str, float | None]:
+        """What is worth keeping when the engine is gone, for the run's record."""
+        rate = round(self.prefix_hits / self.prefix_queries, 4) if self.prefix_queries else None
+        return {
+            "preempted": self.preempted,
+            "prefix_queries": self.prefix_queries,
+            "prefix_hits": self.prefix_hits,
+            "prefix_hit_rate": rate,
+        }
 
 
 class Engine(Protocol):

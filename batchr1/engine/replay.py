@@ -2,7 +2,8 @@
 
 A request's tokens depend on its prompt and on nothing else: token k of a prompt is the same whether the prompt is fed
 alone or with its first tokens after it. So a resumed generation continues as the uninterrupted one would, as a greedy
-model's does. Lengths, speed and faults are scripted.
+model's does. With `groups` there are several completions of a prompt; the seed chooses one of them, and its first token
+says which it is, so that the same holds. Lengths, speed, memory and faults are scripted.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import random
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
+from batchr1.engine.replay_gpu import KvCache, StepTime
 from batchr1.errors import EngineError, RequestError
 
 _FOREVER_S = 3600.0
@@ -53,6 +56,14 @@ OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another p
 class Script:
     """How the engine behaves. Lengths in tokens, log-normal by the prompt's hash; times in seconds.
 
+    `kv_cache_tokens` holds all running sequences, rounded up to blocks; where it runs full, the newest of them is
+    preempted as vLLM's scheduler does it: it waits, first in line, and is prefilled again. At most
+    `max_num_batched_tokens` are prefilled in a step. `step_time`: fields of `StepTime`, a step's seconds by what is in
+    it; `clock_s` of the engine counts them, and `time_scale` of them are slept. Otherwise a step sleeps `step_s`.
+
+    `groups`: lengths of completions instead of log-normal ones. A prompt's hash picks a group, a request's seed a
+    length of it: samples of a prompt are then as alike as the group is.
+
     `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
     many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there.
     `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine raises, the
@@ -75,8 +86,12 @@ class Script:
     max_model_len: int = 4096
     max_num_seqs: int = 64
     kv_cache_tokens: int = 1_000_000
+    max_num_batched_tokens: int = 16_384
+    groups: Sequence[Sequence[int]] = ()
     tokens_per_step: int = 1
     step_s: float = 0.0
+    step_time: Mapping[str, float] | None = None
+    time_scale: float = 1.0
     start_s: float = 0.0
     refuse_every: int = 0
     poison_every: int = 0
@@ -96,6 +111,8 @@ class _Running:
     plan: list[int]
     position: int
     left: int
+    prompt: bytes
+    prompt_len: int
     is_poison: bool = False
 
 
@@ -105,9 +122,13 @@ class ReplayEngine:
     def __init__(self, script: Script, args: Mapping[str, Any]) -> None:
         self._script = script
         self._args = args
-        self._waiting: list[tuple[str, _Running]] = []
-        self._running: dict[str, _Running] = {}
+        self._waiting: deque[tuple[str, _Running]] = deque()
+        self._running: dict[str, _Running] = {}  # oldest first
         self._steps = 0
+        self._cache = KvCache(script.kv_cache_tokens)
+        self._preempted = 0
+        self._step_time = StepTime(**script.step_time) if script.step_time else None
+        self.clock_s = 0.0
         time.sleep(script.start_s)
         if script.oom_at_step is None:
             self._run_out_of_memory()
@@ -126,16 +147,17 @@ class ReplayEngine:
         if self._script.refuse_every and int.from_bytes(key, "little") % self._script.refuse_every == 0:
             raise RequestError("refused by script")
         poison = bool(self._script.poison_every) and int.from_bytes(key, "little") % self._script.poison_every == 0
-        self._waiting.append((request.id, _Running(self._plan(key), generated, request.max_tokens, poison)))
+        variant = self._variant(request, generated) if self._script.groups else None
+        plan = self._plan(key, variant)
+        self._waiting.append(
+            (request.id, _Running(plan, generated, request.max_tokens, key, len(prompt), is_poison=poison))
+        )
 
     def step(self) -> list[Delta]:
         self._steps += 1
         self._faults()
-        if self._script.step_s:
-            time.sleep(self._script.step_s)
-        while self._waiting and len(self._running) < self._script.max_num_seqs:
-            id, run = self._waiting.pop(0)
-            self._running[id] = run
+        prefilled = 0 if self._make_room() else self._admit()
+        self._pass_time(prefilled)
         deltas = []
         for id, run in list(self._running.items()):
             take = min(self._script.tokens_per_step, run.left, len(run.plan) - run.position)
@@ -151,19 +173,78 @@ class ReplayEngine:
                 reason = "length"
             if reason:
                 del self._running[id]
+                self._cache.release(id)
             deltas.append(Delta(id, tokens, reason))  # type: ignore[arg-type]
         return deltas
 
     def abort(self, ids: Sequence[str]) -> None:
         for id in ids:
             self._running.pop(id, None)
-        self._waiting = [(id, run) for id, run in self._waiting if id not in set(ids)]
+            self._cache.release(id)
+        self._waiting = deque((id, run) for id, run in self._waiting if id not in set(ids))
 
     def load(self) -> EngineLoad:
-        return EngineLoad(running=len(self._running), waiting=len(self._waiting))
+        cache = self._cache
+        usage = 1.0 - cache.free / cache.num_blocks if cache.num_blocks else 0.0
+        return EngineLoad(len(self._running), len(self._waiting), usage, self._preempted, cache.queries, cache.hits)
 
     def close(self) -> None:
         self._running.clear()
+
+    def _make_room(self) -> bool:
+        """Room for each running sequence's next tokens, oldest first; whether some had to be preempted for it."""
+        preempted = False
+        for id, run in list(self._running.items()):
+            while id in self._running and not self._cache.grow(id, self._after_step(run)):
+                if len(self._running) == 1:
+                    raise EngineError("replay: the KV cache does not hold one sequence")
+                newest, victim = self._running.popitem()
+                self._cache.release(newest)
+                self._waiting.appendleft((newest, victim))
+                self._preempted += 1
+                preempted = True
+        return preempted
+
+    def _admit(self) -> int:
+        """Start what waits, as far as slots, memory and the step's tokens go; tokens prefilled."""
+        prefilled = 0
+        while self._waiting and len(self._running) < self._script.max_num_seqs:
+            id, run = self._waiting[0]
+            tokens = run.prompt_len + run.position
+            if prefilled and prefilled + tokens > self._script.max_num_batched_tokens:
+                break
+            if not self._cache.grow(id, self._after_step(run)):
+                break
+            self._waiting.popleft()
+            self._running[id] = run
+            prefilled += self._cache.prefill(run.prompt, run.prompt_len, tokens)
+        return prefilled
+
+    def _after_step(self, run: _Running) -> int:
+        """Tokens that a sequence holds after the next step."""
+        return run.prompt_len + min(run.position + self._script.tokens_per_step, len(run.plan))
+
+    def _pass_time(self, prefilled: int) -> None:
+        seconds = self._script.step_s
+        if self._step_time is not None and self._running:
+            context = sum(run.prompt_len + run.position for run in self._running.values())
+            step_s = self._step_time.seconds(
+                sequences=len(self._running), context=context, prefilled=prefilled, steps=self._script.tokens_per_step
+            )
+            self.clock_s += step_s
+            seconds += step_s * self._script.time_scale
+        if seconds:
+            time.sleep(seconds)
+
+    def _variant(self, request: Request, generated: int) -> int:
+        """Which of its prompt's completions a request is of: by its first token if there is one, else by its seed."""
+        if generated:
+            return self._first_tokens().index(request.token_ids[len(request.token_ids) - generated])
+        return (request.seed or 0) % len(self._first_tokens())
+
+    def _first_tokens(self) -> list[int]:
+        low = self._script.first_text_id
+        return [i for i in range(low, low + self._script.num_text_ids) if i != self._script.marker]
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[list[int], int]:
         """Split what was fed into the prompt and the number of tokens that were generated before."""
@@ -171,17 +252,23 @@ class ReplayEngine:
         last = len(ids) - 1 - ids[::-1].index(self._script.marker)
         return ids[: last + 1], len(ids) - last - 1
 
-    def _plan(self, key: bytes) -> list[int]:
+    def _plan(self, key: bytes, variant: int | None) -> list[int]:
         """All tokens of a prompt's completion: reasoning, close, answer, end."""
         script, rng = self._script, random.Random(key)
+        if variant is not None:
+            group = script.groups[int.from_bytes(key, "little") % len(script.groups)]
+            text = self._first_tokens()
+            reasoning = max(1, group[variant % len(group)] - script.answer_len - 2)
+            words = rng.choices(text, k=reasoning - 1 + script.answer_len)
+            return [text[variant], *words[: reasoning - 1], script.close_id, *words[reasoning - 1 :], script.end_id]
         mu = math.log(script.mean_len) - script.sigma**2 / 2
         length = max(1, round(rng.lognormvariate(mu, script.sigma)))
 
-        def words(count: int) -> list[int]:
+        def some(count: int) -> list[int]:
             low = script.first_text_id
             return [i for i in rng.choices(range(low, low + script.num_text_ids), k=count) if i != script.marker]
 
-        return [*words(length), script.close_id, *words(script.answer_len), script.end_id]
+        return [*some(length), script.close_id, *some(script.answer_len), script.end_id]
 
     def _faults(self) -> None:
         script = self._script

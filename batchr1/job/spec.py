@@ -63,7 +63,7 @@ class InputSpec(_Spec):
     max_tokens: str | None = None
     """A column with a cap of new tokens per row, below sampling.max_tokens."""
     expected_tokens: str | None = None
-    """A column with the expected new tokens per sample, for the plan only; null in a row: unknown."""
+    """A column with the expected new tokens per sample, for the plan and the order; null in a row: unknown."""
     where: str | None = None
     """A SQL predicate over the input's columns, such as "level >= 4"."""
     limit: Annotated[int, Field(ge=0)] | None = None
@@ -179,12 +179,21 @@ class JobSpec(_Spec):
     output: OutputSpec
     prompting: PromptingSpec = PromptingSpec()
     sampling: SamplingSpec = SamplingSpec()
+    schedule: Literal["auto", "longest_first", "fifo"] = "auto"
+    """Which samples go first. longest_first: those expected to be longest, by input.expected_tokens or, with n > 1, by
+    samples of the row that are done (one goes ahead); fifo: as in the input; auto: longest_first where either is."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     retry: RetrySpec = RetrySpec()
     storage: StorageSpec = StorageSpec()
     executor: ExecutorSpec = ExecutorSpec()
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
+
+    @property
+    def longest_first(self) -> bool:
+        """Whether the order goes by expected length; where nothing is known of any, that is the input's order."""
+        known = self.input.expected_tokens is not None or self.sampling.n > 1
+        return self.schedule == "longest_first" or (self.schedule == "auto" and known)
 
     @field_validator("name", mode="before")
     @classmethod

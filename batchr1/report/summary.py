@@ -29,6 +29,9 @@ _COLUMNS = [
 ]
 
 
+_LAST_RUN = ("run", "state", "exit_code", "started", "ended", "tokens_per_s", "stopped", "loads")
+
+
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
     """Rows of an output that share a value of some column. Tokens are completion tokens."""
@@ -112,7 +115,7 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
         token_stats={c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens")} if frames else {},
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
-        last_run={k: last.get(k) for k in ("run", "state", "exit_code", "started", "ended", "tokens_per_s", "stopped")},
+        last_run={k: last.get(k) for k in _LAST_RUN},
         holder=holder,
         in_flight=in_flight,
         tokens_per_s=rate,

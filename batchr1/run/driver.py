@@ -19,6 +19,7 @@ from batchr1.data.lock import Lock
 from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
 from batchr1.data.storage_errors import set_leaving
+from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.faults import fault_point
 from batchr1.records import Failure, WorkItem
@@ -116,6 +117,7 @@ class Driver:
         self._error: BatchError | None = None
         self._grace_ends = 0.0
         self.tally = Tally()
+        self.loads: dict[tuple[int, int], EngineLoad] = {}  # by worker and epoch: counts begin anew with each engine
         self.cpu_s = 0.0  # of this process, from the first lease to the end
 
     @property
@@ -156,10 +158,12 @@ class Driver:
                 replica.wanted += count
             case Progress():
                 replica.progress = message
-            case Generated(keys):
+                self.loads[replica.setup.worker, replica.setup.epoch] = message.load
+            case Generated(keys, tokens):
                 replica.in_flight.difference_update(keys)
                 replica.deaths_for_nothing = 0
                 self._failures += self._suspects.generated(keys)
+                self._feeder.finished(keys, tokens)
             case Staged():
                 self._commit(replica, message)
             case Refused(failures):
@@ -271,7 +275,7 @@ class Driver:
         while hungry:
             given = False
             for replica in hungry:
-                items = self._take(min(replica.wanted, LEASE_SIZE))
+                items = self._take(replica.setup.worker, min(replica.wanted, LEASE_SIZE))
                 if items:
                     given = True
                     self._give(replica, items)
@@ -313,11 +317,11 @@ class Driver:
     def _has_others(self, replica: Replica) -> bool:
         return any(other.ready and other is not replica for other in self._replicas.live)
 
-    def _take(self, count: int) -> list[WorkItem]:
+    def _take(self, worker: int, count: int) -> list[WorkItem]:
         items: list[WorkItem] = []
         while self._again and len(items) < count:
             items.append(self._again.popleft())
-        while len(items) < count and (fresh := self._feeder.take(count - len(items))):
+        while len(items) < count and (fresh := self._feeder.take(worker, count - len(items))):
             for item in fresh:
                 if isinstance(item, Failure):
                     self._fail(item)

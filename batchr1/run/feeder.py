@@ -1,12 +1,24 @@
-"""Pending rows → work items, a little ahead of the workers: reading, rendering, tokenising on a thread of its own."""
+"""Pending rows → work items, a little ahead of the workers: reading, ordering, rendering, tokenising on its own thread.
+
+    Pending ─▶ look-ahead (rows as they were read, in Arrow) ─▶ Schedule picks ─▶ rendered ─▶ take(worker)
+
+To order rows, many must be known: LOOK_AHEAD_ROWS of them, so that a job of 100,000 rows is ordered as a whole and one
+of ten million streams. They are kept as Arrow holds them, about a kilobyte a row, and at most LOOK_AHEAD_BYTES; prompts
+are rendered when they are picked, a few ahead of demand, because what is picked later is picked with more lengths
+known. When an eighth of the look-ahead is left it is filled up, so that what is short and was put off never
+ends up as a tail of its own.
+"""
 
 from __future__ import annotations
 
-import queue
+import math
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from batchr1.data.journal import Saved
@@ -14,9 +26,13 @@ from batchr1.data.pending import Pending
 from batchr1.data.prompts import PromptRenderer, PromptRow, RowError
 from batchr1.data.source import Source
 from batchr1.records import Failure, Partial, Prompt, SampleKey, TruncatedBy, WorkItem
+from batchr1.run.schedule import Group, Pick, Schedule
 from batchr1.run.seeds import derive_seed
 
 RENDER_ROWS = 256
+LOOK_AHEAD_ROWS = 131_072
+LOOK_AHEAD_BYTES = 256 * 2**20
+REFILL_SHARE = 8  # filled up when one in so many is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +44,10 @@ class Limits:
 
 
 class Feeder:
-    """Hands out work items in input order. `take` returns what is ready; `ended`: nothing more will come."""
+    """Hands out work items in the schedule's order. `take` returns what is ready; `ended`: nothing more will come.
+
+    `ahead`: samples that are rendered before they are asked for.
+    """
 
     def __init__(
         self,
@@ -39,66 +58,157 @@ class Feeder:
         *,
         seed: int | None,
         ahead: int,
+        longest_first: bool = False,
         saved: dict[SampleKey, Saved] | None = None,
+        look_ahead_rows: int = LOOK_AHEAD_ROWS,
     ) -> None:
         self._source = source
-        self._pending = pending
         self._renderer = renderer
         self._limits = limits
         self._seed = seed
+        self._ahead = ahead
         self._saved = saved if saved is not None else {}  # taken out as their rows come
         self.changed = 0  # saved generations whose prompt is another one by now
-        self._queue: queue.Queue[WorkItem | Failure] = queue.Queue(maxsize=ahead)
+        self._schedule = Schedule(longest_first=longest_first)
+        self._look_ahead_rows = look_ahead_rows if longest_first else RENDER_ROWS
+        self._batches: Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]], np.ndarray[Any, Any]]] | None
+        self._batches = pending.rows_and_lengths(source)
+        self._lock = threading.Condition()  # of all below, and of the schedule
+        self._ready: deque[deque[WorkItem | Failure]] = deque()
+        self._num_ready = 0  # in `_ready`
+        self._open: dict[int, deque[WorkItem | Failure]] = {}  # what is left of the row that a worker is at
+        self._probes: dict[SampleKey, Group] = {}
         self._error: BaseException | None = None
-        self._stop = threading.Event()
+        self._stopped = False
         self._thread = threading.Thread(target=self._work, name="feeder", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def take(self, count: int) -> list[WorkItem | Failure]:
-        """Up to `count` items, without waiting. Raises what went wrong while reading."""
+    def take(self, worker: int, count: int) -> list[WorkItem | Failure]:
+        """Up to `count` items, without waiting; samples of one prompt go to one worker. Raises what went wrong."""
         items: list[WorkItem | Failure] = []
-        while len(items) < count:
-            try:
-                items.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
+        with self._lock:
+            while len(items) < count:
+                mine = self._open.get(worker) or self._next_row(worker)
+                if mine is None:
+                    break
+                items.append(mine.popleft())
+            self._lock.notify()
         if self._error is not None and not items:
             raise self._error
         return items
 
+    def finished(self, keys: Sequence[SampleKey], tokens: Sequence[int]) -> None:
+        """These samples are complete, with so many tokens each."""
+        with self._lock:
+            for key, length in zip(keys, tokens, strict=True):
+                self._schedule.finished(self._probes.pop(key, None), length)
+
     @property
     def ended(self) -> bool:
-        return not self._thread.is_alive() and self._queue.empty() and self._error is None
+        if self._thread.is_alive() or self._error is not None:
+            return False
+        return not self._ready and not any(self._open.values())
 
     def close(self) -> None:
-        self._stop.set()
+        with self._lock:
+            self._stopped = True
+            self._lock.notify()
+
+    def _next_row(self, worker: int) -> deque[WorkItem | Failure] | None:
+        """The samples of the next prompt; at the very end a share of what was meant for another worker."""
+        if self._ready:
+            mine = self._open[worker] = self._ready.popleft()
+            self._num_ready -= len(mine)
+            return mine
+        if self._thread.is_alive():
+            return None
+        return max(self._open.values(), key=len, default=None) or None
 
     def _work(self) -> None:
         try:
-            for item in self._items():
-                while not self._stop.is_set():
-                    try:
-                        self._queue.put(item, timeout=0.2)
-                        break
-                    except queue.Full:
-                        continue
-                if self._stop.is_set():
-                    return
+            while (room := self._wait_for_room()) and (picks := self._pick(room)):
+                rows = [deque(items) for items in self._items(picks)]
+                with self._lock:
+                    self._ready.extend(rows)
+                    self._num_ready += sum(map(len, rows))
         except BaseException as exc:
             self._error = exc
 
-    def _items(self) -> Iterator[WorkItem | Failure]:
-        for batch, samples in self._pending.rows(self._source):
-            for start in range(0, batch.num_rows, RENDER_ROWS):
-                part = batch.slice(start, RENDER_ROWS)
-                wanted = samples[start : start + RENDER_ROWS]
-                for prompt, numbers in zip(render_batch(self._source, self._renderer, part), wanted, strict=True):
-                    for sample in numbers:
-                        yield self._item(prompt, sample)
+    def _wait_for_room(self) -> int:
+        """How many samples may be rendered now; 0 when the feeder is closed."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._stopped or self._num_ready < self._ahead)
+            return 0 if self._stopped else self._ahead - self._num_ready
 
-    def _item(self, prompt: Prompt | RowError, sample: int) -> WorkItem | Failure:
+    def _pick(self, room: int) -> list[Pick]:
+        """The next samples, some of them more than there is room for: a row's go together."""
+        self._look_ahead()
+        picks: list[Pick] = []
+        with self._lock:
+            while room > 0 and len(picks) < RENDER_ROWS and (pick := self._schedule.pick()) is not None:
+                picks.append(pick)
+                room -= len(pick.samples)
+        return picks
+
+    def _look_ahead(self) -> None:
+        """Read on when few rows are left to choose from."""
+        if self._batches is None or self._schedule.rows_left > self._look_ahead_rows // REFILL_SHARE:
+            return
+        with self._lock:
+            left = list(self._schedule.groups())
+        num_bytes = _gather(left)
+        new: list[Group] = []
+        while len(left) + len(new) < self._look_ahead_rows and num_bytes < LOOK_AHEAD_BYTES:
+            found = next(self._batches, None)
+            if found is None:
+                self._batches = None
+                break
+            batch, samples, lengths = found
+            num_bytes += batch.nbytes
+            new += self._groups(batch, samples, lengths)
+        with self._lock:
+            self._schedule.add(new)
+
+    def _groups(
+        self, batch: pa.RecordBatch, samples: list[tuple[int, ...]], lengths: np.ndarray[Any, Any]
+    ) -> list[Group]:
+        """The rows of a batch. What a row expects of itself comes first, then what its finished samples say."""
+        told = self._source.expected_tokens(batch)
+        expected = np.where(np.isnan(told), lengths, told).tolist()
+        groups = [Group((batch, i), list(samples[i]), expected[i]) for i in range(batch.num_rows)]
+        if self._saved:
+            for id, group in zip(self._source.ids(batch), groups, strict=True):
+                self._add_saved(str(id), group)
+        return groups
+
+    def _add_saved(self, id: str, group: Group) -> None:
+        ended = []
+        for sample in group.samples:
+            saved = self._saved.get(SampleKey(id, sample))
+            if saved is not None:
+                group.saved[sample] = len(saved.tokens)
+                ended += [len(saved.tokens)] * (saved.finish_reason is not None)
+        if ended and math.isnan(group.expected):
+            group.expected = sum(ended) / len(ended)
+
+    def _items(self, picks: list[Pick]) -> list[list[WorkItem | Failure]]:
+        """Render what was picked, each pick's samples together."""
+        items: list[list[WorkItem | Failure]] = [[] for _ in picks]
+        batches = _rows_of([pick.group for pick in picks])
+        prompts = [prompt for batch, _ in batches for prompt in render_batch(self._source, self._renderer, batch)]
+        for place, prompt in zip((place for _, places in batches for place in places), prompts, strict=True):
+            pick = picks[place]
+            items[place] = [self._item(prompt, sample, pick) for sample in pick.samples]
+            if pick.group.samples:  # its siblings wait for what it tells
+                with self._lock:
+                    self._probes[SampleKey(prompt.id, pick.samples[0])] = pick.group
+            else:
+                pick.group.row = None
+        return items
+
+    def _item(self, prompt: Prompt | RowError, sample: int, pick: Pick) -> WorkItem | Failure:
         if isinstance(prompt, RowError):
             return Failure(prompt.id, sample, prompt.reason, str(prompt), 0)
         room = self._limits.max_model_len - len(prompt.token_ids)
@@ -114,8 +224,11 @@ class Feeder:
         asked = min((m for m in (self._limits.max_tokens, prompt.max_tokens) if m is not None), default=room + 1)
         limited_by: TruncatedBy = "max_tokens" if asked <= room else "context"
         partial, attempt = self._partial(prompt, sample)
-        seed = derive_seed(self._seed, prompt.id, sample, attempt)
-        return WorkItem(prompt, sample, min(asked, room), limited_by, seed=seed, attempt=attempt, partial=partial)
+        return WorkItem(
+            prompt, sample, min(asked, room), limited_by,
+            seed=derive_seed(self._seed, prompt.id, sample, attempt), attempt=attempt, partial=partial,
+            expected_tokens=None if math.isnan(pick.expected) else pick.expected, at_least_tokens=pick.at_least,
+        )  # fmt: skip
 
     def _partial(self, prompt: Prompt, sample: int) -> tuple[Partial | None, int]:
         """What was saved of a sample, and in which attempt; nothing if it answers another prompt."""
@@ -126,6 +239,34 @@ class Feeder:
             self.changed += 1
             return None, 1
         return saved.partial(), saved.attempt
+
+
+def _gather(groups: Sequence[Group]) -> int:
+    """Bring these rows together, so that what was read with them and was picked since is let go; their bytes."""
+    num_bytes = 0
+    for batch, places in _rows_of(groups):
+        num_bytes += batch.nbytes
+        for at, place in enumerate(places):
+            groups[place].row = (batch, at)
+    return num_bytes
+
+
+def _rows_of(groups: Sequence[Group]) -> list[tuple[pa.RecordBatch, list[int]]]:
+    """The input rows of groups in one batch (one for each schema that files have), with the places of their groups."""
+    by_batch: dict[int, tuple[pa.RecordBatch, list[int], list[int]]] = {}
+    for place, group in enumerate(groups):
+        batch, index = group.row
+        _, indices, places = by_batch.setdefault(id(batch), (batch, [], []))
+        indices.append(index)
+        places.append(place)
+    by_schema: list[tuple[list[pa.RecordBatch], list[int]]] = []
+    for batch, indices, places in by_batch.values():
+        same = next((entry for entry in by_schema if entry[0][0].schema.equals(batch.schema)), None)
+        if same is None:
+            by_schema.append(same := ([], []))
+        same[0].append(batch.take(pa.array(indices)))
+        same[1].extend(places)
+    return [(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], places) for batches, places in by_schema]
 
 
 def render_batch(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:

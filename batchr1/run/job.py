@@ -21,14 +21,14 @@ from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
 from batchr1.data.replace import Limit, roll_forward
 from batchr1.data.storage import Retry
-from batchr1.engine.protocol import Sampling
+from batchr1.engine.protocol import EngineLoad, Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
-from batchr1.run.driver import Driver, Tally
+from batchr1.run.driver import LEASE_SIZE, Driver, Tally
 from batchr1.run.executors import open_executor
 from batchr1.run.local import share_cores
 from batchr1.run.log import log_file
@@ -261,11 +261,10 @@ class _Run:
         from batchr1.run.progress import ProgressDisplay
 
         prepared, spec, plan = self._prepared, self._prepared.spec, self._plan
-        window = plan.replicas * plan.max_num_seqs
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
-            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window),
-            saved=self._inflight.saved,
+            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed,
+            ahead=LEASE_SIZE * plan.replicas, longest_first=spec.longest_first, saved=self._inflight.saved,
         )  # fmt: skip
         executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
         setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
@@ -330,6 +329,7 @@ class _Run:
             kind=kind,
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
+            expected=self._plan.completions,
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
@@ -352,6 +352,7 @@ class _Run:
             "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
             "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
             "memory": {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()},
+            "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},
             "rungs": [asdict(rung) for rung in fleet.rungs],
             "replicas": self._replicas(driver),
         }
@@ -401,6 +402,14 @@ class _Run:
             if stopped is None:
                 raise
             log.warning("the run's record could not be written: %s", exc)
+
+
+def _by_worker(loads: dict[tuple[int, int], EngineLoad]) -> dict[int, EngineLoad]:
+    """What all engines of each worker counted together."""
+    sums: dict[int, EngineLoad] = {}
+    for (worker, _), load in loads.items():
+        sums[worker] = sums.get(worker, EngineLoad()).plus(load)
+    return sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from batchr1.data.storage import Storage
 from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
-from batchr1.records import Failure, SampleKey, WorkItem
+from batchr1.records import CompletionLengths, Failure, SampleKey, WorkItem
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.sizing.stepdown import MemoryProblem
 
@@ -56,6 +56,7 @@ class WorkerSetup:
     fixed_args: frozenset[str] = frozenset()
     pause_s: float = 0.0
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
+    expected: CompletionLengths | None = None  # what the plan expects of a completion
 
 
 # driver → worker
@@ -105,9 +106,10 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The engine is through with these samples; they are not staged yet."""
+    """The engine is through with these samples; they are not staged yet. `tokens`: how long each became."""
 
     keys: tuple[SampleKey, ...]
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

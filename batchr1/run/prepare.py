@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batchr1.data.journal import Inflight, carry_over, read_inflight
@@ -130,7 +130,8 @@ def plan_job(
     earlier = [*([] if options.fresh else [prepared.output]), *_excluded(prepared)]
     completions = expected_completions(spec, prepared.source, earlier, model)
     try:
-        return make_plan(spec, model, machine, prompts, completions, price=price)
+        plan = make_plan(spec, model, machine, prompts, completions, price=price)
+        return replace(plan, completions=completions)
     except MisfitError as exc:
         raise NoFitError(exc, ways_out(spec, model, machine, prompts, completions)) from exc
 
@@ -179,8 +180,11 @@ def read_ids(prepared: Prepared) -> Pending:
 
 def take_out_done(prepared: Prepared, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
-    for table in prepared.output.tables(["id", "sample"]):
+    siblings = prepared.spec.longest_first and prepared.spec.sampling.n > 1
+    for table in prepared.output.tables(["id", "sample", *(["completion_tokens"] if siblings else [])]):
         pending.mark_done(table.column("id"), table.column("sample"))
+        if siblings:
+            pending.learn_lengths(table.column("id"), table.column("completion_tokens"))
 
 
 def take_out_failed(prepared: Prepared, pending: Pending) -> None:

@@ -13,6 +13,7 @@ import datetime as dt
 import time
 from array import array
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from batchr1.data.journal import Saved
@@ -21,6 +22,7 @@ from batchr1.engine.protocol import Delta, Engine, Request
 from batchr1.errors import RequestError, StorageError
 from batchr1.reasoning.results import resumed_at
 from batchr1.records import Completion, Failure, FinishReason, Partial, SampleKey, WorkItem
+from batchr1.run.admission import Admission
 from batchr1.run.checkpoint import Checkpointer
 from batchr1.run.collector import Collector
 from batchr1.run.messages import (
@@ -41,8 +43,7 @@ from batchr1.run.messages import (
 from batchr1.run.seeds import derive_seed, resumed_seed
 
 PROGRESS_EVERY_S = 0.5
-WAITING_SHARE = 8  # one waiting request for this many running: a slot that falls free is filled in the same step
-BACKLOG_SHARE = 2  # and half a batch in the worker's own hand, so that a refill never waits for the driver
+BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
 
 
 class Channel(Protocol):
@@ -68,6 +69,30 @@ class Generation:
         self.item = item
         if item.partial is not None and item.partial.finish_reason is not None and self.ended() is None:
             self.item = dataclasses.replace(item, partial=Partial(item.partial.token_ids, item.partial.resumed_at))
+
+    @property
+    def at_least(self) -> int:
+        return self.item.at_least_tokens
+
+    @property
+    def prompt_id(self) -> str:
+        return self.item.prompt.id
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.item.prompt.token_ids)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def max_tokens(self) -> int:
+        return self.item.max_tokens
+
+    @property
+    def expected(self) -> float | None:
+        return self.item.expected_tokens
 
     def request(self, id: str) -> Request:
         item = self.item
@@ -95,16 +120,24 @@ class Generation:
 class Worker:
     """Runs leases through an engine until it is told to finish or to stop."""
 
-    def __init__(self, setup: WorkerSetup, engine: Engine, collector: Collector, channel: Channel) -> None:
+    def __init__(
+        self, setup: WorkerSetup, engine: Engine, collector: Collector, channel: Channel,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self._setup = setup
         self._engine = engine
         self._collector = collector
         self._channel = channel
-        self._window = setup.max_num_seqs + max(4, setup.max_num_seqs // WAITING_SHARE)
+        self._clock = clock
+        self._admission = Admission(
+            kv_cache_tokens=engine.info.kv_cache_tokens, max_num_seqs=setup.max_num_seqs,
+            max_model_len=engine.info.max_model_len, expected=setup.expected,
+        )  # fmt: skip
         self._backlog_target = max(8, setup.max_num_seqs // BACKLOG_SHARE)
         self._backlog: deque[WorkItem] = deque()
+        self._next: Generation | None = None  # the first of the backlog, refused by admission for now
         self._under_way: dict[str, Generation] = {}
-        self._through: list[SampleKey] = []  # generated, and not told yet
+        self._through: list[tuple[SampleKey, int]] = []  # generated, with how many tokens, and not told yet
         self._checkpointer: Checkpointer | None = None
         if setup.checkpoint is not None:
             self._checkpointer = Checkpointer(
@@ -133,11 +166,13 @@ class Worker:
         self._channel.send(Ready(self._engine.info, load_s))
         if self._checkpointer is not None:
             self._checkpointer.start()
-        while not self._stopping and not (self._finishing and not self._backlog and not self._under_way):
+        while not self._stopping and not (self._finishing and self._is_idle):
             self._receive()
             self._submit()
+            before = self._generated
             for delta in self._engine.step():
                 self._take(delta)
+            self._admission.stepped(self._generated - before, self._engine.load())
             self._tell()
         if self._checkpointer is not None:
             self._checkpointer.close()
@@ -149,8 +184,12 @@ class Worker:
         self._tell(now=True)
         self._channel.send(Ended())
 
+    @property
+    def _is_idle(self) -> bool:
+        return not self._backlog and self._next is None and not self._under_way
+
     def _receive(self) -> None:
-        idle = not self._backlog and not self._under_way
+        idle = self._is_idle
         message = self._channel.receive(0.05 if idle else 0)
         while message is not None:
             match message:
@@ -164,17 +203,25 @@ class Worker:
                 case Stop():
                     self._stopping = True
             message = self._channel.receive(0)
-        room = self._window + self._backlog_target - len(self._under_way) - len(self._backlog) - self._wanted
+        # What lies in the backlog already waits for memory or a slot: then no more is wanted for free slots.
+        free = 0 if self._next is not None or self._backlog else max(0, self._admission.window - len(self._under_way))
+        # And at first nothing is kept in hand: what is decided later is decided with more lengths known.
+        in_hand = self._backlog_target if self._under_way else 0
+        room = free + in_hand - len(self._backlog) - self._wanted
         if room > 0 and not self._finishing and (room * 4 >= self._backlog_target or idle):
             self._wanted += room
             self._channel.send(Want(room))
 
     def _submit(self) -> None:
-        while self._backlog and len(self._under_way) < self._window:
-            generation = Generation(self._backlog.popleft())
+        while self._next is not None or self._backlog:
+            generation = self._next or Generation(self._backlog.popleft())
+            self._next = None
             if (reason := generation.ended()) is not None:
                 self._hand_over(generation, reason)
                 continue
+            if not self._admission.admits(generation):
+                self._next = generation
+                break
             self._number += 1
             request = generation.request(str(self._number))
             try:
@@ -183,6 +230,7 @@ class Worker:
                 self._retry_or_refuse(generation.item, exc)
                 continue
             self._under_way[request.id] = generation
+            self._admission.started(generation)
 
     def _retry_or_refuse(self, item: WorkItem, exc: RequestError) -> None:
         if item.attempt < self._setup.attempts:
@@ -199,6 +247,7 @@ class Worker:
         self._generated += len(delta.token_ids)
         if delta.finish_reason is not None:
             self._hand_over(generation, delta.finish_reason)
+            self._admission.ended(generation, cut=delta.finish_reason == "length")
             del self._under_way[delta.id]  # after: a snapshot sees it here, or there, or twice, but never nowhere
 
     def _hand_over(self, generation: Generation, reason: FinishReason) -> None:
@@ -208,7 +257,7 @@ class Worker:
         generation.tokens = tokens
         saved = generation.saved(reason, before or dt.datetime.now(dt.UTC))
         self._collector.put(Completion(item, tuple(tokens), reason), saved, min(generation.offset, len(tokens)))
-        self._through.append(item.key)
+        self._through.append((item.key, len(tokens)))
 
     def _collect(self) -> list[Saved]:
         """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
@@ -216,12 +265,13 @@ class Worker:
         return list((under_way | {one.key: one for one in self._collector.uncommitted()}).values())
 
     def _tell(self, *, now: bool = False) -> None:
-        at = time.monotonic()
+        at = self._clock()
         self._collector.raise_error()
         if now or at - self._told_at >= PROGRESS_EVERY_S:
             self._told_at = at
             if self._through:
-                self._channel.send(Generated(tuple(self._through)))
+                keys, lengths = zip(*self._through, strict=True)
+                self._channel.send(Generated(keys, lengths))
                 self._through.clear()
             done = self._collector.totals
             self._channel.send(

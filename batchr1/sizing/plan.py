@@ -66,6 +66,7 @@ class Plan:
     engine_args: dict[str, Any]
     fixed: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    completions: CompletionLengths | None = None  # what was expected of them
     kinds: tuple[Plan, ...] = ()  # where machines differ: a plan each; this one is the first's, with all groups
     cpus_per_replica: int | None = None  # where a cluster's CPU nodes are divided
 

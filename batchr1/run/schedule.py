@@ -1,0 +1,149 @@
+"""Which samples go next: longest expected first where lengths are known, else in the order of the input.
+
+    rows looked ahead ─▶ probes: one sample of each row of which nothing is known ─▶ all other samples, longest first
+
+A batch ends as late as its longest sample, so whatever is long had better begin early (longest processing time first:
+Graham, Bounds on multiprocessing timing anomalies, 1969). A row's samples are about equally long: the first that is
+done tells of the others. Nothing ever waits for a probe: while one is under way, its siblings are candidates too.
+
+Pure and deterministic: the same rows and the same lengths, told at the same places, give the same order.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A row's pending samples. `expected`: tokens of one completion, NaN while nothing is known; `row` is the caller's.
+
+    `saved`: tokens that exist of a sample already, by sample.
+    """
+
+    row: Any
+    samples: list[int]
+    expected: float = math.nan
+    saved: dict[int, int] = field(default_factory=dict)
+    number: int = -1  # place in the order of the input
+    sent: int = -1  # the how manieth probe its own was
+
+    def remainder(self, sample: int, mean: float) -> float:
+        """Tokens that a sample of known length is expected to lack. Past its expectation, as much as a new one."""
+        saved = self.saved.get(sample, 0)
+        return self.expected - saved if saved < self.expected else mean
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Samples of one row, to be run by one replica close together: their prompt is then in its prefix cache."""
+
+    group: Group
+    samples: tuple[int, ...]
+    expected: float  # tokens of each whole completion; NaN: not known
+    at_least: int = 0  # tokens that the row's probe has reached, as far as is known
+
+
+class Schedule:
+    """Holds the rows that are looked ahead, and says which samples go next."""
+
+    def __init__(self, *, longest_first: bool) -> None:
+        self._longest_first = longest_first
+        self._in_order: deque[Group] = deque()  # fifo: all; else rows of which nothing is known, before their probe
+        self._probed: dict[int, Group] = {}  # probe under way, siblings not picked yet; by `sent`, so ascending
+        self._known: list[tuple[float, int, Group]] = []  # a heap: longest first
+        self._stairs: list[tuple[int, float]] = []  # (sent, length) of finished probes, lengths strictly falling
+        self._num_groups = self._num_probes = 0
+        self._finished = 0
+        self._tokens = 0.0
+
+    @property
+    def rows_left(self) -> int:
+        """Rows that have samples to pick."""
+        return len(self._in_order) + len(self._probed) + len(self._known)
+
+    def groups(self) -> Iterator[Group]:
+        """Those rows, in no order that means anything."""
+        yield from self._in_order
+        yield from self._probed.values()
+        for _, _, group in self._known:
+            yield group
+
+    def add(self, groups: Iterable[Group]) -> None:
+        """Look further ahead: rows in the order of the input."""
+        for group in groups:
+            group.number = self._num_groups
+            self._num_groups += 1
+            if self._longest_first and not math.isnan(group.expected):
+                self._push(group)
+            else:
+                self._in_order.append(group)
+
+    def pick(self) -> Pick | None:
+        """What goes next; None when every row was picked."""
+        if self._in_order and not self._longest_first:
+            group = self._in_order.popleft()
+            return self._all_of(group, group.expected)
+        if self._in_order:
+            return self._probe(self._in_order.popleft())
+        # Of probes under way, the one that went first has gone furthest.
+        oldest = next(iter(self._probed), None)
+        if oldest is not None:
+            least = self._least_length(oldest)
+            if not self._known or least + self._mean >= -self._known[0][0]:
+                return self._all_of(self._probed.pop(oldest), math.nan, at_least=int(least))
+        if not self._known:
+            return None
+        _, _, group = heapq.heappop(self._known)
+        return self._all_of(group, group.expected)
+
+    def finished(self, group: Group | None, tokens: int) -> None:
+        """A sample is complete, with so many tokens; `group`: its row, when it was that row's probe."""
+        self._finished += 1
+        self._tokens += tokens
+        if group is None:
+            return
+        while (at := bisect_right(self._stairs, (group.sent, math.inf))) and self._stairs[at - 1][1] <= tokens:
+            del self._stairs[at - 1]
+        if at == len(self._stairs) or self._stairs[at][1] < tokens:
+            insort(self._stairs, (group.sent, float(tokens)))
+        if self._probed.pop(group.sent, None) is not None:
+            group.expected = float(tokens)
+            self._push(group)
+
+    @property
+    def _mean(self) -> float:
+        return self._tokens / self._finished if self._finished else 0.0
+
+    def _push(self, group: Group) -> None:
+        longest = max(group.remainder(sample, self._mean) for sample in group.samples)
+        heapq.heappush(self._known, (-longest, group.number, group))
+
+    def _probe(self, group: Group) -> Pick:
+        """One sample of a row: the one that is furthest, so that it tells of the others soonest."""
+        if len(group.samples) == 1:
+            return self._all_of(group, math.nan)
+        sample = max(group.samples, key=lambda s: (group.saved.get(s, 0), -s))
+        group.samples.remove(sample)
+        group.sent = self._num_probes
+        self._num_probes += 1
+        self._probed[group.sent] = group
+        return Pick(group, (sample,), math.nan)
+
+    def _all_of(self, group: Group, expected: float, *, at_least: int = 0) -> Pick:
+        samples = (
+            sorted(group.samples, key=lambda s: (group.saved.get(s, 0), s)) if self._longest_first else group.samples
+        )
+        group.samples = []
+        return Pick(group, tuple(samples), expected, at_least)
+
+    def _least_length(self, sent: int) -> float:
+        """What a probe under way has reached at least: the longest of those that went after it and are done."""
+        at = bisect_right(self._stairs, (sent, math.inf))
+        return self._stairs[at][1] if at < len(self._stairs) else 0.0
