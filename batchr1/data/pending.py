@@ -142,16 +142,14 @@ class Pending:
             ids = ids.combine_chunks()
         if len(ids) == 0:
             return np.empty(0, dtype=np.int64)
-        coded = ids.dictionary_encode()
-        keys = key_hashes(coded.dictionary)
+        keys = key_hashes(ids)
         ascending = np.argsort(keys[:, 0])  # probes in order stay in the cache: four times as quick at 10 M rows
         keys = keys[ascending]
         place = np.minimum(np.searchsorted(self._high, keys[:, 0]), len(self._order) - 1)
         match = (self._high[place] == keys[:, 0]) & (self._low[place] == keys[:, 1])
-        found: np.ndarray[Any, Any] = np.empty(len(keys), dtype=np.int64)
+        found: Numbers = np.empty(len(keys), dtype=np.int64)
         found[ascending] = np.where(match, self._order[place], -1)
-        rows: Numbers = found[coded.indices.to_numpy()]
-        return rows
+        return found
 
     def are_done(self, ids: list[str], samples: list[int]) -> np.ndarray[Any, Any]:
         """Whether each of these samples needs nothing any more; those that the input does not name are not done."""
