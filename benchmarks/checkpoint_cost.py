@@ -277,7 +277,8 @@ def main() -> None:
     print(f"{versions(options.device)}; {options.requests} requests")
     (print_kill if options.kill else print_costs)(result)
     if options.out:
-        document = {"versions": versions(options.device), "options": {k: str(v) for k, v in vars(options).items()}, "result": result}
+        document = {"versions": versions(options.device), "options": {k: str(v) for k, v in vars(options).items()}}
+        document["result"] = result
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # as batchr1 itself leaves: native threads abort a tear-down now and then

@@ -2,8 +2,8 @@
 
     python benchmarks/replayed.py SCRIPT.json run JOB …
 
-With `--marks FILE` before the script, the seconds since it was started at which each step towards the first lease was
-over go to that file, with the peak of resident memory (GB) until then.
+With `--marks FILE` before the script, that file says when each step towards the first lease was over: seconds since the
+start, and of the driver's processor time; and the peak of its resident memory (GB).
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def note_marks(path: Path, started: float) -> None:
     import batchr1.run.driver as driver
     import batchr1.run.job as run
 
-    marks: dict[str, float] = {}
+    marks: dict[str, Any] = {}
 
     def mark(name: str) -> None:
-        marks[name] = round(time.monotonic() - started, 2)
+        marks[name] = {"s": round(time.monotonic() - started, 2), "cpu_s": round(time.process_time(), 2)}
         marks["peak_gb"] = round(memory_gb(field="VmHWM"), 3)
         path.write_text(json.dumps(marks), encoding="utf-8")
 

@@ -84,7 +84,7 @@ def part(numbers: list[int]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def measure(folder: Path, timeout_s: float) -> dict[str, float]:
+def measure(folder: Path, timeout_s: float) -> dict[str, Any]:
     """Seconds until each step of a resume was over, and the driver's peak memory in GB."""
     marks = folder / "marks.json"
     marks.unlink(missing_ok=True)
@@ -103,9 +103,9 @@ def measure(folder: Path, timeout_s: float) -> dict[str, float]:
     sys.exit(f"no lease in {timeout_s:g} s: see {folder}/run.log")
 
 
-def _read(path: Path) -> dict[str, float]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, float] = json.loads(path.read_text())
+        found: dict[str, Any] = json.loads(path.read_text())
     except ValueError:  # while it is being written
         return {}
     return found
@@ -124,7 +124,12 @@ def main() -> None:
         make_output(folder, arguments.rows, int(arguments.rows * arguments.done))
         print(f"made {folder}: measure with --folder {folder}")
     else:
-        print(json.dumps(measure(folder, arguments.timeout_s)))
+        found = measure(folder, arguments.timeout_s)
+        for name, at in found.items():
+            if isinstance(at, dict):
+                print(f"{name:<18}{at['s']:>8.2f} s, the driver's processor time {at['cpu_s']:>6.2f} s")
+            else:
+                print(f"{name:<18}{at:>8.3f}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 from s3_fakes import S3, FaultyS3
 
-from batchr1.data import storage_s3
+from batchr1.data import storage_errors, storage_s3
 from batchr1.data.storage import Storage, StorageOptions, expand_inputs, open_storage
 from batchr1.data.storage_errors import Retry, storage_error
 from batchr1.data.storage_s3 import S3Storage
@@ -286,6 +286,29 @@ def test_an_upload_that_fails_is_aborted_and_publishes_nothing(s3: S3, monkeypat
     assert built.exists()
 
 
+def test_an_upload_that_was_completed_into_a_lost_answer_is_done(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, content = s3.storage(retry=Retry(for_s=5, first_wait_s=0.01)), os.urandom(12 * 2**20)
+    assert isinstance(storage, S3Storage)
+    monkeypatch.setattr(storage_s3, "UPLOAD_PART_BYTES", 5 * 2**20)
+    call, tries = storage._api.call_s3, list[str]()
+
+    def lossy(method: str, **arguments: object) -> object:
+        if method != "complete_multipart_upload":
+            return call(method, **arguments)
+        tries.append(method)
+        if len(tries) > 1:  # as Ceph answers; moto and AWS say yes again
+            answer = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+            raise ClientError(answer, "CompleteMultipartUpload")  # type: ignore[arg-type]
+        call(method, **arguments)
+        raise ConnectionResetError("the answer is lost")
+
+    monkeypatch.setattr(storage._api, "call_s3", lossy)
+    storage.commit(stage(storage, content), "data/part-1")
+    assert len(tries) == 2
+    assert storage.read_bytes("data/part-1") == content
+    assert uploads(s3) == []
+
+
 def test_uploads_of_a_killed_run_are_aborted_and_others_left(s3: S3) -> None:
     for key in ("out/.batchr1/staging/a", "other/.batchr1/staging/b"):
         s3.client().create_multipart_upload(Bucket=s3.bucket, Key=key)
@@ -392,6 +415,20 @@ def test_trying_again_has_an_end(faulty_s3: FaultyS3) -> None:
         "again: it goes on from here."
     )
     assert 2 <= faulty_s3.seen <= 50
+
+
+def test_a_process_that_leaves_does_not_try_for_long(faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_errors, "LEAVE_S", 2.0)
+    storage = open_storage("s3://bucket/out", faulty_s3.options, Retry(for_s=600, first_wait_s=0.01, max_wait_s=0.05))
+    assert storage.find_bytes("x") is None  # the client is made
+    faulty_s3.script = ["503 SlowDown"] * 1000
+    storage_errors.set_leaving(True)
+    try:
+        text = message(lambda: storage.read_bytes("x"), StorageError)
+    finally:
+        storage_errors.set_leaving(False)
+    assert text.startswith("s3://bucket/out/x: the object store fails or asks to slow down (got SlowDown 503).")
+    assert 2 < faulty_s3.seen < 200
 
 
 def test_refusals_are_not_tried_again_and_hide_what_the_server_says(faulty_s3: FaultyS3) -> None:

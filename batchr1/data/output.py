@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from batchr1.data.journal import INFLIGHT_DIR
 from batchr1.data.sink import write_parquet
 from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, InputFile, Storage
-from batchr1.data.storage_errors import is_passing
+from batchr1.data.storage_errors import is_passing, mapped
 from batchr1.data.storage_uri import split_uri
 from batchr1.errors import OutputError, StorageError
 from batchr1.faults import fault_point
@@ -236,7 +236,8 @@ def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
     """Write a part on local disk and put it, whole, where `commit_part` finds it. Safe to call in a worker."""
     local = storage.scratch_dir() / f"{name}.tmp"
     try:
-        write_parquet(table, local)
+        with mapped(str(local)):  # a disk that is full here is no fault of the engine
+            write_parquet(table, local)
         fault_point("stage.written")
         storage.stage_file(local, f"{STAGING_DIR}/{name}")
         fault_point("stage.staged")

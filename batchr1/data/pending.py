@@ -55,18 +55,18 @@ class Pending:
         self._starts: dict[str, int] = {}  # URI of a file: number of its first row
         for position, batch in source.batches(source.id_columns):
             self._starts.setdefault(position.file, row)
-            ids = source.ids(batch)
-            if None in ids:
-                at = Position(position.file, position.row + ids.index(None))
+            ids = source.id_array(batch)
+            if ids.null_count:
+                at = Position(position.file, position.row + ids.to_pylist().index(None))
                 raise InputError(f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id.")
-            hashes.append(key_hashes([i for i in ids if i is not None]))
+            hashes.append(key_hashes(ids))
             row += len(ids)
         if not row:
             raise InputError(
                 "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit."
             )
         keys = np.concatenate(hashes)
-        self._order = np.lexsort((keys[:, 1], keys[:, 0]))
+        self._order = _order(keys)
         self._high, self._low = keys[self._order, 0], keys[self._order, 1]
         self._n = n
         self._bits: Bits = np.zeros((row, (n + 7) // 8), dtype=np.uint8)
@@ -89,7 +89,7 @@ class Pending:
                 f"{at}: the id {name!r} came before (got {same.size} repeated ids, need unique ones). "
                 "Give input.id a unique column, or leave it out to use a hash of the prompt."
             )
-        self._bits[self._order[same]] = 0  # lexsort is stable: the first of equal prompts stays
+        self._bits[self._order[same]] = 0  # the sort is stable: the first of equal prompts stays
         self._dropped = int(same.size)
 
     def mark_done(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
@@ -157,16 +157,14 @@ class Pending:
             ids = ids.combine_chunks()
         if len(ids) == 0:
             return np.empty(0, dtype=np.int64)
-        coded = ids.dictionary_encode()
-        keys = key_hashes(coded.dictionary.to_pylist())
+        keys = key_hashes(ids)
         ascending = np.argsort(keys[:, 0])  # probes in order stay in the cache: four times as quick at 10 M rows
         keys = keys[ascending]
         place = np.minimum(np.searchsorted(self._high, keys[:, 0]), len(self._order) - 1)
         match = (self._high[place] == keys[:, 0]) & (self._low[place] == keys[:, 1])
-        found: np.ndarray[Any, Any] = np.empty(len(keys), dtype=np.int64)
+        found: Numbers = np.empty(len(keys), dtype=np.int64)
         found[ascending] = np.where(match, self._order[place], -1)
-        rows: Numbers = found[coded.indices.to_numpy()]
-        return rows
+        return found
 
     def are_done(self, ids: list[str], samples: list[int]) -> np.ndarray[Any, Any]:
         """Whether each of these samples needs nothing any more; those that the input does not name are not done."""
@@ -213,6 +211,15 @@ class Pending:
                     told = self._told[here][wanted]
                     np.divide(self._lengths[here][wanted], told, out=lengths, where=told > 0)
                 yield batch.filter(pa.array(wanted)), samples, lengths
+
+
+def _order(keys: np.ndarray[Any, Any]) -> Numbers:
+    """What sorts 128-bit keys; equal ones stay in order. By their first half alone, unless that leaves a tie open."""
+    order: Numbers = np.argsort(keys[:, 0], kind="stable")
+    high, low = keys[order, 0], keys[order, 1]
+    if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+    return order
 
 
 def _describe(source: Source, number: int) -> tuple[Position, str]:

@@ -43,7 +43,10 @@ def stop_signals() -> Iterator[StopSignals]:
     """Take over both signals. Raises `InterruptedRun` when one comes before `is_polled` is set."""
     signals = StopSignals()
     if threading.current_thread() is not threading.main_thread():
-        yield signals
+        try:
+            yield signals
+        finally:
+            set_leaving(False)
         return
     previous = {number: signal.signal(number, signals.on_signal) for number in _NUMBERS}
     try:
