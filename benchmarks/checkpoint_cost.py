@@ -12,7 +12,8 @@ overlaps, its time less the median of the steps around it that none overlaps.
 
 With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random part of
 checkpoint.every_s after half of its tokens, and the same command is given again. Tokens generated again = generated
-until the kill, less those committed and those taken over. Full throughput: 95 % of the 20 s before the kill.
+until the kill (known to half a second of work), less those committed and those taken over. Full throughput: 95 % of the
+20 s before the kill.
 """
 
 from __future__ import annotations

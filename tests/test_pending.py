@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tracemalloc
 from pathlib import Path
@@ -130,6 +131,29 @@ def test_a_repeated_id_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     source = source_of(write(tmp_path / "in.parquet", ["a", "b", "c", "d", "b", "a"]))
     with pytest.raises(InputError, match=r"/in\.parquet: row 4: the id 'b' came before \(got 2 repeated ids"):
         pending_of(source)
+
+
+@pytest.mark.parametrize(
+    ("ids", "said"), [(["a", "b", None], "row 11: the id is null"), (["a", "b", "b"], "row 11: the id 'b' came before")]
+)
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_rows_are_counted_as_they_stand_in_the_file_whatever_where_leaves_out(
+    tmp_path: Path, ids: list[str | None], said: str, form: str
+) -> None:
+    """Rows 1, 6 and 11 of the second file pass."""
+    everything = [ids[i // 5] if i % 5 == 1 else f"out {i}" for i in range(15)]
+    for number, column in enumerate((["first"], everything)):
+        table = pa.table({"id": column, "q": ["?"] * len(column), "level": [i % 5 for i in range(len(column))]})
+        path = tmp_path / f"{number}.{form}"
+        if form == "parquet":
+            pq.write_table(table, path, row_group_size=4)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    spec = InputSpec(path=str(tmp_path), id="id", prompt="q", where="level = 1 OR id = 'first'")
+    source = Source(spec, [], expand_inputs(tmp_path))
+    with pytest.raises(InputError) as refused:
+        pending_of(source)
+    assert str(refused.value).startswith(f"{tmp_path}/1.{form}: {said} ")
 
 
 def test_ids_that_differ_only_in_their_type_are_repeated(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class Pending:
             self._starts.setdefault(position.file, row)
             ids = source.id_array(batch)
             if ids.null_count:
-                at = Position(position.file, position.row + ids.to_pylist().index(None))
+                first_null = row + ids.to_pylist().index(None)
+                at = source.position(position.file, first_null - self._starts[position.file])
                 raise InputError(f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id.")
             hashes.append(key_hashes(ids))
             row += len(ids)
@@ -223,9 +224,10 @@ def _order(keys: np.ndarray[Any, Any]) -> Numbers:
 
 
 def _describe(source: Source, number: int) -> tuple[Position, str]:
-    row = 0
+    row, starts = 0, dict[str, int]()
     for position, batch in source.batches(source.id_columns):
+        start = starts.setdefault(position.file, row)
         if number < row + batch.num_rows:
-            return Position(position.file, position.row + number - row), str(source.ids(batch)[number - row])
+            return source.position(position.file, number - start), str(source.ids(batch)[number - row])
         row += batch.num_rows
     raise AssertionError("a row that was counted must be there")

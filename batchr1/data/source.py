@@ -96,6 +96,19 @@ class Source:
                 if left == 0:
                     return
 
+    def position(self, uri: str, number: int) -> Position:
+        """Where the `number`-th row (from 0) of a file that passes `where` stands in it. Reads up to there."""
+        if self._predicate is None:
+            return Position(uri, number)
+        [file] = [file for file in self._files if file.uri == uri]
+        read = read_parquet if file.format == "parquet" else read_jsonl
+        for row, batch in read(file, list(self._predicate.columns), None):
+            passing = np.flatnonzero(self._predicate.mask(pa.table(batch)).to_numpy())
+            if number < len(passing):
+                return Position(uri, row + int(passing[number]))
+            number -= len(passing)
+        raise AssertionError("a row that was counted must be there")
+
     def spread(
         self, columns: Sequence[str], at_most: int, *, else_about: int | None = None
     ) -> tuple[int, Iterator[pa.RecordBatch]]:
