@@ -8,7 +8,7 @@ TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 crash crash-long slow bench clean
+.PHONY: math test lint types s3 crash crash-long cluster slow bench clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -25,7 +25,7 @@ types: $(VENV)/.dev
 
 # The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
 s3: $(VENV)/.dev
-	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m 's3 and not slow'
 
 # Real runs on vLLM that are killed: the short leg of CI, ten random kills among them.
 crash: $(VENV)/.dev
@@ -34,6 +34,10 @@ crash: $(VENV)/.dev
 # The long leg: a kill at every named step, both dtypes, a hundred random kills each.
 crash-long: $(VENV)/.dev
 	BATCHR1_KILLS=100 $(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash
+
+# A Ray cluster on this machine, its nodes killed and added; with vLLM, to a real S3 server.
+cluster: $(VENV)/.dev
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m slow tests/test_ray.py
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -51,7 +55,7 @@ $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt requirements/ray.txt
 	$(PIP) --no-deps -r requirements/dev.txt
 	touch $@
 
