@@ -68,6 +68,9 @@ class InputSpec(_Spec):
     """A SQL predicate over the input's columns, such as "level >= 4"."""
     limit: Annotated[int, Field(ge=0)] | None = None
     """Only the first rows (after `where`)."""
+    on_changed_prompt: Literal["refuse", "rerun", "keep"] = "refuse"
+    """What happens when the input has another prompt for an id that is done: the run is refused, the row is generated
+    anew, or it stays as it is. Looked at when an input file has changed since."""
     exclude: list[str] = []
     """Earlier outputs: ids that are done there are not wanted again."""
 

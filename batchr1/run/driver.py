@@ -18,7 +18,8 @@ from batchr1.data.journal import read_worker
 from batchr1.data.lock import Lock
 from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
-from batchr1.errors import BatchError, EngineError, InterruptedRun
+from batchr1.data.storage_errors import set_leaving
+from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.faults import fault_point
 from batchr1.records import Failure, WorkItem
 from batchr1.run.feeder import Feeder
@@ -350,6 +351,27 @@ class Driver:
                 replica.ended = True
             else:
                 self._executor.send(replica.setup.worker, Stop())
+
+    def let_go(self) -> None:
+        """After an error that ended `run`: workers save what they have, and what they stage is committed, if it can be.
+
+        Nothing to do when they have ended, or when the output is another run's.
+        """
+        busy = [r for r in self._replicas.values() if r.ready is not None and r.fatal is None and not r.ended]
+        if self.lost or not busy:
+            return
+        set_leaving(True)
+        if self._interrupted is None:
+            self._stop("the run cannot go on")
+        while not all(r.ended for r in busy) and time.monotonic() < self._grace_ends:
+            for worker, message in self._executor.poll(POLL_S):
+                replica = self._replicas[worker]
+                replica.ended |= isinstance(message, Ended | Fatal | Died)
+                if isinstance(message, Staged):
+                    try:
+                        self._commit(replica, message)
+                    except StorageError as exc:  # its rows are in the snapshot
+                        log.warning("%s: not committed: %s", message.name, exc)
 
     def _look_for_hung(self) -> None:
         """Replace a worker that lives and says nothing."""

@@ -20,11 +20,13 @@ from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
 from batchr1.data.replace import Limit, roll_forward
+from batchr1.data.storage import Retry
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
+from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import Driver, Tally
 from batchr1.run.executors import open_executor
@@ -42,6 +44,7 @@ from batchr1.run.prepare import (
     read_ids,
     take_inflight,
     take_out_done,
+    take_out_failed,
 )
 from batchr1.run.reopen import reopen_truncated
 from batchr1.run.replicas import Fleet
@@ -53,6 +56,8 @@ if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
 
 log = logging.getLogger("batchr1.run")
+
+PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,10 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
             limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
             job = continued_digest(prepared.semantic)
             reopen_truncated(output, limit, run=run, job=job, check_lock=lock.check)
-        take_out_done(prepared, pending, retry_failed=options.retry_failed)
+        take_out_done(prepared, pending)
+        engines = _check_prompts(prepared, options, pending, engines, run, lock)
+        if not options.retry_failed:
+            take_out_failed(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
@@ -137,12 +145,26 @@ def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
     return _Engines(renderer, plan_job(prepared, renderer, options))
 
 
+def _check_prompts(
+    prepared: Prepared, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
+) -> _Engines | None:
+    """Look for changed prompts under ids that are done, where an input file has changed."""
+    files = files_to_check(prepared)
+    if files:
+        renderer = engines.renderer if engines else make_renderer(prepared, options)
+        check_prompts(prepared, pending, renderer, files, run=run, check_lock=lock.check)
+    if prepared.output.exists():
+        agrees_with_input(prepared)
+    return engines
+
+
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
     prepared.output.clear_inflight()
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
+            agrees_with_input(prepared)
         prepared.output.succeed()
     return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
 
@@ -200,6 +222,7 @@ class _Run:
 
     def go(self) -> Summary:
         self._signals.is_polled = True
+        self._output.storage.retry = PATIENCE
         self._output.begin()
         self._output.write_run(self._run, self._record)
         with log_file(self._output, self._run) as log_path:
@@ -209,12 +232,10 @@ class _Run:
             error: BatchError | None = None
             try:
                 driver.run()
-            except StoppedError as exc:
-                stopped, error = str(exc), exc
-                log.warning("%s", exc)
             except BatchError as exc:
-                error = exc
+                stopped, error = (str(exc) if isinstance(exc, StoppedError) else None), exc
                 log.error("%s", exc)
+                driver.let_go()
             finally:
                 feeder.close()
                 executor.close()
@@ -233,6 +254,7 @@ class _Run:
             return
         self._claimed = True
         self._output.write_job(_job_document(self._prepared))
+        agrees_with_input(self._prepared)
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits

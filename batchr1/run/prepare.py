@@ -154,7 +154,9 @@ def _excluded(prepared: Prepared) -> list[Output]:
 def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
     """Match the input's ids against what the output holds."""
     pending = read_ids(prepared)
-    take_out_done(prepared, pending, retry_failed=retry_failed)
+    take_out_done(prepared, pending)
+    if not retry_failed:
+        take_out_failed(prepared, pending)
     return pending
 
 
@@ -175,13 +177,16 @@ def read_ids(prepared: Prepared) -> Pending:
     return pending
 
 
-def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
+def take_out_done(prepared: Prepared, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
     for table in prepared.output.tables(["id", "sample"]):
         pending.mark_done(table.column("id"), table.column("sample"))
-    if not retry_failed:
-        for table in prepared.output.failed_tables(["id", "sample"]):
-            pending.mark_failed(table.column("id"), table.column("sample"))
+
+
+def take_out_failed(prepared: Prepared, pending: Pending) -> None:
+    """Take out what failed; call after `take_out_done`."""
+    for table in prepared.output.failed_tables(["id", "sample"]):
+        pending.mark_failed(table.column("id"), table.column("sample"))
 
 
 def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:

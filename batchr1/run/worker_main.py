@@ -5,6 +5,7 @@ The process is a session of its own, so that Ctrl-C reaches the driver alone, an
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -110,6 +111,8 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     load_s = time.monotonic() - started
     log.info("worker %d: %s ready after %.1f s: %s", setup.worker, engine.info.engine, load_s, engine.info)
     collector = Collector(setup, to_result, channel.send)
+    gc.collect()
+    gc.freeze()  # a million objects of vLLM's that stay: no collection in the step loop looks at them again
     try:
         Worker(setup, engine, collector, channel).run(load_s)
     except EngineError:
