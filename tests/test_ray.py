@@ -73,6 +73,22 @@ def assert_all_once(run: Tree, output: Path) -> dict[str, Any]:
     return record_of(output)
 
 
+def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_run_goes_on(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
+    job, output = replay_on(cluster, tmp_path), tmp_path / "out"
+    with start(job) as run:
+        until(lambda: parts(output) > 4)
+        os.kill(run.driver.pid, signal.SIGKILL)
+        run.driver.wait()
+        until(lambda: not cluster.workers() and not cluster.relays(), END_S, "the end of workers and relays")
+    before = parts(output)
+    with start(job) as run:
+        record = assert_all_once(run, output)
+    assert parts(output) > before
+    assert record["taken_over"]["tokens"] > 0
+
+
 def test_a_node_is_killed_and_one_is_added_and_every_row_comes_once(tmp_path: Path, cluster: RayCluster) -> None:
     job, output = replay_on(cluster, tmp_path), tmp_path / "out"
     with start(job) as run:
@@ -99,22 +115,6 @@ def test_a_node_that_joins_gets_a_replica_up_to_the_most_that_is_asked_for(tmp_p
         record = assert_all_once(run, output)
     ready = {event["worker"] for event in record["replicas"]["events"] if event["event"] == "ready"}
     assert ready == {0, 1, 2}
-
-
-def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_run_goes_on(
-    tmp_path: Path, cluster: RayCluster
-) -> None:
-    job, output = replay_on(cluster, tmp_path), tmp_path / "out"
-    with start(job) as run:
-        until(lambda: parts(output) > 4)
-        os.kill(run.driver.pid, signal.SIGKILL)
-        run.driver.wait()
-        until(lambda: not cluster.workers() and not cluster.relays(), END_S, "the end of workers and relays")
-    before = parts(output)
-    with start(job) as run:
-        record = assert_all_once(run, output)
-    assert parts(output) > before
-    assert record["taken_over"]["tokens"] > 0
 
 
 def test_killed_at_random_a_job_ends_with_every_row_once(tmp_path: Path, cluster: RayCluster) -> None:
