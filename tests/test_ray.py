@@ -32,9 +32,10 @@ ROWS = 600
 END_S = 15.0  # a driver was killed: so soon its workers must be gone
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[RayCluster]:
-    with ray_cluster(tmp_path, nodes=2) as running:
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Two nodes, and after each test two again."""
+    with ray_cluster(tmp_path_factory.mktemp("ray"), nodes=2) as running:
         yield running
 
 
@@ -93,9 +94,9 @@ def test_a_node_is_killed_and_one_is_added_and_every_row_comes_once(tmp_path: Pa
     job, output = replay_on(cluster, tmp_path), tmp_path / "out"
     with start(job) as run:
         until(lambda: parts(output) > 4 and len(cluster.workers()) == 2)
-        cluster.tell("kill-0")
+        cluster.kill()
         until(lambda: len(cluster.workers()) == 1, END_S, "the end of the worker on the killed node")
-        cluster.tell("add-1")
+        cluster.add()
         record = assert_all_once(run, output)
     events = [(event["worker"], event["event"]) for event in record["replicas"]["events"]]
     assert [event for _, event in events].count("lost") == 1
@@ -110,9 +111,11 @@ def test_a_node_that_joins_gets_a_replica_up_to_the_most_that_is_asked_for(tmp_p
     job, output = replay_on(cluster, tmp_path, executor={"replicas": 3}), tmp_path / "out"
     with start(job) as run:
         until(lambda: parts(output) > 1)
-        cluster.tell("add-1")
-        cluster.tell("add-2")
+        cluster.add()
+        cluster.add()
         record = assert_all_once(run, output)
+    cluster.kill()
+    cluster.kill()
     ready = {event["worker"] for event in record["replicas"]["events"] if event["event"] == "ready"}
     assert ready == {0, 1, 2}
 
@@ -121,7 +124,6 @@ def test_killed_at_random_a_job_ends_with_every_row_once(tmp_path: Path, cluster
     """Driver, relay, worker and node, in random order, at random moments."""
     rng, job, output = random.Random(7), replay_on(cluster, tmp_path), tmp_path / "out"
     targets = rng.sample(["driver", "relay", "worker", "node"], 4)
-    added = 0
     while targets:
         with start(job) as run:
             over = False
@@ -141,9 +143,8 @@ def test_killed_at_random_a_job_ends_with_every_row_once(tmp_path: Path, cluster
                     case "worker":
                         os.kill(rng.choice(cluster.workers()), signal.SIGKILL)
                     case _:
-                        cluster.tell("kill-1")
-                        cluster.tell(f"add-{added}")
-                        added += 1
+                        cluster.kill()
+                        cluster.add()
             if not over:
                 assert_all_once(run, output)
                 return
@@ -180,8 +181,8 @@ def test_vllm_on_a_cluster_writes_to_s3_while_a_node_is_killed_and_one_is_added(
     with tree(["-m", "batchr1", "run", str(job), "--json"], tmp_path) as run:
         until(lambda: run.driver.poll() is not None or len(output.storage.list_files("data")) > 3, 900)
         assert run.driver.poll() is None, run.stderr
-        cluster.tell("kill-0")
-        cluster.tell("add-1")
+        cluster.kill()
+        cluster.add()
         assert run.wait(1200) == 0, run.stderr
         summary = json.loads(run.stdout)
     rows = pl.concat([pl.DataFrame(table) for table in output.tables(["id", "sample", "resumed_at"])])
