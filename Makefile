@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 crash crash-long slow bench bench-peers bench-all clean
+.PHONY: math test lint types s3 crash crash-long cluster slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -26,7 +26,7 @@ types: $(VENV)/.dev
 
 # The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
 s3: $(VENV)/.dev
-	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m 's3 and not slow'
 
 # Real runs on vLLM that are killed: the short leg of CI, ten random kills among them.
 crash: $(VENV)/.dev
@@ -35,6 +35,10 @@ crash: $(VENV)/.dev
 # The long leg: a kill at every named step, and a hundred random kills over four jobs.
 crash-long: $(VENV)/.dev
 	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash
+
+# A Ray cluster on this machine, its nodes killed and added; with vLLM, to a real S3 server.
+cluster: $(VENV)/.dev
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m slow tests/test_ray.py
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
@@ -68,7 +72,7 @@ $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt requirements/ray.txt
 	$(PIP) --no-deps -r requirements/dev.txt
 	touch $@
 

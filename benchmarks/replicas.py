@@ -221,7 +221,7 @@ def driver(options: argparse.Namespace) -> None:
     script = replay_script(options)
 
     def command(folder: Path, replicas: int) -> list[str]:
-        job = job_of(options, folder, {"max_num_seqs": options.max_num_seqs, "max_model_len": 4 * options.cap})
+        job = job_of(options, folder, {"max_num_seqs": options.max_num_seqs, "max_model_len": 4096})
         (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
         program = [sys.executable, __file__, "replay", str(folder / "script.json")]
         return [*program, "run", str(job), "--json", "--gpus", "none", "--replicas", str(replicas)]
@@ -249,7 +249,7 @@ def replay_script(options: argparse.Namespace) -> dict[str, Any]:
         "first_text_id": first,
         "num_text_ids": 26,
         "marker": renderer.render("0", "1 + 1").token_ids[-1],
-        "max_model_len": 4 * options.cap,
+        "max_model_len": 4096,  # r1-tiny's
         "max_num_seqs": options.max_num_seqs,
         "mean_len": options.cap,  # never reached: each request ends at its own cap
         "sigma": 0.0,

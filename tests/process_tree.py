@@ -14,7 +14,7 @@ from pathlib import Path
 
 from batchr1.engine.lifeline import start_time
 
-TAG = "BATCHR1_TEST_TREE"
+TAG = "TREE_OF_A_TEST"  # not BATCHR1_…: those a driver hands on to the workers of a cluster
 
 
 def until(condition: Callable[[], object], timeout_s: float = 120.0, what: str = "") -> None:

@@ -2,7 +2,7 @@
 
 Also a program, because the cluster must die with its tests and be no part of the tests' own process:
 `python tests/ray_cluster.py FOLDER N` starts a head that runs nothing and N nodes of one CPU, and then does what it
-finds in FOLDER: `add-X` starts a node, `kill-I` kills the I-th with everything on it. The file goes when it is done.
+finds in FOLDER: `add` starts a node, `kill` kills the oldest with everything on it. The file goes when it is done.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ class RayCluster:
         assert "address " in running.stdout, running.stderr
         self.address = running.stdout.split("address ")[1].split()[0]
 
-    def tell(self, command: str) -> None:
+    def add(self) -> None:
+        """Start a node."""
+        self._tell("add")
+
+    def kill(self) -> None:
+        """SIGKILL to the oldest node and all that runs on it."""
+        self._tell("kill")
+
+    def _tell(self, command: str) -> None:
         file = self._folder / command
         file.touch()
         until(lambda: not file.exists(), START_S, command)
@@ -73,11 +81,10 @@ def main(folder: Path, count: int) -> None:
     print("address", cluster.address, flush=True)
     while True:
         for file in sorted(folder.iterdir()):
-            what, _, number = file.name.partition("-")
-            if what == "add":
+            if file.name == "add":
                 nodes.append(cluster.add_node(num_cpus=1, num_gpus=0, **common))
             else:
-                cluster.remove_node(nodes[int(number)], allow_graceful=False)
+                cluster.remove_node(nodes.pop(0), allow_graceful=False)
             file.unlink()
         time.sleep(0.1)
 

@@ -593,10 +593,11 @@ def test_a_process_that_memory_kills_is_understood_by_its_last_words(tmp_path: P
 
 
 def test_two_replicas_step_down_on_their_own(tmp_path: Path) -> None:
-    inputs = questions(40)
+    inputs = questions(100)
     inputs.write_parquet(tmp_path / "in.parquet")
-    fault = {"fits": {"max_num_batched_tokens": 8192}, "oom_as": "printed"}
-    summary = run_replay(write_job(tmp_path, executor={"replicas": 2}), replay(**START, **fault))
+    # Long enough for both to start twice: one that is late is not waited for.
+    fault = {"fits": {"max_num_batched_tokens": 8192}, "oom_as": "printed", "step_s": 0.2}
+    summary = run_replay(write_job(tmp_path, executor={"replicas": 2}), replay(**START | fault | {"max_num_seqs": 8}))
     assert summary.exit_code == 0
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(inputs)
     rungs = record_of(tmp_path / "out")["rungs"]
@@ -606,11 +607,11 @@ def test_two_replicas_step_down_on_their_own(tmp_path: Path) -> None:
     ]
 
 
-def test_the_end_of_one_replicas_ladder_keeps_what_the_others_made(
+def test_the_end_of_one_replicas_ladder_leaves_its_work_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One GPU's trouble: the healthy replica stages its finished rows and saves the rest before the run stops."""
-    questions(600).write_parquet(tmp_path / "in.parquet")
+    """One GPU's trouble: it is given up, with what it finished kept, and the healthy one does the rest."""
+    questions(300).write_parquet(tmp_path / "in.parquet")
     setup = job_module._Run._setup
 
     def only_the_first_fails(self: Any, worker: int, kind: int) -> WorkerSetup:
@@ -625,12 +626,12 @@ def test_the_end_of_one_replicas_ladder_keeps_what_the_others_made(
                     executor={"replicas": 2})  # fmt: skip
     fault = {"fits": {"max_num_batched_tokens": 4096}, "oom_at_step": 80, "step_s": 0.02, "oom_as": "printed"}
     summary = run_replay(job, replay(**START | own, **fault))
-    assert summary.exit_code == 75
-    assert summary.stopped is not None
-    assert summary.stopped.startswith("worker 0: memory ran out while it generated")
-    made = {w: sum(pq.read_metadata(f).num_rows for f in (tmp_path / "out/data").glob(f"part-*-{w}-0-*.parquet"))
-            for w in (0, 1)}  # fmt: skip
-    assert all(rows >= 8 for rows in made.values()), made
+    assert summary.exit_code == 0
+    assert summary.given_up[0].startswith("worker 0: memory ran out while it generated")
+    assert summary.given_up.keys() == {0}
+    assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(questions(300))
+    first = sum(pq.read_metadata(f).num_rows for f in (tmp_path / "out/data").glob("part-*-0-0-*.parquet"))
+    assert first >= 8, "rows that were finished before memory ran out"
 
 
 def test_beside_another_process_the_share_is_lowered_at_once(tmp_path: Path) -> None:

@@ -233,21 +233,25 @@ class Driver:
     def _give_up(self, replica: Replica, error: BatchError) -> None:
         """It gets no successor. Its work goes to the others; where there is none, the run ends with its error."""
         self._replicas.give_up(replica, error)
-        if not self._replicas.live and not self._replicas.revive():
+        is_done = self._replicas.ready and not self._is_left()
+        if not self._replicas.live and not is_done and not self._replicas.revive():
             self._error = error
             self._stop(str(error))
 
+    def _is_left(self) -> bool:
+        """Whether there is work that nobody has."""
+        return bool(self._again or self._suspects or not self._feeder.ended)
+
     def _look_for_orphans(self) -> None:
         """Work came back when all other replicas had ended: one of them starts again."""
-        is_left = self._again or self._suspects or not self._feeder.ended
-        if is_left and not self._interrupted and not self._replicas.live:
+        if self._is_left() and not self._interrupted and not self._replicas.live:
             self._replicas.revive()
 
     def _look_for_room(self) -> None:
         """More machines are of use as long as something is not leased; none at all, and the run cannot go on."""
         if self._interrupted:
             return
-        if self._again or not self._feeder.ended:
+        if self._is_left():
             self._replicas.join()
         self._replicas.check_placed()
 
@@ -283,7 +287,7 @@ class Driver:
                         self.tally.first_submit = time.monotonic()
                         self.cpu_s = -time.process_time()
             hungry = [r for r in hungry if r.wanted > 0] if given else []
-        if self._feeder.ended and not self._again and not self._suspects:
+        if not self._is_left():
             for replica in self._replicas.values():
                 if replica.told_to_end or replica.ended:
                     continue

@@ -364,6 +364,7 @@ class _Run:
             if not counts.pending:
                 self._lock.check()
                 self._output.clear_inflight()
+                self._output.clear_staging()  # a dead worker may have staged a part that nobody heard of
                 fault_point("finish.cleared")
             if code == 0:
                 self._lock.check()

@@ -39,7 +39,9 @@ from batchr1.sizing.plan import Plan
 
 log = logging.getLogger("batchr1.ray")
 
-LOOK_S = 60.0  # for a node to say what it is
+LOOK_S = 60.0  # for a node to say what it is, before a run begins
+
+_is_ours = False  # whether the connection to Ray is this module's to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ class Node:
 
 
 def connect(spec: ExecutorSpec) -> None:
-    """Join the cluster as a driver. Raises `JobError` when there is none."""
+    """Join the cluster as a driver, unless this process is one already. Raises `JobError` when there is none."""
+    global _is_ours
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -74,6 +77,8 @@ def connect(spec: ExecutorSpec) -> None:
             f"executor.address: no Ray cluster answers (got {spec.address!r}: {reason}). "
             "Start one with `ray start --head` and run on one of its nodes, or give HOST:PORT of its head."
         ) from exc
+    else:
+        _is_ours = True
     finally:
         for number, handler in handlers.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
@@ -95,19 +100,25 @@ class Nodes:
 
     def __init__(self) -> None:
         self._known: dict[str, Node | None] = {}
+        self._asked: dict[str, Any] = {}
 
-    def alive(self) -> list[Node]:
-        """Nodes that are there now and can run a worker."""
-        found = []
+    def alive(self, wait_s: float = 0.0) -> list[Node]:
+        """Nodes that are there now, can run a worker, and have said so; waits so long for those that have not."""
         entries = {e["NodeID"]: e["Resources"] for e in ray.nodes() if e["Alive"]}
-        asked = {id: _ask(id, entries[id]) for id in entries if id not in self._known}
-        for id, answer in asked.items():
-            self._known[id] = _node(id, entries[id], answer)
         for id in entries:
-            node = self._known[id]
-            if node is not None:
-                found.append(node)
-        return sorted(found, key=lambda node: node.id)
+            if id not in self._known and id not in self._asked:
+                self._asked[id] = _ask(id, entries[id])
+        if self._asked:
+            answers = list(self._asked.values())
+            done, _ = ray.wait(answers, num_returns=len(answers), timeout=wait_s)
+            for id, answer in list(self._asked.items()):
+                if answer in done:
+                    del self._asked[id]
+                    self._known[id] = _node(id, entries.get(id, {}), answer)
+        found = [node for id in sorted(entries) if (node := self._known.get(id)) is not None]
+        for id in self._asked.keys() & entries.keys() if wait_s else ():
+            log.warning("node %s is not used yet: it did not say within %.0f s what it is", id[:8], wait_s)
+        return found
 
 
 def _describe(num_gpus: int) -> tuple[str, tuple[Device, ...], float]:
@@ -129,8 +140,8 @@ def _ask(id: str, resources: dict[str, float]) -> Any:
 def _node(id: str, resources: dict[str, float], answer: Any) -> Node | None:
     """What a node answered; None, and a line in the log, for one that cannot be used."""
     try:
-        version, devices, ram_gib = ray.get(answer, timeout=LOOK_S)
-    except (ray.exceptions.RayError, TimeoutError) as exc:
+        version, devices, ram_gib = ray.get(answer)
+    except ray.exceptions.RayError as exc:
         log.warning("node %s is not used: %s", id[:8], _line(exc))
         return None
     if version != __version__:
@@ -145,7 +156,7 @@ def cluster_machine(spec: ExecutorSpec) -> Machine:
     On CPUs, a replica takes as many as the smallest node has. Raises `JobError` when there is nothing to run on.
     """
     connect(spec)
-    nodes = Nodes().alive()
+    nodes = Nodes().alive(LOOK_S)
     devices = tuple(
         Device(f"{node.id[:8]}:{device.id}", device.gpu, device.free_gib, device.holders, node=number)
         for number, node in enumerate(nodes)
@@ -241,7 +252,7 @@ class RayExecutor:
         connect(spec)
         self._log = log
         self._nodes = Nodes()
-        self._kinds = _kinds(plan, self._nodes.alive())
+        self._kinds = _kinds(plan, self._nodes.alive(LOOK_S))
         self._cluster = str(ray.get_runtime_context().gcs_address)
         self._away: dict[int, _Away] = {}
         self._key = secrets.token_bytes(32)
@@ -305,7 +316,8 @@ class RayExecutor:
         for worker in list(self._away):
             self._leave(worker)
         self._door.close()
-        ray.shutdown()
+        if _is_ours:
+            ray.shutdown()
         self._log.close()
 
     def room(self, taken: list[int]) -> list[int]:
