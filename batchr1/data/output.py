@@ -246,4 +246,6 @@ def _glob_matches(pattern: str, path: str) -> bool:
 
 
 def _json(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+    """A line for each value, and one for a whole list of numbers."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
+    return (re.sub(r"(?<=: \[)\s+[-+\d.e,\s]+(?=\],?\n)", lambda m: " ".join(m[0].split()), text) + "\n").encode()
