@@ -56,9 +56,7 @@ def good_row(number: int, *, sample: int = 0, **values: Any) -> dict[str, Any]:
     return row | values
 
 
-def write_output(
-    storage: Storage | Path, parts: Iterable[pa.Table], *, pending: int = 0, **changes: Any
-) -> Output:
+def write_output(storage: Storage | Path, parts: Iterable[pa.Table], *, pending: int = 0, **changes: Any) -> Output:
     """An output with these parts, its job and the record of its one run; `changes` replace keys of the job's spec."""
     output = Output(open_storage(storage) if isinstance(storage, Path) else storage)
     done = 0
@@ -154,7 +152,9 @@ def large_table(first: int, rows: int, text: str) -> pa.Table:
         skill = 0.95 - 0.09 * (number % 8)
         right = bool(rng.random() < skill) and not unclosed
         start = int(rng.integers(0, len(text) // 2))
-        flags = [name for name, p in (("looping", 0.02), ("mixed_language", 0.01), ("refusal", 0.0005)) if rng.random() < p]
+        flags = [
+            name for name, p in (("looping", 0.02), ("mixed_language", 0.01), ("refusal", 0.0005)) if rng.random() < p
+        ]
         made.append(
             good_row(
                 number, sample=sample,
@@ -174,7 +174,15 @@ def large_table(first: int, rows: int, text: str) -> pa.Table:
 def prose(chars: int) -> str:
     """Text that compresses about as well as traces do."""
     words = json.loads(Path(__file__).parent.joinpath("data/reworded.jsonl").read_text().splitlines()[0])
-    vocabulary = " ".join(str(v) for v in words.values()).split() + ["wait,", "so", "hmm.", "let", "me", "check", "then"]
+    vocabulary = " ".join(str(v) for v in words.values()).split() + [
+        "wait,",
+        "so",
+        "hmm.",
+        "let",
+        "me",
+        "check",
+        "then",
+    ]
     rng = np.random.default_rng(1)
     chosen = rng.choice(vocabulary, chars // 4)
     digits = rng.integers(0, 1000, chars // 4)

@@ -6,6 +6,7 @@ data/part-*.parquet        results; a file appears here whole, by `commit_part`,
 .batchr1/failed/           rows that failed
 .batchr1/staging/          parts that are being written, or wait for their commit
 _SUCCESS                   everything that was asked is in data/
+report.html                what `batchr1 report` made of it
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +35,7 @@ RUNS_DIR = f"{CONTROL_DIR}/runs"
 FAILED_DIR = f"{CONTROL_DIR}/failed"
 JOB_FILE = f"{CONTROL_DIR}/job.json"
 SUCCESS = "_SUCCESS"
+REPORT_FILE = "report.html"
 _PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
 
 
@@ -135,10 +137,18 @@ class Output:
         for file in self.storage.list_files(FAILED_DIR, ".parquet"):
             yield self._read(file.rel, columns)
 
+    def part_columns(self, rel: str) -> dict[str, pa.DataType]:
+        """The columns of a committed part, from its footer."""
+        schema = self._open(rel, pq.read_schema)
+        return dict(zip(schema.names, schema.types, strict=True))
+
     def _read(self, rel: str, columns: list[str] | None) -> pa.Table:
+        return self._open(rel, lambda file: pq.read_table(file, columns=columns))
+
+    def _open(self, rel: str, read: Callable[[BinaryIO], Any]) -> Any:
         try:
             with self.storage.open_input(rel) as file:
-                return pq.read_table(file, columns=columns)
+                return read(file)
         except (pa.ArrowException, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno is not None:  # Arrow gives no number when it cannot decode
                 raise
@@ -182,6 +192,7 @@ class Output:
     def remove_own(self) -> None:
         """`--fresh`: delete what runs recorded here made, and nothing else."""
         self.storage.delete(SUCCESS)
+        self.storage.delete(REPORT_FILE)
         for rel in self._own_parts():
             self.storage.delete(rel)
         for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):

@@ -18,27 +18,26 @@ from markupsafe import Markup
 WIDE, NARROW = 560, 290  # of the plotting area, in CSS pixels
 HEIGHT = 190
 
-_COLOURS = {"axis": "var(--muted)", "grid": "var(--line)", "text": "var(--fg)"}
+_CONFIG: dict[str, Any] = {
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--muted)", "titleColor": "var(--muted)", "gridColor": "var(--line)",
+        "domainColor": "var(--line)", "tickColor": "var(--line)", "labelFontSize": 11, "titleFontSize": 11,
+        "titleFontWeight": "normal", "titlePadding": 6,
+    },
+    "legend": {
+        "labelColor": "var(--fg)", "labelFontSize": 12, "orient": "top", "symbolType": "square", "offset": 8,
+        "padding": 0, "symbolOpacity": 1,
+    },
+}  # fmt: skip
 
 
 def draw(chart: alt.Chart | alt.LayerChart, description: str, *, wide: int = WIDE, height: int = HEIGHT) -> Markup:
     """A chart as inline SVG, in both widths."""
     drawings = []
     for kind, width in (("wide", wide), ("narrow", NARROW)):
-        sized = (
-            chart.properties(width=width, height=height, background="transparent")
-            .configure_view(stroke=None)
-            .configure_axis(
-                labelColor=_COLOURS["axis"], titleColor=_COLOURS["axis"], gridColor=_COLOURS["grid"],
-                domainColor=_COLOURS["grid"], tickColor=_COLOURS["grid"], labelFontSize=11, titleFontSize=11,
-                titleFontWeight="normal", titlePadding=6,
-            )
-            .configure_legend(
-                labelColor=_COLOURS["text"], labelFontSize=11, title=None, orient="top", symbolType="square",
-                offset=6, padding=0,
-            )
-            .configure(font="system-ui, sans-serif")
-        )  # fmt: skip
+        sized = chart.properties(width=width, height=height, background="transparent", config=_CONFIG)
         svg = vl_convert.vegalite_to_svg(sized.to_json())
         drawings.append(Markup('<div class="{}">{}</div>').format(kind, Markup(svg)))
     return Markup('<div class="drawing" role="img" aria-label="{}">{}</div>').format(
@@ -134,7 +133,7 @@ def over_time(
     unit, per = time_unit(points[-1]["seconds"])
     frame = pl.DataFrame({"at": [p["seconds"] / per for p in points], "value": [p[name] for p in points]})
     end = points[-1]["seconds"] / per
-    axis = _share_axis() if is_share else _count_axis()
+    axis = alt.Axis(format="~%" if is_share else "~s", tickCount=4, minExtent=32)  # the charts stand beneath each other
     x = alt.X("at:Q", title=unit, scale=alt.Scale(domain=[0, end], nice=False), axis=alt.Axis(grid=False, tickCount=8))
     y = alt.Y("value:Q", title=title, axis=axis, scale=alt.Scale(domainMin=0))
     layers: list[Any] = []

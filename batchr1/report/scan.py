@@ -82,26 +82,21 @@ def scan(output: Output, *, by: str | None = None, samples: int = SAMPLES) -> Sc
 
 
 def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
-    columns = list(columns)
-    with output.storage.open_input(rel) as file:
-        have = pl.read_parquet_schema(file)
+    columns, have = list(columns), output.part_columns(rel)
     missing = [name for name in columns if name not in have]
     if missing:
         kept = ", ".join(name for name in have if name not in NAMES) or "none"
         raise UsageError(f"{output.uri}: --by {missing[0]}: there is no such column (kept columns: {kept}).")
-    frame = pl.DataFrame(output.read_part(rel, columns))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return pl.DataFrame(output.read_part(rel, columns))
 
 
 def _columns_to_group_by(output: Output, rel: str) -> list[str]:
     """Kept columns that look like a category in one part: short texts, whole numbers, yes or no; few values."""
-    with output.storage.open_input(rel) as file:
-        have = pl.read_parquet_schema(file)
-    small = [n for n, t in have.items() if n not in NAMES and (t in (pl.String, pl.Boolean) or t.is_integer())]
     found = []
-    for name in small:
+    for name in [name for name in output.part_columns(rel) if name not in NAMES]:
         values = pl.DataFrame(output.read_part(rel, [name]))[name].drop_nulls()
+        if not (values.dtype in (pl.String, pl.Boolean) or values.dtype.is_integer()):
+            continue
         if values.dtype == pl.String and (values.str.len_chars().max() or 0) > _LONGEST_VALUE:  # type: ignore[operator]
             continue
         if values.n_unique() <= MOST_GROUPS:

@@ -90,13 +90,10 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
     columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
     frames: dict[str, pl.DataFrame] = {}
     for rel in output.parts():
-        with output.storage.open_input(rel) as file:
-            have = pl.read_parquet_schema(file)
-            if by is not None and by not in have:
-                kept = ", ".join(n for n in have if n not in NAMES) or "none"
-                raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
-            file.seek(0)
-            frames[rel] = pl.read_parquet(file, columns=columns)
+        if by is not None and by not in (have := output.part_columns(rel)):
+            kept = ", ".join(n for n in have if n not in NAMES) or "none"
+            raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
+        frames[rel] = pl.DataFrame(output.read_part(rel, columns))
     rows = pl.concat(frames.values()) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     last = runs[-1] if runs else {}
     if pending is None and last:
