@@ -158,7 +158,8 @@ def large_table(first: int, rows: int, text: str) -> pa.Table:
         made.append(
             good_row(
                 number, sample=sample,
-                reasoning=text[start : start + 4 * thought], answer=None if unclosed else text[start : start + 4 * said],
+                reasoning=text[start : start + 4 * thought],
+                answer=None if unclosed else text[start : start + 4 * said],
                 final_answer=None if unclosed else str(2 * number if right else rng.integers(0, 9)), correct=right,
                 reasoning_status="unclosed" if unclosed else "closed", truncated=cut,
                 truncated_in="reasoning" if unclosed else "answer" if cut else None,
@@ -173,16 +174,8 @@ def large_table(first: int, rows: int, text: str) -> pa.Table:
 
 def prose(chars: int) -> str:
     """Text that compresses about as well as traces do."""
-    words = json.loads(Path(__file__).parent.joinpath("data/reworded.jsonl").read_text().splitlines()[0])
-    vocabulary = " ".join(str(v) for v in words.values()).split() + [
-        "wait,",
-        "so",
-        "hmm.",
-        "let",
-        "me",
-        "check",
-        "then",
-    ]
+    problem = json.loads(Path(__file__).parent.joinpath("data/reworded.jsonl").read_text().splitlines()[2])["problem"]
+    vocabulary = [*problem.split(), "wait,", "so", "hmm.", "let", "me", "check", "then"]
     rng = np.random.default_rng(1)
     chosen = rng.choice(vocabulary, chars // 4)
     digits = rng.integers(0, 1000, chars // 4)

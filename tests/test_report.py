@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
-from made_output import KEPT, MAX_TOKENS, RUN, good_row, large_table, prose, table_of, write_large, write_output
+from made_output import MAX_TOKENS, RUN, good_row, large_table, prose, table_of, write_large, write_output
 from replay_job import questions, replay, run_replay, write_job
 from s3_fakes import S3
 
@@ -29,7 +29,8 @@ HOSTILE = (
     "<script>document.title = 'owned'; alert(1)</script><img src=x onerror=\"document.title = 'owned'\">"
     "</div></details></body></html><style>body{display:none}</style><iframe srcdoc='<script>parent.document.title=1'>"
     '" onmouseover="alert(1)" \' </textarea><!-- <svg onload=alert(1)> {{ 7 * 7 }} {% raw %} &lt;b&gt; &amp; ]]>'
-    f" \x00 nul \x1b[31m esc \x7f {BIDI} \u2028 \ufeff javascript:alert(1) <a href='javascript:alert(1)'>x</a> \U000e0041"
+    f" \x00 nul \x1b[31m esc \x7f {BIDI} \u2028 \ufeff javascript:alert(1) <a href='javascript:alert(1)'>x</a>"
+    " \U000e0041"
 )
 
 
@@ -86,7 +87,7 @@ def test_flags_are_those_that_occur_and_quote_ten_rows_that_have_them(made: Path
     n, rows = numbers_of(made), rows_of(made)
     flagged = rows.explode("flags").group_by("flags").len().drop_nulls()
     assert {name: flag["rows"] for name, flag in n["flags"].items()} == dict(flagged.iter_rows())
-    assert list(n["flags"])[0] == "looping"
+    assert next(iter(n["flags"])) == "looping"
     for name, flag in n["flags"].items():
         assert len(flag["quoted"]) == min(10, flag["rows"])
         keys = pl.DataFrame(flag["quoted"], schema=["id", "sample"], orient="row").cast({"sample": pl.Int32})

@@ -15,6 +15,8 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+Drawable = alt.Chart | alt.LayerChart | alt.FacetChart
+
 WIDE, NARROW = 560, 290  # of the plotting area, in CSS pixels
 HEIGHT = 190
 
@@ -33,7 +35,7 @@ _CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
-def draw(chart: alt.Chart | alt.LayerChart, description: str, *, wide: int = WIDE, height: int = HEIGHT) -> Markup:
+def draw(chart: Drawable, description: str, *, wide: int = WIDE, height: int = HEIGHT) -> Markup:
     """A chart as inline SVG, in both widths."""
     drawings = []
     for kind, width in (("wide", wide), ("narrow", NARROW)):
@@ -79,7 +81,9 @@ def longer_than(points: Sequence[dict[str, Any]], limits: dict[str, int]) -> Mar
         .mark_area(
             interpolate="step-after", line={"color": "var(--blue)"}, color="var(--blue)", fillOpacity=0.15, clip=True
         )
-        .encode(x=x, y=alt.Y("share:Q", title="share of rows longer", axis=_share_axis()))
+        .encode(
+            x=x, y=alt.Y("share:Q", title="share of rows longer", axis=_share_axis(), scale=alt.Scale(domain=[0, 1]))
+        )
     )
     return draw(_with_limits(line, limits), "share of rows longer than a number of tokens", wide=440)
 
@@ -162,7 +166,7 @@ def time_unit(seconds: float) -> tuple[str, float]:
 
 def _log_axis(title: str, values: Sequence[float], *, field: str = "from") -> alt.X:
     low, high = max(1.0, min(values)), max(values)
-    wanted = [10.0**e * m for e in range(0, 8) for m in (1, 2, 5) if low <= 10.0**e * m <= high]
+    wanted = [10.0**e * m for e in range(8) for m in (1, 2, 5) if low <= 10.0**e * m <= high]
     if len(wanted) > 7:
         wanted = [v for v in wanted if math.log10(v).is_integer() or len(wanted) < 12]
     return alt.X(
@@ -189,7 +193,7 @@ def _colours(**by_name: str) -> alt.Color:
     )
 
 
-def _with_limits(chart: alt.Chart, limits: dict[str, int]) -> alt.Chart | alt.LayerChart:
+def _with_limits(chart: alt.Chart, limits: dict[str, int]) -> Drawable:
     """The chart with a named line at each limit of tokens."""
     if not limits:
         return chart

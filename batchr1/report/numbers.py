@@ -122,7 +122,7 @@ def _stats(values: pl.Series) -> dict[str, float]:
 
 def log_edges(low: int, high: int, per_decade: int = BINS_PER_DECADE) -> list[int]:
     """Whole numbers, about evenly spaced on a logarithmic axis, from at most `low` (≥ 1) to more than `high`."""
-    steps = range(0, 10 * per_decade)
+    steps = range(10 * per_decade)
     edges = sorted({round(10 ** (step / per_decade)) for step in steps})
     first = max(i for i, edge in enumerate(edges) if edge <= max(1, low))
     last = min(i for i, edge in enumerate(edges) if edge > high)

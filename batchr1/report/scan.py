@@ -73,8 +73,7 @@ def scan(output: Output, *, by: str | None = None, samples: int = SAMPLES) -> Sc
         frames.append(frame)
         chosen.look_at(rel, frame)
     if not frames:
-        schema = {name: pl.String for name in NUMBERS}
-        return Scan(pl.DataFrame(schema=schema), [], 0)
+        return Scan(pl.DataFrame(schema=dict.fromkeys(NUMBERS, pl.String)), [], 0)
     rows = pl.concat(frames)
     if by is None:
         columns = [c for c in columns if 1 < rows[c].n_unique() <= MOST_GROUPS][:MOST_COLUMNS]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from batchr1.data.output import CONTROL_DIR, DATA_DIR, REPORT_FILE, Output
-from batchr1.data.storage import open_storage
+from batchr1.data.output import DATA_DIR, REPORT_FILE, Output
+from batchr1.data.storage import CONTROL_DIR, open_storage
 from batchr1.data.storage_uri import split_uri
 from batchr1.errors import UsageError
 
