@@ -53,7 +53,7 @@ class Output:
     def refuse_foreign(self) -> None:
         """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
         if self.storage.kind == "local":
-            _refuse_place(Path(self.uri))
+            refuse_place(Path(self.uri))
         try:
             if self.exists():
                 return
@@ -214,7 +214,7 @@ class Output:
         return own
 
 
-def _refuse_place(folder: Path) -> None:
+def refuse_place(folder: Path) -> None:
     """Raise `OutputError` when a local folder cannot be made or written; looks, and writes nothing."""
     place = folder
     while not os.path.lexists(place):
