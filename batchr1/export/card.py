@@ -107,8 +107,8 @@ def _columns(summary: dict[str, Any]) -> str:
     return (
         f"## Columns\n\n`messages` holds a user and an assistant turn; {form}. Many chat templates, those of the "
         "DeepSeek-R1 distills among them, drop the reasoning of earlier turns: train with one that renders it. "
-        "Beside it stand the row's `id` and `sample`, columns of the input that were kept, and what is known of the row: the right answer "
-        "(`gold`), `final_answer`, `correct`, tokens, `flags`, `model`.\n"
+        "Beside it stand the row's `id` and `sample`, columns of the input that were kept, and what is known of the "
+        "row: the right answer (`gold`), `final_answer`, `correct`, tokens, `flags`, `model`.\n"
     )
 
 

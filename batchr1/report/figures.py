@@ -111,9 +111,14 @@ def measures_by_k(lines: Sequence[dict[str, Any]]) -> Markup:
     colours = _colours(**{"pass@k": "var(--blue)", "cons@k": "var(--green)"})
     ks = sorted({row["k"] for row in lines})
     x = alt.X("k:Q", title="k samples", scale=alt.Scale(type="log", base=2, nice=False), axis=alt.Axis(values=ks))
-    y_scale = alt.Scale(domain=[min(row["low"] for row in lines), max(row["high"] for row in lines)], nice=True)
+    low, high = min(row["low"] for row in lines), max(row["high"] for row in lines)
+    y_scale = alt.Scale(domain=[max(0.0, low - 0.02), min(1.0, high + 0.02)], nice=True, zero=False)
     frame = pl.DataFrame(lines)
-    band = alt.Chart(frame).mark_area(opacity=0.18).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colours)
+    band = (
+        alt.Chart(frame)
+        .mark_area(opacity=0.18)
+        .encode(x=x, y=alt.Y("low:Q", scale=y_scale), y2="high:Q", color=colours)
+    )
     line = (
         alt.Chart(frame)
         .mark_line(point=True)
