@@ -309,6 +309,18 @@ def test_a_report_on_a_run_that_committed_nothing_yet(tmp_path: Path) -> None:
     assert json.loads(report(tmp_path / "out", "--json").output)["rows"]["done"] == 0
 
 
+def test_a_report_on_a_run_whose_engine_never_came_up(tmp_path: Path) -> None:
+    output = write_output(tmp_path / "out", [], pending=100)
+    output.storage.delete(".batchr1/job.json")
+    [record] = output.runs()
+    started = {k: record[k] for k in ("run", "started", "batchr1", "job", "plan", "counts_before")}
+    output.write_run(RUN, started | {"state": "running"})
+    assert report(tmp_path / "out").exit_code == 0
+    shown = Page((tmp_path / "out/report.html").read_text()).text
+    assert "This output is interrupted" in shown
+    assert "ended without a word" in shown
+
+
 def test_a_report_without_gold_or_series_or_kept_columns(tmp_path: Path) -> None:
     rows = [good_row(i, gold=None, correct=None, final_answer=None) for i in range(5)]
     output = write_output(tmp_path / "out", [table_of(rows, pa.schema([]))])

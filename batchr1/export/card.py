@@ -120,6 +120,7 @@ def _made_with(summary: dict[str, Any], job: dict[str, Any]) -> str:
         ("prompts", ", ".join(_public(p) for p in _as_list((spec.get("input") or {}).get("path")))),
         ("instruction", (spec.get("prompting") or {}).get("instruction")),
         *sorted((spec.get("sampling") or {}).items()),
+        ("verified by", (spec.get("verify") or {}).get("kind") if (spec.get("input") or {}).get("gold") else None),
         ("quantization", (spec.get("model") or {}).get("quantization")),
         ("job digest", job.get("digest")),
         ("generated", summary["generated"]),

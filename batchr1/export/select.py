@@ -159,7 +159,7 @@ def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -
             f"--correct-only: nothing is known to be right in {output.uri} (got no value in the column correct). "
             "Set input.gold in the job, or leave --correct-only out."
         )
-    known = sorted({*FLAGS, *rows["flags"].explode(empty_as_null=False, keep_nulls=False).unique()})
+    known = sorted({*FLAGS, *rows.filter(pl.col("flags").list.len() > 0)["flags"].explode()})
     for flag in options.drop_flags:
         if flag not in known:
             raise UsageError(

@@ -67,7 +67,7 @@ def _numbers(output: Output, summary: OutputSummary, found: Scan) -> dict[str, A
         "time": _time(records),
         "plan": _plan(records, rows),
         "runs": [_run(record) for record in records],
-        "model": job.get("model") or {},
+        "model": {"name": None, "location": None, "revision": None, **(job.get("model") or {})},
         "settings": spec,
         "fingerprint": job.get("fingerprint") or {},
         "digest": job.get("digest"),
@@ -198,8 +198,8 @@ def _flags(rows: pl.DataFrame, found: Scan) -> dict[str, Any]:
     """Rows of each flag that occurs, most frequent first, and which of them are quoted."""
     if not rows.height:
         return {}
-    counts = rows.select(pl.col("flags").explode(empty_as_null=False, keep_nulls=False)).to_series().value_counts()
-    counts = counts.sort(["count", "flags"], descending=[True, False])
+    told = rows.select("flags").filter(pl.col("flags").list.len() > 0).explode("flags").to_series()
+    counts = told.value_counts().sort(["count", "flags"], descending=[True, False])
     return {
         name: {
             "rows": count,

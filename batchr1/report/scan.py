@@ -131,7 +131,7 @@ class _Chosen:
 
     def look_at(self, rel: str, frame: pl.DataFrame) -> None:
         told = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
-        self._add(rel, told.explode("flags", empty_as_null=True).rename({"flags": "kind"}))
+        self._add(rel, told.explode("flags").rename({"flags": "kind"}))
         for kind, wanted in (("truncated", pl.col("truncated")), ("wrong", outcome() == "wrong")):
             self._add(rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind")))
 
