@@ -170,6 +170,15 @@ def test_no_prompt_is_in_both_splits_and_the_split_is_the_same_each_time(many: P
     assert set(test["id"]) < set(rows_in(tmp_path / "three", "test")["id"]), "a larger share adds to it"
 
 
+def test_a_large_export_is_cut_into_files(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchr1.export.export.MAX_FILE_BYTES", 1)
+    exported(many, tmp_path / "sft", "--to", "sft", "--test-share", "0.2")
+    names = sorted(path.name for path in (tmp_path / "sft/data").iterdir())
+    assert names == [f"{split}-0000{i}.parquet" for split in ("test", "train") for i in range(2)]
+    assert rows_in(tmp_path / "sft").height + rows_in(tmp_path / "sft", "test").height == 400
+    assert_valid_card(tmp_path / "sft")
+
+
 def test_a_share_too_small_for_any_prompt_makes_no_test_split_and_says_so(many: Path, tmp_path: Path) -> None:
     done = export(many, tmp_path / "sft", "--to", "sft", "--test-share", "0.00001")
     assert "note   no prompt falls into a test split of 1e-05\n" in done.output

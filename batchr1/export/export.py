@@ -16,7 +16,7 @@ from batchr1.export.card import card
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
 from batchr1.export.rows import RowWriter, sft_columns, sft_table
-from batchr1.export.select import Selection, select
+from batchr1.export.select import SPLITS, Selection, select
 
 MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
 
@@ -45,8 +45,8 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
 def _summary(output: Output, dest: Storage, options: ExportOptions, selection: Selection) -> dict[str, Any]:
     rows = selection.rows
     splits = {}
-    for name, is_test in (("train", False), ("test", True)):
-        mine = rows.filter(pl.col("is_test") == is_test)
+    for name in SPLITS:
+        mine = rows.filter(pl.col("is_test") == (name == "test"))
         if mine.height:
             splits[name] = _count(mine)
     runs = output.runs()
@@ -81,22 +81,16 @@ def _write_rows(output: Output, options: ExportOptions, selection: Selection, fo
     """The selected rows, part by part, in the order of the parts."""
     folder.mkdir()
     writers: dict[str, RowWriter] = {}
-    numbers = dict.fromkeys(("train", "test"), 0)
+    numbers = dict.fromkeys(SPLITS, 0)
     try:
-        for number, rel in enumerate(selection.parts):
-            wanted = {s: selection.of_part(number, is_test=s == "test") for s in ("train", "test")}
-            if not any(len(rows) for rows in wanted.values()):
-                continue
+        for rel, wanted in selection.by_part():
             columns = sft_columns(list(output.part_columns(rel))) if options.form == "sft" else None
             table = output.read_part(rel, columns)
             for split, rows in wanted.items():
-                if not len(rows):
-                    continue
                 taken = table.take(rows)
                 if split not in writers:
-                    writers[split] = RowWriter(
-                        folder / f"{split}-{numbers[split]:05d}.{options.format}", options.format
-                    )
+                    path = folder / f"{split}-{numbers[split]:05d}.{options.format}"
+                    writers[split] = RowWriter(path, options.format)
                     numbers[split] += 1
                 writers[split].write(sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken)
                 if writers[split].size() >= MAX_FILE_BYTES:

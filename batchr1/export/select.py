@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from batchr1.export.options import ExportOptions
 
 _READ = ("id", "sample", "prompt", "reasoning", "answer", "correct", "reasoning_status", "truncated",
          "completion_tokens", "flags")  # fmt: skip
+SPLITS = ("train", "test")
 _FIRST = ("prompt_key", "id", "sample")  # of several rows that would do, the first in this order is kept
 
 
@@ -44,10 +45,13 @@ class Selection:
     total: int
     steps: list[Step]
 
-    def of_part(self, number: int, *, is_test: bool) -> pa.Array:
-        """The rows of a part that go into a split, in their order there."""
-        mine = self.rows.filter((pl.col("part") == number) & (pl.col("is_test") == is_test))["row"]
-        return mine.sort().to_arrow()
+    def by_part(self) -> Iterator[tuple[str, dict[str, pa.Array]]]:
+        """(part, {split: its rows, in their order there}) of each part that has some."""
+        grouped = self.rows.sort("part", "row").partition_by("part", "is_test", as_dict=True)
+        for number, rel in enumerate(self.parts):
+            taken = {name: grouped.get((number, name == "test")) for name in SPLITS}
+            if found := {name: mine["row"].to_arrow() for name, mine in taken.items() if mine is not None}:
+                yield rel, found
 
 
 def select(output: Output, options: ExportOptions) -> Selection:
