@@ -1,9 +1,10 @@
-"""Out of memory, provoked on a real GPU: another process that holds memory, and a plan forced too large.
+"""Out of memory, provoked on a real GPU: another process that holds memory, and plans forced too large.
 
     python benchmarks/out_of_memory.py --job jobs/math.yaml --out oom.json
 
 Each case is a run of its own; the table says how it ended, which rungs were taken, and how many rows are there.
-Needs a GPU with 139 GiB (an H200); r1-tiny makes the runs short.
+Needs a GPU with 139 GiB (an H200); r1-tiny makes the runs short. The other process has its CUDA context from the start
+and takes the memory when it is told to: before the run, or once the run has its plan and its engine begins to load.
 """
 
 from __future__ import annotations
@@ -11,37 +12,70 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# name, GiB that another process holds, seconds after the run's start (None: before it), extra options
-CASES: list[tuple[str, int, float | None, list[str]]] = [
-    ("60 GiB held before", 60, None, []),
-    ("120 GiB taken while the engine starts", 120, 7.0, []),
-    ("60 GiB held, utilisation forced to 0.9", 60, None, ["--set", "model.engine_args.gpu_memory_utilization=0.9"]),
-]
 HOLD = """
-import sys, time, torch
-held = torch.empty(int(sys.argv[1]) * 2**30, dtype=torch.uint8, device="cuda")
-print("held", flush=True)
-time.sleep(600)
+import sys, torch
+torch.zeros(1, device="cuda")
+for line in sys.stdin:
+    held = torch.empty(int(line) * 2**30, dtype=torch.uint8, device="cuda")
+    print("held", flush=True)
 """
+UTILIZATION = "model.engine_args.gpu_memory_utilization"
 
 
-def hold(gib: int) -> subprocess.Popen[str]:
-    """A process that holds memory; returns once it does."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(gib)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`held_gib` by another process, taken before the run or (`late`) after its plan; `extra` options of the run."""
+
+    name: str
+    held_gib: int
+    late: bool = False
+    extra: tuple[str, ...] = ()
 
 
-def batchr1(job: str, output: Path, *extra: str) -> subprocess.Popen[str]:
+CASES = [
+    Case("60 GiB held before", 60),
+    Case("120 GiB held before", 120),
+    Case("60 GiB taken after the plan", 60, late=True),
+    Case("120 GiB taken after the plan", 120, late=True),
+    Case("60 GiB held, utilisation forced to 0.9", 60, extra=("--set", f"{UTILIZATION}=0.9")),
+    Case("KV cache forced to 200 GiB", 0, extra=("--set", f"model.engine_args.kv_cache_memory_bytes={200 * 2**30}")),
+]
+
+
+@contextmanager
+def holder() -> Iterator[Callable[[int], None]]:
+    """A process with a CUDA context; called with a number of GiB it takes them, and returns once it has."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None and process.stdout is not None
+    lines_in, lines_out = process.stdin, process.stdout
+
+    def take(gib: int) -> None:
+        lines_in.write(f"{gib}\n")
+        assert lines_out.readline() == "held\n"
+
+    try:
+        yield take
+    finally:
+        process.kill()
+        process.wait()
+
+
+def start(job: str, output: Path, *extra: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "batchr1", "run", job, "--output", str(output), "--json", *extra]
+    command += ["--set", "model.engine_args.enforce_eager=true"]  # a start without compiling: a quarter of the time
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -51,53 +85,57 @@ def rows_in(output: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in (output / "data").glob("*.parquet"))
 
 
-def case(job: str, name: str, gib: int, after_s: float | None, extra: list[str]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        output, holder = Path(folder) / "out", None
+def wait_for_plan(run: subprocess.Popen[str], output: Path, before: int) -> None:
+    """Until the run has written its record, which it does once its plan is made and before its engine starts."""
+    while run.poll() is None and len(list((output / ".batchr1/runs").glob("*.json"))) == before:
+        time.sleep(0.02)
+
+
+def first_rows(job: str, output: Path) -> None:
+    """Ten rows without trouble: every case goes on from a copy of them."""
+    _, err = (run := start(job, output, "--limit", "10")).communicate(timeout=240)
+    assert run.returncode == 0, err
+
+
+def measure(job: str, case: Case, first: Path, output: Path) -> dict[str, Any]:
+    """The case, over the whole input: what was there before has to stay."""
+    shutil.copytree(first, output)
+    before = rows_in(output)
+    with holder() as take:
+        if case.held_gib and not case.late:
+            take(case.held_gib)
         started = time.monotonic()
-        if gib and after_s is None:
-            holder = hold(gib)
-        run = batchr1(job, output, *extra)
-        if gib and after_s is not None:
-            ready = subprocess.Popen([sys.executable, "-c", "import torch"])  # warm the page cache
-            ready.wait()
-            time.sleep(max(0.0, after_s - (time.monotonic() - started)))
-            holder = hold(gib)
-        out, err = run.communicate(timeout=240)
-        if holder is not None:
-            holder.kill()
-            holder.wait()
-        records = [json.loads(p.read_text()) for p in sorted((output / ".batchr1/runs").glob("*.json"))]
-        last = records[-1] if records else {}
-        tail = [line for line in err.splitlines() if line.startswith("batchr1: ") or "rung" in line or "lower" in line]
-        return {
-            "case": name, "exit_code": run.returncode, "seconds": round(time.monotonic() - started, 1),
-            "rows": rows_in(output) if (output / "data").exists() else 0,
-            "rungs": [{k: r.get(k) for k in ("rung", "changes", "reason")} for r in last.get("rungs", [])],
-            "plan_notes": last.get("plan", {}).get("notes"), "stderr": tail[-6:], "stdout": out[-400:],
-        }  # fmt: skip
+        run = start(job, output, *case.extra)
+        if case.late:
+            wait_for_plan(run, output, before=1)
+            take(case.held_gib)
+        _, err = run.communicate(timeout=300)
+    records = [json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))]
+    last = records[-1] if len(records) > 1 else {}
+    return {
+        "case": case.name, "exit_code": run.returncode, "seconds": round(time.monotonic() - started, 1),
+        "rows_before": before, "rows": rows_in(output), "planned": last.get("plan", {}).get("gpu_memory_utilization"),
+        "rungs": [{k: r.get(k) for k in ("rung", "changes", "reason")} for r in last.get("rungs", [])],
+        "notes": last.get("plan", {}).get("notes"), "stopped": last.get("stopped"),
+        "stderr": [line for line in err.splitlines() if line.strip()][-4:],
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--job", default="jobs/math.yaml")
+    parser.add_argument("--cases", default="", help="their numbers, e.g. 0,3; all without it")
     parser.add_argument("--out", type=Path, default=Path("oom.json"))
     options = parser.parse_args()
+    chosen = [CASES[int(n)] for n in options.cases.split(",") if n] or CASES
     results = []
-    with tempfile.TemporaryDirectory() as folder:  # rows that are there before a plan that cannot work
-        output = Path(folder) / "kept"
-        first = batchr1(options.job, output, "--limit", "100")
-        first.communicate(timeout=240)
-        before = rows_in(output)
-        forced = batchr1(options.job, output, "--set", "model.engine_args.max_num_batched_tokens=16777216")
-        _, err = forced.communicate(timeout=240)
-        results.append({"case": "rows before a forced plan", "exit_code": forced.returncode, "rows_before": before,
-                        "rows": rows_in(output), "stderr": err.splitlines()[-3:]})  # fmt: skip
-        print(json.dumps(results[-1]), flush=True)
-    for name, gib, after_s, extra in CASES:
-        results.append(case(options.job, name, gib, after_s, extra))
-        print(json.dumps(results[-1]), flush=True)
-        options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(folder) / "first"
+        first_rows(options.job, first)
+        for number, case in enumerate(chosen):
+            results.append(measure(options.job, case, first, Path(folder) / str(number)))
+            print(json.dumps(results[-1]), flush=True)
+            options.out.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,75 +1,114 @@
-"""What a large input costs before the first new row: 10 M rows, 90 % of them done.
+"""What a large input costs before the first new row: `batchr1 run` over 10 M rows of which 90 % are done.
 
-    python benchmarks/scale.py --rows 10000000 --done 0.9
+    python benchmarks/scale.py --rows 10000000 --done 0.9 --folder DIR
 
-The first call makes the dataset and, beside it, parts with only what a resume reads (id and sample). A call with
---folder measures a resume up to the first batch of pending rows that is read: seconds, and the peak of resident memory.
-Rendering, the lock and the engine's start are not part of it.
+The first call makes the dataset and an output as the job would have left it (all columns, parts of 20,000 rows);
+each later one measures: the real command with the replay engine in place of vLLM, from the start of the process to
+the first lease that goes to a worker, with the peak of the driver's resident memory. Then the run is stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
-import resource
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from replayed import command, job, memory_gb
+
 ROWS_PER_FILE = 1_000_000
 ROWS_PER_PART = 20_000
+SCRIPT: dict[str, Any] = {"max_num_seqs": 256, "tokens_per_step": 4, "step_s": 0.01, "mean_len": 100.0}
+RUN = "20260101T000000000Z-0000"
 
 
-def make(folder: Path, rows: int, done: int) -> None:
-    """The dataset, and parts that hold the first `done` of a shuffled order of its rows."""
-    (folder / "in").mkdir()
-    (folder / "out/data").mkdir(parents=True)
+def make_input(folder: Path, rows: int) -> None:
+    """`rows` short prompts with ids, in files of a million."""
+    (folder / "in").mkdir(parents=True)
     for start in range(0, rows, ROWS_PER_FILE):
         numbers = range(start, min(rows, start + ROWS_PER_FILE))
         ids = pa.array([f"dataset/train/{i:09d}" for i in numbers])
         text = pa.array([f"What is {i} + {i}?" for i in numbers])
         pq.write_table(pa.table({"id": ids, "problem": text}), folder / f"in/{start:09d}.parquet", compression="zstd")
+
+
+def make_output(folder: Path, rows: int, done: int) -> None:
+    """Parts that hold the first `done` rows of a shuffled order, and the record of the job that made them."""
+    from batchr1.data.sink import write_parquet
+    from batchr1.job import load_job
+    from batchr1.run.job import _job_document
+    from batchr1.run.prepare import RunOptions, prepare
+
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from replay_job import replay
+
+    prepared = prepare(load_job(job(folder)), RunOptions(engine=replay()))
+    prepared.output.write_job(_job_document(prepared))
+    prepared.output.write_inputs(prepared.source.versions)
+    (folder / "out/data").mkdir()
     order = np.random.default_rng(0).permutation(rows)[:done]
     for number, start in enumerate(range(0, done, ROWS_PER_PART)):
-        ids = pa.array([f"dataset/train/{i:09d}" for i in order[start : start + ROWS_PER_PART].tolist()])
-        samples = pa.array(np.zeros(len(ids), dtype=np.int32))
-        name = f"part-20260101T000000000Z-0000-0-0-{number:05d}.parquet"
-        pq.write_table(pa.table({"id": ids, "sample": samples}), folder / "out/data" / name, compression="zstd")
+        table = part(order[start : start + ROWS_PER_PART].tolist())
+        write_parquet(table, folder / f"out/data/part-{RUN}-0-0-{number:05d}.parquet")
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Seconds of each step of a resume, and the peak memory in GB."""
-    from batchr1.data.output import Output
-    from batchr1.data.pending import Pending
-    from batchr1.data.source import Source
-    from batchr1.data.storage import expand_inputs, open_storage
-    from batchr1.job.spec import InputSpec
+def part(numbers: list[int]) -> pa.Table:
+    """A part as a run writes it, all its rows alike but for id, prompt and hash."""
+    from batchr1.data.columns import output_schema
 
-    started = time.monotonic()
-    files = expand_inputs([str(folder / "in")])
-    source = Source(InputSpec(path=str(folder / "in"), id="id", prompt="problem"), [], files)
-    pending = Pending(source, 1, ids_are_hashes=False)
-    read = time.monotonic()
-    for table in Output(open_storage(folder / "out")).tables(["id", "sample"]):
-        pending.mark_done(table.column("id"), table.column("sample"))
-    matched = time.monotonic()
-    counts = pending.counts()
-    pending.free()
-    batch, _ = next(iter(pending.rows(source)))
-    first = time.monotonic()
-    return {
-        "rows": counts.rows,
-        "pending": counts.pending,
-        "ids_s": round(read - started, 1),
-        "match_s": round(matched - read, 1),
-        "first_batch_s": round(first - started, 1),
-        "first_batch_rows": batch.num_rows,
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    same: dict[str, Any] = {
+        "sample": 0, "reasoning": "think " * 50, "answer": "42", "final_answer": "42", "reasoning_status": "closed",
+        "truncated": False, "finish_reason": "stop", "prompt_tokens": 40, "reasoning_tokens": 50, "answer_tokens": 5,
+        "control_tokens": 2, "injected_tokens": 0, "completion_tokens": 57, "flags": [], "attempts": 1,
+        "resumed_at": [], "model": "r1-tiny", "run": RUN, "finished_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    }  # fmt: skip
+    schema = output_schema(pa.schema([]))
+    columns = {
+        "id": [f"dataset/train/{i:09d}" for i in numbers],
+        "prompt": [f"What is {i} + {i}?" for i in numbers],
+        "prompt_hash": [f"{i:032x}" for i in numbers],
     }
+    arrays = [pa.array(columns.get(f.name, [same.get(f.name)] * len(numbers)), f.type) for f in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def measure(folder: Path, timeout_s: float) -> dict[str, float]:
+    """Seconds until each step of a resume was over, and the driver's peak memory in GB."""
+    marks = folder / "marks.json"
+    marks.unlink(missing_ok=True)
+    started = time.monotonic()
+    with (folder / "run.log").open("wb") as log:
+        run = subprocess.Popen(command(folder, SCRIPT, marks=marks), stdout=log, stderr=log)
+    while run.poll() is None and time.monotonic() - started < timeout_s:
+        if marks.exists() and "first_lease" in (found := _read(marks)):
+            time.sleep(5)  # of work
+            found["peak_gb_at_work"] = round(memory_gb(run.pid, "VmHWM"), 3)
+            run.send_signal(signal.SIGTERM)
+            run.wait()
+            return found
+        time.sleep(0.05)
+    run.kill()
+    sys.exit(f"no lease in {timeout_s:g} s: see {folder}/run.log")
+
+
+def _read(path: Path) -> dict[str, float]:
+    try:
+        found: dict[str, float] = json.loads(path.read_text())
+    except ValueError:  # while it is being written
+        return {}
+    return found
 
 
 def main() -> None:
@@ -77,14 +116,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--done", type=float, default=0.9, help="share of rows that are done")
     parser.add_argument("--folder", type=Path, help="where the data is made, or lies already")
+    parser.add_argument("--timeout-s", type=float, default=600.0)
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="batchr1-scale-"))
     if not (folder / "in").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        make(folder, arguments.rows, int(arguments.rows * arguments.done))
+        make_input(folder, arguments.rows)
+        make_output(folder, arguments.rows, int(arguments.rows * arguments.done))
         print(f"made {folder}: measure with --folder {folder}")
     else:
-        print(json.dumps(measure(folder)))
+        print(json.dumps(measure(folder, arguments.timeout_s)))
 
 
 if __name__ == "__main__":

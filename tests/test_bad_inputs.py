@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -838,6 +839,21 @@ def test_fresh_without_a_terminal_wants_yes_and_deletes_nothing(tmp_path: Path) 
     assert (said(result, tmp_path), result.exit_code, result.stdout) == (
         "batchr1: TMP/out: --fresh would delete 1 result files. Add --yes to agree.\n", 2, ""
     )  # fmt: skip
+    assert snapshot(tmp_path) == before
+
+
+def test_fresh_asks_on_a_terminal_and_a_no_deletes_nothing(tmp_path: Path) -> None:
+    ready_output(tmp_path)
+    before = snapshot(tmp_path)
+    ours, theirs = pty.openpty()
+    os.write(ours, b"n\n")
+    command = [sys.executable, "-m", "batchr1", "run", str(tmp_path / "job.yaml"), "--fresh"]
+    done = subprocess.run(command, stdin=theirs, capture_output=True, text=True, timeout=120)
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 2
+    assert f"{tmp_path}/out: delete 1 result files? [y/N]: " in done.stderr
+    assert done.stderr.endswith("out: --fresh would delete 1 result files. Add --yes to agree.\n")
     assert snapshot(tmp_path) == before
 
 

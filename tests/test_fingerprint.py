@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from batchr1.errors import FingerprintError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
@@ -42,7 +43,10 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"sampling.top_k": 20}, "sampling.top_k: null → 20"),
     ({"sampling.seed": 2}, "sampling.seed: 1 → 2"),
     ({"sampling.max_tokens": 50}, "sampling.max_tokens: 100 → 50"),
+    ({"sampling.min_p": 0.1}, "sampling.min_p: null → 0.1"),
+    ({"sampling.ignore_eos": True}, "sampling.ignore_eos: false → true"),
     ({"input.prompt": "question"}, 'input.prompt: "problem" → "question"'),
+    ({"input.max_tokens": "cap"}, 'input.max_tokens: null → "cap"'),
     ({"input.id": None}, 'input.id: "id" → null'),
     ({"input.gold": "answer"}, 'input.gold: null → "answer"'),
     ({"output.keep": ["level", "subject"]}, 'output.keep: ["level"] → ["level", "subject"]'),
@@ -57,7 +61,10 @@ EXECUTION: list[dict[str, Any]] = [
     {"output.token_ids": "always"},
     {"checkpoint": {"every_s": 1}},
     {"retry": {"attempts": 9}},
-    {"storage": {"endpoint": "http://host:9000"}},
+    {"storage": {"endpoint": "http://host:9000", "region": "eu-west-1", "profile": "nightly"}},
+    {"model.trust_remote_code": True},
+    {"input.expected_tokens": "length"},
+    {"input.on_changed_prompt": "rerun"},
     {"max_failed": 7},
 ]
 EXTENDING: list[dict[str, Any]] = [
@@ -67,6 +74,25 @@ EXTENDING: list[dict[str, Any]] = [
     {"input.exclude": ["earlier"]},
     {"sampling.n": 4},
 ]
+
+
+# compared by the content that they lead to
+BY_IDENTITY = {"model.variant", "model.path", "model.repo", "model.revision"}
+
+
+def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:
+    keys = set()
+    for name, field in JobSpec.model_fields.items():
+        section = field.annotation
+        inner = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        keys |= {f"{name}.{key}" for key in inner} or {name}
+    named = set()
+    for changes in [*(changes for changes, _ in SEMANTIC), *EXECUTION, *EXTENDING]:
+        for path, value in changes.items():
+            nested = isinstance(value, dict) and path in ("checkpoint", "retry", "storage")
+            named |= {f"{path}.{key}" for key in value} if nested else {path}
+    assert named | {"input.messages", "input.template"} == keys - BY_IDENTITY
+    assert len(SEMANTIC) + len(EXECUTION) + len(EXTENDING) >= 25
 
 
 @pytest.mark.parametrize(("changes", "line"), SEMANTIC)
@@ -101,3 +127,14 @@ def test_a_larger_limit_extends_with_the_option_and_keeps_what_is_saved(limit: i
         check_same(before, now, output="out")
     with pytest.raises(FingerprintError, match=r"max_tokens: .* → 100\nRun the job as it was"):
         check_same(now, before, output="out", continue_truncated=True)
+
+
+@pytest.mark.parametrize("other", [{"input.messages": "chat"}, {"input.template": "{problem}?"}])
+def test_another_way_to_make_prompts_is_refused_with_both_keys(other: dict[str, Any]) -> None:
+    [(path, value)] = other.items()
+    with pytest.raises(FingerprintError) as refused:
+        check_same(semantic({}), semantic({"input.prompt": None, path: value}), output="out")
+    assert set(str(refused.value).splitlines()[1:3]) == {
+        '  input.prompt: "problem" → null',
+        f'  {path}: null → "{value}"',
+    }

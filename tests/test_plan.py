@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from batchr1.cli.main import main
 from batchr1.engine.arguments import check_engine_args
 from batchr1.errors import JobError
-from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
+from batchr1.job.spec import ExecutorSpec, InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
 from batchr1.records import PromptLengths
 from batchr1.run.prepare import NoFitError
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import Device, Holder
+from batchr1.sizing.fit import groups_of
 from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
@@ -496,3 +497,51 @@ def test_engine_arguments_that_cannot_be(argument: str, value: Any, message: str
     with pytest.raises(JobError) as caught:
         plan(job(**{argument: value}), gpus("H200", 2 if value != 3 else 4))
     assert message in str(caught.value)
+
+
+def beside(*counts: tuple[str, int], node_gpus: int = 8) -> Machine:
+    """GPUs of several models in one host, or, numbered on, in hosts of `node_gpus`."""
+    names = [name for name, count in counts for _ in range(count)]
+    return Machine(tuple(Device(str(i), GPUS[n], GPUS[n].memory_gib, node=i // node_gpus) for i, n in enumerate(names)))
+
+
+def test_each_model_of_gpu_in_a_host_gets_a_plan_of_its_own() -> None:
+    p = plan(job(), beside(("H100", 2), ("L4", 2)))
+    large, small = p.kinds
+    assert p.device_groups == (*large.device_groups, *small.device_groups)
+    assert large.device_groups == (("0",), ("1",))
+    assert small.device_groups in ((("2",), ("3",)), (("2", "3"),))
+    assert large.max_num_seqs > small.max_num_seqs
+    assert large.engine_args["max_num_seqs"] == large.max_num_seqs
+    assert large.max_model_len == small.max_model_len == p.max_model_len, "a row does not depend on where it runs"
+    assert [p.kind_of(worker) for worker in range(p.replicas)] == [0, 0] + [1] * small.replicas
+    assert (p.of_kind(0), p.of_kind(1)) == (large, small)
+    alone = plan(job(), beside(("H100", 2)))
+    assert (alone.max_num_seqs, alone.engine_args) == (large.max_num_seqs, large.engine_args)
+    assert p.estimate is not None and alone.estimate is not None
+    assert p.estimate.tokens_per_s > alone.estimate.tokens_per_s
+    assert p.notes[0].startswith("2 × H100: TP 1 × PP 1, ")
+
+
+def test_a_gpu_that_the_job_does_not_fit_is_left_idle_beside_one_that_it_fits() -> None:
+    p = plan(job("r1-distill-qwen-32b"), beside(("H100", 1), ("L4", 1)))
+    assert p.device_groups == (("0",),)
+    assert "1 × L4 left idle: the job does not fit them" in p.notes
+
+
+def test_replicas_bound_the_engines() -> None:
+    spec = job().model_copy(update={"executor": ExecutorSpec(replicas=3)})
+    assert plan(spec, gpus("H100", 8)).replicas == 3
+    assert plan(spec, beside(("H100", 2), ("L4", 2))).device_groups[:2] == (("0",), ("1",))
+
+
+def test_tensor_parallel_stays_in_a_node_and_pipelines_go_over_two() -> None:
+    devices = beside(("H100", 14), node_gpus=7).devices
+    assert [len(group) for group in groups_of(devices, 4, 1)] == [4, 4], "three of each node are left"
+    assert [{d.node for d in group} for group in groups_of(devices, 4, 1)] == [{0}, {1}]
+    assert groups_of(devices, 8, 1) == ()
+    assert [[d.node for d in group] for group in groups_of(devices, 4, 2)] == [[0] * 4 + [1] * 4]
+    p = plan(job("r1-671b", tensor_parallel_size=8, pipeline_parallel_size=2), gpus("H100", 16))
+    assert p.device_groups == (tuple(str(i) for i in range(16)),)
+    assert p.engine_args["distributed_executor_backend"] == "ray"
+    assert "distributed_executor_backend" not in plan(job("r1-671b"), gpus("H200", 8)).engine_args

@@ -90,9 +90,10 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
         input={"gold": "gold", "max_tokens": "cap"},
         output={"keep": {"subject": "subject", "hardness": "level"}, "token_ids": "always"},
         sampling={"n": 3, "seed": 5},
+        executor={"replicas": 2},
     )
-    engine = replay(max_num_seqs=8, tokens_per_step=1, step_s=0.004)
-    return job, run_replay(job, engine, cpu_replicas=2)
+    engine = replay(max_num_seqs=8, tokens_per_step=1, step_s=0.008)
+    return job, run_replay(job, engine)
 
 
 @pytest.fixture
@@ -394,7 +395,7 @@ def job_of_150(folder: Path, rows_per_part: int = 8) -> Path:
 def test_a_worker_that_dies_or_hangs_is_replaced_and_nothing_is_lost_or_doubled(
     tmp_path: Path, undisturbed: pl.DataFrame, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr("batchr1.run.driver.HANG_S", 5.0)
+    monkeypatch.setattr("batchr1.run.replicas.HANG_S", 5.0)
     job = job_of_150(tmp_path)
     engine = replay(max_num_seqs=8, step_s=0.02, once=str(tmp_path / "happened"), **{fault: 60})
     summary = run_replay(job, engine)

@@ -596,7 +596,7 @@ def test_two_replicas_step_down_on_their_own(tmp_path: Path) -> None:
     inputs = questions(40)
     inputs.write_parquet(tmp_path / "in.parquet")
     fault = {"fits": {"max_num_batched_tokens": 8192}, "oom_as": "printed"}
-    summary = run_replay(write_job(tmp_path), replay(**START, **fault), cpu_replicas=2)
+    summary = run_replay(write_job(tmp_path, executor={"replicas": 2}), replay(**START, **fault))
     assert summary.exit_code == 0
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(inputs)
     rungs = record_of(tmp_path / "out")["rungs"]
@@ -613,17 +613,18 @@ def test_the_end_of_one_replicas_ladder_keeps_what_the_others_made(
     questions(600).write_parquet(tmp_path / "in.parquet")
     setup = job_module._Run._setup
 
-    def only_the_first_fails(self: Any, worker: int) -> WorkerSetup:
-        made = setup(self, worker)
+    def only_the_first_fails(self: Any, worker: int, kind: int) -> WorkerSetup:
+        made = setup(self, worker, kind)
         healthy = {key: value for key, value in made.engine.args.items() if key != "fits"}
         return made if worker == 0 else replace(made, engine=replace(made.engine, args=healthy))
 
     monkeypatch.setattr(job_module._Run, "_setup", only_the_first_fails)
     own = {"max_num_batched_tokens": 8192, "max_num_seqs": 8, "enforce_eager": True, "gpu_memory_utilization": 0.9,
            "kv_cache_memory_bytes": 2**28}  # fmt: skip
-    job = write_job(tmp_path, model={"variant": "r1-tiny", "engine_args": own}, output={"rows_per_part": 2000})
+    job = write_job(tmp_path, model={"variant": "r1-tiny", "engine_args": own}, output={"rows_per_part": 2000},
+                    executor={"replicas": 2})  # fmt: skip
     fault = {"fits": {"max_num_batched_tokens": 4096}, "oom_at_step": 80, "step_s": 0.02, "oom_as": "printed"}
-    summary = run_replay(job, replay(**START | own, **fault), cpu_replicas=2)
+    summary = run_replay(job, replay(**START | own, **fault))
     assert summary.exit_code == 75
     assert summary.stopped is not None
     assert summary.stopped.startswith("worker 0: memory ran out while it generated")

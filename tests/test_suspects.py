@@ -61,3 +61,31 @@ def test_a_row_that_got_through_is_cleared() -> None:
     assert suspects.died([row, other]) == [row, other]
     assert suspects.generated([row.key]) == []
     assert suspects.died([row]) == [row]
+
+
+def test_a_row_that_only_one_of_several_engines_dies_of_is_tried_on_another_and_not_blamed() -> None:
+    suspects, [row, other] = Suspects(), items(2)
+    assert suspects.died([row, other], worker=0, others=True) == [row, other]
+    assert suspects.died([row], worker=0, others=True) == []
+    assert suspects.next_group(0, others=True) == []
+    assert suspects.next_group(1, others=True) == [row]
+    assert suspects.generated([row.key]) == []
+    assert not suspects
+
+
+def test_a_row_that_two_engines_die_of_is_blamed() -> None:
+    suspects, [row] = Suspects(), items(1)
+    assert suspects.died([row], worker=0, others=True) == [row]
+    assert suspects.died([row], worker=0, others=True) == []
+    assert suspects.next_group(1, others=True) == [row]
+    assert suspects.died([row], worker=1, others=True) == []
+    assert [(f.id, f.reason, f.attempts) for f in suspects.verdicts()] == [("0", "killed_engine", 3)]
+
+
+def test_when_no_other_engine_is_left_the_same_one_tries_again() -> None:
+    suspects, [row] = Suspects(), items(1)
+    assert suspects.died([row], worker=0, others=True) == [row]
+    assert suspects.died([row], worker=0, others=True) == []
+    assert suspects.next_group(0, others=False) == [row]
+    assert suspects.died([row], worker=0, others=False) == []
+    assert [f.attempts for f in suspects.verdicts()] == [3]

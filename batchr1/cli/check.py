@@ -29,6 +29,8 @@ def command(
     date: str | None,
     gpus: str | None,
     devices: str | None,
+    executor: str | None,
+    replicas: int | None,
     show_prompt: bool,
     as_json: bool,
 ) -> None:
@@ -36,7 +38,10 @@ def command(
 
     Reads the whole id column and renders the first prompts; says what `run` would do, or what is wrong.
     """
-    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    spec = read_job(
+        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        replicas=replicas,
+    )  # fmt: skip
     from batchr1.records import Prompt
     from batchr1.run.feeder import render_batch
     from batchr1.run.prepare import RunOptions, check_fingerprint, find_pending, make_renderer, plan_job, prepare

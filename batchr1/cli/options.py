@@ -33,6 +33,8 @@ _JOB_OPTIONS = (
 _DEVICE_OPTIONS = (
     click.option("--gpus", metavar="N|all|none", help="How many GPUs to use; all without it."),
     click.option("--devices", metavar="0,1,…", help="Which GPUs to use."),
+    click.option("--executor", type=click.Choice(["local", "ray"]), help="Engines here or on a Ray cluster."),
+    click.option("--replicas", type=click.IntRange(1), metavar="N", help="At most N engines; CPU engines share cores."),
 )
 
 
@@ -44,7 +46,7 @@ def job_options(command: F) -> F:
 
 
 def device_options(command: F) -> F:
-    """--gpus, --devices"""
+    """--gpus, --devices, --executor, --replicas"""
     for option in reversed(_DEVICE_OPTIONS):
         command = option(command)
     return command
@@ -58,6 +60,8 @@ def read_job(
     output: str | None,
     limit: int | None,
     date: str | None,
+    executor: str | None = None,
+    replicas: int | None = None,
 ) -> JobSpec:
     """The job file with the command line's overrides."""
     from batchr1.job import Overrides, load_job
@@ -68,6 +72,10 @@ def read_job(
             day = dt.date.fromisoformat(date)
         except ValueError as exc:
             raise JobError(f"--date: not a date (got {date!r}, need YYYY-MM-DD). Correct it.") from exc
+    if executor is not None:
+        settings = (*settings, f"executor.kind={executor}")
+    if replicas is not None:
+        settings = (*settings, f"executor.replicas={replicas}")
     return load_job(job, Overrides(variant, output, limit, settings), date=day)
 
 

@@ -35,6 +35,8 @@ def command(
     date: str | None,
     gpus: str | None,
     devices: str | None,
+    executor: str | None,
+    replicas: int | None,
     gpu: str | None,
     vram: float | None,
     price: float | None,
@@ -44,7 +46,10 @@ def command(
 
     For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the prompts.
     """
-    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    spec = read_job(
+        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        replicas=replicas,
+    )  # fmt: skip
     from batchr1.run.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
     from batchr1.sizing.machine import named_machine
     from batchr1.sizing.model import resolve_or_catalogue
@@ -57,7 +62,7 @@ def command(
     machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None
     if elsewhere and devices is not None:
         raise UsageError("--devices: names GPUs of this machine, and the plan is for others. Leave it out.")
-    options = RunOptions(gpus="none" if elsewhere else gpus, devices=split_devices(devices))
+    options = RunOptions(gpus=gpus, devices=split_devices(devices), elsewhere=elsewhere)
     with named(job):
         prepared = prepare(spec, options, resolve=resolve_or_catalogue)
         renderer, notes = planning_renderer(prepared)

@@ -39,6 +39,8 @@ def command(
     date: str | None,
     gpus: str | None,
     devices: str | None,
+    executor: str | None,
+    replicas: int | None,
     fresh: bool,
     yes: bool,
     retry_failed: bool,
@@ -48,7 +50,10 @@ def command(
     as_json: bool,
 ) -> None:
     """Run JOB, a YAML file, or go on with it where it stopped."""
-    spec = read_job(job, variant=variant, settings=settings, output=output, limit=limit, date=date)
+    spec = read_job(
+        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        replicas=replicas,
+    )  # fmt: skip
     stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
     from batchr1.run.job import run_job
     from batchr1.run.messages import EngineSpec
@@ -85,6 +90,7 @@ def as_document(summary: Summary) -> dict[str, object]:
         "exit_code": summary.exit_code,
         "stopped": summary.stopped,
         "rungs": [asdict(rung) for rung in summary.rungs],
+        "given_up": {str(worker): why for worker, why in summary.given_up.items()},
         "samples": counts.samples,
         "done": counts.done,
         "failed": counts.failed,
@@ -107,7 +113,7 @@ def _again(ctx: click.Context) -> str:
     """The command that goes on with this run: what was overridden stays so; --fresh is done."""
     given = ctx.params
     words = ["batchr1", "run", str(given["job"])]
-    for name in ("variant", "output", "limit", "date", "gpus", "devices"):
+    for name in ("variant", "output", "limit", "date", "gpus", "devices", "executor", "replicas"):
         if given[name] is not None:
             words += [f"--{name}", str(given[name])]
     for setting in given["settings"]:
@@ -136,6 +142,9 @@ def as_text(summary: Summary, again: str) -> str:
     for rung in summary.rungs:
         changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
         lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")
+    for worker, why in summary.given_up.items():
+        others = "" if summary.stopped else ", and the others did its work"
+        lines.append(f"given up: worker {worker}{others} ({why})")
     if tally.reasons:
         lines.append("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items())))
     if summary.stopped:

@@ -2,6 +2,7 @@
 
 data/part-*.parquet        results; a file appears here whole, by `commit_part`, or not at all
 .batchr1/job.json          the job as it was resolved, with its fingerprint
+.batchr1/inputs.json       the input files that everything in data/ agrees with
 .batchr1/runs/<run>.json   one record per run (and <run>.log)
 .batchr1/failed/           rows that failed
 .batchr1/staging/          parts that are being written, or wait for their commit
@@ -34,6 +35,7 @@ DATA_DIR = "data"
 RUNS_DIR = f"{CONTROL_DIR}/runs"
 FAILED_DIR = f"{CONTROL_DIR}/failed"
 JOB_FILE = f"{CONTROL_DIR}/job.json"
+INPUTS_FILE = f"{CONTROL_DIR}/inputs.json"
 SUCCESS = "_SUCCESS"
 REPORT_FILE = "report.html"
 _PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
@@ -105,6 +107,19 @@ class Output:
 
     def write_job(self, document: dict[str, Any]) -> None:
         self.storage.write_bytes(JOB_FILE, _json(document))
+
+    def inputs(self) -> dict[str, str]:
+        """The input files, by URI, whose prompts are known to be those of the committed rows; each with its version."""
+        data = self.storage.find_bytes(INPUTS_FILE)
+        try:
+            document = json.loads(data) if data else {}
+        except ValueError:  # then everything is looked at once more
+            document = {}
+        return document if isinstance(document, dict) else {}
+
+    def write_inputs(self, versions: dict[str, str]) -> None:
+        if self.inputs() != versions:
+            self.storage.write_bytes(INPUTS_FILE, _json(versions))
 
     def runs(self) -> list[dict[str, Any]]:
         """The records of all runs, oldest first."""
@@ -198,6 +213,7 @@ class Output:
         for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):
             self.storage.delete_tree(folder)
         self.storage.delete(JOB_FILE)
+        self.storage.delete(INPUTS_FILE)
         left = self.parts()
         if left:
             raise OutputError(

@@ -5,7 +5,7 @@ Memory: 16 bytes of hash and 8 of sort order per input row while done rows are m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from batchr1.data.source import Position, Source, key_hashes
 from batchr1.errors import InputError
 
 Bits = np.ndarray[Any, np.dtype[np.uint8]]
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ class Pending:
     def __init__(self, source: Source, n: int, *, ids_are_hashes: bool) -> None:
         hashes: list[np.ndarray[Any, Any]] = []
         row = 0
+        self._starts: dict[str, int] = {}  # URI of a file: number of its first row
         for position, batch in source.batches(source.id_columns):
+            self._starts.setdefault(position.file, row)
             ids = source.ids(batch)
             if None in ids:
                 at = Position(position.file, position.row + ids.index(None))
@@ -96,14 +99,35 @@ class Pending:
 
     def exclude(self, ids: pa.Array | pa.ChunkedArray) -> None:
         """Drop rows whose ids are done elsewhere: they count as if they were not in the input."""
-        rows = self._find(ids)
+        rows = self.find(ids)
         rows = rows[(rows >= 0)]
         wanted = np.unique(rows[self._bits[rows].any(axis=1)])
         self._bits[wanted] = 0
         self._dropped += int(wanted.size)
 
+    def reopen(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
+        """Take (id, sample) pairs in again that were done."""
+        rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
+        valid = (rows >= 0) & (numbers < self._n)
+        np.bitwise_or.at(self._bits, (rows[valid], numbers[valid] // 8), (1 << (numbers[valid] % 8)).astype(np.uint8))
+
+    def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+        """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
+        columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
+        ends = dict(zip(self._starts, [*list(self._starts.values())[1:], len(self._bits)], strict=True))
+        next_row = dict(self._starts)
+        for position, batch in source.batches(columns, only=files):
+            start = next_row.get(position.file)
+            if start is None:  # beyond the limit
+                continue
+            batch = batch.slice(0, max(0, ends[position.file] - start))
+            next_row[position.file] = start + batch.num_rows
+            done = np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
+            if done.any():
+                yield np.flatnonzero(done) + start, batch.filter(pa.array(done))
+
     def _clear(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> int:
-        rows = self._find(ids)
+        rows = self.find(ids)
         numbers = samples.to_numpy().astype(np.int64)
         valid = (rows >= 0) & (numbers < self._n)
         rows, numbers = rows[valid], numbers[valid]
@@ -112,7 +136,7 @@ class Pending:
         np.bitwise_and.at(self._bits, (rows, numbers // 8), ~(1 << (numbers % 8)).astype(np.uint8))
         return int(before - np.bitwise_count(self._bits[touched]).sum())
 
-    def _find(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    def find(self, ids: pa.Array | pa.ChunkedArray) -> Numbers:
         """Row number in the input of each id, -1 where it is not there. Equal ids find their first row."""
         if isinstance(ids, pa.ChunkedArray):
             ids = ids.combine_chunks()
@@ -126,17 +150,22 @@ class Pending:
         match = (self._high[place] == keys[:, 0]) & (self._low[place] == keys[:, 1])
         found: np.ndarray[Any, Any] = np.empty(len(keys), dtype=np.int64)
         found[ascending] = np.where(match, self._order[place], -1)
-        rows: np.ndarray[Any, Any] = found[coded.indices.to_numpy()]
+        rows: Numbers = found[coded.indices.to_numpy()]
         return rows
 
     def are_done(self, ids: list[str], samples: list[int]) -> np.ndarray[Any, Any]:
         """Whether each of these samples needs nothing any more; those that the input does not name are not done."""
-        rows, numbers = self._find(pa.array(ids, pa.string())), np.array(samples, dtype=np.int64)
+        rows, numbers = self.find(pa.array(ids, pa.string())), np.array(samples, dtype=np.int64)
         asked = (rows >= 0) & (numbers < self._n)
         rows, numbers = np.where(asked, rows, 0), np.where(asked, numbers, 0)
         pending = (self._bits[rows, numbers // 8] >> (numbers % 8).astype(np.uint8)) & 1
         done: np.ndarray[Any, Any] = asked & (pending == 0)
         return done
+
+    @property
+    def num_rows(self) -> int:
+        """Of the input, those included that were dropped."""
+        return len(self._bits)
 
     def counts(self) -> Counts:
         rows = len(self._bits) - self._dropped

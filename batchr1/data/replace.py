@@ -62,6 +62,8 @@ def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:
     """Put `table` in the place of the committed part `old`; without rows, just remove that one."""
     stem = old.removeprefix(f"{DATA_DIR}/").removesuffix(".parquet").partition(_MARK)[0]
     new = f"{stem}{_MARK}{run}.parquet" if table.num_rows else None  # keeps its run's name: whose it is stays known
+    if new is not None and f"{DATA_DIR}/{new}" == old:  # this run has replaced it once already
+        new = f"{stem}{_MARK}{run}-2.parquet"
     if new is not None:
         stage_part(output.storage, table, new)
     output.storage.write_bytes(INTENT_FILE, json.dumps({"old": old, "new": new}).encode())

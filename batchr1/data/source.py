@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -66,14 +66,25 @@ class Source:
         extra = [c for c in (spec.gold, spec.max_tokens) if c]
         return tuple(dict.fromkeys([*self.id_columns, *self.prompt_columns, *extra, *self.kept_names.values()]))
 
-    def batches(self, columns: Sequence[str]) -> Iterator[tuple[Position, pa.RecordBatch]]:
+    @property
+    def versions(self) -> dict[str, str]:
+        """Each file's URI, and what changes when its content does."""
+        return {file.uri: f"{file.size} {file.version}" for file in self._files}
+
+    def batches(
+        self, columns: Sequence[str], *, only: Collection[str] | None = None
+    ) -> Iterator[tuple[Position, pa.RecordBatch]]:
         """Batches of the rows that pass `where` and `limit`, in file order, with the position of each one's first row.
+
+        `only`: of the files with these URIs, and `limit` is the caller's business.
 
         The predicate's columns are read first; where no row of a Parquet row group passes, the others stay unread.
         Raises `StorageError` for a file that was replaced since: its rows would be taken for others.
         """
-        left = self._spec.limit
+        left = self._spec.limit if only is None else None
         for file in self._files:
+            if only is not None and file.uri not in only:
+                continue
             refuse_changed(file)
             read = read_parquet if file.format == "parquet" else read_jsonl
             for row, batch in read(file, list(columns), self._predicate):
@@ -85,8 +96,12 @@ class Source:
                 if left == 0:
                     return
 
-    def spread(self, columns: Sequence[str], at_most: int) -> tuple[int, Iterator[pa.RecordBatch]]:
-        """How many rows pass `where` and `limit`, and batches of all of them or of about `at_most`, evenly spread.
+    def spread(
+        self, columns: Sequence[str], at_most: int, *, else_about: int | None = None
+    ) -> tuple[int, Iterator[pa.RecordBatch]]:
+        """How many rows pass `where` and `limit`, and batches of all of them, or of some, evenly spread.
+
+        Where there are more than `at_most`, of about `else_about` (without it, `at_most`).
 
         The same rows each time. Row groups that hold none of them are not read.
         """
@@ -98,7 +113,7 @@ class Source:
             counts = count_groups(self._files, columns[:1], self._predicate, limit)
             rows = sum(sum(groups) for groups in counts)
             if rows > at_most:
-                return rows, read_spread(self._files, columns, self._predicate, counts, at_most)
+                return rows, read_spread(self._files, columns, self._predicate, counts, else_about or at_most)
         return rows, (batch for _, batch in self.batches(columns))
 
     def ids(self, batch: pa.RecordBatch) -> list[str | None]:

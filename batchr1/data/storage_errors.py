@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile"
 AGAIN = "Run the same command again: it goes on from here"
+LEAVE_S = 5.0  # how long a process that is about to end still tries a request again
+
+_leaves_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,25 @@ class Retry:
             got = _describe(cause).what if cause else "?"
             log.warning("%s: %s; try %d failed, trying again", where, got, state.attempt_number)
 
+        over = tenacity.stop_before_delay(self.for_s)
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_before_delay(self.for_s),
+            stop=lambda state: over(state) or _is_leaving(state),
             wait=tenacity.wait_random_exponential(self.first_wait_s, self.max_wait_s),
             retry=tenacity.retry_if_exception(is_passing),
             before_sleep=say,
             reraise=True,
         )
         return retrying(request)
+
+
+def set_leaving(leaving: bool) -> None:
+    """Whether this process is about to end: then no request, not even one under way, is tried again for long."""
+    global _leaves_at
+    _leaves_at = time.monotonic() + LEAVE_S if leaving else None
+
+
+def _is_leaving(state: tenacity.RetryCallState) -> bool:
+    return _leaves_at is not None and time.monotonic() + state.upcoming_sleep > _leaves_at
 
 
 class _Case(NamedTuple):
@@ -178,6 +193,11 @@ def is_passing(exc: BaseException) -> bool:
 def is_missing(exc: BaseException) -> bool:
     """Whether `exc` says that a file, key or bucket is not there."""
     return isinstance(exc, FileNotFoundError) or _s3_answer(exc)[0] in ("NoSuchKey", "404", "NoSuchBucket")
+
+
+def is_missing_upload(exc: BaseException) -> bool:
+    """Whether `exc` says that a multipart upload is not there: aborted, or complete already."""
+    return _s3_answer(exc)[0] == "NoSuchUpload"
 
 
 def is_refused_condition(exc: BaseException) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from batchr1.data.storage import CONTROL_DIR, FileInfo, Storage, different_final, staged_gone
-from batchr1.data.storage_errors import Retry, is_missing, is_refused_condition, mapped
+from batchr1.data.storage_errors import Retry, is_missing, is_missing_upload, is_refused_condition, mapped
 from batchr1.data.storage_s3_client import RangeReader, open_s3fs
 from batchr1.data.storage_uri import Kind, StorageOptions, checked
 from batchr1.errors import FailedError, OutputError, StorageError
@@ -186,10 +186,23 @@ class S3Storage(Storage):
                 answer = self._call(rel, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=data)
                 parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             complete = {"Key": key, "UploadId": upload, "MultipartUpload": {"Parts": parts}}
-            self._call(rel, "complete_multipart_upload", **complete)
+            self._complete(rel, complete, metadata[_SHA256])
         except BaseException:
             self._abort(key, upload)
             raise
+
+    def _complete(self, rel: str, complete: dict[str, Any], digest: str) -> None:
+        """Completes an upload. A second try finds none where the first one's answer was lost: then look."""
+
+        def request() -> None:
+            try:
+                self._api.call_s3("complete_multipart_upload", Bucket=self.bucket, **complete)
+            except Exception as exc:
+                head = self._head(rel) if is_missing_upload(exc) else None
+                if head is None or head.get("Metadata", {}).get(_SHA256) != digest:
+                    raise
+
+        self.retry.call(request, self.where(rel))
 
     def _abort(self, key: str, upload: str) -> None:
         """Gives back the space of an unfinished upload; what cannot be reached now, `abort_uploads` finds later."""

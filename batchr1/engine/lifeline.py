@@ -1,9 +1,10 @@
 """Processes that must not outlive the one that started them.
 
 The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL when the *thread*
-that created the process ends. It is not inherited, so vLLM's own subprocesses set it again through vLLM's plugin hook
-(`follow_worker`, named in pyproject.toml), and a watching thread covers what the signal cannot: a parent that was gone
-before it was set, or a creating thread that ends early.
+that created the process ends. It is not inherited, so vLLM's own subprocesses watch the worker (`follow_worker`):
+through vLLM's plugin hook, named in pyproject.toml, and where that is not looked at (VLLM_PLUGINS is set, or batchr1
+runs without being installed) once they load `memory_probe`. A watching thread also covers what the signal cannot: a
+parent that was gone before it was set, or a creating thread that ends early.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 WORKER_PID = "BATCHR1_WORKER_PID"
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.5
+_THREAD = "lifeline"
 
 
 def die_with_parent(parent: int) -> None:
@@ -30,14 +32,15 @@ def die_with_parent(parent: int) -> None:
 
 
 def follow_worker() -> None:
-    """vLLM plugin: in a process that a batchr1 worker's engine started, end when that worker ends."""
+    """In a process that a batchr1 worker's engine started, end when that worker ends. May be called again."""
     worker = int(os.environ.get(WORKER_PID, "0"))
     if worker and worker != os.getpid():
         _watch(worker, direct_child=False)
 
 
 def _watch(pid: int, *, direct_child: bool) -> None:
-    threading.Thread(target=_wait_and_die, args=(pid, direct_child), name="lifeline", daemon=True).start()
+    if all(thread.name != _THREAD for thread in threading.enumerate()):
+        threading.Thread(target=_wait_and_die, args=(pid, direct_child), name=_THREAD, daemon=True).start()
 
 
 def _wait_and_die(pid: int, direct_child: bool) -> None:

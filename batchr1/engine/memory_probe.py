@@ -11,7 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from batchr1.engine.lifeline import follow_worker
 from batchr1.engine.protocol import MeasuredMemory
+
+follow_worker()  # every worker of vLLM loads this module, also where its plugins are switched off
 
 PROBE_CLASS = "batchr1.engine.memory_probe.MemoryProbe"
 PROBE_METHOD = "batchr1_memory"

@@ -179,9 +179,7 @@ class ReplayEngine:
 
         def words(count: int) -> list[int]:
             low = script.first_text_id
-            return [
-                i for i in (rng.randrange(low, low + script.num_text_ids) for _ in range(count)) if i != script.marker
-            ]
+            return [i for i in rng.choices(range(low, low + script.num_text_ids), k=count) if i != script.marker]
 
         return [*words(length), script.close_id, *words(script.answer_len), script.end_id]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 from batchr1.engine.lifeline import WORKER_PID
@@ -27,7 +29,8 @@ def prepare_environment(device: str) -> None:
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
     env.setdefault("VLLM_DO_NOT_TRACK", "1")
     if device == "cpu":
-        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in-process is twice as quick here, and one process less to lose
+        # In-process is twice as quick here, and one process less to lose.
+        env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         # OpenMP threads that wait for each other burn a core at it. Where something else wants that core, the one that
         # is waited for gets none: 28 instead of 451 tokens/s beside a busy neighbour. So they spin briefly, then sleep.
@@ -69,7 +72,25 @@ class VllmEngine:
             memory=self._measure() if (given | args)["worker_extension_cls"] == PROBE_CLASS else None,
         )
 
+        self._closing = False
+        self._watch_core()
         self._warm_up()
+
+    def _watch_core(self) -> None:
+        """End a `step` that waits for an engine process which is dead: vLLM itself would wait for ever."""
+        core = self._engine.engine_core
+        manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+        sentinels = [process.sentinel for process in getattr(manager, "processes", ())]
+
+        def watch() -> None:
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            wait(sentinels)
+            if not self._closing:
+                core.outputs_queue.put(EngineDeadError())
+
+        if sentinels and hasattr(core, "outputs_queue"):
+            threading.Thread(target=watch, name="engine-core-watch", daemon=True).start()
 
     def _measure(self) -> MeasuredMemory | None:
         """Where the memory went. A figure for people: whatever goes wrong here is no reason not to run."""
@@ -82,10 +103,14 @@ class VllmEngine:
     def _warm_up(self) -> None:
         """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row.
 
-        Sixteen at once: from eight sequences on vLLM draws with another kernel than below.
+        Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU a full batch, as
+        kernels are also compiled for sizes, and a long prompt.
         """
-        for i in range(WARM_UP_SEQS):
-            self.submit(Request(f"warm-up-{i}", [i] * 8, 4))
+        seqs, prompt_len = WARM_UP_SEQS, 8
+        if self._engine.vllm_config.device_config.device_type == "cuda":
+            seqs, prompt_len = self.info.max_num_seqs, min(2048, self.info.max_model_len // 2)
+        for i in range(seqs):
+            self.submit(Request(f"warm-up-{i}", [i % 1000] * (8 if i else prompt_len), 4))
         while self._engine.has_unfinished_requests():
             self.step()
 
@@ -133,6 +158,7 @@ class VllmEngine:
         return self._stats.load()
 
     def close(self) -> None:
+        self._closing = True
         core = getattr(self._engine, "engine_core", None)
         if core is not None:
             core.shutdown()

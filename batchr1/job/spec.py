@@ -68,6 +68,9 @@ class InputSpec(_Spec):
     """A SQL predicate over the input's columns, such as "level >= 4"."""
     limit: Annotated[int, Field(ge=0)] | None = None
     """Only the first rows (after `where`)."""
+    on_changed_prompt: Literal["refuse", "rerun", "keep"] = "refuse"
+    """What happens when the input has another prompt for an id that is done: the run is refused, the row is generated
+    anew, or it stays as it is. Looked at when an input file has changed since."""
     exclude: list[str] = []
     """Earlier outputs: ids that are done there are not wanted again."""
 
@@ -153,6 +156,19 @@ class StorageSpec(_Spec):
     """A profile of ~/.aws/credentials; without it AWS_PROFILE."""
 
 
+class ExecutorSpec(_Spec):
+    """Where the engines live. May change from run to run: it decides no answer."""
+
+    kind: Literal["local", "ray"] = "local"
+    """local: processes of this machine. ray: a Ray cluster's nodes."""
+    replicas: PositiveInt | None = None
+    """At most so many engines. Without it, on GPUs as many as fit; on CPUs one, or with ray one a node."""
+    address: str = "auto"
+    """The Ray cluster: auto, the one that this machine is part of, or HOST:PORT of its head."""
+    shared_storage: bool = False
+    """Whether a local output.path is the same folder on every node (NFS, Lustre). S3 needs no such word."""
+
+
 class JobSpec(_Spec):
     """A batchr1 job: prompts in Parquet, a reasoning model, separated reasoning and answers out."""
 
@@ -166,6 +182,7 @@ class JobSpec(_Spec):
     checkpoint: CheckpointSpec = CheckpointSpec()
     retry: RetrySpec = RetrySpec()
     storage: StorageSpec = StorageSpec()
+    executor: ExecutorSpec = ExecutorSpec()
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
 

@@ -13,17 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from batchr1 import errors
 from batchr1.data.journal import read_worker
 from batchr1.data.lock import Lock
 from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
-from batchr1.errors import BatchError, EngineError, InterruptedRun
+from batchr1.data.storage_errors import set_leaving
+from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.faults import fault_point
-from batchr1.records import Failure, SampleKey, WorkItem
-from batchr1.run import step_down
+from batchr1.records import Failure, WorkItem
 from batchr1.run.feeder import Feeder
 from batchr1.run.messages import (
     Committed,
@@ -40,38 +38,18 @@ from batchr1.run.messages import (
     Refused,
     Staged,
     Stop,
-    ToWorker,
     Want,
-    WorkerSetup,
 )
+from batchr1.run.replicas import Executor, Fleet, Replica, error_of
 from batchr1.run.seeds import derive_seed
 from batchr1.run.suspects import Suspects
-from batchr1.sizing.stepdown import MemoryProblem, problem_in
 
 log = logging.getLogger("batchr1.driver")
 
 POLL_S = 0.2
 LEASE_SIZE = 64
 FAILED_PART_ROWS = 1000
-MAX_DEATHS_IN_A_ROW = 3  # of a worker that had nothing in its engine: no row is to blame
-MAX_DEATHS_AT_WORK = 30  # of one that had, and finished no part meanwhile: rows that kill it are sought so long
 GRACE_S = 20.0
-HANG_S = 600.0  # a worker that was ready and has said nothing for so long is taken for hung
-LEAVE_S = 30.0  # and one that said that it cannot go on, for one that cannot leave either
-
-
-class Executor(Protocol):
-    """Where workers live. `poll` reports every death as `Died`."""
-
-    def start(self, setup: WorkerSetup) -> None: ...
-
-    def send(self, worker: int, message: ToWorker) -> None: ...
-
-    def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]: ...
-
-    def kill(self, worker: int) -> Died: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -102,24 +80,6 @@ class Tally:
         self.carried += counts.carried
 
 
-@dataclass(slots=True)
-class _Replica:
-    """The driver's view of one worker."""
-
-    setup: WorkerSetup
-    leased: dict[SampleKey, WorkItem] = field(default_factory=dict)
-    in_flight: set[SampleKey] = field(default_factory=set)  # leased, and not known to be generated
-    apart: bool = False  # it runs suspects, and nothing else
-    wanted: int = 0
-    told_to_end: bool = False
-    ended: bool = False
-    deaths_in_a_row: int = 0
-    ready: Ready | None = None
-    fatal: Fatal | None = None
-    heard_at: float = 0.0
-    progress: Progress | None = None
-
-
 class Driver:
     """One run, from the first lease to the last commit."""
 
@@ -130,7 +90,7 @@ class Driver:
         lock: Lock,
         executor: Executor,
         feeder: Feeder,
-        setups: list[WorkerSetup],
+        replicas: Fleet,
         failed_every_s: float,
         should_stop: Callable[[], str | None],
         on_ready: Callable[[Ready], None],
@@ -141,7 +101,7 @@ class Driver:
         self._lock = lock
         self._executor = executor
         self._feeder = feeder
-        self._replicas = {setup.worker: _Replica(setup) for setup in setups}
+        self._replicas = replicas
         self._failed_every_s = failed_every_s
         self._should_stop = should_stop
         self._on_ready = on_ready
@@ -153,12 +113,10 @@ class Driver:
         self._failed_at = time.monotonic()
         self._failed_parts = 0
         self._interrupted: str | None = None
-        self._error: EngineError | None = None
+        self._error: BatchError | None = None
         self._grace_ends = 0.0
         self.tally = Tally()
-        self.ready: dict[int, Ready] = {}
-        self.rungs: list[step_down.RungTaken] = []
-        self._started = time.monotonic()
+        self.cpu_s = 0.0  # of this process, from the first lease to the end
 
     @property
     def lost(self) -> bool:
@@ -167,17 +125,20 @@ class Driver:
 
     def run(self) -> None:
         """Work until everything is committed; a `StoppedError` when it ends earlier. What was staged is committed."""
-        for replica in self._replicas.values():
-            self._executor.start(replica.setup)
+        self._replicas.start()
         self._feeder.start()
-        while not all(r.ended for r in self._replicas.values()):
+        while self._replicas.live:
             for worker, message in self._executor.poll(POLL_S):
                 self._handle(self._replicas[worker], message)
             self._look_for_stop()
             self._look_for_hung()
             self._lease()
+            self._look_for_orphans()
+            self._look_for_room()
             self._write_failures()
             self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
+        if self.tally.first_submit is not None:
+            self.cpu_s += time.process_time()
         self._failures += self._suspects.verdicts()
         self._write_failures(now=True)
         if self._error is not None:
@@ -185,11 +146,11 @@ class Driver:
         if self._interrupted:
             raise InterruptedRun(self._interrupted)
 
-    def _handle(self, replica: _Replica, message: FromWorker) -> None:
+    def _handle(self, replica: Replica, message: FromWorker) -> None:
         replica.heard_at = time.monotonic()
         match message:
             case Ready():
-                replica.ready = self.ready[replica.setup.worker] = message
+                self._replicas.is_ready(replica, message)
                 self._on_ready(message)
             case Want(count):
                 replica.wanted += count
@@ -197,6 +158,7 @@ class Driver:
                 replica.progress = message
             case Generated(keys):
                 replica.in_flight.difference_update(keys)
+                replica.deaths_for_nothing = 0
                 self._failures += self._suspects.generated(keys)
             case Staged():
                 self._commit(replica, message)
@@ -206,17 +168,17 @@ class Driver:
                     replica.in_flight.discard(failure.key)
                     self._fail(failure)
             case Ended():
-                replica.ended = True
+                self._replicas.end(replica)
             case Fatal():
-                error = _error(message)
-                if not isinstance(error, EngineError):
-                    raise error
+                error = error_of(message)
+                if not isinstance(error, EngineError) and replica.ready:
+                    raise error  # storage, most often: all are in the same trouble
                 replica.fatal = message  # its death follows; then all that it printed is there to say why
                 log.error("worker %d: %s", replica.setup.worker, message.message)
             case Died():
                 self._replace(replica, message)
 
-    def _commit(self, replica: _Replica, part: Staged) -> None:
+    def _commit(self, replica: Replica, part: Staged) -> None:
         self._lock.check()
         fault_point("commit.checked")
         self._output.commit_part(part.name)
@@ -234,73 +196,58 @@ class Driver:
         """A failed row counts when it is written: where the run ends before, the next one tries it again."""
         self._failures.append(failure)
 
-    def _replace(self, replica: _Replica, died: Died) -> None:
+    def _replace(self, replica: Replica, died: Died) -> None:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
         if replica.ended:
             return
         had_work = bool(replica.in_flight)
         back = self._with_saved(replica)
-        problem = replica.fatal.problem if replica.fatal else None
-        problem = problem or problem_in(died.last_lines, running=replica.ready is not None)
+        problem = self._replicas.memory_problem(replica, died)
         suspects = [item for item in back if item.key in replica.in_flight and not _is_generated(item)]
-        if problem:
-            suspects = []  # memory ran out: that is the batch's doing
+        if problem or died.lost:
+            suspects = []  # memory ran out, or a machine went: that is no row's doing
         apart = {item.key for item in suspects}
         again = [item for item in back if item.key not in apart]
-        if not self._interrupted:
-            again += self._suspects.died(suspects)
+        replica.let_go()
+        try:
+            if not self._interrupted:
+                others = self._has_others(replica)
+                again += self._suspects.died(suspects, worker=replica.setup.worker, others=others)
+        except EngineError as exc:  # whatever is run, wherever it is run
+            replica.ended, self._error = True, exc
+            self._stop(str(exc))
         self._again.extendleft(reversed(again))
-        replica.leased, replica.in_flight, replica.apart = {}, set(), False
-        replica.wanted = 0
-        replica.progress = None
         if self._interrupted:
             replica.ended = True
             return
         try:
-            if problem:
-                self._step_down(replica, problem)
-            elif replica.fatal and replica.ready is None:
-                raise _error(replica.fatal)
-            else:
-                self._count_death(replica, died.exit_code, rows=len(suspects), had_work=had_work)
-        except EngineError as exc:
+            self._replicas.replace(replica, died, problem, had_work=had_work)
+            self.tally.restarts += 1
+        except BatchError as exc:
             self._give_up(replica, exc)
+
+    def _give_up(self, replica: Replica, error: BatchError) -> None:
+        """It gets no successor. Its work goes to the others; where there is none, the run ends with its error."""
+        self._replicas.give_up(replica, error)
+        if not self._replicas.live and not self._replicas.revive():
+            self._error = error
+            self._stop(str(error))
+
+    def _look_for_orphans(self) -> None:
+        """Work came back when all other replicas had ended: one of them starts again."""
+        is_left = self._again or self._suspects or not self._feeder.ended
+        if is_left and not self._interrupted and not self._replicas.live:
+            self._replicas.revive()
+
+    def _look_for_room(self) -> None:
+        """More machines are of use as long as something is not leased; none at all, and the run cannot go on."""
+        if self._interrupted:
             return
-        self.tally.restarts += 1
-        pause_s = step_down.RELEASE_S if replica.setup.engine.device == "cuda" else 0.0
-        replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s)
-        replica.told_to_end = False
-        replica.ready = replica.fatal = None
-        self._executor.start(replica.setup)
+        if self._again or not self._feeder.ended:
+            self._replicas.join()
+        self._replicas.check_placed()
 
-    def _give_up(self, replica: _Replica, error: EngineError) -> None:
-        """This replica has no engine any more: the run ends with its error once the others have saved their work."""
-        replica.ended = True
-        self._error = error
-        self._stop(str(error))
-
-    def _step_down(self, replica: _Replica, problem: MemoryProblem) -> None:
-        """Out of memory is no death like others: the next engine asks for less, and no row is to blame."""
-        worker = replica.setup.worker
-        taken = [rung.rung for rung in self.rungs if rung.worker == worker]
-        replica.setup, rung = step_down.step_down(replica.setup, problem, taken=taken)
-        at_s = round(time.monotonic() - self._started, 1)
-        self.rungs.append(step_down.RungTaken(worker, rung.name, rung.changes, rung.reason, at_s))
-
-    def _count_death(self, replica: _Replica, exit_code: int | None, *, rows: int, had_work: bool) -> None:
-        replica.deaths_in_a_row += 1
-        worker = replica.setup.worker
-        log.warning("worker %d died (exit code %s) with %d rows in flight, %d times in a row",
-                    worker, exit_code, rows, replica.deaths_in_a_row)  # fmt: skip
-        limit = MAX_DEATHS_AT_WORK if had_work else MAX_DEATHS_IN_A_ROW
-        if replica.deaths_in_a_row >= limit:
-            raise EngineError(
-                f"worker {worker}: died {replica.deaths_in_a_row} times without finishing a part "
-                f"(exit code {exit_code}). "
-                "The run's log says more; committed rows are safe, and the same command goes on."
-            )
-
-    def _with_saved(self, replica: _Replica) -> list[WorkItem]:
+    def _with_saved(self, replica: Replica) -> list[WorkItem]:
         """The work of a worker that is gone, with what it saved last."""
         setup, items = replica.setup, list(replica.leased.values())
         if setup.checkpoint is None or not items:
@@ -328,15 +275,21 @@ class Driver:
                 if items:
                     given = True
                     self._give(replica, items)
-                    self.tally.first_submit = self.tally.first_submit or time.monotonic()
+                    if self.tally.first_submit is None:
+                        self.tally.first_submit = time.monotonic()
+                        self.cpu_s = -time.process_time()
             hungry = [r for r in hungry if r.wanted > 0] if given else []
         if self._feeder.ended and not self._again and not self._suspects:
             for replica in self._replicas.values():
-                if not replica.told_to_end and not replica.ended:
-                    replica.told_to_end = True
-                    self._executor.send(replica.setup.worker, Finish())
+                if replica.told_to_end or replica.ended:
+                    continue
+                if replica.ready is None and self._replicas.ready:  # it would load for nothing
+                    self._replicas.dismiss(replica)
+                    continue
+                replica.told_to_end = True
+                self._executor.send(replica.setup.worker, Finish())
 
-    def _give(self, replica: _Replica, items: list[WorkItem]) -> None:
+    def _give(self, replica: Replica, items: list[WorkItem]) -> None:
         replica.wanted -= len(items)
         replica.leased |= {item.key: item for item in items}
         replica.in_flight |= {item.key for item in items}
@@ -344,11 +297,21 @@ class Driver:
 
     def _lease_suspects(self) -> None:
         """Rows that may kill engines: a group at a time, to a worker that has nothing else in its engine."""
-        for replica in self._replicas.values():
-            if replica.ready and not replica.ended and not replica.told_to_end and not replica.in_flight:
-                replica.apart = bool(self._suspects)
-                if replica.apart and replica.wanted > 0:
-                    self._give(replica, self._suspects.next_group())
+        if not self._suspects:
+            for replica in self._replicas.values():
+                replica.apart = replica.apart and bool(replica.in_flight)
+            return
+        for replica in self._replicas.live:
+            if replica.ready and not replica.told_to_end and not replica.in_flight:
+                group: list[WorkItem] = []
+                if replica.wanted > 0:
+                    group = self._suspects.next_group(replica.setup.worker, others=self._has_others(replica))
+                replica.apart = bool(group)
+                if group:
+                    self._give(replica, group)
+
+    def _has_others(self, replica: Replica) -> bool:
+        return any(other.ready and other is not replica for other in self._replicas.live)
 
     def _take(self, count: int) -> list[WorkItem]:
         items: list[WorkItem] = []
@@ -385,14 +348,31 @@ class Driver:
             else:
                 self._executor.send(replica.setup.worker, Stop())
 
+    def let_go(self) -> None:
+        """After an error that ended `run`: workers save what they have, and what they stage is committed, if it can be.
+
+        Nothing to do when they have ended, or when the output is another run's.
+        """
+        busy = [r for r in self._replicas.values() if r.ready is not None and r.fatal is None and not r.ended]
+        if self.lost or not busy:
+            return
+        set_leaving(True)
+        if self._interrupted is None:
+            self._stop("the run cannot go on")
+        while not all(r.ended for r in busy) and time.monotonic() < self._grace_ends:
+            for worker, message in self._executor.poll(POLL_S):
+                replica = self._replicas[worker]
+                replica.ended |= isinstance(message, Ended | Fatal | Died)
+                if isinstance(message, Staged):
+                    try:
+                        self._commit(replica, message)
+                    except StorageError as exc:  # its rows are in the snapshot
+                        log.warning("%s: not committed: %s", message.name, exc)
+
     def _look_for_hung(self) -> None:
-        """Replace a worker whose engine does not come back from a step: it reports twice a second while it lives."""
-        for replica in self._replicas.values():
-            limit_s = LEAVE_S if replica.fatal else HANG_S
-            spoke = replica.ready or replica.fatal
-            if spoke and not replica.ended and time.monotonic() - replica.heard_at > limit_s:
-                log.error("worker %d said nothing for %.0f s: killed", replica.setup.worker, limit_s)
-                self._replace(replica, self._executor.kill(replica.setup.worker))
+        """Replace a worker that lives and says nothing."""
+        for replica in self._replicas.hung():
+            self._replace(replica, self._executor.kill(replica.setup.worker))
 
     def _write_failures(self, *, now: bool = False) -> None:
         due = time.monotonic() - self._failed_at >= self._failed_every_s
@@ -411,10 +391,3 @@ class Driver:
 
 def _is_generated(item: WorkItem) -> bool:
     return item.partial is not None and item.partial.finish_reason is not None
-
-
-def _error(fatal: Fatal) -> BatchError:
-    """The exception that a worker's `Fatal` stands for."""
-    found = getattr(errors, fatal.kind, EngineError)
-    is_ours = isinstance(found, type) and issubclass(found, BatchError)
-    return found(fatal.message) if is_ours else EngineError(fatal.message)

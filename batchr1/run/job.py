@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,17 @@ from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
 from batchr1.data.replace import Limit, roll_forward
+from batchr1.data.storage import Retry
 from batchr1.engine.protocol import Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
+from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import Driver, Tally
+from batchr1.run.executors import open_executor
+from batchr1.run.local import share_cores
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Progress, Ready, WorkerSetup
 from batchr1.run.prepare import (
@@ -41,8 +45,10 @@ from batchr1.run.prepare import (
     read_ids,
     take_inflight,
     take_out_done,
+    take_out_failed,
 )
 from batchr1.run.reopen import reopen_truncated
+from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
 from batchr1.run.step_down import RungTaken
 from batchr1.run.timeline import Timeline
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("batchr1.run")
 
 RECORD_EVERY_S = 60.0  # the record of a run that is under way, for reports on it and on one that was killed
+PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Summary:
     exit_code: int
     stopped: str | None
     rungs: tuple[RungTaken, ...] = ()
+    given_up: dict[int, str] = field(default_factory=dict)  # replicas that were, and why
 
 
 def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
@@ -109,7 +117,10 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
             limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
             job = continued_digest(prepared.semantic)
             reopen_truncated(output, limit, run=run, job=job, check_lock=lock.check)
-        take_out_done(prepared, pending, retry_failed=options.retry_failed)
+        take_out_done(prepared, pending)
+        engines = _check_prompts(prepared, options, pending, engines, run, lock)
+        if not options.retry_failed:
+            take_out_failed(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
             return _nothing_to_do(prepared, run, counts)
@@ -137,12 +148,26 @@ def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
     return _Engines(renderer, plan_job(prepared, renderer, options))
 
 
+def _check_prompts(
+    prepared: Prepared, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
+) -> _Engines | None:
+    """Look for changed prompts under ids that are done, where an input file has changed."""
+    files = files_to_check(prepared)
+    if files:
+        renderer = engines.renderer if engines else make_renderer(prepared, options)
+        check_prompts(prepared, pending, renderer, files, run=run, check_lock=lock.check)
+    if prepared.output.exists():
+        agrees_with_input(prepared)
+    return engines
+
+
 def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
     prepared.output.clear_inflight()
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
+            agrees_with_input(prepared)
         prepared.output.succeed()
     return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
 
@@ -202,6 +227,7 @@ class _Run:
 
     def go(self) -> Summary:
         self._signals.is_polled = True
+        self._output.storage.retry = PATIENCE
         self._output.begin()
         self._output.write_run(self._run, self._record)
         with log_file(self._output, self._run) as log_path:
@@ -211,12 +237,10 @@ class _Run:
             error: BatchError | None = None
             try:
                 driver.run()
-            except StoppedError as exc:
-                stopped, error = str(exc), exc
-                log.warning("%s", exc)
             except BatchError as exc:
-                error = exc
+                stopped, error = (str(exc) if isinstance(exc, StoppedError) else None), exc
                 log.error("%s", exc)
+                driver.let_go()
             finally:
                 feeder.close()
                 executor.close()
@@ -235,10 +259,10 @@ class _Run:
             return
         self._claimed = True
         self._output.write_job(_job_document(self._prepared))
+        agrees_with_input(self._prepared)
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
-        from batchr1.run.local import LocalExecutor
         from batchr1.run.progress import ProgressDisplay
 
         prepared, spec, plan = self._prepared, self._prepared.spec, self._plan
@@ -248,7 +272,9 @@ class _Run:
             prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed, ahead=max(256, window),
             saved=self._inflight.saved,
         )  # fmt: skip
-        executor = LocalExecutor(plan.device_groups, log_path.open("ab", buffering=0))
+        executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
+        setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
+        self._fleet = Fleet(executor, setups, self._setup, most=spec.executor.replicas)
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
         deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
 
@@ -262,7 +288,7 @@ class _Run:
             lock=self._lock,
             executor=executor,
             feeder=feeder,
-            setups=[self._setup(worker) for worker in range(plan.replicas)],
+            replicas=self._fleet,
             failed_every_s=spec.output.part_every_s,
             should_stop=should_stop,
             on_ready=self._engine_is_ready,
@@ -282,8 +308,9 @@ class _Run:
 
         return note
 
-    def _setup(self, worker: int) -> WorkerSetup:
-        spec, plan, model = self._prepared.spec, self._plan, self._prepared.model
+    def _setup(self, worker: int, kind: int) -> WorkerSetup:
+        """What a worker is told. `kind`: which of the plan's kinds of machine it is to live on."""
+        spec, plan, model = self._prepared.spec, self._plan.of_kind(kind), self._prepared.model
         s = spec.sampling
         engine = EngineSpec(
             kind="vllm",
@@ -296,6 +323,8 @@ class _Run:
         )
         if self._options.engine is not None:
             engine = replace(self._options.engine, args=plan.engine_args | self._options.engine.args)
+        local = spec.executor.kind == "local"
+        cpus = share_cores(plan.replicas)[worker] if local and plan.device == "cpu" and plan.replicas > 1 else ()
         return WorkerSetup(
             run=self._run,
             worker=worker,
@@ -311,14 +340,17 @@ class _Run:
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
             keep_token_ids=spec.output.token_ids == "always",
-            devices=plan.device_groups[worker],
+            devices=self._plan.device_groups[worker] if local else (),  # elsewhere the cluster chooses
+            cpus=cpus,
+            num_threads=len(cpus) or plan.cpus_per_replica,
+            kind=kind,
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
         """Write the run's record, and `_SUCCESS` when everything is there."""
-        tally, before = driver.tally, self._counts
+        tally, before, fleet = driver.tally, self._counts, self._fleet
         counts = replace(before, done=before.done + tally.done, failed=before.failed + tally.failed)
         code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
@@ -334,9 +366,10 @@ class _Run:
             "tokens_per_s": round(rate, 1),
             "counts": counts.document(),
             "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
-            "engines": {str(w): asdict(r) for w, r in driver.ready.items()},
-            "memory": {str(w): self._memory(r) for w, r in driver.ready.items()},
-            "rungs": [asdict(rung) for rung in driver.rungs],
+            "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
+            "memory": {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()},
+            "rungs": [asdict(rung) for rung in fleet.rungs],
+            "replicas": self._replicas(driver),
             "timeline": self._timeline.document(),
         }
         if isinstance(error, UsageError) and not self._claimed:
@@ -354,11 +387,25 @@ class _Run:
                 fault_point("finish.succeeded")
         if error is not None and stopped is None:
             raise error
-        return Summary(self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(driver.rungs))
+        return Summary(
+            self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(fleet.rungs), fleet.given_up
+        )
 
-    def _memory(self, ready: Ready) -> dict[str, dict[str, float | None]]:
+    def _replicas(self, driver: Driver) -> dict[str, Any]:
+        """When which engine lived, in seconds since the driver started, and what the driver itself cost."""
+        first, last, fleet = driver.tally.first_submit, driver.tally.last_commit, self._fleet
+        return {
+            "first_submit_s": None if first is None else round(first - fleet.started, 3),
+            "last_commit_s": None if last is None else round(last - fleet.started, 3),
+            "driver_cpu_s": round(driver.cpu_s, 3),
+            "events": [asdict(event) for event in fleet.events],
+            "given_up": {str(worker): why for worker, why in fleet.given_up.items()},
+        }
+
+    def _memory(self, ready: Ready, kind: int) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
-        planned: dict[str, float | None] = asdict(self._plan.memory) | {"kv_cache_tokens": self._plan.kv_cache_tokens}
+        plan = self._plan.of_kind(kind)
+        planned: dict[str, float | None] = asdict(plan.memory) | {"kv_cache_tokens": plan.kv_cache_tokens}
         found = asdict(ready.info.memory) if ready.info.memory else dict.fromkeys(planned)
         measured = found | {"kv_cache_tokens": ready.info.kv_cache_tokens}
         return {name: {"planned": planned[name], "measured": measured.get(name)} for name in planned}

@@ -24,13 +24,15 @@ MIN_EARLIER_ROWS = 30  # of fewer long-tailed lengths the mean says little
 Floats = np.ndarray[Any, Any]
 
 
-def measure_prompts(source: Source, renderer: PromptRenderer, *, limit_rows: int = 200_000) -> PromptLengths:
-    """Render and tokenise the input's prompts as a run does: all rows up to `limit_rows`, else about so many of them.
+def measure_prompts(
+    source: Source, renderer: PromptRenderer, *, limit_rows: int = 200_000, sample_rows: int = 20_000
+) -> PromptLengths:
+    """Render and tokenise the input's prompts as a run does: all up to `limit_rows` rows, else about `sample_rows`.
 
-    A sample is spread evenly over the whole input and is the same each time. Holds RENDER_ROWS prompts at a time.
-    Raises what reading the input raises.
+    A sample is spread evenly over the whole input and is the same each time; a plan made of one leaves room for longer
+    prompts. Holds RENDER_ROWS prompts at a time. Raises what reading the input raises.
     """
-    rows, batches = source.spread(source.prompt_columns, limit_rows)
+    rows, batches = source.spread(source.prompt_columns, limit_rows, else_about=min(sample_rows, limit_rows))
     measured = good = total = longest = 0
     for batch in batches:
         for start in range(0, batch.num_rows, RENDER_ROWS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -10,9 +11,8 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import Connection, wait
-from typing import BinaryIO
 
-from batchr1.run.log_tail import LogTail
+from batchr1.run.log_tail import Log, LogTail
 from batchr1.run.messages import Died, FromWorker, Ready, ToWorker, WorkerSetup
 
 JOIN_S = 10.0
@@ -22,8 +22,7 @@ TAIL_S = 2.0  # for the last lines of a worker whose processes are gone
 class LocalExecutor:
     """Starts workers, carries messages, notices deaths. `log` takes what workers print."""
 
-    def __init__(self, device_groups: tuple[tuple[str, ...], ...], log: BinaryIO) -> None:
-        self._groups = device_groups
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._lines: dict[int, Connection] = {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
@@ -33,8 +32,8 @@ class LocalExecutor:
         """Start a worker's process (again). Call from the main thread: the worker dies with the thread that made it."""
         ours, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-        if self._groups[setup.worker]:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._groups[setup.worker])
+        if setup.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(setup.devices)
             environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML counts so, CUDA by speed
         command = [sys.executable, "-m", "batchr1.run.worker_main", str(theirs.fileno()), str(os.getpid())]
         tail = self._tails[setup.worker] = LogTail(self._log, name=f"log of worker {setup.worker}")
@@ -51,9 +50,10 @@ class LocalExecutor:
 
     def send(self, worker: int, message: ToWorker) -> None:
         """Send to a worker; what is sent to a dead one is dropped, and `poll` reports the death."""
-        if worker in self._lines:
+        line = self._lines.get(worker)
+        if line is not None:
             with contextlib.suppress(OSError):
-                self._lines[worker].send(message)
+                line.send(message)
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]:
         """Messages that came, in order per worker; waits for the first one."""
@@ -82,6 +82,13 @@ class LocalExecutor:
             os.killpg(self._processes[worker].pid, signal.SIGKILL)
         return self._reap(worker)
 
+    def room(self, taken: list[int]) -> list[int]:
+        """No GPU is plugged in while a run goes on."""
+        return []
+
+    def waiting(self) -> set[int]:
+        return set()
+
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes.values()]
 
@@ -102,6 +109,15 @@ class LocalExecutor:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its session: the engine's own subprocesses go with it
         return Died(process.wait(), self._tails.pop(worker).last_lines(TAIL_S))
+
+
+def share_cores(replicas: int) -> list[tuple[int, ...]]:
+    """The cores of this machine that this process may use, divided: a block each, or one to several replicas."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if replicas >= len(cores):
+        return [(cores[i % len(cores)],) for i in range(replicas)]
+    bounds = [len(cores) * i // replicas for i in range(replicas + 1)]
+    return [tuple(cores[start:end]) for start, end in itertools.pairwise(bounds)]
 
 
 def _running(pid: int) -> bool:

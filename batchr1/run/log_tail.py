@@ -10,17 +10,25 @@ import contextlib
 import os
 import threading
 from collections import deque
-from typing import BinaryIO
+from typing import Protocol
 
 KEPT_LINES = 400
 LINE_BYTES = 4000  # of each line: a progress bar can be one long line
 _CHUNK = 65536
 
 
+class Log(Protocol):
+    """Takes what workers print."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def close(self) -> None: ...
+
+
 class LogTail:
     """A pipe whose writing end is `fd`; a thread reads it until every writer is gone."""
 
-    def __init__(self, log: BinaryIO, *, name: str) -> None:
+    def __init__(self, log: Log, *, name: str) -> None:
         self._log = log
         self._read_fd, self.fd = os.pipe()
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)

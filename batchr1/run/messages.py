@@ -30,7 +30,9 @@ class WorkerSetup:
     """Everything a worker needs to know before its first lease.
 
     `devices`: ids of its GPUs. `fixed_args`: engine arguments that the user set, which no step-down may change.
-    `pause_s`: waited before the engine is made, because a GPU's memory is given back some time after its user's death.
+    `cpus`: the cores that it may use, where several replicas share a machine's; empty: all. `num_threads`: of OpenMP,
+    on a CPU. `pause_s`: waited before the engine is made, because a GPU's memory is given back some time after its
+    user's death.
     """
 
     run: str
@@ -48,6 +50,9 @@ class WorkerSetup:
     expects_box: bool
     keep_token_ids: bool
     devices: tuple[str, ...] = ()
+    cpus: tuple[int, ...] = ()
+    num_threads: int | None = None
+    kind: int = 0  # which of the plan's kinds of machine it is made for
     fixed_args: frozenset[str] = frozenset()
     pause_s: float = 0.0
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
@@ -167,11 +172,13 @@ class Fatal:
 class Died:
     """Said by the executor, not by the worker: its process is gone.
 
-    `last_lines`: the end of what it and its subprocesses printed; after `Ready`, only what came since.
+    `last_lines`: the end of what it and its subprocesses printed; after `Ready`, only what came since. `lost`: it went
+    with its machine, or the connection to it did, and nobody knows more.
     """
 
     exit_code: int | None
     last_lines: tuple[str, ...] = ()
+    lost: bool = False
 
 
 ToWorker = Lease | Finish | Stop | Committed

@@ -15,10 +15,11 @@ from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.errors import JobError, OutputError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec, ModelSpec
+from batchr1.run.executors import check_executor, machine_of
 from batchr1.run.messages import EngineSpec
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import choose_devices
-from batchr1.sizing.machine import Machine, this_machine
+from batchr1.sizing.machine import Machine
 from batchr1.sizing.model import CATALOGUE, ModelSource, resolve_model
 from batchr1.sizing.plan import MisfitError, Plan, check_arguments, make_plan
 from batchr1.sizing.ways_out import WayOut, ways_out
@@ -38,7 +39,7 @@ class RunOptions:
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
-    cpu_replicas: int = 1  # engines that share the CPU; with GPUs their number decides
+    elsewhere: bool = False  # only planned, for a machine that need not be here
     engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
     confirm_fresh: Callable[[str], bool] = lambda message: False
@@ -65,7 +66,11 @@ def prepare(
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     model = resolve(spec.model)
-    devices = choose_devices(options.gpus, options.devices)
+    is_local = not spec.output.path.startswith("s3://")
+    if not options.elsewhere:
+        check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
+    is_here = spec.executor.kind == "local" and not options.elsewhere
+    devices = choose_devices(options.gpus, options.devices) if is_here else ()
     check_arguments(spec, model, num_gpus=len(devices))
     if options.engine is None:
         check_engine_args(spec.model.engine_args)
@@ -120,7 +125,7 @@ def plan_job(
     from batchr1.run.lengths import expected_completions, measure_prompts
 
     spec, model = prepared.spec, prepared.model
-    machine = machine or this_machine(prepared.devices, cpu_replicas=options.cpu_replicas)
+    machine = machine or machine_of(spec, prepared.devices)
     prompts = measure_prompts(prepared.source, renderer)
     earlier = [*([] if options.fresh else [prepared.output]), *_excluded(prepared)]
     completions = expected_completions(spec, prepared.source, earlier, model)
@@ -149,7 +154,9 @@ def _excluded(prepared: Prepared) -> list[Output]:
 def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
     """Match the input's ids against what the output holds."""
     pending = read_ids(prepared)
-    take_out_done(prepared, pending, retry_failed=retry_failed)
+    take_out_done(prepared, pending)
+    if not retry_failed:
+        take_out_failed(prepared, pending)
     return pending
 
 
@@ -170,13 +177,16 @@ def read_ids(prepared: Prepared) -> Pending:
     return pending
 
 
-def take_out_done(prepared: Prepared, pending: Pending, *, retry_failed: bool = False) -> None:
+def take_out_done(prepared: Prepared, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
     for table in prepared.output.tables(["id", "sample"]):
         pending.mark_done(table.column("id"), table.column("sample"))
-    if not retry_failed:
-        for table in prepared.output.failed_tables(["id", "sample"]):
-            pending.mark_failed(table.column("id"), table.column("sample"))
+
+
+def take_out_failed(prepared: Prepared, pending: Pending) -> None:
+    """Take out what failed; call after `take_out_done`."""
+    for table in prepared.output.failed_tables(["id", "sample"]):
+        pending.mark_failed(table.column("id"), table.column("sample"))
 
 
 def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from batchr1.data.storage_errors import set_leaving
 from batchr1.errors import InterruptedRun
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM)
@@ -33,6 +34,7 @@ class StopSignals:
         self.reason = f"received {signal.Signals(number).name}"
         if not self.is_polled:
             raise KeyboardInterrupt  # passes every `except Exception` on its way out
+        set_leaving(True)
         print("stopping: finished rows are being written; once more to leave at once", file=sys.stderr, flush=True)
 
 
@@ -51,5 +53,6 @@ def stop_signals() -> Iterator[StopSignals]:
             raise
         raise InterruptedRun(f"{signals.reason} before the first row was begun. Run the same command again.") from exc
     finally:
+        set_leaving(False)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 A row is blamed only when it was alone in the engine at its last death. So rows that were in flight twice when an
 engine died are run apart from all others, in small groups, then one by one; innocent ones get through and are cleared.
+With several replicas a row must have killed two of them: a sick GPU kills with any row, and is no row's doing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Suspects:
 
     def __init__(self) -> None:
         self._deaths: dict[SampleKey, int] = {}
+        self._alone: dict[SampleKey, set[int]] = {}  # workers that died with nothing but this row
         self._groups: deque[list[WorkItem]] = deque()
         self._verdicts: list[Failure] = []
 
@@ -30,29 +32,40 @@ class Suspects:
         """Whether a group waits to be run apart."""
         return bool(self._groups)
 
-    def died(self, in_flight: Sequence[WorkItem]) -> list[WorkItem]:
+    def died(self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False) -> list[WorkItem]:
         """An engine died with these: gives those that just run again. The others wait in groups, or are blamed.
 
-        Raises `EngineError` when the engine dies whatever it is given: no row is to blame then.
+        `others`: whether there are other workers to try a row on. Raises `EngineError` when the engine dies whatever it
+        is given: no row is to blame then.
         """
         for item in in_flight:
             self._deaths[item.key] = self._deaths.get(item.key, 0) + 1
-        if len(in_flight) == 1 and (deaths := self._deaths[in_flight[0].key]) >= MAX_DEATHS:
-            self._blame(in_flight[0], deaths)
-            return []
+        if len(in_flight) == 1:
+            key = in_flight[0].key
+            workers = self._alone.setdefault(key, set())
+            workers.add(worker)
+            if (deaths := self._deaths[key]) >= MAX_DEATHS and (not others or len(workers) > 1):
+                self._blame(in_flight[0], deaths)
+                return []
         again = [item for item in in_flight if self._deaths[item.key] < 2]
         apart = [item for item in in_flight if self._deaths[item.key] >= 2]
         size = 1 if len(apart) <= ALONE_UP_TO else math.isqrt(len(apart) - 1) + 1
         self._groups.extendleft(reversed([apart[i : i + size] for i in range(0, len(apart), size)]))
         return again
 
-    def next_group(self) -> list[WorkItem]:
-        return self._groups.popleft()
+    def next_group(self, worker: int = 0, *, others: bool = False) -> list[WorkItem]:
+        """The next group for this worker; empty when all that wait are for others to try."""
+        for number, group in enumerate(self._groups):
+            if not (others and len(group) == 1 and worker in self._alone.get(group[0].key, ())):
+                del self._groups[number]
+                return group
+        return []
 
     def generated(self, keys: Iterable[SampleKey]) -> list[Failure]:
         """These came through, so the engine works: gives the rows that were rightly blamed."""
         for key in keys:
             self._deaths.pop(key, None)
+            self._alone.pop(key, None)
         return self.verdicts()
 
     def verdicts(self) -> list[Failure]:

@@ -16,8 +16,9 @@ from collections import deque
 from typing import Protocol
 
 from batchr1.data.journal import Saved
+from batchr1.data.storage_errors import set_leaving
 from batchr1.engine.protocol import Delta, Engine, Request
-from batchr1.errors import RequestError
+from batchr1.errors import RequestError, StorageError
 from batchr1.reasoning.results import resumed_at
 from batchr1.records import Completion, Failure, FinishReason, Partial, SampleKey, WorkItem
 from batchr1.run.checkpoint import Checkpointer
@@ -118,7 +119,17 @@ class Worker:
         self._told_at = 0.0
 
     def run(self, load_s: float) -> None:
-        """Serve until `Finish` and everything is staged, or `Stop`."""
+        """Serve until `Finish` and everything is staged, or `Stop`. Where a part cannot be staged, save and raise."""
+        try:
+            self._serve(load_s)
+        except StorageError:
+            set_leaving(True)
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+                self._checkpointer.save()  # small, and it may still fit
+            raise
+
+    def _serve(self, load_s: float) -> None:
         self._channel.send(Ready(self._engine.info, load_s))
         if self._checkpointer is not None:
             self._checkpointer.start()

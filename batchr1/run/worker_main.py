@@ -5,6 +5,7 @@ The process is a session of its own, so that Ctrl-C reaches the driver alone, an
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -68,6 +69,7 @@ def main(fd: int, driver: int) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     channel = PipeChannel(Connection(fd))
     setup: WorkerSetup = channel.first()
+    share_cores(setup)
     channel.start()
     try:
         _serve(setup, channel)
@@ -81,6 +83,14 @@ def main(fd: int, driver: int) -> int:
         channel.send(Fatal("EngineError", message, _memory_problem(exc, channel)))
         return 1
     return 0
+
+
+def share_cores(setup: WorkerSetup) -> None:
+    """Keep to this replica's cores. Call before other threads are started: they inherit it, and OpenMP counts it."""
+    if setup.cpus and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, setup.cpus)
+    if setup.num_threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(setup.num_threads)
 
 
 def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | None:
@@ -101,6 +111,8 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     load_s = time.monotonic() - started
     log.info("worker %d: %s ready after %.1f s: %s", setup.worker, engine.info.engine, load_s, engine.info)
     collector = Collector(setup, to_result, channel.send)
+    gc.collect()
+    gc.freeze()  # a million objects of vLLM's that stay: no collection in the step loop looks at them again
     try:
         Worker(setup, engine, collector, channel).run(load_s)
     except EngineError:

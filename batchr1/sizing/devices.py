@@ -39,12 +39,13 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU, or a MIG instance, of this machine. `id` as CUDA_VISIBLE_DEVICES wants it."""
+    """A GPU, or a MIG instance. `id` as CUDA_VISIBLE_DEVICES wants it, on its machine; `node` counts machines."""
 
     id: str
     gpu: Gpu
     free_gib: float
     holders: tuple[Holder, ...] = ()
+    node: int = 0
 
 
 def foreign_maker(root: Path = Path("/"), system: str = sys.platform, machine: str = platform.machine()) -> str | None:

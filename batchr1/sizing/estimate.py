@@ -71,16 +71,16 @@ class Demand:
     def fit_within(self, kv_tokens: int, *, num_seqs: int) -> bool:
         """Whether so many sequences hardly ever preempt one another.
 
-        The most they hold together as the run unfolds, and two and a half standard deviations of the sum, must fit.
+        What they hold together as the run unfolds, and two and a half standard deviations of it, must always fit.
         """
-        spread = 2.5 * math.sqrt(num_seqs) * self.context_deviation
-        return num_seqs == 1 or self.peak_tokens(num_seqs) + spread <= kv_tokens
+        return num_seqs == 1 or self.peak_tokens(num_seqs, deviations=2.5) <= kv_tokens
 
-    def peak_tokens(self, num_seqs: int) -> float:
-        """Tokens that so many running sequences hold at most, on average over runs.
+    def peak_tokens(self, num_seqs: int, *, deviations: float = 0.0) -> float:
+        """Tokens that so many running sequences hold at most: on average over runs, and so many deviations above it.
 
         All start at once; each that ends makes room for the next sample, until none is left. A few steps of a renewal
         process with the lengths' survival function: a short job never reaches the mean that a long one settles at.
+        The deviation is that of `num_seqs` independent slots, each with a sequence of some age in it, or none.
         """
         survival, step = self._survival()
         started: list[float] = []
@@ -92,8 +92,10 @@ class Demand:
             started.append(new)
             left -= new
             alive.append(new * survival[0])
-            ages = ((now - i + 0.5) * step for i in range(first, now + 1))
-            peak = max(peak, sum(n * (self.prompts.mean + age) for n, age in zip(alive, ages, strict=True)))
+            contexts = [self.prompts.mean + (now - i + 0.5) * step for i in range(first, now + 1)]
+            held = sum(n * context for n, context in zip(alive, contexts, strict=True))
+            squares = sum(n * context**2 for n, context in zip(alive, contexts, strict=True))
+            peak = max(peak, held + deviations * math.sqrt(max(0.0, squares - held**2 / num_seqs)))
         return peak
 
     def _survival(self) -> tuple[list[float], float]:

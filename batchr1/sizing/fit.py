@@ -72,14 +72,27 @@ class Fit:
         return self.tensor_parallel * self.pipeline_parallel
 
 
-def splits(arch: Architecture, num_gpus: int, wish: Wish) -> Iterator[tuple[int, int]]:
-    """(tensor, pipeline) parallel sizes that so many GPUs allow. Pipelines only join whole nodes of eight."""
+def groups_of(
+    devices: Sequence[Device], tensor_parallel: int, pipeline_parallel: int
+) -> tuple[tuple[Device, ...], ...]:
+    """The GPUs of each replica: tensor parallel within a node, the stages of a pipeline over one or several."""
+    stages: list[tuple[Device, ...]] = []
+    for node in dict.fromkeys(device.node for device in devices):
+        there = [device for device in devices if device.node == node]
+        last = len(there) - tensor_parallel + 1
+        stages += [tuple(there[i : i + tensor_parallel]) for i in range(0, last, tensor_parallel)]
+    last = len(stages) - pipeline_parallel + 1
+    return tuple(sum(stages[i : i + pipeline_parallel], ()) for i in range(0, last, pipeline_parallel))
+
+
+def splits(arch: Architecture, devices: Sequence[Device], wish: Wish) -> Iterator[tuple[int, int]]:
+    """(tensor, pipeline) parallel sizes that these GPUs allow. Pipelines only join whole nodes of eight."""
     for tp in (1, 2, 4, 8) if wish.tensor_parallel is None else (wish.tensor_parallel,):
         if not arch.divides_into(tp):
             continue
         stages = (1, 2, 4) if tp == MAX_WIDTH_IN_NODE else (1,)
         for pp in stages if wish.pipeline_parallel is None else (wish.pipeline_parallel,):
-            if tp * pp <= num_gpus and pp <= arch.num_layers:
+            if pp <= arch.num_layers and groups_of(devices, tp, pp):
                 yield tp, pp
 
 
@@ -90,13 +103,18 @@ def best_fit(
 
     None when no split is possible at all.
     """
-    fits = [fit(arch, quantization, demand, wish, devices, tp, pp) for tp, pp in splits(arch, len(devices), wish)]
+    fits = [fit(arch, quantization, demand, wish, devices, tp, pp) for tp, pp in splits(arch, devices, wish)]
     if not fits:
         return None
     good = [f for f in fits if f.fits]
     if not good:
         return min(fits, key=lambda f: f.missing_bytes * f.width)
-    return max(good, key=lambda f: (f.tokens_per_s * (len(devices) // f.width), f.kv_cache_tokens, -f.width))
+
+    def worth(f: Fit) -> tuple[float, int, int]:
+        replicas = len(groups_of(devices, f.tensor_parallel, f.pipeline_parallel))
+        return f.tokens_per_s * replicas, f.kv_cache_tokens, -f.width
+
+    return max(good, key=worth)
 
 
 def fit(
@@ -114,7 +132,7 @@ def fit(
     per_token = arch.kv_bytes_per_token(
         kv_dtype_bytes=wish.kv_dtype_bytes, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
     )
-    replicas = max(1, len(devices) // (tensor_parallel * pipeline_parallel))
+    replicas = max(1, len(groups_of(devices, tensor_parallel, pipeline_parallel)))
     most = min(MAX_NUM_SEQS, max(1, math.ceil(demand.samples / replicas)), wish.max_num_batched_tokens or MAX_NUM_SEQS)
     longest = wish.max_model_len or demand.longest
     weights = arch.weight_bytes(

@@ -12,15 +12,20 @@ from batchr1.sizing.devices import Device, describe_devices
 from batchr1.sizing.gpus import Gpu, gpu_named
 
 GIB = 2**30
+NODE_GPUS = 8  # of a machine that is not here to be asked
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Without GPUs it is a CPU's: `ram_gib` is what is free, shared by `cpu_replicas` engines."""
+    """One machine or several. Without GPUs it is a CPU's: `ram_gib` is what is free, shared by `cpu_replicas` engines.
+
+    `cpus_per_replica`: what each takes of a cluster's nodes.
+    """
 
     devices: tuple[Device, ...] = ()
     ram_gib: float = 0.0
     cpu_replicas: int = 1
+    cpus_per_replica: int | None = None
 
 
 def this_machine(ids: tuple[str, ...], *, cpu_replicas: int = 1) -> Machine:
@@ -38,7 +43,7 @@ def named_machine(gpu: str | None, *, vram_gib: float | None = None, count: int 
         found = Gpu(f"GPU with {vram_gib:g} GiB", vram_gib, 0.0, (8, 0), 0.0, fp8=False, bf16=True)
     else:
         raise UsageError(f"--vram: not an amount of memory (got {vram_gib}, need GiB, such as 24). Correct it.")
-    return Machine(tuple(Device(str(i), found, found.memory_gib) for i in range(count)))
+    return Machine(tuple(Device(str(i), found, found.memory_gib, node=i // NODE_GPUS) for i in range(count)))
 
 
 def free_ram_gib() -> float:

@@ -16,8 +16,9 @@ from batchr1.errors import JobError
 from batchr1.job.spec import JobSpec
 from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import Architecture
+from batchr1.sizing.devices import Device
 from batchr1.sizing.estimate import Demand, Estimate, estimate
-from batchr1.sizing.fit import Fit, Wish, best_fit
+from batchr1.sizing.fit import Fit, Wish, best_fit, groups_of
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.memory import GIB, Memory
 from batchr1.sizing.model import ModelSource
@@ -65,10 +66,23 @@ class Plan:
     engine_args: dict[str, Any]
     fixed: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    kinds: tuple[Plan, ...] = ()  # where machines differ: a plan each; this one is the first's, with all groups
+    cpus_per_replica: int | None = None  # where a cluster's CPU nodes are divided
 
     @property
     def replicas(self) -> int:
         return len(self.device_groups)
+
+    def of_kind(self, kind: int) -> Plan:
+        return self.kinds[kind] if self.kinds else self
+
+    def kind_of(self, worker: int) -> int:
+        """The kind of machine that a replica is on: they are numbered kind by kind."""
+        for kind, plan in enumerate(self.kinds):
+            if worker < plan.replicas:
+                return kind
+            worker -= plan.replicas
+        return 0
 
     def document(self) -> dict[str, Any]:
         """The plan as plain values, as `plan --json` and the run record give it."""
@@ -88,6 +102,7 @@ class Plan:
             "device_groups": [list(group) for group in self.device_groups],
             "engine_args": self.engine_args,
             "notes": list(self.notes),
+            "kinds": [kind.document() for kind in self.kinds],
         }
 
 
@@ -124,6 +139,10 @@ def make_plan(
     arch = Architecture.of_config(model.config)
     if not machine.devices:
         return _cpu_plan(spec, model, arch, machine, demand, wish)
+    if len(kinds := _kinds_of(machine)) > 1:
+        mixed = _mixed_plan(spec, arch, kinds, demand, wish, price)
+        if mixed is not None:
+            return mixed
     found = best_fit(arch, spec.model.quantization, demand, wish, machine.devices)
     if found is None:
         raise JobError(
@@ -220,8 +239,8 @@ def whole_number(args: Mapping[str, Any], key: str) -> int | None:
 def _gpu_plan(
     spec: JobSpec, arch: Architecture, machine: Machine, demand: Demand, found: Fit, price: float | None
 ) -> Plan:
-    ids = [d.id for d in machine.devices]
-    groups = tuple(tuple(ids[i : i + found.width]) for i in range(0, len(ids) - found.width + 1, found.width))
+    grouped = groups_of(machine.devices, found.tensor_parallel, found.pipeline_parallel)[: spec.executor.replicas]
+    groups = tuple(tuple(device.id for device in group) for group in grouped)
     asked = _asked(spec)
     args: dict[str, Any] = {
         "load_format": "safetensors",
@@ -235,11 +254,13 @@ def _gpu_plan(
         args["tensor_parallel_size"] = found.tensor_parallel
     if found.pipeline_parallel > 1:
         args["pipeline_parallel_size"] = found.pipeline_parallel
+    if any(device.node != group[0].node for group in grouped for device in group):
+        args["distributed_executor_backend"] = "ray"  # vLLM's own way over nodes
     if spec.model.quantization == "fp8" and arch.stored is None:
         args["quantization"] = "fp8"  # vLLM converts 16-bit weights as it loads them
     notes = [arch.note] if arch.note else []
-    if left := len(ids) - len(groups) * found.width:
-        notes.append(f"{left} of {len(ids)} GPUs left idle: replicas are {found.width} GPUs wide")
+    if left := len(machine.devices) - len(groups) * found.width:
+        notes.append(f"{left} of {len(machine.devices)} GPUs left idle: replicas are {found.width} GPUs wide")
     for device in machine.devices:
         if device.gpu.memory_gib - device.free_gib > IN_USE_GIB:
             held = [f"process {h.pid} ({h.name or '?'}) {h.memory_gib:.1f} GiB" for h in device.holders]
@@ -252,6 +273,55 @@ def _gpu_plan(
         "cuda", groups, found.tensor_parallel, found.pipeline_parallel, found.max_model_len, found.max_num_seqs,
         found.max_num_batched_tokens, found.kv_cache_tokens, found.utilization, _in_gib(found.memory), cost,
         args | asked, tuple(asked), tuple(notes),
+    )  # fmt: skip
+
+
+def _kinds_of(machine: Machine) -> list[Machine]:
+    """The GPUs by model, in order: H100 beside A100, or two sizes of one model."""
+    kinds: dict[tuple[str, int], list[Device]] = {}
+    for device in machine.devices:
+        kinds.setdefault((device.gpu.name, round(device.gpu.memory_gib)), []).append(device)
+    return [Machine(tuple(devices)) for devices in kinds.values()]
+
+
+def _mixed_plan(
+    spec: JobSpec, arch: Architecture, kinds: list[Machine], demand: Demand, wish: Wish, price: float | None
+) -> Plan | None:
+    """A plan for each model of GPU that holds the job by itself; None where none does, and they must work together.
+
+    All engines get the same context: a row must not depend on where it runs.
+    """
+
+    def fits_of(wish: Wish) -> list[tuple[Machine, Fit]]:
+        fits = [(kind, best_fit(arch, spec.model.quantization, demand, wish, kind.devices)) for kind in kinds]
+        return [(kind, fit) for kind, fit in fits if fit is not None and fit.fits]
+
+    found = fits_of(wish)
+    if not found:
+        return None
+    found = fits_of(replace(wish, max_model_len=min(fit.max_model_len for _, fit in found)))
+    plans, left = [], spec.executor.replicas
+    for kind, fit in found:
+        check_batch(fit.max_num_seqs, fit.max_num_batched_tokens, fit.max_model_len, chunked=wish.chunked_prefill)
+        plan = _gpu_plan(spec, arch, kind, demand, fit, price)
+        if left is not None:
+            plan = replace(plan, device_groups=plan.device_groups[:left])
+            left -= plan.replicas
+        plans += [plan] if plan.replicas else []
+    gpus = sum(len(group) for plan in plans for group in plan.device_groups)
+    rate = sum(fit.tokens_per_s * plan.replicas for (_, fit), plan in zip(found, plans, strict=False))
+    notes = [
+        f"{plan.replicas} × {kind.devices[0].gpu.name}: TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}, "
+        f"{plan.max_num_seqs:,} sequences, {plan.kv_cache_tokens:,} tokens of KV cache"
+        for (kind, _), plan in zip(found, plans, strict=False)
+    ]
+    for kind in kinds:
+        if not any(kind is used for used, _ in found):
+            notes.append(f"{len(kind.devices)} × {kind.devices[0].gpu.name} left idle: the job does not fit them")
+    notes += dict.fromkeys(note for plan in plans for note in plan.notes)
+    return replace(
+        plans[0], device_groups=tuple(group for plan in plans for group in plan.device_groups),
+        estimate=estimate(demand, rate=rate, num_gpus=gpus, price=price), notes=tuple(notes), kinds=tuple(plans),
     )  # fmt: skip
 
 
@@ -300,7 +370,7 @@ def _cpu_plan(
     asked = _asked(spec)
     return Plan(
         "cpu", ((),) * replicas, 1, 1, max_model_len, num_seqs, batched, tokens, None, _in_gib(memory), None,
-        args | asked, tuple(asked), (arch.note,) if arch.note else (),
+        args | asked, tuple(asked), (arch.note,) if arch.note else (), cpus_per_replica=machine.cpus_per_replica,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""SIGKILL to the driver, a worker or the whole tree, at random moments, again and again, until the job is done.
+"""SIGKILL to the driver, a worker, the whole tree or the engine's process, at random moments, until the job is done.
 
-On real vLLM and the model that ships, greedy in float32: what comes out has to be what an undisturbed run gives, byte
-for byte. BATCHR1_KILLS=100 is the long leg; the figures are printed (pytest -s).
+On real vLLM and the model that ships. Greedy in float32, what comes out has to be what an undisturbed run gives, byte
+for byte. BATCHR1_KILLS is how often each of the four jobs is killed (25 in the long leg); figures are printed (-s).
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 import random
 import signal
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from process_tree import Tree, tree, until
+from process_tree import Tree, engine_process, tree, until
 from replay_job import keys_of, rows_of, wanted_keys, write_job
 
 from batchr1.data.journal import INFLIGHT_DIR
@@ -26,15 +28,43 @@ KILLS = int(os.environ.get("BATCHR1_KILLS", "10"))
 EVERY_S = 2.0
 LOAD_S = 400.0  # vLLM loads in 10 s, and on a busy machine in minutes
 ORPHAN_S = 10.0
+NOTICE_S = 60.0  # until a worker whose engine is dead has staged what was finished, and left
 
 
-def greedy_job(folder: Path, dtype: str, *, limit: int | None = None, max_tokens: int = 1024) -> Path:
+@dataclass(frozen=True)
+class Kind:
+    """One of the jobs: its dtype, what it samples, and whether vLLM's engine is a process of its own."""
+
+    dtype: str = "float32"
+    sampling: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    engine_apart: bool = False
+
+    @property
+    def is_repeatable(self) -> bool:
+        return self.dtype == "float32" and not self.sampling
+
+
+KINDS = {
+    "float32": Kind(),
+    "bfloat16": Kind(dtype="bfloat16"),
+    "sampled": Kind(sampling={"n": 2, "temperature": 0.6, "top_p": 0.95, "seed": 7}, limit=200),
+    "engine_apart": Kind(engine_apart=True),
+}
+
+
+def job_of(folder: Path, kind: Kind) -> Path:
+    folder.mkdir()
+    return greedy_job(folder, kind.dtype, limit=kind.limit, **kind.sampling)
+
+
+def greedy_job(folder: Path, dtype: str, *, limit: int | None = None, **sampling: Any) -> Path:
     return write_job(
         folder,
         model={"variant": "r1-tiny", "engine_args": {"dtype": dtype, "max_num_seqs": 16}},
         input={"path": str(PROBLEMS), "gold": "answer", "limit": limit},
         output={"keep": ["family"], "rows_per_part": 25},
-        sampling={"max_tokens": max_tokens, "temperature": 0.0, "top_p": 1.0},
+        sampling={"max_tokens": 1024, "temperature": 0.0, "top_p": 1.0, **sampling},
         checkpoint={"every_s": EVERY_S},
     )
 
@@ -68,16 +98,17 @@ class Toll:
 
     def kill(self, rng: random.Random, run: Tree, output: Path, ready_at: float) -> bool:
         """Kill something; whether the run is over with it."""
-        target = rng.choice(["driver", "worker", "tree"])
-        workers = run.workers()
+        workers, engine = run.workers(), engine_process(run)
+        target = rng.choice(["driver", "worker", "tree"] + ["engine", "engine"] * (engine is not None))
         if run.driver.poll() is not None or not workers:
             return True
         self.lost_s += time.time() - max(newest_snapshot(output), ready_at)
         self.kills += 1
         self.by_target[target] = self.by_target.get(target, 0) + 1
-        if target == "worker":
-            os.kill(workers[0], signal.SIGKILL)
-            until(lambda: workers[0] not in run.left(), ORPHAN_S, "the killed worker's end")
+        if target in ("worker", "engine"):
+            os.kill(engine if target == "engine" and engine is not None else workers[0], signal.SIGKILL)
+            limit_s = ORPHAN_S if target == "worker" else NOTICE_S
+            until(lambda: workers[0] not in run.left(), limit_s, "the end of the worker")
             return False
         if target == "tree":
             run.kill()
@@ -110,36 +141,40 @@ def kill_until_done(job: Path, output: Path, kills: int, seed: int) -> Toll:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_killed_again_and_again_a_job_ends_as_if_undisturbed(tmp_path: Path, dtype: str) -> None:
-    calm, killed = tmp_path / "calm", tmp_path / "killed"
-    calm.mkdir()
-    killed.mkdir()
-    with tree(["-m", "batchr1", "run", str(greedy_job(calm, dtype))], calm) as run:
+@pytest.mark.parametrize("name", KINDS)
+def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, calm, killed = KINDS[name], tmp_path / "calm", tmp_path / "killed"
+    if kind.engine_apart:
+        monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    calm_job = job_of(calm, kind)
+    with tree(["-m", "batchr1", "run", str(calm_job)], calm) as run:
         assert run.wait(1500) == 0, run.stderr
     wanted = content(calm / "out")
     finished = pl.Series(rows_of(calm / "out")["finished_at"])
     span = (finished.max() - finished.min()).total_seconds()  # type: ignore[operator]
     rate = wanted["completion_tokens"].sum() / span
-    toll = kill_until_done(greedy_job(killed, dtype), killed / "out", KILLS, seed=4)
+    toll = kill_until_done(job_of(killed, kind), killed / "out", KILLS, seed=4)
     output = killed / "out"
     rows = rows_of(output)
     for path in (output / "data").iterdir():
         pq.ParquetFile(path).read()
-    assert keys_of(rows) == wanted_keys(pl.read_parquet(PROBLEMS))
+    problems = pl.read_parquet(PROBLEMS).head(kind.limit or 1_000_000)
+    assert keys_of(rows) == wanted_keys(problems, n=kind.sampling.get("n", 1))
     same = (content(output)["reasoning"].eq_missing(wanted["reasoning"])).mean()
     resumed = rows.filter(pl.col("resumed_at").list.len() > 0).height
     bound = 1.2 * toll.kills * EVERY_S * rate
     print(
-        f"\n{dtype}: {toll.kills} kills {toll.by_target}, {rows.height} rows, {resumed} resumed, {same:.1%} equal; "
+        f"\n{name}: {toll.kills} kills {toll.by_target}, {rows.height} rows, {resumed} resumed, {same:.1%} equal; "
         f"about {toll.lost_s * rate:,.0f} tokens generated again ({toll.lost_s:.1f} s at {rate:,.0f} tokens/s), "
         f"bound {bound:,.0f}"
     )
     assert toll.lost_s * rate <= bound
     assert resumed
-    if dtype == "float32":
+    if kind.is_repeatable:
         assert content(output).equals(wanted)
-    else:
+    elif not kind.sampling:
         assert same > 0.5  # in bf16 a request may differ between batches, killed or not
 
 

@@ -1,0 +1,120 @@
+"""A changed prompt under an id that is done: noticed by its hash, and refused, run again or kept.
+
+Each committed row carries the hash of the prompt that it answers. To compare, prompts have to be rendered anew, which
+takes minutes for millions of rows. So `.batchr1/inputs.json` names the versions of the input files that all committed
+rows agree with, and only rows of other files are looked at. Memory: 8 bytes per input row, and one part at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from batchr1.data.pending import Pending
+from batchr1.data.replace import replace_part
+from batchr1.errors import InputError
+from batchr1.records import Prompt
+
+if TYPE_CHECKING:
+    from batchr1.data.prompts import PromptRenderer
+    from batchr1.run.prepare import Prepared
+
+log = logging.getLogger("batchr1.changed")
+
+RENDER_ROWS = 1024
+_NOT_LOOKED_AT, _NO_PROMPT = 0, 1  # instead of a hash: 64 random bits are neither
+
+Digests = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+def files_to_check(prepared: Prepared) -> set[str]:
+    """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
+    spec = prepared.spec.input
+    if spec.on_changed_prompt == "keep" or spec.id is None:  # without an id, another prompt is another row
+        return set()
+    known = prepared.output.inputs()
+    changed = {uri for uri, version in prepared.source.versions.items() if known.get(uri) != version}
+    return changed if changed and prepared.output.parts() else set()
+
+
+def agrees_with_input(prepared: Prepared) -> None:
+    """Note that every committed row answers the prompt that the input has now, and every later one will."""
+    if prepared.spec.input.on_changed_prompt != "keep":
+        prepared.output.write_inputs(prepared.source.versions)
+
+
+def check_prompts(
+    prepared: Prepared,
+    pending: Pending,
+    renderer: PromptRenderer,
+    files: set[str],
+    *,
+    run: str,
+    check_lock: Callable[[], None],
+) -> None:
+    """Refuse changed prompts, or make their samples pending again. Call with the lock held, after `take_out_done`.
+
+    Raises `InputError`, with nothing changed, when the job says refuse and there is one.
+    """
+    digests, looked_at = _digests(prepared, pending, renderer, files)
+    log.info("%d files have changed: compared the prompts of %d done rows", len(files), looked_at)
+    again = prepared.spec.input.on_changed_prompt == "rerun"
+    count, first = 0, None
+    for rel, mask in _changed(prepared, pending, digests):
+        if again:
+            check_lock()
+            if not count:
+                prepared.output.begin()
+            table = prepared.output.read_part(rel, None)
+            gone = table.filter(pa.array(mask))
+            replace_part(prepared.output, rel, table.filter(pa.array(~mask)), run)
+            pending.reopen(gone.column("id"), gone.column("sample"))
+        elif first is None:
+            ids = prepared.output.read_part(rel, ["id"]).column("id")
+            first = ids[int(np.flatnonzero(mask)[0])].as_py()
+        count += int(mask.sum())
+    if count and not again:
+        raise InputError(
+            f"{prepared.output.uri}: the input has another prompt for samples that are done (got {count} of them, one "
+            f"with id {first!r}; need none). Set input.on_changed_prompt to rerun (they are generated anew) or "
+            "keep (they stay as they are), or give a new output.path."
+        )
+    if count:
+        log.warning("%d samples are generated anew: the input has another prompt for them", count)
+
+
+def _digests(prepared: Prepared, pending: Pending, renderer: PromptRenderer, files: set[str]) -> tuple[Digests, int]:
+    """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
+    from batchr1.data.prompts import PromptRow
+
+    source = prepared.source
+    digests: Digests = np.full(pending.num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
+    count = 0
+    for numbers, batch in pending.done_rows(source, files):
+        count += len(numbers)
+        for start in range(0, batch.num_rows, RENDER_ROWS):
+            part = batch.slice(start, RENDER_ROWS)
+            rows = [PromptRow(str(id), text) for id, text in zip(source.ids(part), source.contents(part), strict=True)]
+            digests[numbers[start : start + RENDER_ROWS]] = [
+                int.from_bytes(prompt.digest[:8], "little") if isinstance(prompt, Prompt) else _NO_PROMPT
+                for prompt in renderer.render_many(rows)
+            ]
+    return digests, count
+
+
+def _changed(
+    prepared: Prepared, pending: Pending, digests: Digests
+) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.bool_]]]]:
+    """Parts with samples whose prompt is another one now, and which they are."""
+    for rel in prepared.output.parts():
+        table = prepared.output.read_part(rel, ["id", "prompt_hash"])
+        rows = pending.find(table.column("id"))
+        hashes = np.frombuffer(bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8")
+        now = np.where(rows >= 0, digests[rows], _NOT_LOOKED_AT)
+        mask = (now != _NOT_LOOKED_AT) & (now != hashes[::2])
+        if mask.any():
+            yield rel, mask

@@ -1,0 +1,97 @@
+"""The line between the driver and a worker on another machine: who may come in, and when it counts as cut."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+
+SILENT_S = 30  # a machine that answers nothing for so long is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first thing that a relay says."""
+
+    worker: int
+    epoch: int
+
+
+def secured(sock: socket.socket, key: bytes, *, is_driver: bool) -> Connection:
+    """A connection over `sock` whose other end has shown that it knows `key`.
+
+    Raises `OSError`, `EOFError` or `AuthenticationError` when it has not. Messages are pickles, so whoever could speak
+    here could run code: nothing is read before.
+    """
+    sock.settimeout(None)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: notice a machine that vanished, busy or idle
+        for option, value in (
+            (socket.TCP_KEEPIDLE, SILENT_S // 3), (socket.TCP_KEEPINTVL, SILENT_S // 6), (socket.TCP_KEEPCNT, 4),
+            (socket.TCP_USER_TIMEOUT, 1000 * SILENT_S),
+        ):  # fmt: skip
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    line = Connection(sock.detach())
+    try:
+        if is_driver:
+            deliver_challenge(line, key)
+            answer_challenge(line, key)
+        else:
+            answer_challenge(line, key)
+            deliver_challenge(line, key)
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+class Door:
+    """Where relays come in: a port of this node, and a bell that `wait` can wait for."""
+
+    def __init__(self, host: str, key: bytes) -> None:
+        self._socket = socket.create_server((host, 0))
+        self._key = key
+        self._arrived: queue.SimpleQueue[tuple[Hello, Connection]] = queue.SimpleQueue()
+        self.address: tuple[str, int] = self._socket.getsockname()[:2]
+        self.bell, self._rope = socket.socketpair()
+        self.bell.setblocking(False)
+        threading.Thread(target=self._accept, name="door", daemon=True).start()
+
+    def arrivals(self) -> Iterator[tuple[Hello, Connection]]:
+        """Those that came since."""
+        with contextlib.suppress(BlockingIOError):
+            self.bell.recv(4096)
+        while True:
+            try:
+                yield self._arrived.get_nowait()
+            except queue.Empty:
+                return
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self.bell.close()
+        self._rope.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._socket.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._greet, args=(sock,), name="greeting", daemon=True).start()
+
+    def _greet(self, sock: socket.socket) -> None:
+        """Let in who knows the key. One that says nothing keeps only this thread waiting."""
+        with contextlib.suppress(OSError, EOFError, AuthenticationError):
+            line = secured(sock, self._key, is_driver=True)
+            hello = line.recv()
+            self._arrived.put((hello, line))
+            self._rope.send(b"!")

@@ -1,0 +1,288 @@
+"""What snapshots cost while nothing goes wrong, and what a kill -9 costs.
+
+    python benchmarks/checkpoint_cost.py                                        # r1-tiny on the CPU
+    python benchmarks/checkpoint_cost.py --kill                                 # the same, killed at half time
+    python benchmarks/checkpoint_cost.py --device cuda --model DIR --dummy …    # a GPU; DIR as benchmarks/shapes.py
+
+Without --kill: one process, one engine that stays loaded, and the same requests again and again through the real
+worker loop (split, Parquet, commits, snapshots), with snapshots off, every second, every 30 s, in rotating order.
+Lengths are forced, so each leg generates the same tokens. A leg's clock runs from its first request to its last commit;
+its ratio is to the leg without snapshots in the same round. Stolen: for each step of the engine's loop that a snapshot
+overlaps, its time less the median of the steps around it that none overlaps.
+
+With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random part of
+checkpoint.every_s after half of its tokens, and the same command is given again. Tokens generated again = generated
+until the kill, less those committed and those taken over. Full throughput: 95 % of the 20 s before the kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import functools
+import json
+import os
+import queue
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from checkpoint_kill import kill_and_go_on, run_recorded
+from throughput import engine_args, trace, versions
+from traces import lengths, prompts
+
+from batchr1.sizing.catalogue import VARIANTS
+
+NEIGHBOURS = 20  # steps on each side of a snapshot that say how long a step takes
+
+
+class Timed:
+    """An engine that notes when each of its steps came back with tokens."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self.info = engine.info
+        self.ends: list[float] = []
+
+    def step(self) -> Any:
+        deltas = self._engine.step()
+        if deltas:
+            self.ends.append(time.perf_counter())
+        return deltas
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+class Line:
+    """The driver's end, in this process: gives all items out and commits what is staged."""
+
+    def __init__(self, output: Any, items: list[Any]) -> None:
+        self._output, self._left, self._inbox = output, items[::-1], queue.SimpleQueue[Any]()
+        self._turn = threading.Lock()
+        self.rows, self.tokens, self.ended_at = 0, 0, 0.0
+
+    def receive(self, timeout_s: float) -> Any:
+        try:
+            return self._inbox.get(block=timeout_s > 0, timeout=timeout_s or None)
+        except queue.Empty:
+            return None
+
+    def send(self, message: Any) -> None:
+        from batchr1.run.messages import Committed, Finish, Lease, Staged, Want
+
+        with self._turn:
+            match message:
+                case Want(count):
+                    items = [self._left.pop() for _ in range(min(count, len(self._left)))]
+                    self._inbox.put(Lease(tuple(items)))
+                    if not self._left:
+                        self._inbox.put(Finish())
+                case Staged(name, keys, counts):
+                    self._output.commit_part(name)
+                    self._inbox.put(Committed(keys))
+                    self.rows, self.tokens = self.rows + counts.rows, self.tokens + counts.tokens
+                    self.ended_at = time.perf_counter()
+
+
+def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The engine's spec, and the engine."""
+    from batchr1.engine.protocol import Sampling
+    from batchr1.run.messages import EngineSpec
+    from batchr1.run.worker_main import make_engine
+
+    args = engine_args(options)
+    sampling = Sampling(0.6, 0.95, ignore_eos=True)
+    spec = EngineSpec("vllm", options.device, options.model, None, False, args, sampling)
+    return spec, make_engine(spec)
+
+
+def make_items(options: argparse.Namespace) -> list[Any]:
+    """The trace's requests as work, prompts rendered."""
+    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+    from batchr1.records import WorkItem
+
+    spec = trace(options)
+    renderer = PromptRenderer(load_tokenizer(options.model), instruction="none")
+    texts, wanted = prompts(spec), lengths(spec)
+    rendered = [renderer.render(f"r{i:05d}", text) for i, text in enumerate(texts)]
+    return [WorkItem(p, 0, w, "max_tokens") for p, w in zip(rendered, wanted, strict=True)]
+
+
+def leg(
+    options: argparse.Namespace, spec: Any, engine: Timed, items: list[Any], every_s: float | None, name: str
+) -> dict[str, Any]:
+    """All items once, with these snapshots: rate and what they took."""
+    import pyarrow as pa
+
+    from batchr1.data.output import Output
+    from batchr1.data.storage import open_storage
+    from batchr1.run.checkpoint import Checkpointer, CheckpointSetup
+    from batchr1.run.collector import Collector
+    from batchr1.run.messages import WorkerSetup
+    from batchr1.run.worker import Worker
+    from batchr1.run.worker_main import result_maker
+
+    output = Output(open_storage(f"{options.output}/{name}"))
+    setup = WorkerSetup(
+        run=name, worker=0, epoch=0, engine=spec, max_num_seqs=options.max_num_seqs, storage=output.storage,
+        kept_schema=pa.schema([]).serialize().to_pybytes(), seed=None, attempts=1, rows_per_part=options.rows_per_part,
+        part_every_s=600.0, model_label="benchmark", expects_box=False, keep_token_ids=False,
+        checkpoint=None if every_s is None else CheckpointSetup(every_s, "benchmark"),
+    )  # fmt: skip
+    saves: list[tuple[float, float, int]] = []
+    plain = Checkpointer._rotate
+
+    def noted(self: Checkpointer, saved: list[Any]) -> int:
+        size = plain(self, saved)
+        sizes.append(size)
+        return size
+
+    sizes: list[int] = []
+    save = Checkpointer.save
+
+    def timed(self: Checkpointer) -> None:
+        started = time.perf_counter()
+        save(self)
+        saves.append((started, time.perf_counter(), sizes[-1] if sizes else 0))
+
+    engine.ends = []
+    line = Line(output, items)
+    collector = Collector(setup, result_maker(setup), line.send)
+    Checkpointer._rotate, Checkpointer.save = noted, timed  # type: ignore[method-assign]
+    try:
+        started = time.perf_counter()
+        Worker(setup, engine, collector, line).run(0.0)
+    finally:
+        Checkpointer._rotate, Checkpointer.save = plain, save  # type: ignore[method-assign]
+    wanted = sum(item.max_tokens for item in items)
+    assert (line.rows, line.tokens) == (len(items), wanted), (line.rows, line.tokens, wanted)
+    seconds = line.ended_at - started
+    return {
+        "every_s": every_s,
+        "tokens_per_s": line.tokens / seconds,
+        "seconds": seconds,
+        "steps": len(engine.ends),
+        "snapshots": len(saves),
+        "stolen_ms": [1e3 * s for s in stolen(engine.ends, saves)],
+        "snapshot_ms": [1e3 * (end - begin) for begin, end, _ in saves],
+        "bytes": [size for *_, size in saves],
+    }
+
+
+def stolen(ends: list[float], saves: list[tuple[float, float, int]]) -> list[float]:
+    """Seconds of step time that each snapshot took: see the top."""
+    hit: dict[int, int] = {}  # interval (i: from ends[i] to ends[i + 1]) → snapshot
+    for number, (begin, end, _) in enumerate(saves):
+        for i in range(max(0, bisect.bisect_right(ends, begin) - 1), min(len(ends) - 1, bisect.bisect_left(ends, end))):
+            hit.setdefault(i, number)
+    cost = dict.fromkeys(range(len(saves)), 0.0)
+    for i, number in hit.items():
+        around = range(max(0, i - NEIGHBOURS), min(len(ends) - 1, i + NEIGHBOURS + 1))
+        others = [ends[j + 1] - ends[j] for j in around if j not in hit]
+        if others:
+            cost[number] += ends[i + 1] - ends[i] - statistics.median(others)
+    seen = set(hit.values())
+    return [seconds for number, seconds in cost.items() if number in seen]
+
+
+def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Rounds of legs, in rotating order, after one that is not counted."""
+    spec, engine = load_engine(options)
+    timed, items = Timed(engine), make_items(options)
+    leg(options, spec, timed, items[: options.max_num_seqs], None, "warm-up")
+    settings: list[float | None] = [None, *options.every_s]
+    rounds: list[dict[str, Any]] = []
+    for number in range(options.rounds):
+        turn = number % len(settings)
+        done = {}
+        for every_s in settings[turn:] + settings[:turn]:
+            label = "off" if every_s is None else f"{every_s:g}"
+            done[label] = leg(options, spec, timed, items, every_s, f"round-{number}-{label}")
+            print(f"round {number + 1}, every_s {label}: {done[label]['tokens_per_s']:,.0f} tokens/s, "
+                  f"{done[label]['snapshots']} snapshots", file=sys.stderr, flush=True)  # fmt: skip
+        rounds.append(done)
+    engine.close()
+    return {"rounds": rounds, "table": [row_of(rounds, f"{s:g}", s) for s in options.every_s]}
+
+
+def row_of(rounds: list[dict[str, Any]], label: str, every_s: float) -> dict[str, Any]:
+    legs = [r[label] for r in rounds]
+    ratios = [r[label]["tokens_per_s"] / r["off"]["tokens_per_s"] for r in rounds]
+    taken = [ms for one in legs for ms in one["stolen_ms"]]
+    return {
+        "every_s": every_s,
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "snapshots": sum(one["snapshots"] for one in legs),
+        "stolen_ms": statistics.mean(taken) if taken else None,
+        "stolen_share": sum(taken) / 1e3 / sum(one["seconds"] for one in legs),
+        "snapshot_ms": statistics.mean([ms for one in legs for ms in one["snapshot_ms"]] or [0.0]),
+        "mb": max([size for one in legs for size in one["bytes"]] or [0]) / 1e6,
+    }
+
+
+def print_costs(result: dict[str, Any]) -> None:
+    off = statistics.median(r["off"]["tokens_per_s"] for r in result["rounds"])
+    print(f"snapshots off: {off:,.0f} tokens/s (median of {len(result['rounds'])} rounds)")
+    print("every_s  ratio to off (each round)       snapshots  a snapshot  stolen by one  step time stolen  largest")
+    for row in result["table"]:
+        each = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
+        stolen_ms = f"{row['stolen_ms']:.1f} ms" if row["stolen_ms"] is not None else "-"
+        print(
+            f"{row['every_s']:>7g}  {row['ratio']:.3f} ({each:<22})  {row['snapshots']:>9}"
+            f"  {row['snapshot_ms']:>7.0f} ms  {stolen_ms:>13}  {row['stolen_share']:>16.2%}  {row['mb']:.2f} MB"
+        )
+
+
+def print_kill(result: dict[str, Any]) -> None:
+    for name, value in result.items():
+        print(f"{name.replace('_', ' '):<34} {value:>12,.1f}" if isinstance(value, float)
+              else f"{name.replace('_', ' '):<34} {value:>10,}")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default=str(VARIANTS["r1-tiny"].path), help="a model folder")
+    parser.add_argument("--dummy", action="store_true", help="random weights of the model's shape")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--kill", action="store_true", help="kill a run at half time, instead")
+    parser.add_argument("--every-s", type=float, nargs="+", help="seconds between snapshots (1 30; with --kill: 30)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--mean", type=float, default=200.0, help="mean output tokens before the cap")
+    parser.add_argument("--sigma", type=float, default=1.0)
+    parser.add_argument("--cap", type=int, default=1024)
+    parser.add_argument("--prompt-words", type=int, default=30)
+    parser.add_argument("--max-num-seqs", type=int, default=128)
+    parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument("--rows-per-part", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0, help="of the moment of the kill")
+    parser.add_argument("--output", help="where outputs go: a folder or s3://… (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
+    options = parser.parse_args()
+    options.every_s = options.every_s or ([30.0] if options.kill else [1.0, 30.0])
+    with tempfile.TemporaryDirectory(prefix="batchr1-checkpoint-") as name:
+        options.output = options.output or f"{name}/out"
+        measure = functools.partial(kill_and_go_on, rng=random.Random(options.seed)) if options.kill else compare
+        result = measure(options, Path(name))
+    print(f"{versions()}; {options.requests} requests")
+    (print_kill if options.kill else print_costs)(result)
+    if options.out:
+        document = {"versions": versions(), "options": {k: str(v) for k, v in vars(options).items()}, "result": result}
+        options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    sys.stdout.flush()
+    os._exit(0)  # as batchr1 itself leaves: native threads abort a tear-down now and then
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--recorded"]:  # by kill_and_go_on
+        run_recorded(Path(sys.argv[2]), sys.argv[3:])
+    main()

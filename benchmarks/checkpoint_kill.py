@@ -1,0 +1,163 @@
+"""The other half of checkpoint_cost.py: a `batchr1 run` that is killed at half time, and the run after it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from throughput import engine_args, trace
+from traces import write_dataset
+
+EVERY_S = 0.5  # between two records of how far a run is
+WINDOW_S = 4.0  # that a rate is taken over
+BEFORE_S = 20.0
+FULL = 0.95
+
+
+def run_recorded(path: Path, arguments: list[str]) -> NoReturn:
+    """`batchr1 ARGUMENTS` as it is, in this process, but that its progress is appended to a file."""
+    from batchr1.run import progress
+
+    class Recorder(progress.ProgressDisplay):
+        said_at = 0.0
+
+        def update(self, tally: Any, workers: list[Any]) -> None:
+            super().update(tally, workers)
+            if workers and time.time() - self.said_at >= EVERY_S:
+                self.said_at = time.time()
+                line = {"t": self.said_at, "tokens": sum(w.generated_tokens for w in workers)}
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+
+    progress.ProgressDisplay = Recorder  # type: ignore[misc]
+    from batchr1.cli.main import program
+
+    sys.argv = ["batchr1", *arguments]
+    program()
+
+
+def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random) -> dict[str, Any]:
+    """One kill: what had to be generated again, and how long it took until all was as before."""
+    total = write_dataset(trace(options), folder / "trace.parquet")
+    [every_s] = options.every_s
+    job = {
+        "name": "kill",
+        "model": {"path": options.model, "engine_args": engine_args(options)},
+        "input": {"path": str(folder / "trace.parquet"), "id": "id", "prompt": "prompt", "max_tokens": "max_tokens"},
+        "output": {"path": options.output, "rows_per_part": options.rows_per_part},
+        "prompting": {"instruction": "none"},
+        "sampling": {"max_tokens": options.cap, "ignore_eos": True},
+        "checkpoint": {"every_s": every_s},
+    }
+    (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
+    first, second = folder / "first.jsonl", folder / "second.jsonl"
+
+    run = _start(options, folder, first)
+    while not (seen := _records(first)) or seen[-1]["tokens"] < total / 2:
+        if run.poll() is not None:
+            sys.exit(f"the run ended before half time, with {run.returncode}")
+        time.sleep(0.1)
+    time.sleep(rng.uniform(0, every_s))
+    group = _descendants(run.pid)
+    assert group, "the worker at least"
+    killed_at = time.time()
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    while any(_runs(pid) for pid in group):
+        time.sleep(0.02)
+    gone_at = time.time()
+    before = _records(first)
+    full = _rate(before, max(before[0]["t"], before[-1]["t"] - BEFORE_S), before[-1]["t"])
+    generated = before[-1]["tokens"] + full * (killed_at - before[-1]["t"])
+    committed = _committed(options)
+    if committed + 1 > total:
+        sys.exit("the run was over before the kill: use more requests, or a smaller --every-s")
+
+    started_at = time.time()
+    if (code := _start(options, folder, second).wait()) != 0:
+        sys.exit(f"the second run ended with {code}")
+    ended_at = time.time()
+    after = _records(second)
+    record = json.loads(_control_file(options, "runs", ".json")[-1])
+    taken_over = record["taken_over"]["tokens"]
+    regained = next((r["t"] for r in after if _rate(after, r["t"] - WINDOW_S, r["t"]) >= FULL * full), None)
+    return {
+        "tokens_of_the_job": total,
+        "tokens_per_s_before_the_kill": full,
+        "tokens_generated_until_the_kill": round(generated),
+        "of_these_committed": committed,
+        "of_these_taken_over": taken_over,
+        "tokens_generated_again": round(generated - committed - taken_over),
+        "seconds_of_work_lost": (generated - committed - taken_over) / full,
+        "generations_taken_over": record["taken_over"]["generations"],
+        "s_until_no_process_was_left": gone_at - killed_at,
+        "s_from_start_to_first_tokens": after[0]["t"] - started_at,
+        "s_from_start_to_full_throughput": regained - started_at if regained else -1.0,
+        "s_from_first_tokens_to_full": regained - after[0]["t"] if regained else -1.0,
+        "s_of_the_second_run": ended_at - started_at,
+    }
+
+
+def _start(options: argparse.Namespace, folder: Path, records: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(Path(__file__).with_name("checkpoint_cost.py")), "--recorded", str(records)]
+    command += ["run", str(folder / "job.yaml"), *(["--gpus", "none"] if options.device == "cpu" else [])]
+    return subprocess.Popen(command, stdout=sys.stderr)
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """How far a run was when, oldest first; a line that is being written is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+
+def _rate(records: list[dict[str, Any]], start: float, end: float) -> float:
+    """Tokens per second between two moments; 0 where the records do not reach back so far."""
+    within = [r for r in records if start <= r["t"] <= end]
+    if len(within) < 2 or records[0]["t"] > start + EVERY_S * 2:
+        return 0.0
+    return float((within[-1]["tokens"] - within[0]["tokens"]) / (within[-1]["t"] - within[0]["t"]))
+
+
+def _committed(options: argparse.Namespace) -> int:
+    from batchr1.data.output import Output
+    from batchr1.data.storage import open_storage
+
+    tables = Output(open_storage(options.output)).tables(["completion_tokens"])
+    return sum(sum(table.column("completion_tokens").to_pylist()) for table in tables)
+
+
+def _control_file(options: argparse.Namespace, folder: str, suffix: str) -> list[bytes]:
+    from batchr1.data.storage import CONTROL_DIR, open_storage
+
+    storage = open_storage(options.output)
+    return [storage.read_bytes(f.rel) for f in storage.list_files(f"{CONTROL_DIR}/{folder}", suffix)]
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {int(p.name): _stat(int(p.name))[1] for p in Path("/proc").iterdir() if p.name.isdigit()}
+    found = [pid]
+    for parent in found:
+        found += [child for child, of in parents.items() if of == parent]
+    return found[1:]
+
+
+def _runs(pid: int) -> bool:
+    return _stat(pid)[0] not in "ZX"
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State and parent of a process; one that is gone counts as dead."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "X", 0
+    return state, int(parent)

@@ -1,0 +1,107 @@
+"""`batchr1 run` on the replay engine, as a process to be watched: everything but the model is the real thing.
+
+    python benchmarks/replayed.py SCRIPT.json run JOB …
+
+With `--marks FILE` before the script, the seconds since it was started at which each step towards the first lease was
+over go to that file, with the peak of resident memory (GB) until then.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+STEPS = ("prepare", "read_ids", "take_out_done", "_check_prompts", "take_out_failed", "_size_engines", "take_inflight")
+
+
+def job(folder: Path, **sections: Any) -> Path:
+    """A job over `folder`/in that writes `folder`/out."""
+    document: dict[str, Any] = {
+        "name": "scale",
+        "model": {"variant": "r1-tiny"},
+        "input": {"path": "in", "id": "id", "prompt": "problem"},
+        "output": {"path": "out"},
+        "sampling": {"max_tokens": 512},
+    }
+    for name, keys in sections.items():
+        document[name] = document.get(name, {}) | keys
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def command(folder: Path, script: dict[str, Any], *, marks: Path | None = None) -> list[str]:
+    """The command line that runs `folder`/job.yaml with a script for the engine."""
+    (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
+    marking = ["--marks", str(marks), str(time.monotonic())] if marks else []
+    return [sys.executable, __file__, *marking, str(folder / "script.json"), "run", str(folder / "job.yaml")]
+
+
+def memory_gb(pid: int | str = "self", field: str = "VmRSS") -> float:
+    """Resident memory of a process, or (VmHWM) the most it ever had; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1e6 for line in lines if line.startswith(f"{field}:")), 0.0)
+
+
+def note_marks(path: Path, started: float) -> None:
+    """Write down when each step is over, up to the first lease."""
+    import batchr1.run.driver as driver
+    import batchr1.run.job as run
+
+    marks: dict[str, float] = {}
+
+    def mark(name: str) -> None:
+        marks[name] = round(time.monotonic() - started, 2)
+        marks["peak_gb"] = round(memory_gb(field="VmHWM"), 3)
+        path.write_text(json.dumps(marks), encoding="utf-8")
+
+    def marked(name: str, plain: Any) -> Any:
+        @functools.wraps(plain)
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = plain(*arguments, **options)
+            mark(name.strip("_"))
+            return result
+
+        return call
+
+    for name in STEPS:
+        setattr(run, name, marked(name, getattr(run, name)))
+    plain_give = driver.Driver._give
+
+    def give(self: Any, *arguments: Any) -> None:
+        plain_give(self, *arguments)
+        if "first_lease" not in marks:
+            mark("first_lease")
+
+    driver.Driver._give = give  # type: ignore[method-assign]
+    mark("imported")
+
+
+def main() -> None:
+    from replay_job import replay
+
+    from batchr1.cli.main import program
+
+    if sys.argv[1] == "--marks":
+        note_marks(Path(sys.argv[2]), float(sys.argv[3]))
+        del sys.argv[1:4]
+    script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    program(obj=replay(**script))
+
+
+if __name__ == "__main__":
+    main()
