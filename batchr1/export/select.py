@@ -68,7 +68,7 @@ def select(output: Output, options: ExportOptions) -> Selection:
     rows = pl.concat([_look_at(output, rel, number, predicate) for number, rel in enumerate(parts)])
     _check_filters(output, rows, options)
     total, steps = rows.height, []
-    for name, keeps, keep in _filters(options):
+    for name, keeps, keep in filters(options):
         rows = keep(rows) if callable(keep) else rows.filter(keep)
         steps.append(Step(name, keeps, rows.height))
         if not rows.height:
@@ -86,7 +86,7 @@ def select(output: Output, options: ExportOptions) -> Selection:
     return Selection(parts, rows.select("part", "row", "prompt_key", "is_test", "completion_tokens"), total, steps)
 
 
-def _filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
+def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
     """(name, what it keeps, an expression or a function) of every filter that applies."""
     found: list[tuple[str, str, Any]] = []
     if options.form == "sft":

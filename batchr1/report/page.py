@@ -40,6 +40,7 @@ def render(numbers: dict[str, Any], found: Scan) -> bytes:
             charts=charts,
             quoted=found.quoted,
             quote=functools.partial(quote, chars=chars),
+            rows_note=functools.partial(_rows_note, numbers["rows"]),
             settings=yaml.safe_dump(numbers["settings"], sort_keys=False, allow_unicode=True, width=100),
         )
         page = text.encode()
@@ -110,6 +111,19 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
     return charts
 
 
+def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
+    """What the number of rows that are done does not say."""
+    note = [f"{rows['prompts']:,} prompts"] if rows["prompts"] != rows["done"] else []
+    note += [f"{failed:,} failed"] if failed else []
+    note += [f"{rows['pending']:,} pending"] if rows["pending"] else []
+    return note if failed or rows["pending"] else [*note, "nothing failed"]
+
+
+def _difference(share: float) -> str:
+    """+6.2 %, and 0.0 % without a sign."""
+    return f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%") if abs(share) >= 0.0005 else "0.0\N{NO-BREAK SPACE}%"
+
+
 def _percent(part: float, whole: float = 1.0) -> str:
     """97.5 %; small shares with more digits, and never 0 for what is there."""
     if not whole:
@@ -164,7 +178,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {
         "visible": visible, "percent": _percent, "number": _number, "short": _short, "duration": _duration,
-        "estimate": _estimate, "interval": _interval,
+        "difference": _difference, "estimate": _estimate, "interval": _interval,
     }  # fmt: skip
     return environment.get_template("page.html.jinja")
 
