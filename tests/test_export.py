@@ -20,7 +20,6 @@ import yaml
 from click.testing import CliRunner, Result
 from huggingface_hub import DatasetCard
 from made_output import KEPT, good_row, table_of, write_output
-from replay_job import questions, replay, run_replay, write_job
 from s3_fakes import S3
 
 from batchr1.cli.main import main
@@ -344,12 +343,9 @@ def test_what_export_prints(mixed: Path, tmp_path: Path) -> None:
     )
 
 
-def test_an_export_of_a_real_run(tmp_path: Path) -> None:
-    """Driver, workers and output are the real ones."""
-    questions(20).write_parquet(tmp_path / "in.parquet")
-    run_replay(write_job(tmp_path, output={"keep": ["problem"]}), replay(mean_len=40.0))
-    said = exported(tmp_path / "out", tmp_path / "sft", "--to", "sft", "--dedupe", "none")
-    done = pl.read_parquet(tmp_path / "out/data/*.parquet").filter(reasoning_status="closed", truncated=False)
+def test_an_export_of_a_real_run(tmp_path: Path, real_output: Path) -> None:
+    said = exported(real_output, tmp_path / "sft", "--to", "sft", "--dedupe", "none")
+    done = pl.read_parquet(real_output / "data/*.parquet").filter(reasoning_status="closed", truncated=False)
     assert said["rows"] == done.height > 0
     assert assert_valid_card(tmp_path / "sft")["license"] == "apache-2.0"
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from made_output import MAX_TOKENS, RUN, good_row, large_table, prose, table_of, write_large, write_output
-from replay_job import questions, replay, run_replay, write_job
 from s3_fakes import S3
 
 from batchr1.cli.main import main
@@ -281,6 +280,7 @@ def test_hostile_text_does_nothing_in_a_real_browser(tmp_path: Path) -> None:
     assert "<title>owned</title>" in said, "this browser would have run it"
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_page_asks_the_network_for_nothing(tmp_path: Path, made: Path) -> None:
     report(made, "--to", tmp_path / "page.html")
@@ -335,21 +335,17 @@ def test_a_report_without_gold_or_series_or_kept_columns(tmp_path: Path) -> None
     assert numbers_of(tmp_path / "out")["outcomes"] == {"not judged": 5}
 
 
-def test_a_report_on_a_real_run(tmp_path: Path) -> None:
-    """Driver, workers and record are the real ones."""
-    questions(30).write_parquet(tmp_path / "in.parquet")
-    job = write_job(tmp_path, output={"keep": ["problem"]})
-    run_replay(job, replay(step_s=0.05, mean_len=60.0, max_num_seqs=8))
-    done = report(tmp_path / "out", "--to", tmp_path / "page.html")
-    assert done.output == f"{tmp_path}/page.html: 0.1 MB about 30 rows\n"
-    assert not (tmp_path / "out/report.html").exists()
+def test_a_report_on_a_real_run(tmp_path: Path, real_output: Path) -> None:
+    done = report(real_output, "--to", tmp_path / "page.html")
+    assert done.output == f"{tmp_path}/page.html: 0.1 MB about 40 rows\n"
+    assert not (real_output / "report.html").exists()
     page = (tmp_path / "page.html").read_text()
     assert_inert(page.encode())
     for title in ("Output tokens per second", "Sequences running", "KV cache in use", "Plan against measured"):
         assert title in page
-    n = numbers_of(tmp_path / "out")
-    assert n["time"]["points"][-1]["finished"] == 30
-    assert n["runs"][0]["done"] == 30
+    n = numbers_of(real_output)
+    assert n["time"]["points"][-1]["finished"] == 40
+    assert n["runs"][0]["done"] == 40
 
 
 def test_readers_of_the_output_do_not_mind_the_report(tmp_path: Path) -> None:
