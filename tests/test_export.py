@@ -141,10 +141,12 @@ def test_messages_hold_the_reasoning_apart_or_inline(mixed: Path, tmp_path: Path
 
 
 def test_kept_columns_that_a_trainer_would_take_for_its_own_get_another_name(tmp_path: Path) -> None:
-    kept = pa.schema([("text", pa.string()), ("labels", pa.int64()), ("subject", pa.string())])
-    write_output(tmp_path / "out", [table_of([good_row(i, text="t", labels=i) for i in range(3)], kept)])
+    kept = pa.schema([(name, pa.string()) for name in ("text", "kept_text", "subject")] + [("labels", pa.int64())])
+    write_output(tmp_path / "out", [table_of([good_row(i, text="t", kept_text="u", labels=i) for i in range(3)], kept)])
     exported(tmp_path / "out", tmp_path / "sft", "--to", "sft")
     assert {"kept_text", "kept_labels", "subject"} <= set(rows_in(tmp_path / "sft").columns)
+    assert set(rows_in(tmp_path / "sft")["kept_text"]) == {"u"}
+    assert set(rows_in(tmp_path / "sft")["kept_kept_text"]) == {"t"}
     assert not {"text", "labels", "prompt", "completion"} & set(rows_in(tmp_path / "sft").columns)
 
 
@@ -206,10 +208,35 @@ def test_datasets_loads_it_unchanged(many: Path, tmp_path: Path, file_format: st
     assert loaded["train"].features["correct"].dtype == "bool"
 
 
-def test_datasets_loads_a_raw_export_unchanged(mixed: Path, tmp_path: Path) -> None:
-    exported(mixed, tmp_path / "raw", "--to", "raw")
-    loaded = datasets.load_dataset(str(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
-    assert loaded["train"].num_rows == 30
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_datasets_loads_a_raw_export_unchanged(mixed: Path, tmp_path: Path, file_format: str) -> None:
+    exported(mixed, tmp_path / "raw", "--to", "raw", "--format", file_format)
+    loaded = datasets.load_dataset(str(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert loaded.num_rows == 30
+    assert sum("refusal" in flags for flags in loaded["flags"]) == 2
+    assert str(loaded[0]["finished_at"]).startswith("2026-11-20")
+    assert loaded[0]["gold"] == "0"
+
+
+@pytest.mark.parametrize("told", ["train", "test"])
+def test_lines_of_json_have_one_type_in_both_splits(many: Path, tmp_path: Path, told: str) -> None:
+    """What one split holds and the other does not: values beside nothing but nulls, flags beside empty lists."""
+    exported(many, tmp_path / "first", "--to", "raw", "--test-share", "0.2")
+    ids = set(rows_in(tmp_path / "first", told)["id"])
+    kept = pa.schema([("subject", pa.string()), ("score", pa.float64()), ("day", pa.date32()),
+                      ("more", pa.struct([("deep", pa.list_(pa.list_(pa.int32())))]))])  # fmt: skip
+    values = {"subject": "x", "flags": ["looping"], "score": 0.5, "day": dt.date(2026, 1, 2), "more": {"deep": [[1]]}}
+    nothing = dict.fromkeys(values) | {"flags": []}
+    rows = [good_row(i, **(values if f"row/{i}" in ids else nothing)) for i in range(200)]
+    write_output(tmp_path / "out", [table_of(rows, kept)])
+    for form in ("sft", "raw"):
+        exported(tmp_path / "out", tmp_path / form, "--to", form, "--test-share", "0.2", "--format", "jsonl")
+        assert_valid_card(tmp_path / form)
+        loaded = datasets.load_dataset(str(tmp_path / form), cache_dir=str(tmp_path / "cache"))
+        assert loaded["train"].features == loaded["test"].features
+        row, other = loaded[told][0], loaded["test" if told == "train" else "train"][0]
+        assert {name: row[name] for name in values} == values
+        assert (other["subject"], other["score"], other["day"], other["flags"]) == (None, None, None, [])
 
 
 def test_chat_templates_take_the_messages_as_they_are(many: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def assert_inert(page: bytes) -> None:
 
 def test_hostile_text_is_text(tmp_path: Path) -> None:
     write_hostile(tmp_path / "out")
-    assert report(tmp_path / "out").exit_code == 0
+    assert report(tmp_path / "out", "--by", "subject").exit_code == 0
     page = (tmp_path / "out/report.html").read_bytes()
     assert_inert(page)
     shown = Page(page.decode()).text

@@ -32,14 +32,17 @@ def size_category(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), "n>1T" if rows >= 10**12 else "1B<n<10B")
 
 
-def card(summary: dict[str, Any], job: dict[str, Any], *, format: str, incomplete: str | None) -> str:
-    """README.md of an export. `summary`: what `export --json` prints; `job`: the output's job.json."""
+def card(summary: dict[str, Any], job: dict[str, Any], *, features: list[dict[str, Any]] | None) -> str:
+    """README.md of an export. `summary`: what `export --json` prints; `job`: the output's job.json.
+
+    `features`: the columns, where the files themselves do not say.
+    """
     spec, model = job.get("spec") or {}, job.get("model") or {}
     variant = (spec.get("model") or {}).get("variant")
     hub_id, licence = licence_of(variant)
     name = str(spec.get("name") or "batchr1 export")
     splits = summary["splits"]
-    ending = "parquet" if format == "parquet" else "jsonl"
+    ending = summary["format"]
     metadata: dict[str, Any] = {
         "pretty_name": f"{name} ({model.get('name', 'a reasoning model')})",
         "license": hub_id,
@@ -53,12 +56,14 @@ def card(summary: dict[str, Any], job: dict[str, Any], *, format: str, incomplet
             }
         ],
     }
+    if features is not None:
+        metadata["dataset_info"] = {"features": features}
     front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     parts = [
         f"---\n{front}---\n",
         f"# {_line(metadata['pretty_name'])}\n",
         _what(summary, model),
-        _counts(summary, incomplete),
+        _counts(summary, summary["incomplete"]),
         _columns(summary),
         _made_with(summary, job),
         _licence(hub_id, licence, model),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from batchr1 import __version__
 from batchr1.data.output import Output
@@ -15,7 +16,7 @@ from batchr1.errors import UsageError
 from batchr1.export.card import card
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
-from batchr1.export.rows import RowWriter, sft_columns, sft_table
+from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
 from batchr1.export.select import SPLITS, Selection, select
 
 MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
@@ -34,8 +35,9 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
     selection = select(output, options)
     summary = _summary(output, dest, options, selection)
     with destination.staging() as folder:
-        _write_rows(output, options, selection, folder / "data")
-        text = card(summary, job, format=options.format, incomplete=summary["incomplete"])
+        schema = _write_rows(output, options, selection, folder / "data")
+        features = json_features(schema) if options.format == "jsonl" else None
+        text = card(summary, job, features=features)
         (folder / CARD).write_text(text, encoding="utf-8")
         summary["bytes"] = sum(path.stat().st_size for path in (folder / "data").iterdir())
         destination.publish(folder, {"batchr1": __version__, "export": summary})
@@ -77,11 +79,12 @@ def _count(rows: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def _write_rows(output: Output, options: ExportOptions, selection: Selection, folder: Path) -> None:
-    """The selected rows, part by part, in the order of the parts."""
+def _write_rows(output: Output, options: ExportOptions, selection: Selection, folder: Path) -> pa.Schema:
+    """The selected rows, part by part, in the order of the parts. Returns the columns that were written."""
     folder.mkdir()
     writers: dict[str, RowWriter] = {}
     numbers = dict.fromkeys(SPLITS, 0)
+    schema = pa.schema([])
     try:
         for rel, wanted in selection.by_part():
             columns = sft_columns(list(output.part_columns(rel))) if options.form == "sft" else None
@@ -92,9 +95,12 @@ def _write_rows(output: Output, options: ExportOptions, selection: Selection, fo
                     path = folder / f"{split}-{numbers[split]:05d}.{options.format}"
                     writers[split] = RowWriter(path, options.format)
                     numbers[split] += 1
-                writers[split].write(sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken)
+                shaped = sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken
+                writers[split].write(shaped)
+                schema = shaped.schema
                 if writers[split].size() >= MAX_FILE_BYTES:
                     writers.pop(split).close()
     finally:
         for writer in writers.values():
             writer.close()
+    return schema

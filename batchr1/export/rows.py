@@ -64,8 +64,12 @@ def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
     names = ("role", "content") if inline else ("role", "content", "reasoning_content")
     turn = pa.struct([pa.field(name, pa.string()) for name in names])
     columns = {"messages": pa.array(turns, pa.list_(turn)), "id": table["id"], "sample": table["sample"]}
-    for name in _kept(table.column_names):
-        columns[f"kept_{name}" if name in TRAINERS_OWN else name] = table[name]
+    kept = _kept(table.column_names)
+    for name in kept:
+        new = name
+        while new in TRAINERS_OWN or (new != name and new in kept):
+            new = f"kept_{new}"
+        columns[new] = table[name]
     columns |= {name: table[name] for name in _ROW_OWN}
     return pa.table(columns)
 
@@ -113,6 +117,35 @@ def json_line(row: dict[str, Any]) -> bytes:
     except ValueError:
         text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=_as_json)
     return text.encode() + b"\n"
+
+
+def json_features(schema: pa.Schema) -> list[dict[str, Any]] | None:
+    """The columns of JSON lines as a card declares them (`dataset_info.features`), or None where that cannot be said.
+
+    Lines of JSON have no types: a column that is null, or an empty list, throughout one split would be read as another
+    type than in the next, and `datasets` gives up on that.
+    """
+    found = [_feature(field.type) for field in schema]
+    if any(feature is None for feature in found):
+        return None
+    return [{"name": name, **(feature or {})} for name, feature in zip(schema.names, found, strict=True)]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any] | None:
+    if pa.types.is_struct(kind):
+        inner = json_features(pa.schema(list(kind)))
+        return None if inner is None else {"struct": inner}
+    if pa.types.is_list(kind):
+        value = _feature(kind.value_type)
+        if value is None:
+            return None
+        return {"list": value.get("dtype") or value.get("struct") or value}
+    if pa.types.is_map(kind):
+        return None
+    is_own = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_own = is_own or pa.types.is_date32(kind) or pa.types.is_timestamp(kind)  # read from ISO 8601
+    names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32"}
+    return {"dtype": names.get(str(kind), str(kind)) if is_own else "string"}
 
 
 def _as_json(value: Any) -> Any:
