@@ -29,6 +29,8 @@ POINTS = {
     "finish.recorded": "the run's record says that it ended; snapshots are still there",
     "finish.cleared": "snapshots are gone, _SUCCESS is not there",
     "finish.succeeded": "_SUCCESS is there, the lock is held",
+    "export.staged": "an export is whole, beside the place that it is to have",
+    "export.moved": "an earlier export was moved aside, the new one is not in its place yet",
 }
 
 _NAME, _, _NTH = os.environ.get("BATCHR1_FAULT", "").partition(":")

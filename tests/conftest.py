@@ -6,6 +6,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from s3_fakes import S3, FaultyS3
@@ -67,6 +68,20 @@ def s3(request: pytest.FixtureRequest) -> S3:
     """An empty bucket: in moto by default, in a real server with `-m s3`."""
     bucket: S3 = request.getfixturevalue(request.param)
     return bucket
+
+
+@pytest.fixture(scope="session")
+def real_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a job of forty rows left: driver, worker process and Parquet are the real ones. To be read only."""
+    from replay_job import questions, replay, run_replay, write_job
+
+    folder = tmp_path_factory.mktemp("real")
+    questions(40).write_parquet(folder / "in.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("batchr1.run.job.RECORD_EVERY_S", 0.0)  # as if every second were a minute
+        job = write_job(folder, output={"keep": ["problem"]})
+        run_replay(job, replay(step_s=0.05, mean_len=60.0, max_num_seqs=4))
+    return folder / "out"
 
 
 def _bucket(endpoint: str, *, real: bool) -> S3:

@@ -10,14 +10,19 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from batchr1.cli.export import as_text as export_text
+from batchr1.cli.export import command as export_command
 from batchr1.cli.main import COMMANDS
 from batchr1.cli.run import as_text
 from batchr1.data.columns import COLUMNS
 from batchr1.data.pending import Counts
+from batchr1.export.options import ExportOptions
+from batchr1.export.select import Step, filters
 from batchr1.run.driver import Tally
 from batchr1.run.job import Summary
 
@@ -78,6 +83,29 @@ def test_the_plan_shown_is_what_plan_prints(monkeypatch: pytest.MonkeyPatch, tmp
     words = shlex.split(shown.removeprefix("$ batchr1 "))
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
     hold("plan", f"```console\n{shown}\n{done.stdout.strip()}\n```")
+
+
+def test_the_export_shown_is_what_export_prints() -> None:
+    """The figures are those of a real export; the words are the code's."""
+    shown = block("export").splitlines()[1:-1]
+    words = shlex.split(shown[0].removeprefix("$ batchr1 export "))
+    params = export_command.make_context("export", words).params
+    names = ("form", "where", "correct_only", "drop_flags", "max_tokens", "per_prompt", "dedupe", "reasoning")
+    options = ExportOptions(**{name: params[name] for name in names}, test_share=params["test_share"])
+    dest, size = re.findall(r"^(\S+): [\d,]+ rows, parquet, ([\d.]+) MB$", shown[1])[0]
+    counts = [int(re.findall(r"[\d,]+", line)[0].replace(",", "")) for line in shown[2:]]
+    steps = [Step(name, keeps, rows) for (name, keeps, _), rows in zip(filters(options), counts[1:], strict=False)]
+    splits = {}
+    for line in shown[3 + len(steps) :]:
+        rows, prompts, tokens = (int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", line))
+        splits[line.split()[0]] = {"rows": rows, "prompts": prompts, "completion_tokens": tokens}
+    summary = {
+        "dest": dest, "format": "parquet", "bytes": float(size) * 1e6, "rows_in": counts[0],
+        "rows": sum(split["rows"] for split in splits.values()), "steps": [asdict(step) for step in steps],
+        "splits": splits, "test_share": options.test_share, "incomplete": None,
+    }  # fmt: skip
+    assert shown[1:] == export_text(summary).splitlines()
+    assert summary["rows"] == steps[-1].rows
 
 
 def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:

@@ -18,6 +18,8 @@ COMMANDS = {
     "plan": "Say how a job would run: memory, batch, hours, cost.",
     "check": "Look at a job without running it.",
     "status": "Say what an output holds.",
+    "report": "Write a page about an output: lengths, right answers, speed, odd rows.",
+    "export": "Write an output's rows as a data set to train on.",
     "variants": "List the model variants: bytes of weights, and the smallest GPUs.",
     "schema": "Print the schema of job files or of outputs.",
 }

@@ -12,6 +12,7 @@ import click
 from batchr1.cli.options import JSON, job_options, named, read_job
 
 if TYPE_CHECKING:
+    from batchr1.report.measures import Estimate, Measures
     from batchr1.report.summary import OutputSummary
 
 
@@ -109,6 +110,8 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         lines.append(f"  truncated  {cut:,} = {cut / s.done:.1%}{where}")
         if s.judged:
             lines.append(f"  correct    {s.correct:,} of {s.judged:,} = {s.correct / s.judged:.1%}")
+        if s.measures:
+            lines += _measures(s.measures)
         if s.flags:
             lines.append(f"  flags      {_list(s.flags)}")
         lines.append(f"  tokens     {s.tokens:,} generated; per row:")
@@ -120,8 +123,26 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         lines.append(
             f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
             f"{group.truncated / group.rows:6.1%} truncated  {group.mean_tokens:>8,.0f} tokens"
+            + (_at_most_k(group.measures) if group.measures else "")
         )
     return "\n".join(lines)
+
+
+def _measures(m: Measures) -> list[str]:
+    """pass@k and cons@k with their intervals; cons@1 is pass@1."""
+
+    def at(estimates: dict[int, Estimate]) -> str:
+        return "  ".join(f"@{k} {e.value:.1%} ({100 * e.low:.1f}-{100 * e.high:.1f})" for k, e in estimates.items())
+
+    agreed = {k: e for k, e in m.cons_at.items() if k > 1}
+    lines = [f"  pass@k     {at(m.pass_at)}"] + ([f"  cons@k     {at(agreed)}"] if agreed else [])
+    return [*lines, f"             95% intervals, bootstrap over {m.prompts:,} prompts"]
+
+
+def _at_most_k(m: Measures) -> str:
+    """Both measures at the largest k that a group has."""
+    k = max(m.pass_at, default=1)
+    return f"  pass@{k} {m.pass_at[k].value:.1%}  cons@{k} {m.cons_at[k].value:.1%}" if k > 1 else ""
 
 
 def _list(counts: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ data/part-*.parquet        results; a file appears here whole, by `commit_part`,
 .batchr1/failed/           rows that failed
 .batchr1/staging/          parts that are being written, or wait for their commit
 _SUCCESS                   everything that was asked is in data/
+report.html                what `batchr1 report` made of it
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,7 @@ FAILED_DIR = f"{CONTROL_DIR}/failed"
 JOB_FILE = f"{CONTROL_DIR}/job.json"
 INPUTS_FILE = f"{CONTROL_DIR}/inputs.json"
 SUCCESS = "_SUCCESS"
+REPORT_FILE = "report.html"
 _PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
 
 
@@ -53,7 +55,7 @@ class Output:
     def refuse_foreign(self) -> None:
         """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
         if self.storage.kind == "local":
-            _refuse_place(Path(self.uri))
+            refuse_place(Path(self.uri))
         try:
             if self.exists():
                 return
@@ -150,10 +152,18 @@ class Output:
         for file in self.storage.list_files(FAILED_DIR, ".parquet"):
             yield self._read(file.rel, columns)
 
+    def part_columns(self, rel: str) -> dict[str, pa.DataType]:
+        """The columns of a committed part, from its footer."""
+        schema = self._open(rel, pq.read_schema)
+        return dict(zip(schema.names, schema.types, strict=True))
+
     def _read(self, rel: str, columns: list[str] | None) -> pa.Table:
+        return self._open(rel, lambda file: pq.read_table(file, columns=columns))
+
+    def _open(self, rel: str, read: Callable[[BinaryIO], Any]) -> Any:
         try:
             with self.storage.open_input(rel) as file:
-                return pq.read_table(file, columns=columns)
+                return read(file)
         except (pa.ArrowException, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno is not None:  # Arrow gives no number when it cannot decode
                 raise
@@ -197,6 +207,7 @@ class Output:
     def remove_own(self) -> None:
         """`--fresh`: delete what runs recorded here made, and nothing else."""
         self.storage.delete(SUCCESS)
+        self.storage.delete(REPORT_FILE)
         for rel in self._own_parts():
             self.storage.delete(rel)
         for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):
@@ -219,7 +230,7 @@ class Output:
         return own
 
 
-def _refuse_place(folder: Path) -> None:
+def refuse_place(folder: Path) -> None:
     """Raise `OutputError` when a local folder cannot be made or written; looks, and writes nothing."""
     place = folder
     while not os.path.lexists(place):
@@ -263,4 +274,6 @@ def _glob_matches(pattern: str, path: str) -> bool:
 
 
 def _json(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+    """A line for each value, and one for a whole list of numbers."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
+    return (re.sub(r"(?<=: \[)\s+[-+\d.e,\s]+(?=\],?\n)", lambda m: " ".join(m[0].split()), text) + "\n").encode()

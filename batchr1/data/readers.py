@@ -19,19 +19,19 @@ _JSON_BLOCK_BYTES = 16 * 2**20
 
 
 class Predicate:
-    """`input.where`: a SQL predicate, evaluated by polars on batches of the columns it names."""
+    """`input.where`: a SQL predicate, evaluated by polars on batches of the columns it names. `key`: whose it is."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, *, key: str = "input.where") -> None:
+        self._text, self._key = text, key
         try:
             self._expr = pl.sql_expr(text)
             self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expr.meta.root_names()))
         except pl.exceptions.PolarsError as exc:
             raise JobError(
-                f"input.where: not a SQL predicate (got {text!r}: {_first_line(exc)}). Write one such as level >= 4."
+                f"{key}: not a SQL predicate (got {text!r}: {_first_line(exc)}). Write one such as level >= 4."
             ) from exc
         if not self.columns:
-            raise JobError(f"input.where: names no column (got {text!r}). Write a condition such as level >= 4.")
+            raise JobError(f"{key}: names no column (got {text!r}). Write a condition such as level >= 4.")
 
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         try:
@@ -39,12 +39,12 @@ class Predicate:
             result = frame.select(self._expr.alias("_"))["_"]
         except pl.exceptions.PolarsError as exc:
             raise JobError(
-                f"input.where: cannot be evaluated (got {self._text!r}: {_first_line(exc)}). Correct the condition."
+                f"{self._key}: cannot be evaluated (got {self._text!r}: {_first_line(exc)}). Correct the condition."
             ) from exc
         if result.dtype != pl.Boolean or len(result) != table.num_rows:
             got = result.dtype if result.dtype != pl.Boolean else "one value for many rows"
             raise JobError(
-                f"input.where: not a condition on a row (got {got}, need true or false for each). "
+                f"{self._key}: not a condition on a row (got {got}, need true or false for each). "
                 "Write one such as level >= 4."
             )
         return pa.chunked_array([result.fill_null(False).to_arrow()])

@@ -84,6 +84,13 @@ def is_correct(final: str | None, gold: str | None) -> bool | None:
     return _compact(a) == _compact(b)
 
 
+def answer_key(final: str) -> str:
+    """A text that two final answers share when `is_correct` takes one for the other."""
+    text = _clean(final)
+    number = _number(text)
+    return _compact(text) if number is None else str(number)
+
+
 def _clean(text: str) -> str:
     """LaTeX without what only concerns its looks, on one line."""
     text = text.translate(_MINUS).replace("\\$", "").replace("$", "").strip()

@@ -14,12 +14,15 @@ from batchr1.data.lock import read_lock
 from batchr1.data.output import DATA_DIR, Output
 from batchr1.errors import UsageError
 from batchr1.records import SampleKey
+from batchr1.report.measures import Measures, measure, measure_by
 
 _COLUMNS = [
     "id",
     "sample",
+    "final_answer",
     "correct",
     "reasoning_status",
+    "truncated",
     "truncated_in",
     "prompt_tokens",
     "reasoning_tokens",
@@ -42,6 +45,7 @@ class GroupSummary:
     judged: int
     truncated: int
     mean_tokens: float
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class OutputSummary:
     in_flight: InFlight
     tokens_per_s: float | None
     eta_s: float | None
+    measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
 
 
@@ -88,19 +93,17 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
     columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
     frames: dict[str, pl.DataFrame] = {}
     for rel in output.parts():
-        with output.storage.open_input(rel) as file:
-            have = pl.read_parquet_schema(file)
-            if by is not None and by not in have:
-                kept = ", ".join(n for n in have if n not in NAMES) or "none"
-                raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
-            file.seek(0)
-            frames[rel] = pl.read_parquet(file, columns=columns)
+        if by is not None and by not in (have := output.part_columns(rel)):
+            kept = ", ".join(n for n in have if n not in NAMES) or "none"
+            raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
+        frames[rel] = pl.DataFrame(output.read_part(rel, columns))
     rows = pl.concat(frames.values()) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     last = runs[-1] if runs else {}
     if pending is None and last:
         pending = _pending(output, last, frames)
     holder, in_flight = _holder(output), _in_flight(output, rows)
     rate = _rate(last, frames, in_flight, is_live=holder is not None)
+    measures = _measures(rows)
     return OutputSummary(
         output=output.uri,
         complete=output.is_complete(),
@@ -120,7 +123,8 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
         in_flight=in_flight,
         tokens_per_s=rate,
         eta_s=_eta(rows, pending, in_flight, rate) if holder is not None and frames else None,
-        groups=_groups(rows, by) if by is not None and frames else [],
+        measures=measures,
+        groups=_groups(rows, by, measures) if by is not None and frames else [],
     )
 
 
@@ -184,7 +188,15 @@ def _stats(values: pl.Series) -> dict[str, float]:
     }
 
 
-def _groups(rows: pl.DataFrame, by: str) -> list[GroupSummary]:
+def _measures(rows: pl.DataFrame) -> Measures | None:
+    if rows["correct"].null_count() == rows.height or rows["sample"].max() == 0:
+        return None
+    return measure(rows)
+
+
+def _groups(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[GroupSummary]:
+    found = measure_by(rows, by, ks=sorted(of_all.pass_at)) if of_all is not None else []
+    measures = {one.group: one for one in found}
     grouped = (
         rows.group_by(pl.col(by).alias("value"))
         .agg(
@@ -197,7 +209,8 @@ def _groups(rows: pl.DataFrame, by: str) -> list[GroupSummary]:
         .sort("value")
     )
     return [
-        GroupSummary(str(v), n, right, judged, cut, tokens) for v, n, right, judged, cut, tokens in grouped.iter_rows()
+        GroupSummary(str(v), n, right, judged, cut, tokens, measures.get(str(v)))
+        for v, n, right, judged, cut, tokens in grouped.iter_rows()
     ]
 
 

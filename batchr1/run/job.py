@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from batchr1.run.driver import LEASE_SIZE, Driver, Tally
 from batchr1.run.executors import open_executor
 from batchr1.run.local import share_cores
 from batchr1.run.log import log_file
-from batchr1.run.messages import EngineSpec, Ready, WorkerSetup
+from batchr1.run.messages import EngineSpec, Progress, Ready, WorkerSetup
 from batchr1.run.prepare import (
     DEFAULTS,
     Prepared,
@@ -50,6 +51,7 @@ from batchr1.run.reopen import reopen_truncated
 from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
 from batchr1.run.step_down import RungTaken
+from batchr1.run.timeline import Timeline
 from batchr1.sizing.plan import Plan
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("batchr1.run")
 
+RECORD_EVERY_S = 60.0  # the record of a run that is under way, for reports on it and on one that was killed
 PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
@@ -203,6 +206,8 @@ class _Run:
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
+        self._timeline = Timeline(self._started)
+        self._recorded_at = self._started
         self._record: dict[str, Any] = {
             "run": run,
             "state": "running",
@@ -286,10 +291,21 @@ class _Run:
             failed_every_s=spec.output.part_every_s,
             should_stop=should_stop,
             on_ready=self._engine_is_ready,
-            on_progress=display.update if display else lambda tally, workers: None,
+            on_progress=self._note_progress(display.update if display else lambda tally, workers: None),
             grace_s=self._options.grace_s,
         )
         return driver, _Closing(executor, display), feeder
+
+    def _note_progress(self, show: Callable[[Tally, list[Progress]], None]) -> Callable[[Tally, list[Progress]], None]:
+        def note(tally: Tally, workers: list[Progress]) -> None:
+            self._timeline.update(tally, workers)
+            if workers and time.monotonic() - self._recorded_at >= RECORD_EVERY_S and not self._lock.lost:
+                self._recorded_at = time.monotonic()
+                self._record["timeline"] = self._timeline.document()
+                self._write_record("it goes on")
+            show(tally, workers)
+
+        return note
 
     def _setup(self, worker: int, kind: int) -> WorkerSetup:
         """What a worker is told. `kind`: which of the plan's kinds of machine it is to live on."""
@@ -355,6 +371,7 @@ class _Run:
             "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},
             "rungs": [asdict(rung) for rung in fleet.rungs],
             "replicas": self._replicas(driver),
+            "timeline": self._timeline.document(),
         }
         if isinstance(error, UsageError) and not self._claimed:
             self._output.forget_run(self._run)

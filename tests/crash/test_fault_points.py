@@ -24,7 +24,8 @@ PACKAGE = Path(__file__).parent.parent.parent / "batchr1"
 ROWS = 40
 SCRIPT: dict[str, Any] = {"mean_len": 60.0, "tokens_per_step": 1, "step_s": 0.005, "max_num_seqs": 8}
 
-# step → which of its passings kills, and whose process dies. The steps of a replacement: test_continue.py.
+# step → which of its passings kills, and whose process dies. Of a replacement: test_continue.py; of an
+# export: test_export.py.
 DRIVER = {
     "commit.checked": 2, "commit.published": 2, "commit.done": 2, "lock.watched": 1, "lock.taken": 1,
     "finish.recorded": 1, "finish.cleared": 1, "finish.succeeded": 1,
@@ -43,7 +44,7 @@ def test_every_step_is_in_the_code_and_in_a_test() -> None:
         name for path in PACKAGE.rglob("*.py") for name in re.findall(r'fault_point\("([\w.]+)"\)', path.read_text())
     ]
     assert sorted(set(used)) == sorted(POINTS)
-    tested = {*DRIVER, *WORKER, *TAKE_OVER} | {name for name in POINTS if name.startswith("intent.")}
+    tested = {*DRIVER, *WORKER, *TAKE_OVER} | {name for name in POINTS if name.startswith(("intent.", "export."))}
     assert tested == set(POINTS)
 
 

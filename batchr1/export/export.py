@@ -1,0 +1,106 @@
+"""`batchr1 export`, without the command line: select, shape, split, describe, publish."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from batchr1 import __version__
+from batchr1.data.output import Output
+from batchr1.data.storage import Storage
+from batchr1.errors import UsageError
+from batchr1.export.card import card
+from batchr1.export.options import ExportOptions
+from batchr1.export.publish import CARD, Destination
+from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
+from batchr1.export.select import SPLITS, Selection, select
+
+MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
+
+
+def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict[str, Any]:
+    """Export an output to `dest`. Returns the numbers that `export --json` prints.
+
+    Raises `UsageError` where that cannot be, before anything is written.
+    """
+    job = output.job()
+    if job is None:
+        raise UsageError(f"{output.uri}: not an output of batchr1. Give the folder that a job wrote.")
+    destination = Destination(dest, overwrite=options.overwrite)
+    destination.check(output.uri)
+    selection = select(output, options)
+    summary = _summary(output, dest, options, selection)
+    with destination.staging() as folder:
+        schema = _write_rows(output, options, selection, folder / "data")
+        features = json_features(schema) if options.format == "jsonl" else None
+        text = card(summary, job, features=features)
+        (folder / CARD).write_text(text, encoding="utf-8")
+        summary["bytes"] = sum(path.stat().st_size for path in (folder / "data").iterdir())
+        destination.publish(folder, {"batchr1": __version__, "export": summary})
+    return summary
+
+
+def _summary(output: Output, dest: Storage, options: ExportOptions, selection: Selection) -> dict[str, Any]:
+    rows = selection.rows
+    splits = {}
+    for name in SPLITS:
+        mine = rows.filter(pl.col("is_test") == (name == "test"))
+        if mine.height:
+            splits[name] = _count(mine)
+    runs = output.runs()
+    started = [run["started"][:10] for run in runs if run.get("started")]
+    return {
+        "output": output.uri,
+        "dest": dest.uri,
+        "batchr1": __version__,
+        "form": options.form,
+        "format": options.format,
+        "reasoning": None if options.form == "raw" else "inline" if options.is_inline else "apart",
+        "test_share": options.test_share,
+        "rows_in": selection.total,
+        "steps": [{"name": step.name, "keeps": step.keeps, "rows": step.rows} for step in selection.steps],
+        **_count(rows),
+        "splits": splits,
+        "incomplete": None if output.is_complete() else "not complete",
+        "generated": " to ".join(dict.fromkeys([min(started), max(started)])) if started else None,
+        "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _count(rows: pl.DataFrame) -> dict[str, int]:
+    return {
+        "rows": rows.height,
+        "prompts": rows["prompt_key"].n_unique(),
+        "completion_tokens": int(rows["completion_tokens"].cast(pl.Int64).sum()),
+    }
+
+
+def _write_rows(output: Output, options: ExportOptions, selection: Selection, folder: Path) -> pa.Schema:
+    """The selected rows, part by part, in the order of the parts. Returns the columns that were written."""
+    folder.mkdir()
+    writers: dict[str, RowWriter] = {}
+    numbers = dict.fromkeys(SPLITS, 0)
+    schema = pa.schema([])
+    try:
+        for rel, wanted in selection.by_part():
+            columns = sft_columns(list(output.part_columns(rel))) if options.form == "sft" else None
+            table = output.read_part(rel, columns)
+            for split, rows in wanted.items():
+                taken = table.take(rows)
+                if split not in writers:
+                    path = folder / f"{split}-{numbers[split]:05d}.{options.format}"
+                    writers[split] = RowWriter(path, options.format)
+                    numbers[split] += 1
+                shaped = sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken
+                writers[split].write(shaped)
+                schema = shaped.schema
+                if writers[split].size() >= MAX_FILE_BYTES:
+                    writers.pop(split).close()
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return schema

@@ -1,0 +1,55 @@
+"""What `batchr1 export` was asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from batchr1.errors import UsageError
+
+Form = Literal["sft", "raw"]
+FileFormat = Literal["parquet", "jsonl"]
+Reasoning = Literal["apart", "inline"]
+Dedupe = Literal["exact", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Which rows, and in what form. `dedupe` None: exact for sft, none for raw.
+
+    Raises `UsageError` for what cannot be, or would have no effect.
+    """
+
+    form: Form
+    where: str | None = None
+    correct_only: bool = False
+    drop_flags: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    per_prompt: int | None = None
+    dedupe: Dedupe | None = None
+    reasoning: Reasoning | None = None
+    format: FileFormat = "parquet"
+    test_share: float = 0.0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("--max-tokens", self.max_tokens), ("--per-prompt", self.per_prompt)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: too small (got {value}, need at least 1). Give more, or leave it out.")
+        if not 0 <= self.test_share < 1:
+            raise UsageError(
+                f"--test-share: not a share of the prompts (got {self.test_share:g}, need at least 0 and less than 1). "
+                "Write 0.02 for 2 %."
+            )
+        if self.form == "raw" and self.reasoning is not None:
+            raise UsageError(
+                "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own columns). Leave it out."
+            )
+
+    @property
+    def drops_duplicates(self) -> bool:
+        return self.dedupe == "exact" or (self.dedupe is None and self.form == "sft")
+
+    @property
+    def is_inline(self) -> bool:
+        return self.reasoning == "inline"

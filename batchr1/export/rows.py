@@ -1,0 +1,162 @@
+"""The shape of exported rows: chat messages to train on, or the output's own columns; as Parquet or JSON lines."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+import math
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchr1.data.columns import NAMES
+from batchr1.export.options import FileFormat
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+
+# Columns that trainers take for something of their own (TRL: prompt, completion, chat_template_kwargs, …).
+TRAINERS_OWN = frozenset(
+    {
+        "messages", "prompt", "completion", "text", "image", "images", "video", "videos", "tools", "label", "labels",
+        "chosen", "rejected", "input_ids", "attention_mask", "completion_mask", "assistant_masks", "position_ids",
+        "seq_lengths", "chat_template_kwargs",
+    }
+)  # fmt: skip
+
+_ROW_OWN = (
+    "gold",
+    "final_answer",
+    "correct",
+    "reasoning_tokens",
+    "answer_tokens",
+    "completion_tokens",
+    "flags",
+    "model",
+)
+
+
+def sft_columns(have: list[str]) -> list[str]:
+    """Which columns of an output a row of the sft form is made from."""
+    return ["id", "sample", "prompt", "reasoning", "answer", *_kept(have), *_ROW_OWN]
+
+
+def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
+    """Rows as `messages`, each a user and an assistant turn; then id, sample, kept columns, what is known of the row.
+
+    With `inline` the reasoning stands in think tags before the answer, else beside it as `reasoning_content`.
+    """
+    prompts, thoughts, answers = (table[name].to_pylist() for name in ("prompt", "reasoning", "answer"))
+    turns = []
+    for prompt, thought, answer in zip(prompts, thoughts, answers, strict=True):
+        if inline:
+            content = f"{THINK_OPEN}\n{thought}\n{THINK_CLOSE}\n\n{answer}"
+            turns.append([{"role": "user", "content": prompt}, {"role": "assistant", "content": content}])
+        else:
+            turns.append(
+                [
+                    {"role": "user", "content": prompt, "reasoning_content": None},
+                    {"role": "assistant", "content": answer, "reasoning_content": thought},
+                ]
+            )
+    names = ("role", "content") if inline else ("role", "content", "reasoning_content")
+    turn = pa.struct([pa.field(name, pa.string()) for name in names])
+    columns = {"messages": pa.array(turns, pa.list_(turn)), "id": table["id"], "sample": table["sample"]}
+    kept = _kept(table.column_names)
+    for name in kept:
+        new = name
+        while new in TRAINERS_OWN or (new != name and new in kept):
+            new = f"kept_{new}"
+        columns[new] = table[name]
+    columns |= {name: table[name] for name in _ROW_OWN}
+    return pa.table(columns)
+
+
+def _kept(names: list[str]) -> list[str]:
+    return [name for name in names if name not in NAMES]
+
+
+class RowWriter:
+    """Writes tables of one shape to a file, as they come."""
+
+    def __init__(self, path: Path, format: FileFormat) -> None:
+        self._path, self._format = path, format
+        self._parquet: pq.ParquetWriter | None = None
+        self._lines: BinaryIO | None = None
+        self.rows = 0
+
+    def write(self, table: pa.Table) -> None:
+        self.rows += table.num_rows
+        if self._format == "jsonl":
+            self._lines = self._lines or self._path.open("wb")
+            for row in table.to_pylist():
+                self._lines.write(json_line(row))
+            return
+        if self._parquet is None:
+            self._parquet = pq.ParquetWriter(
+                self._path, table.schema, compression="zstd", version="2.6", store_schema=False
+            )
+        self._parquet.write_table(table)
+
+    def size(self) -> int:
+        """Bytes written so far, about."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def close(self) -> None:
+        for file in (self._parquet, self._lines):
+            if file is not None:
+                file.close()
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """A row as one line of JSON: instants in ISO 8601, binary in base64, and null for what JSON has no number for."""
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_json)
+    except ValueError:
+        text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=_as_json)
+    return text.encode() + b"\n"
+
+
+def json_features(schema: pa.Schema) -> list[dict[str, Any]] | None:
+    """The columns of JSON lines as a card declares them (`dataset_info.features`), or None where that cannot be said.
+
+    Lines of JSON have no types: a column that is null, or an empty list, throughout one split would be read as another
+    type than in the next, and `datasets` gives up on that.
+    """
+    found = [_feature(field.type) for field in schema]
+    if any(feature is None for feature in found):
+        return None
+    return [{"name": name, **(feature or {})} for name, feature in zip(schema.names, found, strict=True)]
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any] | None:
+    if pa.types.is_struct(kind):
+        inner = json_features(pa.schema(list(kind)))
+        return None if inner is None else {"struct": inner}
+    if pa.types.is_list(kind):
+        value = _feature(kind.value_type)
+        if value is None:
+            return None
+        return {"list": value.get("dtype") or value.get("struct") or value}
+    if pa.types.is_map(kind):
+        return None
+    is_own = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_own = is_own or pa.types.is_date32(kind) or pa.types.is_timestamp(kind)  # read from ISO 8601
+    names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32"}
+    return {"dtype": names.get(str(kind), str(kind)) if is_own else "string"}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, dt.date | dt.time) else str(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value

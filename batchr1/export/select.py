@@ -1,0 +1,176 @@
+"""Which rows are exported: every filter over all rows, from numbers and hashes; texts are read a part at a time.
+
+A prompt is its text, not its id or its tokens: the same question under two ids, or given to two models, is one prompt.
+So --per-prompt counts over both, and it falls into the same split of every export.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from batchr1.data.columns import FLAGS
+from batchr1.data.output import Output
+from batchr1.data.readers import Predicate
+from batchr1.errors import UsageError
+from batchr1.export.options import ExportOptions
+
+_READ = ("id", "sample", "prompt", "reasoning", "answer", "correct", "reasoning_status", "truncated",
+         "completion_tokens", "flags")  # fmt: skip
+SPLITS = ("train", "test")
+_FIRST = ("prompt_key", "id", "sample")  # of several rows that would do, the first in this order is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A filter: its name, what it keeps, and how many rows it left."""
+
+    name: str
+    keeps: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """`rows`: part (its number in `parts`), row in it, prompt_key, is_test, completion_tokens of what is exported."""
+
+    parts: list[str]
+    rows: pl.DataFrame
+    total: int
+    steps: list[Step]
+
+    def by_part(self) -> Iterator[tuple[str, dict[str, pa.Array]]]:
+        """(part, {split: its rows, in their order there}) of each part that has some."""
+        grouped = self.rows.sort("part", "row").partition_by("part", "is_test", as_dict=True)
+        for number, rel in enumerate(self.parts):
+            taken = {name: grouped.get((number, name == "test")) for name in SPLITS}
+            if found := {name: mine["row"].to_arrow() for name, mine in taken.items() if mine is not None}:
+                yield rel, found
+
+
+def select(output: Output, options: ExportOptions) -> Selection:
+    """Apply the filters, in the order in which the card lists them.
+
+    Raises `UsageError` when a filter names what the output does not have, or leaves nothing.
+    """
+    parts = output.parts()
+    if not parts:
+        raise UsageError(f"{output.uri}: no row is done yet (got no part). Export it when there are some.")
+    predicate = Predicate(options.where, key="--where") if options.where is not None else None
+    if predicate is not None:
+        _check_columns(output, predicate)
+    rows = pl.concat([_look_at(output, rel, number, predicate) for number, rel in enumerate(parts)])
+    _check_filters(output, rows, options)
+    total, steps = rows.height, []
+    for name, keeps, keep in filters(options):
+        rows = keep(rows) if callable(keep) else rows.filter(keep)
+        steps.append(Step(name, keeps, rows.height))
+        if not rows.height:
+            lost = ", ".join(f"{step.name} {step.rows:,}" for step in steps)
+            raise UsageError(
+                f"{output.uri}: no row is left to export (got {total:,} rows; left after each filter: {lost}). "
+                f"Loosen {name}."
+            )
+    rows = rows.with_columns((pl.col("is_test_at") < options.test_share).alias("is_test"))
+    if rows["is_test"].all():
+        raise UsageError(
+            f"--test-share: every prompt falls into the test split (got {options.test_share:g} of "
+            f"{rows['prompt_key'].n_unique():,} prompts). Give a smaller share."
+        )
+    return Selection(parts, rows.select("part", "row", "prompt_key", "is_test", "completion_tokens"), total, steps)
+
+
+def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
+    """(name, what it keeps, an expression or a function) of every filter that applies."""
+    found: list[tuple[str, str, Any]] = []
+    if options.form == "sft":
+        complete = (pl.col("reasoning_status") == "closed") & ~pl.col("truncated") & pl.col("has_answer")
+        found.append(("complete", "a closed think block and an answer, nothing cut", complete))
+    if options.where is not None:
+        found.append(("--where", options.where, pl.col("passes")))
+    if options.correct_only:
+        found.append(("--correct-only", "the final answer is right", pl.col("correct").fill_null(False)))
+    for flag in options.drop_flags:
+        found.append((f"--drop-flag {flag}", f"not flagged {flag}", ~pl.col("flags").list.contains(flag)))
+    if options.max_tokens is not None:
+        within = pl.col("completion_tokens") <= options.max_tokens
+        found.append(("--max-tokens", f"at most {options.max_tokens:,} completion tokens", within))
+    if options.drops_duplicates:
+        found.append(("--dedupe exact", "one of rows with the same prompt, reasoning and answer", _first_of_equals))
+    if options.per_prompt is not None:
+        most = options.per_prompt
+        keeps = f"at most {most} of a prompt, the first samples"
+        found.append(("--per-prompt", keeps, lambda rows: rows.sort(*_FIRST).group_by("prompt_key").head(most)))
+    return found
+
+
+def _first_of_equals(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.sort(*_FIRST).unique("content_key", keep="first", maintain_order=True)
+
+
+def _look_at(output: Output, rel: str, number: int, predicate: Predicate | None) -> pl.DataFrame:
+    """A row of keys and numbers for each row of a part."""
+    extra = [c for c in (predicate.columns if predicate else ()) if c not in _READ]
+    table = output.read_part(rel, [*_READ, *extra])
+    frame = pl.DataFrame(table)
+    prompts = [(text or "").strip().encode() for text in frame["prompt"]]
+    keys = [hashlib.blake2b(prompt, digest_size=16).digest() for prompt in prompts]
+    contents = [
+        hashlib.blake2b(b"\0".join((key, _bytes(thought), _bytes(answer))), digest_size=16).digest()
+        for key, thought, answer in zip(keys, frame["reasoning"], frame["answer"], strict=True)
+    ]
+    return frame.select(
+        pl.lit(number, pl.UInt32).alias("part"),
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"),
+        "id",
+        "sample",
+        "correct",
+        "reasoning_status",
+        "truncated",
+        "completion_tokens",
+        "flags",
+        (pl.col("answer").fill_null("").str.strip_chars() != "").alias("has_answer"),
+        pl.Series("prompt_key", keys, pl.Binary),
+        pl.Series("content_key", contents, pl.Binary),
+        pl.Series("is_test_at", [int.from_bytes(key[:8]) / 2**64 for key in keys], pl.Float64),
+        pl.Series("passes", predicate.mask(table) if predicate else [True] * table.num_rows, pl.Boolean),
+    )
+
+
+def _bytes(text: str | None) -> bytes:
+    return b"\1" if text is None else b"\2" + hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _check_columns(output: Output, predicate: Predicate) -> None:
+    for rel in output.parts():
+        have = list(output.part_columns(rel))
+        for name in predicate.columns:
+            if name not in have:
+                raise UsageError(
+                    f"--where: there is no column {name!r} (the output has: {', '.join(have)}). {_hint(name, have)}"
+                )
+
+
+def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -> None:
+    if options.correct_only and not rows["correct"].count():
+        raise UsageError(
+            f"--correct-only: nothing is known to be right in {output.uri} (got no value in the column correct). "
+            "Set input.gold in the job, or leave --correct-only out."
+        )
+    known = sorted({*FLAGS, *rows.filter(pl.col("flags").list.len() > 0)["flags"].explode()})
+    for flag in options.drop_flags:
+        if flag not in known:
+            raise UsageError(
+                f"--drop-flag: there is no flag {flag!r} (known: {', '.join(known)}). {_hint(flag, known)}"
+            )
+
+
+def _hint(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else "Name one of these."

@@ -1,0 +1,312 @@
+"""Everything a report says, as plain values: what `report --json` prints and what the page is made from."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from batchr1 import __version__
+from batchr1.data.output import Output
+from batchr1.report.measures import Measures, measure, measure_by
+from batchr1.report.scan import Scan, outcome, scan
+from batchr1.report.summary import OutputSummary, summarise
+
+OUTCOMES = ("right", "not judged", "wrong", "ended without an answer", "cut in reasoning", "cut in answer")
+BINS_PER_DECADE = 12
+TAIL_SHARE = 0.5  # the tail begins when fewer than this share of the most sequences run, for good
+_COUNTS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "completion_tokens")
+
+
+def read(output: Output, *, by: str | None = None) -> tuple[dict[str, Any], Scan]:
+    """The numbers of an output, and the rows to quote. `by` names a column to group by, as for `scan`.
+
+    Raises `UsageError` when nothing of ours is there, or it has no column `by`.
+    """
+    summary = summarise(output)
+    found = scan(output, by=by)
+    return _numbers(output, summary, found), found
+
+
+def _numbers(output: Output, summary: OutputSummary, found: Scan) -> dict[str, Any]:
+    job = output.job() or {}
+    records = output.runs()
+    rows = found.rows
+    spec = job.get("spec") or {}
+    limits = _limits(spec)
+    judged = rows.height - rows["correct"].null_count() if rows.height else 0
+    return {
+        "output": output.uri,
+        "name": spec.get("name") or (records[-1].get("job") if records else None),
+        "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "batchr1": __version__,
+        "state": _state(summary),
+        "rows": {
+            "done": rows.height,
+            "prompts": rows["id"].n_unique() if rows.height else 0,
+            "failed": summary.failed,
+            "pending": summary.pending,
+            "in_flight": asdict(summary.in_flight),
+        },
+        "outcomes": _outcomes(rows),
+        "correct": {"judged": judged, "right": int(rows["correct"].sum() or 0) if judged else 0},
+        "truncated": _truncated(rows),
+        "tokens": {name: _stats(rows[name]) for name in _COUNTS} if rows.height else {},
+        "limits": limits,
+        "histograms": {n: _histogram(rows, n) for n in ("reasoning_tokens", "answer_tokens")} if rows.height else {},
+        "longer_than": _longer_than(rows, limits),
+        "by_prompt_length": _by_length(rows, "prompt_tokens"),
+        "by_completion_length": _by_length(rows, "completion_tokens"),
+        "measures": _measures(rows, found.by),
+        "flags": _flags(rows, found),
+        "time": _time(records),
+        "plan": _plan(records, rows),
+        "runs": [_run(record) for record in records],
+        "model": {"name": None, "location": None, "revision": None, **(job.get("model") or {})},
+        "settings": spec,
+        "fingerprint": job.get("fingerprint") or {},
+        "digest": job.get("digest"),
+        "versions": _versions(records),
+    }
+
+
+def _state(s: OutputSummary) -> str:
+    if s.holder:
+        return "running"
+    if s.last_run.get("state") == "running":
+        return "interrupted"
+    return "complete" if s.complete and not s.pending else "not complete"
+
+
+def _limits(spec: dict[str, Any]) -> dict[str, int]:
+    """What limits the tokens of a row, as the job has it."""
+    sampling = spec.get("sampling") or {}
+    names = ("thinking_budget", "answer_budget", "max_tokens")
+    return {name: int(sampling[name]) for name in names if sampling.get(name)}
+
+
+def _outcomes(rows: pl.DataFrame) -> dict[str, int]:
+    if not rows.height:
+        return {}
+    counts = dict(rows.select(outcome()).to_series().value_counts().iter_rows())
+    return {name: int(counts[name]) for name in OUTCOMES if name in counts}
+
+
+def _truncated(rows: pl.DataFrame) -> dict[str, Any]:
+    if not rows.height:
+        return {"rows": 0, "in": {}, "by": {}}
+
+    def counts(name: str) -> dict[str, int]:
+        return dict(rows[name].drop_nulls().value_counts(sort=True).iter_rows())
+
+    return {"rows": int(rows["truncated"].sum()), "in": counts("truncated_in"), "by": counts("truncated_by")}
+
+
+def _stats(values: pl.Series) -> dict[str, float]:
+    def quantile(q: float) -> float:
+        return float(values.quantile(q, "nearest") or 0)
+
+    whole = values.cast(pl.Int64)
+    return {
+        "total": int(whole.sum()),
+        "mean": round(float(whole.mean() or 0), 1),  # type: ignore[arg-type]
+        **{f"p{round(q * 100)}": quantile(q) for q in (0.05, 0.5, 0.95, 0.99)},
+        "max": quantile(1.0),
+    }
+
+
+def log_edges(low: int, high: int, per_decade: int = BINS_PER_DECADE) -> list[int]:
+    """Whole numbers, about evenly spaced on a logarithmic axis, from at most `low` (≥ 1) to more than `high`."""
+    steps = range(10 * per_decade)
+    edges = sorted({round(10 ** (step / per_decade)) for step in steps})
+    first = max(i for i, edge in enumerate(edges) if edge <= max(1, low))
+    last = min(i for i, edge in enumerate(edges) if edge > high)
+    return edges[first : last + 1]
+
+
+def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
+    """Rows by tokens, complete and truncated ones apart. Rows without any are counted in `none`."""
+    values = rows.filter(pl.col(name) > 0)
+    none = rows.height - values.height
+    if not values.height:
+        return {"none": none, "bins": []}
+    edges = log_edges(int(values[name].min()), int(values[name].max()))  # type: ignore[arg-type]
+    whole, cut = (
+        np.histogram(values.filter(pl.col("truncated") == flag)[name].to_numpy(), edges)[0] for flag in (False, True)
+    )
+    bins = [
+        {"from": low, "to": high, "whole": int(w), "truncated": int(c)}
+        for (low, high), w, c in zip(itertools.pairwise(edges), whole, cut, strict=True)
+    ]
+    return {"none": none, "bins": bins}
+
+
+def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, Any]]:
+    """For lengths on a logarithmic scale, how many rows are longer: what a limit there would cut, or has cut."""
+    if not rows.height:
+        return []
+    lengths = np.sort(rows["completion_tokens"].to_numpy())
+    edges = log_edges(max(1, int(lengths[0])), int(lengths[-1]), 24)
+    marks = {2**e for e in range(8, 20) if lengths[0] <= 2**e <= lengths[-1]} | set(limits.values())
+    found = []
+    for tokens in sorted({*edges, *marks}):
+        longer = int(lengths.size - np.searchsorted(lengths, tokens, side="right"))
+        found.append(
+            {"tokens": tokens, "rows": longer, "share": round(longer / lengths.size, 6), "mark": tokens in marks}
+        )
+    return found
+
+
+def _by_length(rows: pl.DataFrame, name: str) -> list[dict[str, Any]]:
+    """Rows, cut ones, judged and right ones by powers of two of a column of tokens."""
+    if not rows.height:
+        return []
+    exponent = pl.col(name).clip(1).log(2).add(1e-9).floor().cast(pl.Int32).alias("exponent")
+    grouped = (
+        rows.group_by(exponent)
+        .agg(
+            pl.len().alias("rows"),
+            pl.col("truncated").sum(),
+            pl.col("correct").count().alias("judged"),
+            pl.col("correct").sum().alias("right"),
+        )
+        .sort("exponent")
+    )
+    return [
+        {"from": 2**e, "to": 2 ** (e + 1), "rows": n, "truncated": cut, "judged": judged, "right": right}
+        for e, n, cut, judged, right in grouped.iter_rows()
+    ]
+
+
+def _measures(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
+    if not rows.height:
+        return {"all": None, "by": {}}
+    everything: Measures = measure(rows)
+    ks = sorted(everything.pass_at) or None
+    return {
+        "all": everything.document(),
+        "by": {name: [one.document() for one in measure_by(rows, name, ks=ks)] for name in columns},
+    }
+
+
+def _flags(rows: pl.DataFrame, found: Scan) -> dict[str, Any]:
+    """Rows of each flag that occurs, most frequent first, and which of them are quoted."""
+    if not rows.height:
+        return {}
+    told = rows.select("flags").filter(pl.col("flags").list.len() > 0).explode("flags").to_series()
+    counts = told.value_counts().sort(["count", "flags"], descending=[True, False])
+    return {
+        name: {
+            "rows": count,
+            "share": round(count / rows.height, 6),
+            "quoted": [[row["id"], row["sample"]] for row in found.quoted.get(name, [])],
+        }
+        for name, count in counts.iter_rows()
+    }
+
+
+def _time(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The load over the time of all runs, one after the other, and the tail of the last one."""
+    points: list[dict[str, Any]] = []
+    starts, offset = [], 0.0
+    tail = None
+    for record in records:
+        series = record.get("timeline") or {}
+        at = series.get("seconds") or []
+        if len(at) < 2:
+            continue
+        starts.append(round(offset, 2))
+        mine = [
+            {
+                "seconds": round(offset + at[i], 2),
+                "tokens_per_s": round((series["tokens"][i] - series["tokens"][i - 1]) / max(0.01, at[i] - at[i - 1]), 1)
+                if i
+                else 0.0,
+                "running": series["running"][i],
+                "waiting": series["waiting"][i],
+                "kv_cache_usage": series["kv_cache_usage"][i],
+                "finished": series["finished"][i],
+            }
+            for i in range(len(at))
+        ]
+        tail = _tail(series, offset)
+        points += mine
+        offset += at[-1]
+    return {"starts": starts, "points": points, "tail": tail}
+
+
+def _tail(series: dict[str, Any], offset: float) -> dict[str, Any] | None:
+    """The end of a run, in which its batch drains: since when, how long, and what was made meanwhile."""
+    at, running, tokens, finished = (series[name] for name in ("seconds", "running", "tokens", "finished"))
+    most = max(running)
+    if most <= 0:
+        return None
+    last_busy = max(i for i, count in enumerate(running) if count >= TAIL_SHARE * most)
+    seconds, working = at[-1] - at[last_busy], at[-1] - at[0]
+    return {
+        "since": round(offset + at[last_busy], 2),
+        "seconds": round(seconds, 2),
+        "share": round(seconds / working, 4) if working else 0.0,
+        "most_running": most,
+        "rows": finished[-1] - finished[last_busy],
+        "tokens": tokens[-1] - tokens[last_busy],
+        "tokens_share": round((tokens[-1] - tokens[last_busy]) / max(1, tokens[-1]), 4),
+    }
+
+
+def _plan(records: Sequence[dict[str, Any]], rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """What was planned for the last run beside what it turned out to be, as far as both are known."""
+    record = next((r for r in reversed(records) if r.get("memory")), None)
+    if record is None:
+        return []
+    found: list[dict[str, Any]] = []
+    worker = min(record["memory"])
+    for name, values in record["memory"][worker].items():
+        unit = "GiB" if name.endswith("_gib") else "tokens"
+        what = {"kv_gib": "KV cache", "kv_cache_tokens": "KV cache", "cuda_graph_gib": "CUDA graphs"}.get(
+            name, name.removesuffix("_gib").replace("_", " ")
+        )
+        found.append({"what": what, "unit": unit, "planned": values["planned"], "measured": values["measured"]})
+    estimate = (record.get("plan") or {}).get("estimate")
+    if estimate:
+        rate, hours = record.get("tokens_per_s"), record.get("generating_s")
+        samples = (record.get("counts_before") or {}).get("pending") or 0
+        planned_mean = estimate["output_tokens"] / samples if samples else None
+        measured_mean = float(rows["completion_tokens"].mean()) if rows.height else None  # type: ignore[arg-type]
+        found += [
+            {"what": "output speed", "unit": "tokens/s", "planned": estimate["tokens_per_s"], "measured": rate},
+            {"what": "completion length", "unit": "tokens a row", "planned": planned_mean, "measured": measured_mean},
+            {"what": "generating", "unit": "hours", "planned": estimate["hours"],
+             "measured": hours / 3600 if hours and not record["counts"]["pending"] else None},
+        ]  # fmt: skip
+    return found
+
+
+def _run(record: dict[str, Any]) -> dict[str, Any]:
+    tally = record.get("tally") or {}
+    plan = record.get("plan") or {}
+    return {
+        **{k: record.get(k) for k in ("run", "state", "started", "ended", "exit_code", "stopped", "wall_s",
+                                      "generating_s", "tokens_per_s", "batchr1")},
+        "done": tally.get("done"),
+        "failed": tally.get("failed"),
+        "tokens": tally.get("tokens"),
+        "carried": tally.get("carried"),
+        "restarts": tally.get("restarts"),
+        "rungs": [rung.get("rung") for rung in record.get("rungs") or []],
+        "engines": plan.get("replicas"),
+        "device": plan.get("device"),
+        "gpus_per_engine": (plan.get("tensor_parallel") or 1) * (plan.get("pipeline_parallel") or 1),
+        "max_num_seqs": plan.get("max_num_seqs"),
+    }  # fmt: skip
+
+
+def _versions(records: Sequence[dict[str, Any]]) -> list[str]:
+    """The engines that ran, and the batchr1 that ran them."""
+    engines = [e["info"]["engine"] for r in records for e in (r.get("engines") or {}).values()]
+    return list(dict.fromkeys([*engines, *(f"batchr1 {r['batchr1']}" for r in records if r.get("batchr1"))]))

@@ -1,0 +1,188 @@
+"""The report as one HTML file: no script, no request, and nothing in a row that could become either.
+
+Every text of a row or a job is escaped by the template engine. Its policy (the page's Content-Security-Policy) allows
+inline style and nothing else, so that even a mistake here could not run a script. Characters that cannot be seen or
+that turn the direction of text around are shown by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup, escape
+
+from batchr1.report import figures
+from batchr1.report.scan import Scan
+
+MAX_BYTES = 4_500_000  # of the file: then texts are quoted shorter
+_QUOTE_CHARS = (6000, 3000, 1500, 600, 200, 60)
+
+# C0 and C1 controls but tab and line feed, soft hyphen, zero-width, bidirectional controls, line separators, BOM, tags.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def render(numbers: dict[str, Any], found: Scan) -> bytes:
+    """The page, in UTF-8, of at most MAX_BYTES unless the job alone is larger."""
+    charts = _charts(numbers)
+    page = b""
+    for chars in _QUOTE_CHARS:
+        text = _template().render(
+            n=numbers,
+            charts=charts,
+            quoted=found.quoted,
+            quote=functools.partial(quote, chars=chars),
+            rows_note=functools.partial(_rows_note, numbers["rows"]),
+            settings=yaml.safe_dump(numbers["settings"], sort_keys=False, allow_unicode=True, width=100),
+        )
+        page = text.encode()
+        if len(page) <= MAX_BYTES:
+            break
+    return page
+
+
+def visible(text: object) -> Markup:
+    """A text for the page: escaped, and with what cannot be seen shown by its name."""
+    return Markup(_UNSEEN.sub(_name, str(escape(str(text)))))
+
+
+def quote(text: str | None, *, chars: int, share: float = 1.0) -> Markup:
+    """A text of a row, shortened in its middle; `share` of `chars` is its length at most."""
+    if text is None:
+        return Markup('<span class="none">null</span>')
+    most = max(30, int(chars * share))
+    if len(text) <= most + 80:
+        return visible(text)
+    head, tail = text[: most * 2 // 3], text[-(most // 3) :]
+    left_out = len(text) - len(head) - len(tail)
+    return Markup('{}<span class="cut">… {} characters left out …</span>{}').format(
+        visible(head), f"{left_out:,}", visible(tail)
+    )
+
+
+def _name(match: re.Match[str]) -> str:
+    char = match[0]
+    name = unicodedata.name(char, "").lower() or "control character"
+    shown = chr(0x2400 + ord(char)) if ord(char) < 0x20 else f"U+{ord(char):04X}"
+    return f'<span class="unseen" title="{name}">{shown}</span>'
+
+
+def _charts(n: dict[str, Any]) -> dict[str, Markup]:
+    """The charts for which there is something to draw."""
+    charts: dict[str, Markup] = {}
+    for what, budget in (("reasoning", "thinking_budget"), ("answer", "answer_budget")):
+        bins = (n["histograms"].get(f"{what}_tokens") or {}).get("bins")
+        if bins:
+            limits = {k: v for k, v in n["limits"].items() if k in (budget, "max_tokens")}
+            charts[what] = figures.histogram(bins, limits, what=what)
+    if len(n["longer_than"]) > 1:
+        charts["longer_than"] = figures.longer_than(n["longer_than"], n["limits"])
+    if sum(1 for b in n["by_completion_length"] if b["judged"]):
+        charts["right_by_length"] = figures.right_by_length(n["by_completion_length"])
+    measured = n["measures"]["all"]
+    if measured and len(measured["pass_at"]) > 1:
+        charts["measures"] = figures.measures_by_k(
+            [
+                {"measure": name, "k": int(k), "value": e["value"], "low": e["low"], "high": e["high"]}
+                for name, key in (("pass@k", "pass_at"), ("cons@k", "cons_at"))
+                for k, e in measured[key].items()
+            ]
+        )
+    points, starts = n["time"]["points"], n["time"]["starts"]
+    if len(points) > 2:
+        shown = points[:: max(1, len(points) // 600)]
+        tail = n["time"]["tail"]["since"] if n["time"]["tail"] else None
+        for name, title, colour, is_share in (
+            ("tokens_per_s", "output tokens/s", "var(--blue)", False),
+            ("running", "sequences running", "var(--violet)", False),
+            ("kv_cache_usage", "KV cache in use", "var(--green)", True),
+        ):
+            charts[name] = figures.over_time(
+                shown, name, title, colour=colour, starts=starts, tail=tail, is_share=is_share
+            )
+    return charts
+
+
+def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
+    """What the number of rows that are done does not say."""
+    note = [f"{rows['prompts']:,} prompts"] if rows["prompts"] != rows["done"] else []
+    note += [f"{failed:,} failed"] if failed else []
+    note += [f"{rows['pending']:,} pending"] if rows["pending"] else []
+    return note if failed or rows["pending"] else [*note, "nothing failed"]
+
+
+def _difference(share: float) -> str:
+    """+6.2 %, and 0.0 % without a sign."""
+    return f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%") if abs(share) >= 0.0005 else "0.0\N{NO-BREAK SPACE}%"
+
+
+def _percent(part: float, whole: float = 1.0) -> str:
+    """97.5 %; small shares with more digits, and never 0 for what is there."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    if 0 < share < 0.1:
+        return f"{share:.2f}\N{NO-BREAK SPACE}%" if share >= 0.01 else "< 0.01\N{NO-BREAK SPACE}%"
+    return f"{share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _number(value: float | int | None, digits: int = 0) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _short(value: float | None) -> str:
+    """1,234 · 56.7k · 89.0M"""
+    if value is None:
+        return "–"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 10 * size or (value >= size and unit != "k"):
+            return f"{value / size:,.1f}{unit}"
+    return f"{value:,.0f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s"
+
+
+def _estimate(e: dict[str, Any] | None) -> str:
+    return "–" if e is None else f"{100 * e['value']:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _interval(e: dict[str, Any] | None) -> str:
+    return "" if e is None else f"{100 * e['low']:.1f} – {100 * e['high']:.1f}"
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
+    )
+    environment.filters |= {
+        "visible": visible, "percent": _percent, "number": _number, "short": _short, "duration": _duration,
+        "difference": _difference, "estimate": _estimate, "interval": _interval,
+    }  # fmt: skip
+    return environment.get_template("page.html.jinja")
+
+
+def _finalize(value: Any) -> Any:
+    """Whatever the template prints goes through `visible`, unless it is markup already."""
+    return value if isinstance(value, Markup) else visible(value) if isinstance(value, str) else value

@@ -1,0 +1,163 @@
+"""One pass over an output's parts for what a report shows: numbers of every row, texts of the few that it quotes.
+
+The columns of numbers are kept for all rows (some 100 bytes each); texts are read only for rows that were chosen, from
+the parts that hold them, one part at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from batchr1.data.columns import NAMES
+from batchr1.data.output import Output
+from batchr1.errors import UsageError
+
+NUMBERS = (
+    "id",
+    "sample",
+    "correct",
+    "final_answer",
+    "reasoning_status",
+    "truncated",
+    "truncated_in",
+    "truncated_by",
+    "prompt_tokens",
+    "reasoning_tokens",
+    "answer_tokens",
+    "completion_tokens",
+    "injected_tokens",
+    "flags",
+    "attempts",
+)
+TEXTS = ("id", "sample", "prompt", "gold", "reasoning", "answer", "final_answer", "correct", "flags", "truncated_in",
+         "reasoning_tokens", "answer_tokens")  # fmt: skip
+SAMPLES = 10
+MOST_GROUPS = 60  # a column with more values than this is no table for people
+MOST_COLUMNS = 3
+_LONGEST_VALUE = 60
+
+
+@dataclass(slots=True)
+class Scan:
+    """`rows`: the numbers of all rows, and the columns to group by, which `by` names.
+
+    `quoted`: for each flag (and for "wrong" and "truncated") up to SAMPLES rows with their texts, the same ones
+    whenever the same rows are there.
+    """
+
+    rows: pl.DataFrame
+    by: list[str]
+    parts: int
+    quoted: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def scan(output: Output, *, by: str | None = None, samples: int = SAMPLES) -> Scan:
+    """Read an output. `by` names a column to group by; None: kept columns with few values, where there are some.
+
+    Raises `UsageError` when there is no column `by`.
+    """
+    parts = output.parts()
+    columns: list[str] = [by] if by is not None else []
+    frames: list[pl.DataFrame] = []
+    chosen = _Chosen(samples)
+    for number, rel in enumerate(parts):
+        if number == 0 and by is None:
+            columns = _columns_to_group_by(output, rel)
+        frame = _read(output, rel, [*NUMBERS, *(c for c in columns if c not in NUMBERS)])
+        frames.append(frame)
+        chosen.look_at(rel, frame)
+    if not frames:
+        return Scan(pl.DataFrame(schema=dict.fromkeys(NUMBERS, pl.String)), [], 0)
+    rows = pl.concat(frames)
+    if by is None:
+        columns = [c for c in columns if 1 < rows[c].n_unique() <= MOST_GROUPS][:MOST_COLUMNS]
+    return Scan(rows, columns, len(parts), chosen.quote(output))
+
+
+def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
+    columns, have = list(columns), output.part_columns(rel)
+    missing = [name for name in columns if name not in have]
+    if missing:
+        kept = ", ".join(name for name in have if name not in NAMES) or "none"
+        raise UsageError(f"{output.uri}: --by {missing[0]}: there is no such column (kept columns: {kept}).")
+    return pl.DataFrame(output.read_part(rel, columns))
+
+
+def _columns_to_group_by(output: Output, rel: str) -> list[str]:
+    """Kept columns that look like a category in one part: short texts, whole numbers, yes or no; few values."""
+    found = []
+    for name in [name for name in output.part_columns(rel) if name not in NAMES]:
+        values = pl.DataFrame(output.read_part(rel, [name]))[name].drop_nulls()
+        if not (values.dtype in (pl.String, pl.Boolean) or values.dtype.is_integer()):
+            continue
+        if values.dtype == pl.String and (values.str.len_chars().max() or 0) > _LONGEST_VALUE:  # type: ignore[operator]
+            continue
+        if values.n_unique() <= MOST_GROUPS:
+            found.append(name)
+    return found
+
+
+def outcome() -> pl.Expr:
+    """What became of a row, each row one thing. Right is right, even where a limit cut the answer's end."""
+    cut = pl.col("truncated_in")
+    return (
+        pl.when(pl.col("correct"))
+        .then(pl.lit("right"))
+        .when(cut == "reasoning")
+        .then(pl.lit("cut in reasoning"))
+        .when(cut == "answer")
+        .then(pl.lit("cut in answer"))
+        .when(pl.col("reasoning_status") == "unclosed")
+        .then(pl.lit("ended without an answer"))
+        .when(pl.col("correct").not_())
+        .then(pl.lit("wrong"))
+        .otherwise(pl.lit("not judged"))
+        .alias("outcome")
+    )
+
+
+class _Chosen:
+    """The rows to quote: those of each kind with the smallest hashes, so that no order of parts or runs matters."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self._heaps: dict[str, list[tuple[int, str, str, int]]] = {}  # kind → (−hash, part, id, sample)
+
+    def look_at(self, rel: str, frame: pl.DataFrame) -> None:
+        told = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
+        self._add(rel, told.explode("flags").rename({"flags": "kind"}))
+        for kind, wanted in (("truncated", pl.col("truncated")), ("wrong", outcome() == "wrong")):
+            self._add(rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind")))
+
+    def _add(self, rel: str, rows: pl.DataFrame) -> None:
+        for id, sample, kind in rows.select("id", "sample", "kind").iter_rows():
+            key = hashlib.blake2b(f"{sample} {id}".encode(), digest_size=8).digest()
+            entry = (-int.from_bytes(key), rel, id, sample)
+            heap = self._heaps.setdefault(kind, [])
+            if len(heap) < self._samples:
+                heapq.heappush(heap, entry)
+            elif entry > heap[0]:
+                heapq.heapreplace(heap, entry)
+
+    def quote(self, output: Output) -> dict[str, list[dict[str, Any]]]:
+        """Their texts, by kind."""
+        wanted: dict[str, set[tuple[str, int]]] = {}
+        for heap in self._heaps.values():
+            for _, rel, id, sample in heap:
+                wanted.setdefault(rel, set()).add((id, sample))
+        texts: dict[tuple[str, int], dict[str, Any]] = {}
+        for rel, keys in wanted.items():
+            frame = pl.DataFrame(output.read_part(rel, list(TEXTS)))
+            ids = pl.DataFrame({"id": [k[0] for k in keys], "sample": [k[1] for k in keys]})
+            ids = ids.cast({"sample": frame.schema["sample"]})
+            texts |= {(row["id"], row["sample"]): row for row in frame.join(ids, on=["id", "sample"]).to_dicts()}
+        return {
+            kind: [texts[id, sample] for _, _, id, sample in sorted(heap, reverse=True)]
+            for kind, heap in self._heaps.items()
+        }
