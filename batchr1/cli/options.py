@@ -77,7 +77,7 @@ def named(job: Path) -> Iterator[None]:
     try:
         yield
     except UsageError as exc:
-        if not re.match(r"(model|input|output|storage)[.: ]|\w+://…", str(exc)):
+        if not re.match(r"(model|input|output|storage|verify)[.: ]|\w+://…", str(exc)):
             raise
         exc.args = (f"{job}: {exc}",)
         raise

@@ -40,6 +40,7 @@ from batchr1.run.prepare import (
     read_ids,
     take_inflight,
     take_out_done,
+    verify_of,
 )
 from batchr1.run.reopen import reopen_truncated
 from batchr1.run.signals import StopSignals, stop_signals
@@ -293,6 +294,8 @@ class _Run:
             part_every_s=spec.output.part_every_s,
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
+            instruction=self._renderer.instruction,
+            verify=verify_of(spec),
             keep_token_ids=spec.output.token_ids == "always",
             devices=plan.device_groups[worker],
             fixed_args=frozenset(plan.fixed),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from batchr1.data.storage import Storage
 from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
+from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import Failure, SampleKey, WorkItem
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.sizing.stepdown import MemoryProblem
@@ -50,6 +51,8 @@ class WorkerSetup:
     devices: tuple[str, ...] = ()
     fixed_args: frozenset[str] = frozenset()
     pause_s: float = 0.0
+    instruction: str = ""  # what was appended to each prompt
+    verify: Verify = AUTO
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
 
 

@@ -128,13 +128,13 @@ class Worker:
             for delta in self._engine.step():
                 self._take(delta)
             self._tell()
-        if self._checkpointer is not None:
-            self._checkpointer.close()
-            if self._stopping:
-                self._checkpointer.save()  # first what is quick, and worth the most
+        if self._checkpointer is not None and self._stopping:
+            self._checkpointer.save()  # first what is quick, and worth the most
         if self._under_way:
             self._engine.abort(list(self._under_way))
-        self._collector.finish()
+        self._collector.finish(self._tell)
+        if self._checkpointer is not None:  # verification may have taken long: what waited for it was saved meanwhile
+            self._checkpointer.close()
         self._tell(now=True)
         self._channel.send(Ended())
 
