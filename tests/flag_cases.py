@@ -129,6 +129,7 @@ def cases() -> list[dict[str, Any]]:
         *refusals(),
         *not_refusals(),
         *held(rng),
+        *mended(rng),
     ]
 
 
@@ -327,6 +328,56 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
         prompt = rng.choice(CHINESE_QUESTIONS) if text in CHINESE else rng.choice(QUESTIONS)
         body = [t for t in (rng.sample(CHINESE, 3) if text in CHINESE else others) if t != text]
         yield case(prompt, "\n\n".join([text, *body]), "\\boxed{5}", family="long")
+
+
+def mended(rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Afterthoughts: written when the rest had been measured."""
+    yield case(
+        "Compute 17*23.",
+        "先算 17 乘以 20 等于 340，再加上 17 乘以 3 等于 51。",
+        "391",
+        "mixed_language",
+        family="thought in chinese",
+    )
+    yield case("sin x / cos x = ?", "这就是正切函数 tan x。", "tan x", family="not mixed")
+    yield case(
+        "Who was the greatest poet of the Tang dynasty?",
+        "Many would say Li Bai 李白, who wrote 静夜思, or Du Fu 杜甫. I will name both.",
+        "Li Bai 李白 and Du Fu 杜甫.",
+        family="not mixed",
+    )
+    yield case(
+        "Which novels did Dostoevsky write?",
+        "The best known is Crime and Punishment, Преступление и наказание in the original.",
+        "Crime and Punishment, The Idiot.",
+        family="not mixed",
+    )
+    yield case(
+        "Tell me about the Great Wall of China.",
+        "长城是中国古代的军事防御工程，始建于春秋战国时期，我应该先介绍它的历史。",
+        "The Great Wall was built over centuries.",
+        "mixed_language",
+        family="thought in chinese",
+    )
+    yield case(
+        "Find the derivative of x^3.",
+        "Okay, we need the 导数 of x^3. The 导数 is 3x^2.",
+        "\\boxed{3x^2}",
+        "mixed_language",
+        family="words mixed in",
+    )
+    yield case(
+        "Was bedeutet das Wort Weltschmerz, und woher kommt es?",
+        "Das Wort ist aus Welt und Schmerz zusammengesetzt. Es wird oft mit Jean Paul verbunden, der es um 1827 verwendet hat.",
+        "Es ist ein Schmerz über die Unzulänglichkeit der Welt.",
+        family="not mixed",
+    )
+    yield case(
+        rng.choice(QUESTIONS),
+        "v_max = 12\nt_min = 3\na_avg = v_max / t_min = 4\nSo the average acceleration is 4.",
+        "\\boxed{4}",
+        family="not code",
+    )
 
 
 def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:

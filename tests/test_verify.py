@@ -33,7 +33,7 @@ def boxed(text: str) -> str:
 
 
 @pytest.mark.skipif(not MATH_500.exists(), reason=f"MATH-500 is not on this machine: {MATH_500}")
-@pytest.mark.parametrize("kind", ["auto", "math"])
+@pytest.mark.parametrize("kind", ["auto", pytest.param("math", marks=pytest.mark.slow)])
 def test_math_500_golds_equal_themselves_and_five_rewritten_forms_and_no_near_miss(kind: str) -> None:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     golds = pl.read_parquet(MATH_500)["answer"].to_list()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 MIN_FOREIGN = {"han": 3, "kana": 4, "hangul": 4}  # letters of a script that are a mix; in other scripts:
 MIN_FOREIGN_LETTERS = 10
+TOPIC_FACTOR = 5  # times as many where the prompt is about a country whose names are written so
 MENTION_CHARS = 24  # the longest that counts as a mention, in quotation marks or brackets
 MIN_FUNCTION_WORDS = 8  # of a language that was not asked for,
 FUNCTION_WORD_SHARE = 0.06  # and their share of all function words found
@@ -76,6 +77,23 @@ _WORDS = {
 _LANGUAGE_OF = {word: language for language, words in _WORDS.items() for word in words.split()}
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _LATIN_WORD = re.compile(r"(?<![\w\\])[A-Za-z\u00c0-\u024f]{3,}")
+_FUNCTION_NAMES = {
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "log",
+    "exp",
+    "lim",
+    "max",
+    "min",
+    "sup",
+    "inf",
+    "gcd",
+    "lcm",
+    "mod",
+    "det",
+}
 _WORD_LETTERS = {"han": 1.5, "kana": 2.0, "hangul": 2.5}  # letters that make a word; 5 elsewhere
 
 # Names of languages, and what is allowed when the prompt says them.
@@ -103,6 +121,21 @@ _NAMED = {
     "indonesian|malay": ("indonesian",),
     r"any language|foreign|multilingual|languages|translat\w+|翻译|traduc\w+|übersetz\w+": ("*",),
 }
+# Countries, cultures and authors whose names may well stand in their own script.
+_TOPICS = {
+    "han": r"china|beijing|shanghai|taiwan|hong kong|confuci|taois|daois|dynasty|li bai|du fu|mao\b|sun tzu",
+    "kana": r"japan|tokyo|kyoto|osaka|haiku|samurai|shogun|anime|manga",
+    "hangul": r"korea|seoul|joseon|k-?pop",
+    "cyrillic": r"russia|soviet|moscow|ukrain|bulgari|serbi|tolsto|dosto|pushkin|chekhov|lenin|stalin|tsar",
+    "greek": r"greece|greek|athen|homer|plato|aristot|byzant|new testament",
+    "arabic": r"arab|islam|qur|koran|egypt|iraq|iran|persia|syria|saudi|muslim",
+    "hebrew": r"israel|jewish|jews|torah|bible|old testament",
+    "indic": r"india|hindu|buddh|veda|yoga|delhi|nepal|lanka",
+    "thai": r"thailand|bangkok|laos",
+    "other": r"armenia|georgia|ethiopia|tibet|cambodia|khmer|myanmar|burma",
+}
+_TOPIC_NAMES = {name: re.compile(rf"\b(?:{words})", re.IGNORECASE) for name, words in _TOPICS.items()}
+_TOPIC_NAMES["han"] = re.compile(rf"\b(?:{_TOPICS['han']}|{_TOPICS['kana']}|{_TOPICS['hangul']})", re.IGNORECASE)
 _NAMES = [(re.compile(names, re.IGNORECASE), allowed) for names, allowed in _NAMED.items()]
 
 
@@ -132,27 +165,30 @@ class _Prompt:
     @classmethod
     def of(cls, text: str) -> _Prompt:
         prose = _NOT_PROSE.sub(" ", text)
-        words = len(_LATIN_WORD.findall(prose))
+        words = len([word for word in _LATIN_WORD.findall(prose) if word.lower() not in _FUNCTION_NAMES])
         letters = Counter({name: count for name, count in _letters(prose).items() if name != "greek" or count >= 10})
         # A script that the prompt only cites (a name, a character) is none that it is written in.
         own = {name for name, count in letters.items() if 10 * count / _WORD_LETTERS.get(name, 5) >= 3 * words}
         counts = _function_words(prose)
         found = {name for name, count in counts.items() if count >= MIN_PROMPT_WORDS} or set(counts)
         own |= {"han", "kana"} if "kana" in own else set()
-        return cls(text, frozenset(own), frozenset(found), not own and not counts and words < 2)
+        return cls(text, frozenset(own), frozenset(found), not own and not words)
 
 
 def _has_foreign_script(prompt: _Prompt, text: str, asked: set[str]) -> bool:
     letters: Counter[str] = Counter()
     if not text.isascii():
         letters = _letters(text, besides=prompt.text)
-    allowed = prompt.scripts | asked
+    allowed = {*prompt.scripts, *asked}
     if prompt.is_formula and letters:
-        allowed = {*allowed, letters.most_common(1)[0][0]}
+        allowed.add(letters.most_common(1)[0][0])
         allowed |= {"han", "kana"} if "kana" in letters else set()
-    foreign = {name: count for name, count in letters.items() if name not in allowed}
-    if any(count >= MIN_FOREIGN.get(name, MIN_FOREIGN_LETTERS) for name, count in foreign.items()):
-        return True
+    for name, count in letters.items():
+        least = MIN_FOREIGN.get(name, MIN_FOREIGN_LETTERS)
+        if name not in allowed and count >= least:
+            least *= TOPIC_FACTOR if _TOPIC_NAMES[name].search(prompt.text) else 1
+            if count >= least:
+                return True
     if not prompt.scripts or prompt.languages or "english" in asked:
         return False
     latin = len(_LATIN_WORD.findall(text))  # of a prompt in another script, answered in Latin letters

@@ -98,8 +98,7 @@ def _digest(verify: Verify) -> str | None:
 
 def _brief(exc: BaseException, *, with_text: bool = True) -> str:
     """An exception in a line: its type and where it was raised; its text may hold a part of an answer."""
-    frames = traceback.extract_tb(exc.__traceback__)
-    frames = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<frozen")]  # the user's own
+    frames = [] if isinstance(exc, SyntaxError) else traceback.extract_tb(exc.__traceback__)  # its text says where
     at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = f" ({str(exc).splitlines()[0][:200]})" if with_text and str(exc) else ""
     return f"{type(exc).__name__}{text}{at}"
