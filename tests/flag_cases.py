@@ -332,6 +332,26 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
 
 def mended(rng: random.Random) -> Iterator[dict[str, Any]]:
     """Afterthoughts: written when the rest had been measured."""
+    for i, closing in enumerate(
+        [
+            "\n\nConsidering the limited time, I have to give the answer now.",
+            " Okay, I will stop here. The answer is 12.",
+            "\nFinal answer: 12.",
+        ]
+    ):
+        yield case(
+            rng.choice(QUESTIONS),
+            MATHS[i] + "\n\n" + f"{SENTENCES[i]} " * 40 + closing,
+            "12",
+            "looping",
+            family="loop that was closed",
+        )
+    yield case(
+        rng.choice(QUESTIONS),
+        "The sum of the rows is zero:\n" + "0 0 0 0 0 0 0 0 0 0\n" * 10 + "So this is the zero matrix.",
+        "0",
+        family="zeros",
+    )
     yield case(
         "Compute 17*23.",
         "先算 17 乘以 20 等于 340，再加上 17 乘以 3 等于 51。",

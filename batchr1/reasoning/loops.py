@@ -21,6 +21,8 @@ MIN_COPIES = 3
 MIN_RUN_BYTES = 120  # short periods must repeat for so long
 PROBE_BYTES = 24
 MAX_CANDIDATES = 24
+MAX_CLOSING_BYTES = 300  # a last line or sentence that closes a loop, as one that is forced does,
+MIN_CLOSED_RUN_BYTES = 600  # is looked past where the loop was so long
 
 # circling
 CIRCLE_CHARS = 4000  # the tail that is looked at,
@@ -39,13 +41,17 @@ STOP_RUN_TOKENS = 256
 PROBE_TOKENS = 12
 
 _SENTENCE_END = re.compile(r"[\n.!?。！？…]+")
+_BREAK = re.compile(rb"\n|[.!?](?= )|\xe3\x80\x82")  # of lines and sentences, in bytes
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
 def is_looping(text: str) -> bool:
     """Whether the end of a text is a loop. Takes time linear in the tail that is looked at."""
     tail = text[-TAIL_BYTES:].rstrip().encode(errors="replace")[-TAIL_BYTES:]
-    return _run_length(tail, 1, PROBE_BYTES, MIN_COPIES, MIN_RUN_BYTES) > 0 or _is_circling(text[-CIRCLE_CHARS:])
+    if _run_length(tail, 1, PROBE_BYTES, MIN_COPIES, MIN_RUN_BYTES) or _is_circling(text[-CIRCLE_CHARS:]):
+        return True
+    ends = [match.end() for match in _BREAK.finditer(tail, max(0, len(tail) - MAX_CLOSING_BYTES))]
+    return any(_run_length(tail[:end].rstrip(), 1, PROBE_BYTES, MIN_COPIES, MIN_CLOSED_RUN_BYTES) for end in ends[-8:])
 
 
 class LoopDetector:
