@@ -128,10 +128,14 @@ class Verification:
                     process = VerifierProcess(self._verify)
                     process.start()
                 verdict = process.verdict(row)
-            except (VerifierGoneError, JobError, OSError) as exc:
+            except Exception as exc:  # whatever it is, the row must come back: the collector waits for it
                 if process is not None:
                     process.close()
-                process, verdict = None, NoVerdict(str(exc), is_spoilt=True)
+                known = isinstance(exc, (VerifierGoneError, JobError))
+                process, verdict = (
+                    None,
+                    NoVerdict(str(exc) if known else f"could not be asked ({type(exc).__name__})", True),
+                )
             if isinstance(verdict, Verdict):
                 row = dataclasses.replace(row, final_answer=verdict.final, correct=verdict.correct)
             else:
