@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ from process_tree import tree, until
 from replay_job import questions, replay, rows_of, run_replay, write_job
 
 from batchr1.cli.main import main
+from batchr1.data.journal import read_inflight
+from batchr1.data.storage import open_storage
 from batchr1.reasoning.verify import Verify
 from batchr1.run.verification import VerifierGoneError, VerifierProcess
 
@@ -132,12 +133,15 @@ def test_a_pattern_of_a_right_answer_may_be_bad_or_run_for_ever(tmp_path: Path) 
     assert [("verify_failed" in flags) for flags in rows["flags"]] == [False, True, True, False]
 
 
-def test_verifying_processes_die_with_their_worker(tmp_path: Path) -> None:
-    """Also the driver's death, by SIGKILL, ends them, and what they started; the next run judges every row."""
+def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_tokens(tmp_path: Path) -> None:
+    """All rows are generated and none is judged when the driver is killed: nothing is left, and nothing is lost."""
     count = 20
     questions(count).with_columns(gold=pl.lit("x")).write_parquet(tmp_path / "in.parquet")
-    slow = "import time\n\ndef judge(answer, gold, row):\n    time.sleep(SLEEP)\n    return True\n"
-    (tmp_path / "mine.py").write_text(slow.replace("SLEEP", "60"))
+    (tmp_path / "is slow").touch()
+    (tmp_path / "mine.py").write_text(
+        "import os, time\n\ndef judge(answer, gold, row):\n"
+        f"    time.sleep(60 if os.path.exists({str(tmp_path / 'is slow')!r}) else 0)\n    return True\n"
+    )
     job = write_job(
         tmp_path, input={"gold": "gold"}, output={"rows_per_part": 4}, checkpoint={"every_s": 0.2},
         verify={"kind": "mine:judge", "timeout_s": 100, "memory_gib": 0.5},
@@ -148,23 +152,24 @@ def test_verifying_processes_die_with_their_worker(tmp_path: Path) -> None:
         def verifying() -> list[int]:
             return [pid for pid in run.left() if b"verify_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
-        until(
-            lambda: len(verifying()) == 2 and (tmp_path / "out/.batchr1/inflight").exists(),
-            timeout_s=250,
-            what="verifiers",
-        )
-        until(lambda: list((tmp_path / "out/.batchr1/inflight").glob("*.bin")), what="a snapshot")
-        time.sleep(0.5)
+        def saved() -> int:
+            return sum(
+                s.finish_reason is not None for s in read_inflight(open_storage(tmp_path / "out")).saved.values()
+            )
+
+        until(lambda: len(verifying()) == 2, timeout_s=250, what="verifiers")
+        until(lambda: saved() == count, what="snapshots while verification goes on")
         os.kill(run.driver.pid, 9)
         run.driver.wait()
         until(lambda: not run.left(), 20, "nothing to be left")
     assert rows_or_none(tmp_path / "out") == 0
-    before = (tmp_path / "mine.py").read_text()
-    (tmp_path / "mine.py").write_text(before.replace("60", "0"))
+    (tmp_path / "is slow").unlink()
+    summary = run_replay(job, replay(**SHORT))
+    assert (summary.exit_code, summary.tally.correct) == (0, count)
+    assert summary.tally.carried == summary.tally.tokens
+    (tmp_path / "mine.py").write_text("def judge(answer, gold, row):\n    return False\n")
     refused = click.testing.CliRunner().invoke(main, ["check", str(job)])
     assert "verify.kind's module: " in refused.stderr  # the function's code is a part of what decides `correct`
-    summary = run_replay(job, replay(**SHORT), fresh=True, confirm_fresh=lambda message: True)
-    assert (summary.exit_code, summary.tally.correct) == (0, count)
 
 
 def rows_or_none(output: Path) -> int:
