@@ -20,6 +20,12 @@ TruncatedIn = Literal["reasoning", "answer"]
 TruncatedBy = Literal["max_tokens", "context", "budget"]
 FinishReason = Literal["stop", "length"]
 
+FLAGS = (  # what is odd about a row, always in this order
+    "no_think", "empty_think", "extra_think_tag", "answer_without_box", "looping", "mixed_language", "json_leak",
+    "long_paragraph", "code_in_reasoning", "refusal", "verify_failed",
+)  # fmt: skip
+VERIFY_KINDS = ("auto", "math", "number", "choice", "exact", "regex", "none")  # what decides `correct`, but functions
+
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:

@@ -96,6 +96,14 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
         "executor": {"kind": "local", "replicas": None, "address": "auto", "shared_storage": False},
         "checkpoint": {"every_s": 30},
         "retry": {"attempts": 3},
+        "verify": {
+            "kind": "auto",
+            "extract": None,
+            "path": None,
+            "timeout_s": 10,
+            "memory_gib": 2,
+            "processes": 2,
+        },
         "storage": {"endpoint": None, "region": None, "profile": None},
         "max_failed": 0,
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-FLAGS = ("no_think", "empty_think", "extra_think_tag", "answer_without_box")
+from batchr1.records import FLAGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("gold", _text, True, "the right answer, from input.gold"),
     Column("reasoning", _text, True, "the text inside the think block; null when the block is empty or missing"),
     Column("answer", _text, True, "the text after the think block; null when the block was never closed"),
-    Column("final_answer", _text, True, "the content of the answer's last \\boxed{}"),
-    Column("correct", pa.bool_(), True, "whether final_answer equals gold; null without gold"),
+    Column("final_answer", _text, True, "the content of the answer's last \\boxed{}, or what verify.* takes instead"),
+    Column("correct", pa.bool_(), True, "whether the answer is right, by verify.kind; null without gold or verdict"),
     Column(
         "reasoning_status", _text, False, "how the think block ended", values=("closed", "empty", "unclosed", "missing")
     ),
@@ -46,7 +46,13 @@ COLUMNS: tuple[Column, ...] = (
     Column("control_tokens", _count, False, "think tags and end-of-sequence token generated", "tokens"),
     Column("injected_tokens", _count, False, "those of completion_tokens that batchr1 put in itself", "tokens"),
     Column("completion_tokens", _count, False, "reasoning_tokens + answer_tokens + control_tokens", "tokens"),
-    Column("flags", pa.list_(_text), False, "what is odd about the row", values=FLAGS),
+    Column(
+        "flags",
+        pa.list_(_text),
+        False,
+        "what is odd about the row, by rules and thresholds of docs/traces.md",
+        values=FLAGS,
+    ),
     Column("seed", pa.int64(), True, "the sample's own seed; null when none was sent"),
     Column("attempts", _count, False, "how many times the sample was started"),
     Column("resumed_at", pa.list_(_count), False, "token offsets at which an interrupted generation went on", "tokens"),

@@ -77,6 +77,7 @@ class PromptRenderer:
     `instruction` is `math` (`MATH_INSTRUCTION`), `none`, or a text of one's own; it is appended to the last user turn
     after a blank line, unless the turn already holds it. With `think="force"` a prompt always ends inside one open
     think block; with `auto` it ends as the template leaves it. `warnings` collects what a user should know, each once.
+    The attribute `instruction` is the text itself.
 
     Raises ModelError if the template cannot be rendered, or closes the block that `force` needs open.
     """
@@ -85,7 +86,7 @@ class PromptRenderer:
         self.warnings: list[str] = []
         self._tokenizer = tokenizer
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        self._instruction = {"math": MATH_INSTRUCTION, "none": ""}.get(instruction, instruction.strip())
+        self.instruction = {"math": MATH_INSTRUCTION, "none": ""}.get(instruction, instruction.strip())
         self._force = think == "force"
         special = special_tokens(tokenizer)
         self._special_ids = frozenset(special.values()) - {tokenizer.unk_token_id}
@@ -145,8 +146,8 @@ class PromptRenderer:
         if any(turn["role"] == "assistant" for turn in turns):
             self._warn(_FEW_SHOT)
         last = turns[-1]
-        if self._instruction and self._instruction not in last["content"]:
-            last["content"] = f"{last['content'].rstrip()}\n\n{self._instruction}"
+        if self.instruction and self.instruction not in last["content"]:
+            last["content"] = f"{last['content'].rstrip()}\n\n{self.instruction}"
         if len(turns) == 1:
             text = last["content"]
         else:

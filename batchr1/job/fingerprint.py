@@ -34,10 +34,13 @@ def _is_larger(before: int | None, now: int | None) -> bool:
     return before is not None and (now is None or now > before)
 
 
-def fingerprint(spec: JobSpec, *, model_identity: str, kept: dict[str, str]) -> dict[str, Any]:
+def fingerprint(
+    spec: JobSpec, *, model_identity: str, kept: dict[str, str], verifier: str | None = None
+) -> dict[str, Any]:
     """The semantic keys of a job as a flat mapping of plain values.
 
-    `model_identity` covers weights, tokenizer and chat template; `kept` gives the type of each kept column.
+    `model_identity` covers weights, tokenizer and chat template; `kept` gives the type of each kept column; `verifier`
+    is the digest of the module of a function that verifies.
     """
     engine = {k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS}
     sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
@@ -49,6 +52,8 @@ def fingerprint(spec: JobSpec, *, model_identity: str, kept: dict[str, str]) -> 
         **{f"prompting.{k}": v for k, v in spec.prompting.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in sampling.items()},
         **{f"input.{k}": v for k, v in source.items()},
+        **{f"verify.{k}": v for k, v in spec.verify.model_dump(mode="json", include={"kind", "extract"}).items()},
+        "verify.kind's module": verifier,
         "output.keep": spec.output.keep,
         "output.keep types": kept,
     }
@@ -62,7 +67,7 @@ def digest(semantic: dict[str, Any]) -> str:
 
 def continued_digest(semantic: dict[str, Any]) -> str:
     """Of what decides each token of a generation. Not how many: saved ones are good under a larger limit too."""
-    return digest({key: value for key, value in semantic.items() if key != _MAX_TOKENS})
+    return digest({k: v for k, v in semantic.items() if k != _MAX_TOKENS and not k.startswith("verify.")})
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str, continue_truncated: bool = False) -> None:

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from batchr1.errors import JobError
 from batchr1.job.spec import JobSpec
+from batchr1.records import VERIFY_KINDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,11 @@ def _expand_paths(
     raw: dict[str, Any], job: Path, variables: Mapping[str, str | None], from_cli: set[tuple[str, ...]]
 ) -> None:
     """Expand `${NAME}` and `{{ name }}` in every path of the job and make local ones absolute, in place."""
-    for section, key in (("model", "path"), ("input", "path"), ("input", "exclude"), ("output", "path")):
+    verify = raw.get("verify")
+    if isinstance(verify, dict) and ":" in str(verify.get("kind")):
+        verify.setdefault("path", ".")
+    places = (("model", "path"), ("input", "path"), ("input", "exclude"), ("output", "path"), ("verify", "path"))
+    for section, key in places:
         holder = raw.get(section)
         if not isinstance(holder, dict) or holder.get(key) is None:
             continue
@@ -230,6 +235,11 @@ def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
             return f"{path}: {key}: this key is required. Add it."
         case "value_error":
             return f"{path}: {key}: {error['msg'].removeprefix('Value error, ')}. Correct it."
+        case "string_pattern_mismatch" if loc == ["verify", "kind"]:
+            kinds = ", ".join(VERIFY_KINDS)
+            close = difflib.get_close_matches(str(error["input"]), VERIFY_KINDS, n=1, cutoff=0.6)
+            hint = f"Did you mean {close[0]}?" if close else "Correct it."
+            return f"{path}: {key}: wrong value (got {got}, need {kinds}, or package.module:function). {hint}"
         case "string_pattern_mismatch":
             return f"{path}: {key}: wrong value (got {got}, need letters, digits, dot, dash, underscore). Correct it."
         case _:

@@ -5,11 +5,16 @@ Each field's description is the documentation: `schemas/job.schema.json` is gene
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from batchr1.records import VERIFY_KINDS
+
 PositiveInt = Annotated[int, Field(gt=0)]
+_DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+_VERIFY_KIND = rf"^({'|'.join(VERIFY_KINDS)}|{_DOTTED}:{_DOTTED})$"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -145,6 +150,42 @@ class RetrySpec(_Spec):
     """How often a row is tried before it counts as failed."""
 
 
+class VerifySpec(_Spec):
+    """How `correct` is decided, and what a verifier that never comes back may cost. Needs input.gold."""
+
+    kind: Annotated[str, Field(pattern=_VERIFY_KIND)] = "auto"
+    """auto: exact numbers, choices A to J, else mathematical equality. math: Math-Verify on all that is not equal as
+    written. number, choice: nothing else counts. exact: the same text. regex: the right answer is a pattern. none.
+    Or package.module:function of your own, called with (answer, gold, row), which gives True, False or None."""
+    extract: str | None = None
+    """A regular expression: the first group of its last match in the answer is the final answer; null: the last box."""
+    path: str | None = None
+    """The folder that the function's module is imported from; without it, the job file's folder."""
+    timeout_s: Seconds = 10
+    """Longest time for a row. One that takes longer gets no verdict, and the flag verify_failed."""
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2
+    """Address space of a verifying process, its libraries included."""
+    processes: PositiveInt = 2
+    """Verifying processes beside each engine, started when a row needs one."""
+
+    @field_validator("extract")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except (re.error, RecursionError, OverflowError) as exc:
+            raise ValueError(f"this is no regular expression ({exc}; got {value!r})") from exc
+        return value
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> VerifySpec:
+        if self.extract is not None and self.kind == "none":
+            raise ValueError("extract does nothing with kind none (got both)")
+        if self.path is not None and ":" not in self.kind:
+            raise ValueError(f"path belongs to a function as package.module:function (got kind {self.kind})")
+        return self
+
+
 class StorageSpec(_Spec):
     """Object store settings. Keys and secrets come from the environment, never from here."""
 
@@ -184,10 +225,17 @@ class JobSpec(_Spec):
     samples of the row that are done (one goes ahead); fifo: as in the input; auto: longest_first where either is."""
     checkpoint: CheckpointSpec = CheckpointSpec()
     retry: RetrySpec = RetrySpec()
+    verify: VerifySpec = VerifySpec()
     storage: StorageSpec = StorageSpec()
     executor: ExecutorSpec = ExecutorSpec()
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
+
+    @model_validator(mode="after")
+    def _verifies_something(self) -> JobSpec:
+        if self.input.gold is None and self.verify.kind not in ("auto", "none") and ":" not in self.verify.kind:
+            raise ValueError(f"verify.kind {self.verify.kind} compares with right answers, and input.gold names none")
+        return self
 
     @property
     def longest_first(self) -> bool:

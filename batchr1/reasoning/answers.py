@@ -75,13 +75,20 @@ def is_correct(final: str | None, gold: str | None) -> bool | None:
         return None
     if final is None:
         return False
+    as_numbers = same_number(final, gold)
+    return _compact(_clean(final)) == _compact(_clean(right_answer(gold))) if as_numbers is None else as_numbers
+
+
+def same_number(final: str, gold: str) -> bool | None:
+    """Whether two answers are the same number, exactly; None when one of them is no number."""
+    a, b = _number(_clean(final)), _number(_clean(right_answer(gold)))
+    return None if a is None or b is None else a == b
+
+
+def right_answer(gold: str) -> str:
+    """A right answer without what it comes in: a box, or a solution that ends with `#### answer`."""
     right = gold.rpartition("####")[2]
-    right = boxed_answer(right) or right
-    a, b = _clean(final), _clean(right)
-    x, y = _number(a), _number(b)
-    if x is not None and y is not None:
-        return x == y
-    return _compact(a) == _compact(b)
+    return boxed_answer(right) or right
 
 
 def answer_key(final: str) -> str:

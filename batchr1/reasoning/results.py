@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 
-from batchr1.reasoning.answers import final_answer, is_correct
+from batchr1.reasoning.answers import final_answer
 from batchr1.reasoning.flags import flags_of
 from batchr1.reasoning.split import split
 from batchr1.reasoning.tags import Decode, ThinkTags
+from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
 from batchr1.records import Completion, Partial, Result
 
 
@@ -19,13 +20,17 @@ def to_result(
     model: str,
     run: str,
     expects_box: bool,
+    instruction: str = "",
+    verify: Verify = AUTO,
     keep_token_ids: bool,
     finished_at: dt.datetime,
 ) -> Result:
     r"""The output row of a completion, every column filled.
 
-    `decode` as for `split`; `expects_box` says whether the instruction asked for `\boxed{}`; `keep_token_ids` keeps
-    the token ids of all rows and not only of truncated ones, which need them to be continued.
+    `decode` as for `split`; `expects_box` says whether the instruction asked for `\boxed{}`, `instruction` what
+    was appended to the prompt, in whatever language the prompt is; `keep_token_ids` keeps
+    the token ids of all rows and not only of truncated ones, which need them to be continued. `correct` is null where
+    verification takes more than a comparison: `run.verification` does it.
     """
     item = completion.item
     prompt = item.prompt
@@ -39,7 +44,7 @@ def to_result(
     if parts.reasoning_tokens is None or parts.answer_tokens is None or parts.control_tokens is None:
         raise TypeError("split() of token ids gives counts")
     truncated = completion.finish_reason == "length"
-    final = final_answer(parts.answer)
+    verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(final_answer(parts.answer), None)
     return Result(
         id=prompt.id,
         sample=item.sample,
@@ -48,8 +53,8 @@ def to_result(
         gold=prompt.gold,
         reasoning=parts.reasoning,
         answer=parts.answer,
-        final_answer=final,
-        correct=is_correct(final, prompt.gold),
+        final_answer=verdict.final,
+        correct=verdict.correct,
         reasoning_status=parts.status,
         truncated=truncated,
         truncated_in=parts.truncated_in,
@@ -61,7 +66,7 @@ def to_result(
         control_tokens=parts.control_tokens,
         injected_tokens=0,  # nothing injects tokens yet
         completion_tokens=len(completion.token_ids),
-        flags=flags_of(parts, expects_box=expects_box),
+        flags=flags_of(parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box),
         seed=item.seed,
         attempts=item.attempt,
         resumed_at=resumed_at(item.partial),

@@ -16,9 +16,12 @@ from batchr1.data.output import part_name, stage_part
 from batchr1.data.sink import results_table
 from batchr1.records import Completion, Result, SampleKey
 from batchr1.run.messages import FromWorker, PartCounts, Staged, WorkerSetup
+from batchr1.run.verification import Verification
 
+_Entry = tuple[Completion, dt.datetime] | Result | None  # a completion; a row that was verified; no more comes
 ToResult = Callable[[Completion, dt.datetime], Result]
 
+WAIT_S = 0.5
 _NOTHING = PartCounts(0, 0, 0, 0, 0, 0)
 
 
@@ -30,7 +33,9 @@ class Collector:
         self._to_result = to_result
         self._send = send
         self._kept = pa.ipc.read_schema(pa.py_buffer(setup.kept_schema))
-        self._queue: queue.SimpleQueue[tuple[Completion, dt.datetime] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
+        self._verification = Verification(setup.verify, self._queue.put)
+        self._judging = 0  # rows that are with it
         self._rows: list[Result] = []
         self._oldest = 0.0
         self._number = 0
@@ -59,10 +64,15 @@ class Collector:
         """What was put and is not known to be committed. Safe on any thread."""
         return list(self._uncommitted.values())
 
-    def finish(self) -> None:
-        """Stage everything that was put, and end. Raises what went wrong on the thread."""
+    def finish(self, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """Stage everything that was put, and end. Raises what went wrong on the thread.
+
+        Verification may have a backlog: `while_waiting` is called again and again until it is through.
+        """
         self._queue.put(None)
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(WAIT_S)
+            while_waiting()
         self.raise_error()
 
     def raise_error(self) -> None:
@@ -72,18 +82,33 @@ class Collector:
 
     def _work(self) -> None:
         try:
-            while (entry := self._next()) is not None:
-                if entry != ():
-                    self._add(self._to_result(*entry))
+            is_finishing = False
+            while not (is_finishing and self._judging == 0):
+                entry = self._next()
+                if entry is None:
+                    is_finishing = True
+                elif isinstance(entry, Result):
+                    self._judging -= 1
+                    self._add(entry)
+                elif entry != ():
+                    self._take(self._to_result(*entry))
                 if self._rows and time.monotonic() - self._oldest >= self._setup.part_every_s:
                     self._stage()
             if self._rows:
                 self._stage()
+            self._verification.close()
         except BaseException as exc:
             self._error = exc
 
-    def _next(self) -> tuple[Completion, dt.datetime] | tuple[()] | None:
-        """The next completion, () when the oldest waiting row is due, None at the end."""
+    def _take(self, row: Result) -> None:
+        if self._verification.takes(row):
+            self._judging += 1
+            self._verification.put(row)
+        else:
+            self._add(row)
+
+    def _next(self) -> _Entry | tuple[()]:
+        """The next thing to do, () when the oldest waiting row is due."""
         due = self._oldest + self._setup.part_every_s - time.monotonic() if self._rows else None
         try:
             return self._queue.get(timeout=None if due is None else max(0.0, due))

@@ -46,6 +46,7 @@ from batchr1.run.prepare import (
     take_inflight,
     take_out_done,
     take_out_failed,
+    verify_of,
 )
 from batchr1.run.reopen import reopen_truncated
 from batchr1.run.replicas import Fleet
@@ -338,6 +339,8 @@ class _Run:
             part_every_s=spec.output.part_every_s,
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
+            instruction=self._renderer.instruction,
+            verify=verify_of(spec),
             keep_token_ids=spec.output.token_ids == "always",
             devices=self._plan.device_groups[worker] if local else (),  # elsewhere the cluster chooses
             cpus=cpus,

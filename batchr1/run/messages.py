@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from batchr1.data.storage import Storage
 from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
+from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import CompletionLengths, Failure, SampleKey, WorkItem
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.sizing.stepdown import MemoryProblem
@@ -55,6 +56,8 @@ class WorkerSetup:
     kind: int = 0  # which of the plan's kinds of machine it is made for
     fixed_args: frozenset[str] = frozenset()
     pause_s: float = 0.0
+    instruction: str = ""  # what was appended to each prompt
+    verify: Verify = AUTO
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
 

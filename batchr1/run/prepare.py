@@ -15,8 +15,10 @@ from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.errors import JobError, OutputError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec, ModelSpec
+from batchr1.reasoning.verify import Verify
 from batchr1.run.executors import check_executor, machine_of
 from batchr1.run.messages import EngineSpec
+from batchr1.run.verification import check_verifier
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import choose_devices
 from batchr1.sizing.machine import Machine
@@ -79,8 +81,14 @@ def prepare(
     output.refuse_overlap(spec.input.paths, files)
     source = Source(spec.input, spec.output.keep, files)
     kept = {f.name: str(f.type) for f in source.kept_schema}
-    semantic = fingerprint(spec, model_identity=model.identity, kept=kept)
+    verifier = check_verifier(verify_of(spec), has_gold=spec.input.gold is not None)
+    semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
     return Prepared(spec, output, source, model, devices, semantic)
+
+
+def verify_of(spec: JobSpec) -> Verify:
+    """What workers are told about verification."""
+    return Verify(**spec.verify.model_dump())
 
 
 def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> PromptRenderer:

@@ -174,13 +174,13 @@ class Worker:
                 self._take(delta)
             self._admission.stepped(self._generated - before, self._engine.load())
             self._tell()
-        if self._checkpointer is not None:
-            self._checkpointer.close()
-            if self._stopping:
-                self._checkpointer.save()  # first what is quick, and worth the most
+        if self._checkpointer is not None and self._stopping:
+            self._checkpointer.save()  # first what is quick, and worth the most
         if self._under_way:
             self._engine.abort(list(self._under_way))
-        self._collector.finish()
+        self._collector.finish(self._tell)
+        if self._checkpointer is not None:  # verification may have taken long: what waited for it was saved meanwhile
+            self._checkpointer.close()
         self._tell(now=True)
         self._channel.send(Ended())
 

@@ -158,6 +158,8 @@ def result_maker(setup: WorkerSetup) -> Callable[..., Any]:
             model=setup.model_label,
             run=setup.run,
             expects_box=setup.expects_box,
+            instruction=setup.instruction,
+            verify=setup.verify,
             keep_token_ids=setup.keep_token_ids,
             finished_at=finished_at,
         )
