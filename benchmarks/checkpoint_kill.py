@@ -46,7 +46,7 @@ def run_recorded(path: Path, arguments: list[str]) -> NoReturn:
 
 def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random) -> dict[str, Any]:
     """One kill: what had to be generated again, and how long it took until all was as before."""
-    total = write_dataset(trace(options), folder / "trace.parquet")
+    total = write_dataset(trace(options), folder / "trace.parquet", options.model)
     [every_s] = options.every_s
     job = {
         "name": "kill",

@@ -26,7 +26,8 @@ from traces import TraceSpec, write_dataset
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The job's run record, with its exit code and the whole command's time in seconds."""
     write_shape(options.variant, folder / "model")
-    write_dataset(TraceSpec(options.requests, options.mean, 1.0, options.cap, 30), folder / "trace.parquet")
+    spec = TraceSpec(options.requests, options.mean, 1.0, options.cap, 30)
+    write_dataset(spec, folder / "trace.parquet", str(folder / "model"))
     job = {
         "name": "planned-run",
         "model": {"path": str(folder / "model"), "engine_args": {"load_format": "dummy"}},

@@ -156,7 +156,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="batchr1-replicas-") as name:
             folder = Path(name)
             spec = TraceSpec(rows, options.mean, options.sigma, options.cap, options.prompt_words)
-            expected = write_dataset(spec, folder / "trace.parquet")
+            expected = write_dataset(spec, folder / "trace.parquet", options.model)
             command = make(folder, replicas)
             found = run(command, folder, replicas=replicas, expected=expected, kill_after_s=kill_after_s)
         found = {"label": label, "replicas": replicas, "rows": rows, **found}
