@@ -167,7 +167,7 @@ JOB_FILES = [
     Bad(
         "unknown section",
         "TMP/job.yaml: wrokers: unknown key. Allowed here: name, model, input, output, prompting, "
-        "sampling, checkpoint, retry, storage, max_failed.",
+        "sampling, schedule, checkpoint, retry, verify, storage, executor, max_failed.",
         {"wrokers": 3},
     ),
     Bad(

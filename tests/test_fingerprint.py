@@ -49,6 +49,8 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"input.max_tokens": "cap"}, 'input.max_tokens: null → "cap"'),
     ({"input.id": None}, 'input.id: "id" → null'),
     ({"input.gold": "answer"}, 'input.gold: null → "answer"'),
+    ({"verify.kind": "none"}, 'verify.kind: "auto" → "none"'),
+    ({"verify.extract": "= (.*)"}, 'verify.extract: null → "= (.*)"'),
     ({"output.keep": ["level", "subject"]}, 'output.keep: ["level"] → ["level", "subject"]'),
 ]
 EXECUTION: list[dict[str, Any]] = [
@@ -66,6 +68,9 @@ EXECUTION: list[dict[str, Any]] = [
     {"input.expected_tokens": "length"},
     {"input.on_changed_prompt": "rerun"},
     {"max_failed": 7},
+    {"schedule": "longest_first"},
+    {"executor": {"kind": "ray", "replicas": 2, "address": "host:6379", "shared_storage": True}},
+    {"verify": {"kind": "auto", "timeout_s": 3, "memory_gib": 1, "processes": 1}},
 ]
 EXTENDING: list[dict[str, Any]] = [
     {"input.path": ["in.parquet", "more.parquet"]},
@@ -89,9 +94,10 @@ def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:
     named = set()
     for changes in [*(changes for changes, _ in SEMANTIC), *EXECUTION, *EXTENDING]:
         for path, value in changes.items():
-            nested = isinstance(value, dict) and path in ("checkpoint", "retry", "storage")
+            nested = isinstance(value, dict) and path in ("checkpoint", "retry", "storage", "executor", "verify")
             named |= {f"{path}.{key}" for key in value} if nested else {path}
-    assert named | {"input.messages", "input.template"} == keys - BY_IDENTITY
+    elsewhere = {"input.messages", "input.template", "verify.path"}  # tested with the keys that they go with
+    assert named | elsewhere == keys - BY_IDENTITY
     assert len(SEMANTIC) + len(EXECUTION) + len(EXTENDING) >= 25
 
 

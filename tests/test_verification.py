@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,8 +134,11 @@ def test_a_pattern_of_a_right_answer_may_be_bad_or_run_for_ever(tmp_path: Path) 
     assert [("verify_failed" in flags) for flags in rows["flags"]] == [False, True, True, False]
 
 
-def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_tokens(tmp_path: Path) -> None:
-    """All rows are generated and none is judged when the driver is killed: nothing is left, and nothing is lost."""
+@pytest.mark.parametrize(("number", "every_s"), [(signal.SIGKILL, 0.2), (signal.SIGTERM, 600)])
+def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_tokens(
+    number: int, every_s: float, tmp_path: Path
+) -> None:
+    """All rows are generated and none is judged when the driver is killed, or told to stop: nothing is left or lost."""
     count = 20
     questions(count).with_columns(gold=pl.lit("x")).write_parquet(tmp_path / "in.parquet")
     (tmp_path / "is slow").touch()
@@ -143,10 +147,10 @@ def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_toke
         f"    time.sleep(60 if os.path.exists({str(tmp_path / 'is slow')!r}) else 0)\n    return True\n"
     )
     job = write_job(
-        tmp_path, input={"gold": "gold"}, output={"rows_per_part": 4}, checkpoint={"every_s": 0.2},
+        tmp_path, input={"gold": "gold"}, output={"rows_per_part": 4}, checkpoint={"every_s": every_s},
         verify={"kind": "mine:judge", "timeout_s": 100, "memory_gib": 0.5},
     )  # fmt: skip
-    (tmp_path / "script.json").write_text(json.dumps(SHORT))
+    (tmp_path / "script.json").write_text(json.dumps({**SHORT, "grace_s": 4}))
     with tree([HELPER, str(tmp_path / "script.json"), "run", str(job)], tmp_path) as run:
 
         def verifying() -> list[int]:
@@ -158,10 +162,12 @@ def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_toke
             )
 
         until(lambda: len(verifying()) == 2, timeout_s=250, what="verifiers")
-        until(lambda: saved() == count, what="snapshots while verification goes on")
-        os.kill(run.driver.pid, 9)
-        run.driver.wait()
+        if number == signal.SIGKILL:
+            until(lambda: saved() == count, what="snapshots while verification goes on")
+        os.kill(run.driver.pid, number)
+        assert run.wait(60) == (75 if number == signal.SIGTERM else -number)
         until(lambda: not run.left(), 20, "nothing to be left")
+        assert saved() == count
     assert rows_or_none(tmp_path / "out") == 0
     (tmp_path / "is slow").unlink()
     summary = run_replay(job, replay(**SHORT))

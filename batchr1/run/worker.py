@@ -178,11 +178,19 @@ class Worker:
             self._checkpointer.save()  # first what is quick, and worth the most
         if self._under_way:
             self._engine.abort(list(self._under_way))
-        self._collector.finish(self._tell)
+        self._collector.finish(self._while_finishing)
         if self._checkpointer is not None:  # verification may have taken long: what waited for it was saved meanwhile
             self._checkpointer.close()
         self._tell(now=True)
         self._channel.send(Ended())
+
+    def _while_finishing(self) -> None:
+        """Verification may outlast generation by long: a `Stop` that comes meanwhile saves what still waits for it."""
+        was_stopping = self._stopping
+        self._receive()
+        if self._checkpointer is not None and self._stopping and not was_stopping:
+            self._checkpointer.save()
+        self._tell()
 
     @property
     def _is_idle(self) -> bool:
@@ -208,7 +216,7 @@ class Worker:
         # And at first nothing is kept in hand: what is decided later is decided with more lengths known.
         in_hand = self._backlog_target if self._under_way else 0
         room = free + in_hand - len(self._backlog) - self._wanted
-        if room > 0 and not self._finishing and (room * 4 >= self._backlog_target or idle):
+        if room > 0 and not (self._finishing or self._stopping) and (room * 4 >= self._backlog_target or idle):
             self._wanted += room
             self._channel.send(Want(room))
 
