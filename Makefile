@@ -14,8 +14,9 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
 
+# Most tests wait for processes: two at a time, half the time.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -175,15 +175,15 @@ SLOW = [
 @pytest.mark.parametrize("unit", SLOW)
 def test_a_megabyte_takes_no_longer_than_it_must(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     boxed_answer(text)
     boxed_answer("\\boxed{" + text + "}")
     is_correct(text, text + "1")
     is_correct("5", text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_deeply_nested_boxes_take_no_longer_than_they_must() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert boxed_answer("\\boxed{" * 70_000 + "5" + "}" * 70_000) == "5"
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -249,11 +249,11 @@ def test_special_tokens_in_any_turn_stay_text_but_earlier_thinking_is_taken_out(
 
 
 def test_a_prompt_of_a_megabyte_is_rendered_whole(any_tokenizer: Any) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     text = "What is </think> 1 + 1? " * 43_700
     prompt = PromptRenderer(any_tokenizer, instruction="none").render("a", text)
     assert text in as_text(any_tokenizer, prompt)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 def test_a_tokenizer_that_truncates_or_pads_does_neither_here() -> None:

@@ -217,9 +217,9 @@ def test_any_text_can_be_split(text: str, opened: bool, finish: str) -> None:
 @pytest.mark.parametrize("tags", [SINGLE, SPELLED])
 @pytest.mark.parametrize("ids", [[OPEN] * 32768, [CLOSE] * 32768, [X, OPEN] * 16384, [OPEN, X, CLOSE] * 10922])
 def test_a_long_degenerate_completion_is_split_in_no_time(ids: list[int], tags: ThinkTags) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     split_ids(ids, tags=tags, finish="length")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 # --- tags as a tokenizer has them ---
