@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import logging
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ log = logging.getLogger("batchr1.journal")
 INFLIGHT_DIR = f"{CONTROL_DIR}/inflight"
 _MAGIC = b"batchr1 snapshot 1\n"
 _DIGEST_BYTES = 16
+_NAME = re.compile(r"/snap-(?P<run>.+?)-(?:carried|cut-\d{5,}|(?P<worker>\d{3,}-\d{3,}-\d{7,}))\.bin$")
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -159,15 +161,21 @@ def write_snapshot(storage: Storage, rel: str, saved: Sequence[Saved], *, job: s
 def read_inflight(storage: Storage, *, job: str | None = None) -> Inflight:
     """Every snapshot of an output. What cannot be read is named, and left out."""
     found = Inflight()
-    for file in storage.list_files(INFLIGHT_DIR, ".bin"):
-        found.files.append(file.rel)
+    for rel in sorted((file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")), key=_age):
+        found.files.append(rel)
         try:
-            data = storage.find_bytes(file.rel)
+            data = storage.find_bytes(rel)
             if data is not None:
                 add(found.saved, decode(data, job=job))
         except SnapshotError as exc:
-            found.unreadable[file.rel] = str(exc)
+            found.unreadable[rel] = str(exc)
     return found
+
+
+def _age(rel: str) -> tuple[str, bool, str]:
+    """Sorts snapshots, oldest first: a run begins with what it took over, then its workers save."""
+    match = _NAME.search(rel)
+    return (match["run"], match["worker"] is not None, rel) if match else ("", False, rel)
 
 
 def read_worker(storage: Storage, run: str, worker: int, epoch: int, *, job: str) -> dict[SampleKey, Saved]:
