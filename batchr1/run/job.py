@@ -124,7 +124,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
             take_out_failed(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
-            return _nothing_to_do(prepared, run, counts)
+            return _nothing_to_do(prepared, pending, run, counts)
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
@@ -162,9 +162,10 @@ def _check_prompts(
     return engines
 
 
-def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
+def _nothing_to_do(prepared: Prepared, pending: Pending, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
-    prepared.output.clear_inflight()
+    take_inflight(prepared, pending, run)
+    prepared.output.clear_inflight(run)
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
@@ -383,7 +384,7 @@ class _Run:
             fault_point("finish.recorded")
             if not counts.pending:
                 self._lock.check()
-                self._output.clear_inflight()
+                self._output.clear_inflight(self._run)
                 self._output.clear_staging()  # a dead worker may have staged a part that nobody heard of
                 fault_point("finish.cleared")
             if code == 0:
