@@ -185,6 +185,11 @@ class Pending:
         pending = (self._bits[rows, numbers // 8] >> (numbers % 8).astype(np.uint8)) & 1
         return asked, asked & (pending == 0)
 
+    def rows_by_file(self) -> dict[str, int]:
+        """How many rows each file has within `where` and `limit`, by URI; none that has no such row."""
+        ends = [*list(self._starts.values())[1:], len(self._bits)]
+        return {uri: end - start for (uri, start), end in zip(self._starts.items(), ends, strict=True)}
+
     @property
     def num_rows(self) -> int:
         """Of the input, those included that were dropped."""

@@ -2,7 +2,8 @@
 
 Each committed row carries the hash of the prompt that it answers. To compare, prompts have to be rendered anew, which
 takes minutes for millions of rows. So `.batchr1/inputs.json` names the versions of the input files that all committed
-rows agree with, and only rows of other files are looked at. Memory: 8 bytes per input row, and one part at a time.
+rows agree with, and only rows of other files are looked at. A run that is narrowed looks at fewer rows, so its versions
+say which, and stand for no other run. Memory: 8 bytes per input row, and one part at a time.
 """
 
 from __future__ import annotations
@@ -31,20 +32,37 @@ _NOT_LOOKED_AT, _NO_PROMPT = 0, 1  # instead of a hash: 64 random bits are neith
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def files_to_check(prepared: Prepared) -> set[str]:
+def files_to_check(prepared: Prepared, pending: Pending) -> set[str]:
     """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
     spec = prepared.spec.input
     if spec.on_changed_prompt == "keep" or spec.id is None:  # without an id, another prompt is another row
         return set()
     known = prepared.output.inputs()
-    changed = {uri for uri, version in prepared.source.versions.items() if known.get(uri) != version}
+    changed = {uri for uri, version in _versions(prepared, pending, known).items() if known.get(uri) != version}
     return changed if changed and prepared.output.parts() else set()
 
 
-def agrees_with_input(prepared: Prepared) -> None:
-    """Note that every committed row answers the prompt that the input has now, and every later one will."""
+def agrees_with_input(prepared: Prepared, pending: Pending) -> None:
+    """Note that every committed row that this run asks for answers the prompt that the input has now."""
     if prepared.spec.input.on_changed_prompt != "keep":
-        prepared.output.write_inputs(prepared.source.versions)
+        prepared.output.write_inputs(_versions(prepared, pending, prepared.output.inputs()))
+
+
+def _versions(prepared: Prepared, pending: Pending, known: dict[str, str]) -> dict[str, str]:
+    """By URI, each input file's version and which of its samples are looked at: all, if that is `known` already."""
+    spec, rows = prepared.spec, pending.rows_by_file()
+    cut = pending.num_rows == spec.input.limit
+    last = next(reversed(rows))  # the one that the limit may have cut
+    found = {}
+    for uri, version in prepared.source.versions.items():
+        found[uri] = whole = f"{version} n={spec.sampling.n}"
+        if known.get(uri) == whole:
+            continue
+        if cut and (uri == last or uri not in rows):
+            found[uri] += f" rows={rows.get(uri, 0)}"
+        if spec.input.where is not None:
+            found[uri] += f" where={spec.input.where}"
+    return found
 
 
 def check_prompts(

@@ -153,12 +153,12 @@ def _check_prompts(
     prepared: Prepared, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
 ) -> _Engines | None:
     """Look for changed prompts under ids that are done, where an input file has changed."""
-    files = files_to_check(prepared)
+    files = files_to_check(prepared, pending)
     if files:
         renderer = engines.renderer if engines else make_renderer(prepared, options)
         check_prompts(prepared, pending, renderer, files, run=run, check_lock=lock.check)
     if prepared.output.exists():
-        agrees_with_input(prepared)
+        agrees_with_input(prepared, pending)
     return engines
 
 
@@ -169,7 +169,7 @@ def _nothing_to_do(prepared: Prepared, pending: Pending, run: str, counts: Count
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
-            agrees_with_input(prepared)
+            agrees_with_input(prepared, pending)
         prepared.output.succeed()
     return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
 
@@ -261,7 +261,7 @@ class _Run:
             return
         self._claimed = True
         self._output.write_job(_job_document(self._prepared))
-        agrees_with_input(self._prepared)
+        agrees_with_input(self._prepared, self._pending)
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
