@@ -5,7 +5,7 @@ Memory: 16 bytes of hash and 8 of sort order per input row while done rows are m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -135,6 +135,26 @@ class Pending:
     def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
         """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
+        for start, batch in self._numbered(source, columns, files):
+            done = np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
+            if done.any():
+                yield np.flatnonzero(done) + start, batch.filter(pa.array(done))
+
+    def rows_at(
+        self, source: Source, chosen: Bools, columns: Sequence[str]
+    ) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+        """Those rows whose number is chosen: their numbers, and these columns."""
+        files = [uri for (uri, start), count in zip(self._starts.items(), self.rows_by_file().values(), strict=True)
+                 if chosen[start : start + count].any()]  # fmt: skip
+        for start, batch in self._numbered(source, columns, files):
+            here = chosen[start : start + batch.num_rows]
+            if here.any():
+                yield np.flatnonzero(here) + start, batch.filter(pa.array(here))
+
+    def _numbered(
+        self, source: Source, columns: Sequence[str], files: Collection[str]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches of these files, each with the number of its first row."""
         ends = dict(zip(self._starts, [*list(self._starts.values())[1:], len(self._bits)], strict=True))
         next_row = dict(self._starts)
         for position, batch in source.batches(columns, only=files):
@@ -143,9 +163,7 @@ class Pending:
                 continue
             batch = batch.slice(0, max(0, ends[position.file] - start))
             next_row[position.file] = start + batch.num_rows
-            done = np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
-            if done.any():
-                yield np.flatnonzero(done) + start, batch.filter(pa.array(done))
+            yield start, batch
 
     def _clear(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> int:
         rows = self.find(ids)

@@ -9,13 +9,13 @@ say which, and stand for no other run. Memory: 8 bytes per input row, and one pa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from batchr1.data.pending import Pending
+from batchr1.data.pending import Bools, Numbers, Pending
 from batchr1.data.replace import replace_part
 from batchr1.errors import InputError
 from batchr1.records import Prompt
@@ -78,7 +78,7 @@ def check_prompts(
 
     Raises `InputError`, with nothing changed, when the job says refuse and there is one.
     """
-    digests, looked_at = _digests(prepared, pending, renderer, files)
+    digests, looked_at = prompt_digests(prepared, renderer, pending.done_rows(prepared.source, files), pending.num_rows)
     log.info("%d files have changed: compared the prompts of %d done rows", len(files), looked_at)
     again = prepared.spec.input.on_changed_prompt == "rerun"
     count, first = 0, None
@@ -105,14 +105,16 @@ def check_prompts(
         log.warning("%d samples are generated anew: the input has another prompt for them", count)
 
 
-def _digests(prepared: Prepared, pending: Pending, renderer: PromptRenderer, files: set[str]) -> tuple[Digests, int]:
+def prompt_digests(
+    prepared: Prepared, renderer: PromptRenderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
+) -> tuple[Digests, int]:
     """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
     from batchr1.data.prompts import PromptRow
 
     source = prepared.source
-    digests: Digests = np.full(pending.num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
+    digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
     count = 0
-    for numbers, batch in pending.done_rows(source, files):
+    for numbers, batch in rows_at:
         count += len(numbers)
         for start in range(0, batch.num_rows, RENDER_ROWS):
             part = batch.slice(start, RENDER_ROWS)
@@ -124,15 +126,19 @@ def _digests(prepared: Prepared, pending: Pending, renderer: PromptRenderer, fil
     return digests, count
 
 
-def _changed(
-    prepared: Prepared, pending: Pending, digests: Digests
-) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.bool_]]]]:
+def _changed(prepared: Prepared, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
     """Parts with samples whose prompt is another one now, and which they are."""
     for rel in prepared.output.parts():
         table = prepared.output.read_part(rel, ["id", "prompt_hash"])
-        rows = pending.find(table.column("id"))
-        hashes = np.frombuffer(bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8")
-        now = np.where(rows >= 0, digests[rows], _NOT_LOOKED_AT)
-        mask = (now != _NOT_LOOKED_AT) & (now != hashes[::2])
+        mask = have_changed(table, pending, digests)
         if mask.any():
             yield rel, mask
+
+
+def have_changed(table: pa.Table, pending: Pending, digests: Digests) -> Bools:
+    """Which committed rows answer another prompt than the input has now; those not looked at do not."""
+    rows = pending.find(table.column("id"))
+    hashes = np.frombuffer(bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8")
+    now = np.where(rows >= 0, digests[rows], _NOT_LOOKED_AT)
+    mask: Bools = (now != _NOT_LOOKED_AT) & (now != hashes[::2])
+    return mask

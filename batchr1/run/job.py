@@ -113,15 +113,14 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         check_fingerprint(prepared, continue_truncated=options.continue_truncated)
         roll_forward(output)
         output.clear_staging()
-        if options.continue_truncated:
-            engines = engines or _size_engines(prepared, options)
-            limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
-            job = continued_digest(prepared.semantic)
-            reopen_truncated(output, limit, run=run, job=job, check_lock=lock.check)
         take_out_done(prepared, pending)
         engines = _check_prompts(prepared, options, pending, engines, run, lock)
         if not options.retry_failed:
             take_out_failed(prepared, pending)
+        if options.continue_truncated:
+            engines = engines or _size_engines(prepared, options)
+            limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
+            reopen_truncated(prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check)
         counts = pending.counts()
         if counts.pending == 0:
             return _nothing_to_do(prepared, pending, run, counts)
