@@ -48,15 +48,16 @@ def make_output(folder: Path, rows: int, done: int) -> None:
     """Parts that hold the first `done` rows of a shuffled order, and the record of the job that made them."""
     from batchr1.data.sink import write_parquet
     from batchr1.job import load_job
+    from batchr1.run.changed import agrees_with_input
     from batchr1.run.job import _job_document
-    from batchr1.run.prepare import RunOptions, prepare
+    from batchr1.run.prepare import RunOptions, prepare, read_ids
 
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from replay_job import replay
 
     prepared = prepare(load_job(job(folder)), RunOptions(engine=replay()))
     prepared.output.write_job(_job_document(prepared))
-    prepared.output.write_inputs(prepared.source.versions)
+    agrees_with_input(prepared, read_ids(prepared))
     (folder / "out/data").mkdir()
     order = np.random.default_rng(0).permutation(rows)[:done]
     for number, start in enumerate(range(0, done, ROWS_PER_PART)):

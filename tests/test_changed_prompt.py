@@ -148,6 +148,24 @@ def test_prompts_are_rendered_only_for_files_that_changed(
     assert caplog.messages[0] == "2 files have changed: compared the prompts of 5 done rows"
 
 
+@pytest.mark.parametrize(
+    "narrowed",
+    [
+        {"input": {"path": "in", "limit": 2}},
+        {"input": {"path": "in", "where": "id = 'row/0'"}},
+        {"sampling": {"n": 1, "max_tokens": 60}},
+    ],
+    ids=["limit", "where", "n"],
+)
+def test_a_narrower_run_hides_no_changed_prompt_from_a_wider_one(done: Path, narrowed: dict[str, Any]) -> None:
+    for path in (done / "out/data").glob("*.parquet"):  # of the changed rows only the second sample is left
+        left = ~pl.col("id").is_in([f"row/{i}" for i in CHANGED]) | (pl.col("sample") == 1)
+        pl.read_parquet(path).filter(left).write_parquet(path)
+    assert run_replay(job_in(done, **narrowed)).exit_code == 0
+    with pytest.raises(InputError, match="got 3 of them"):
+        run_replay(job_in(done))
+
+
 def test_an_output_from_before_this_was_noted_is_compared_once(done: Path) -> None:
     (done / "out" / INPUTS_FILE).unlink()
     with pytest.raises(InputError, match="got 6 of them"):

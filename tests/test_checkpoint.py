@@ -149,6 +149,25 @@ def test_a_torn_snapshot_costs_tokens_and_no_row(tmp_path: Path, undisturbed: pl
     assert content(rows_of(output)).equals(undisturbed)
 
 
+def test_a_narrower_run_leaves_what_was_saved_of_other_rows(tmp_path: Path, undisturbed: pl.DataFrame) -> None:
+    job, output = long_job(tmp_path), tmp_path / "out"
+    with started(job) as run:
+        wait_for_saved(run, output, 500)
+        run.kill()
+    before = inflight(output)
+    others = {key: saved for key, saved in before.saved.items() if key.id not in ("row/0", "row/1", "row/2")}
+    assert others
+    few = long_job(tmp_path, input={"limit": 3})
+    for done in (3, 0):  # a run that ends, and one that finds nothing to do
+        summary = run_replay(few, quick())
+        assert (summary.exit_code, summary.tally.done) == (0, done)
+        assert inflight(output).saved == others
+    summary = run_replay(long_job(tmp_path), quick())
+    assert summary.tally.carried == sum(len(saved.tokens) for saved in others.values())
+    assert content(rows_of(output)).equals(undisturbed)
+    assert not (output / INFLIGHT_DIR).exists()
+
+
 def test_saved_tokens_of_a_changed_prompt_are_dropped(tmp_path: Path) -> None:
     job, output = long_job(tmp_path), tmp_path / "out"
     with started(job) as run:

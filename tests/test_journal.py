@@ -22,6 +22,7 @@ from batchr1.data.journal import (
     encode,
     read_inflight,
     read_worker,
+    reopened_name,
     snapshot_name,
     write_snapshot,
 )
@@ -173,6 +174,16 @@ def test_what_runs_left_becomes_one_file_and_torn_ones_are_reported(tmp_path: Pa
     assert read_inflight(storage, job="j").saved == found.saved
     carry_over(storage, "last", Inflight(files=[carried_name("next")]), job="j")
     assert names(storage) == []
+
+
+@pytest.mark.parametrize("name", [carried_name(RUN), reopened_name(RUN, 3)])
+def test_what_a_worker_saved_is_newer_than_what_its_run_took_over(tmp_path: Path, name: str) -> None:
+    storage = open_storage(tmp_path)
+    write_snapshot(storage, name, [one("a", 9), one("b", 9), one("c", 9)], job="j")
+    newer = [one("a", 2, prompt_hash=b"q" * 16), one("b", 3, attempt=2), one("c", 4)]
+    write_snapshot(storage, snapshot_name(RUN, 0, 0, 1), newer, job="j")
+    saved = read_inflight(storage, job="j").saved
+    assert {key.id: len(one.tokens) for key, one in saved.items()} == {"a": 2, "b": 3, "c": 9}
 
 
 def test_a_resumed_generation_has_a_seed_of_its_own() -> None:

@@ -2,6 +2,7 @@
 
     .batchr1/inflight/snap-<run>-<worker>-<epoch>-<number>.bin     one worker's, replaced every checkpoint.every_s
     .batchr1/inflight/snap-<run>-carried.bin                       what a run took over from the runs before it
+    .batchr1/inflight/snap-<run>-aside.bin                         the same, of samples that this run was not asked for
 
 A snapshot is a hint and never the truth: rows that are committed are left out when it is read, one that cannot be read
 costs tokens, and two that name the same sample give the further one. File: magic, BLAKE2b-128 of the rest, then an
@@ -13,8 +14,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import logging
+import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -29,6 +31,7 @@ log = logging.getLogger("batchr1.journal")
 INFLIGHT_DIR = f"{CONTROL_DIR}/inflight"
 _MAGIC = b"batchr1 snapshot 1\n"
 _DIGEST_BYTES = 16
+_NAME = re.compile(r"/snap-(?P<run>.+?)-(?:carried|aside|cut-\d{5,}|(?P<worker>\d{3,}-\d{3,}-\d{7,}))\.bin$")
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -95,6 +98,10 @@ def carried_name(run: str) -> str:
     return f"{INFLIGHT_DIR}/snap-{run}-carried.bin"
 
 
+def aside_name(run: str) -> str:
+    return f"{INFLIGHT_DIR}/snap-{run}-aside.bin"
+
+
 def reopened_name(run: str, number: int) -> str:
     """What `--continue-truncated` takes out of a part."""
     return f"{INFLIGHT_DIR}/snap-{run}-cut-{number:05d}.bin"
@@ -159,15 +166,21 @@ def write_snapshot(storage: Storage, rel: str, saved: Sequence[Saved], *, job: s
 def read_inflight(storage: Storage, *, job: str | None = None) -> Inflight:
     """Every snapshot of an output. What cannot be read is named, and left out."""
     found = Inflight()
-    for file in storage.list_files(INFLIGHT_DIR, ".bin"):
-        found.files.append(file.rel)
+    for rel in sorted((file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")), key=_age):
+        found.files.append(rel)
         try:
-            data = storage.find_bytes(file.rel)
+            data = storage.find_bytes(rel)
             if data is not None:
                 add(found.saved, decode(data, job=job))
         except SnapshotError as exc:
-            found.unreadable[file.rel] = str(exc)
+            found.unreadable[rel] = str(exc)
     return found
+
+
+def _age(rel: str) -> tuple[str, bool, str]:
+    """Sorts snapshots, oldest first: a run begins with what it took over, then its workers save."""
+    match = _NAME.search(rel)
+    return (match["run"], match["worker"] is not None, rel) if match else ("", False, rel)
 
 
 def read_worker(storage: Storage, run: str, worker: int, epoch: int, *, job: str) -> dict[SampleKey, Saved]:
@@ -182,11 +195,18 @@ def read_worker(storage: Storage, run: str, worker: int, epoch: int, *, job: str
     return saved
 
 
-def carry_over(storage: Storage, run: str, found: Inflight, *, job: str) -> None:
-    """Bring what earlier runs left into one file of this run, then remove theirs. Call with the lock held."""
+def carry_over(
+    storage: Storage, run: str, found: Inflight, *, job: str, aside: Collection[SampleKey] = frozenset()
+) -> None:
+    """Bring what earlier runs left into files of this run, then remove theirs. Call with the lock held.
+
+    `aside`: samples that this run is not asked for. A file of their own lets them outlive it.
+    """
     if found.files:
-        if found.saved:
-            write_snapshot(storage, carried_name(run), list(found.saved.values()), job=job)
+        for name, is_aside in ((carried_name(run), False), (aside_name(run), True)):
+            saved = [one for key, one in found.saved.items() if (key in aside) is is_aside]
+            if saved:
+                write_snapshot(storage, name, saved, job=job)
         fault_point("carry.written")
         for rel in found.files:
             storage.delete(rel)

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchr1.data.journal import INFLIGHT_DIR
+from batchr1.data.journal import INFLIGHT_DIR, aside_name
 from batchr1.data.sink import write_parquet
 from batchr1.data.storage import CONTROL_DIR, STAGING_DIR, InputFile, Storage
 from batchr1.data.storage_errors import is_passing, mapped
@@ -178,9 +178,16 @@ class Output:
         self.storage.delete_tree(STAGING_DIR)
         self.storage.abort_uploads()
 
-    def clear_inflight(self) -> None:
-        """Everything is committed: there is nothing left to save."""
-        self.storage.delete_tree(INFLIGHT_DIR)
+    def clear_inflight(self, run: str) -> None:
+        """Everything that `run` was asked for is committed: only what it set aside is left to save."""
+        aside = aside_name(run)
+        left = [file.rel for file in self.storage.list_files(INFLIGHT_DIR)]
+        if aside not in left:
+            self.storage.delete_tree(INFLIGHT_DIR)
+        else:
+            for rel in left:
+                if rel != aside:
+                    self.storage.delete(rel)
 
     def begin(self) -> None:
         """Something is about to be added: the output is not complete any more."""

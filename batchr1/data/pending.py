@@ -5,7 +5,7 @@ Memory: 16 bytes of hash and 8 of sort order per input row while done rows are m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from batchr1.data.source import Position, Source, key_hashes
 from batchr1.errors import InputError
 
 Bits = np.ndarray[Any, np.dtype[np.uint8]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -74,6 +75,7 @@ class Pending:
         self._bits[:] = np.packbits(np.arange(self._bits.shape[1] * 8) < n, bitorder="little")
         self._failed = 0
         self._dropped = 0
+        self._excluded: Bools | None = None  # by row, once one was
         self._lengths: Floats | None = None  # mean of a row's done samples, once one was told
         self._told: Floats | None = None
         self._drop_repeats(source, ids_are_hashes)
@@ -117,6 +119,9 @@ class Pending:
         """Drop rows whose ids are done elsewhere: they count as if they were not in the input."""
         rows = self.find(ids)
         rows = rows[(rows >= 0)]
+        if self._excluded is None:
+            self._excluded = np.zeros(len(self._bits), dtype=bool)
+        self._excluded[rows] = True
         wanted = np.unique(rows[self._bits[rows].any(axis=1)])
         self._bits[wanted] = 0
         self._dropped += int(wanted.size)
@@ -130,6 +135,26 @@ class Pending:
     def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
         """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
+        for start, batch in self._numbered(source, columns, files):
+            done = np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
+            if done.any():
+                yield np.flatnonzero(done) + start, batch.filter(pa.array(done))
+
+    def rows_at(
+        self, source: Source, chosen: Bools, columns: Sequence[str]
+    ) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+        """Those rows whose number is chosen: their numbers, and these columns."""
+        files = [uri for (uri, start), count in zip(self._starts.items(), self.rows_by_file().values(), strict=True)
+                 if chosen[start : start + count].any()]  # fmt: skip
+        for start, batch in self._numbered(source, columns, files):
+            here = chosen[start : start + batch.num_rows]
+            if here.any():
+                yield np.flatnonzero(here) + start, batch.filter(pa.array(here))
+
+    def _numbered(
+        self, source: Source, columns: Sequence[str], files: Collection[str]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches of these files, each with the number of its first row."""
         ends = dict(zip(self._starts, [*list(self._starts.values())[1:], len(self._bits)], strict=True))
         next_row = dict(self._starts)
         for position, batch in source.batches(columns, only=files):
@@ -138,9 +163,7 @@ class Pending:
                 continue
             batch = batch.slice(0, max(0, ends[position.file] - start))
             next_row[position.file] = start + batch.num_rows
-            done = np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
-            if done.any():
-                yield np.flatnonzero(done) + start, batch.filter(pa.array(done))
+            yield start, batch
 
     def _clear(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> int:
         rows = self.find(ids)
@@ -167,14 +190,23 @@ class Pending:
         found[ascending] = np.where(match, self._order[place], -1)
         return found
 
-    def are_done(self, ids: list[str], samples: list[int]) -> np.ndarray[Any, Any]:
-        """Whether each of these samples needs nothing any more; those that the input does not name are not done."""
-        rows, numbers = self.find(pa.array(ids, pa.string())), np.array(samples, dtype=np.int64)
-        asked = (rows >= 0) & (numbers < self._n)
+    def states(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> tuple[Bools, Bools]:
+        """Of each of these samples, whether the job asks for it, and whether it needs nothing any more.
+
+        Not asked for is what the input (within `where` and `limit`) does not name, `n` leaves out, or was excluded.
+        """
+        rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
+        asked: Bools = (rows >= 0) & (numbers < self._n)
         rows, numbers = np.where(asked, rows, 0), np.where(asked, numbers, 0)
+        if self._excluded is not None:
+            asked &= ~self._excluded[rows]
         pending = (self._bits[rows, numbers // 8] >> (numbers % 8).astype(np.uint8)) & 1
-        done: np.ndarray[Any, Any] = asked & (pending == 0)
-        return done
+        return asked, asked & (pending == 0)
+
+    def rows_by_file(self) -> dict[str, int]:
+        """How many rows each file has within `where` and `limit`, by URI; none that has no such row."""
+        ends = [*list(self._starts.values())[1:], len(self._bits)]
+        return {uri: end - start for (uri, start), end in zip(self._starts.items(), ends, strict=True)}
 
     @property
     def num_rows(self) -> int:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from batchr1.data.output import DATA_DIR, Output, stage_part
+from batchr1.data.pending import Bools
 from batchr1.data.storage import CONTROL_DIR, STAGING_DIR
 from batchr1.errors import OutputError
 from batchr1.faults import fault_point
@@ -35,27 +36,34 @@ class Limit:
     max_model_len: int | None
 
 
-def truncated_rows(output: Output, limit: Limit) -> Iterator[tuple[str, pa.Table, pa.Table]]:
-    """Parts with truncated rows that may go on: the part's name, these rows, and the part without them."""
+def truncated_rows(
+    output: Output, limit: Limit, wanted: Callable[[pa.Table], Bools]
+) -> Iterator[tuple[str, pa.Table, pa.Table]]:
+    """Parts with truncated rows that may go on: the part's name, these rows, and the part without them.
+
+    `wanted` says which of a part's rows are considered; it is given their `COLUMNS`.
+    """
     for rel in output.parts():
-        cut = pc.sum(_may_go_on(output.read_part(rel, _NEEDED), limit)).as_py()
-        if cut:
+        columns = output.read_part(rel, COLUMNS)
+        mask = may_go_on(columns, limit) & wanted(columns)
+        if mask.any():
             table = output.read_part(rel, None)
-            mask = _may_go_on(table, limit)
-            yield rel, table.filter(mask), table.filter(pc.invert(mask))
+            yield rel, table.filter(pa.array(mask)), table.filter(pa.array(~mask))
 
 
-_NEEDED = ["truncated", "prompt_tokens", "completion_tokens"]
+COLUMNS = ["id", "sample", "prompt_hash", "truncated", "prompt_tokens", "completion_tokens"]
 
 
-def _may_go_on(table: pa.Table, limit: Limit) -> pa.ChunkedArray:
+def may_go_on(table: pa.Table, limit: Limit) -> Bools:
+    """Which rows were cut before `limit`."""
     mask = table.column("truncated")
     if limit.max_tokens is not None:
         mask = pc.and_(mask, pc.less(table.column("completion_tokens"), limit.max_tokens))
     if limit.max_model_len is not None:
         whole = pc.add(table.column("prompt_tokens"), table.column("completion_tokens"))
         mask = pc.and_(mask, pc.less(whole, limit.max_model_len))
-    return mask
+    found: Bools = mask.to_numpy()
+    return found
 
 
 def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:

@@ -2,19 +2,20 @@
 
 Each committed row carries the hash of the prompt that it answers. To compare, prompts have to be rendered anew, which
 takes minutes for millions of rows. So `.batchr1/inputs.json` names the versions of the input files that all committed
-rows agree with, and only rows of other files are looked at. Memory: 8 bytes per input row, and one part at a time.
+rows agree with, and only rows of other files are looked at. A run that is narrowed looks at fewer rows, so its versions
+say which, and stand for no other run. Memory: 8 bytes per input row, and one part at a time.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from batchr1.data.pending import Pending
+from batchr1.data.pending import Bools, Numbers, Pending
 from batchr1.data.replace import replace_part
 from batchr1.errors import InputError
 from batchr1.records import Prompt
@@ -31,20 +32,37 @@ _NOT_LOOKED_AT, _NO_PROMPT = 0, 1  # instead of a hash: 64 random bits are neith
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def files_to_check(prepared: Prepared) -> set[str]:
+def files_to_check(prepared: Prepared, pending: Pending) -> set[str]:
     """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
     spec = prepared.spec.input
     if spec.on_changed_prompt == "keep" or spec.id is None:  # without an id, another prompt is another row
         return set()
     known = prepared.output.inputs()
-    changed = {uri for uri, version in prepared.source.versions.items() if known.get(uri) != version}
+    changed = {uri for uri, version in _versions(prepared, pending, known).items() if known.get(uri) != version}
     return changed if changed and prepared.output.parts() else set()
 
 
-def agrees_with_input(prepared: Prepared) -> None:
-    """Note that every committed row answers the prompt that the input has now, and every later one will."""
+def agrees_with_input(prepared: Prepared, pending: Pending) -> None:
+    """Note that every committed row that this run asks for answers the prompt that the input has now."""
     if prepared.spec.input.on_changed_prompt != "keep":
-        prepared.output.write_inputs(prepared.source.versions)
+        prepared.output.write_inputs(_versions(prepared, pending, prepared.output.inputs()))
+
+
+def _versions(prepared: Prepared, pending: Pending, known: dict[str, str]) -> dict[str, str]:
+    """By URI, each input file's version and which of its samples are looked at: all, if that is `known` already."""
+    spec, rows = prepared.spec, pending.rows_by_file()
+    cut = pending.num_rows == spec.input.limit
+    last = next(reversed(rows))  # the one that the limit may have cut
+    found = {}
+    for uri, version in prepared.source.versions.items():
+        found[uri] = whole = f"{version} n={spec.sampling.n}"
+        if known.get(uri) == whole:
+            continue
+        if cut and (uri == last or uri not in rows):
+            found[uri] += f" rows={rows.get(uri, 0)}"
+        if spec.input.where is not None:
+            found[uri] += f" where={spec.input.where}"
+    return found
 
 
 def check_prompts(
@@ -60,7 +78,7 @@ def check_prompts(
 
     Raises `InputError`, with nothing changed, when the job says refuse and there is one.
     """
-    digests, looked_at = _digests(prepared, pending, renderer, files)
+    digests, looked_at = prompt_digests(prepared, renderer, pending.done_rows(prepared.source, files), pending.num_rows)
     log.info("%d files have changed: compared the prompts of %d done rows", len(files), looked_at)
     again = prepared.spec.input.on_changed_prompt == "rerun"
     count, first = 0, None
@@ -87,14 +105,16 @@ def check_prompts(
         log.warning("%d samples are generated anew: the input has another prompt for them", count)
 
 
-def _digests(prepared: Prepared, pending: Pending, renderer: PromptRenderer, files: set[str]) -> tuple[Digests, int]:
+def prompt_digests(
+    prepared: Prepared, renderer: PromptRenderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
+) -> tuple[Digests, int]:
     """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
     from batchr1.data.prompts import PromptRow
 
     source = prepared.source
-    digests: Digests = np.full(pending.num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
+    digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
     count = 0
-    for numbers, batch in pending.done_rows(source, files):
+    for numbers, batch in rows_at:
         count += len(numbers)
         for start in range(0, batch.num_rows, RENDER_ROWS):
             part = batch.slice(start, RENDER_ROWS)
@@ -106,15 +126,19 @@ def _digests(prepared: Prepared, pending: Pending, renderer: PromptRenderer, fil
     return digests, count
 
 
-def _changed(
-    prepared: Prepared, pending: Pending, digests: Digests
-) -> Iterator[tuple[str, np.ndarray[Any, np.dtype[np.bool_]]]]:
+def _changed(prepared: Prepared, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
     """Parts with samples whose prompt is another one now, and which they are."""
     for rel in prepared.output.parts():
         table = prepared.output.read_part(rel, ["id", "prompt_hash"])
-        rows = pending.find(table.column("id"))
-        hashes = np.frombuffer(bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8")
-        now = np.where(rows >= 0, digests[rows], _NOT_LOOKED_AT)
-        mask = (now != _NOT_LOOKED_AT) & (now != hashes[::2])
+        mask = have_changed(table, pending, digests)
         if mask.any():
             yield rel, mask
+
+
+def have_changed(table: pa.Table, pending: Pending, digests: Digests) -> Bools:
+    """Which committed rows answer another prompt than the input has now; those not looked at do not."""
+    rows = pending.find(table.column("id"))
+    hashes = np.frombuffer(bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8")
+    now = np.where(rows >= 0, digests[rows], _NOT_LOOKED_AT)
+    mask: Bools = (now != _NOT_LOOKED_AT) & (now != hashes[::2])
+    return mask

@@ -113,18 +113,17 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         check_fingerprint(prepared, continue_truncated=options.continue_truncated)
         roll_forward(output)
         output.clear_staging()
-        if options.continue_truncated:
-            engines = engines or _size_engines(prepared, options)
-            limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
-            job = continued_digest(prepared.semantic)
-            reopen_truncated(output, limit, run=run, job=job, check_lock=lock.check)
         take_out_done(prepared, pending)
         engines = _check_prompts(prepared, options, pending, engines, run, lock)
         if not options.retry_failed:
             take_out_failed(prepared, pending)
+        if options.continue_truncated:
+            engines = engines or _size_engines(prepared, options)
+            limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
+            reopen_truncated(prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check)
         counts = pending.counts()
         if counts.pending == 0:
-            return _nothing_to_do(prepared, run, counts)
+            return _nothing_to_do(prepared, pending, run, counts)
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
@@ -153,22 +152,23 @@ def _check_prompts(
     prepared: Prepared, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
 ) -> _Engines | None:
     """Look for changed prompts under ids that are done, where an input file has changed."""
-    files = files_to_check(prepared)
+    files = files_to_check(prepared, pending)
     if files:
         renderer = engines.renderer if engines else make_renderer(prepared, options)
         check_prompts(prepared, pending, renderer, files, run=run, check_lock=lock.check)
     if prepared.output.exists():
-        agrees_with_input(prepared)
+        agrees_with_input(prepared, pending)
     return engines
 
 
-def _nothing_to_do(prepared: Prepared, run: str, counts: Counts) -> Summary:
+def _nothing_to_do(prepared: Prepared, pending: Pending, run: str, counts: Counts) -> Summary:
     code = _exit_code(counts, prepared.spec, None)
-    prepared.output.clear_inflight()
+    take_inflight(prepared, pending, run)
+    prepared.output.clear_inflight(run)
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
-            agrees_with_input(prepared)
+            agrees_with_input(prepared, pending)
         prepared.output.succeed()
     return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
 
@@ -260,7 +260,7 @@ class _Run:
             return
         self._claimed = True
         self._output.write_job(_job_document(self._prepared))
-        agrees_with_input(self._prepared)
+        agrees_with_input(self._prepared, self._pending)
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
         from batchr1.run.feeder import Feeder, Limits
@@ -383,7 +383,7 @@ class _Run:
             fault_point("finish.recorded")
             if not counts.pending:
                 self._lock.check()
-                self._output.clear_inflight()
+                self._output.clear_inflight(self._run)
                 self._output.clear_staging()  # a dead worker may have staged a part that nobody heard of
                 fault_point("finish.cleared")
             if code == 0:

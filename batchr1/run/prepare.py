@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from batchr1.data.journal import Inflight, carry_over, read_inflight
 from batchr1.data.output import Output
 from batchr1.data.pending import Pending
@@ -16,6 +18,7 @@ from batchr1.errors import JobError, OutputError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec, ModelSpec
 from batchr1.reasoning.verify import Verify
+from batchr1.records import SampleKey
 from batchr1.run.executors import check_executor, machine_of
 from batchr1.run.messages import EngineSpec
 from batchr1.run.verification import check_verifier
@@ -202,19 +205,21 @@ def take_out_failed(prepared: Prepared, pending: Pending) -> None:
 
 
 def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
-    """What earlier runs saved of samples that are still to do, brought into one snapshot of this run.
+    """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
 
-    Call with the lock held, after `take_out_done`.
+    What it is not asked for is still to do by another, wider run. Call with the lock held, after `take_out_done`.
     """
     storage, job = prepared.output.storage, continued_digest(prepared.semantic)
     found = read_inflight(storage, job=job)
-    keys = list(found.saved)
+    keys, aside = list(found.saved), set[SampleKey]()
     if keys:
-        done = pending.are_done([k.id for k in keys], [k.sample for k in keys])
-        for key, is_done in zip(keys, done, strict=True):
+        ids, samples = pa.array([k.id for k in keys], pa.string()), pa.array([k.sample for k in keys], pa.int32())
+        for key, is_asked, is_done in zip(keys, *pending.states(ids, samples), strict=True):
             if is_done:
                 del found.saved[key]
-    carry_over(storage, run, found, job=job)
+            elif not is_asked:
+                aside.add(key)
+    carry_over(storage, run, found, job=job, aside=aside)
     return found
 
 

@@ -9,29 +9,85 @@ from __future__ import annotations
 import logging
 from array import array
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from batchr1.data.journal import Saved, reopened_name, write_snapshot
-from batchr1.data.output import Output
-from batchr1.data.replace import Limit, replace_part, truncated_rows
+from batchr1.data.pending import Bools, Pending
+from batchr1.data.replace import COLUMNS, Limit, may_go_on, replace_part, truncated_rows
+from batchr1.job.fingerprint import continued_digest
+from batchr1.run.changed import have_changed, prompt_digests
+
+if TYPE_CHECKING:
+    from batchr1.data.prompts import PromptRenderer
+    from batchr1.run.prepare import Prepared
 
 log = logging.getLogger("batchr1.reopen")
 
 
-def reopen_truncated(output: Output, limit: Limit, *, run: str, job: str, check_lock: Callable[[], None]) -> int:
-    """Make truncated rows that may go on under `limit` pending; how many. Call before reading what is committed."""
+def reopen_truncated(
+    prepared: Prepared,
+    pending: Pending,
+    renderer: PromptRenderer,
+    limit: Limit,
+    *,
+    run: str,
+    check_lock: Callable[[], None],
+) -> int:
+    """Make truncated rows that may go on under `limit` pending; how many.
+
+    Only of samples that this run is asked for: another row would leave its part, and nobody would finish it. Call with
+    the lock held, when what is committed and what failed was taken out and prompts were compared.
+    """
+    output, job = prepared.output, continued_digest(prepared.semantic)
     count = 0
-    for number, (rel, cut, rest) in enumerate(truncated_rows(output, limit)):
+    for number, (rel, cut, rest) in enumerate(
+        truncated_rows(output, limit, _wanted(prepared, pending, renderer, limit))
+    ):
         check_lock()
         if not count:
             output.begin()
         write_snapshot(output.storage, reopened_name(run, number), _saved(cut), job=job)
         replace_part(output, rel, rest, run)
+        pending.reopen(cut.column("id"), cut.column("sample"))
         count += cut.num_rows
     if count:
         log.info("%d truncated rows go on", count)
     return count
+
+
+def _wanted(
+    prepared: Prepared, pending: Pending, renderer: PromptRenderer, limit: Limit
+) -> Callable[[pa.Table], Bools]:
+    """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now."""
+
+    def is_done(table: pa.Table) -> Bools:
+        return pending.states(table.column("id"), table.column("sample"))[1]
+
+    spec, source = prepared.spec.input, prepared.source
+    is_kept = spec.on_changed_prompt == "keep" and spec.id is not None  # else prompts were compared before
+    if not is_kept and spec.max_tokens is None:
+        return is_done
+
+    chosen: Bools = np.zeros(pending.num_rows, dtype=bool)
+    for table in prepared.output.tables(COLUMNS):
+        chosen[pending.find(table.column("id"))[may_go_on(table, limit) & is_done(table)]] = True
+    caps = np.full(pending.num_rows, np.inf)
+    if spec.max_tokens is not None:
+        for numbers, batch in pending.rows_at(source, chosen, [spec.max_tokens]):
+            caps[numbers] = [np.inf if cap is None else cap for cap in source.caps(batch)]
+    digests = None
+    if is_kept:
+        columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
+        digests, _ = prompt_digests(prepared, renderer, pending.rows_at(source, chosen, columns), pending.num_rows)
+
+    def wanted(table: pa.Table) -> Bools:
+        mask: Bools = is_done(table) & (table.column("completion_tokens").to_numpy() < caps[pending.find(table.column("id"))])
+        return mask if digests is None else mask & ~have_changed(table, pending, digests)
+
+    return wanted
 
 
 def _saved(rows: pa.Table) -> list[Saved]:

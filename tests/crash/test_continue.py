@@ -13,7 +13,7 @@ from process_tree import tree
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
 from batchr1.data.replace import INTENT_FILE
-from batchr1.errors import FingerprintError, OutputError
+from batchr1.errors import FingerprintError, InputError, OutputError
 from batchr1.faults import POINTS
 
 HELPER = str(Path(__file__).parent.parent / "replay_job.py")
@@ -79,6 +79,59 @@ def test_a_larger_limit_is_refused_without_the_option_and_a_smaller_one_with_it(
         run_replay(job_in(job.parent, 20), replay(**QUICK), continue_truncated=True)
     assert "--continue-truncated" not in str(smaller.value)
     assert (job.parent / "out/_SUCCESS").exists()
+
+
+def test_only_rows_of_this_run_are_reopened(job: Path, from_the_start: pl.DataFrame) -> None:
+    output = job.parent / "out"
+    before = rows_of(output)
+    few = write_job(job.parent, sampling={"max_tokens": LARGE}, input={"limit": 20})
+    mine = pl.col("id").is_in([f"row/{i}" for i in range(20)])
+    cut = before.filter(mine & pl.col("truncated")).height
+    assert 0 < cut < before["truncated"].sum()
+    summary = run_replay(few, replay(**QUICK), continue_truncated=True)
+    assert (summary.exit_code, summary.tally.done) == (0, cut)
+    assert rows_of(output).filter(~mine).equals(before.filter(~mine))
+    summary = run_replay(job_in(job.parent, LARGE), replay(**QUICK), continue_truncated=True)
+    assert summary.tally.carried == SMALL * summary.tally.done > 0
+    assert content(output).equals(from_the_start)
+
+
+@pytest.mark.parametrize("choice", ["refuse", "rerun", "keep"])
+def test_a_changed_prompt_is_noticed_before_its_row_goes_on(job: Path, choice: str) -> None:
+    output = job.parent / "out"
+    before = rows_of(output)
+    cut = before.filter("truncated")["id"].to_list()
+    changed = cut[:3]
+    now = pl.when(pl.col("id").is_in(changed)).then(pl.col("problem") + " Now.").otherwise(pl.col("problem"))
+    questions(ROWS).with_columns(problem=now).write_parquet(job.parent / "in.parquet")
+    job = write_job(job.parent, sampling={"max_tokens": LARGE}, input={"on_changed_prompt": choice})
+    if choice == "refuse":
+        with pytest.raises(InputError, match="got 3 of them"):
+            run_replay(job, replay(**QUICK), continue_truncated=True)
+        assert rows_of(output).equals(before)
+        return
+    summary = run_replay(job, replay(**QUICK), continue_truncated=True)
+    again = 3 if choice == "rerun" else 0
+    assert (summary.exit_code, summary.tally.done) == (0, len(cut) - 3 + again)
+    assert summary.tally.carried == SMALL * (len(cut) - 3)
+    rows = rows_of(output)
+    assert keys_of(rows) == wanted_keys(questions(ROWS))
+    assert rows.filter(pl.col("prompt").str.contains("Now.")).height == again
+
+
+def test_a_row_at_its_own_cap_does_not_go_on(tmp_path: Path) -> None:
+    caps = pl.when(pl.int_range(20) < 10).then(10).otherwise(None)
+    questions(20).with_columns(cap=caps).write_parquet(tmp_path / "in.parquet")
+    run_replay(write_job(tmp_path, input={"max_tokens": "cap"}, sampling={"max_tokens": 20}), replay(**QUICK))
+    cut = rows_of(tmp_path / "out").filter("truncated")
+    free = cut.filter(pl.col("completion_tokens") == 20).height
+    assert 0 < free < cut.height
+    job = write_job(tmp_path, input={"max_tokens": "cap"}, sampling={"max_tokens": LARGE})
+    summary = run_replay(job, replay(**QUICK), continue_truncated=True)
+    assert (summary.exit_code, summary.tally.done) == (0, free)
+    caps = pl.when(pl.int_range(20) < 10).then(15).otherwise(None)
+    questions(20).with_columns(cap=caps).write_parquet(tmp_path / "in.parquet")  # the caps have grown
+    assert run_replay(job, replay(**QUICK), continue_truncated=True).tally.done == cut.height - free
 
 
 INTENT_STEPS = sorted(name for name in POINTS if name.startswith("intent."))
