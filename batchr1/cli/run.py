@@ -133,7 +133,7 @@ def as_text(summary: Summary, again: str) -> str:
         lines.append(f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude")
     if tally.done:
         lines.append(
-            f"this run: {tally.done:,} rows, {tally.tokens:,} tokens in {summary.wall_s:,.1f} s, "
+            f"this run: {tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
             f"{summary.tokens_per_s:,.0f} tokens/s while generating, {tally.truncated / tally.done:.1%} truncated"
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
