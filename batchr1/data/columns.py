@@ -54,7 +54,7 @@ COLUMNS: tuple[Column, ...] = (
         values=FLAGS,
     ),
     Column("seed", pa.int64(), True, "the sample's own seed; null when none was sent"),
-    Column("attempts", _count, False, "which attempt this is: above 1 where the engine had refused it; going on after a kill is none"),
+    Column("attempts", _count, False, "which attempt this is; going on after a kill is no new one"),
     Column("resumed_at", pa.list_(_count), False, "token offsets at which an interrupted generation went on", "tokens"),
     Column("token_ids", pa.list_(_count), True, "the exact completion; for truncated rows, or for all by option"),
     Column("prompt_hash", _text, False, "128-bit hash of the rendered prompt's token ids, hexadecimal"),

@@ -84,7 +84,8 @@ def _wanted(
         digests, _ = prompt_digests(prepared, renderer, pending.rows_at(source, chosen, columns), pending.num_rows)
 
     def wanted(table: pa.Table) -> Bools:
-        mask: Bools = is_done(table) & (table.column("completion_tokens").to_numpy() < caps[pending.find(table.column("id"))])
+        cap = caps[pending.find(table.column("id"))]
+        mask: Bools = is_done(table) & (table.column("completion_tokens").to_numpy() < cap)
         return mask if digests is None else mask & ~have_changed(table, pending, digests)
 
     return wanted
