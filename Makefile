@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 crash crash-long cluster slow bench bench-peers bench-all clean
+.PHONY: math test lint types s3 s3-long crash crash-long cluster slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -28,6 +28,10 @@ types: $(VENV)/.dev
 # The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
 s3: $(VENV)/.dev
 	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m 's3 and not slow'
+
+# All of it: fifty races for a lock, a gateway that is killed and started again.
+s3-long: $(VENV)/.dev
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
 
 # Real runs on vLLM that are killed: the short leg of CI, ten random kills among them.
 crash: $(VENV)/.dev

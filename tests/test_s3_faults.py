@@ -101,6 +101,7 @@ def test_with_every_tenth_request_failing_a_run_ends_complete(
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_a_gateway_that_is_killed_and_started_again_is_waited_for(s3_real: S3, tmp_path: Path) -> None:
     gateway = the_gateway()
     wanted = put_questions(s3_real, tmp_path, 300)
@@ -197,6 +198,7 @@ def rivals(s3_real: S3) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_of_two_that_race_for_an_output_one_wins_fifty_times(s3_real: S3, rivals: list[subprocess.Popen[str]]) -> None:
     def told(word: str) -> None:
         for process in rivals:
@@ -225,6 +227,7 @@ def test_of_two_that_race_for_an_output_one_wins_fifty_times(s3_real: S3, rivals
 
 
 @pytest.mark.s3
+@pytest.mark.slow
 def test_of_two_whole_runs_one_does_the_job_and_the_other_names_it(s3_real: S3, tmp_path: Path) -> None:
     wanted = put_questions(s3_real, tmp_path, 60)
     for turn in range(3):
