@@ -33,9 +33,9 @@ s3: $(VENV)/.dev
 s3-long: $(VENV)/.dev
 	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
 
-# Real runs on vLLM that are killed: the short leg of CI, ten random kills among them.
+# Real runs on vLLM that are killed: the short leg of CI. Random kills are the long leg's.
 crash: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash/test_random_kills.py -k 'not bfloat16 and not sampled and not apart and not truncated'
+	$(BIN)/python -m pytest -m slow tests/test_kill.py
 
 # The long leg: a kill at every named step, and a hundred random kills over four jobs.
 crash-long: $(VENV)/.dev
