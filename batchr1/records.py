@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 ReasoningStatus = Literal["closed", "empty", "unclosed", "missing"]
 TruncatedIn = Literal["reasoning", "answer"]
-TruncatedBy = Literal["max_tokens", "context", "budget"]
+TruncatedBy = Literal["max_tokens", "context", "budget", "loop"]
 FinishReason = Literal["stop", "length"]
 
 FLAGS = (  # what is odd about a row, always in this order
     "no_think", "empty_think", "extra_think_tag", "answer_without_box", "looping", "mixed_language", "json_leak",
-    "long_paragraph", "code_in_reasoning", "refusal", "verify_failed",
+    "long_paragraph", "code_in_reasoning", "refusal", "budget_forced", "verify_failed",
 )  # fmt: skip
 VERIFY_KINDS = ("auto", "math", "number", "choice", "exact", "regex", "none")  # what decides `correct`, but functions
 
@@ -57,13 +57,15 @@ class Prompt:
 class Partial:
     """Tokens that were saved of a generation, and the offsets at which it was interrupted before.
 
-    With a `finish_reason` it had ended, and only its row was not committed yet.
+    With a `finish_reason` it had ended, and only its row was not committed yet. `injected` of the tokens were put in by
+    batchr1.
     """
 
     token_ids: tuple[int, ...]
     resumed_at: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     finished_at: dt.datetime | None = None
+    injected: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,16 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the engine generated for a work item: all token ids (saved ones first), the end token included."""
+    """What the engine generated for a work item: all token ids (saved ones first), the end token included.
+
+    `cut_by`: what cut it where that was batchr1 and not the engine; `injected` of the tokens batchr1 put in.
+    """
 
     item: WorkItem
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
+    injected: int = 0
+    cut_by: Literal["budget", "loop"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

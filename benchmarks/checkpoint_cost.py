@@ -129,7 +129,7 @@ def leg(
     from batchr1.run.collector import Collector
     from batchr1.run.messages import WorkerSetup
     from batchr1.run.worker import Worker
-    from batchr1.run.worker_main import result_maker
+    from batchr1.run.worker_main import model_tags, result_maker
 
     output = Output(open_storage(f"{options.output}/{name}"))
     setup = WorkerSetup(
@@ -156,7 +156,7 @@ def leg(
 
     engine.ends = []
     line = Line(output, items)
-    collector = Collector(setup, result_maker(setup), line.send)
+    collector = Collector(setup, result_maker(setup, *model_tags(setup)), line.send)
     Checkpointer._rotate, Checkpointer.save = noted, timed  # type: ignore[method-assign]
     try:
         started = time.perf_counter()

@@ -38,7 +38,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("truncated", pa.bool_(), False, "whether generation was cut by a length limit"),
     Column("truncated_in", _text, True, "the part that was cut", values=("reasoning", "answer")),
-    Column("truncated_by", _text, True, "the limit that cut it", values=("max_tokens", "context", "budget")),
+    Column("truncated_by", _text, True, "the limit that cut it", values=("max_tokens", "context", "budget", "loop")),
     Column("finish_reason", _text, False, "why generation ended", values=("stop", "length")),
     Column("prompt_tokens", _count, False, "length of the rendered prompt", "tokens"),
     Column("reasoning_tokens", _count, False, "generated inside the think block", "tokens"),

@@ -42,6 +42,7 @@ _SCHEMA = pa.schema(
         pa.field("resumed_at", pa.list_(pa.int32())),
         pa.field("finish_reason", pa.string()),
         pa.field("finished_at", pa.timestamp("us", tz="UTC")),
+        pa.field("injected", pa.int32()),  # absent where an earlier version wrote it
     ]
 )
 
@@ -52,7 +53,10 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest."""
+    """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest.
+
+    `injected`: how many of the tokens batchr1 put in.
+    """
 
     id: str
     sample: int
@@ -62,6 +66,7 @@ class Saved:
     resumed_at: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     finished_at: dt.datetime | None = None
+    injected: int = 0
 
     @property
     def key(self) -> SampleKey:
@@ -69,7 +74,7 @@ class Saved:
 
     def partial(self) -> Partial:
         """What a work item carries of it."""
-        return Partial(tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at)
+        return Partial(tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at, self.injected)
 
 
 @dataclass(slots=True)
@@ -125,6 +130,7 @@ def encode(saved: Sequence[Saved], *, job: str) -> bytes:
         "resumed_at": [s.resumed_at for s in saved],
         "finish_reason": [s.finish_reason for s in saved],
         "finished_at": [s.finished_at for s in saved],
+        "injected": [s.injected for s in saved],
     }
     arrays = [v if isinstance(v, pa.Array) else pa.array(v, _SCHEMA.field(n).type) for n, v in columns.items()]
     schema = _SCHEMA.with_metadata({"job": job})

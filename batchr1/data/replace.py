@@ -51,12 +51,13 @@ def truncated_rows(
             yield rel, table.filter(pa.array(mask)), table.filter(pa.array(~mask))
 
 
-COLUMNS = ["id", "sample", "prompt_hash", "truncated", "prompt_tokens", "completion_tokens"]
+COLUMNS = ["id", "sample", "prompt_hash", "truncated", "truncated_by", "prompt_tokens", "completion_tokens"]
 
 
 def may_go_on(table: pa.Table, limit: Limit) -> Bools:
-    """Which rows were cut before `limit`."""
-    mask = table.column("truncated")
+    """Which rows were cut by a limit, and before `limit`. A budget or a loop would cut them again."""
+    by_limit = pc.is_in(table.column("truncated_by"), pa.array(["max_tokens", "context"]))
+    mask = pc.and_(table.column("truncated"), by_limit)
     if limit.max_tokens is not None:
         mask = pc.and_(mask, pc.less(table.column("completion_tokens"), limit.max_tokens))
     if limit.max_model_len is not None:

@@ -27,6 +27,7 @@ HARMLESS_ENGINE_ARGS = frozenset(
 
 
 _MAX_TOKENS = "sampling.max_tokens"
+_ADDED_LATER = {"thinking_budget": None, "answer_budget": None, "closing_sentence": None, "stop_loops": False}
 
 
 def _is_larger(before: int | None, now: int | None) -> bool:
@@ -44,6 +45,9 @@ def fingerprint(
     """
     engine = {k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS}
     sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
+    for name, default in _ADDED_LATER.items():  # unset, they change nothing of what outputs and snapshots say
+        if sampling[name] == default:
+            del sampling[name]
     source = spec.input.model_dump(mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"})
     return {
         "model": model_identity,
@@ -54,6 +58,7 @@ def fingerprint(
         **{f"input.{k}": v for k, v in source.items()},
         **{f"verify.{k}": v for k, v in spec.verify.model_dump(mode="json", include={"kind", "extract"}).items()},
         "verify.kind's module": verifier,
+        **({"retry.on": sorted(spec.retry.on)} if spec.retry.on else {}),
         "output.keep": spec.output.keep,
         "output.keep types": kept,
     }

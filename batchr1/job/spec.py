@@ -15,6 +15,7 @@ from batchr1.records import VERIFY_KINDS
 PositiveInt = Annotated[int, Field(gt=0)]
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _VERIFY_KIND = rf"^({'|'.join(VERIFY_KINDS)}|{_DOTTED}:{_DOTTED})$"
+RetryReason = Literal["missing", "empty", "unclosed", "looping"]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -134,6 +135,30 @@ class SamplingSpec(_Spec):
     """Each sample's own seed is derived from it; null sends none to the engine."""
     ignore_eos: bool = False
     """Generate up to max_tokens whatever the model says: for measuring speed."""
+    thinking_budget: PositiveInt | None = None
+    """Reasoning tokens per sample, at most: there the trace is closed and the answer begins; null: no bound."""
+    answer_budget: PositiveInt | None = None
+    """Tokens of the answer, at most; thinking is closed early enough to leave room for them. null: no bound."""
+    closing_sentence: str | None = None
+    """Said at the end of a trace that a budget closes, as a paragraph of its own; null: nothing is said."""
+    stop_loops: bool = False
+    """End a generation that has been repeating itself for long: truncated, by loop."""
+
+    @property
+    def has_budget(self) -> bool:
+        return self.thinking_budget is not None or self.answer_budget is not None
+
+    @model_validator(mode="after")
+    def _leaves_room_for_an_answer(self) -> SamplingSpec:
+        for name in ("thinking_budget", "answer_budget"):
+            budget = getattr(self, name)
+            if budget is not None and self.max_tokens is not None and budget >= self.max_tokens:
+                raise ValueError(f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
+                                 f"{self.max_tokens})")  # fmt: skip
+        if self.closing_sentence is not None and not self.has_budget:
+            raise ValueError("closing_sentence is said where a budget closes a trace, and there is none (set "
+                             "thinking_budget or answer_budget)")  # fmt: skip
+        return self
 
 
 class CheckpointSpec(_Spec):
@@ -144,10 +169,13 @@ class CheckpointSpec(_Spec):
 
 
 class RetrySpec(_Spec):
-    """What happens to a row that the engine refuses."""
+    """What happens to a row that the engine refuses, or whose outcome is not wanted."""
 
     attempts: PositiveInt = 3
-    """How often a row is tried before it counts as failed."""
+    """How often a row is tried: then one that the engine refused counts as failed, and any other is kept as it is."""
+    on: list[RetryReason] = []
+    """Outcomes that are tried again with a seed of their own: missing, empty, unclosed (as reasoning_status), looping.
+    Tokens of earlier attempts are thrown away, and counted in the run's record."""
 
 
 class VerifySpec(_Spec):
@@ -230,6 +258,12 @@ class JobSpec(_Spec):
     executor: ExecutorSpec = ExecutorSpec()
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
+
+    @model_validator(mode="after")
+    def _tries_something_else(self) -> JobSpec:
+        if self.retry.on and self.sampling.temperature == 0:
+            raise ValueError("retry.on draws again, and at sampling.temperature 0 nothing is drawn (got both)")
+        return self
 
     @model_validator(mode="after")
     def _verifies_something(self) -> JobSpec:

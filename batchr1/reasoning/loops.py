@@ -70,7 +70,7 @@ class LoopDetector:
     def update(self, tokens: array[int]) -> bool:
         if len(tokens) - self._checked < CHECK_EVERY:
             return False
-        self._checked = len(tokens)
+        self._checked = len(tokens) - len(tokens) % CHECK_EVERY  # at the same places whoever begins to look where
         return tokens_loop(tokens)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from batchr1.reasoning.answers import final_answer
-from batchr1.reasoning.flags import flags_of
+from batchr1.reasoning.flags import flags_of, in_order
 from batchr1.reasoning.split import split
 from batchr1.reasoning.tags import Decode, ThinkTags
 from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
@@ -44,6 +44,7 @@ def to_result(
     if parts.reasoning_tokens is None or parts.answer_tokens is None or parts.control_tokens is None:
         raise TypeError("split() of token ids gives counts")
     truncated = completion.finish_reason == "length"
+    marks = ("budget_forced",) * (completion.injected > 0) + ("looping",) * (completion.cut_by == "loop")
     verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(final_answer(parts.answer), None)
     return Result(
         id=prompt.id,
@@ -58,15 +59,17 @@ def to_result(
         reasoning_status=parts.status,
         truncated=truncated,
         truncated_in=parts.truncated_in,
-        truncated_by=item.limited_by if truncated else None,
+        truncated_by=(completion.cut_by or item.limited_by) if truncated else None,
         finish_reason=completion.finish_reason,
         prompt_tokens=len(prompt.token_ids),
         reasoning_tokens=parts.reasoning_tokens,
         answer_tokens=parts.answer_tokens,
         control_tokens=parts.control_tokens,
-        injected_tokens=0,  # nothing injects tokens yet
+        injected_tokens=completion.injected,
         completion_tokens=len(completion.token_ids),
-        flags=flags_of(parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box),
+        flags=in_order(
+            (*flags_of(parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box), *marks)
+        ),
         seed=item.seed,
         attempts=item.attempt,
         resumed_at=resumed_at(item.partial),

@@ -6,6 +6,7 @@ import datetime as dt
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -14,8 +15,9 @@ import pyarrow as pa
 from batchr1.data.journal import Saved
 from batchr1.data.output import part_name, stage_part
 from batchr1.data.sink import results_table
-from batchr1.records import Completion, Result, SampleKey
+from batchr1.records import Completion, Result, SampleKey, WorkItem
 from batchr1.run.messages import FromWorker, PartCounts, Staged, WorkerSetup
+from batchr1.run.seeds import derive_seed
 from batchr1.run.verification import Verification
 
 _Entry = tuple[Completion, dt.datetime] | Result | None  # a completion; a row that was verified; no more comes
@@ -26,7 +28,11 @@ _NOTHING = PartCounts(0, 0, 0, 0, 0, 0)
 
 
 class Collector:
-    """Takes completions, never blocks the caller, and stages a part when it is full or old enough."""
+    """Takes completions, never blocks the caller, and stages a part when it is full or old enough.
+
+    With `retry_on`, `decided` says of each completion what becomes of it: its key, where its row is kept; a work item,
+    where it is to be tried again.
+    """
 
     def __init__(self, setup: WorkerSetup, to_result: ToResult, send: Callable[[FromWorker], None]) -> None:
         self._setup = setup
@@ -42,6 +48,8 @@ class Collector:
         self._error: BaseException | None = None
         self._uncommitted: dict[SampleKey, Saved] = {}
         self._carried: dict[SampleKey, int] = {}
+        self._discarded: Counter[SampleKey] = Counter()  # tokens of attempts that were not kept
+        self.decided: queue.SimpleQueue[WorkItem | SampleKey] = queue.SimpleQueue()
         self.totals = _NOTHING
         self._thread = threading.Thread(target=self._work, name="collector", daemon=True)
         self._thread.start()
@@ -90,8 +98,11 @@ class Collector:
                 elif isinstance(entry, Result):
                     self._judging -= 1
                     self._add(entry)
-                elif entry != ():
-                    self._take(self._to_result(*entry))
+                elif entry:
+                    completion, finished_at = entry
+                    row = self._to_result(completion, finished_at)
+                    if not self._tries_again(completion.item, row):
+                        self._take(row)
                 if self._rows and time.monotonic() - self._oldest >= self._setup.part_every_s:
                     self._stage()
             if self._rows:
@@ -99,6 +110,21 @@ class Collector:
             self._verification.close()
         except BaseException as exc:
             self._error = exc
+
+    def _tries_again(self, item: WorkItem, row: Result) -> bool:
+        """Whether the row is not what is wanted, and may be tried once more. What it was stays saved till then."""
+        setup = self._setup
+        if not setup.retry_on:
+            return False
+        outcomes = {row.reasoning_status, *row.flags}
+        if item.attempt >= setup.attempts or not setup.retry_on & outcomes:
+            self.decided.put(item.key)
+            return False
+        attempt = item.attempt + 1
+        seed = derive_seed(setup.seed, item.prompt.id, item.sample, attempt)
+        self._discarded[item.key] += row.completion_tokens
+        self.decided.put(replace(item, attempt=attempt, seed=seed, partial=None, expected_tokens=None))
+        return True
 
     def _take(self, row: Result) -> None:
         if self._verification.takes(row):
@@ -130,7 +156,10 @@ class Collector:
         stage_part(self._setup.storage, results_table(rows, self._kept), name)
         counts = _NOTHING
         for row in rows:
-            counts = replace(_plus(counts, row), carried=counts.carried + self._carried.pop(row.key, 0))
+            carried, discarded = self._carried.pop(row.key, 0), self._discarded.pop(row.key, 0)
+            counts = replace(
+                _plus(counts, row), carried=counts.carried + carried, discarded=counts.discarded + discarded
+            )
         self._send(Staged(name, tuple(row.key for row in rows), counts))
 
 

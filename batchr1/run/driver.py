@@ -65,6 +65,7 @@ class Tally:
     correct: int = 0
     judged: int = 0
     carried: int = 0  # of tokens: saved by an earlier engine, not generated again
+    discarded: int = 0  # tokens of attempts that were not kept, beside `tokens`
     parts: list[str] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
     first_submit: float | None = None
@@ -79,6 +80,7 @@ class Tally:
         self.correct += counts.correct
         self.judged += counts.judged
         self.carried += counts.carried
+        self.discarded += counts.discarded
 
 
 class Driver:

@@ -38,6 +38,7 @@ from batchr1.run.prepare import (
     DEFAULTS,
     Prepared,
     RunOptions,
+    budgets_of,
     check_fingerprint,
     make_renderer,
     plan_job,
@@ -341,6 +342,9 @@ class _Run:
             expects_box=spec.prompting.instruction == "math",
             instruction=self._renderer.instruction,
             verify=verify_of(spec),
+            budgets=budgets_of(spec),
+            stop_loops=s.stop_loops,
+            retry_on=frozenset(spec.retry.on),
             keep_token_ids=spec.output.token_ids == "always",
             devices=self._plan.device_groups[worker] if local else (),  # elsewhere the cluster chooses
             cpus=cpus,

@@ -27,6 +27,16 @@ class EngineSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetSetup:
+    """What a job says of budgets, in tokens; None: no bound. The worker makes ids of the sentence."""
+
+    thinking: int | None
+    answer: int | None
+    max_tokens: int | None
+    sentence: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """Everything a worker needs to know before its first lease.
 
@@ -58,6 +68,9 @@ class WorkerSetup:
     pause_s: float = 0.0
     instruction: str = ""  # what was appended to each prompt
     verify: Verify = AUTO
+    budgets: BudgetSetup | None = None
+    stop_loops: bool = False
+    retry_on: frozenset[str] = frozenset()  # outcomes that are tried again: values of reasoning_status, or looping
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
 
@@ -126,6 +139,7 @@ class PartCounts:
     correct: int
     judged: int
     carried: int = 0  # of tokens: those that were generated before, and saved
+    discarded: int = 0  # tokens of earlier attempts at these rows, beside `tokens`
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from batchr1.job.spec import JobSpec, ModelSpec
 from batchr1.reasoning.verify import Verify
 from batchr1.records import SampleKey
 from batchr1.run.executors import check_executor, machine_of
-from batchr1.run.messages import EngineSpec
+from batchr1.run.messages import BudgetSetup, EngineSpec
 from batchr1.run.verification import check_verifier
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import choose_devices
@@ -94,6 +94,14 @@ def verify_of(spec: JobSpec) -> Verify:
     return Verify(**spec.verify.model_dump())
 
 
+def budgets_of(spec: JobSpec) -> BudgetSetup | None:
+    """What workers are told about budgets; None without any."""
+    s = spec.sampling
+    if not s.has_budget:
+        return None
+    return BudgetSetup(s.thinking_budget, s.answer_budget, s.max_tokens, s.closing_sentence)
+
+
 def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> PromptRenderer:
     """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
     if options.engine is None:
@@ -116,8 +124,14 @@ def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ..
 
 def _renderer(spec: JobSpec, location: str, revision: str | None) -> PromptRenderer:
     from batchr1.data.prompts import PromptRenderer, load_tokenizer
+    from batchr1.reasoning.tags import ThinkTags
 
     tokenizer = load_tokenizer(location, revision=revision, trust_remote_code=spec.model.trust_remote_code)
+    if spec.sampling.has_budget and ThinkTags.of(tokenizer).close_id is None:
+        raise JobError(
+            f"sampling: budgets need a model whose think tags are single tokens ({location} spells </think> out). "
+            "Remove thinking_budget and answer_budget, or choose another model."
+        )
     return PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
 
 

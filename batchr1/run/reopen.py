@@ -92,7 +92,7 @@ def _wanted(
 
 
 def _saved(rows: pa.Table) -> list[Saved]:
-    names = ["id", "sample", "attempts", "prompt_hash", "token_ids", "resumed_at"]
+    names = ["id", "sample", "attempts", "prompt_hash", "token_ids", "resumed_at", "injected_tokens"]
     return [
         Saved(
             id=row["id"],
@@ -101,6 +101,7 @@ def _saved(rows: pa.Table) -> list[Saved]:
             prompt_hash=bytes.fromhex(row["prompt_hash"]),
             tokens=array("i", row["token_ids"]),
             resumed_at=tuple(row["resumed_at"]),
+            injected=row["injected_tokens"],
         )
         for row in rows.select(names).to_pylist()
         if row["token_ids"]

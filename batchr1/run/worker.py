@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import queue
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from batchr1.data.journal import Saved
 from batchr1.data.storage_errors import set_leaving
-from batchr1.engine.protocol import Delta, Engine, Request
+from batchr1.engine.protocol import Delta, Engine
 from batchr1.errors import RequestError, StorageError
-from batchr1.reasoning.results import resumed_at
-from batchr1.records import Completion, Failure, FinishReason, Partial, SampleKey, WorkItem
+from batchr1.records import Failure, FinishReason, SampleKey, WorkItem
 from batchr1.run.admission import Admission
 from batchr1.run.checkpoint import Checkpointer
 from batchr1.run.collector import Collector
+from batchr1.run.generation import NO_RULES, Generation, Rules
 from batchr1.run.messages import (
     Committed,
     Ended,
@@ -40,7 +40,7 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
-from batchr1.run.seeds import derive_seed, resumed_seed
+from batchr1.run.seeds import derive_seed
 
 PROGRESS_EVERY_S = 0.5
 BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
@@ -58,77 +58,19 @@ class Channel(Protocol):
         ...
 
 
-class Generation:
-    """A sample under way: all its tokens, of which the first `offset` were saved before it was submitted."""
-
-    __slots__ = ("item", "offset", "tokens")
-
-    def __init__(self, item: WorkItem) -> None:
-        self.tokens = array("i", item.partial.token_ids if item.partial else ())  # copied in one piece by snapshots
-        self.offset = len(self.tokens)
-        self.item = item
-        if item.partial is not None and item.partial.finish_reason is not None and self.ended() is None:
-            self.item = dataclasses.replace(item, partial=Partial(item.partial.token_ids, item.partial.resumed_at))
-
-    @property
-    def at_least(self) -> int:
-        return self.item.at_least_tokens
-
-    @property
-    def prompt_id(self) -> str:
-        return self.item.prompt.id
-
-    @property
-    def prompt_len(self) -> int:
-        return len(self.item.prompt.token_ids)
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def max_tokens(self) -> int:
-        return self.item.max_tokens
-
-    @property
-    def expected(self) -> float | None:
-        return self.item.expected_tokens
-
-    def request(self, id: str) -> Request:
-        item = self.item
-        seed = resumed_seed(item.seed, self.offset)
-        return Request(id, (*item.prompt.token_ids, *self.tokens), item.max_tokens - self.offset, seed)
-
-    def ended(self) -> FinishReason | None:
-        """Why nothing is left to generate, although it was not submitted yet; None when something is."""
-        partial = self.item.partial
-        if partial is None or not partial.token_ids:
-            return None
-        if partial.finish_reason == "stop" and self.offset <= self.item.max_tokens:
-            return "stop"
-        return "length" if self.offset >= self.item.max_tokens else None
-
-    def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> Saved:
-        """As snapshots keep it. Safe beside the step loop."""
-        item = self.item
-        return Saved(
-            item.prompt.id, item.sample, item.attempt, item.prompt.digest, self.tokens[:], resumed_at(item.partial),
-            reason, finished_at,
-        )  # fmt: skip
-
-
 class Worker:
     """Runs leases through an engine until it is told to finish or to stop."""
 
     def __init__(
         self, setup: WorkerSetup, engine: Engine, collector: Collector, channel: Channel,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, *, rules: Rules = NO_RULES,
     ) -> None:  # fmt: skip
         self._setup = setup
         self._engine = engine
         self._collector = collector
         self._channel = channel
         self._clock = clock
+        self._rules = rules
         self._admission = Admission(
             kv_cache_tokens=engine.info.kv_cache_tokens, max_num_seqs=setup.max_num_seqs,
             max_model_len=engine.info.max_model_len, expected=setup.expected,
@@ -138,6 +80,7 @@ class Worker:
         self._next: Generation | None = None  # the first of the backlog, refused by admission for now
         self._under_way: dict[str, Generation] = {}
         self._through: list[tuple[SampleKey, int]] = []  # generated, with how many tokens, and not told yet
+        self._undecided: dict[SampleKey, int] = {}  # generated, likewise, and perhaps to be tried again
         self._checkpointer: Checkpointer | None = None
         if setup.checkpoint is not None:
             self._checkpointer = Checkpointer(
@@ -168,6 +111,7 @@ class Worker:
             self._checkpointer.start()
         while not self._stopping and not (self._finishing and self._is_idle):
             self._receive()
+            self._decide()
             self._submit()
             before = self._generated
             for delta in self._engine.step():
@@ -194,7 +138,7 @@ class Worker:
 
     @property
     def _is_idle(self) -> bool:
-        return not self._backlog and self._next is None and not self._under_way
+        return not self._backlog and self._next is None and not self._under_way and not self._undecided
 
     def _receive(self) -> None:
         idle = self._is_idle
@@ -222,7 +166,7 @@ class Worker:
 
     def _submit(self) -> None:
         while self._next is not None or self._backlog:
-            generation = self._next or Generation(self._backlog.popleft())
+            generation = self._next or Generation(self._backlog.popleft(), self._rules)
             self._next = None
             if (reason := generation.ended()) is not None:
                 self._hand_over(generation, reason)
@@ -230,15 +174,20 @@ class Worker:
             if not self._admission.admits(generation):
                 self._next = generation
                 break
-            self._number += 1
-            request = generation.request(str(self._number))
-            try:
-                self._engine.submit(request)
-            except RequestError as exc:
-                self._retry_or_refuse(generation.item, exc)
-                continue
-            self._under_way[request.id] = generation
-            self._admission.started(generation)
+            if self._start(generation):
+                self._admission.started(generation)
+
+    def _start(self, generation: Generation) -> bool:
+        """Into the engine; False where that refuses it."""
+        self._number += 1
+        request = generation.request(str(self._number))
+        try:
+            self._engine.submit(request)
+        except RequestError as exc:
+            self._retry_or_refuse(generation.item, exc)
+            return False
+        self._under_way[request.id] = generation
+        return True
 
     def _retry_or_refuse(self, item: WorkItem, exc: RequestError) -> None:
         if item.attempt < self._setup.attempts:
@@ -250,27 +199,62 @@ class Worker:
         self._channel.send(Refused((failure,)))
 
     def _take(self, delta: Delta) -> None:
-        generation = self._under_way[delta.id]
-        generation.tokens.extend(delta.token_ids)
-        self._generated += len(delta.token_ids)
-        if delta.finish_reason is not None:
-            self._hand_over(generation, delta.finish_reason)
-            self._admission.ended(generation, cut=delta.finish_reason == "length")
-            del self._under_way[delta.id]  # after: a snapshot sees it here, or there, or twice, but never nowhere
+        generation, reason = self._under_way[delta.id], delta.finish_reason
+        before = generation.generated
+        act = generation.take(delta.token_ids)
+        self._generated += generation.generated - before
+        if act is not None and reason is None:
+            self._engine.abort([delta.id])
+        if act == "close":
+            generation.close()
+            if generation.generated >= generation.item.max_tokens:
+                self._end(generation, "length")
+            elif not self._start(generation):
+                self._admission.ended(generation)
+        elif act == "cut" or reason is not None:
+            self._end(generation, reason if act is None and reason is not None else "length")
+        else:
+            return
+        del self._under_way[delta.id]  # after: a snapshot sees it here, or there, or twice, but never nowhere
+
+    def _end(self, generation: Generation, reason: FinishReason) -> None:
+        self._hand_over(generation, reason)
+        self._admission.ended(generation, cut=reason == "length")
 
     def _hand_over(self, generation: Generation, reason: FinishReason) -> None:
         """A generation is complete: to the collector."""
-        item, tokens = generation.item, generation.tokens[: generation.item.max_tokens]
+        item, completion = generation.item, generation.completion(reason)
         before = item.partial.finished_at if item.partial else None
-        generation.tokens = tokens
         saved = generation.saved(reason, before or dt.datetime.now(dt.UTC))
-        self._collector.put(Completion(item, tuple(tokens), reason), saved, min(generation.offset, len(tokens)))
-        self._through.append((item.key, len(tokens)))
+        length = len(completion.token_ids)
+        self._collector.put(completion, saved, min(generation.offset, length))
+        if self._setup.retry_on:
+            self._undecided[item.key] = length
+        else:
+            self._through.append((item.key, length))
+
+    def _decide(self) -> None:
+        """What becomes of completions that might be tried again. Those that are go first: they are late already."""
+        while self._undecided:
+            try:
+                decided = self._collector.decided.get_nowait()
+            except queue.Empty:
+                return
+            key = decided.key if isinstance(decided, WorkItem) else decided
+            length = self._undecided.pop(key)
+            if isinstance(decided, WorkItem):
+                self._backlog.appendleft(decided)
+            else:
+                self._through.append((key, length))
 
     def _collect(self) -> list[Saved]:
         """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
-        under_way = {one.key: one for one in (g.saved() for g in list(self._under_way.values())) if one.tokens}
-        return list((under_way | {one.key: one for one in self._collector.uncommitted()}).values())
+        saved = {one.key: one for one in (g.saved() for g in list(self._under_way.values())) if one.tokens}
+        for one in self._collector.uncommitted():
+            again = saved.get(one.key)
+            if again is None or again.attempt <= one.attempt:  # else this one is being tried again
+                saved[one.key] = one
+        return list(saved.values())
 
     def _tell(self, *, now: bool = False) -> None:
         at = self._clock()

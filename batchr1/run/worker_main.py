@@ -107,14 +107,15 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     from batchr1.run.collector import Collector
     from batchr1.run.worker import Worker
 
-    to_result = result_maker(setup)
+    tags, tokenizer = model_tags(setup)
+    to_result = result_maker(setup, tags, tokenizer)
     load_s = time.monotonic() - started
     log.info("worker %d: %s ready after %.1f s: %s", setup.worker, engine.info.engine, load_s, engine.info)
     collector = Collector(setup, to_result, channel.send)
     gc.collect()
     gc.freeze()  # a million objects of vLLM's that stay: no collection in the step loop looks at them again
     try:
-        Worker(setup, engine, collector, channel).run(load_s)
+        Worker(setup, engine, collector, channel, rules=rules_of(setup, tags, tokenizer)).run(load_s)
     except EngineError:
         collector.finish()  # rows that were finished before the engine died are not generated again
         raise
@@ -140,14 +141,32 @@ def make_engine(spec: EngineSpec) -> Engine:
     )
 
 
-def result_maker(setup: WorkerSetup) -> Callable[..., Any]:
-    """Completion, time → Result, with the model's own tokenizer."""
+def model_tags(setup: WorkerSetup) -> tuple[Any, Any]:
+    """The model's think tags and end tokens, and its tokenizer."""
     from batchr1.data.tokenizer import end_ids_of, load_tokenizer
-    from batchr1.reasoning import ThinkTags, text_decoder, to_result
+    from batchr1.reasoning import ThinkTags
 
     spec = setup.engine
     tokenizer = load_tokenizer(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    tags = ThinkTags.of(tokenizer, end_ids=end_ids_of(spec.model, revision=spec.revision))
+    return ThinkTags.of(tokenizer, end_ids=end_ids_of(spec.model, revision=spec.revision)), tokenizer
+
+
+def rules_of(setup: WorkerSetup, tags: Any, tokenizer: Any) -> Any:
+    """What the job says of generations under way, in this model's tokens."""
+    from batchr1.reasoning.budgets import Budgets, closing_ids
+    from batchr1.run.generation import Rules
+
+    asked = setup.budgets
+    if asked is None:
+        return Rules(None, setup.stop_loops)
+    closing = closing_ids(tokenizer, tags, asked.sentence)
+    return Rules(Budgets(asked.thinking, asked.answer, asked.max_tokens, closing, tags), setup.stop_loops)
+
+
+def result_maker(setup: WorkerSetup, tags: Any, tokenizer: Any) -> Callable[..., Any]:
+    """Completion, time → Result, with the model's own tokenizer."""
+    from batchr1.reasoning import text_decoder, to_result
+
     decode = text_decoder(tokenizer, tags)
 
     def make(completion: Any, finished_at: Any) -> Any:
