@@ -97,7 +97,7 @@ def _as_text(d: dict[str, Any]) -> str:
         f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} tokens",
         f"engine   {d['replicas']} × {d['device']}, {', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}",
         f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, {counts['failed']:,} failed, "
-        f"{counts['pending']:,} pending",
+        f"{counts['pending']:,} pending" + (f", {counts['spared']:,} spared" if counts["spared"] else ""),
     ]
     if counts["duplicates"]:
         lines.append(f"         {counts['duplicates']:,} rows left out: equal prompts, or done in input.exclude")

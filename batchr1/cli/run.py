@@ -95,6 +95,7 @@ def as_document(summary: Summary) -> dict[str, object]:
         "done": counts.done,
         "failed": counts.failed,
         "pending": counts.pending,
+        "spared": counts.spared,
         "this_run": {
             "done": tally.done,
             "failed": tally.failed,
@@ -104,6 +105,9 @@ def as_document(summary: Summary) -> dict[str, object]:
             "truncated": tally.truncated,
             "correct": tally.correct,
             "judged": tally.judged,
+            "discarded_tokens": tally.discarded,
+            "spared": tally.spared,
+            "dropped_tokens": tally.dropped_tokens,
             "seconds": round(summary.wall_s, 1),
         },
     }
@@ -126,9 +130,8 @@ def as_text(summary: Summary, again: str) -> str:
     """The lines that every run ends with."""
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
-    lines = [
-        f"{counts.samples:,} {unit} = {counts.done:,} done + {counts.failed:,} failed + {counts.pending:,} pending"
-    ]
+    left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
+    lines = [f"{counts.samples:,} {unit} = {counts.done:,} done + {counts.failed:,} failed + {left}"]
     if counts.duplicates:
         lines.append(f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude")
     if tally.done:
@@ -139,6 +142,14 @@ def as_text(summary: Summary, again: str) -> str:
         )
     elif not counts.pending and not tally.failed:
         lines.append("nothing to do")
+    if tally.discarded:
+        lines.append(f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were thrown away")
+    if tally.spared and tally.done:
+        saved = tally.spared * tally.tokens / tally.done - tally.dropped_tokens
+        lines.append(
+            f"spared: {tally.spared:,} samples of rows with enough right ones, about {max(0, saved):,.0f} tokens "
+            f"({tally.dropped_tokens:,} of theirs were generated before that was known)"
+        )
     for rung in summary.rungs:
         changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
         lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")

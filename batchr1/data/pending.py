@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from batchr1.data.source import Position, Source, key_hashes
 from batchr1.errors import InputError
@@ -23,13 +24,17 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Samples of the input, by state. rows × n = done + failed + pending."""
+    """Samples of the input, by state. rows × n = done + failed + pending + spared.
+
+    `spared`: samples of rows of which enough are right.
+    """
 
     rows: int
     n: int
     done: int
     failed: int
     duplicates: int
+    spared: int = 0
 
     @property
     def samples(self) -> int:
@@ -37,11 +42,22 @@ class Counts:
 
     @property
     def pending(self) -> int:
-        return self.samples - self.done - self.failed
+        return self.samples - self.done - self.failed - self.spared
 
     def document(self) -> dict[str, int]:
         """As plain values, the derived ones too."""
         return {**asdict(self), "samples": self.samples, "pending": self.pending}
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRows:
+    """A batch of input rows that still have work, and of each row: its pending samples; of its done samples the mean
+    length in tokens (NaN where none was told) and how many are right (0 where it was not told)."""
+
+    batch: pa.RecordBatch
+    samples: list[tuple[int, ...]]
+    lengths: np.ndarray[Any, Any]
+    right: np.ndarray[Any, Any]
 
 
 class Pending:
@@ -78,6 +94,8 @@ class Pending:
         self._excluded: Bools | None = None  # by row, once one was
         self._lengths: Floats | None = None  # mean of a row's done samples, once one was told
         self._told: Floats | None = None
+        self._right: Numbers | None = None  # done samples that are right, by row, once one was told
+        self._spared = 0
         self._drop_repeats(source, ids_are_hashes)
 
     def _drop_repeats(self, source: Source, ids_are_hashes: bool) -> None:
@@ -110,6 +128,20 @@ class Pending:
             self._lengths, self._told = np.zeros((2, len(self._bits)), dtype=np.float32)
         np.add.at(self._lengths, rows[known], tokens.to_numpy().astype(np.float32)[known])
         np.add.at(self._told, rows[known], 1)
+
+    def learn_right(self, ids: pa.Array | pa.ChunkedArray, correct: pa.Array | pa.ChunkedArray) -> None:
+        """Which samples that are done are right. Eight bytes per input row from the first call on."""
+        rows = self.find(ids)
+        if self._right is None:
+            self._right = np.zeros(len(self._bits), dtype=np.int64)
+        np.add.at(self._right, rows[(rows >= 0) & pc.fill_null(correct, False).to_numpy(zero_copy_only=False)], 1)
+
+    def spare(self, enough: int) -> None:
+        """Rows of which so many samples are right need no more. Call after all `mark_done` and `learn_right`."""
+        if self._right is not None:
+            rows = np.flatnonzero(self._right >= enough)
+            self._spared += int(np.bitwise_count(self._bits[rows]).sum())
+            self._bits[rows] = 0
 
     def mark_failed(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
         """Take failed (id, sample) pairs out; call after every `mark_done`: done wins."""
@@ -216,7 +248,8 @@ class Pending:
     def counts(self) -> Counts:
         rows = len(self._bits) - self._dropped
         pending = int(np.bitwise_count(self._bits).sum())
-        return Counts(rows, self._n, rows * self._n - pending - self._failed, self._failed, self._dropped)
+        done = rows * self._n - pending - self._failed - self._spared
+        return Counts(rows, self._n, done, self._failed, self._dropped, self._spared)
 
     def free(self) -> None:
         """Drop what only matching needs, before the run begins."""
@@ -224,13 +257,11 @@ class Pending:
 
     def rows(self, source: Source) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]]]]:
         """Batches of the input that still have work, each with the pending samples of its rows (empty: none)."""
-        for batch, samples, _ in self.rows_and_lengths(source):
-            yield batch, samples
+        for found in self.rows_and_more(source):
+            yield found.batch, found.samples
 
-    def rows_and_lengths(
-        self, source: Source
-    ) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]], np.ndarray[Any, Any]]]:
-        """The same, with the mean length of each row's done samples in tokens; NaN where none was told."""
+    def rows_and_more(self, source: Source) -> Iterator[PendingRows]:
+        """The same, with what was told of each row's done samples."""
         row = 0
         for _, batch in source.batches(source.row_columns):
             here = slice(row, row + batch.num_rows)
@@ -243,7 +274,8 @@ class Pending:
                 if self._lengths is not None and self._told is not None:
                     told = self._told[here][wanted]
                     np.divide(self._lengths[here][wanted], told, out=lengths, where=told > 0)
-                yield batch.filter(pa.array(wanted)), samples, lengths
+                right = self._right[here][wanted] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
+                yield PendingRows(batch.filter(pa.array(wanted)), samples, lengths, right)
 
 
 def _order(keys: np.ndarray[Any, Any]) -> Numbers:

@@ -178,6 +178,14 @@ class RetrySpec(_Spec):
     Tokens of earlier attempts are thrown away, and counted in the run's record."""
 
 
+class StopWhenSpec(_Spec):
+    """When the samples of a row that are left are not wanted any more. Needs input.gold, or a verifying function."""
+
+    correct: PositiveInt
+    """So many of its samples are right. They then go out in waves: so many at first, then as many as are still wanting,
+    doubled each time; what is under way when the last comes is dropped."""
+
+
 class VerifySpec(_Spec):
     """How `correct` is decided, and what a verifier that never comes back may cost. Needs input.gold."""
 
@@ -254,6 +262,8 @@ class JobSpec(_Spec):
     checkpoint: CheckpointSpec = CheckpointSpec()
     retry: RetrySpec = RetrySpec()
     verify: VerifySpec = VerifySpec()
+    stop_when: StopWhenSpec | None = None
+    """Rejection sampling: {correct: 2} stops a row's samples when two are right; null: all n are generated."""
     storage: StorageSpec = StorageSpec()
     executor: ExecutorSpec = ExecutorSpec()
     max_failed: Annotated[int, Field(ge=0)] = 0
@@ -269,6 +279,17 @@ class JobSpec(_Spec):
     def _verifies_something(self) -> JobSpec:
         if self.input.gold is None and self.verify.kind not in ("auto", "none") and ":" not in self.verify.kind:
             raise ValueError(f"verify.kind {self.verify.kind} compares with right answers, and input.gold names none")
+        return self
+
+    @model_validator(mode="after")
+    def _stops_something(self) -> JobSpec:
+        if self.stop_when is None:
+            return self
+        if self.verify.kind == "none" or (self.input.gold is None and ":" not in self.verify.kind):
+            raise ValueError("stop_when.correct needs verdicts (set input.gold, and a verify.kind but none)")
+        if self.stop_when.correct >= self.sampling.n:
+            raise ValueError(f"stop_when.correct stops nothing with sampling.n {self.sampling.n} (got "
+                             f"{self.stop_when.correct}, need less)")  # fmt: skip
         return self
 
     @property

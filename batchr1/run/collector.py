@@ -16,7 +16,7 @@ from batchr1.data.journal import Saved
 from batchr1.data.output import part_name, stage_part
 from batchr1.data.sink import results_table
 from batchr1.records import Completion, Result, SampleKey, WorkItem
-from batchr1.run.messages import FromWorker, PartCounts, Staged, WorkerSetup
+from batchr1.run.messages import FromWorker, Judged, PartCounts, Staged, WorkerSetup
 from batchr1.run.seeds import derive_seed
 from batchr1.run.verification import Verification
 
@@ -145,6 +145,8 @@ class Collector:
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(row)
+        if self._setup.judges:
+            self._send(Judged(row.key, row.correct is True))
         self.totals = _plus(self.totals, row)
         if len(self._rows) >= self._setup.rows_per_part:
             self._stage()

@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from batchr1.data.journal import read_worker
@@ -22,16 +22,19 @@ from batchr1.data.storage_errors import set_leaving
 from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.faults import fault_point
-from batchr1.records import Failure, WorkItem
+from batchr1.records import Failure, SampleKey, WorkItem
 from batchr1.run.feeder import Feeder
 from batchr1.run.messages import (
     Committed,
     Died,
+    Drop,
+    Dropped,
     Ended,
     Fatal,
     Finish,
     FromWorker,
     Generated,
+    Judged,
     Lease,
     PartCounts,
     Progress,
@@ -66,6 +69,8 @@ class Tally:
     judged: int = 0
     carried: int = 0  # of tokens: saved by an earlier engine, not generated again
     discarded: int = 0  # tokens of attempts that were not kept, beside `tokens`
+    spared: int = 0  # samples of rows of which enough are right
+    dropped_tokens: int = 0  # generated of such samples before that was known
     parts: list[str] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
     first_submit: float | None = None
@@ -99,7 +104,9 @@ class Driver:
         on_ready: Callable[[Ready], None],
         on_progress: Callable[[Tally, list[Progress]], None],
         grace_s: float | None = None,
+        n: int = 1,
     ) -> None:
+        self._n = n
         self._output = output
         self._lock = lock
         self._executor = executor
@@ -140,6 +147,7 @@ class Driver:
             self._look_for_orphans()
             self._look_for_room()
             self._write_failures()
+            self.tally.spared = self._feeder.spared
             self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
         if self.tally.first_submit is not None:
             self.cpu_s += time.process_time()
@@ -164,8 +172,18 @@ class Driver:
             case Generated(keys, tokens):
                 replica.in_flight.difference_update(keys)
                 replica.deaths_for_nothing = 0
-                self._failures += self._suspects.generated(keys)
+                for failure in self._suspects.generated(keys):
+                    self._fail(failure)
                 self._feeder.finished(keys, tokens)
+            case Judged(key, right):
+                if self._feeder.judged(key, right=right):
+                    self._call_back(key.id)
+            case Dropped(keys, tokens):
+                for key in keys:
+                    del replica.leased[key]
+                    replica.in_flight.discard(key)
+                self._feeder.dropped(keys)
+                self.tally.dropped_tokens += tokens
             case Staged():
                 self._commit(replica, message)
             case Refused(failures):
@@ -192,6 +210,7 @@ class Driver:
         self._executor.send(replica.setup.worker, Committed(part.keys))
         for key in part.keys:
             del replica.leased[key]
+        self._feeder.committed(part.keys)
         replica.deaths_in_a_row = 0
         self.tally.add(part.counts)
         self.tally.parts.append(part.name)
@@ -201,12 +220,35 @@ class Driver:
     def _fail(self, failure: Failure) -> None:
         """A failed row counts when it is written: where the run ends before, the next one tries it again."""
         self._failures.append(failure)
+        if self._feeder.judged(failure.key, right=False):
+            self._call_back(failure.id)
+        self._feeder.committed([failure.key])
+
+    def _call_back(self, id: str) -> None:
+        """Enough samples of a row are right: the others are not wanted, wherever they are."""
+        for replica in self._replicas.live:
+            keys = tuple(key for key in (SampleKey(id, s) for s in range(self._n)) if key in replica.in_flight)
+            if keys and replica.ready:
+                self._executor.send(replica.setup.worker, Drop(keys))
+        self._again = self._wanted(self._again)
+
+    def _wanted(self, items: Iterable[WorkItem]) -> deque[WorkItem]:
+        """Those of rows that do not have enough right samples; the others are given up."""
+        wanted, dropped = deque[WorkItem](), []
+        for item in items:
+            if self._n > 1 and self._feeder.has_enough(item.prompt.id):
+                dropped.append(item.key)
+            else:
+                wanted.append(item)
+        self._feeder.dropped(dropped)
+        return wanted
 
     def _replace(self, replica: Replica, died: Died) -> None:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
         if replica.ended:
             return
         had_work = bool(replica.in_flight)
+        self._feeder.lost(replica.leased)
         back = self._with_saved(replica)
         problem = self._replicas.memory_problem(replica, died)
         suspects = [item for item in back if item.key in replica.in_flight and not _is_generated(item)]
@@ -222,7 +264,7 @@ class Driver:
         except EngineError as exc:  # whatever is run, wherever it is run
             replica.ended, self._error = True, exc
             self._stop(str(exc))
-        self._again.extendleft(reversed(again))
+        self._again.extendleft(reversed(self._wanted(again)))
         if self._interrupted:
             replica.ended = True
             return

@@ -14,20 +14,20 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from batchr1.data.journal import Saved
-from batchr1.data.pending import Pending
+from batchr1.data.pending import Pending, PendingRows
 from batchr1.data.prompts import PromptRenderer, PromptRow, RowError
 from batchr1.data.source import Source
 from batchr1.records import Failure, Partial, Prompt, SampleKey, TruncatedBy, WorkItem
 from batchr1.run.schedule import Group, Pick, Schedule
 from batchr1.run.seeds import derive_seed
+from batchr1.run.waves import Waves
 
 RENDER_ROWS = 256
 LOOK_AHEAD_ROWS = 131_072
@@ -46,7 +46,8 @@ class Limits:
 class Feeder:
     """Hands out work items in the schedule's order. `take` returns what is ready; `ended`: nothing more will come.
 
-    `ahead`: samples that are rendered before they are asked for.
+    `ahead`: samples that are rendered before they are asked for. With `enough`, samples of a row go out in waves until
+    so many are right, which `judged` is told; `spared` of them are then never generated.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Feeder:
         seed: int | None,
         ahead: int,
         longest_first: bool = False,
+        enough: int | None = None,
         saved: dict[SampleKey, Saved] | None = None,
         look_ahead_rows: int = LOOK_AHEAD_ROWS,
     ) -> None:
@@ -69,10 +71,10 @@ class Feeder:
         self._ahead = ahead
         self._saved = saved if saved is not None else {}  # taken out as their rows come
         self.changed = 0  # saved generations whose prompt is another one by now
-        self._schedule = Schedule(longest_first=longest_first)
-        self._look_ahead_rows = look_ahead_rows if longest_first else RENDER_ROWS
-        self._batches: Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]], np.ndarray[Any, Any]]] | None
-        self._batches = pending.rows_and_lengths(source)
+        self._waves = None if enough is None else Waves(enough)
+        self._schedule: Schedule | Waves = self._waves or Schedule(longest_first=longest_first)
+        self._look_ahead_rows = look_ahead_rows if longest_first and not self._waves else RENDER_ROWS
+        self._batches: Iterator[PendingRows] | None = pending.rows_and_more(source)
         self._lock = threading.Condition()  # of all below, and of the schedule
         self._ready: deque[deque[WorkItem | Failure]] = deque()
         self._num_ready = 0  # in `_ready`
@@ -106,6 +108,57 @@ class Feeder:
                 self._schedule.finished(self._probes.pop(key, None), length)
 
     @property
+    def spared(self) -> int:
+        return 0 if self._waves is None else self._waves.spared
+
+    def judged(self, key: SampleKey, *, right: bool) -> bool:
+        """A sample has its verdict, or failed: whether its row's other samples may be called back now."""
+        if self._waves is None:
+            return False
+        with self._lock:
+            has_enough = self._waves.judged(key.id, key.sample, right=right)
+            if has_enough:
+                self._call_back(self._waves, key.id)
+            self._lock.notify()
+        return has_enough
+
+    def has_enough(self, id: str) -> bool:
+        with self._lock:
+            return self._waves is not None and self._waves.has_enough(id)
+
+    def dropped(self, keys: Iterable[SampleKey]) -> None:
+        """Samples that were given out were called back."""
+        with self._lock:
+            for key in keys:
+                if self._waves is not None:
+                    self._waves.dropped(key.id, [key.sample])
+            self._lock.notify()
+
+    def committed(self, keys: Iterable[SampleKey]) -> None:
+        """Samples that are durable."""
+        if self._waves is not None:
+            with self._lock:
+                for key in keys:
+                    self._waves.committed(key.id, key.sample)
+
+    def lost(self, keys: Iterable[SampleKey]) -> None:
+        """Samples that a dead worker had: whatever was said of them, they are to be generated."""
+        if self._waves is not None:
+            with self._lock:
+                for key in keys:
+                    self._waves.lost(key.id, key.sample)
+                self._lock.notify()
+
+    def _call_back(self, waves: Waves, id: str) -> None:
+        """What was rendered of a row and not taken yet."""
+        for row in (*self._ready, *self._open.values()):
+            if row and row[0].key.id == id:
+                waves.dropped(id, [item.key.sample for item in row])
+                if row in self._ready:
+                    self._num_ready -= len(row)
+                row.clear()
+
+    @property
     def ended(self) -> bool:
         if self._thread.is_alive() or self._error is not None:
             return False
@@ -128,7 +181,11 @@ class Feeder:
 
     def _work(self) -> None:
         try:
-            while (room := self._wait_for_room()) and (picks := self._pick(room)):
+            while room := self._wait_for_room():
+                if not (picks := self._pick(room)):
+                    if self._wait_for_verdicts():
+                        continue
+                    break
                 rows = [deque(items) for items in self._items(picks)]
                 with self._lock:
                     self._ready.extend(rows)
@@ -141,6 +198,15 @@ class Feeder:
         with self._lock:
             self._lock.wait_for(lambda: self._stopped or self._num_ready < self._ahead)
             return 0 if self._stopped else self._ahead - self._num_ready
+
+    def _wait_for_verdicts(self) -> bool:
+        """Nothing can be picked: whether verdicts brought something."""
+        waves = self._waves
+        if waves is None:
+            return False
+        with self._lock:
+            self._lock.wait_for(lambda: self._stopped or waves.rows_left or not waves.waits)
+            return not self._stopped and waves.rows_left > 0
 
     def _pick(self, room: int) -> list[Pick]:
         """The next samples, some of them more than there is room for: a row's go together."""
@@ -165,19 +231,17 @@ class Feeder:
             if found is None:
                 self._batches = None
                 break
-            batch, samples, lengths = found
-            num_bytes += batch.nbytes
-            new += self._groups(batch, samples, lengths)
+            num_bytes += found.batch.nbytes
+            new += self._groups(found)
         with self._lock:
             self._schedule.add(new)
 
-    def _groups(
-        self, batch: pa.RecordBatch, samples: list[tuple[int, ...]], lengths: np.ndarray[Any, Any]
-    ) -> list[Group]:
+    def _groups(self, found: PendingRows) -> list[Group]:
         """The rows of a batch. What a row expects of itself comes first, then what its finished samples say."""
+        batch, samples, right = found.batch, found.samples, found.right.tolist()
         told = self._source.expected_tokens(batch)
-        expected = np.where(np.isnan(told), lengths, told).tolist()
-        groups = [Group((batch, i), list(samples[i]), expected[i]) for i in range(batch.num_rows)]
+        expected = np.where(np.isnan(told), found.lengths, told).tolist()
+        groups = [Group((batch, i), list(samples[i]), expected[i], right=right[i]) for i in range(batch.num_rows)]
         if self._saved:
             for id, group in zip(self._source.ids(batch), groups, strict=True):
                 self._add_saved(str(id), group)
@@ -201,7 +265,10 @@ class Feeder:
         for place, prompt in zip((place for _, places in batches for place in places), prompts, strict=True):
             pick = picks[place]
             items[place] = [self._item(prompt, sample, pick) for sample in pick.samples]
-            if pick.group.samples:  # its siblings wait for what it tells
+            if self._waves is not None:
+                with self._lock:
+                    self._waves.out(prompt.id, pick)
+            elif pick.group.samples:  # its siblings wait for what it tells
                 with self._lock:
                     self._probes[SampleKey(prompt.id, pick.samples[0])] = pick.group
             else:

@@ -271,7 +271,8 @@ class _Run:
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
             prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed,
-            ahead=LEASE_SIZE * plan.replicas, longest_first=spec.longest_first, saved=self._inflight.saved,
+            ahead=LEASE_SIZE * plan.replicas, longest_first=spec.longest_first,
+            enough=spec.stop_when.correct if spec.stop_when else None, saved=self._inflight.saved,
         )  # fmt: skip
         executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
         setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
@@ -295,6 +296,7 @@ class _Run:
             on_ready=self._engine_is_ready,
             on_progress=self._note_progress(display.update if display else lambda tally, workers: None),
             grace_s=self._options.grace_s,
+            n=spec.sampling.n,
         )
         return driver, _Closing(executor, display), feeder
 
@@ -344,6 +346,7 @@ class _Run:
             verify=verify_of(spec),
             budgets=budgets_of(spec),
             stop_loops=s.stop_loops,
+            judges=spec.stop_when is not None,
             retry_on=frozenset(spec.retry.on),
             keep_token_ids=spec.output.token_ids == "always",
             devices=self._plan.device_groups[worker] if local else (),  # elsewhere the cluster chooses
@@ -358,7 +361,10 @@ class _Run:
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
         """Write the run's record, and `_SUCCESS` when everything is there."""
         tally, before, fleet = driver.tally, self._counts, self._fleet
-        counts = replace(before, done=before.done + tally.done, failed=before.failed + tally.failed)
+        counts = replace(
+            before, done=before.done + tally.done, failed=before.failed + tally.failed,
+            spared=before.spared + tally.spared,
+        )  # fmt: skip
         code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0

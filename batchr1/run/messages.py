@@ -70,6 +70,7 @@ class WorkerSetup:
     verify: Verify = AUTO
     budgets: BudgetSetup | None = None
     stop_loops: bool = False
+    judges: bool = False  # whether the driver waits for verdicts
     retry_on: frozenset[str] = frozenset()  # outcomes that are tried again: values of reasoning_status, or looping
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
@@ -102,6 +103,13 @@ class Committed:
     keys: tuple[SampleKey, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """These samples are not wanted any more: those that are not generated yet are given up."""
+
+    keys: tuple[SampleKey, ...]
+
+
 # worker → driver
 
 
@@ -126,6 +134,22 @@ class Generated:
 
     keys: tuple[SampleKey, ...]
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A sample has its verdict. Only where the job stops rows by it."""
+
+    key: SampleKey
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """These were given up, with so many tokens generated of them in all."""
+
+    keys: tuple[SampleKey, ...]
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,5 +224,5 @@ class Died:
     lost: bool = False
 
 
-ToWorker = Lease | Finish | Stop | Committed
-FromWorker = Ready | Want | Generated | Staged | Refused | Progress | Ended | Fatal | Died
+ToWorker = Lease | Finish | Stop | Committed | Drop
+FromWorker = Ready | Want | Generated | Judged | Dropped | Staged | Refused | Progress | Ended | Fatal | Died

@@ -205,11 +205,17 @@ def read_ids(prepared: Prepared) -> Pending:
 
 def take_out_done(prepared: Prepared, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
-    siblings = prepared.spec.longest_first and prepared.spec.sampling.n > 1
-    for table in prepared.output.tables(["id", "sample", *(["completion_tokens"] if siblings else [])]):
+    spec = prepared.spec
+    siblings = spec.longest_first and spec.sampling.n > 1
+    columns = ["id", "sample", *(["completion_tokens"] if siblings else []), *(["correct"] if spec.stop_when else [])]
+    for table in prepared.output.tables(columns):
         pending.mark_done(table.column("id"), table.column("sample"))
         if siblings:
             pending.learn_lengths(table.column("id"), table.column("completion_tokens"))
+        if spec.stop_when:
+            pending.learn_right(table.column("id"), table.column("correct"))
+    if spec.stop_when:
+        pending.spare(spec.stop_when.correct)
 
 
 def take_out_failed(prepared: Prepared, pending: Pending) -> None:

@@ -39,7 +39,7 @@ class ProgressDisplay:
             self._history.append((now, generated))
             while len(self._history) > 2 and now - self._history[0][0] > RATE_OVER_S:
                 self._history.pop(0)
-        finished = sum(w.finished for w in workers) + tally.failed
+        finished = sum(w.finished for w in workers) + tally.failed + tally.spared
         text = self._describe(workers, generated, finished)
         if self._bar is not None:
             self._bar.n = min(finished, self._pending)

@@ -24,13 +24,14 @@ from typing import Any
 class Group:
     """A row's pending samples. `expected`: tokens of one completion, NaN while nothing is known; `row` is the caller's.
 
-    `saved`: tokens that exist of a sample already, by sample.
+    `saved`: tokens that exist of a sample already, by sample. `right`: how many of its done samples are.
     """
 
     row: Any
     samples: list[int]
     expected: float = math.nan
     saved: dict[int, int] = field(default_factory=dict)
+    right: int = 0  # of its samples that are done
     number: int = -1  # place in the order of the input
     sent: int = -1  # the how manieth probe its own was
 

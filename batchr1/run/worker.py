@@ -27,6 +27,8 @@ from batchr1.run.collector import Collector
 from batchr1.run.generation import NO_RULES, Generation, Rules
 from batchr1.run.messages import (
     Committed,
+    Drop,
+    Dropped,
     Ended,
     Finish,
     FromWorker,
@@ -150,6 +152,8 @@ class Worker:
                     self._backlog.extend(items)
                 case Committed(keys):
                     self._collector.committed(keys)
+                case Drop(keys):
+                    self._drop(set(keys))
                 case Finish():
                     self._finishing = True
                 case Stop():
@@ -163,6 +167,22 @@ class Worker:
         if room > 0 and not (self._finishing or self._stopping) and (room * 4 >= self._backlog_target or idle):
             self._wanted += room
             self._channel.send(Want(room))
+
+    def _drop(self, keys: set[SampleKey]) -> None:
+        """Give up what is not generated yet."""
+        under_way = {id: generation for id, generation in self._under_way.items() if generation.key in keys}
+        if under_way:
+            self._engine.abort(list(under_way))
+        for id, generation in under_way.items():
+            del self._under_way[id]
+            self._admission.ended(generation, cut=True)
+        dropped = [generation.key for generation in under_way.values()]
+        dropped += [item.key for item in self._backlog if item.key in keys]
+        self._backlog = deque(item for item in self._backlog if item.key not in keys)
+        if self._next is not None and self._next.key in keys:
+            dropped.append(self._next.key)
+            self._next = None
+        self._channel.send(Dropped(tuple(dropped), sum(g.generated - g.offset for g in under_way.values())))
 
     def _submit(self) -> None:
         while self._next is not None or self._backlog:

@@ -1,0 +1,69 @@
+"""`retry.on`: outcomes that are not wanted are tried again, with a new seed, and the kept row says how often."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from test_checkpoint import started, wait_for_saved
+
+from batchr1.errors import JobError
+from batchr1.job import load_job
+from batchr1.run.seeds import derive_seed
+
+ROWS = 40
+# Six completions of each prompt, two of them too long for max_tokens: unclosed. A sample's seed picks one.
+SCRIPT: dict[str, Any] = {"groups": [[20, 30, 400, 25, 35, 400]], "tokens_per_step": 4}
+
+
+def job_of(folder: Path, **sections: Any) -> Path:
+    questions(ROWS).write_parquet(folder / "in.parquet")
+    given = {"sampling": {"max_tokens": 100, "seed": 5}, "retry": {"on": ["unclosed"], "attempts": 4}}
+    return write_job(folder, **(given | {"checkpoint": {"every_s": 0.25}} | sections))
+
+
+def test_what_is_not_wanted_is_tried_again_and_the_last_try_is_kept(tmp_path: Path) -> None:
+    plain, again = tmp_path / "plain", tmp_path / "again"
+    for folder in (plain, again):
+        folder.mkdir()
+    run_replay(job_of(plain, retry={}), replay(**SCRIPT))
+    summary = run_replay(job_of(again), replay(**SCRIPT))
+    before, after = rows_of(plain / "out"), rows_of(again / "out")
+    assert keys_of(after) == wanted_keys(questions(ROWS))
+    cut = before.filter(pl.col("reasoning_status") == "unclosed")
+    assert 5 < cut.height < ROWS, "the script has both"
+    assert set(before["attempts"]) == {1}
+    retried = after.filter(pl.col("attempts") > 1)
+    assert set(retried["id"]) == set(cut["id"]), "those and no others"
+    assert (retried.filter(pl.col("reasoning_status") == "unclosed")["attempts"] == 4).all(), "kept when all were so"
+    assert retried.filter(pl.col("reasoning_status") == "closed").height > retried.height // 2
+    for row in after.iter_rows(named=True):
+        assert row["seed"] == derive_seed(5, row["id"], 0, row["attempts"])
+    assert summary.tally.discarded == 100 * int((after["attempts"] - 1).sum()), "each thrown away at 100 tokens"
+    assert summary.exit_code == 0
+
+
+def test_tries_are_counted_across_kills(tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    for folder in (calm, killed):
+        folder.mkdir()
+        job_of(folder)
+    run_replay(calm / "job.yaml", replay(**SCRIPT))
+    slow = SCRIPT | {"tokens_per_step": 1, "step_s": 0.01, "max_num_seqs": 8}
+    for kill in range(2):
+        with started(killed / "job.yaml", **slow) as run:
+            wait_for_saved(run, killed / "out", 600 * (kill + 1))
+            run.kill()
+    summary = run_replay(killed / "job.yaml", replay(**SCRIPT))
+    assert summary.exit_code == 0
+    what = ["id", "attempts", "seed", "reasoning", "answer", "completion_tokens"]
+    assert rows_of(killed / "out").select(what).equals(rows_of(calm / "out").select(what))
+
+
+def test_drawing_again_needs_a_draw(tmp_path: Path) -> None:
+    job = job_of(tmp_path, sampling={"temperature": 0})
+    with pytest.raises(JobError, match=r"retry\.on draws again, and at sampling\.temperature 0 nothing is drawn"):
+        load_job(job)
