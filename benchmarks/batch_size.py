@@ -1,20 +1,24 @@
-"""The planned number of sequences against its neighbours: tokens per second and preemptions, on one loaded engine.
+"""The planned batch against its neighbours: tokens per second and preemptions, on one loaded engine.
 
     python benchmarks/batch_size.py --variant r1-distill-qwen-7b --utilization 0.17   # an H200 as a 24 GB card
 
 Dummy weights of the variant's shape, long-tailed lengths (log-normal), one seed. The engine is loaded once with the
-plan's arguments; each value is the number of requests kept in flight, so that all runs share the same KV cache.
+plan's arguments, so that all runs share the same KV cache. Each width is the batch that a run's worker is given: up to
+it, admission decides how many requests are in flight. With `--straight`, the planned width again without admission: so
+many requests are kept in the engine whatever its cache holds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import queue
 import random
 import sys
 import tempfile
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +47,82 @@ def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
     model = ModelSource(options.variant, str(folder), None, "shape", config["max_position_embeddings"], config)
     prompts = PromptLengths(options.requests, options.requests, options.prompt, float(options.prompt))
     completions = assumed_lengths(options.mean, options.cap, "the trace's mean")
-    return make_plan(spec, model, named_machine(gpu_named(options.gpu).name), prompts, completions)
+    plan = make_plan(spec, model, named_machine(gpu_named(options.gpu).name), prompts, completions)
+    return replace(plan, completions=completions)
 
 
-def run(engine: Any, in_flight: int, wanted: list[int], prompt_len: int, vocab: int) -> dict[str, Any]:
-    """All requests once, at most `in_flight` of them at a time."""
+class Line:
+    """The driver's end of a worker's line, in this process: hands everything out, in order."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._left, self._inbox = items[::-1], queue.SimpleQueue[Any]()
+
+    def receive(self, timeout_s: float) -> Any:
+        try:
+            return self._inbox.get(block=timeout_s > 0, timeout=timeout_s or None)
+        except queue.Empty:
+            return None
+
+    def send(self, message: Any) -> None:
+        from batchr1.run.messages import Finish, Lease, Want
+
+        if isinstance(message, Want):
+            self._inbox.put(Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left))))))
+            if not self._left:
+                self._inbox.put(Finish())
+
+
+class Counted:
+    """Stands for the collector: counts, and writes nothing."""
+
+    def __init__(self) -> None:
+        from batchr1.run.messages import PartCounts
+
+        self.totals, self.tokens = PartCounts(0, 0, 0, 0, 0, 0), 0
+
+    def put(self, completion: Any, saved: Any, carried: int = 0) -> None:
+        self.tokens += len(completion.token_ids)
+
+    def committed(self, keys: Any) -> None: ...
+
+    def uncommitted(self) -> list[Any]:
+        return []
+
+    def finish(self, while_waiting: Any = None) -> None: ...
+
+    def raise_error(self) -> None: ...
+
+
+def through_worker(engine: Any, plan: Plan, width: int, wanted: list[int], prompts: list[list[int]]) -> dict[str, Any]:
+    """All requests once through a run's own worker, as a run has it: admission decides below `width`."""
+    from batchr1.data.storage import open_storage
+    from batchr1.engine.protocol import Sampling
+    from batchr1.records import Prompt, WorkItem
+    from batchr1.run.messages import EngineSpec, WorkerSetup
+    from batchr1.run.worker import Worker
+
+    items = [
+        WorkItem(Prompt(f"r{i:05d}", "", tuple(ids), True, b""), 0, length, "max_tokens")
+        for i, (ids, length) in enumerate(zip(prompts, wanted, strict=True))
+    ]
+    spec = EngineSpec("vllm", "cuda", "", None, False, {}, Sampling(0.6, 0.95, ignore_eos=True))
+    setup = WorkerSetup(
+        run="batch", worker=0, epoch=0, engine=spec, max_num_seqs=width, storage=open_storage(tempfile.gettempdir()),
+        kept_schema=b"", seed=None, attempts=1, rows_per_part=2000, part_every_s=600.0, model_label="",
+        expects_box=False, keep_token_ids=False, expected=plan.completions,
+    )  # fmt: skip
+    counted, before = Counted(), engine.load().preempted
+    started = time.perf_counter()
+    Worker(setup, engine, counted, Line(items)).run(0.0)  # type: ignore[arg-type]
+    return figures(engine, width, counted.tokens, wanted, before, started)
+
+
+def run(engine: Any, in_flight: int, wanted: list[int], prompts: list[list[int]]) -> dict[str, Any]:
+    """All requests once, fed straight to the engine, at most `in_flight` of them at a time."""
     from batchr1.engine.protocol import Request
 
-    rng = random.Random(0)
     todo = deque(
-        Request(f"{in_flight}-{i}", [rng.randrange(1000, vocab - 1000) for _ in range(prompt_len)], length)
-        for i, length in enumerate(wanted)
+        Request(f"{in_flight}-{i}", ids, length) for i, (ids, length) in enumerate(zip(prompts, wanted, strict=True))
     )
     before, running, tokens = engine.load().preempted, 0, 0
     started = time.perf_counter()
@@ -64,10 +133,22 @@ def run(engine: Any, in_flight: int, wanted: list[int], prompt_len: int, vocab: 
         for delta in engine.step():
             tokens += len(delta.token_ids)
             running -= delta.finish_reason is not None
+    return figures(engine, in_flight, tokens, wanted, before, started)
+
+
+def figures(
+    engine: Any, width: int, tokens: int, wanted: list[int], preempted_before: int, started: float
+) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     assert tokens == sum(wanted), (tokens, sum(wanted))
-    return {"in_flight": in_flight, "tokens_per_s": round(tokens / seconds, 1), "seconds": round(seconds, 1),
-            "preempted": engine.load().preempted - before}  # fmt: skip
+    return {"width": width, "tokens_per_s": round(tokens / seconds, 1), "seconds": round(seconds, 1),
+            "preempted": engine.load().preempted - preempted_before}  # fmt: skip
+
+
+def prompts_of(number: int, prompt_len: int, vocab: int, seed: int) -> list[list[int]]:
+    """Token ids drawn anew for each run, so that none finds its prompts in the prefix cache."""
+    rng = random.Random(seed)
+    return [[rng.randrange(1000, vocab - 1000) for _ in range(prompt_len)] for _ in range(number)]
 
 
 def main() -> None:
@@ -79,7 +160,8 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--mean", type=float, default=500.0)
     parser.add_argument("--cap", type=int, default=2048)
-    parser.add_argument("--factors", default="0.5,1,1.5,2", help="neighbours, as multiples of the plan")
+    parser.add_argument("--factors", default="0.25,0.5,1,1.5", help="neighbours, as multiples of the plan")
+    parser.add_argument("--straight", action="store_true", help="the planned width again, without admission")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     from batchr1.engine.protocol import Sampling
@@ -100,15 +182,22 @@ def main() -> None:
         print(f"engine: {engine.info}", flush=True)
         wanted = list(lengths(TraceSpec(options.requests, options.mean, 1.0, options.cap, 30)))
         vocab = config_of(options.variant)["vocab_size"]
-        run(engine, 64, [32] * 128, options.prompt, vocab)
+        run(engine, 64, [32] * 128, prompts_of(128, options.prompt, vocab, 0))
         results = []
-        for value in values:
-            results.append(run(engine, value, wanted, options.prompt, vocab))
+        for number, value in enumerate(values, 1):
+            prompts = prompts_of(options.requests, options.prompt, vocab, number)
+            results.append(through_worker(engine, plan, value, wanted, prompts))
             print(results[-1], flush=True)
+        straight = None
+        if options.straight:
+            prompts = prompts_of(options.requests, options.prompt, vocab, 0)
+            straight = run(engine, plan.max_num_seqs, wanted, prompts)
+            print(f"without admission: {straight}", flush=True)
         engine.close()
     best = max(r["tokens_per_s"] for r in results)
-    [planned] = [r for r in results if r["in_flight"] == plan.max_num_seqs]
+    [planned] = [r for r in results if r["width"] == plan.max_num_seqs]
     document = {"plan": plan.document(), "measured_kv_tokens": engine.info.kv_cache_tokens, "results": results,
+                "straight": straight,
                 "planned_over_best": round(planned["tokens_per_s"] / best, 4),
                 "preempted_share": planned["preempted"] / options.requests}  # fmt: skip
     expected = plan.estimate.tokens_per_s if plan.estimate else 0

@@ -21,6 +21,8 @@ from __future__ import annotations
 import argparse
 import bisect
 import functools
+import gc
+import itertools
 import json
 import os
 import queue
@@ -175,6 +177,10 @@ def leg(
         "stolen_ms": [1e3 * s for s in stolen(engine.ends, saves)],
         "snapshot_ms": [1e3 * (end - begin) for begin, end, _ in saves],
         "bytes": [size for *_, size in saves],
+        "slowest_steps_ms": sorted((1e3 * (b - a) for a, b in itertools.pairwise(engine.ends)), reverse=True)[:40],
+        "median_step_ms": 1e3 * statistics.median(b - a for a, b in itertools.pairwise(engine.ends)),
+        "before_first_step_s": engine.ends[0] - started,
+        "after_last_step_s": line.ended_at - engine.ends[-1],
     }
 
 
@@ -197,6 +203,8 @@ def stolen(ends: list[float], saves: list[tuple[float, float, int]]) -> list[flo
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Rounds of legs, in rotating order, after one that is not counted."""
     spec, engine = load_engine(options)
+    gc.collect()
+    gc.freeze()  # as a run's worker does
     timed, items = Timed(engine), make_items(options)
     leg(options, spec, timed, items[: options.max_num_seqs], None, "warm-up")
     settings: list[float | None] = [None, *options.every_s]
