@@ -161,13 +161,13 @@ JOB_FILES = [
     Bad(
         "unknown key without a suggestion",
         "TMP/job.yaml: sampling.zzz: unknown key. Allowed here: n, temperature, top_p, top_k, min_p, "
-        "max_tokens, seed, ignore_eos.",
+        "max_tokens, seed, ignore_eos, thinking_budget, answer_budget, closing_sentence, stop_loops.",
         {"sampling.zzz": 1},
     ),
     Bad(
         "unknown section",
         "TMP/job.yaml: wrokers: unknown key. Allowed here: name, model, input, output, prompting, "
-        "sampling, schedule, checkpoint, retry, verify, storage, executor, max_failed.",
+        "sampling, schedule, checkpoint, retry, verify, stop_when, storage, executor, max_failed.",
         {"wrokers": 3},
     ),
     Bad(

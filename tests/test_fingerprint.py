@@ -45,6 +45,10 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"sampling.max_tokens": 50}, "sampling.max_tokens: 100 → 50"),
     ({"sampling.min_p": 0.1}, "sampling.min_p: null → 0.1"),
     ({"sampling.ignore_eos": True}, "sampling.ignore_eos: false → true"),
+    ({"sampling.thinking_budget": 50}, "sampling.thinking_budget: null → 50"),
+    ({"sampling.answer_budget": 50}, "sampling.answer_budget: null → 50"),
+    ({"sampling.stop_loops": True}, "sampling.stop_loops: null → true"),
+    ({"retry.on": ["unclosed", "empty"]}, 'retry.on: null → ["empty", "unclosed"]'),
     ({"input.prompt": "question"}, 'input.prompt: "problem" → "question"'),
     ({"input.max_tokens": "cap"}, 'input.max_tokens: null → "cap"'),
     ({"input.id": None}, 'input.id: "id" → null'),
@@ -96,8 +100,8 @@ def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:
         for path, value in changes.items():
             nested = isinstance(value, dict) and path in ("checkpoint", "retry", "storage", "executor", "verify")
             named |= {f"{path}.{key}" for key in value} if nested else {path}
-    elsewhere = {"input.messages", "input.template", "verify.path"}  # tested with the keys that they go with
-    assert named | elsewhere == keys - BY_IDENTITY
+    with_others = {"input.messages", "input.template", "verify.path", "sampling.closing_sentence", "stop_when"}
+    assert named | with_others == keys - BY_IDENTITY
     assert len(SEMANTIC) + len(EXECUTION) + len(EXTENDING) >= 25
 
 
@@ -111,6 +115,18 @@ def test_what_changes_answers_is_refused_with_the_difference(changes: dict[str, 
     assert ways == (
         "Run the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
     )
+
+
+def test_a_closing_sentence_decides_answers_and_when_to_stop_does_not() -> None:
+    budget = {"sampling.thinking_budget": 50}
+    with pytest.raises(FingerprintError, match=r"closing_sentence: null → \"Now\.\""):
+        check_same(semantic(budget), semantic(budget | {"sampling.closing_sentence": "Now."}), output="out")
+    many = {"sampling.n": 4, "input.gold": "answer"}
+    assert semantic(many) == semantic(many | {"stop_when": {"correct": 2}})
+
+
+def test_what_is_unset_leaves_older_outputs_and_snapshots_as_they_are() -> None:
+    assert not {"sampling.thinking_budget", "sampling.stop_loops", "retry.on"} & semantic({}).keys()
 
 
 @pytest.mark.parametrize("changes", EXECUTION + EXTENDING)
