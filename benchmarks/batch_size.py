@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--mean", type=float, default=500.0)
     parser.add_argument("--cap", type=int, default=2048)
-    parser.add_argument("--factors", default="0.25,0.5,1,1.5", help="neighbours, as multiples of the plan")
+    parser.add_argument("--factors", default="0.5,1,2,3", help="neighbours, as multiples of the plan")
     parser.add_argument("--straight", action="store_true", help="the planned width again, without admission")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -242,18 +242,14 @@ def test_kv_heads_are_cut_evenly_or_not_at_all() -> None:
 
 
 def test_a_batch_is_as_large_as_the_cache_that_it_leaves() -> None:
-    """More sequences take memory from the cache: where 512 leave none, some number in between still fits.
-
-    A batch is twice as wide as what fits for long.
-    """
+    """More sequences take memory from the cache: where 512 leave none, some number in between still fits."""
     spec = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048)
     p = plan(spec, gpus("RTX 4090", 2))
-    steady = p.max_num_seqs // 2
-    more = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048, max_num_seqs=steady + 1)
+    one_more = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048, max_num_seqs=p.max_num_seqs + 1)
     demand = demand_of(spec, source_of(spec), PROMPTS, default_lengths("math", 2048))
-    assert demand.fit_within(p.kv_cache_tokens, num_seqs=steady)
-    larger = plan(more, gpus("RTX 4090", 2))
-    assert not demand.fit_within(larger.kv_cache_tokens, num_seqs=steady + 1)
+    assert demand.fit_within(p.kv_cache_tokens, num_seqs=p.max_num_seqs)
+    larger = plan(one_more, gpus("RTX 4090", 2))
+    assert not demand.fit_within(larger.kv_cache_tokens, num_seqs=p.max_num_seqs + 1)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,6 @@ BATCHED_TOKENS = (16384, 8192, 4096, 2048)
 ACTIVATION_SHARE = 0.025  # of the GPU's memory, at most, while a smaller number of batched tokens is left to choose
 MARGIN_BYTES = GIB // 2  # left free on every GPU: fragments, and what a display or a driver may want
 UTILIZATION_MAX = 0.95
-BATCH_OVER_STEADY = 2.0  # a batch may be so much wider than what fits for long: `run.admission` sees to the rest
 MAX_WIDTH_IN_NODE = 8
 
 
@@ -48,9 +47,6 @@ class Wish:
 @dataclass(frozen=True, slots=True)
 class Fit:
     """One way to put a model on GPUs. Lengths in tokens, rates in output tokens per second of one replica.
-
-    `max_num_seqs` is the widest batch: at the start of a run and among short samples more fit than later. How many are
-    in the engine at a time, admission decides from what it has seen of lengths.
 
     `missing_bytes` is how much each GPU lacks for one sequence of `max_model_len`; 0: it fits.
     """
@@ -175,8 +171,7 @@ def fit(
             low = middle
         else:
             high = middle - 1
-    steady = low
-    num_seqs = wish.max_num_seqs or min(most, int(steady * BATCH_OVER_STEADY))
+    num_seqs = low
     batched, memory, utilization, tokens = attempt(num_seqs)
     max_model_len = longest
     if demand.prompts.sampled and wish.max_model_len is None:  # a longer prompt may come: let it, as far as memory goes
@@ -190,7 +185,7 @@ def fit(
         taken = memory.weights + memory.activation + memory.other + memory.kv + memory.outside + memory.cuda_graph
         missing = max(missing, taken - total)
     rate = tokens_per_s(
-        arch, quantization, smallest.gpu, demand, num_seqs=steady, tensor_parallel=tensor_parallel,
+        arch, quantization, smallest.gpu, demand, num_seqs=num_seqs, tensor_parallel=tensor_parallel,
         pipeline_parallel=pipeline_parallel, kv_dtype_bytes=wish.kv_dtype_bytes,
     )  # fmt: skip
     return Fit(
