@@ -126,8 +126,10 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
 def make_engine(spec: EngineSpec) -> Engine:
     """The engine of a worker, loaded."""
     if spec.kind == "replay":
+        from batchr1.data.tokenizer import leave_torch_out
         from batchr1.engine.replay import ReplayEngine
 
+        leave_torch_out()
         return ReplayEngine.from_args(spec.args)
     from batchr1.engine.vllm import VllmEngine, prepare_environment
 
