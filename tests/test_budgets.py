@@ -274,7 +274,7 @@ def test_three_hundred_prompts_of_r1_tiny_through_vllm(tmp_path: Path, budget: i
     for name in ("calm", "killed"):
         job = write_job(
             tmp_path, output={"path": name, "rows_per_part": 100}, sampling=sampling, checkpoint={"every_s": 1},
-            model={"engine_args": {"dtype": "float32"}},
+            model={"engine_args": {"dtype": "float32"}}, input={"gold": "answer"},
         )  # fmt: skip
         if name == "killed":
             with tree(["-m", "batchr1", "run", str(job)], tmp_path) as run:
