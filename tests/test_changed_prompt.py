@@ -51,6 +51,21 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_check_refuses_what_run_refuses(done: Path) -> None:
+    import click.testing
+
+    from batchr1.cli.main import main
+
+    def said(command: str) -> click.testing.Result:
+        return click.testing.CliRunner().invoke(main, [command, str(job)], obj=replay(), catch_exceptions=False)
+
+    job, before = job_in(done), sorted(done.rglob("*"))
+    checked = said("check")
+    assert sorted(done.rglob("*")) == before
+    assert "the input has another prompt for samples that are done (got 6 of them" in checked.stderr
+    assert (checked.exit_code, checked.stderr) == (2, said("run").stderr)
+
+
 @pytest.fixture
 def done(complete: Path, tmp_path: Path) -> Path:
     """A copy of an output that is complete, and an input of which three rows have another prompt since."""

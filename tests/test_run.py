@@ -354,6 +354,9 @@ def test_bad_rows_fail_alone_and_can_be_tried_again(tmp_path: Path) -> None:
         f"next: batchr1 status {output} --failed    (why rows failed)\n"
     )
     assert again.exit_code == 3
+    assert cli("status", output).output.startswith(f"{output}: complete but for failed rows\n")
+    checked = cli("check", job).output.splitlines()
+    assert checked[0] == "job      replayed: can run, but 3 of the first 44 rows will fail"
     listed = cli("status", output, "--failed").output
     assert sorted(line.split("\t")[0] for line in listed.splitlines()) == sorted(reasons)
     # 3. With that many allowed the same output is complete.

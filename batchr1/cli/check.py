@@ -43,17 +43,34 @@ def command(
         replicas=replicas,
     )  # fmt: skip
     from batchr1.records import Prompt
+    from batchr1.run.changed import check_prompts, files_to_check
     from batchr1.run.feeder import render_batch
-    from batchr1.run.prepare import RunOptions, check_fingerprint, find_pending, make_renderer, plan_job, prepare
+    from batchr1.run.prepare import (
+        RunOptions,
+        check_fingerprint,
+        make_renderer,
+        plan_job,
+        prepare,
+        read_ids,
+        take_out_done,
+        take_out_failed,
+    )
 
     with named(job):
         options = RunOptions(gpus=gpus, devices=split_devices(devices))
         prepared = prepare(spec, options)
         prepared.output.refuse_foreign()
         check_fingerprint(prepared)
-        counts = find_pending(prepared).counts()
         model = prepared.model
         renderer = make_renderer(prepared, options)
+        pending = read_ids(prepared)
+        take_out_done(prepared, pending)
+        if spec.input.on_changed_prompt == "refuse" and (files := files_to_check(prepared, pending)):
+            check_prompts(
+                prepared, pending, renderer, files, run="", check_lock=lambda: None
+            )  # refuses, or does nothing
+        take_out_failed(prepared, pending)
+        counts = pending.counts()
         plan = plan_job(prepared, renderer, options)
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
@@ -92,8 +109,14 @@ def command(
 
 def _as_text(d: dict[str, Any]) -> str:
     model, counts = d["model"], d["counts"]
+    failing = d["too_long"] + sum(d["bad_rows"].values())
+    verdict = (
+        f"can run, but {failing:,} of the first {d['sampled']:,} rows will fail"
+        if failing
+        else "nothing is wrong with it"
+    )
     lines = [
-        f"job      {d['job']}: nothing is wrong with it",
+        f"job      {d['job']}: {verdict}",
         f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} tokens",
         f"engine   {d['replicas']} × {d['device']}, {', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}",
         f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, {counts['failed']:,} failed, "

@@ -77,7 +77,9 @@ def command(
         options = replace(options, engine=engine)
     with named(job):
         summary = run_job(spec, options)
-    click.echo(json.dumps(as_document(summary)) if as_json else as_text(summary, _again(ctx)))
+    click.echo(
+        json.dumps(as_document(summary)) if as_json else as_text(summary, _again(ctx), continues=continue_truncated)
+    )
     ctx.exit(summary.exit_code)
 
 
@@ -126,8 +128,8 @@ def _again(ctx: click.Context) -> str:
     return shlex.join(words + ["--continue-truncated"] * given["continue_truncated"])
 
 
-def as_text(summary: Summary, again: str) -> str:
-    """The lines that every run ends with."""
+def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
+    """The lines that every run ends with. `continues`: whether truncated rows were to go on."""
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
     left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
@@ -141,7 +143,7 @@ def as_text(summary: Summary, again: str) -> str:
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:
-        lines.append("nothing to do")
+        lines.append("nothing to do" + (": no row was cut below sampling.max_tokens" if continues else ""))
     if tally.discarded:
         lines.append(f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were thrown away")
     if tally.spared and tally.done:

@@ -74,12 +74,19 @@ def command(
     click.echo(json.dumps(asdict(summary), default=str) if as_json else as_text(summary, by))
 
 
+def state_of(s: OutputSummary) -> str:
+    """Of an output that nobody holds."""
+    if s.complete and not s.pending:
+        return "complete"
+    return "complete but for failed rows" if s.pending == 0 and s.failed else "not complete"
+
+
 def as_text(s: OutputSummary, by: str | None) -> str:
     """The table that `status` prints."""
     from batchr1.run.progress import format_seconds
 
     failed = sum(s.failed.values())
-    state = f"running ({s.holder})" if s.holder else "complete" if s.complete and not s.pending else "not complete"
+    state = f"running ({s.holder})" if s.holder else state_of(s)
     if not s.holder and s.last_run.get("state") == "running":
         state += f" (run {s.last_run['run']} ended without a word: run the job again, it goes on)"
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
