@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import types
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from batchr1.job import load_job
 from batchr1.job.fingerprint import fingerprint
 from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, PromptingSpec, SamplingSpec
 from batchr1.records import CompletionLengths, PromptLengths
-from batchr1.run.lengths import MIN_EARLIER_ROWS, expected_completions, measure_prompts
+from batchr1.run.lengths import MIN_EARLIER_ROWS, MIN_UNFINISHED_ROWS, expected_completions, measure_prompts
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.lengths import (
     LOG_SIGMA,
@@ -366,6 +367,17 @@ def test_earlier_rows_are_capped_at_what_the_job_asks_for_now(tmp_path: Path, ou
     lengths = [min(tokens, 30) for tokens in completion_tokens(own)]
     assert lengths != completion_tokens(own)
     assert found == approx(moments(lengths, f"40 rows of an earlier run at {own.uri}"))
+
+
+def test_the_first_rows_of_an_unfinished_output_are_the_short_ones_and_say_nothing(
+    tmp_path: Path, outputs: dict[int, Output]
+) -> None:
+    write(tmp_path / "in.parquet", {"q": ["a"]})
+    shutil.copytree(outputs[40].uri, tmp_path / "out")
+    (tmp_path / "out/_SUCCESS").unlink()
+    own = Output(open_storage(str(tmp_path / "out")))
+    assert expect(job_spec(tmp_path), [own]) == expect(job_spec(tmp_path), [])
+    assert MIN_UNFINISHED_ROWS == 2048
 
 
 def test_too_few_earlier_rows_say_nothing(tmp_path: Path, outputs: dict[int, Output]) -> None:

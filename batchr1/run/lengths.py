@@ -20,6 +20,7 @@ from batchr1.sizing.lengths import assumed_lengths, default_lengths
 from batchr1.sizing.model import ModelSource
 
 MIN_EARLIER_ROWS = 30  # of fewer long-tailed lengths the mean says little
+MIN_UNFINISHED_ROWS = 2048  # and of fewer rows of an unfinished output: the short ones finish first
 
 Floats = np.ndarray[Any, Any]
 
@@ -115,15 +116,18 @@ def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | 
 
 
 def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | None:
-    """Lengths of rows that are done, truncated ones at the length they had; None if they are too few."""
+    """Lengths of rows that are done, truncated ones at the length they had; None if they are too few.
+
+    An unfinished output counts only if it has many: what is done of a few batches is what was short.
+    """
     lengths, uris = _Moments(), []
     for output in outputs:
-        before = lengths.rows
-        if output.exists():
-            for table in output.tables(["completion_tokens"]):
-                lengths.add(np.minimum(table.column("completion_tokens").to_numpy().astype(np.float64), cap))
-        if lengths.rows > before:
+        tables = list(output.tables(["completion_tokens"])) if output.exists() else []
+        rows = sum(table.num_rows for table in tables)
+        if rows and (output.is_complete() or rows >= MIN_UNFINISHED_ROWS):
             uris.append(output.uri)
+            for table in tables:
+                lengths.add(np.minimum(table.column("completion_tokens").to_numpy().astype(np.float64), cap))
     if lengths.rows < MIN_EARLIER_ROWS:
         return None
     runs = f"an earlier run at {uris[0]}" if len(uris) == 1 else f"earlier runs at {uris[0]} and {len(uris) - 1} more"
