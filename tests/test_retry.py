@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
-from test_checkpoint import started, wait_for_saved
+from replay_job import keys_of, questions, replay, rows_of, run_replay, token_ids, wanted_keys, write_job
+from test_checkpoint import record, started, wait_for_saved
 
 from batchr1.errors import JobError
 from batchr1.job import load_job
@@ -23,6 +23,11 @@ def job_of(folder: Path, **sections: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
     given = {"sampling": {"max_tokens": 100, "seed": 5}, "retry": {"on": ["unclosed"], "attempts": 4}}
     return write_job(folder, **(given | {"checkpoint": {"every_s": 0.25}} | sections))
+
+
+def failed_of(output: Path) -> list[tuple[str, int, str]]:
+    tables = [pl.read_parquet(path) for path in (output / ".batchr1/failed").glob("*.parquet")]
+    return sorted(pl.concat(tables).select("id", "sample", "reason").iter_rows()) if tables else []
 
 
 def test_what_is_not_wanted_is_tried_again_and_the_last_try_is_kept(tmp_path: Path) -> None:
@@ -67,3 +72,16 @@ def test_drawing_again_needs_a_draw(tmp_path: Path) -> None:
     job = job_of(tmp_path, sampling={"temperature": 0})
     with pytest.raises(JobError, match=r"retry\.on draws again, and at sampling\.temperature 0 nothing is drawn"):
         load_job(job)
+
+
+def test_a_row_whose_second_try_kills_the_engine_fails_alone(tmp_path: Path) -> None:
+    """Its first one was saved whole: that does not make it a row that came through."""
+    texts = token_ids()["num_text_ids"] - 1
+    seed = next(s for s in range(100) if [(derive_seed(s, "row/4", 0, a) or 0) % texts % 2 for a in (1, 2)] == [0, 1])
+    job = job_of(tmp_path, input={"limit": 5}, sampling={"max_tokens": 100, "seed": seed})
+    # One at a time: between its tries others run, while the first is in snapshots.
+    script = {"groups": [[400, 20]], "poison_every": 29, "poison_at": 10, "poison_up_to": 20}
+    with started(job, **script, max_num_seqs=1, tokens_per_step=1, step_s=0.005) as run:
+        code = run.wait(150)
+    assert (code, failed_of(tmp_path / "out")) == (3, [("row/4", 0, "killed_engine")]), run.stdout
+    assert record(tmp_path / "out")["tally"]["restarts"] <= 4
