@@ -66,8 +66,9 @@ class Script:
 
     `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
     many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there
-    (with `poison_up_to`: only by completions that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine raises, the
-    engine sleeps. `once`: a file that marks a fault as done, so that the restarted worker goes on.
+    (with `poison_up_to`: only by completions that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process
+    is killed, the engine raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
+    worker goes on.
 
     `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
     Where the engine's are above, it runs out of memory, at its start or at step `oom_at_step`, with the text named by
