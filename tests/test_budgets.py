@@ -104,6 +104,7 @@ def test_an_answer_is_cut_by_the_token_that_is_one_too_many() -> None:
         (budgets(1000, max_tokens=4000), 1200, 1200 - 4 - ANSWER_ROOM),  # a row's cap, or the context, is shorter
         (budgets(1000, max_tokens=4000), 100, 48),  # and much shorter: half of it
         (budgets(answer=50), 200, 200 - 4 - 50),
+        (budgets(10, 9), 6, 1),  # a thought, the closing, a token of answer
         (budgets(answer=50, max_tokens=300), 60, 28),
     ],
 )
@@ -112,6 +113,11 @@ def test_thinking_ends_early_enough_for_an_answer(asked: Budgets, max_tokens: in
     assert completion.token_ids.index(CLOSE) == longest + 2
     whole = max_tokens if asked.answer is None else longest + 4 + asked.answer - 1  # a blank line is of the answer
     assert len(completion.token_ids) == min(max_tokens, whole)
+
+
+def test_nothing_is_closed_where_that_leaves_no_room_for_a_thought_and_an_answer() -> None:
+    completion = generate([10] * 50, Rules(budgets(10, 9)), max_tokens=len(CLOSING) + 1)
+    assert (completion.token_ids, completion.injected) == ((10,) * 5, 0)
 
 
 def drive(one: Generation, engine: list[int]) -> Completion:
