@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from process_tree import tree
 from replay_job import MODEL, questions, replay, rows_of, run_replay, token_ids, write_job
@@ -104,6 +104,7 @@ def test_an_answer_is_cut_by_the_token_that_is_one_too_many() -> None:
         (budgets(1000, max_tokens=4000), 1200, 1200 - 4 - ANSWER_ROOM),  # a row's cap, or the context, is shorter
         (budgets(1000, max_tokens=4000), 100, 48),  # and much shorter: half of it
         (budgets(answer=50), 200, 200 - 4 - 50),
+        (budgets(10, 9), 6, 1),  # a thought, the closing, a token of answer
         (budgets(answer=50, max_tokens=300), 60, 28),
     ],
 )
@@ -112,6 +113,11 @@ def test_thinking_ends_early_enough_for_an_answer(asked: Budgets, max_tokens: in
     assert completion.token_ids.index(CLOSE) == longest + 2
     whole = max_tokens if asked.answer is None else longest + 4 + asked.answer - 1  # a blank line is of the answer
     assert len(completion.token_ids) == min(max_tokens, whole)
+
+
+def test_nothing_is_closed_where_that_leaves_no_room_for_a_thought_and_an_answer() -> None:
+    completion = generate([10] * 50, Rules(budgets(10, 9)), max_tokens=len(CLOSING) + 1)
+    assert (completion.token_ids, completion.injected) == ((10,) * 5, 0)
 
 
 def drive(one: Generation, engine: list[int]) -> Completion:
@@ -150,6 +156,45 @@ def test_a_loop_is_stopped_and_said_to_be_one() -> None:
     assert acts[-1] == "cut" and set(acts[:-1]) == {None}, "at the same token after an interruption"
     ended = generation(Rules(stop_loops=True), 9000, Partial(stopped.token_ids, finish_reason="length"))
     assert ended.ended() == "length"
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 330), min_size=1, max_size=3), st.integers(1, 40), st.integers(0, 99), st.booleans())
+def test_a_loop_is_stopped_at_the_same_token_wherever_it_was_interrupted(
+    cuts: list[int], period: int, before: int, has_budget: bool
+) -> None:
+    stream = [10 + i % 3 for i in range(before)] + [20 + i % period for i in range(3000)]
+    rules = Rules(budgets(250, 2000) if has_budget else None, stop_loops=True)
+    whole = drive(generation(rules, 2500), stream)
+    saved, at = Partial(()), 0
+    for cut in cuts:
+        at += cut
+        one, act = generation(rules, 2500, saved), None
+        while one.generated < at and one.ended() is None and act != "cut":
+            if (act := one.take([stream[one.generated]])) == "close":
+                one.close()
+        ended = "length" if act == "cut" else saved.finish_reason
+        saved = Partial(tuple(one.tokens), (), ended, injected=one.injected)
+    again = drive(generation(rules, 2500, saved), stream)
+    assert (len(again.token_ids), again.cut_by, again.injected) == (len(whole.token_ids), whole.cut_by, whole.injected)
+
+
+def test_a_snapshot_that_comes_while_a_trace_is_closed_says_what_it_holds() -> None:
+    """They are taken on another thread: the tokens are copied, then the trace may be closed, then all else is read."""
+    one = generation(Rules(budgets(3)))
+    one.take([10, 10, 10])
+
+    class Slow(array):  # type: ignore[type-arg]
+        def __getitem__(self, at: Any) -> Any:
+            copied = super().__getitem__(at)
+            one.close()
+            return copied
+
+    one.tokens = Slow("i", one.tokens)
+    saved = one.saved()
+    assert (list(saved.tokens), saved.injected) == ([10, 10, 10], 0)
+    one.tokens = array("i", one.tokens)
+    assert (list(one.saved().tokens), one.saved().injected) == ([10, 10, 10, *CLOSING], 4)
 
 
 def budget_job(folder: Path, **sampling: Any) -> Path:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
-from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
-from test_checkpoint import started, wait_for_saved
+from process_tree import until
+from replay_job import keys_of, questions, replay, rows_of, run_replay, token_ids, wanted_keys, write_job
+from test_checkpoint import record, started, wait_for_saved
 
+from batchr1.data.prompts import PromptRenderer
+from batchr1.data.storage import open_storage
+from batchr1.engine.replay import ReplayEngine
 from batchr1.errors import JobError
 from batchr1.job import load_job
+from batchr1.records import SampleKey, WorkItem
+from batchr1.run.collector import Collector
+from batchr1.run.messages import Drop, Dropped, Finish, FromWorker, Lease, Staged, ToWorker, WorkerSetup
 from batchr1.run.seeds import derive_seed
+from batchr1.run.worker import Worker
+from batchr1.run.worker_main import model_tags, result_maker
 
 ROWS = 40
 # Six completions of each prompt, two of them too long for max_tokens: unclosed. A sample's seed picks one.
@@ -23,6 +35,11 @@ def job_of(folder: Path, **sections: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
     given = {"sampling": {"max_tokens": 100, "seed": 5}, "retry": {"on": ["unclosed"], "attempts": 4}}
     return write_job(folder, **(given | {"checkpoint": {"every_s": 0.25}} | sections))
+
+
+def failed_of(output: Path) -> list[tuple[str, int, str]]:
+    tables = [pl.read_parquet(path) for path in (output / ".batchr1/failed").glob("*.parquet")]
+    return sorted(pl.concat(tables).select("id", "sample", "reason").iter_rows()) if tables else []
 
 
 def test_what_is_not_wanted_is_tried_again_and_the_last_try_is_kept(tmp_path: Path) -> None:
@@ -67,3 +84,68 @@ def test_drawing_again_needs_a_draw(tmp_path: Path) -> None:
     job = job_of(tmp_path, sampling={"temperature": 0})
     with pytest.raises(JobError, match=r"retry\.on draws again, and at sampling\.temperature 0 nothing is drawn"):
         load_job(job)
+
+
+def test_a_row_whose_second_try_kills_the_engine_fails_alone(tmp_path: Path) -> None:
+    """Its first one was saved whole: that does not make it a row that came through."""
+    texts = token_ids()["num_text_ids"] - 1
+    seed = next(s for s in range(100) if [(derive_seed(s, "row/4", 0, a) or 0) % texts % 2 for a in (1, 2)] == [0, 1])
+    job = job_of(tmp_path, input={"limit": 5}, sampling={"max_tokens": 100, "seed": seed})
+    # One at a time: between its tries others run, while the first is in snapshots.
+    script = {"groups": [[400, 20]], "poison_every": 29, "poison_at": 10, "poison_up_to": 20}
+    with started(job, **script, max_num_seqs=1, tokens_per_step=1, step_s=0.005) as run:
+        code = run.wait(150)
+    assert (code, failed_of(tmp_path / "out")) == (3, [("row/4", 0, "killed_engine")]), run.stdout
+    assert record(tmp_path / "out")["tally"]["restarts"] <= 4
+
+
+class Line:
+    """A channel whose other end is the test."""
+
+    def __init__(self) -> None:
+        self.to_worker: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self.said: list[FromWorker] = []
+
+    def receive(self, timeout_s: float) -> ToWorker | None:
+        try:
+            return self.to_worker.get(block=timeout_s > 0, timeout=timeout_s or None)
+        except queue.Empty:
+            return None
+
+    def send(self, message: FromWorker) -> None:
+        self.said.append(message)
+
+    def of(self, kind: type) -> list[Any]:
+        return [message for message in self.said if isinstance(message, kind)]
+
+
+def test_what_is_called_back_is_not_tried_again(tmp_path: Path) -> None:
+    """A row has enough right samples while it is being seen whether this one is to be tried again."""
+    spec = replay(**SCRIPT | {"groups": [[400]]})
+    setup = WorkerSetup(
+        "run", 0, 0, spec, 8, open_storage(tmp_path / "out"), pa.schema([]).serialize().to_pybytes(), 5, 4, 10, 600,
+        "model", False, False, judges=True, retry_on=frozenset({"unclosed"}),
+    )  # fmt: skip
+    tags, tokenizer = model_tags(setup)
+    make, is_seen = result_maker(setup, tags, tokenizer), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        is_seen.wait(60)
+        return make(*args)
+
+    line, engine = Line(), ReplayEngine.from_args(spec.args)
+    collector = Collector(setup, slow, line.send)
+    worker = Worker(setup, engine, collector, line)
+    thread = threading.Thread(target=worker.run, args=(0.0,))
+    thread.start()
+    prompt = PromptRenderer(tokenizer).render("a", "1 + 1")
+    line.to_worker.put(Lease((WorkItem(prompt, 0, 100, "max_tokens", seed=1),)))
+    until(collector.uncommitted, 20)
+    line.to_worker.put(Drop((SampleKey("a", 0),)))
+    until(lambda: line.of(Dropped), 20)
+    is_seen.set()
+    line.to_worker.put(Finish())
+    thread.join(60)
+    assert not thread.is_alive()
+    assert [(m.keys, m.tokens) for m in line.of(Dropped)] == [((), 0), ((SampleKey("a", 0),), 100)]
+    assert not collector.uncommitted() and not line.of(Staged)

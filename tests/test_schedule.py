@@ -129,7 +129,7 @@ def renderer() -> PromptRenderer:
 def feeder_of(
     folder: Path, inputs: pl.DataFrame, renderer: PromptRenderer, *, n: int = 1, ahead: int = 64,
     longest_first: bool = True, saved: dict[SampleKey, Saved] | None = None, row_group_size: int = 50,
-    look_ahead_rows: int = feeder_module.LOOK_AHEAD_ROWS,
+    look_ahead_rows: int = feeder_module.LOOK_AHEAD_ROWS, enough: int | None = None,
 ) -> Feeder:  # fmt: skip
     path = folder / "in.parquet"
     inputs.write_parquet(path, row_group_size=row_group_size)
@@ -138,7 +138,7 @@ def feeder_of(
     pending = Pending(source, n, ids_are_hashes=False)
     feeder = Feeder(
         source, pending, renderer, Limits(1000, 4096), seed=1, ahead=ahead, longest_first=longest_first, saved=saved,
-        look_ahead_rows=look_ahead_rows,
+        look_ahead_rows=look_ahead_rows, enough=enough,
     )  # fmt: skip
     feeder.start()
     return feeder

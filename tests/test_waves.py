@@ -15,8 +15,12 @@ from process_tree import until
 from replay_job import questions, replay, rows_of, run_replay, write_job
 from test_checkpoint import started
 
+from batchr1.cli.status import as_text
+from batchr1.data.output import Output
+from batchr1.data.storage import open_storage
 from batchr1.errors import JobError
 from batchr1.job import load_job
+from batchr1.report.summary import summarise
 from batchr1.run.schedule import Group
 from batchr1.run.waves import Waves
 
@@ -134,6 +138,8 @@ def test_samples_stop_when_enough_are_right_and_the_same_prompts_are_solved(tmp_
     assert (stopped / "out/_SUCCESS").exists()
     again = run_replay(stopped / "job.yaml", replay(groups=LENGTHS))
     assert (again.exit_code, again.tally.done, again.counts.spared) == (0, 0, summary.counts.spared)
+    spared = f"{kept.height} done, 0 failed, 0 pending, {summary.counts.spared} spared"
+    assert spared in as_text(summarise(Output(open_storage(stopped / "out"))), None), "status adds up"
     same = kept.join(everything, on=["id", "sample"]).select(pl.col("reasoning") == pl.col("reasoning_right"))
     assert same.to_series().all()
 

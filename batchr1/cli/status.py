@@ -42,6 +42,7 @@ def command(
     from batchr1.report.summary import failed_rows, summarise
 
     pending: int | None = None
+    spared: int | None = None
     if Path(target).suffix in {".yaml", ".yml"}:
         from batchr1.run.prepare import check_fingerprint, find_pending, prepare
 
@@ -50,7 +51,8 @@ def command(
             prepared = prepare(spec)
             check_fingerprint(prepared)
             found = prepared.output
-            pending = find_pending(prepared).counts().pending
+            counts = find_pending(prepared).counts()
+            pending, spared = counts.pending, counts.spared
         if not found.exists():
             nothing = [] if show_failed else {"output": found.uri, "complete": False, "done": 0, "pending": pending}
             text = f"{found.uri}: nothing here yet, {pending:,} pending"
@@ -70,7 +72,7 @@ def command(
             for row in rows:
                 click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
         return
-    summary = summarise(found, by=by, pending=pending)
+    summary = summarise(found, by=by, pending=pending, spared=spared)
     click.echo(json.dumps(asdict(summary), default=str) if as_json else as_text(summary, by))
 
 
@@ -90,6 +92,7 @@ def as_text(s: OutputSummary, by: str | None) -> str:
     if not s.holder and s.last_run.get("state") == "running":
         state += f" (run {s.last_run['run']} ended without a word: run the job again, it goes on)"
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
+    pending += f", {s.spared:,} spared" if s.spared else ""
     lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {s.runs} runs"]
     saved = s.in_flight
     if saved.under_way or saved.finished:

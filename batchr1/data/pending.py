@@ -134,10 +134,10 @@ class Pending:
         rows = self.find(ids)
         if self._right is None:
             self._right = np.zeros(len(self._bits), dtype=np.int64)
-        np.add.at(self._right, rows[(rows >= 0) & pc.fill_null(correct, False).to_numpy(zero_copy_only=False)], 1)
+        np.add.at(self._right, rows[(rows >= 0) & _are_right(correct)], 1)
 
     def spare(self, enough: int) -> None:
-        """Rows of which so many samples are right need no more. Call after all `mark_done` and `learn_right`."""
+        """Rows of which so many samples are right need no more. Call last, when all else is known."""
         if self._right is not None:
             rows = np.flatnonzero(self._right >= enough)
             self._spared += int(np.bitwise_count(self._bits[rows]).sum())
@@ -158,11 +158,20 @@ class Pending:
         self._bits[wanted] = 0
         self._dropped += int(wanted.size)
 
-    def reopen(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
-        """Take (id, sample) pairs in again that were done."""
-        rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
+    def has_enough(self, ids: pa.Array | pa.ChunkedArray, enough: int) -> Bools:
+        """Of which of these so many samples are right."""
+        rows = self.find(ids)
+        right = np.zeros(len(self._bits)) if self._right is None else self._right
+        found: Bools = (rows >= 0) & (right[rows] >= enough)
+        return found
+
+    def reopen(self, gone: pa.Table) -> None:
+        """Take rows in again that were done, and are in the output no more: whole rows of it."""
+        rows, numbers = self.find(gone.column("id")), gone.column("sample").to_numpy().astype(np.int64)
         valid = (rows >= 0) & (numbers < self._n)
         np.bitwise_or.at(self._bits, (rows[valid], numbers[valid] // 8), (1 << (numbers[valid] % 8)).astype(np.uint8))
+        if self._right is not None:
+            np.subtract.at(self._right, rows[_are_right(gone.column("correct")) & (rows >= 0)], 1)
 
     def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
         """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
@@ -276,6 +285,11 @@ class Pending:
                     np.divide(self._lengths[here][wanted], told, out=lengths, where=told > 0)
                 right = self._right[here][wanted] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
                 yield PendingRows(batch.filter(pa.array(wanted)), samples, lengths, right)
+
+
+def _are_right(correct: pa.Array | pa.ChunkedArray) -> Bools:
+    right: Bools = pc.fill_null(correct, False).to_numpy(zero_copy_only=False)
+    return right
 
 
 def _order(keys: np.ndarray[Any, Any]) -> Numbers:

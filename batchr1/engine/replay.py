@@ -65,9 +65,10 @@ class Script:
     length of it: samples of a prompt are then as alike as the group is.
 
     `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
-    many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there.
-    `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine raises, the
-    engine sleeps. `once`: a file that marks a fault as done, so that the restarted worker goes on.
+    many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there
+    (with `poison_up_to`: only by completions that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process
+    is killed, the engine raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
+    worker goes on.
 
     `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
     Where the engine's are above, it runs out of memory, at its start or at step `oom_at_step`, with the text named by
@@ -96,6 +97,7 @@ class Script:
     refuse_every: int = 0
     poison_every: int = 0
     poison_at: int = 0
+    poison_up_to: int | None = None
     die_at_step: int | None = None
     error_at_step: int | None = None
     hang_at_step: int | None = None
@@ -149,6 +151,8 @@ class ReplayEngine:
         poison = bool(self._script.poison_every) and int.from_bytes(key, "little") % self._script.poison_every == 0
         variant = self._variant(request, generated) if self._script.groups else None
         plan = self._plan(key, variant)
+        if self._script.poison_up_to is not None:
+            poison = poison and len(plan) <= self._script.poison_up_to
         self._waiting.append(
             (request.id, _Running(plan, generated, request.max_tokens, key, len(prompt), is_poison=poison))
         )

@@ -61,9 +61,9 @@ class Budgets:
         return Meter(self.tags, thinking, self.answer, opened)
 
     def _thinking(self, max_tokens: int) -> int | None:
-        """Thinking ends early enough to leave room for the closing and an answer."""
+        """Thinking ends early enough to leave room for the closing and an answer. None: there is none for either."""
         room = max_tokens - len(self.closing)
-        if room < 1:
+        if room < 2:  # a thought and an answer, of a token each
             return None
         answer = self.answer
         if answer is None:

@@ -60,12 +60,13 @@ class LoopDetector:
     `update` is given all tokens so far as often as one likes; it looks every `CHECK_EVERY` tokens at the last
     `WINDOW_TOKENS`, which is a constant cost per token, and keeps nothing but a count. It is slower to call something
     a loop than `is_looping`, because the text may still go on: it wants `STOP_COPIES` copies and `STOP_RUN_TOKENS`.
+    `seen`: tokens that were looked at before an interruption, so that it looks at the same places after it.
     """
 
     __slots__ = ("_checked",)
 
-    def __init__(self) -> None:
-        self._checked = 0
+    def __init__(self, seen: int = 0) -> None:
+        self._checked = seen - seen % CHECK_EVERY
 
     def update(self, tokens: array[int]) -> bool:
         if len(tokens) - self._checked < CHECK_EVERY:

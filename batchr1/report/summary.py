@@ -82,10 +82,13 @@ class OutputSummary:
     eta_s: float | None
     measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
+    spared: int = 0  # samples that `stop_when` left out, by the input that was read or the last run that ended
 
 
-def summarise(output: Output, *, by: str | None = None, pending: int | None = None) -> OutputSummary:
-    """Read an output. `by` names a column to group by; `pending` is known only to who has read the input.
+def summarise(
+    output: Output, *, by: str | None = None, pending: int | None = None, spared: int | None = None
+) -> OutputSummary:
+    """Read an output. `by` names a column to group by; `pending`, `spared` are known only to who has read the input.
 
     Raises `UsageError` when nothing of ours is there, or it has no column `by`.
     """
@@ -125,6 +128,7 @@ def summarise(output: Output, *, by: str | None = None, pending: int | None = No
         eta_s=_eta(rows, pending, in_flight, rate) if holder is not None and frames else None,
         measures=measures,
         groups=_groups(rows, by, measures) if by is not None and frames else [],
+        spared=(last.get("counts") or {}).get("spared", 0) if spared is None else spared,
     )
 
 

@@ -90,7 +90,7 @@ def check_prompts(
             table = prepared.output.read_part(rel, None)
             gone = table.filter(pa.array(mask))
             replace_part(prepared.output, rel, table.filter(pa.array(~mask)), run)
-            pending.reopen(gone.column("id"), gone.column("sample"))
+            pending.reopen(gone)
         elif first is None:
             ids = prepared.output.read_part(rel, ["id"]).column("id")
             first = ids[int(np.flatnonzero(mask)[0])].as_py()

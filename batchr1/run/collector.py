@@ -68,6 +68,15 @@ class Collector:
         for key in keys:
             self._uncommitted.pop(key, None)
 
+    def give_up(self, keys: Iterable[SampleKey]) -> int:
+        """These will have no row: nothing is saved of them any more. Gives the tokens of attempts that they had."""
+        tokens = 0
+        for key in keys:
+            self._uncommitted.pop(key, None)
+            self._carried.pop(key, None)
+            tokens += self._discarded.pop(key, 0)
+        return tokens
+
     def uncommitted(self) -> list[Saved]:
         """What was put and is not known to be committed. Safe on any thread."""
         return list(self._uncommitted.values())

@@ -144,6 +144,7 @@ class Driver:
             self._look_for_stop()
             self._look_for_hung()
             self._lease()
+            self._look_for_stall()
             self._look_for_orphans()
             self._look_for_room()
             self._write_failures()
@@ -251,11 +252,12 @@ class Driver:
         self._feeder.lost(replica.leased)
         back = self._with_saved(replica)
         problem = self._replicas.memory_problem(replica, died)
-        suspects = [item for item in back if item.key in replica.in_flight and not _is_generated(item)]
+        suspects = [item for item in back if item.key in replica.in_flight and not self._is_through(replica, item)]
         if problem or died.lost:
             suspects = []  # memory ran out, or a machine went: that is no row's doing
         apart = {item.key for item in suspects}
         again = [item for item in back if item.key not in apart]
+        suspects = list(self._wanted(suspects))
         replica.let_go()
         try:
             if not self._interrupted:
@@ -274,6 +276,12 @@ class Driver:
         except BatchError as exc:
             self._give_up(replica, exc)
 
+    @staticmethod
+    def _is_through(replica: Replica, item: WorkItem) -> bool:
+        """Whether it was generated; where it may have been tried again since, that is not known."""
+        is_saved_whole = item.partial is not None and item.partial.finish_reason is not None
+        return is_saved_whole and not replica.setup.retry_on
+
     def _give_up(self, replica: Replica, error: BatchError) -> None:
         """It gets no successor. Its work goes to the others; where there is none, the run ends with its error."""
         self._replicas.give_up(replica, error)
@@ -290,6 +298,13 @@ class Driver:
         """Work came back when all other replicas had ended: one of them starts again."""
         if self._is_left() and not self._interrupted and not self._replicas.live:
             self._replicas.revive()
+
+    def _look_for_stall(self) -> None:
+        """Rows that were blamed wait for another to come through. Where all others wait for them, they are believed."""
+        is_idle = not (self._again or self._suspects or any(replica.in_flight for replica in self._replicas))
+        if is_idle and self._feeder.stalls:
+            for failure in self._suspects.verdicts():
+                self._fail(failure)
 
     def _look_for_room(self) -> None:
         """More machines are of use as long as something is not leased; none at all, and the run cannot go on."""
@@ -381,6 +396,7 @@ class Driver:
         if self._interrupted and time.monotonic() > self._grace_ends:
             for replica in self._replicas.values():
                 self._executor.kill(replica.setup.worker)
+                self._feeder.lost(replica.leased)
                 replica.ended = True
         if self._interrupted is None and (reason := self._should_stop()):
             self._stop(reason)
@@ -439,7 +455,3 @@ class Driver:
                 self.tally.reasons[failure.reason] = self.tally.reasons.get(failure.reason, 0) + 1
             self._failures = []
             self._failed_at = time.monotonic()
-
-
-def _is_generated(item: WorkItem) -> bool:
-    return item.partial is not None and item.partial.finish_reason is not None

@@ -82,6 +82,7 @@ class Feeder:
         self._probes: dict[SampleKey, Group] = {}
         self._error: BaseException | None = None
         self._stopped = False
+        self._waiting = False  # for verdicts, with all rows read and all that can be picked handed out
         self._thread = threading.Thread(target=self._work, name="feeder", daemon=True)
 
     def start(self) -> None:
@@ -157,12 +158,30 @@ class Feeder:
                 if row in self._ready:
                     self._num_ready -= len(row)
                 row.clear()
+        self._ready = deque(row for row in self._ready if row)
 
     @property
     def ended(self) -> bool:
-        if self._thread.is_alive() or self._error is not None:
+        """Whether nothing more will come, unless a worker dies with samples that were right."""
+        with self._lock:
+            return self._hands_out_nothing and not (self._waves is not None and self._waves.waits)
+
+    @property
+    def stalls(self) -> bool:
+        """Whether nothing more will come before verdicts do."""
+        with self._lock:
+            return self._hands_out_nothing and self._waves is not None and self._waves.waits
+
+    @property
+    def _hands_out_nothing(self) -> bool:
+        if self._error is not None or self._ready or any(self._open.values()):
             return False
-        return not self._ready and not any(self._open.values())
+        return self._read_all and not (self._waves is not None and self._waves.rows_left)
+
+    @property
+    def _read_all(self) -> bool:
+        """Whether the thread will hand out nothing by itself."""
+        return self._waiting or not self._thread.is_alive()
 
     def close(self) -> None:
         with self._lock:
@@ -175,7 +194,7 @@ class Feeder:
             mine = self._open[worker] = self._ready.popleft()
             self._num_ready -= len(mine)
             return mine
-        if self._thread.is_alive():
+        if not self._read_all:
             return None
         return max(self._open.values(), key=len, default=None) or None
 
@@ -200,13 +219,15 @@ class Feeder:
             return 0 if self._stopped else self._ahead - self._num_ready
 
     def _wait_for_verdicts(self) -> bool:
-        """Nothing can be picked: whether verdicts brought something."""
+        """Nothing can be picked: wait until verdicts, or the death of a worker, change that; False when closed."""
         waves = self._waves
         if waves is None:
             return False
         with self._lock:
-            self._lock.wait_for(lambda: self._stopped or waves.rows_left or not waves.waits)
-            return not self._stopped and waves.rows_left > 0
+            self._waiting = True
+            self._lock.wait_for(lambda: self._stopped or waves.rows_left)
+            self._waiting = False
+            return not self._stopped
 
     def _pick(self, room: int) -> list[Pick]:
         """The next samples, some of them more than there is room for: a row's go together."""

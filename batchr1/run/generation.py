@@ -32,7 +32,7 @@ NO_RULES = Rules()
 class Generation:
     """A sample under way: all its tokens, of which the first `offset` were saved before it was submitted."""
 
-    __slots__ = ("_budgets", "_loops", "_meter", "injected", "item", "offset", "tokens")
+    __slots__ = ("_budgets", "_closed_at", "_loops", "_meter", "injected", "item", "offset", "tokens")
 
     def __init__(self, item: WorkItem, rules: Rules = NO_RULES) -> None:
         partial = item.partial
@@ -40,7 +40,8 @@ class Generation:
         self.tokens = array("i", partial.token_ids if partial else ())  # copied in one piece by snapshots
         self.offset = len(self.tokens)
         self.injected = partial.injected if partial else 0
-        self._loops = LoopDetector() if rules.stop_loops else None
+        self._closed_at = 0  # tokens before what was injected, as far as that happened here
+        self._loops = LoopDetector(self.offset) if rules.stop_loops else None
         self._budgets, self._meter = rules.budgets, None
         if rules.budgets is not None:
             opened, injected = item.prompt.opened, self.injected
@@ -99,9 +100,12 @@ class Generation:
         """Put in what closes the trace: the answer is generated from there."""
         if self._budgets is None or self._meter is None:
             raise ValueError("without a budget nothing is closed")
-        self.tokens.extend(array("i", self._budgets.closing))
+        self._closed_at = len(self.tokens)
         self.injected = len(self._budgets.closing)
+        self.tokens.extend(array("i", self._budgets.closing))  # last, and at once: a snapshot may be taken meanwhile
         self._meter.closed(self._budgets.closing)
+        if self._loops is not None:
+            self._loops = LoopDetector(len(self.tokens))
 
     def ended(self) -> FinishReason | None:
         """Why nothing is left to generate, although it was not submitted yet; None when something is."""
@@ -129,10 +133,11 @@ class Generation:
 
     def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> Saved:
         """As snapshots keep it. Safe beside the step loop."""
-        item = self.item
+        item, tokens = self.item, self.tokens[:]
+        injected = self.injected if len(tokens) > self._closed_at else 0  # else it was closed after they were copied
         return Saved(
-            item.prompt.id, item.sample, item.attempt, item.prompt.digest, self.tokens[:], resumed_at(item.partial),
-            reason, finished_at, self.injected,
+            item.prompt.id, item.sample, item.attempt, item.prompt.digest, tokens, resumed_at(item.partial),
+            reason, finished_at, injected,
         )  # fmt: skip
 
     @property

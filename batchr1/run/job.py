@@ -47,6 +47,7 @@ from batchr1.run.prepare import (
     take_inflight,
     take_out_done,
     take_out_failed,
+    take_out_spared,
     verify_of,
 )
 from batchr1.run.reopen import reopen_truncated
@@ -122,6 +123,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
             engines = engines or _size_engines(prepared, options)
             limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
             reopen_truncated(prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check)
+        take_out_spared(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
             return _nothing_to_do(prepared, pending, run, counts)

@@ -183,6 +183,7 @@ def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
     take_out_done(prepared, pending)
     if not retry_failed:
         take_out_failed(prepared, pending)
+    take_out_spared(prepared, pending)
     return pending
 
 
@@ -214,14 +215,18 @@ def take_out_done(prepared: Prepared, pending: Pending) -> None:
             pending.learn_lengths(table.column("id"), table.column("completion_tokens"))
         if spec.stop_when:
             pending.learn_right(table.column("id"), table.column("correct"))
-    if spec.stop_when:
-        pending.spare(spec.stop_when.correct)
 
 
 def take_out_failed(prepared: Prepared, pending: Pending) -> None:
     """Take out what failed; call after `take_out_done`."""
     for table in prepared.output.failed_tables(["id", "sample"]):
         pending.mark_failed(table.column("id"), table.column("sample"))
+
+
+def take_out_spared(prepared: Prepared, pending: Pending) -> None:
+    """Take out what `stop_when` needs no more; call last, so that what failed stays failed."""
+    if prepared.spec.stop_when:
+        pending.spare(prepared.spec.stop_when.correct)
 
 
 def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:

@@ -51,7 +51,7 @@ def reopen_truncated(
             output.begin()
         write_snapshot(output.storage, reopened_name(run, number), _saved(cut), job=job)
         replace_part(output, rel, rest, run)
-        pending.reopen(cut.column("id"), cut.column("sample"))
+        pending.reopen(cut)
         count += cut.num_rows
     if count:
         log.info("%d truncated rows go on", count)
@@ -61,10 +61,15 @@ def reopen_truncated(
 def _wanted(
     prepared: Prepared, pending: Pending, renderer: PromptRenderer, limit: Limit
 ) -> Callable[[pa.Table], Bools]:
-    """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now."""
+    """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
+
+    And of no prompt that has enough right samples: what left its part would not be generated.
+    """
+    stop_when = prepared.spec.stop_when
 
     def is_done(table: pa.Table) -> Bools:
-        return pending.states(table.column("id"), table.column("sample"))[1]
+        done = pending.states(table.column("id"), table.column("sample"))[1]
+        return done & ~pending.has_enough(table.column("id"), stop_when.correct) if stop_when else done
 
     spec, source = prepared.spec.input, prepared.source
     is_kept = spec.on_changed_prompt == "keep" and spec.id is not None  # else prompts were compared before

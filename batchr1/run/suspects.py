@@ -16,7 +16,7 @@ from batchr1.records import Failure, SampleKey, WorkItem
 
 MAX_DEATHS = 3  # of the engine, with the same row in flight
 ALONE_UP_TO = 32  # so many suspects are run one by one at once; more of them first in groups
-MAX_VERDICTS = 3  # so many rows blamed one after the other, none generated between: then it is the engine
+MAX_VERDICTS = 3  # so many prompts blamed one after the other, none generated between: then it is the engine
 
 
 class Suspects:
@@ -78,7 +78,7 @@ class Suspects:
         self._verdicts.append(
             Failure(item.prompt.id, item.sample, "killed_engine", message, deaths, item.prompt.digest)
         )
-        if len(self._verdicts) >= MAX_VERDICTS:
+        if len({failure.id for failure in self._verdicts}) >= MAX_VERDICTS:
             self._verdicts = []
             raise EngineError(
                 f"the engine died with each of {MAX_VERDICTS} rows that ran alone in it, one after the other: it is "

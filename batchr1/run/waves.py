@@ -40,7 +40,8 @@ class Waves:
         self._enough = enough
         self._ready: deque[Group] = deque()
         self._rows: dict[str, _Row] = {}  # by id, once its first wave is out
-        self._by_group: dict[int, _Row] = {}  # the same rows, between their waves
+        self._between: dict[int, _Row] = {}  # of these, by number, those that wait to be picked again
+        self._waiting: set[_Row] = set()  # those that have samples out, on whose verdicts others wait
         self._num_groups = 0
         self.spared = 0  # samples that will not be generated
 
@@ -52,7 +53,7 @@ class Waves:
     @property
     def waits(self) -> bool:
         """Whether verdicts may bring more samples to pick."""
-        return any(row.out and row.group.samples for row in self._rows.values())
+        return bool(self._waiting)
 
     def groups(self) -> Iterator[Group]:
         yield from self._ready
@@ -65,14 +66,20 @@ class Waves:
 
     def pick(self) -> Pick | None:
         """The next wave of a row; None when no row has one now."""
-        if not self._ready:
-            return None
-        group = self._ready.popleft()
-        row = self._by_group.pop(id(group), None)
+        while self._ready:
+            group = self._ready.popleft()
+            row = self._between.pop(group.number, None)
+            if group.samples:  # else it had enough after all, by verdicts on what a dead worker had taken along
+                return self._wave(group, row)
+        return None
+
+    def _wave(self, group: Group, row: _Row | None) -> Pick:
         size = row.wave if row is not None else max(1, self._enough - group.right)
         # What was begun before comes first: it is the nearest to a verdict.
         group.samples.sort(key=lambda sample: (-group.saved.get(sample, 0), sample))
         wave, group.samples = group.samples[:size], group.samples[size:]
+        if row is not None:  # else it comes to be when its id is known
+            row.out.update(wave)
         batch, at = group.row
         group.row = (batch.take([at]), 0)  # not all that was read with it, for as long as it waits
         return Pick(group, tuple(wave), math.nan if math.isnan(group.expected) else group.expected)
@@ -85,6 +92,7 @@ class Waves:
         row.wave *= GROWTH
         row.out.update(pick.samples)
         row.uncommitted.update(pick.samples)
+        self._settle(id, row)
 
     def judged(self, id: str, sample: int, *, right: bool) -> bool:
         """A sample has its verdict, or failed; whether its row has enough by it, and what is out may be called back."""
@@ -98,9 +106,8 @@ class Waves:
         if self._has_enough(row):
             self._stop(row, row.group.samples)
             row.group.samples = []
-            return not had
-        self._next_wave(row)
-        return False
+        self._settle(id, row)
+        return self._has_enough(row) and not had
 
     def dropped(self, id: str, samples: Iterable[int]) -> None:
         """These were called back."""
@@ -110,15 +117,18 @@ class Waves:
         for sample in samples:
             row.out.discard(sample)
             row.uncommitted.discard(sample)
-            self._stop(row, [sample])
-        self._forget(id, row)
+            if self._has_enough(row):
+                self._stop(row, [sample])
+            else:  # what was right went with a dead worker, after this one had been called back
+                row.group.samples.append(sample)
+        self._settle(id, row)
 
     def committed(self, id: str, sample: int) -> None:
         """Its row is durable (or failed, which is as final)."""
         row = self._rows.get(id)
         if row is not None:
             row.uncommitted.discard(sample)
-            self._forget(id, row)
+            self._settle(id, row)
 
     def lost(self, id: str, sample: int) -> None:
         """A worker died with it: it is out again, whatever it was judged."""
@@ -131,6 +141,7 @@ class Waves:
             self.spared -= len(row.spared)
             row.group.samples += row.spared
             row.spared = []
+        self._settle(id, row)
 
     def has_enough(self, id: str) -> bool:
         row = self._rows.get(id)
@@ -139,18 +150,22 @@ class Waves:
     def _has_enough(self, row: _Row) -> bool:
         return row.group.right + len(row.right) >= self._enough
 
-    def _next_wave(self, row: _Row) -> None:
-        if not row.out and row.group.samples:
-            self._by_group[id(row.group)] = row
-            self._ready.appendleft(row.group)
-
     def _stop(self, row: _Row, samples: Iterable[int]) -> None:
         new = list(samples)
         row.spared += new
         self.spared += len(new)
 
-    def _forget(self, id: str, row: _Row) -> None:
-        if not row.uncommitted and not row.out and not row.group.samples:
+    def _settle(self, id: str, row: _Row) -> None:
+        """What follows for a row of which something has changed: it waits, or goes on, or is forgotten."""
+        has_more = bool(row.group.samples)
+        if row.out and has_more:
+            self._waiting.add(row)
+        else:
+            self._waiting.discard(row)
+        if not row.out and has_more and row.group.number not in self._between:
+            self._between[row.group.number] = row
+            self._ready.appendleft(row.group)
+        if not row.out and not has_more and not row.uncommitted:
             del self._rows[id]
 
     def finished(self, group: Group | None, tokens: int) -> None:

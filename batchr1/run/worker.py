@@ -83,6 +83,7 @@ class Worker:
         self._under_way: dict[str, Generation] = {}
         self._through: list[tuple[SampleKey, int]] = []  # generated, with how many tokens, and not told yet
         self._undecided: dict[SampleKey, int] = {}  # generated, likewise, and perhaps to be tried again
+        self._unwanted: set[SampleKey] = set()  # of these, those that are not to be tried again
         self._checkpointer: Checkpointer | None = None
         if setup.checkpoint is not None:
             self._checkpointer = Checkpointer(
@@ -144,7 +145,8 @@ class Worker:
 
     def _receive(self) -> None:
         idle = self._is_idle
-        message = self._channel.receive(0.05 if idle else 0)
+        has_work = self._backlog or self._next is not None or self._under_way
+        message = self._channel.receive(0 if has_work else 0.05)
         while message is not None:
             match message:
                 case Lease(items):
@@ -182,7 +184,12 @@ class Worker:
         if self._next is not None and self._next.key in keys:
             dropped.append(self._next.key)
             self._next = None
-        self._channel.send(Dropped(tuple(dropped), sum(g.generated - g.offset for g in under_way.values())))
+        self._unwanted |= keys & self._undecided.keys()
+        self._give_up(dropped, sum(g.generated - g.offset for g in under_way.values()))
+
+    def _give_up(self, keys: list[SampleKey], tokens: int) -> None:
+        """These will have no row; so many tokens were generated of them, beside those of earlier attempts."""
+        self._channel.send(Dropped(tuple(keys), tokens + self._collector.give_up(keys)))
 
     def _submit(self) -> None:
         while self._next is not None or self._backlog:
@@ -216,6 +223,7 @@ class Worker:
             self._backlog.append(dataclasses.replace(item, attempt=attempt, seed=seed))
             return
         failure = Failure(item.prompt.id, item.sample, "engine_refused", str(exc), item.attempt, item.prompt.digest)
+        self._collector.give_up([item.key])
         self._channel.send(Refused((failure,)))
 
     def _take(self, delta: Delta) -> None:
@@ -262,10 +270,13 @@ class Worker:
                 return
             key = decided.key if isinstance(decided, WorkItem) else decided
             length = self._undecided.pop(key)
-            if isinstance(decided, WorkItem):
-                self._backlog.appendleft(decided)
-            else:
+            if not isinstance(decided, WorkItem):
                 self._through.append((key, length))
+            elif key in self._unwanted:
+                self._give_up([key], 0)
+            else:
+                self._backlog.appendleft(decided)
+            self._unwanted.discard(key)
 
     def _collect(self) -> list[Saved]:
         """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
