@@ -95,6 +95,21 @@ def split_devices(devices: str | None) -> tuple[str, ...] | None:
     return tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
 
 
+def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> dt.datetime | None:
+    """'06:00' or '06:00:30' → the next moment after `now` at which a clock here says so, with its time zone.
+
+    `now`: local, without a zone. A time that is skipped when clocks are put forward is over an hour early.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", text.strip(), re.ASCII)
+    if not match:
+        raise JobError(f"{option}: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). Correct it.")
+    hour, minute, second = (int(number or 0) for number in match.groups())
+    then = dt.datetime.combine(now.date(), dt.time(hour, minute, second))
+    return (then if then > now else then + dt.timedelta(days=1)).astimezone()
+
+
 def duration(text: str | None, option: str = "--stop-after") -> float | None:
     """'6h', '90m', '45s' or '1h30m' → seconds"""
     if text is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shlex
 import sys
@@ -11,7 +12,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchr1.cli.options import JOB, JSON, device_options, duration, job_options, named, read_job, split_devices
+from batchr1.cli.options import (
+    JOB,
+    JSON,
+    device_options,
+    duration,
+    job_options,
+    named,
+    next_time,
+    read_job,
+    split_devices,
+)
 
 if TYPE_CHECKING:
     from batchr1.run.job import Summary
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
 @click.option("--continue-truncated", is_flag=True, help="Let rows that were cut go on, up to a larger max_tokens.")
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
+@click.option("--stop-at", metavar="06:00", help="Stop, resumably, when the clock here next says so.")
 @click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
 @JSON
 @click.pass_context
@@ -46,6 +58,7 @@ def command(
     retry_failed: bool,
     continue_truncated: bool,
     stop_after: str | None,
+    stop_at: str | None,
     grace: str | None,
     as_json: bool,
 ) -> None:
@@ -55,6 +68,7 @@ def command(
         replicas=replicas,
     )  # fmt: skip
     stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
+    stop_at_time = next_time(stop_at, dt.datetime.now())
     from batchr1.run.job import run_job
     from batchr1.run.messages import EngineSpec
     from batchr1.run.prepare import RunOptions
@@ -67,6 +81,7 @@ def command(
         retry_failed=retry_failed,
         continue_truncated=continue_truncated,
         stop_after_s=stop_after_s,
+        stop_at=stop_at_time,
         grace_s=grace_s,
         gpus=gpus,
         devices=split_devices(devices),

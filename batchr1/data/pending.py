@@ -96,6 +96,7 @@ class Pending:
         self._told: Floats | None = None
         self._right: Numbers | None = None  # done samples that are right, by row, once one was told
         self._spared = 0
+        self._begun: Bools | None = None  # by row: some of its samples were begun before
         self._drop_repeats(source, ids_are_hashes)
 
     def _drop_repeats(self, source: Source, ids_are_hashes: bool) -> None:
@@ -164,6 +165,12 @@ class Pending:
         valid = (rows >= 0) & (numbers < self._n)
         np.bitwise_or.at(self._bits, (rows[valid], numbers[valid] // 8), (1 << (numbers[valid] % 8)).astype(np.uint8))
 
+    def begin_with(self, ids: pa.Array | pa.ChunkedArray) -> None:
+        """Rows of these ids come first, whatever their place in the input: their samples were begun before."""
+        rows = self.find(ids)
+        self._begun = np.zeros(len(self._bits), dtype=bool)
+        self._begun[rows[rows >= 0]] = True
+
     def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
         """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
@@ -178,7 +185,10 @@ class Pending:
         """Those rows whose number is chosen: their numbers, and these columns."""
         files = [uri for (uri, start), count in zip(self._starts.items(), self.rows_by_file().values(), strict=True)
                  if chosen[start : start + count].any()]  # fmt: skip
+        last = len(chosen) - 1 - int(np.argmax(chosen[::-1]))
         for start, batch in self._numbered(source, columns, files):
+            if start > last:
+                return
             here = chosen[start : start + batch.num_rows]
             if here.any():
                 yield np.flatnonzero(here) + start, batch.filter(pa.array(here))
@@ -261,21 +271,29 @@ class Pending:
             yield found.batch, found.samples
 
     def rows_and_more(self, source: Source) -> Iterator[PendingRows]:
-        """The same, with what was told of each row's done samples."""
+        """The same, with what was told of each row's done samples; rows that were begun come before all others."""
+        wanted: Bools = np.asarray(self._bits.any(axis=1))
+        if self._begun is not None and (begun := wanted & self._begun).any():
+            for numbers, batch in self.rows_at(source, begun, source.row_columns):
+                yield self._with_more(numbers, batch)
+            wanted &= ~begun
         row = 0
         for _, batch in source.batches(source.row_columns):
-            here = slice(row, row + batch.num_rows)
-            bits = self._bits[here]
+            here = wanted[row : row + batch.num_rows]
+            if here.any():
+                yield self._with_more(np.flatnonzero(here) + row, batch.filter(pa.array(here)))
             row += batch.num_rows
-            wanted = bits.any(axis=1)
-            if wanted.any():
-                samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits[wanted]]
-                lengths = np.full(len(samples), np.nan)
-                if self._lengths is not None and self._told is not None:
-                    told = self._told[here][wanted]
-                    np.divide(self._lengths[here][wanted], told, out=lengths, where=told > 0)
-                right = self._right[here][wanted] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
-                yield PendingRows(batch.filter(pa.array(wanted)), samples, lengths, right)
+
+    def _with_more(self, numbers: Numbers, batch: pa.RecordBatch) -> PendingRows:
+        """The pending samples of the rows with these numbers, and what was told of their done ones."""
+        bits = self._bits[numbers]
+        samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits]
+        lengths = np.full(len(samples), np.nan)
+        if self._lengths is not None and self._told is not None:
+            told = self._told[numbers]
+            np.divide(self._lengths[numbers], told, out=lengths, where=told > 0)
+        right = self._right[numbers] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
+        return PendingRows(batch, samples, lengths, right)
 
 
 def _order(keys: np.ndarray[Any, Any]) -> Numbers:

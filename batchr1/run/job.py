@@ -214,6 +214,10 @@ class _Run:
             "run": run,
             "state": "running",
             "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "window": {
+                "stop_after_s": options.stop_after_s,
+                "stop_at": options.stop_at.isoformat() if options.stop_at else None,
+            },
             "batchr1": __version__,
             "job": prepared.spec.name,
             "model": prepared.model.identity,
@@ -278,11 +282,13 @@ class _Run:
         setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
         self._fleet = Fleet(executor, setups, self._setup, most=spec.executor.replicas)
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
-        deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
+        stop_after_s, stop_at = self._options.stop_after_s, self._options.stop_at
 
         def should_stop() -> str | None:
-            if deadline is not None and time.monotonic() >= deadline:
-                return f"the time window of {self._options.stop_after_s:g} s is over"
+            if stop_after_s is not None and time.monotonic() >= self._started + stop_after_s:
+                return f"the time window of {stop_after_s:g} s is over"
+            if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:  # a wall clock's time, so by that clock
+                return f"the time window is over: it is {stop_at:%H:%M}"
             return self._signals.reason
 
         driver = Driver(

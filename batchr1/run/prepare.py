@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line adds to a job. `stop_after_s`: leave, resumably, after this long."""
+    """What the command line adds to a job. `stop_after_s`, `stop_at`: leave, resumably, after this long or then."""
 
     fresh: bool = False
     retry_failed: bool = False
     continue_truncated: bool = False
     stop_after_s: float | None = None
+    stop_at: dt.datetime | None = None  # with its time zone
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
@@ -227,7 +229,8 @@ def take_out_failed(prepared: Prepared, pending: Pending) -> None:
 def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
     """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
 
-    What it is not asked for is still to do by another, wider run. Call with the lock held, after `take_out_done`.
+    What it is not asked for is still to do by another, wider run; the other rows go first. Call with the lock held,
+    after `take_out_done`.
     """
     storage, job = prepared.output.storage, continued_digest(prepared.semantic)
     found = read_inflight(storage, job=job)
@@ -240,6 +243,7 @@ def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
             elif not is_asked:
                 aside.add(key)
     carry_over(storage, run, found, job=job, aside=aside)
+    pending.begin_with(pa.array([key.id for key in found.saved if key not in aside], pa.string()))
     return found
 
 
