@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,17 +66,40 @@ def read_job(
     """The job file with the command line's overrides."""
     from batchr1.job import Overrides, load_job
 
-    day: dt.date | None = None
-    if date is not None:
-        try:
-            day = dt.date.fromisoformat(date)
-        except ValueError as exc:
-            raise JobError(f"--date: not a date (got {date!r}, need YYYY-MM-DD). Correct it.") from exc
+    day = None if date is None else _day(date)
     if executor is not None:
         settings = (*settings, f"executor.kind={executor}")
     if replicas is not None:
         settings = (*settings, f"executor.replicas={replicas}")
     return load_job(job, Overrides(variant, output, limit, settings), date=day)
+
+
+def days(date: str | None) -> list[str | None]:
+    """What --date of `run` names: one day, or with A..B each from A to B; None: today."""
+    if date is None or ".." not in date:
+        return [date]
+    first, last = (_day(part, "YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD") for part in date.split("..", 1))
+    if last < first:
+        raise JobError(f"--date: the range ends before it begins (got {date}). Put the earlier day first.")
+    return [(first + dt.timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
+
+
+def refuse_same_days(job: Path, specs: Mapping[str | None, JobSpec]) -> None:
+    """Raise `JobError` where a range of days would run one and the same job again and again."""
+    if len(specs) > 1 and len({spec.model_dump_json() for spec in specs.values()}) == 1:
+        raise JobError(
+            f"{job}: --date: the job is the same on each day of the range (got no {{{{ ds }}}} in its paths). "
+            "Give one day, or use {{ ds }} in input.path or output.path."
+        )
+
+
+def _day(text: str, need: str = "YYYY-MM-DD") -> dt.date:
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):  # 20261101 and 2026-W45 are ISO 8601 too
+            raise ValueError(text)
+        return dt.date.fromisoformat(text)
+    except ValueError as exc:
+        raise JobError(f"--date: not a date (got {text!r}, need {need}). Correct it.") from exc
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import shlex
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,14 @@ import click
 from batchr1.cli.options import (
     JOB,
     JSON,
+    days,
     device_options,
     duration,
     job_options,
     named,
     next_time,
     read_job,
+    refuse_same_days,
     split_devices,
 )
 
@@ -62,11 +65,18 @@ def command(
     grace: str | None,
     as_json: bool,
 ) -> None:
-    """Run JOB, a YAML file, or go on with it where it stopped."""
-    spec = read_job(
-        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
-        replicas=replicas,
-    )  # fmt: skip
+    """Run JOB, a YAML file, or go on with it where it stopped.
+
+    With --date A..B it is run for each day from A to B in turn, up to the first that does not come to its end.
+    """
+    specs = {
+        day: read_job(
+            job, variant=variant, settings=settings, output=output, limit=limit, date=day, executor=executor,
+            replicas=replicas,
+        )
+        for day in days(date)
+    }  # fmt: skip
+    refuse_same_days(job, specs)
     stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
     stop_at_time = next_time(stop_at, dt.datetime.now())
     from batchr1.run.job import run_job
@@ -81,6 +91,7 @@ def command(
         retry_failed=retry_failed,
         continue_truncated=continue_truncated,
         stop_after_s=stop_after_s,
+        window_began=time.monotonic(),
         stop_at=stop_at_time,
         grace_s=grace_s,
         gpus=gpus,
@@ -90,10 +101,18 @@ def command(
     engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
     if engine is not None:
         options = replace(options, engine=engine)
-    with named(job):
-        summary = run_job(spec, options)
-    click.echo(json.dumps(as_document(summary)) if as_json else as_text(summary, _again(ctx)))
-    ctx.exit(summary.exit_code)
+    code = 0
+    for day, spec in specs.items():
+        if len(specs) > 1 and not as_json:
+            click.echo(f"{day}:")
+        with named(job):
+            summary = run_job(spec, options)
+        of_day = {"date": day} if len(specs) > 1 else {}
+        click.echo(json.dumps(of_day | as_document(summary)) if as_json else as_text(summary, _again(ctx)))
+        code = max(code, summary.exit_code)
+        if summary.exit_code not in (0, 3):
+            break
+    ctx.exit(code)
 
 
 def as_document(summary: Summary) -> dict[str, object]:
@@ -156,7 +175,7 @@ def as_text(summary: Summary, again: str) -> str:
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:
-        lines.append("nothing to do")
+        lines.append("nothing to do" + ("" if counts.rows or counts.duplicates else ": the input has no rows"))
     if tally.discarded:
         lines.append(f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were thrown away")
     if tally.spared and tally.done:

@@ -63,10 +63,11 @@ class PendingRows:
 class Pending:
     """The ids of the input and a bitmap of the samples that each still needs.
 
-    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or nothing is there.
+    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or nothing is there and
+    that is not allowed.
     """
 
-    def __init__(self, source: Source, n: int, *, ids_are_hashes: bool) -> None:
+    def __init__(self, source: Source, n: int, *, ids_are_hashes: bool, allow_empty: bool = False) -> None:
         hashes: list[np.ndarray[Any, Any]] = []
         row = 0
         self._starts: dict[str, int] = {}  # URI of a file: number of its first row
@@ -79,11 +80,12 @@ class Pending:
                 raise InputError(f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id.")
             hashes.append(key_hashes(ids))
             row += len(ids)
-        if not row:
+        if not row and not allow_empty:
             raise InputError(
-                "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit."
+                "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit, or set "
+                "input.allow_empty: true where a night may bring none."
             )
-        keys = np.concatenate(hashes)
+        keys = np.concatenate([np.empty((0, 2), dtype=np.uint64), *hashes])
         self._order = _order(keys)
         self._high, self._low = keys[self._order, 0], keys[self._order, 1]
         self._n = n
@@ -151,7 +153,10 @@ class Pending:
     def exclude(self, ids: pa.Array | pa.ChunkedArray) -> None:
         """Drop rows whose ids are done elsewhere: they count as if they were not in the input."""
         rows = self.find(ids)
-        rows = rows[(rows >= 0)]
+        self.exclude_rows(rows[rows >= 0])
+
+    def exclude_rows(self, rows: Numbers) -> None:
+        """The same, by row number."""
         if self._excluded is None:
             self._excluded = np.zeros(len(self._bits), dtype=bool)
         self._excluded[rows] = True
@@ -221,8 +226,8 @@ class Pending:
         """Row number in the input of each id, -1 where it is not there. Equal ids find their first row."""
         if isinstance(ids, pa.ChunkedArray):
             ids = ids.combine_chunks()
-        if len(ids) == 0:
-            return np.empty(0, dtype=np.int64)
+        if len(ids) == 0 or not len(self._order):
+            return np.full(len(ids), -1, dtype=np.int64)
         keys = key_hashes(ids)
         ascending = np.argsort(keys[:, 0])  # probes in order stay in the cache: four times as quick at 10 M rows
         keys = keys[ascending]
@@ -239,6 +244,8 @@ class Pending:
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
         asked: Bools = (rows >= 0) & (numbers < self._n)
+        if not len(self._bits):
+            return asked, asked
         rows, numbers = np.where(asked, rows, 0), np.where(asked, numbers, 0)
         if self._excluded is not None:
             asked &= ~self._excluded[rows]
@@ -247,7 +254,7 @@ class Pending:
 
     def rows_by_file(self) -> dict[str, int]:
         """How many rows each file has within `where` and `limit`, by URI; none that has no such row."""
-        ends = [*list(self._starts.values())[1:], len(self._bits)]
+        ends = [*list(self._starts.values())[1:], len(self._bits)][: len(self._starts)]
         return {uri: end - start for (uri, start), end in zip(self._starts.items(), ends, strict=True)}
 
     @property

@@ -78,7 +78,13 @@ class InputSpec(_Spec):
     """What happens when the input has another prompt for an id that is done: the run is refused, the row is generated
     anew, or it stays as it is. Looked at when an input file has changed since."""
     exclude: list[str] = []
-    """Earlier outputs: ids that are done there are not wanted again."""
+    """Earlier outputs: rows that are done there are not wanted again. Folders, or globs of folders (* within a part of
+    the path), local or s3://. The job's own output is left out, and a glob may match nothing."""
+    exclude_by: Literal["id", "prompt"] = "id"
+    """What makes a row the same as an earlier one: its id, or its prompt as the model is given it, whatever its id (a
+    changed prompt is then a new row). By prompt, the whole input is rendered before the run."""
+    allow_empty: bool = False
+    """Whether an input without any row is an empty night (exit code 0) rather than a mistake."""
 
     @model_validator(mode="after")
     def _one_prompt(self) -> InputSpec:

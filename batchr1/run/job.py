@@ -99,7 +99,8 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         check_fingerprint(prepared, continue_truncated=options.continue_truncated)
     pending = read_ids(prepared)
     # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
-    engines = _size_engines(prepared, options) if options.fresh or not output.exists() else None
+    is_new = options.fresh or not output.exists()
+    engines = _size_engines(prepared, options) if is_new and pending.counts().pending else None
     if options.fresh and output.exists():
         question = f"{output.uri}: delete {output.count_own()} result files?"
         if output.count_own() and not options.confirm_fresh(question):
@@ -283,9 +284,10 @@ class _Run:
         self._fleet = Fleet(executor, setups, self._setup, most=spec.executor.replicas)
         display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
         stop_after_s, stop_at = self._options.stop_after_s, self._options.stop_at
+        began = self._started if self._options.window_began is None else self._options.window_began
 
         def should_stop() -> str | None:
-            if stop_after_s is not None and time.monotonic() >= self._started + stop_after_s:
+            if stop_after_s is not None and time.monotonic() >= began + stop_after_s:
                 return f"the time window of {stop_after_s:g} s is over"
             if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:  # a wall clock's time, so by that clock
                 return f"the time window is over: it is {stop_at:%H:%M}"
