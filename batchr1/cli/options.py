@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchr1.errors import JobError, UsageError
+from batchr1.errors import BatchError, JobError, UsageError
 
 if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
@@ -114,6 +115,24 @@ def named(job: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def logging_as(log_format: str) -> Iterator[None]:
+    """json: all of stderr is the log, an error that ends the command included, as one JSON object a line."""
+    if log_format != "json":
+        yield
+        return
+    from batchr1.events import event
+    from batchr1.run.log import json_on_stderr
+
+    with json_on_stderr():
+        try:
+            yield
+        except BatchError as exc:
+            said = event("failed", exit_code=exc.exit_code)
+            logging.getLogger("batchr1.cli").error("%s", exc, extra=said)
+            raise click.exceptions.Exit(exc.exit_code) from exc
+
+
 def split_devices(devices: str | None) -> tuple[str, ...] | None:
     return tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
 
@@ -131,6 +150,18 @@ def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> 
     hour, minute, second = (int(number or 0) for number in match.groups())
     then = dt.datetime.combine(now.date(), dt.time(hour, minute, second))
     return (then if then > now else then + dt.timedelta(days=1)).astimezone()
+
+
+def address(text: str | None, option: str = "--metrics-port") -> tuple[str, int] | None:
+    """'9400' → this machine only; '0.0.0.0:9400' → whoever reaches that address of it"""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:([\w.-]+):)?(\d{1,5})", text.strip(), re.ASCII)
+    if not match or int(match[2]) > 65535:
+        raise JobError(
+            f"{option}: not a port (got {text!r}, need 9400, or HOST:PORT such as 0.0.0.0:9400). Correct it."
+        )
+    return match[1] or "127.0.0.1", int(match[2])
 
 
 def duration(text: str | None, option: str = "--stop-after") -> float | None:

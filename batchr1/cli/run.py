@@ -16,10 +16,12 @@ import click
 from batchr1.cli.options import (
     JOB,
     JSON,
+    address,
     days,
     device_options,
     duration,
     job_options,
+    logging_as,
     named,
     next_time,
     read_job,
@@ -42,6 +44,14 @@ if TYPE_CHECKING:
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
 @click.option("--stop-at", metavar="06:00", help="Stop, resumably, when the clock here next says so.")
 @click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What stderr holds.")
+@click.option(
+    "--metrics-file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Keep Prometheus metrics in this file: PATH.prom for the node exporter.",
+)
+@click.option("--metrics-port", metavar="[HOST:]PORT", help="Serve them at /metrics; without HOST, to this machine.")
 @JSON
 @click.pass_context
 def command(
@@ -63,55 +73,62 @@ def command(
     stop_after: str | None,
     stop_at: str | None,
     grace: str | None,
+    log_format: str,
+    metrics_file: Path | None,
+    metrics_port: str | None,
     as_json: bool,
 ) -> None:
     """Run JOB, a YAML file, or go on with it where it stopped.
 
     With --date A..B it is run for each day from A to B in turn, up to the first that does not come to its end.
     """
-    specs = {
-        day: read_job(
-            job, variant=variant, settings=settings, output=output, limit=limit, date=day, executor=executor,
-            replicas=replicas,
+    with logging_as(log_format):
+        specs = {
+            day: read_job(
+                job, variant=variant, settings=settings, output=output, limit=limit, date=day, executor=executor,
+                replicas=replicas,
+            )
+            for day in days(date)
+        }  # fmt: skip
+        refuse_same_days(job, specs)
+        stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
+        stop_at_time = next_time(stop_at, dt.datetime.now())
+        from batchr1.run.job import run_job
+        from batchr1.run.messages import EngineSpec
+        from batchr1.run.prepare import RunOptions
+
+        def confirm(question: str) -> bool:
+            return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
+
+        options = RunOptions(
+            fresh=fresh,
+            retry_failed=retry_failed,
+            continue_truncated=continue_truncated,
+            stop_after_s=stop_after_s,
+            window_began=time.monotonic(),
+            stop_at=stop_at_time,
+            grace_s=grace_s,
+            gpus=gpus,
+            devices=split_devices(devices),
+            confirm_fresh=confirm,
+            log_json=log_format == "json",
+            metrics_file=metrics_file,
+            metrics_address=address(metrics_port),
         )
-        for day in days(date)
-    }  # fmt: skip
-    refuse_same_days(job, specs)
-    stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
-    stop_at_time = next_time(stop_at, dt.datetime.now())
-    from batchr1.run.job import run_job
-    from batchr1.run.messages import EngineSpec
-    from batchr1.run.prepare import RunOptions
-
-    def confirm(question: str) -> bool:
-        return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
-
-    options = RunOptions(
-        fresh=fresh,
-        retry_failed=retry_failed,
-        continue_truncated=continue_truncated,
-        stop_after_s=stop_after_s,
-        window_began=time.monotonic(),
-        stop_at=stop_at_time,
-        grace_s=grace_s,
-        gpus=gpus,
-        devices=split_devices(devices),
-        confirm_fresh=confirm,
-    )
-    engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
-    if engine is not None:
-        options = replace(options, engine=engine)
-    code = 0
-    for day, spec in specs.items():
-        if len(specs) > 1 and not as_json:
-            click.echo(f"{day}:")
-        with named(job):
-            summary = run_job(spec, options)
-        of_day = {"date": day} if len(specs) > 1 else {}
-        click.echo(json.dumps(of_day | as_document(summary)) if as_json else as_text(summary, _again(ctx)))
-        code = max(code, summary.exit_code)
-        if summary.exit_code not in (0, 3):
-            break
+        engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
+        if engine is not None:
+            options = replace(options, engine=engine)
+        code = 0
+        for day, spec in specs.items():
+            if len(specs) > 1 and not as_json:
+                click.echo(f"{day}:")
+            with named(job):
+                summary = run_job(spec, options)
+            of_day = {"date": day} if len(specs) > 1 else {}
+            click.echo(json.dumps(of_day | as_document(summary)) if as_json else as_text(summary, _again(ctx)))
+            code = max(code, summary.exit_code)
+            if summary.exit_code not in (0, 3):
+                break
     ctx.exit(code)
 
 

@@ -252,6 +252,17 @@ class ExecutorSpec(_Spec):
     """Whether a local output.path is the same folder on every node (NFS, Lustre). S3 needs no such word."""
 
 
+class OnFinishSpec(_Spec):
+    """A command that is told how a run ended: an e-mail, a chat message, the next job."""
+
+    command: Annotated[list[str], Field(min_length=1)]
+    """Program and arguments; no shell. It gets the run's record as JSON on standard input, once the output is free
+    again, whatever the exit code. Its failure is reported and changes none. No secrets here: a job is copied into its
+    output."""
+    timeout_s: Seconds = 60
+    """After so long it is killed."""
+
+
 class JobSpec(_Spec):
     """A batchr1 job: prompts in Parquet, a reasoning model, separated reasoning and answers out."""
 
@@ -272,6 +283,8 @@ class JobSpec(_Spec):
     """Rejection sampling: {correct: 2} stops a row's samples when two are right; null: all n are generated."""
     storage: StorageSpec = StorageSpec()
     executor: ExecutorSpec = ExecutorSpec()
+    on_finish: OnFinishSpec | None = None
+    """A command that is told how each run ended; null: none."""
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
 

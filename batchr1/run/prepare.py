@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -51,6 +52,9 @@ class RunOptions:
     elsewhere: bool = False  # only planned, for a machine that need not be here
     engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
+    log_json: bool = False  # stderr belongs to the log, as JSON
+    metrics_file: Path | None = None
+    metrics_address: tuple[str, int] | None = None  # host, port
     confirm_fresh: Callable[[str], bool] = lambda message: False
 
 
