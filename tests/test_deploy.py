@@ -1,4 +1,4 @@
-"""docs/deploy: each file by the tool that reads it, where that is installed, and its command by batchr1's own parser."""
+"""docs/deploy: each file by the tool that reads it, where that is installed; its command by batchr1's own parser."""
 
 from __future__ import annotations
 

@@ -157,6 +157,10 @@ def test_a_night_whose_input_has_no_rows_is_complete_where_that_is_allowed(tmp_p
             0, ["0 rows = 0 done + 0 failed + 0 pending", "nothing to do: the input has no rows"]
         )  # fmt: skip
         assert (tmp_path / "out" / DAYS[0] / "_SUCCESS").exists()
+    [record] = [json.loads(p.read_text()) for p in (tmp_path / "out" / DAYS[0]).glob(".batchr1/runs/*.json")]
+    assert (record["exit_code"], record["counts"]["samples"]) == (0, 0)
+    for command in ("status", "report"):
+        assert batchr1(command, tmp_path / "out" / DAYS[0]).exit_code == 0
 
 
 def test_an_empty_night_of_an_output_that_grows_leaves_it_as_it_is(tmp_path: Path) -> None:

@@ -176,21 +176,23 @@ def _check_prompts(
 def _nothing_to_do(
     prepared: Prepared, pending: Pending, run: str, counts: Counts, watch: Watch, record: dict[str, Any]
 ) -> Summary:
-    """An empty night, or a job that is run once more. It leaves no record in the output, and is told like any other."""
+    """An empty night, or a job that is run once more: told like any other run, and recorded where it is the first."""
     code = _exit_code(counts, prepared.spec, None)
     take_inflight(prepared, pending, run)
     prepared.output.clear_inflight(run)
-    if code == 0 and not prepared.output.is_complete():
-        if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
-            prepared.output.write_job(_job_document(prepared))
-            agrees_with_input(prepared, pending)
-        prepared.output.succeed()
     uri, name, now = prepared.output.uri, prepared.spec.name, dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     record |= {
         "run": run, "state": "ended", "started": now, "ended": now, "batchr1": __version__, "job": name,
         "model": prepared.model.identity, "exit_code": code, "stopped": None, "counts": counts.document(),
-        "tally": {"done": 0, "failed": 0, "tokens": 0}, "output": uri,
+        "tally": {"done": 0, "failed": 0, "tokens": 0},
     }  # fmt: skip
+    if code == 0 and not prepared.output.is_complete():
+        if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
+            prepared.output.write_job(_job_document(prepared))
+            agrees_with_input(prepared, pending)
+            prepared.output.write_run(run, record)
+        prepared.output.succeed()
+    record["output"] = uri
     said = event("nothing_to_do", run=run, job=name, output=uri, **_counted(counts), exit_code=code)
     log.info("nothing to do", extra=said)
     watch.begin(run, uri, counts)
