@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
@@ -182,10 +183,13 @@ def pending_of(job: Path) -> int:
 
 
 def three_outputs(folder: Path) -> Path:
-    """a/x, a/y and b/x have done rows 0 to 1, 2 to 3 and 4 to 5 of ten."""
-    for number, name in enumerate(("a/x", "a/y", "b/x")):
-        questions(2, start=2 * number).write_parquet(folder / "in.parquet")
-        assert batchr1("run", write_job(folder, output={"path": f"out/{name}"})).exit_code == 0
+    """a/x, a/y and b/x have done two rows each of ten: one part each of what a run of six made."""
+    questions(6).write_parquet(folder / "in.parquet")
+    assert batchr1("run", write_job(folder, output={"path": "whole", "rows_per_part": 2})).exit_code == 0
+    parts = sorted(path.name for path in (folder / "whole/data").iterdir())
+    for part, name in zip(parts, ("a/x", "a/y", "b/x"), strict=True):
+        others = [other for other in parts if other != part]
+        shutil.copytree(folder / "whole", folder / "out" / name, ignore=lambda _, names: set(others) & set(names))  # noqa: B023
     questions(10).write_parquet(folder / "in.parquet")
     (folder / "out/a/notes").mkdir()
     (folder / "out/a/file").write_text("no folder")

@@ -124,10 +124,13 @@ def test_a_night_that_ends_saves_its_partials_and_the_next_goes_on_first_with_th
 ) -> None:
     inputs = questions(20, start=50)
     job = job_of(tmp_path, inputs, schedule=schedule)
-    stopped = run_replay(job, replay(**SLOW), stop_after_s=2.5)
-    assert stopped.exit_code == 75
-    begun = {key.id for key in read_inflight(open_storage(tmp_path / "out")).saved}
-    assert 0 < len(begun) <= 8
+    window_s, begun = 2.5, set[str]()
+    while not begun:  # on a busy machine the engine alone takes longer than a window
+        stopped = run_replay(job, replay(**SLOW), stop_after_s=window_s)
+        assert stopped.exit_code == 75
+        begun = {key.id for key in read_inflight(open_storage(tmp_path / "out")).saved}
+        window_s *= 2
+    assert len(begun) <= 8
 
     inputs = pl.concat([questions(40), inputs])  # the next day's rows stand before them
     inputs.write_parquet(tmp_path / "in.parquet")
