@@ -511,19 +511,22 @@ DATASETS = [
     ),
     Bad(
         "empty dataset",
-        "TMP/job.yaml: input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit.",
+        "TMP/job.yaml: input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit, "
+        "or set input.allow_empty: true where a night may bring none.",
         make=lambda tmp: write_input(
             tmp, id=pa.array([], pa.string()), problem=pa.array([], pa.string()), level=pa.array([], pa.int64())
         ),
     ),
     Bad(
         "where that keeps nothing",
-        "TMP/job.yaml: input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit.",
+        "TMP/job.yaml: input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit, "
+        "or set input.allow_empty: true where a night may bring none.",
         {"input.where": "level > 100"},
     ),
     Bad(
         "--limit 0",
-        "TMP/job.yaml: input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit.",
+        "TMP/job.yaml: input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit, "
+        "or set input.allow_empty: true where a night may bring none.",
         args=("--limit", "0"),
     ),
     Bad(

@@ -132,6 +132,11 @@ def test_a_row_that_is_no_prompt_any_more_is_changed_too(done: Path) -> None:
     assert (summary.exit_code, summary.counts.failed, summary.counts.done) == (3, 2, 78)
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged about changed prompts."""
+    return [record.getMessage() for record in caplog.records if record.name == "batchr1.changed"]
+
+
 def test_prompts_are_rendered_only_for_files_that_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,7 +157,7 @@ def test_prompts_are_rendered_only_for_files_that_changed(
     caplog.clear()
     write_input(tmp_path, changed(questions(10, start=20), [9]), "1")  # a row beyond the limit
     assert run_replay(job).tally.done == 0
-    assert caplog.messages == ["1 files have changed: compared the prompts of 5 done rows"]
+    assert said(caplog) == ["1 files have changed: compared the prompts of 5 done rows"]
     write_input(tmp_path, changed(questions(10, start=20), [4]), "1")
     with pytest.raises(InputError, match="got 2 of them, one with id 'row/24'"):
         run_replay(job)
@@ -160,7 +165,7 @@ def test_prompts_are_rendered_only_for_files_that_changed(
     write_input(tmp_path, questions(10, start=30), "2")  # a nightly addition: none of its rows is done
     caplog.clear()
     assert run_replay(job_in(tmp_path)).tally.done == 30
-    assert caplog.messages[0] == "2 files have changed: compared the prompts of 5 done rows"
+    assert said(caplog)[0] == "2 files have changed: compared the prompts of 5 done rows"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,7 @@ EXECUTION: list[dict[str, Any]] = [
     {"input.expected_tokens": "length"},
     {"input.on_changed_prompt": "rerun"},
     {"max_failed": 7},
+    {"on_finish": {"command": ["notify"], "timeout_s": 5}},
     {"schedule": "longest_first"},
     {"executor": {"kind": "ray", "replicas": 2, "address": "host:6379", "shared_storage": True}},
     {"verify": {"kind": "auto", "timeout_s": 3, "memory_gib": 1, "processes": 1}},
@@ -80,7 +81,8 @@ EXTENDING: list[dict[str, Any]] = [
     {"input.path": ["in.parquet", "more.parquet"]},
     {"input.limit": 1000},
     {"input.where": "level > 3"},
-    {"input.exclude": ["earlier"]},
+    {"input.exclude": ["earlier"], "input.exclude_by": "prompt"},
+    {"input.allow_empty": True},
     {"sampling.n": 4},
 ]
 

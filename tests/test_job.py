@@ -73,6 +73,8 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "limit": None,
             "on_changed_prompt": "refuse",
             "exclude": [],
+            "exclude_by": "id",
+            "allow_empty": False,
         },
         "output": {
             "path": str(folder / "out"),
@@ -110,6 +112,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
         },
         "stop_when": None,
         "storage": {"endpoint": None, "region": None, "profile": None},
+        "on_finish": None,
         "max_failed": 0,
     }
 

@@ -20,6 +20,7 @@ from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
 
 Keys = set[tuple[str, int]]
+State = tuple[list[str], int, Keys, Keys, set[str]]
 
 
 def source_of(path: Path, *, id: str | None = "id", where: str | None = None, limit: int | None = None) -> Source:
@@ -56,7 +57,7 @@ IDS = st.text(st.characters(codec="utf-8"), max_size=6)
 
 
 @st.composite
-def states(draw: st.DrawFn) -> tuple[list[str], int, Keys, Keys, set[str]]:
+def states(draw: st.DrawFn) -> State:
     """Input ids, n, done keys, failed keys, excluded ids; some of each are not in the input, or beyond n."""
     ids = draw(st.lists(IDS, min_size=1, max_size=12, unique=True))
     n = draw(st.sampled_from([1, 2, 7, 8, 9, 16, 63, 64, 65, 70]))
@@ -67,9 +68,7 @@ def states(draw: st.DrawFn) -> tuple[list[str], int, Keys, Keys, set[str]]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(states())
-def test_pending_is_wanted_less_done_failed_and_excluded(
-    tmp_path: Path, state: tuple[list[str], int, Keys, Keys, set[str]]
-) -> None:
+def test_pending_is_wanted_less_done_failed_and_excluded(tmp_path: Path, state: State) -> None:
     ids, n, done, failed, excluded = state
     source = source_of(write(tmp_path / "in.parquet", ids))
     pending = pending_of(source, n)
@@ -93,6 +92,22 @@ def test_pending_is_wanted_less_done_failed_and_excluded(
     )
     assert counts.samples == counts.done + counts.failed + counts.pending
     assert counts.pending == len(handed_out)
+
+
+@given(states(), st.integers(1, 4))
+@settings(max_examples=40)
+def test_rows_that_were_begun_come_first_and_every_row_once(
+    tmp_path_factory: pytest.TempPathFactory, state: State, group_size: int
+) -> None:
+    ids, n, done, _, chosen = state
+    source = source_of(write(tmp_path_factory.mktemp("in") / "in.parquet", ids, row_group_size=group_size))
+    pending = pending_of(source, n)
+    pending.mark_done(*columns_of(done))
+    pending.begin_with(pa.array(sorted(chosen), pa.string()))
+    handed_out = left(source, pending)
+    assert sorted(handed_out) == sorted({(id, sample) for id in ids for sample in range(n)} - done)
+    order = sorted(handed_out, key=lambda key: (key[0] not in chosen, ids.index(key[0])))
+    assert [id for id, _ in handed_out] == [id for id, _ in order]
 
 
 def test_pending_follows_where_and_limit(tmp_path: Path) -> None:

@@ -55,6 +55,31 @@ def test_fifo_is_the_order_of_the_input_with_all_samples_of_a_row_together() -> 
     assert [pick.expected for pick in found[1:2]] == [900.0]
 
 
+def begun(rows: dict[int, dict[int, int]], count: int, n: int, *, longest_first: bool, **more: Any) -> Schedule:
+    """`rows`: tokens that are saved, by row and sample."""
+    schedule = Schedule(longest_first=longest_first)
+    known = more.get("expected", {})
+    schedule.add(Group(i, list(range(n)), known.get(i, math.nan), rows.get(i, {})) for i in range(count))
+    return schedule
+
+
+@pytest.mark.parametrize("longest_first", [False, True])
+def test_what_was_begun_goes_first_and_the_other_samples_of_its_rows_in_their_turn(longest_first: bool) -> None:
+    schedule = begun({1: {2: 7}, 3: {0: 5, 1: 9}}, 4, 3, longest_first=longest_first)
+    found = said(picks(schedule))
+    assert found[:2] == [(1, (2,)), (3, (1, 0))]
+    if longest_first:  # they are the probes of their rows
+        assert found[2:] == [(0, (0,)), (2, (0,)), (1, (0, 1)), (3, (2,)), (0, (1, 2)), (2, (1, 2))]
+    else:
+        assert found[2:] == [(0, (0, 1, 2)), (1, (0, 1)), (2, (0, 1, 2)), (3, (2,))]
+    assert schedule.rows_left == 0
+
+
+def test_what_was_begun_goes_first_even_where_others_are_known_to_be_longer() -> None:
+    found = picks(begun({2: {0: 5}}, 3, 2, longest_first=True, expected={0: 50.0, 1: 90.0, 2: 10.0}))
+    assert said(found) == [(2, (0,)), (1, (0, 1)), (0, (0, 1)), (2, (1,))]
+
+
 def test_rows_whose_length_is_known_go_longest_first_and_equal_ones_as_in_the_input() -> None:
     found = picks(schedule_of(4, 2, expected={0: 10.0, 1: 30.0, 2: 20.0, 3: 30.0}))
     assert said(found) == [(1, (0, 1)), (3, (0, 1)), (2, (0, 1)), (0, (0, 1))]
@@ -84,16 +109,13 @@ def test_nothing_waits_for_a_probe_and_the_oldest_one_under_way_is_taken_for_the
     ]  # fmt: skip
 
 
-def test_a_sample_that_was_begun_counts_for_what_it_lacks_and_the_one_that_is_furthest_is_the_probe() -> None:
+def test_samples_that_were_begun_go_first_and_the_one_that_is_furthest_is_its_rows_probe() -> None:
     schedule = Schedule(longest_first=True)
-    schedule.add(
-        [
-            Group("a", [0], 100.0, {0: 60}),
-            Group("b", [0], 50.0),
-            Group("c", [0, 1, 2], math.nan, {1: 7, 2: 9}),
-        ]
-    )
-    assert said(picks(schedule)) == [("c", (2,)), ("b", (0,)), ("a", (0,)), ("c", (0, 1))]
+    third = Group("c", [0, 1, 2], math.nan, {1: 7, 2: 9})
+    schedule.add([Group("a", [0], 100.0, {0: 60}), Group("b", [0], 50.0), third])
+    assert said(picks(schedule, 2)) == [("a", (0,)), ("c", (2, 1))]
+    schedule.finished(third, 60)
+    assert said(picks(schedule)) == [("c", (0,)), ("b", (0,))]
 
 
 @given(
@@ -194,8 +216,10 @@ def test_finished_samples_of_earlier_runs_stand_in_for_the_probe(tmp_path: Path,
         )
     }
     feeder = feeder_of(tmp_path, questions(3), renderer, n=2, saved=saved, ahead=1)
-    assert [item.key for item in take(feeder, 0, 2)] == [SampleKey("row/0", 0), SampleKey("row/2", 1)]
-    assert [item.prompt.id for item in take(feeder, 0, 2)] == ["row/1", "row/1"]
+    begun = [SampleKey("row/1", 0), SampleKey("row/2", 1)]
+    assert [item.key for item in take(feeder, 0, 2)] == begun
+    assert take(feeder, 0, 1)[0].key == SampleKey("row/0", 0), "its probe"
+    assert take(feeder, 0, 1)[0].key == SampleKey("row/1", 1), "its sibling was done: 40 tokens are expected"
 
 
 def test_the_order_is_the_same_each_time(tmp_path: Path, renderer: PromptRenderer) -> None:

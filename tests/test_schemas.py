@@ -36,7 +36,7 @@ def expanded(job: Path) -> dict[str, Any]:
     return raw
 
 
-@pytest.mark.parametrize("what", ["job", "output"])
+@pytest.mark.parametrize("what", ["job", "output", "log"])
 def test_the_schema_command_prints_the_published_file(what: str) -> None:
     result = click.testing.CliRunner().invoke(main, ["schema", what], catch_exceptions=False)
     assert result.exit_code == 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from batchr1.errors import JobError, UsageError
+from batchr1.errors import BatchError, JobError, UsageError
 
 if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
@@ -66,17 +67,40 @@ def read_job(
     """The job file with the command line's overrides."""
     from batchr1.job import Overrides, load_job
 
-    day: dt.date | None = None
-    if date is not None:
-        try:
-            day = dt.date.fromisoformat(date)
-        except ValueError as exc:
-            raise JobError(f"--date: not a date (got {date!r}, need YYYY-MM-DD). Correct it.") from exc
+    day = None if date is None else _day(date)
     if executor is not None:
         settings = (*settings, f"executor.kind={executor}")
     if replicas is not None:
         settings = (*settings, f"executor.replicas={replicas}")
     return load_job(job, Overrides(variant, output, limit, settings), date=day)
+
+
+def days(date: str | None) -> list[str | None]:
+    """What --date of `run` names: one day, or with A..B each from A to B; None: today."""
+    if date is None or ".." not in date:
+        return [date]
+    first, last = (_day(part, "YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD") for part in date.split("..", 1))
+    if last < first:
+        raise JobError(f"--date: the range ends before it begins (got {date}). Put the earlier day first.")
+    return [(first + dt.timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
+
+
+def refuse_same_days(job: Path, specs: Mapping[str | None, JobSpec]) -> None:
+    """Raise `JobError` where a range of days would run one and the same job again and again."""
+    if len(specs) > 1 and len({spec.model_dump_json() for spec in specs.values()}) == 1:
+        raise JobError(
+            f"{job}: --date: the job is the same on each day of the range (got no {{{{ ds }}}} in its paths). "
+            "Give one day, or use {{ ds }} in input.path or output.path."
+        )
+
+
+def _day(text: str, need: str = "YYYY-MM-DD") -> dt.date:
+    try:
+        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):  # 20261101 and 2026-W45 are ISO 8601 too
+            raise ValueError(text)
+        return dt.date.fromisoformat(text)
+    except ValueError as exc:
+        raise JobError(f"--date: not a date (got {text!r}, need {need}). Correct it.") from exc
 
 
 @contextlib.contextmanager
@@ -91,8 +115,53 @@ def named(job: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def logging_as(log_format: str) -> Iterator[None]:
+    """json: all of stderr is the log, an error that ends the command included, as one JSON object a line."""
+    if log_format != "json":
+        yield
+        return
+    from batchr1.events import event
+    from batchr1.run.log import json_on_stderr
+
+    with json_on_stderr():
+        try:
+            yield
+        except BatchError as exc:
+            said = event("failed", exit_code=exc.exit_code)
+            logging.getLogger("batchr1.cli").error("%s", exc, extra=said)
+            raise click.exceptions.Exit(exc.exit_code) from exc
+
+
 def split_devices(devices: str | None) -> tuple[str, ...] | None:
     return tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
+
+
+def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> dt.datetime | None:
+    """'06:00' or '06:00:30' → the next moment after `now` at which a clock here says so, with its time zone.
+
+    `now`: local, without a zone. A time that is skipped when clocks are put forward is over an hour early.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", text.strip(), re.ASCII)
+    if not match:
+        raise JobError(f"{option}: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). Correct it.")
+    hour, minute, second = (int(number or 0) for number in match.groups())
+    then = dt.datetime.combine(now.date(), dt.time(hour, minute, second))
+    return (then if then > now else then + dt.timedelta(days=1)).astimezone()
+
+
+def address(text: str | None, option: str = "--metrics-port") -> tuple[str, int] | None:
+    """'9400' → this machine only; '0.0.0.0:9400' → whoever reaches that address of it"""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(?:([\w.-]+):)?(\d{1,5})", text.strip(), re.ASCII)
+    if not match or int(match[2]) > 65535:
+        raise JobError(
+            f"{option}: not a port (got {text!r}, need 9400, or HOST:PORT such as 0.0.0.0:9400). Correct it."
+        )
+    return match[1] or "127.0.0.1", int(match[2])
 
 
 def duration(text: str | None, option: str = "--stop-after") -> float | None:

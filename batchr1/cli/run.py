@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shlex
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from batchr1.cli.options import JOB, JSON, device_options, duration, job_options, named, read_job, split_devices
+from batchr1.cli.options import (
+    JOB,
+    JSON,
+    address,
+    days,
+    device_options,
+    duration,
+    job_options,
+    logging_as,
+    named,
+    next_time,
+    read_job,
+    refuse_same_days,
+    split_devices,
+)
 
 if TYPE_CHECKING:
     from batchr1.run.job import Summary
@@ -26,7 +42,16 @@ if TYPE_CHECKING:
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
 @click.option("--continue-truncated", is_flag=True, help="Let rows that were cut go on, up to a larger max_tokens.")
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
+@click.option("--stop-at", metavar="06:00", help="Stop, resumably, when the clock here next says so.")
 @click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What stderr holds.")
+@click.option(
+    "--metrics-file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Keep Prometheus metrics in this file: PATH.prom for the node exporter.",
+)
+@click.option("--metrics-port", metavar="[HOST:]PORT", help="Serve them at /metrics; without HOST, to this machine.")
 @JSON
 @click.pass_context
 def command(
@@ -46,41 +71,66 @@ def command(
     retry_failed: bool,
     continue_truncated: bool,
     stop_after: str | None,
+    stop_at: str | None,
     grace: str | None,
+    log_format: str,
+    metrics_file: Path | None,
+    metrics_port: str | None,
     as_json: bool,
 ) -> None:
-    """Run JOB, a YAML file, or go on with it where it stopped."""
-    spec = read_job(
-        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
-        replicas=replicas,
-    )  # fmt: skip
-    stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
-    from batchr1.run.job import run_job
-    from batchr1.run.messages import EngineSpec
-    from batchr1.run.prepare import RunOptions
+    """Run JOB, a YAML file, or go on with it where it stopped.
 
-    def confirm(question: str) -> bool:
-        return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
+    With --date A..B it is run for each day from A to B in turn, up to the first that does not come to its end.
+    """
+    with logging_as(log_format):
+        specs = {
+            day: read_job(
+                job, variant=variant, settings=settings, output=output, limit=limit, date=day, executor=executor,
+                replicas=replicas,
+            )
+            for day in days(date)
+        }  # fmt: skip
+        refuse_same_days(job, specs)
+        stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
+        stop_at_time = next_time(stop_at, dt.datetime.now())
+        from batchr1.run.job import run_job
+        from batchr1.run.messages import EngineSpec
+        from batchr1.run.prepare import RunOptions
 
-    options = RunOptions(
-        fresh=fresh,
-        retry_failed=retry_failed,
-        continue_truncated=continue_truncated,
-        stop_after_s=stop_after_s,
-        grace_s=grace_s,
-        gpus=gpus,
-        devices=split_devices(devices),
-        confirm_fresh=confirm,
-    )
-    engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
-    if engine is not None:
-        options = replace(options, engine=engine)
-    with named(job):
-        summary = run_job(spec, options)
-    click.echo(
-        json.dumps(as_document(summary)) if as_json else as_text(summary, _again(ctx), continues=continue_truncated)
-    )
-    ctx.exit(summary.exit_code)
+        def confirm(question: str) -> bool:
+            return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
+
+        options = RunOptions(
+            fresh=fresh,
+            retry_failed=retry_failed,
+            continue_truncated=continue_truncated,
+            stop_after_s=stop_after_s,
+            window_began=time.monotonic(),
+            stop_at=stop_at_time,
+            grace_s=grace_s,
+            gpus=gpus,
+            devices=split_devices(devices),
+            confirm_fresh=confirm,
+            log_json=log_format == "json",
+            metrics_file=metrics_file,
+            metrics_address=address(metrics_port),
+        )
+        engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
+        if engine is not None:
+            options = replace(options, engine=engine)
+        code = 0
+        for day, spec in specs.items():
+            if len(specs) > 1 and not as_json:
+                click.echo(f"{day}:")
+            with named(job):
+                summary = run_job(spec, options)
+            of_day = {"date": day} if len(specs) > 1 else {}
+            text = as_text(summary, _again(ctx), continues=continue_truncated)
+            click.echo(json.dumps(of_day | as_document(summary)) if as_json else text)
+            code = max(code, summary.exit_code)
+            if summary.exit_code not in (0, 3):
+                break
+    ctx.exit(code)
 
 
 def as_document(summary: Summary) -> dict[str, object]:
@@ -143,7 +193,8 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:
-        lines.append("nothing to do" + (": no row was cut below sampling.max_tokens" if continues else ""))
+        why = "" if counts.rows or counts.duplicates else ": the input has no rows"
+        lines.append("nothing to do" + (": no row was cut below sampling.max_tokens" if continues else why))
     if tally.discarded:
         lines.append(f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were thrown away")
     if tally.spared and tally.done:

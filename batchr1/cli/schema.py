@@ -1,4 +1,4 @@
-"""`batchr1 schema job|output`"""
+"""`batchr1 schema job|output|log`"""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["job", "output"]))
+@click.argument("what", type=click.Choice(["job", "output", "log"]))
 def command(what: str) -> None:
-    """Print the JSON schema of job files, or the columns of outputs."""
+    """Print the JSON schema of job files or of log lines, or the columns of outputs."""
     click.echo(json.dumps(document(what), indent=2, ensure_ascii=False))
 
 
@@ -20,6 +20,10 @@ def document(what: str) -> dict[str, object]:
         from batchr1.job.spec import JobSpec
 
         return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}
+    if what == "log":
+        from batchr1 import events
+
+        return events.schema_document()
     from batchr1.data.columns import schema_document
 
     return schema_document()

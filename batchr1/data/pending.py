@@ -63,10 +63,11 @@ class PendingRows:
 class Pending:
     """The ids of the input and a bitmap of the samples that each still needs.
 
-    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or nothing is there.
+    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or nothing is there and
+    that is not allowed.
     """
 
-    def __init__(self, source: Source, n: int, *, ids_are_hashes: bool) -> None:
+    def __init__(self, source: Source, n: int, *, ids_are_hashes: bool, allow_empty: bool = False) -> None:
         hashes: list[np.ndarray[Any, Any]] = []
         row = 0
         self._starts: dict[str, int] = {}  # URI of a file: number of its first row
@@ -79,11 +80,12 @@ class Pending:
                 raise InputError(f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id.")
             hashes.append(key_hashes(ids))
             row += len(ids)
-        if not row:
+        if not row and not allow_empty:
             raise InputError(
-                "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit."
+                "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit, or set "
+                "input.allow_empty: true where a night may bring none."
             )
-        keys = np.concatenate(hashes)
+        keys = np.concatenate([np.empty((0, 2), dtype=np.uint64), *hashes])
         self._order = _order(keys)
         self._high, self._low = keys[self._order, 0], keys[self._order, 1]
         self._n = n
@@ -96,6 +98,7 @@ class Pending:
         self._told: Floats | None = None
         self._right: Numbers | None = None  # done samples that are right, by row, once one was told
         self._spared = 0
+        self._begun: Bools | None = None  # by row: some of its samples were begun before
         self._drop_repeats(source, ids_are_hashes)
 
     def _drop_repeats(self, source: Source, ids_are_hashes: bool) -> None:
@@ -150,7 +153,10 @@ class Pending:
     def exclude(self, ids: pa.Array | pa.ChunkedArray) -> None:
         """Drop rows whose ids are done elsewhere: they count as if they were not in the input."""
         rows = self.find(ids)
-        rows = rows[(rows >= 0)]
+        self.exclude_rows(rows[rows >= 0])
+
+    def exclude_rows(self, rows: Numbers) -> None:
+        """The same, by row number."""
         if self._excluded is None:
             self._excluded = np.zeros(len(self._bits), dtype=bool)
         self._excluded[rows] = True
@@ -173,6 +179,12 @@ class Pending:
         if self._right is not None:
             np.subtract.at(self._right, rows[_are_right(gone.column("correct")) & (rows >= 0)], 1)
 
+    def begin_with(self, ids: pa.Array | pa.ChunkedArray) -> None:
+        """Rows of these ids come first, whatever their place in the input: their samples were begun before."""
+        rows = self.find(ids)
+        self._begun = np.zeros(len(self._bits), dtype=bool)
+        self._begun[rows[rows >= 0]] = True
+
     def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
         """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
@@ -187,7 +199,10 @@ class Pending:
         """Those rows whose number is chosen: their numbers, and these columns."""
         files = [uri for (uri, start), count in zip(self._starts.items(), self.rows_by_file().values(), strict=True)
                  if chosen[start : start + count].any()]  # fmt: skip
+        last = len(chosen) - 1 - int(np.argmax(chosen[::-1]))
         for start, batch in self._numbered(source, columns, files):
+            if start > last:
+                return
             here = chosen[start : start + batch.num_rows]
             if here.any():
                 yield np.flatnonzero(here) + start, batch.filter(pa.array(here))
@@ -220,8 +235,8 @@ class Pending:
         """Row number in the input of each id, -1 where it is not there. Equal ids find their first row."""
         if isinstance(ids, pa.ChunkedArray):
             ids = ids.combine_chunks()
-        if len(ids) == 0:
-            return np.empty(0, dtype=np.int64)
+        if len(ids) == 0 or not len(self._order):
+            return np.full(len(ids), -1, dtype=np.int64)
         keys = key_hashes(ids)
         ascending = np.argsort(keys[:, 0])  # probes in order stay in the cache: four times as quick at 10 M rows
         keys = keys[ascending]
@@ -238,6 +253,8 @@ class Pending:
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
         asked: Bools = (rows >= 0) & (numbers < self._n)
+        if not len(self._bits):
+            return asked, asked
         rows, numbers = np.where(asked, rows, 0), np.where(asked, numbers, 0)
         if self._excluded is not None:
             asked &= ~self._excluded[rows]
@@ -246,7 +263,7 @@ class Pending:
 
     def rows_by_file(self) -> dict[str, int]:
         """How many rows each file has within `where` and `limit`, by URI; none that has no such row."""
-        ends = [*list(self._starts.values())[1:], len(self._bits)]
+        ends = [*list(self._starts.values())[1:], len(self._bits)][: len(self._starts)]
         return {uri: end - start for (uri, start), end in zip(self._starts.items(), ends, strict=True)}
 
     @property
@@ -270,21 +287,29 @@ class Pending:
             yield found.batch, found.samples
 
     def rows_and_more(self, source: Source) -> Iterator[PendingRows]:
-        """The same, with what was told of each row's done samples."""
+        """The same, with what was told of each row's done samples; rows that were begun come before all others."""
+        wanted: Bools = np.asarray(self._bits.any(axis=1))
+        if self._begun is not None and (begun := wanted & self._begun).any():
+            for numbers, batch in self.rows_at(source, begun, source.row_columns):
+                yield self._with_more(numbers, batch)
+            wanted &= ~begun
         row = 0
         for _, batch in source.batches(source.row_columns):
-            here = slice(row, row + batch.num_rows)
-            bits = self._bits[here]
+            here = wanted[row : row + batch.num_rows]
+            if here.any():
+                yield self._with_more(np.flatnonzero(here) + row, batch.filter(pa.array(here)))
             row += batch.num_rows
-            wanted = bits.any(axis=1)
-            if wanted.any():
-                samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits[wanted]]
-                lengths = np.full(len(samples), np.nan)
-                if self._lengths is not None and self._told is not None:
-                    told = self._told[here][wanted]
-                    np.divide(self._lengths[here][wanted], told, out=lengths, where=told > 0)
-                right = self._right[here][wanted] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
-                yield PendingRows(batch.filter(pa.array(wanted)), samples, lengths, right)
+
+    def _with_more(self, numbers: Numbers, batch: pa.RecordBatch) -> PendingRows:
+        """The pending samples of the rows with these numbers, and what was told of their done ones."""
+        bits = self._bits[numbers]
+        samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits]
+        lengths = np.full(len(samples), np.nan)
+        if self._lengths is not None and self._told is not None:
+            told = self._told[numbers]
+            np.divide(self._lengths[numbers], told, out=lengths, where=told > 0)
+        right = self._right[numbers] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
+        return PendingRows(batch, samples, lengths, right)
 
 
 def _are_right(correct: pa.Array | pa.ChunkedArray) -> Bools:

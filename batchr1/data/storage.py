@@ -92,6 +92,10 @@ class Storage(ABC):
         """The files of a folder that end in `suffix`, sorted by `rel`. A missing folder is empty."""
 
     @abstractmethod
+    def list_folders(self, rel_dir: str = "") -> list[str]:
+        """The names of the folders directly in a folder, sorted. A missing folder is empty."""
+
+    @abstractmethod
     def find_bytes(self, rel: str) -> bytes | None:
         """The content of a file, or None if there is no such file."""
 

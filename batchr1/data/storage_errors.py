@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 import tenacity
 
 from batchr1.errors import BatchError, StorageError
+from batchr1.events import event
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -47,7 +48,8 @@ class Retry:
         def say(state: tenacity.RetryCallState) -> None:
             cause = state.outcome.exception() if state.outcome else None
             got = _describe(cause).what if cause else "?"
-            log.warning("%s: %s; try %d failed, trying again", where, got, state.attempt_number)
+            said = event("storage_retry", where=where, attempt=state.attempt_number)
+            log.warning("%s: %s; try %d failed, trying again", where, got, state.attempt_number, extra=said)
 
         over = tenacity.stop_before_delay(self.for_s)
         retrying = tenacity.Retrying(

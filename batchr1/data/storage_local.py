@@ -46,6 +46,13 @@ class LocalStorage(Storage):
                 return None
             return FileInfo(rel, info.st_size, str(info.st_mtime_ns)) if stat.S_ISREG(info.st_mode) else None
 
+    def list_folders(self, rel_dir: str = "") -> list[str]:
+        with mapped(self.where(rel_dir)):
+            try:
+                return sorted(entry.name for entry in os.scandir(self._path(rel_dir)) if entry.is_dir())
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
     def list_files(self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False) -> list[FileInfo]:
         found: list[FileInfo] = []
         folders, seen = [rel_dir], set[tuple[int, int]]()

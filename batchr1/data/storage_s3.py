@@ -102,19 +102,29 @@ class S3Storage(Storage):
             found = (info for page in self._pages(rel_dir, recursive=recursive) for info in page)
             return sorted((info for info in found if info.rel.endswith(suffix)), key=lambda info: info.rel)
 
+    def list_folders(self, rel_dir: str = "") -> list[str]:
+        with mapped(self.where(rel_dir)):
+            answers = self._answers(rel_dir, recursive=False)
+            prefixes = [entry["Prefix"] for answer in answers for entry in answer.get("CommonPrefixes", [])]
+        return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes)
+
     def _pages(self, rel_dir: str, *, recursive: bool) -> Iterator[list[FileInfo]]:
-        folder = self.key(rel_dir)
-        arguments: dict[str, Any] = {"Prefix": folder and f"{folder}/", "MaxKeys": LIST_PAGE}
-        if not recursive:
-            arguments["Delimiter"] = "/"
         root = len(self._prefix) + 1 if self._prefix else 0
-        while True:
-            answer = self._call(rel_dir, "list_objects_v2", **arguments)
+        for answer in self._answers(rel_dir, recursive=recursive):
             yield [
                 FileInfo(entry["Key"][root:], entry["Size"], entry["ETag"].strip('"'))
                 for entry in answer.get("Contents", [])
                 if not entry["Key"].endswith("/")  # what consoles create to show an empty folder
             ]
+
+    def _answers(self, rel_dir: str, *, recursive: bool) -> Iterator[dict[str, Any]]:
+        folder = self.key(rel_dir)
+        arguments: dict[str, Any] = {"Prefix": folder and f"{folder}/", "MaxKeys": LIST_PAGE}
+        if not recursive:
+            arguments["Delimiter"] = "/"
+        while True:
+            answer = self._call(rel_dir, "list_objects_v2", **arguments)
+            yield answer
             if not answer.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = answer["NextContinuationToken"]

@@ -78,7 +78,13 @@ class InputSpec(_Spec):
     """What happens when the input has another prompt for an id that is done: the run is refused, the row is generated
     anew, or it stays as it is. Looked at when an input file has changed since."""
     exclude: list[str] = []
-    """Earlier outputs: ids that are done there are not wanted again."""
+    """Earlier outputs: rows that are done there are not wanted again. Folders, or globs of folders (* within a part of
+    the path), local or s3://. The job's own output is left out, and a glob may match nothing."""
+    exclude_by: Literal["id", "prompt"] = "id"
+    """What makes a row the same as an earlier one: its id, or its prompt as the model is given it, whatever its id (a
+    changed prompt is then a new row). By prompt, the whole input is rendered before the run."""
+    allow_empty: bool = False
+    """Whether an input without any row is an empty night (exit code 0) rather than a mistake."""
 
     @model_validator(mode="after")
     def _one_prompt(self) -> InputSpec:
@@ -246,6 +252,17 @@ class ExecutorSpec(_Spec):
     """Whether a local output.path is the same folder on every node (NFS, Lustre). S3 needs no such word."""
 
 
+class OnFinishSpec(_Spec):
+    """A command that is told how a run ended: an e-mail, a chat message, the next job."""
+
+    command: Annotated[list[str], Field(min_length=1)]
+    """Program and arguments; no shell. It gets the run's record as JSON on standard input, once the output is free
+    again, whatever the exit code. Its failure is reported and changes none. No secrets here: a job is copied into its
+    output."""
+    timeout_s: Seconds = 60
+    """After so long it is killed."""
+
+
 class JobSpec(_Spec):
     """A batchr1 job: prompts in Parquet, a reasoning model, separated reasoning and answers out."""
 
@@ -266,6 +283,8 @@ class JobSpec(_Spec):
     """Rejection sampling: {correct: 2} stops a row's samples when two are right; null: all n are generated."""
     storage: StorageSpec = StorageSpec()
     executor: ExecutorSpec = ExecutorSpec()
+    on_finish: OnFinishSpec | None = None
+    """A command that is told how each run ended; null: none."""
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
 

@@ -35,7 +35,9 @@ Digests = np.ndarray[Any, np.dtype[np.uint64]]
 def files_to_check(prepared: Prepared, pending: Pending) -> set[str]:
     """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
     spec = prepared.spec.input
-    if spec.on_changed_prompt == "keep" or spec.id is None:  # without an id, another prompt is another row
+    if (
+        spec.on_changed_prompt == "keep" or spec.id is None or not pending.num_rows
+    ):  # without an id, another prompt is another row
         return set()
     known = prepared.output.inputs()
     changed = {uri for uri, version in _versions(prepared, pending, known).items() if known.get(uri) != version}
@@ -52,7 +54,7 @@ def _versions(prepared: Prepared, pending: Pending, known: dict[str, str]) -> di
     """By URI, each input file's version and which of its samples are looked at: all, if that is `known` already."""
     spec, rows = prepared.spec, pending.rows_by_file()
     cut = pending.num_rows == spec.input.limit
-    last = next(reversed(rows))  # the one that the limit may have cut
+    last = next(reversed(rows), None)  # the one that the limit may have cut
     found = {}
     for uri, version in prepared.source.versions.items():
         found[uri] = whole = f"{version} n={spec.sampling.n}"

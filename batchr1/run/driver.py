@@ -10,7 +10,7 @@ import dataclasses
 import datetime as dt
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from batchr1.data.sink import failures_table
 from batchr1.data.storage_errors import set_leaving
 from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
+from batchr1.events import event
 from batchr1.faults import fault_point
 from batchr1.records import Failure, SampleKey, WorkItem
 from batchr1.run.feeder import Feeder
@@ -216,7 +217,9 @@ class Driver:
         self.tally.add(part.counts)
         self.tally.parts.append(part.name)
         self.tally.last_commit = time.monotonic()
-        log.info("committed %s: %d rows, %d tokens", part.name, part.counts.rows, part.counts.tokens)
+        rows, tokens = part.counts.rows, part.counts.tokens
+        said = event("part_committed", part=part.name, rows=rows, tokens=tokens)
+        log.info("committed %s: %d rows, %d tokens", part.name, rows, tokens, extra=said)
 
     def _fail(self, failure: Failure) -> None:
         """A failed row counts when it is written: where the run ends before, the next one tries it again."""
@@ -405,7 +408,7 @@ class Driver:
         """Tell all replicas to save what they have and leave, within the time of grace."""
         self._interrupted = reason
         self._grace_ends = time.monotonic() + (GRACE_S if self._grace_s is None else self._grace_s)
-        log.warning("stopping: %s", reason)
+        log.warning("stopping: %s", reason, extra=event("run_stopping", reason=reason))
         self._feeder.close()
         for replica in self._replicas.values():
             if replica.ended:
@@ -450,8 +453,11 @@ class Driver:
             self._lock.check()
             table = failures_table(self._failures, run=run, failed_at=dt.datetime.now(dt.UTC))
             self._output.commit_failed(table, f"part-{run}-failed-{self._failed_parts:05d}.parquet")
-            for failure in self._failures:
-                self.tally.failed += 1
-                self.tally.reasons[failure.reason] = self.tally.reasons.get(failure.reason, 0) + 1
+            reasons = Counter(failure.reason for failure in self._failures)
+            self.tally.failed += reasons.total()
+            for reason, count in reasons.items():
+                self.tally.reasons[reason] = self.tally.reasons.get(reason, 0) + count
+            said = event("rows_failed", rows=reasons.total(), reasons=dict(reasons))
+            log.info("%d rows failed: %s", reasons.total(), ", ".join(sorted(reasons)), extra=said)
             self._failures = []
             self._failed_at = time.monotonic()

@@ -24,6 +24,7 @@ from batchr1.data.replace import Limit, roll_forward
 from batchr1.data.storage import Retry
 from batchr1.engine.protocol import EngineLoad, Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
+from batchr1.events import event
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest, digest
 from batchr1.job.spec import JobSpec
@@ -31,6 +32,7 @@ from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import LEASE_SIZE, Driver, Tally
 from batchr1.run.executors import open_executor
+from batchr1.run.finish import tell
 from batchr1.run.local import share_cores
 from batchr1.run.log import log_file
 from batchr1.run.messages import EngineSpec, Progress, Ready, WorkerSetup
@@ -55,6 +57,7 @@ from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
 from batchr1.run.step_down import RungTaken
 from batchr1.run.timeline import Timeline
+from batchr1.run.watch import Watch, watching
 from batchr1.sizing.plan import Plan
 
 if TYPE_CHECKING:
@@ -88,11 +91,18 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
     Raises `BatchError` for what ends a run before it could begin or for good; a run that stopped half-way returns a
     summary with exit code 75.
     """
-    with stop_signals() as signals:
-        return _run_job(spec, options, signals)
+    record: dict[str, Any] = {}
+    with watching(spec.name, options.metrics_file, options.metrics_address) as watch:
+        try:
+            with stop_signals(quiet=options.log_json) as signals:
+                return _run_job(spec, options, signals, watch, record)
+        finally:
+            if spec.on_finish is not None and "exit_code" in record:
+                tell(spec.on_finish, record)
 
 
-def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summary:
+def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]) -> Summary:
+    """`record` takes the run's record, where there is one to tell."""
     prepared = prepare(spec, options)
     output = prepared.output
     output.refuse_foreign()
@@ -100,7 +110,8 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         check_fingerprint(prepared, continue_truncated=options.continue_truncated)
     pending = read_ids(prepared)
     # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
-    engines = _size_engines(prepared, options) if options.fresh or not output.exists() else None
+    is_new = options.fresh or not output.exists()
+    engines = _size_engines(prepared, options) if is_new and pending.counts().pending else None
     if options.fresh and output.exists():
         question = f"{output.uri}: delete {output.count_own()} result files?"
         if output.count_own() and not options.confirm_fresh(question):
@@ -126,11 +137,11 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals) -> Summar
         take_out_spared(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
-            return _nothing_to_do(prepared, pending, run, counts)
+            return _nothing_to_do(prepared, pending, run, counts, watch, record)
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
-        return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight).go()
+        return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
 
 
 def _run_name(now: dt.datetime) -> str:
@@ -164,16 +175,36 @@ def _check_prompts(
     return engines
 
 
-def _nothing_to_do(prepared: Prepared, pending: Pending, run: str, counts: Counts) -> Summary:
+def _nothing_to_do(
+    prepared: Prepared, pending: Pending, run: str, counts: Counts, watch: Watch, record: dict[str, Any]
+) -> Summary:
+    """An empty night, or a job that is run once more: told like any other run, and recorded where it is the first."""
     code = _exit_code(counts, prepared.spec, None)
     take_inflight(prepared, pending, run)
     prepared.output.clear_inflight(run)
+    uri, name, now = prepared.output.uri, prepared.spec.name, dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    record |= {
+        "run": run, "state": "ended", "started": now, "ended": now, "batchr1": __version__, "job": name,
+        "model": prepared.model.identity, "exit_code": code, "stopped": None, "counts": counts.document(),
+        "tally": {"done": 0, "failed": 0, "tokens": 0},
+    }  # fmt: skip
     if code == 0 and not prepared.output.is_complete():
         if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
             prepared.output.write_job(_job_document(prepared))
             agrees_with_input(prepared, pending)
+            prepared.output.write_run(run, record)
         prepared.output.succeed()
+    record["output"] = uri
+    said = event("nothing_to_do", run=run, job=name, output=uri, **_counted(counts), exit_code=code)
+    log.info("nothing to do", extra=said)
+    watch.begin(run, uri, counts)
+    watch.end(code)
     return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
+
+
+def _counted(counts: Counts) -> dict[str, int]:
+    """What events say of counts."""
+    return {name: getattr(counts, name) for name in ("samples", "done", "failed", "pending")}
 
 
 def _job_document(prepared: Prepared) -> dict[str, Any]:
@@ -202,11 +233,14 @@ class _Run:
         engines: _Engines,
         signals: StopSignals,
         inflight: Inflight,
+        watch: Watch,
+        record: dict[str, Any],
     ) -> None:
         self._prepared, self._options, self._run, self._lock = prepared, options, run, lock
         self._pending, self._counts, self._signals = pending, counts, signals
         self._renderer, self._plan = engines.renderer, engines.plan
         self._inflight = inflight
+        self._watch, self._told = watch, record
         self._output = prepared.output
         self._started = time.monotonic()
         self._claimed = False
@@ -216,6 +250,10 @@ class _Run:
             "run": run,
             "state": "running",
             "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "window": {
+                "stop_after_s": options.stop_after_s,
+                "stop_at": options.stop_at.isoformat() if options.stop_at else None,
+            },
             "batchr1": __version__,
             "job": prepared.spec.name,
             "model": prepared.model.identity,
@@ -234,7 +272,11 @@ class _Run:
         self._output.storage.retry = PATIENCE
         self._output.begin()
         self._output.write_run(self._run, self._record)
+        self._watch.begin(self._run, self._output.uri, self._counts)
         with log_file(self._output, self._run) as log_path:
+            named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
+            log.info("run %s: %d pending", self._run, self._counts.pending,
+                     extra=event("run_started", **named, **_counted(self._counts)))  # fmt: skip
             self._say_what_was_saved()
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
@@ -254,8 +296,10 @@ class _Run:
         for rel, why in self._inflight.unreadable.items():
             log.warning("%s: not used (%s): its generations begin again", self._output.storage.where(rel), why)
         if self._inflight.saved:
+            generations, tokens, finished = len(self._inflight.saved), self._inflight.tokens, self._inflight.finished
             log.info("going on with %d generations that were saved: %d tokens, %d of them finished",
-                     len(self._inflight.saved), self._inflight.tokens, self._inflight.finished)  # fmt: skip
+                     generations, tokens, finished,
+                     extra=event("going_on", generations=generations, finished=finished, tokens=tokens))  # fmt: skip
 
     def _engine_is_ready(self, ready: Ready) -> None:
         """From here on the output is this job's. Earlier, a wrong engine argument would bind it to that mistake."""
@@ -279,12 +323,19 @@ class _Run:
         executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
         setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
         self._fleet = Fleet(executor, setups, self._setup, most=spec.executor.replicas)
-        display = ProgressDisplay(pending=self._counts.pending) if self._options.show_progress else None
-        deadline = self._started + self._options.stop_after_s if self._options.stop_after_s else None
+        display = (
+            ProgressDisplay(pending=self._counts.pending, as_events=self._options.log_json)
+            if self._options.show_progress
+            else None
+        )
+        stop_after_s, stop_at = self._options.stop_after_s, self._options.stop_at
+        began = self._started if self._options.window_began is None else self._options.window_began
 
         def should_stop() -> str | None:
-            if deadline is not None and time.monotonic() >= deadline:
-                return f"the time window of {self._options.stop_after_s:g} s is over"
+            if stop_after_s is not None and time.monotonic() >= began + stop_after_s:
+                return f"the time window of {stop_after_s:g} s is over"
+            if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:  # a wall clock's time, so by that clock
+                return f"the time window is over: it is {stop_at:%H:%M}"
             return self._signals.reason
 
         driver = Driver(
@@ -305,6 +356,7 @@ class _Run:
     def _note_progress(self, show: Callable[[Tally, list[Progress]], None]) -> Callable[[Tally, list[Progress]], None]:
         def note(tally: Tally, workers: list[Progress]) -> None:
             self._timeline.update(tally, workers)
+            self._watch.update(tally, workers, self._timeline)
             if workers and time.monotonic() - self._recorded_at >= RECORD_EVERY_S and not self._lock.lost:
                 self._recorded_at = time.monotonic()
                 self._record["timeline"] = self._timeline.document()
@@ -388,6 +440,13 @@ class _Run:
             "replicas": self._replicas(driver),
             "timeline": self._timeline.document(),
         }
+        self._watch.end(code, tally, self._timeline)
+        named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
+        said = event("run_ended", **named, **_counted(counts), exit_code=code, stopped=stopped, tokens=tally.tokens,
+                     tokens_per_s=round(rate, 1), seconds=round(wall, 3))  # fmt: skip
+        log.info("the run has ended: exit code %d, %d done in it", code, tally.done, extra=said)
+        if not (isinstance(error, UsageError) and not self._claimed):
+            self._told |= {**self._record, "output": self._output.uri}
         if isinstance(error, UsageError) and not self._claimed:
             self._output.forget_run(self._run)
         elif not driver.lost:

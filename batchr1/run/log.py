@@ -1,4 +1,7 @@
-"""The run's log: what driver and workers have to say, beside the run's record. Prompts are never part of it."""
+"""The run's log: what driver and workers have to say, beside the run's record, and for programs as JSON on stderr.
+
+Prompts are never part of it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from batchr1.data.output import RUNS_DIR, Output
 from batchr1.errors import BatchError
+from batchr1.events import JsonLines
 
 
 @contextlib.contextmanager
@@ -33,3 +37,20 @@ def log_file(output: Output, run: str) -> Iterator[Path]:
                 output.storage.write_bytes(f"{RUNS_DIR}/{run}.log", path.read_bytes())
             path.unlink()
             folder.rmdir()
+
+
+@contextlib.contextmanager
+def json_on_stderr() -> Iterator[None]:
+    """All that this process says on stderr, as one JSON object a line: see `batchr1.events`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    handler.addFilter(lambda record: record.name.partition(".")[0] == "batchr1" or record.levelno >= logging.WARNING)
+    root, ours = logging.getLogger(), logging.getLogger("batchr1")
+    root.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)

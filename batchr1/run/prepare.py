@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,11 +16,12 @@ from batchr1.data.pending import Pending
 from batchr1.data.source import Source
 from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
 from batchr1.engine.arguments import check_engine_args, require_vllm
-from batchr1.errors import JobError, OutputError
+from batchr1.errors import JobError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec, ModelSpec
 from batchr1.reasoning.verify import Verify
 from batchr1.records import SampleKey
+from batchr1.run.earlier import earlier_outputs, exclude_earlier
 from batchr1.run.executors import check_executor, machine_of
 from batchr1.run.messages import BudgetSetup, EngineSpec
 from batchr1.run.verification import check_verifier
@@ -35,18 +38,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line adds to a job. `stop_after_s`: leave, resumably, after this long."""
+    """What the command line adds to a job. `stop_after_s`, `stop_at`: leave, resumably, after this long or then."""
 
     fresh: bool = False
     retry_failed: bool = False
     continue_truncated: bool = False
     stop_after_s: float | None = None
+    window_began: float | None = None  # on the monotonic clock; None: with the run
+    stop_at: dt.datetime | None = None  # with its time zone
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
     elsewhere: bool = False  # only planned, for a machine that need not be here
     engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
+    log_json: bool = False  # stderr belongs to the log, as JSON
+    metrics_file: Path | None = None
+    metrics_address: tuple[str, int] | None = None  # host, port
     confirm_fresh: Callable[[str], bool] = lambda message: False
 
 
@@ -60,6 +68,7 @@ class Prepared:
     model: ModelSource
     devices: tuple[str, ...]  # ids of the GPUs to use; empty: the CPU
     semantic: dict[str, Any]
+    earlier: tuple[Output, ...] = ()  # what input.exclude names
 
 
 DEFAULTS = RunOptions()
@@ -86,7 +95,7 @@ def prepare(
     kept = {f.name: str(f.type) for f in source.kept_schema}
     verifier = check_verifier(verify_of(spec), has_gold=spec.input.gold is not None)
     semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
-    return Prepared(spec, output, source, model, devices, semantic)
+    return Prepared(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
 
 
 def verify_of(spec: JobSpec) -> Verify:
@@ -152,7 +161,7 @@ def plan_job(
     spec, model = prepared.spec, prepared.model
     machine = machine or machine_of(spec, prepared.devices)
     prompts = measure_prompts(prepared.source, renderer)
-    earlier = [*([] if options.fresh else [prepared.output]), *_excluded(prepared)]
+    earlier = [*([] if options.fresh else [prepared.output]), *prepared.earlier]
     completions = expected_completions(spec, prepared.source, earlier, model)
     try:
         plan = make_plan(spec, model, machine, prompts, completions, price=price)
@@ -171,12 +180,6 @@ class NoFitError(JobError):
         self.ways = ways
 
 
-def _excluded(prepared: Prepared) -> list[Output]:
-    spec = prepared.spec
-    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    return [Output(open_storage(uri, options)) for uri in spec.input.exclude]
-
-
 def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
     """Match the input's ids against what the output holds."""
     pending = read_ids(prepared)
@@ -193,14 +196,15 @@ def read_ids(prepared: Prepared) -> Pending:
     Raises `InputError` when an id is null or comes twice, or nothing is there.
     """
     spec = prepared.spec
-    pending = Pending(prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None)
-    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    for uri in spec.input.exclude:
-        earlier = Output(open_storage(uri, options))
-        if not earlier.exists():
-            raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
-        for table in earlier.tables(["id"]):
-            pending.exclude(table.column("id"))
+    pending = Pending(
+        prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None, allow_empty=spec.input.allow_empty
+    )
+
+    def renderer() -> PromptRenderer:
+        return _renderer(spec, prepared.model.location, prepared.model.revision)
+
+    by_prompt = renderer if spec.input.exclude_by == "prompt" else None
+    exclude_earlier(prepared.source, pending, prepared.earlier, make_renderer=by_prompt)
     return pending
 
 
@@ -232,7 +236,8 @@ def take_out_spared(prepared: Prepared, pending: Pending) -> None:
 def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
     """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
 
-    What it is not asked for is still to do by another, wider run. Call with the lock held, after `take_out_done`.
+    What it is not asked for is still to do by another, wider run; the other rows go first. Call with the lock held,
+    after `take_out_done`.
     """
     storage, job = prepared.output.storage, continued_digest(prepared.semantic)
     found = read_inflight(storage, job=job)
@@ -245,6 +250,7 @@ def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
             elif not is_asked:
                 aside.add(key)
     carry_over(storage, run, found, job=job, aside=aside)
+    pending.begin_with(pa.array([key.id for key in found.saved if key not in aside], pa.string()))
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 from batchr1 import errors
 from batchr1.errors import BatchError, EngineError
+from batchr1.events import event
 from batchr1.records import SampleKey, WorkItem
 from batchr1.run import step_down
 from batchr1.run.messages import Died, Fatal, FromWorker, Progress, Ready, ToWorker, WorkerSetup
@@ -228,8 +229,11 @@ class Fleet:
         replica.ready = replica.fatal = None
         self._start(replica)
 
-    def _note(self, replica: Replica, event: Event) -> None:
-        self.events.append(ReplicaEvent(round(time.monotonic() - self.started, 3), replica.worker, event))
+    def _note(self, replica: Replica, what: Event) -> None:
+        at_s = round(time.monotonic() - self.started, 3)
+        self.events.append(ReplicaEvent(at_s, replica.worker, what))
+        said = event("worker_" + what.replace(" ", "_"), worker=replica.worker, at_s=at_s)
+        log.info("worker %d: %s", replica.worker, what, extra=said)
 
     def _step_down(self, replica: Replica, problem: MemoryProblem) -> None:
         """Out of memory is no death like others: the next engine asks for less, and no row is to blame."""

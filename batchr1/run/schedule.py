@@ -1,10 +1,13 @@
 """Which samples go next: longest expected first where lengths are known, else in the order of the input.
 
-    rows looked ahead ─▶ probes: one sample of each row of which nothing is known ─▶ all other samples, longest first
+    rows looked ahead ─▶ begun before ─▶ probes: a sample of each row of which nothing is known ─▶ others, longest first
 
 A batch ends as late as its longest sample, so whatever is long had better begin early (longest processing time first:
 Graham, Bounds on multiprocessing timing anomalies, 1969). A row's samples are about equally long: the first that is
 done tells of the others. Nothing ever waits for a probe: while one is under way, its siblings are candidates too.
+
+What an earlier run began goes first, whatever its length: where each night's window is shorter than the work, it could
+wait for many nights.
 
 Pure and deterministic: the same rows and the same lengths, told at the same places, give the same order.
 """
@@ -35,11 +38,6 @@ class Group:
     number: int = -1  # place in the order of the input
     sent: int = -1  # the how manieth probe its own was
 
-    def remainder(self, sample: int, mean: float) -> float:
-        """Tokens that a sample of known length is expected to lack. Past its expectation, as much as a new one."""
-        saved = self.saved.get(sample, 0)
-        return self.expected - saved if saved < self.expected else mean
-
 
 @dataclass(frozen=True, slots=True)
 class Pick:
@@ -56,6 +54,7 @@ class Schedule:
 
     def __init__(self, *, longest_first: bool) -> None:
         self._longest_first = longest_first
+        self._begun: deque[Group] = deque()  # rows with saved tokens, before these were picked
         self._in_order: deque[Group] = deque()  # fifo: all; else rows of which nothing is known, before their probe
         self._probed: dict[int, Group] = {}  # probe under way, siblings not picked yet; by `sent`, so ascending
         self._known: list[tuple[float, int, Group]] = []  # a heap: longest first
@@ -67,10 +66,11 @@ class Schedule:
     @property
     def rows_left(self) -> int:
         """Rows that have samples to pick."""
-        return len(self._in_order) + len(self._probed) + len(self._known)
+        return len(self._begun) + len(self._in_order) + len(self._probed) + len(self._known)
 
     def groups(self) -> Iterator[Group]:
         """Those rows, in no order that means anything."""
+        yield from self._begun
         yield from self._in_order
         yield from self._probed.values()
         for _, _, group in self._known:
@@ -81,13 +81,17 @@ class Schedule:
         for group in groups:
             group.number = self._num_groups
             self._num_groups += 1
-            if self._longest_first and not math.isnan(group.expected):
+            if group.saved:
+                self._begun.append(group)
+            elif self._longest_first and not math.isnan(group.expected):
                 self._push(group)
             else:
                 self._in_order.append(group)
 
     def pick(self) -> Pick | None:
         """What goes next; None when every row was picked."""
+        if self._begun:
+            return self._go_on(self._begun.popleft())
         if self._in_order and not self._longest_first:
             group = self._in_order.popleft()
             return self._all_of(group, group.expected)
@@ -108,7 +112,7 @@ class Schedule:
         """A sample is complete, with so many tokens; `group`: its row, when it was that row's probe."""
         self._finished += 1
         self._tokens += tokens
-        if group is None:
+        if group is None or group.sent < 0:
             return
         while (at := bisect_right(self._stairs, (group.sent, math.inf))) and self._stairs[at - 1][1] <= tokens:
             del self._stairs[at - 1]
@@ -123,26 +127,39 @@ class Schedule:
         return self._tokens / self._finished if self._finished else 0.0
 
     def _push(self, group: Group) -> None:
-        longest = max(group.remainder(sample, self._mean) for sample in group.samples)
-        heapq.heappush(self._known, (-longest, group.number, group))
+        heapq.heappush(self._known, (-group.expected, group.number, group))
+
+    def _go_on(self, group: Group) -> Pick:
+        """The begun samples of a row, the furthest first; the row's others wait as if these were its probe."""
+        samples = sorted((s for s in group.samples if s in group.saved), key=lambda s: (-group.saved[s], s))
+        group.samples = [s for s in group.samples if s not in group.saved]
+        if group.samples:
+            if not self._longest_first:
+                insort(self._in_order, group, key=lambda other: other.number)
+            elif math.isnan(group.expected):
+                self._send(group)
+            else:
+                self._push(group)
+        return Pick(group, tuple(samples), group.expected)
 
     def _probe(self, group: Group) -> Pick:
-        """One sample of a row: the one that is furthest, so that it tells of the others soonest."""
+        """One sample of a row, which tells of the others."""
         if len(group.samples) == 1:
             return self._all_of(group, math.nan)
-        sample = max(group.samples, key=lambda s: (group.saved.get(s, 0), -s))
+        sample = min(group.samples)
         group.samples.remove(sample)
+        self._send(group)
+        return Pick(group, (sample,), math.nan)
+
+    def _send(self, group: Group) -> None:
+        """Its first sample is under way, and will tell of the others."""
         group.sent = self._num_probes
         self._num_probes += 1
         self._probed[group.sent] = group
-        return Pick(group, (sample,), math.nan)
 
     def _all_of(self, group: Group, expected: float, *, at_least: int = 0) -> Pick:
-        samples = (
-            sorted(group.samples, key=lambda s: (group.saved.get(s, 0), s)) if self._longest_first else group.samples
-        )
-        group.samples = []
-        return Pick(group, tuple(samples), expected, at_least)
+        samples, group.samples = tuple(group.samples), []
+        return Pick(group, samples, expected, at_least)
 
     def _least_length(self, sent: int) -> float:
         """What a probe under way has reached at least: the longest of those that went after it and are done."""

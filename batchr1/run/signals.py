@@ -23,7 +23,8 @@ class StopSignals:
     whoever looks at `reason`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self.reason: str | None = None
         self.is_polled = False
 
@@ -35,13 +36,17 @@ class StopSignals:
         if not self.is_polled:
             raise KeyboardInterrupt  # passes every `except Exception` on its way out
         set_leaving(True)
-        print("stopping: finished rows are being written; once more to leave at once", file=sys.stderr, flush=True)
+        if not self._quiet:
+            print("stopping: finished rows are being written; once more to leave at once", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Take over both signals. Raises `InterruptedRun` when one comes before `is_polled` is set."""
-    signals = StopSignals()
+def stop_signals(*, quiet: bool = False) -> Iterator[StopSignals]:
+    """Take over both signals; `quiet`: only the log says so.
+
+    Raises `InterruptedRun` when one comes before `is_polled` is set.
+    """
+    signals = StopSignals(quiet=quiet)
     if threading.current_thread() is not threading.main_thread():
         try:
             yield signals

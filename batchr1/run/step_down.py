@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from batchr1.errors import EngineMemoryError, JobError
+from batchr1.events import event
 from batchr1.run.messages import WorkerSetup
 from batchr1.sizing.devices import Holder, describe_devices, holders_of
 from batchr1.sizing.stepdown import MemoryProblem, Rung, blocking, next_rung
@@ -47,7 +48,8 @@ def step_down(setup: WorkerSetup, problem: MemoryProblem, *, taken: Collection[s
     if held:
         rung = replace(rung, reason=f"{rung.reason}; {held}")
     steps = [f"{name} {args.get(name)} → {value}" for name, value in rung.changes.items()]
-    log.warning("worker %d: %s: %s", setup.worker, rung.reason, ", ".join(steps) or "trying the same once more")
+    log.warning("worker %d: %s: %s", setup.worker, rung.reason, ", ".join(steps) or "trying the same once more",
+                extra=event("engine_stepped_down", worker=setup.worker))  # fmt: skip
     engine = replace(setup.engine, args=args | rung.changes)
     seqs = rung.changes.get("max_num_seqs", setup.max_num_seqs)
     return replace(setup, engine=engine, max_num_seqs=min(seqs, setup.max_num_seqs)), rung

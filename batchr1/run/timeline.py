@@ -97,6 +97,16 @@ class Timeline:
             self._points = [first, *pairs, *rest[len(pairs) * 2 :]]
             self._every_s *= 2
 
+    @property
+    def tokens(self) -> int:
+        """Generated since the run began, by all engines that it had."""
+        return self._totals[0]
+
+    @property
+    def preempted(self) -> int:
+        """Preemptions since then."""
+        return self._totals[2]
+
     def document(self) -> dict[str, list[float]]:
         """The series by column, the interval that is not over included; empty lists before anything was heard.
 

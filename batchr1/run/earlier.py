@@ -1,0 +1,123 @@
+"""Earlier outputs: what `input.exclude` names, and which rows of the input are done there.
+
+A job with dated outputs asks each night for what no night before has done. By id, that is a comparison of columns; by
+prompt, the input is rendered as the model will see it, and rows whose prompt was answered, under whatever id, are left
+out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from batchr1.data.output import Output
+from batchr1.data.pending import Pending
+from batchr1.data.source import Source
+from batchr1.data.storage import INPUT_RETRY, Storage, StorageOptions, open_storage
+from batchr1.data.storage_uri import split_uri
+from batchr1.errors import InputError, JobError, OutputError, StorageError
+from batchr1.job.spec import JobSpec
+from batchr1.records import Prompt
+
+if TYPE_CHECKING:
+    from batchr1.data.prompts import PromptRenderer
+
+Digests = np.ndarray[Any, np.dtype[np.bytes_]]
+
+RENDER_ROWS = 1024
+_MAGIC = re.compile(r"[*?\[]")
+_DIGEST = "S16"  # 128 bits; the zeros at an end that NumPy leaves out make no two of them equal
+
+
+def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
+    """The outputs that `input.exclude` names, each once and never the job's own: a glob may well match that too.
+
+    A glob takes the outputs of batchr1 among the folders that it matches, none on the first night. Raises `OutputError`
+    for a path without glob that is no output, `InputError` when storage cannot be listed.
+    """
+    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    found: dict[str, Output] = {}
+    for uri in spec.input.exclude:
+        named = Output(open_storage(uri, options))
+        if named.uri == own.uri:
+            continue
+        if named.exists():
+            found[named.uri] = named
+        elif not _MAGIC.search(uri):
+            raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
+        else:
+            matches = (Output(open_storage(folder, options)) for folder in _matching(uri, options))
+            found |= {output.uri: output for output in matches if output.uri != own.uri and output.exists()}
+    return tuple(found.values())
+
+
+def _matching(pattern: str, options: StorageOptions) -> list[str]:
+    """The folders that a glob matches, by URI, sorted. `*` stays within a part of the path; not hidden ones."""
+    if "**" in pattern:
+        raise JobError(f"input.exclude: ** is not understood here (got {pattern}). Write a * for each folder.")
+    kind, place = split_uri(pattern)
+    top, _, rel = place.partition("/")
+    root = open_storage(f"s3://{top}" if kind == "s3" else "/", options, INPUT_RETRY)
+    folders = [""]
+    for part in rel.split("/"):
+        folders = [f"{above}/{name}".lstrip("/") for above in folders for name in _names(root, above, part)]
+    return sorted(root.where(folder) for folder in folders)
+
+
+def _names(root: Storage, above: str, part: str) -> list[str]:
+    """The folders directly in `above` that one part of a glob matches."""
+    if not _MAGIC.search(part):
+        return [part]
+    try:
+        names = root.list_folders(above)
+    except StorageError as error:
+        raise InputError(str(error)) from error.__cause__
+    return [name for name in names if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith("."))]
+
+
+def exclude_earlier(
+    source: Source, pending: Pending, earlier: tuple[Output, ...], *, make_renderer: Callable[[], PromptRenderer] | None
+) -> None:
+    """Take out rows that are done in earlier outputs: by id, or with a renderer by prompt.
+
+    A row counts as done there with its first sample.
+    """
+    if make_renderer is None:
+        for output in earlier:
+            for table in output.tables(["id"]):
+                pending.exclude(table.column("id"))
+        return
+    answered = _answered(earlier)
+    if not answered.size:
+        return
+    renderer, row = make_renderer(), 0
+    for _, batch in source.batches(source.prompt_columns):
+        for start in range(0, batch.num_rows, RENDER_ROWS):
+            contents = source.contents(batch.slice(start, RENDER_ROWS))
+            digests = _digests(renderer, contents)
+            pending.exclude_rows(np.flatnonzero(np.isin(digests, answered)) + row)
+            row += len(contents)
+
+
+def _answered(earlier: tuple[Output, ...]) -> Digests:
+    """The hashes of all prompts that earlier outputs answer, each once. 16 bytes of each."""
+    found: list[Digests] = [np.empty(0, dtype=_DIGEST)]
+    for output in earlier:
+        for table in output.tables(["prompt_hash"]):
+            texts = table.column("prompt_hash").unique().to_pylist()
+            found.append(np.frombuffer(bytes.fromhex("".join(texts)), dtype=_DIGEST))
+    answered: Digests = np.unique(np.concatenate(found))
+    return answered
+
+
+def _digests(renderer: PromptRenderer, contents: list[Any]) -> Digests:
+    """The hashes of rows' prompts; of a row that cannot become one, nothing that an answered one has."""
+    from batchr1.data.prompts import PromptRow
+
+    prompts = renderer.render_many(PromptRow("", content) for content in contents)
+    digests: Digests = np.array([p.digest if isinstance(p, Prompt) else b"none" for p in prompts], dtype=_DIGEST)
+    return digests
