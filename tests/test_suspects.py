@@ -89,3 +89,12 @@ def test_when_no_other_engine_is_left_the_same_one_tries_again() -> None:
     assert suspects.next_group(0, others=False) == [row]
     assert suspects.died([row], worker=0, others=False) == []
     assert [f.attempts for f in suspects.verdicts()] == [3]
+
+
+def test_samples_of_one_prompt_are_no_proof_against_the_engine() -> None:
+    prompt = Prompt("bad", "?", (1,), True, b"d" * 16)
+    samples = [WorkItem(prompt, sample, 10, "max_tokens") for sample in range(6)]
+    blamed, deaths = hunt(samples, {"bad"})
+    assert (blamed, deaths) == ([("bad", 3)] * 6, 8)
+    with pytest.raises(EngineError, match="the engine died with each of 3 rows"):
+        hunt(items(3), {"0", "1", "2"})
