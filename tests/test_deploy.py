@@ -126,7 +126,7 @@ def test_shellcheck_finds_nothing_in_the_slurm_script() -> None:
 
 def test_slurms_signal_reaches_batchr1_and_its_exit_code_comes_back(tmp_path: Path) -> None:
     environment = with_stand_ins(tmp_path, "sbatch")
-    program = STAND_IN + "trap 'kill $!; exit 75' TERM\nsleep 60 & wait\n"
+    program = STAND_IN.replace("\n", "\ntrap 'kill $!; exit 75' TERM\nsleep 60 &\n", 1) + "wait\n"  # ready, then said
     (tmp_path / "bin/batchr1").write_text(program)
     (tmp_path / "bin/batchr1").chmod(0o755)
     script = subprocess.Popen(["bash", str(DEPLOY / "nightly.sbatch")], env=environment, cwd=tmp_path)
@@ -134,7 +134,7 @@ def test_slurms_signal_reaches_batchr1_and_its_exit_code_comes_back(tmp_path: Pa
     while "--log-format" not in (tmp_path / "arguments").read_text() if (tmp_path / "arguments").exists() else True:
         assert time.monotonic() < end
         time.sleep(0.02)
-    time.sleep(0.2)  # its trap is set
+    time.sleep(0.2)  # the script's own trap comes after the start
     script.send_signal(signal.SIGTERM)
     assert script.wait(30) == 75
     words = (tmp_path / "arguments").read_text().splitlines()
