@@ -30,6 +30,8 @@ class LocalExecutor:
 
     def start(self, setup: WorkerSetup) -> None:
         """Start a worker's process (again). Call from the main thread: the worker dies with the thread that made it."""
+        if setup.worker in self._processes:  # one that said it ended, and is on its way out
+            self._reap(setup.worker)
         ours, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         if setup.devices:
