@@ -167,7 +167,7 @@ JOB_FILES = [
     Bad(
         "unknown section",
         "TMP/job.yaml: wrokers: unknown key. Allowed here: name, model, input, output, prompting, "
-        "sampling, schedule, checkpoint, retry, verify, stop_when, storage, executor, max_failed.",
+        "sampling, schedule, checkpoint, retry, verify, stop_when, storage, executor, on_finish, max_failed.",
         {"wrokers": 3},
     ),
     Bad(
