@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
 import random
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from line import Line
 from shapes import config_of
 from traces import TraceSpec, lengths
 
@@ -49,27 +49,6 @@ def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
     completions = assumed_lengths(options.mean, options.cap, "the trace's mean")
     plan = make_plan(spec, model, named_machine(gpu_named(options.gpu).name), prompts, completions)
     return replace(plan, completions=completions)
-
-
-class Line:
-    """The driver's end of a worker's line, in this process: hands everything out, in order."""
-
-    def __init__(self, items: list[Any]) -> None:
-        self._left, self._inbox = items[::-1], queue.SimpleQueue[Any]()
-
-    def receive(self, timeout_s: float) -> Any:
-        try:
-            return self._inbox.get(block=timeout_s > 0, timeout=timeout_s or None)
-        except queue.Empty:
-            return None
-
-    def send(self, message: Any) -> None:
-        from batchr1.run.messages import Finish, Lease, Want
-
-        if isinstance(message, Want):
-            self._inbox.put(Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left))))))
-            if not self._left:
-                self._inbox.put(Finish())
 
 
 class Counted:

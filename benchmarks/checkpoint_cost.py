@@ -25,7 +25,6 @@ import gc
 import itertools
 import json
 import os
-import queue
 import random
 import statistics
 import sys
@@ -38,6 +37,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from checkpoint_kill import kill_and_go_on, run_recorded
+from line import Line
 from throughput import engine_args, trace, versions
 from traces import lengths, prompts
 
@@ -64,35 +64,25 @@ class Timed:
         return getattr(self._engine, name)
 
 
-class Line:
-    """The driver's end, in this process: gives all items out and commits what is staged."""
+class CommittingLine(Line):
+    """Commits what is staged, and counts it."""
 
     def __init__(self, output: Any, items: list[Any]) -> None:
-        self._output, self._left, self._inbox = output, items[::-1], queue.SimpleQueue[Any]()
+        super().__init__(items)
+        self._output = output
         self._turn = threading.Lock()
         self.rows, self.tokens, self.ended_at = 0, 0, 0.0
 
-    def receive(self, timeout_s: float) -> Any:
-        try:
-            return self._inbox.get(block=timeout_s > 0, timeout=timeout_s or None)
-        except queue.Empty:
-            return None
-
     def send(self, message: Any) -> None:
-        from batchr1.run.messages import Committed, Finish, Lease, Staged, Want
+        from batchr1.run.messages import Committed, Staged
 
         with self._turn:
-            match message:
-                case Want(count):
-                    items = [self._left.pop() for _ in range(min(count, len(self._left)))]
-                    self._inbox.put(Lease(tuple(items)))
-                    if not self._left:
-                        self._inbox.put(Finish())
-                case Staged(name, keys, counts):
-                    self._output.commit_part(name)
-                    self._inbox.put(Committed(keys))
-                    self.rows, self.tokens = self.rows + counts.rows, self.tokens + counts.tokens
-                    self.ended_at = time.perf_counter()
+            super().send(message)
+            if isinstance(message, Staged):
+                self._output.commit_part(message.name)
+                self._inbox.put(Committed(message.keys))
+                self.rows, self.tokens = self.rows + message.counts.rows, self.tokens + message.counts.tokens
+                self.ended_at = time.perf_counter()
 
 
 def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
@@ -157,7 +147,7 @@ def leg(
         saves.append((started, time.perf_counter(), sizes[-1] if sizes else 0))
 
     engine.ends = []
-    line = Line(output, items)
+    line = CommittingLine(output, items)
     collector = Collector(setup, result_maker(setup, *model_tags(setup)), line.send)
     Checkpointer._rotate, Checkpointer.save = noted, timed  # type: ignore[method-assign]
     try:

@@ -1,0 +1,27 @@
+"""The driver's end of a worker's line, in the benchmark's own process."""
+
+from __future__ import annotations
+
+import queue
+from typing import Any
+
+
+class Line:
+    """A `Channel` of `run.worker` that hands out all items, in order, as they are asked for, and then the end."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._left, self._inbox = items[::-1], queue.SimpleQueue[Any]()
+
+    def receive(self, timeout_s: float) -> Any:
+        try:
+            return self._inbox.get(block=timeout_s > 0, timeout=timeout_s or None)
+        except queue.Empty:
+            return None
+
+    def send(self, message: Any) -> None:
+        from batchr1.run.messages import Finish, Lease, Want
+
+        if isinstance(message, Want):
+            self._inbox.put(Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left))))))
+            if not self._left:
+                self._inbox.put(Finish())
