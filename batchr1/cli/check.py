@@ -66,9 +66,8 @@ def command(
         pending = read_ids(prepared)
         take_out_done(prepared, pending)
         if spec.input.on_changed_prompt == "refuse" and (files := files_to_check(prepared, pending)):
-            check_prompts(
-                prepared, pending, renderer, files, run="", check_lock=lambda: None
-            )  # refuses, or does nothing
+            # refuses, or does nothing
+            check_prompts(prepared, pending, renderer, files, run="", check_lock=lambda: None)
         take_out_failed(prepared, pending)
         counts = pending.counts()
         plan = plan_job(prepared, renderer, options)

@@ -19,6 +19,7 @@ from batchr1.data.pending import Bools, Numbers, Pending
 from batchr1.data.replace import replace_part
 from batchr1.errors import InputError
 from batchr1.records import Prompt
+from batchr1.run.feeder import prompts_in
 
 if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("batchr1.changed")
 
-RENDER_ROWS = 1024
 _NOT_LOOKED_AT, _NO_PROMPT = 0, 1  # instead of a hash: 64 random bits are neither
 
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
@@ -35,9 +35,8 @@ Digests = np.ndarray[Any, np.dtype[np.uint64]]
 def files_to_check(prepared: Prepared, pending: Pending) -> set[str]:
     """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
     spec = prepared.spec.input
-    if (
-        spec.on_changed_prompt == "keep" or spec.id is None or not pending.num_rows
-    ):  # without an id, another prompt is another row
+    is_asked = spec.on_changed_prompt != "keep" and spec.id is not None  # without an id, another prompt is another row
+    if not is_asked or not pending.num_rows:
         return set()
     known = prepared.output.inputs()
     changed = {uri for uri, version in _versions(prepared, pending, known).items() if known.get(uri) != version}
@@ -111,20 +110,14 @@ def prompt_digests(
     prepared: Prepared, renderer: PromptRenderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
 ) -> tuple[Digests, int]:
     """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
-    from batchr1.data.prompts import PromptRow
-
-    source = prepared.source
     digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
     count = 0
     for numbers, batch in rows_at:
         count += len(numbers)
-        for start in range(0, batch.num_rows, RENDER_ROWS):
-            part = batch.slice(start, RENDER_ROWS)
-            rows = [PromptRow(str(id), text) for id, text in zip(source.ids(part), source.contents(part), strict=True)]
-            digests[numbers[start : start + RENDER_ROWS]] = [
-                int.from_bytes(prompt.digest[:8], "little") if isinstance(prompt, Prompt) else _NO_PROMPT
-                for prompt in renderer.render_many(rows)
-            ]
+        digests[numbers] = [
+            int.from_bytes(prompt.digest[:8], "little") if isinstance(prompt, Prompt) else _NO_PROMPT
+            for prompt in prompts_in(prepared.source, renderer, batch)
+        ]
     return digests, count
 
 

@@ -17,7 +17,7 @@ from batchr1.data.output import part_name, stage_part
 from batchr1.data.sink import results_table
 from batchr1.records import Completion, Result, SampleKey, WorkItem
 from batchr1.run.messages import FromWorker, Judged, PartCounts, Staged, WorkerSetup
-from batchr1.run.seeds import derive_seed
+from batchr1.run.seeds import next_attempt
 from batchr1.run.verification import Verification
 
 _Entry = tuple[Completion, dt.datetime] | Result | None  # a completion; a row that was verified; no more comes
@@ -129,10 +129,8 @@ class Collector:
         if item.attempt >= setup.attempts or not setup.retry_on & outcomes:
             self.decided.put(item.key)
             return False
-        attempt = item.attempt + 1
-        seed = derive_seed(setup.seed, item.prompt.id, item.sample, attempt)
         self._discarded[item.key] += row.completion_tokens
-        self.decided.put(replace(item, attempt=attempt, seed=seed, partial=None, expected_tokens=None))
+        self.decided.put(replace(next_attempt(item, setup.seed), partial=None, expected_tokens=None))
         return True
 
     def _take(self, row: Result) -> None:

@@ -22,13 +22,13 @@ from batchr1.data.storage_uri import split_uri
 from batchr1.errors import InputError, JobError, OutputError, StorageError
 from batchr1.job.spec import JobSpec
 from batchr1.records import Prompt
+from batchr1.run.feeder import prompts_in
 
 if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
 
 Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 
-RENDER_ROWS = 1024
 _MAGIC = re.compile(r"[*?\[]")
 _DIGEST = "S16"  # 128 bits; the zeros at an end that NumPy leaves out make no two of them equal
 
@@ -96,11 +96,11 @@ def exclude_earlier(
         return
     renderer, row = make_renderer(), 0
     for _, batch in source.batches(source.prompt_columns):
-        for start in range(0, batch.num_rows, RENDER_ROWS):
-            contents = source.contents(batch.slice(start, RENDER_ROWS))
-            digests = _digests(renderer, contents)
-            pending.exclude_rows(np.flatnonzero(np.isin(digests, answered)) + row)
-            row += len(contents)
+        prompts = prompts_in(source, renderer, batch)
+        # A row that cannot become a prompt has nothing that an answered one has.
+        digests = np.array([p.digest if isinstance(p, Prompt) else b"none" for p in prompts], dtype=_DIGEST)
+        pending.exclude_rows(np.flatnonzero(np.isin(digests, answered)) + row)
+        row += batch.num_rows
 
 
 def _answered(earlier: tuple[Output, ...]) -> Digests:
@@ -112,12 +112,3 @@ def _answered(earlier: tuple[Output, ...]) -> Digests:
             found.append(np.frombuffer(bytes.fromhex("".join(texts)), dtype=_DIGEST))
     answered: Digests = np.unique(np.concatenate(found))
     return answered
-
-
-def _digests(renderer: PromptRenderer, contents: list[Any]) -> Digests:
-    """The hashes of rows' prompts; of a row that cannot become one, nothing that an answered one has."""
-    from batchr1.data.prompts import PromptRow
-
-    prompts = renderer.render_many(PromptRow("", content) for content in contents)
-    digests: Digests = np.array([p.digest if isinstance(p, Prompt) else b"none" for p in prompts], dtype=_DIGEST)
-    return digests

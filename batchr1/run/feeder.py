@@ -129,11 +129,11 @@ class Feeder:
 
     def dropped(self, keys: Iterable[SampleKey]) -> None:
         """Samples that were given out were called back."""
-        with self._lock:
-            for key in keys:
-                if self._waves is not None:
+        if self._waves is not None:
+            with self._lock:
+                for key in keys:
                     self._waves.dropped(key.id, [key.sample])
-            self._lock.notify()
+                self._lock.notify()
 
     def committed(self, keys: Iterable[SampleKey]) -> None:
         """Samples that are durable."""
@@ -355,6 +355,13 @@ def _rows_of(groups: Sequence[Group]) -> list[tuple[pa.RecordBatch, list[int]]]:
         same[0].append(batch.take(pa.array(indices)))
         same[1].extend(places)
     return [(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], places) for batches, places in by_schema]
+
+
+def prompts_in(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> Iterator[Prompt | RowError]:
+    """The prompts of an input batch alone, in order, some at a time: to measure or compare. Errors name no id."""
+    for start in range(0, batch.num_rows, RENDER_ROWS):
+        contents = source.contents(batch.slice(start, RENDER_ROWS))
+        yield from renderer.render_many(PromptRow("", content) for content in contents)
 
 
 def render_batch(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:

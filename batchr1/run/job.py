@@ -445,11 +445,12 @@ class _Run:
         said = event("run_ended", **named, **_counted(counts), exit_code=code, stopped=stopped, tokens=tally.tokens,
                      tokens_per_s=round(rate, 1), seconds=round(wall, 3))  # fmt: skip
         log.info("the run has ended: exit code %d, %d done in it", code, tally.done, extra=said)
-        if not (isinstance(error, UsageError) and not self._claimed):
-            self._told |= {**self._record, "output": self._output.uri}
-        if isinstance(error, UsageError) and not self._claimed:
+        is_forgotten = isinstance(error, UsageError) and not self._claimed
+        if is_forgotten:
             self._output.forget_run(self._run)
-        elif not driver.lost:
+        else:
+            self._told |= {**self._record, "output": self._output.uri}
+        if not is_forgotten and not driver.lost:
             self._write_record(stopped)
             fault_point("finish.recorded")
             if not counts.pending:

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from batchr1.data.output import Output
-from batchr1.data.prompts import PromptRenderer, PromptRow, RowError
+from batchr1.data.prompts import PromptRenderer, RowError
 from batchr1.data.source import Source
 from batchr1.data.storage import open_storage
 from batchr1.job.spec import JobSpec
 from batchr1.records import CompletionLengths, PromptLengths
-from batchr1.run.feeder import RENDER_ROWS
+from batchr1.run.feeder import prompts_in
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.lengths import assumed_lengths, default_lengths
 from batchr1.sizing.model import ModelSource
@@ -31,19 +31,17 @@ def measure_prompts(
     """Render and tokenise the input's prompts as a run does: all up to `limit_rows` rows, else about `sample_rows`.
 
     A sample is spread evenly over the whole input and is the same each time; a plan made of one leaves room for longer
-    prompts. Holds RENDER_ROWS prompts at a time. Raises what reading the input raises.
+    prompts. Holds a few hundred prompts at a time. Raises what reading the input raises.
     """
     rows, batches = source.spread(source.prompt_columns, limit_rows, else_about=min(sample_rows, limit_rows))
     measured = good = total = longest = 0
     for batch in batches:
-        for start in range(0, batch.num_rows, RENDER_ROWS):
-            contents = source.contents(batch.slice(start, RENDER_ROWS))
-            prompts = renderer.render_many(PromptRow("", content) for content in contents)
-            lengths = [len(prompt.token_ids) for prompt in prompts if not isinstance(prompt, RowError)]
-            measured += len(prompts)
-            good += len(lengths)
-            total += sum(lengths)
-            longest = max(longest, *lengths, 0)
+        prompts = prompts_in(source, renderer, batch)
+        lengths = [len(prompt.token_ids) for prompt in prompts if not isinstance(prompt, RowError)]
+        measured += batch.num_rows
+        good += len(lengths)
+        total += sum(lengths)
+        longest = max(longest, max(lengths, default=0))
     return PromptLengths(rows, measured, longest, total / good if good else 0.0)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+
+from batchr1.records import WorkItem
 
 
 def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | None:
@@ -11,6 +14,13 @@ def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | N
         return None
     text = f"{seed}\0{id}\0{sample}\0{attempt}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def next_attempt(item: WorkItem, seed: int | None) -> WorkItem:
+    """The same sample to be tried once more; `seed` is the job's."""
+    attempt = item.attempt + 1
+    own = derive_seed(seed, item.prompt.id, item.sample, attempt)
+    return dataclasses.replace(item, attempt=attempt, seed=own)
 
 
 def resumed_seed(seed: int | None, offset: int) -> int | None:

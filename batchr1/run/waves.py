@@ -11,7 +11,6 @@ Pure: who generates and judges is not its business. Not thread-safe; the feeder'
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -82,7 +81,7 @@ class Waves:
             row.out.update(wave)
         batch, at = group.row
         group.row = (batch.take([at]), 0)  # not all that was read with it, for as long as it waits
-        return Pick(group, tuple(wave), math.nan if math.isnan(group.expected) else group.expected)
+        return Pick(group, tuple(wave), group.expected)
 
     def out(self, id: str, pick: Pick) -> None:
         """The picked samples are given out, under this id."""

@@ -8,7 +8,6 @@ brings leases and takes messages.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import queue
 import time
@@ -42,7 +41,7 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
-from batchr1.run.seeds import derive_seed
+from batchr1.run.seeds import next_attempt
 
 PROGRESS_EVERY_S = 0.5
 BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
@@ -218,9 +217,7 @@ class Worker:
 
     def _retry_or_refuse(self, item: WorkItem, exc: RequestError) -> None:
         if item.attempt < self._setup.attempts:
-            attempt = item.attempt + 1
-            seed = derive_seed(self._setup.seed, item.prompt.id, item.sample, attempt)
-            self._backlog.append(dataclasses.replace(item, attempt=attempt, seed=seed))
+            self._backlog.append(next_attempt(item, self._setup.seed))
             return
         failure = Failure(item.prompt.id, item.sample, "engine_refused", str(exc), item.attempt, item.prompt.digest)
         self._collector.give_up([item.key])
