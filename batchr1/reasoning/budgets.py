@@ -116,7 +116,10 @@ class Meter:
                 self._answered += 1
         return len(new), None
 
-    def closed(self, closing: Sequence[int]) -> None:
-        """The closing was put in."""
-        after = closing[closing.index(self._tags.close_id) + 1 :] if self._tags.close_id in closing else ()
-        self._phase, self._answered = "after", self._answered + len(after)
+    def close(self, closing: Sequence[int]) -> Sequence[int]:
+        """End thinking here. Returns what of the closing is to be put in: past its tag it counts as answer."""
+        end = closing.index(self._tags.close_id) + 1
+        if self._answer is not None:
+            closing = closing[: end + self._answer - self._answered]
+        self._phase, self._answered = "after", self._answered + len(closing) - end
+        return closing

@@ -101,9 +101,9 @@ class Generation:
         if self._budgets is None or self._meter is None:
             raise ValueError("without a budget nothing is closed")
         self._closed_at = len(self.tokens)
-        self.injected = len(self._budgets.closing)
-        self.tokens.extend(array("i", self._budgets.closing))  # last, and at once: a snapshot may be taken meanwhile
-        self._meter.closed(self._budgets.closing)
+        closing = array("i", self._meter.close(self._budgets.closing))
+        self.injected = len(closing)
+        self.tokens.extend(closing)  # last, and at once: a snapshot may be taken meanwhile
         if self._loops is not None:
             self._loops = LoopDetector(len(self.tokens))
 
