@@ -28,8 +28,8 @@ from batchr1.data.lock import Lock
 from batchr1.data.storage import open_storage
 from batchr1.errors import OutputError
 from batchr1.job import load_job
-from batchr1.run.job import Summary
 from batchr1.run.prepare import find_pending, prepare
+from batchr1.run.record import Summary
 
 SECRET = "Zeppelin-7391"  # in every prompt, so in no log
 HELPER = str(Path(__file__).with_name("replay_job.py"))

@@ -109,7 +109,7 @@ def test_a_run_in_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result.stdout.splitlines()[0] == "21 rows = 20 done + 1 failed + 0 pending", "results stay on stdout"
 
     again = lines_of(batchr1("run", job, "--log-format", "json").stderr)
-    assert [(line["event"], line["pending"]) for line in again] == [("nothing_to_do", 0)]
+    assert [(line["event"], line["pending"], line["spared"]) for line in again] == [("nothing_to_do", 0, 0)]
 
 
 def test_a_run_that_is_stopped_and_gone_on_with_in_json_lines(tmp_path: Path) -> None:
@@ -329,14 +329,17 @@ def telling(file: Path, **more: Any) -> dict[str, Any]:
 def test_the_command_gets_the_record_of_each_run(tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     job = job_with_a_bad_row(tmp_path, **telling(told))
-    for options, code, pending in ((("--stop-after", "0.01s"), 75, 21), ((), 3, 0), ((), 3, 0)):
+    for options, code, pending in ((("--stop-after", "0.01s"), 75, 21), ((), 3, 0), ((), 3, 0), ((), 3, 0)):
         assert batchr1("run", job, *options).exit_code == code
         record = json.loads(told.read_text())
         assert (record["exit_code"], record["counts"]["pending"]) == (code, pending)
         assert (record["output"], record["job"]) == (f"{tmp_path}/out", "replayed")
         told.unlink()
     kept = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("out/.batchr1/runs/*.json"))]
-    assert [record["exit_code"] for record in kept] == [75, 3], "a run with nothing to do is told, and leaves no record"
+    assert [record["exit_code"] for record in kept] == [75, 3, 3], (
+        "of runs with nothing to do, one record a day is kept"
+    )
+    assert kept[2] | {"output": f"{tmp_path}/out"} == record
 
 
 def test_the_output_is_free_when_the_command_is_run(tmp_path: Path) -> None:
