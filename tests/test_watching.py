@@ -1,10 +1,9 @@
-"""What others see of a run: JSON lines on stderr, Prometheus metrics, a command at its end; and no secret in any."""
+"""What others see of a run: JSON lines on stderr, Prometheus metrics, a command at its end."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import socket
 import stat
@@ -22,7 +21,6 @@ import pytest
 from process_tree import tree, until
 from prometheus_client.parser import text_string_to_metric_families
 from replay_job import questions, replay, write_job
-from s3_fakes import S3
 
 from batchr1.cli.main import main
 from batchr1.cli.options import address
@@ -393,52 +391,3 @@ def test_a_command_is_a_list(tmp_path: Path) -> None:
 
 def test_an_event_has_its_fields() -> None:
     assert event("worker_ready", worker=1, at_s=0.5)["event_fields"] == {"worker": 1, "at_s": 0.5}
-
-
-# Secrets.
-
-SECRETS = {
-    "AWS_ACCESS_KEY_ID": "AKIAQ7NEVERSHOWN42XY",
-    "AWS_SECRET_ACCESS_KEY": "wJalr/NeverToBeShown+K7MDENG",
-    "AWS_SESSION_TOKEN": "FwoGZXIvYXdzNeverShownEither9",
-}
-
-
-def test_no_key_from_the_environment_is_in_anything_that_a_run_leaves_or_says(
-    s3_moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in SECRETS.items():
-        monkeypatch.setenv(name, value)
-    root, here = f"s3://{s3_moto.bucket}", tmp_path / "here"
-    here.mkdir()
-    questions(4).write_parquet(here / "in.parquet")
-    given: dict[str, Any] = {"storage": {"endpoint": s3_moto.endpoint}, **telling(here / "told.json")}
-    job = write_job(here, output={"path": f"{root}/out"}, **given)
-    said: list[str] = []
-
-    def run(*options: str, code: int) -> None:
-        result = batchr1("run", job, "--log-format", "json", "--metrics-file", here / "x.prom", *options)
-        assert result.exit_code == code, result.output
-        said.append(result.output)
-
-    run(code=0)
-    run(code=0)
-    run("--set", "sampling.temperature=0.9", code=2)
-    run("--output", "s3://no-such-bucket-here/out", code=2)
-    run("--set", f"input.exclude=[{root}/nothing]", code=2)
-    run("--set", "storage.endpoint=http://127.0.0.1:9", "--set", "input.path=s3://gone/in.parquet", code=2)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_moto.endpoint)
-    for arguments in (["status", f"{root}/out", "--json"], ["report", f"{root}/out", "--to", str(here / "r.html")]):
-        result = batchr1(*arguments)
-        assert result.exit_code == 0
-        said.append(result.output)
-    texts = {str(path): path.read_bytes() for path in here.rglob("*") if path.is_file()}
-    assert {"told.json", "x.prom", "r.html"} <= {Path(name).name for name in texts}
-    client = s3_moto.client()
-    for entry in client.list_objects_v2(Bucket=s3_moto.bucket)["Contents"]:
-        texts[entry["Key"]] = client.get_object(Bucket=s3_moto.bucket, Key=entry["Key"])["Body"].read()
-    assert any(name.endswith(".log") for name in texts)
-    texts |= {f"output {i}": text.encode() for i, text in enumerate(said)}
-    for secret in SECRETS.values():
-        assert [name for name, text in texts.items() if secret.encode() in text] == []
-    assert os.environ["AWS_SECRET_ACCESS_KEY"] == SECRETS["AWS_SECRET_ACCESS_KEY"]

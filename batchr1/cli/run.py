@@ -173,7 +173,9 @@ def _again(ctx: click.Context) -> str:
         if given[name] is not None:
             words += [f"--{name}", str(given[name])]
     for setting in given["settings"]:
-        words += ["--set", setting]
+        key, _, value = setting.partition("=")
+        is_shown = not key.startswith("on_finish")  # the arguments of a command may hold a secret
+        words += ["--set", setting if is_shown or value == "null" else f"{key}=…"]
     words += ["--retry-failed"] * given["retry_failed"]
     return shlex.join(words + ["--continue-truncated"] * given["continue_truncated"])
 

@@ -148,7 +148,13 @@ def by_night(
         "night:O",
         title=None,
         scale=alt.Scale(domain=list(range(len(dates))), paddingInner=0.25),
-        axis=alt.Axis(labelExpr=f"{json.dumps(labels)}[datum.value]", labelAngle=0, labelOverlap="greedy", grid=False),
+        axis=alt.Axis(
+            labelExpr=f"{json.dumps(labels)}[datum.value]",
+            labelAngle=0,
+            labelOverlap="greedy",
+            labelSeparation=8,
+            grid=False,
+        ),
     )
     y = alt.Y("value:Q", title=title, stack="zero", axis=_share_axis() if is_share else _count_axis())
     colours = {name: colour for name, (colour, _) in series.items()}

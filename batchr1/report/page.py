@@ -128,6 +128,8 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
         "night_truncated": ("truncated", {"truncated": ("truncated_share", "var(--orange)")}, True),
         "night_right": ("right", {"right": ("pass_rate", "var(--green)")}, True),
     }
+    if n["price_usd"] is not None:
+        del wanted["night_hours"]  # the cost has the same shape
     charts = {}
     for name, (title, series, is_share) in wanted.items():
         values = {what: (colour, [night[key] for night in found]) for what, (key, colour) in series.items()}

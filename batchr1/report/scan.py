@@ -1,6 +1,6 @@
 """One pass over the parts of an output, or of several, for what a report shows: numbers of every row, texts of few.
 
-The columns of numbers are kept for all rows (some 100 bytes each); texts are read only for rows that were chosen, from
+The columns of numbers are kept for all rows (some 120 bytes each); texts are read only for rows that were chosen, from
 the parts that hold them, one part at a time.
 """
 
