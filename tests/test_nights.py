@@ -21,6 +21,7 @@ import pytest
 from process_tree import tree, until
 from replay_job import MODEL, keys_of, questions, replay, rows_of, wanted_keys, write_job
 from s3_fakes import S3
+from test_watching import lines_of, samples_of
 
 from batchr1.cli.main import main
 from batchr1.cli.options import days
@@ -51,7 +52,7 @@ class Nights:
 
     def __init__(self, folder: Path, output: str, **input: Any) -> None:
         self.folder = folder
-        self.journal = folder / "journal"
+        self.journal, self.metrics = folder / "journal", folder / "batchr1.prom"
         (folder / "in").mkdir()
         self.rows: dict[str, pl.DataFrame] = {}  # by the day on which they came
         self.replaced = pl.DataFrame()
@@ -76,15 +77,25 @@ class Nights:
     def run(self, day: str, *options: str, **script: Any) -> click.testing.Result:
         return batchr1("run", self.job, "--date", day, *options, journal=str(self.journal), **script)
 
+    def watched(self, day: str, *options: str, **script: Any) -> click.testing.Result:
+        """The same with JSON lines and metrics, which are held against their schema and parser."""
+        result = self.run(day, "--log-format", "json", "--metrics-file", str(self.metrics), *options, **script)
+        codes = {line["exit_code"] for line in lines_of(result.stderr) if "exit_code" in line}
+        assert codes == {result.exit_code} == {samples_of(self.metrics.read_text())["batchr1_run_exit_code"]}
+        return result
+
     def kill(self, day: str, output: Path) -> None:
         """Run, and kill the whole tree once something was committed and something else is under way."""
         script = self.folder / "script.json"
         script.write_text(json.dumps(SLOW | {"journal": str(self.journal)}))
         data, before = output / "data", len(list((output / "data").glob("*")))
-        with tree([HELPER, str(script), "run", str(self.job), "--date", day], self.folder) as run:
+        watched = ["--metrics-file", str(self.metrics)]
+        with tree([HELPER, str(script), "run", str(self.job), "--date", day, *watched], self.folder) as run:
             until(lambda: len(list(data.glob("*"))) > before and list(output.glob(".batchr1/inflight/*-000-*")))
             run.kill()
             assert run.driver.returncode == -signal.SIGKILL
+        left = samples_of(self.metrics.read_text())
+        assert (left["batchr1_run_active"], "batchr1_run_exit_code" in left) == (1, False), "as the page says"
 
     def ran(self) -> Counter[tuple[str, int]]:
         """What engines generated since the last call: each question and position of a token, and how often."""
@@ -117,22 +128,36 @@ def five_nights(nights: Nights, output_of: dict[str, Path]) -> list[Told]:
         told.append(Told(result, nights.ran()))
 
     nights.add(DAYS[0], questions(8))
-    night(nights.run(DAYS[0]))
+    night(nights.watched(DAYS[0]))
     nights.add(DAYS[1], questions(16, start=100))
     nights.change(DAYS[0], "row/3")
     nights.kill(DAYS[1], output_of[DAYS[1]])
     night(None)
     nights.add(DAYS[2], questions(16, start=200))
-    night(nights.run(DAYS[2], "--stop-after", "3s", **SLOW))
+    night(nights.watched(DAYS[2], "--stop-after", "3s", **SLOW))
     nights.add(DAYS[3], questions(2, start=300))
-    night(nights.run(DAYS[3], **SLOW | {"step_s": 0.0}))
-    night(nights.run(DAYS[4]))
+    night(nights.watched(DAYS[3], **SLOW | {"step_s": 0.0}))
+    night(nights.watched(DAYS[4]))
     said = [one.result for one in told if one.result is not None]
     assert [result.exit_code for result in said] == [0, 75, 0, 0]
     assert "\nstopped: the time window of 3 s is over\n" in said[1].stdout
     assert "\nnothing to do\n" in said[3].stdout
     assert not told[4].tokens
     return told
+
+
+def assert_reported(told: list[Told], *outputs: str | Path) -> None:
+    """The report has a line for each night: how it ended, and what its engines generated."""
+    lines = json.loads(batchr1("report", *outputs, "--json").stdout)["nights"]
+    assert [line["date"] for line in lines] == DAYS
+    assert [line["exit_code"] for line in lines] == [0, None, 75, 0, 0]
+    assert [line["stopped"] for line in lines] == [None, None, "the time window of 3 s is over", None, None]
+    for line, one in zip(lines, told, strict=True):
+        if one.result is not None:
+            assert line["tokens"] == one.tokens.total()
+            assert line["engine_hours"] > 0 or not one.tokens
+        assert line["is_least"] == (one.result is None)
+    assert 0 < lines[1]["rows"] < 17
 
 
 def run_twice(told: list[Told], rows: pl.DataFrame, runs: list[str], *, interrupted: set[int]) -> int:
@@ -175,6 +200,7 @@ def test_five_nights_of_one_output_that_grows(tmp_path: Path) -> None:
     for record in ended:
         assert record["tally"]["done"] == by_run[record["run"]] + replaced.get(record["run"], 0), "nothing ran twice"
     assert rows["resumed_at"].list.len().max() > 0, "what a night began went on"
+    assert_reported(told, output)
     runs = [record["run"] for record in records]
     twice = run_twice(told, pl.concat([rows, nights.replaced]), runs, interrupted={1})
     assert twice <= 4 * 40, "of four rows, what the killed night had not saved yet"
@@ -198,6 +224,7 @@ def test_five_nights_with_an_output_for_each(tmp_path: Path) -> None:
     )
     assert union.select("id", "prompt_hash").is_unique().all()
     runs = [json.loads(next(outputs[day].glob(".batchr1/runs/*.json")).read_text())["run"] for day in DAYS]
+    assert_reported(told, tmp_path / "out/*")
     run_twice(told, union, runs, interrupted={1, 2})  # what another night's output has under way is not gone on with
     assert by_day[DAYS[0]].height == 8
     assert 0 < by_day[DAYS[1]].height < 17

@@ -163,6 +163,9 @@ def test_an_output_for_each_date_by_glob_and_by_name(tmp_path: Path, monkeypatch
     for night, date in enumerate(dates):
         write_night(tmp_path / "out" / date, night, 8 * (night + 1))  # the same ids in each
     (tmp_path / "out/notes").mkdir()
+    (tmp_path / "out/2026-11-03/.batchr1/job.json").rename(tmp_path / "job.json")
+    assert len(json.loads(report("out/*", "--json").stdout)["outputs"]) == 3, "one whose engines never came up, too"
+    (tmp_path / "job.json").rename(tmp_path / "out/2026-11-03/.batchr1/job.json")
     said = report("out/*", "--to", "nights.html")
     assert re.fullmatch(rf"{tmp_path}/nights.html: \d\.\d MB about 48 rows\n", said.output)
     found = json.loads(report("out/*", "--json").stdout)

@@ -103,7 +103,9 @@ class Place:
         names = "\n".join(texts)
         for wanted in (".log", "job.json", "told.json", "scraped.txt", "x.prom", "report.html", "footer", "/runs/"):
             assert wanted in names, wanted
-        assert b"batchr1_run_active" in next(text for name, text in texts.items() if name.endswith("scraped.txt"))
+        for seen in ("told.json", "scraped.txt", "x.prom", "report.html", "job.json", ".log", "output 0"):
+            named = [text for name, text in texts.items() if name.endswith(seen)]
+            assert any(self.root.encode() in text for text in named), f"{seen} was read"
         for secret in EVERY:
             assert [name for name, text in texts.items() if secret.encode() in text] == []
 

@@ -23,10 +23,10 @@ def find_outputs(uris: Sequence[str]) -> list[Output]:
     found: dict[str, Output] = {}
     for uri in uris:
         named = Output(open_storage(uri))
-        if not is_glob(uri) or named.exists():
+        if not is_glob(uri) or named.was_tried():
             found[named.uri] = named
             continue
-        matches = [one for one in map(_opened, matching_folders(uri, what="OUTPUT")) if one.exists()]
+        matches = [one for one in map(_opened, matching_folders(uri, what="OUTPUT")) if one.was_tried()]
         if not matches:
             raise UsageError(f"{uri}: the glob matches no output of batchr1. Check the pattern.")
         found |= {one.uri: one for one in matches}

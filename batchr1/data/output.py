@@ -52,6 +52,10 @@ class Output:
         """Whether a job of ours has been here."""
         return self.storage.exists(JOB_FILE)
 
+    def was_tried(self) -> bool:
+        """The same, or has at least begun: where no engine came up, there is a run's record and nothing else."""
+        return self.exists() or bool(self.storage.list_files(RUNS_DIR, ".json"))
+
     def refuse_foreign(self) -> None:
         """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
         if self.storage.kind == "local":
