@@ -133,7 +133,8 @@ def test_five_nights_of_one_output(tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", Page(page).text)
     for said in (
         "Night by night", "2026-11-02", "ended without a word", "exit code 75: the time window of 3600 s is over",
-        "exit code 3 · 2 restarts", "nothing to do", "≥ 6.00", "≥ 18.00", "15.00", "≥ 45.00", "2 × cuda × 2",
+        "exit code 3 · 2 restarts", "nothing to do", "≥ 6.00", "≥ 18.00", "15.00", "≥ 45.00",
+        "at least: 18.00 GPU-hours at 2.50", "2 × cuda × 2",
         "of a run that ended without a word, the rows that are there now",
     ):  # fmt: skip
         assert said in text, said
@@ -202,9 +203,13 @@ def test_one_night_is_a_table_of_one_line(tmp_path: Path) -> None:
     assert report(tmp_path / "out", "--price", "3").exit_code == 0
     page = (tmp_path / "out/report.html").read_text()
     text = Page(page).text
-    assert "The run" in text and "Night by night" not in text
+    assert "Runs" in text and "Night by night" not in text
     assert "2.00" in text, "engine-hours, on CPUs"
-    assert "by night" not in page.replace("Night by night", "")
+    assert "by night" not in page
+    write_empty_night(tmp_path / "out", 1)
+    assert report(tmp_path / "out").exit_code == 0
+    text = Page((tmp_path / "out/report.html").read_text()).text
+    assert "nothing to do" in text and "Night by night" not in text, "nothing to compare"
 
 
 def test_a_real_run_generates_what_it_says(tmp_path: Path) -> None:

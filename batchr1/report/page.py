@@ -114,9 +114,9 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
 
 
 def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
-    """What runs brought and took, one after the other; nothing for a single one."""
+    """What runs brought and took, one after the other; nothing where a single one had something to do."""
     found = n["nights"]
-    if len(found) < 2:
+    if sum(1 for night in found if night["engines"]) < 2:
         return {}
     dates = [night["date"] for night in found]
     hours = "gpu_hours" if n["all_nights"]["gpu_hours"] else "engine_hours"
