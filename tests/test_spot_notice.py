@@ -1,4 +1,4 @@
-"""docs/deploy/spot-notice.sh, beside a real run: a notice in the metadata service is SIGTERM, and the run goes on later."""
+"""docs/deploy/spot-notice.sh beside a real run: what the metadata service announces comes as SIGTERM, and is survived."""
 
 from __future__ import annotations
 
