@@ -1,4 +1,4 @@
-"""docs/deploy/spot-notice.sh beside a real run: what the metadata service announces comes as SIGTERM, and is survived."""
+"""docs/deploy/spot-notice.sh beside a real run: a notice comes to it as SIGTERM, and what was begun goes on later."""
 
 from __future__ import annotations
 
