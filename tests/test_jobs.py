@@ -46,7 +46,7 @@ LOCAL = {
         gpus=16, columns=("family", "level"), options=("--executor", "local", "--set", "model.engine_args={}")
     ),
 }
-REMOTE = {"remote_api"}  # nothing to plan: tests/test_openai.py
+REMOTE = {"remote_api"}  # no GPU to plan for: tests/test_remote.py
 
 
 @pytest.fixture
