@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from made_output import good_row, table_of
 from replay_job import questions, replay, run_replay, write_job
 from s3_fakes import S3
-from test_report import Page, assert_inert, needs_chromium
+from test_report import Page, assert_inert
 
 from batchr1.cli.main import main
 from batchr1.data.output import Output, part_name, stage_part
@@ -258,10 +258,9 @@ def test_what_cannot_be_is_refused_with_one_line(name: str, tmp_path: Path) -> N
     assert (done.exit_code, done.stdout) == (2, "")
 
 
-@needs_chromium
 @pytest.mark.slow
 def test_a_year_of_nights_is_a_page_of_its_own_size(tmp_path: Path) -> None:
     for night in range(365):
         write_night(tmp_path / "out", night, 2, of=2 * night)
     assert report(tmp_path / "out", "--price", "2").exit_code == 0
-    assert (tmp_path / "out/report.html").stat().st_size < 1_500_000
+    assert (tmp_path / "out/report.html").stat().st_size < 2_000_000

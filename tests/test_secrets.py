@@ -53,7 +53,7 @@ class Place:
     """A job in a folder, everything that its commands say, and everything that they leave."""
 
     def __init__(self, folder: Path, s3: S3) -> None:
-        self.folder, self.s3, self.said = folder, s3, list[str]()
+        self.folder, self.s3, self.said, self.metrics = folder, s3, list[str](), list[str]()
         self.root = f"s3://{s3.bucket}"
         self.port = free_port()
         questions(4).write_parquet(folder / "in.parquet")
@@ -75,6 +75,7 @@ class Place:
         watched = ("--metrics-file", str(self.folder / "x.prom"), "--metrics-port", str(self.port))
         said = self.batchr1("run", self.job, "--log-format", "json", *watched, *options, code=code)
         assert all(json.loads(line) for line in said.splitlines())
+        self.metrics.append((self.folder / "x.prom").read_text())
         self.batchr1("run", self.job, "--metrics-port", str(self.port), *options, code=code)
         return said
 
@@ -82,6 +83,8 @@ class Place:
         """All of it but the job file, which is the user's own. Of Parquet, also what is in its pages and its footer."""
         for number, text in enumerate(self.said):
             yield f"output {number}", text.encode()
+        for number, text in enumerate(self.metrics):
+            yield f"{number}/x.prom", text.encode()
         files = [path for path in self.folder.rglob("*") if path.is_file() and path != self.job]
         client = self.s3.client()
         for entry in client.list_objects_v2(Bucket=self.s3.bucket)["Contents"]:
@@ -105,7 +108,8 @@ class Place:
             assert wanted in names, wanted
         for seen in ("told.json", "scraped.txt", "x.prom", "report.html", "job.json", ".log", "output 0"):
             named = [text for name, text in texts.items() if name.endswith(seen)]
-            assert any(self.root.encode() in text for text in named), f"{seen} was read"
+            told = "batchr1.driver" if seen == ".log" else self.root
+            assert any(told.encode() in text for text in named), f"{seen} was read"
         for secret in EVERY:
             assert [name for name, text in texts.items() if secret.encode() in text] == []
 

@@ -160,7 +160,9 @@ def by_night(
     colours = {name: colour for name, (colour, _) in series.items()}
     several = sum(1 for _, values in series.values() if any(values)) > 1
     colour = _colours(**colours) if several else alt.value(next(iter(colours.values())))
-    return draw(alt.Chart(pl.DataFrame(rows)).mark_bar().encode(x=x, y=y, color=colour), f"{title} by night", wide=440)
+    return draw(
+        alt.Chart(pl.DataFrame(rows)).mark_bar(aria=False).encode(x=x, y=y, color=colour), f"{title} by night", wide=440
+    )
 
 
 def over_time(

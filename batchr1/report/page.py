@@ -32,7 +32,7 @@ _UNSEEN = re.compile(
 
 
 def render(numbers: dict[str, Any], found: Scan) -> bytes:
-    """The page, in UTF-8, of at most MAX_BYTES unless the job alone is larger."""
+    """The page, in UTF-8, of at most MAX_BYTES unless the job, or years of nights, are larger."""
     charts = _charts(numbers)
     page = b""
     for chars in _QUOTE_CHARS:
