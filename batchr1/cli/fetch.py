@@ -20,20 +20,29 @@ if TYPE_CHECKING:
 @click.option("--to", metavar="DIR", help="Into this folder, for model.path, instead of the hub's cache.")
 @click.option("--revision", metavar="REV", help="A branch, tag or commit; the main branch without it.")
 @click.option("--verify", is_flag=True, help="Read again what is here already, and fetch anew what is damaged.")
-@click.option("--stall", metavar="30s", help="Try again when no byte came for so long.")
+@click.option("--stall", metavar="30s", help="Try again when no byte came for so long; 30s.")
+@click.option("--tries", type=click.IntRange(1), metavar="N", help="Give up after so many in a row without a byte; 8.")
 @JSON
-def command(model: str, to: str | None, revision: str | None, verify: bool, stall: str | None, as_json: bool) -> None:
+def command(
+    model: str,
+    to: str | None,
+    revision: str | None,
+    verify: bool,
+    stall: str | None,
+    tries: int | None,
+    as_json: bool,
+) -> None:
     """Fetch the weights of MODEL, a variant or a repository of the hub, before a run wants them.
 
     Goes on where an earlier fetch ended, verifies checksums, and says which commit it is.
     """
-    from batchr1.models.fetch import STALL_S, fetch
+    from batchr1.models.fetch import PATIENCE, Patience, fetch
     from batchr1.sizing.catalogue import repository_named
 
     repo = repository_named(model)
-    stall_s = duration(stall, "--stall") or STALL_S
+    patience = Patience(duration(stall, "--stall") or PATIENCE.stall_s, tries or PATIENCE.tries)
     folder = Path(to).expanduser().absolute() if to is not None else None
-    fetched = fetch(repo, revision, to=folder, verify=verify, stall_s=stall_s)
+    fetched = fetch(repo, revision, to=folder, verify=verify, patience=patience)
     click.echo(json.dumps({"model": model} | fetched.document()) if as_json else as_text(model, fetched, to=folder))
 
 

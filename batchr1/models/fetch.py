@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchr1.data.storage_errors import mapped
+from batchr1.data.storage_errors import AGAIN, mapped
 from batchr1.errors import InterruptedRun, ModelError, StorageError
 from batchr1.models import hub
 from batchr1.models.files import ModelFile, needed, size_text
@@ -27,9 +27,19 @@ from batchr1.models.places import Folder, HubCache, Place
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import Transfer
 
-STALL_S = 30.0
 AT_ONCE = 4
 TICK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """With a hub: a try ends when no byte came for `stall_s`, and all of it after `tries` in a row without a byte."""
+
+    stall_s: float = 30.0
+    tries: int = hub.TRIES
+
+
+PATIENCE = Patience()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +66,33 @@ class Fetched:
 
 
 def fetch(
-    repo: str, revision: str | None = None, *, to: Path | None = None, verify: bool = False, stall_s: float = STALL_S
+    repo: str,
+    revision: str | None = None,
+    *,
+    to: Path | None = None,
+    verify: bool = False,
+    patience: Patience = PATIENCE,
 ) -> Fetched:
     """Bring what a run needs of a repository into the hub's cache, or into the folder `to`.
 
     `revision`: a branch, tag or commit; None is the main branch. `verify`: read again what is here already, too, and
-    fetch anew what is damaged. `stall_s`: a try ends when no byte came for so long.
+    fetch anew what is damaged.
 
     Raises `ModelError` (nothing to be had), `HubError` and `InterruptedRun` (run it again), `FailedError` (what comes
     is damaged, again and again), `StorageError` (the disk).
     """
     began = time.monotonic()
     with _stoppable(hub.where_of(repo, revision)):
-        return _fetch(repo, revision, to, verify, stall_s, began)
+        fetched = _fetch(repo, revision, to, verify, patience)
+    return replace(fetched, seconds=time.monotonic() - began)
 
 
-def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, stall_s: float, began: float) -> Fetched:
+def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patience: Patience) -> Fetched:
     offline = hub.is_offline()
-    repository = recorded_repository(repo, revision, to) if offline else hub.open_repository(repo, revision)
+    if offline:
+        repository = recorded_repository(repo, revision, to)
+    else:
+        repository = hub.open_repository(repo, revision, tries=patience.tries)
     where = hub.where_of(repo, repository.commit[:12])
     files = needed(repository.files, where)
     place: Place = HubCache(repository)
@@ -92,12 +111,11 @@ def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, stall
             )
         _refuse_full_disk(place, missing)
         try:
-            _bring(repository, place, missing, meter, where, stall_s)
+            _bring(repository, place, missing, meter, where, patience)
             place.publish(files, revision)
         finally:
             meter.close()
-    seconds = time.monotonic() - began
-    return Fetched(repo, repository.commit, place.folder, len(files), size, meter.fetched, seconds, verify, offline)
+    return Fetched(repo, repository.commit, place.folder, len(files), size, meter.fetched, 0.0, verify, offline)
 
 
 def _missing(
@@ -138,7 +156,7 @@ def _refuse_full_disk(place: Place, missing: Sequence[ModelFile]) -> None:
 
 
 def _bring(
-    repository: hub.Repository, place: Place, missing: Sequence[ModelFile], meter: Meter, where: str, stall_s: float
+    repository: hub.Repository, place: Place, missing: Sequence[ModelFile], meter: Meter, where: str, patience: Patience
 ) -> None:
     """All of `missing`, or the first error; what came stays."""
     stopping = threading.Event()
@@ -149,8 +167,9 @@ def _bring(
         if here is not None:
             place.partial(file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(here, place.partial(file))  # and verified below, like any other
-        read_from = functools.partial(hub.body, repository.repo, repository.commit, file.rel, stall_s=stall_s)
-        Transfer(file, place.partial(file), read_from, meter, stopping, f"{where}: {file.rel}").run()
+        read_from = functools.partial(hub.body, repository.repo, repository.commit, file.rel, stall_s=patience.stall_s)
+        name = f"{where}: {file.rel}"
+        Transfer(file, place.partial(file), read_from, meter, stopping, name, tries=patience.tries).run()
         place.keep(file)
 
     # Not as a context, which would wait for threads that wait for a hub: they end at their next byte, or with us.
@@ -179,7 +198,7 @@ def _stoppable(where: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as exc:
-        raise InterruptedRun(f"{where}: stopped by a signal. {hub.AGAIN}.") from exc
+        raise InterruptedRun(f"{where}: stopped by a signal. {AGAIN}.") from exc
     finally:
         if is_main:
             signal.signal(signal.SIGTERM, before)

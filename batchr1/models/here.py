@@ -24,9 +24,11 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
         return None
     folder = cache_root(repo) / "snapshots" / commit
     record = read_record(record_path(repo, f"{commit}.json"))
-    if record is not None and all(_is_there(folder / f.rel, f.size) for f in recorded(record).files):
-        return folder
-    return folder if is_whole(folder) else None
+    if record is not None:
+        whole = all(_is_there(folder / file.rel, file.size) for file in recorded(record).files)
+    else:
+        whole = is_whole(folder)
+    return folder if whole else None
 
 
 def cached_commit(repo: str, revision: str | None) -> str | None:

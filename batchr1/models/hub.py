@@ -19,13 +19,13 @@ from typing import Any
 
 import tenacity
 
+from batchr1.data.storage_errors import AGAIN
 from batchr1.errors import BatchError, HubError, ModelError
 from batchr1.models.files import ModelFile
 
 API_TIMEOUT_S = 20.0
-API_TRIES = 4
+TRIES = 8  # in a row that bring nothing: with the pauses in between, half a minute of a hub that answers at once
 MAX_RETRY_AFTER_S = 120.0
-AGAIN = "Run the same command again: it goes on from there"
 _PASSING = (408, 429, 500, 502, 503, 504)
 
 
@@ -50,8 +50,8 @@ def is_offline() -> bool:
     return constants.HF_HUB_OFFLINE
 
 
-def open_repository(repo: str, revision: str | None) -> Repository:
-    """Ask the hub once what `revision` (None: its main branch) is.
+def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> Repository:
+    """Ask the hub what `revision` (None: its main branch) is: that is a commit from then on.
 
     Raises `ModelError` for what is not there or not for us, `HubError` where the hub does not answer.
     """
@@ -60,13 +60,13 @@ def open_repository(repo: str, revision: str | None) -> Repository:
     where = where_of(repo, revision)
 
     @tenacity.retry(
-        stop=tenacity.stop_after_attempt(API_TRIES),
+        stop=tenacity.stop_after_attempt(tries),
         wait=lambda state: wait_s(state, state.attempt_number),
         retry=tenacity.retry_if_exception_type(HubError),
         reraise=True,
     )
     def ask() -> Repository:
-        with _mapped(where, repo, revision):
+        with hub_errors(where, repo, revision):
             info = HfApi(library_name="batchr1").model_info(
                 repo, revision=revision or "main", files_metadata=True, timeout=API_TIMEOUT_S
             )
@@ -92,7 +92,7 @@ def body(repo: str, commit: str, rel: str, offset: int, stall_s: float) -> Itera
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-    with _mapped(f"{where_of(repo, commit[:12])}: {rel}", repo, commit, stall_s=stall_s):
+    with hub_errors(f"{where_of(repo, commit[:12])}: {rel}", repo, commit, stall_s=stall_s):
         headers = build_hf_headers(library_name="batchr1") | {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -104,14 +104,14 @@ def body(repo: str, commit: str, rel: str, offset: int, stall_s: float) -> Itera
 
 
 def wait_s(state: tenacity.RetryCallState, tries: int) -> float:
-    """Before the next try: as long as the hub asked for, else, at random, up to twice as long each time."""
+    """Before the next try: as long as the hub asked for, else at random, up to twice as long each time."""
     exc = state.outcome.exception() if state.outcome else None
     asked = exc.retry_after_s if isinstance(exc, HubError) else None
     return random.uniform(0, min(20.0, 0.25 * 2**tries)) if asked is None else min(asked, MAX_RETRY_AFTER_S)
 
 
 @contextlib.contextmanager
-def _mapped(where: str, repo: str, revision: str | None, *, stall_s: float = API_TIMEOUT_S) -> Iterator[None]:
+def hub_errors(where: str, repo: str, revision: str | None, *, stall_s: float = API_TIMEOUT_S) -> Iterator[None]:
     """Turns what huggingface_hub and its HTTP client raise into one line of ours."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 

@@ -15,7 +15,6 @@ from batchr1.errors import FailedError, HubError, InterruptedRun
 from batchr1.models.files import ModelFile, feed, size_text
 from batchr1.models.hub import wait_s
 
-TRIES = 6  # in a row without a single new byte
 WHOLE_TRIES = 2  # of a file that comes, and is not what it has to be
 
 ReadFrom = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
@@ -40,10 +39,11 @@ class Transfer:
 
     def __init__(
         self, file: ModelFile, partial: Path, read_from: ReadFrom, listener: Listener, stopping: threading.Event,
-        where: str,
+        where: str, *, tries: int,
     ) -> None:  # fmt: skip
         self._file, self._partial, self._read_from = file, partial, read_from
         self._listener, self._stopping, self._where = listener, stopping, where
+        self._tries = tries
         self._hasher = file.hasher()
         self._have = self._furthest = self._idle_tries = 0
 
@@ -110,7 +110,7 @@ class Transfer:
     def _retrying(self) -> tenacity.Retrying:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(HubError),
-            stop=lambda state: self._stopping.is_set() or self._idle_tries >= TRIES,
+            stop=lambda state: self._stopping.is_set() or self._idle_tries >= self._tries,
             wait=lambda state: wait_s(state, self._idle_tries),
             sleep=self._pause,
             before_sleep=self._tell,

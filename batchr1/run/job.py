@@ -43,6 +43,7 @@ from batchr1.run.prepare import (
     budgets_of,
     check_fingerprint,
     make_renderer,
+    note_uncached,
     plan_job,
     prepare,
     read_ids,
@@ -104,6 +105,7 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
 def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]) -> Summary:
     """`record` takes the run's record, where there is one to tell."""
     prepared = prepare(spec, options)
+    note_uncached(prepared, options)
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:

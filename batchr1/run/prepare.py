@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from batchr1.sizing.ways_out import WayOut, ways_out
 
 if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
+
+log = logging.getLogger("batchr1.run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,18 @@ def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> PromptR
     """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
     if options.engine is None:
         require_vllm()
-    return _renderer(prepared.spec, prepared.model.location, prepared.model.revision)
+    return _renderer(prepared.spec, *prepared.model.loads_from)
+
+
+def note_uncached(prepared: Prepared, options: RunOptions) -> None:
+    """Say that vLLM will have to download the weights, and what would have done it better."""
+    model = prepared.model
+    if model.folder is None and options.engine is None and prepared.spec.executor.kind == "local":
+        log.warning(
+            "model %s: its weights are not in the cache, and vLLM downloads them as it starts, on a GPU's time. "
+            "`batchr1 fetch %s --revision %s` does it beforehand, and goes on where it was interrupted.",
+            model.location, model.location, model.revision,
+        )  # fmt: skip
 
 
 def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ...]]:
@@ -126,7 +140,7 @@ def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ..
     """
     model = prepared.model
     if model.identity != CATALOGUE:
-        return _renderer(prepared.spec, model.location, model.revision), ()
+        return _renderer(prepared.spec, *model.loads_from), ()
     note = f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, longer than they will be"
     return _renderer(prepared.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
 
@@ -201,7 +215,7 @@ def read_ids(prepared: Prepared) -> Pending:
     )
 
     def renderer() -> PromptRenderer:
-        return _renderer(spec, prepared.model.location, prepared.model.revision)
+        return _renderer(spec, *prepared.model.loads_from)
 
     by_prompt = renderer if spec.input.exclude_by == "prompt" else None
     exclude_earlier(prepared.source, pending, prepared.earlier, make_renderer=by_prompt)

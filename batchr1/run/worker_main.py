@@ -15,12 +15,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.engine.protocol import Engine
 from batchr1.errors import BatchError, EngineError
+from batchr1.models.here import cached_snapshot
 from batchr1.run.messages import EngineSpec, Fatal, FromWorker, Ready, ToWorker, WorkerSetup
 from batchr1.sizing.stepdown import MemoryProblem, problem_in
 
@@ -103,6 +105,7 @@ def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | Non
 def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     time.sleep(setup.pause_s)
     started = time.monotonic()
+    setup = replace(setup, engine=from_this_machine(setup.engine))
     engine = make_engine(setup.engine)
     from batchr1.run.collector import Collector
     from batchr1.run.worker import Worker
@@ -121,6 +124,17 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
         raise
     finally:
         engine.close()
+
+
+def from_this_machine(spec: EngineSpec) -> EngineSpec:
+    """With the folder of a repository that this machine has whole: then nobody asks the hub.
+
+    Not for an engine that spans nodes, whose folders may lie elsewhere: there each looks up the repository itself.
+    """
+    if spec.revision is None or spec.args.get("distributed_executor_backend") == "ray":
+        return spec
+    folder = cached_snapshot(spec.model, spec.revision)
+    return spec if folder is None else replace(spec, model=str(folder), revision=None)
 
 
 def make_engine(spec: EngineSpec) -> Engine:

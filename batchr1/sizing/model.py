@@ -11,6 +11,8 @@ from typing import Any
 
 from batchr1.errors import JobError, ModelError
 from batchr1.job.spec import ModelSpec
+from batchr1.models.here import cached_snapshot
+from batchr1.models.hub import hub_errors, where_of
 from batchr1.sizing.architecture import stored_quantization
 from batchr1.sizing.catalogue import Variant, refuse_unsupported, variant
 
@@ -25,7 +27,8 @@ _BLOCKS = 64
 class ModelSource:
     """A model whose files can be found.
 
-    `location` is what vLLM and transformers load: a folder, or a repository together with `revision` (a commit).
+    `location` is what the job names: a folder, or a repository together with `revision` (a commit). `folder` is where
+    all of its files are on this machine; None: not all of them are here yet, and vLLM would download them.
     `identity` changes whenever the answers could: repository@commit, or a hash over a local folder's files.
     `context_len` is in tokens.
     """
@@ -36,6 +39,12 @@ class ModelSource:
     identity: str
     context_len: int
     config: dict[str, Any]
+    folder: str | None = None
+
+    @property
+    def loads_from(self) -> tuple[str, str | None]:
+        """What transformers loads a tokenizer from here, and its revision: without asking the hub where that can be."""
+        return (self.folder, None) if self.folder else (self.location, self.revision)
 
 
 class _UnreachableError(ModelError):
@@ -147,29 +156,39 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
         )
     config = _read_config(folder / "config.json", str(folder))
     context_len = _context_len(config, str(folder))
-    return ModelSource(name, str(folder), None, "sha256:" + content_hash(folder), context_len, config)
+    identity = "sha256:" + content_hash(folder)
+    return ModelSource(name, str(folder), None, identity, context_len, config, str(folder))
 
 
 def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> ModelSource:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    """A repository: as the cache has it whole, without asking the hub; else what the hub says it is.
 
-    where = f"model {repo}" + (f" at {revision}" if revision else "")
-    try:
-        path = Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=cached_only))
-    except LocalEntryNotFoundError as exc:
-        raise _UnreachableError(
-            f"{where}: not in the local cache, and the hub cannot be reached. "
-            "Run once with network, or download it and set model.path."
-        ) from exc
-    except RepositoryNotFoundError as exc:
-        raise ModelError(f"{where}: no such repository, or not without a token. Correct it, or set HF_TOKEN.") from exc
-    except (HfHubHTTPError, ValueError, OSError) as exc:
-        reason = str(exc).strip().partition("\n")[0]
-        raise ModelError(f"{where}: no config.json from the hub ({reason}). Correct the name or revision.") from exc
+    So a job without `model.revision` keeps its model from night to night, until `batchr1 fetch` brings a newer one.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    where = where_of(repo, revision)
+    folder = cached_snapshot(repo, revision)
+    if folder is not None:
+        path = folder / "config.json"
+    else:
+        try:
+            with hub_errors(where, repo, revision):
+                path = Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=cached_only))
+        except LocalEntryNotFoundError as exc:
+            raise _UnreachableError(
+                f"{where}: not in the local cache, and the hub cannot be reached. Run `batchr1 fetch {repo}"
+                f"{f' --revision {revision}' if revision else ''}` with network, or set model.path."
+            ) from exc
+        except (ValueError, OSError) as exc:
+            raise ModelError(
+                f"{where}: no config.json from the hub (got {type(exc).__name__}). Check HF_ENDPOINT and HF_HOME."
+            ) from exc
     commit = path.parent.name  # …/snapshots/<commit>/config.json
     config = _read_config(path, where)
-    return ModelSource(name, repo, commit, f"{repo}@{commit}", _context_len(config, repo), config)
+    context_len = _context_len(config, repo)
+    return ModelSource(name, repo, commit, f"{repo}@{commit}", context_len, config, str(folder) if folder else None)
 
 
 def _read_config(path: Path, where: str) -> dict[str, Any]:
