@@ -257,9 +257,9 @@ def test_what_comes_damaged_each_time_is_refused(hub: Hub, machine: Machine) -> 
     assert (code, out) == (1, "")
     right = hashlib.sha256(FILES[WEIGHTS]).hexdigest()
     assert err.splitlines()[-1].startswith(
-        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: what comes is not what the hub lists, 2 times (got check"
+        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: what comes is not what is listed, 2 times (got checksum "
     )
-    assert err.endswith(f"need {right[:12]}…). Check the proxy or mirror in between.\n")
+    assert err.endswith(f"need {right[:12]}…). Check what it comes from, or a proxy in between.\n")
     assert not machine.snapshot(commit).exists()
     assert not list(machine.home.rglob(f"{right}*"))
 

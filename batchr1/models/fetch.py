@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from batchr1.data.storage_errors import AGAIN, mapped
-from batchr1.errors import InterruptedRun, ModelError, StorageError
+from batchr1.errors import InterruptedRun, ModelError
 from batchr1.models import hub
-from batchr1.models.files import ModelFile, needed, size_text
+from batchr1.models.bring import bring
+from batchr1.models.bucket import Bucket, bring_here, is_here, look_up
+from batchr1.models.files import ModelFile, needed
 from batchr1.models.here import recorded_repository
 from batchr1.models.places import Folder, HubCache, Place
 from batchr1.models.progress import Meter
-from batchr1.models.transfer import Transfer
-
-AT_ONCE = 4
-TICK_S = 0.2
+from batchr1.models.transfer import ReadFrom
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +45,21 @@ class Fetched:
 
     repo: str
     commit: str
-    folder: Path
+    folder: str
     num_files: int
     size: int
     fetched: int
     seconds: float
     verified: bool  # every file's checksum was computed in this call, not only those that came
     offline: bool
+    copied: int | None = None  # to S3, where that was asked for
 
     def document(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "repo": self.repo, "commit": self.commit, "folder": str(self.folder), "files": self.num_files,
+            "repo": self.repo, "commit": self.commit, "folder": self.folder, "files": self.num_files,
             "bytes": self.size, "fetched_bytes": self.fetched, "seconds": round(self.seconds, 1),
-            "verified": self.verified, "offline": self.offline,
+            "verified": self.verified, "offline": self.offline, "copied_bytes": self.copied,
         }  # fmt: skip
 
 
@@ -69,11 +67,11 @@ def fetch(
     repo: str,
     revision: str | None = None,
     *,
-    to: Path | None = None,
+    to: str | None = None,
     verify: bool = False,
     patience: Patience = PATIENCE,
 ) -> Fetched:
-    """Bring what a run needs of a repository into the hub's cache, or into the folder `to`.
+    """Bring what a run needs of a repository into the hub's cache, or `to` a folder, or from the cache to s3://….
 
     `revision`: a branch, tag or commit; None is the main branch. `verify`: read again what is here already, too, and
     fetch anew what is damaged.
@@ -83,7 +81,12 @@ def fetch(
     """
     began = time.monotonic()
     with _stoppable(hub.where_of(repo, revision)):
-        fetched = _fetch(repo, revision, to, verify, patience)
+        if to is not None and "://" in to:
+            fetched = _fetch(repo, revision, None, verify, patience)
+            fetched = _copy_to_bucket(fetched, to)
+        else:
+            folder = Path(to).expanduser().absolute() if to is not None else None
+            fetched = _fetch(repo, revision, folder, verify, patience)
     return replace(fetched, seconds=time.monotonic() - began)
 
 
@@ -109,13 +112,38 @@ def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patie
                 f"{where}: not all of it is in the cache, and HF_HUB_OFFLINE is set (got "
                 f"{len(files) - len(missing)} of {len(files)} files). Unset it, and run the same command again."
             )
-        _refuse_full_disk(place, missing)
+
+        def read_from(file: ModelFile) -> ReadFrom:
+            return functools.partial(hub.body, repo, repository.commit, file.rel, stall_s=patience.stall_s)
+
+        copy_of = HubCache(repository).find if to is not None else lambda file: None
         try:
-            _bring(repository, place, missing, meter, where, patience)
+            bring(missing, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
             place.publish(files, revision)
         finally:
             meter.close()
-    return Fetched(repo, repository.commit, place.folder, len(files), size, meter.fetched, 0.0, verify, offline)
+    return Fetched(repo, repository.commit, str(place.folder), len(files), size, meter.fetched, 0.0, verify, offline)
+
+
+def _copy_to_bucket(fetched: Fetched, to: str) -> Fetched:
+    bucket = Bucket(to, repository := recorded_repository(fetched.repo, fetched.commit))
+    bucket.check()
+    return replace(fetched, folder=bucket.uri, copied=bucket.copy(repository.files, Path(fetched.folder)))
+
+
+def fetch_bucket(uri: str) -> Fetched:
+    """Bring a model on S3 to this machine, as a run would. Raises as `bring_here` does, and `InterruptedRun`."""
+    began = time.monotonic()
+    with _stoppable(f"model {uri}"):
+        model = look_up(uri)
+        before = is_here(model.digest)
+        folder = bring_here(uri, digest=model.digest)
+    size = sum(file.size for file in model.files)
+    seconds = time.monotonic() - began
+    return Fetched(
+        uri, model.digest, str(folder), len(model.files), size, 0 if before else size, seconds, verified=False,
+        offline=False,
+    )  # fmt: skip
 
 
 def _missing(
@@ -141,53 +169,6 @@ def _missing(
         else:
             meter.kept(file.size)
     return missing
-
-
-def _refuse_full_disk(place: Place, missing: Sequence[ModelFile]) -> None:
-    with mapped(str(place.folder)):
-        here = sum(min(path.stat().st_size, file.size) for file in missing if (path := place.partial(file)).exists())
-        need, have = sum(file.size for file in missing) - here, place.free_bytes()
-    if need > have:
-        elsewhere = "give another folder" if isinstance(place, Folder) else "set HF_HOME to another disk"
-        raise StorageError(
-            f"{place.folder}: not enough space (got {size_text(have)} free, need {size_text(need)} more). "
-            f"Free some, or {elsewhere}."
-        )
-
-
-def _bring(
-    repository: hub.Repository, place: Place, missing: Sequence[ModelFile], meter: Meter, where: str, patience: Patience
-) -> None:
-    """All of `missing`, or the first error; what came stays."""
-    stopping = threading.Event()
-    cached = HubCache(repository) if isinstance(place, Folder) else None
-
-    def bring(file: ModelFile) -> None:
-        here = cached.find(file) if cached else None
-        if here is not None:
-            place.partial(file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(here, place.partial(file))  # and verified below, like any other
-        read_from = functools.partial(hub.body, repository.repo, repository.commit, file.rel, stall_s=patience.stall_s)
-        name = f"{where}: {file.rel}"
-        Transfer(file, place.partial(file), read_from, meter, stopping, name, tries=patience.tries).run()
-        place.keep(file)
-
-    # Not as a context, which would wait for threads that wait for a hub: they end at their next byte, or with us.
-    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
-    try:
-        _watch([pool.submit(bring, file) for file in missing], meter)
-    finally:
-        stopping.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _watch(files: Sequence[Future[None]], meter: Meter) -> None:
-    waiting: set[Future[None]] = set(files)
-    while waiting:
-        done, waiting = wait(waiting, TICK_S, FIRST_EXCEPTION)
-        meter.tick()
-        for future in done:
-            future.result()
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ class Place(ABC):
 
     folder: Path
     """Where the model is when it is published."""
+    elsewhere: str
+    """What to do when this disk is too small."""
 
     @abstractmethod
     def find(self, file: ModelFile) -> Path | None:
@@ -81,6 +83,8 @@ class Place(ABC):
 class HubCache(Place):
     """The cache of huggingface_hub (HF_HOME, HF_HUB_CACHE), in its documented layout: blobs, snapshots, refs."""
 
+    elsewhere = "set HF_HOME to another disk"
+
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._root = cache_root(repository.repo)
@@ -94,7 +98,7 @@ class HubCache(Place):
         return self._root / "blobs" / (file.checksum or f"{self._repository.commit[:12]}-{file.rel.replace('/', '--')}")
 
     def find(self, file: ModelFile) -> Path | None:
-        return next((path for path in (self.folder / file.rel, self._blob(file)) if _size(path) == file.size), None)
+        return next((path for path in (self.folder / file.rel, self._blob(file)) if size_of(path) == file.size), None)
 
     def partial(self, file: ModelFile) -> Path:
         blob = self._blob(file)
@@ -116,11 +120,12 @@ class HubCache(Place):
             if name != self._repository.commit:
                 write_file(self._root / "refs" / name, self._repository.commit.encode())
             write_file(
-                record_path(self._repository.repo, f"{self._repository.commit}.json"), _record(self._repository, files)
+                record_path(self._repository.repo, f"{self._repository.commit}.json"),
+                as_record(self._repository, files),
             )
 
     def _point(self, pointer: Path, blob: Path, size: int) -> None:
-        if _size(pointer) == size:
+        if size_of(pointer) == size:
             return
         pointer.unlink(missing_ok=True)  # a link into nothing
         make_folder(pointer.parent)
@@ -132,6 +137,8 @@ class HubCache(Place):
 
 class Folder(Place):
     """A plain folder, `model.path` of a job. `.batchr1/` in it holds what is unfinished and what was fetched."""
+
+    elsewhere = "give another folder"
 
     def __init__(self, repository: Repository, folder: Path) -> None:
         self._repository, self.folder = repository, folder
@@ -164,11 +171,11 @@ class Folder(Place):
         """Write whose folder this is to be."""
         with mapped(str(self.folder)):
             if read_record(self.folder / RECORD) is None:
-                write_file(self.folder / RECORD, _record(self._repository, ()))
+                write_file(self.folder / RECORD, as_record(self._repository, ()))
 
     def find(self, file: ModelFile) -> Path | None:
         path = self.folder / file.rel
-        return path if _size(path) == file.size else None
+        return path if size_of(path) == file.size else None
 
     def partial(self, file: ModelFile) -> Path:
         return self.folder / ".batchr1/partial" / file.rel
@@ -182,7 +189,7 @@ class Folder(Place):
 
     def publish(self, files: Sequence[ModelFile], revision: str | None) -> None:
         with mapped(str(self.folder)):
-            write_file(self.folder / RECORD, _record(self._repository, files))
+            write_file(self.folder / RECORD, as_record(self._repository, files))
             for file in files:
                 if file.rel == CONFIG and self.find(file) is None:
                     move(self.partial(file), self.folder / CONFIG)
@@ -212,8 +219,16 @@ def record_path(repo: str, name: str) -> Path:
 def read_record(path: Path) -> dict[str, Any] | None:
     """What an earlier fetch wrote of itself: repo, commit, files (empty: not finished); None without it."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_record(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_record(data: bytes) -> dict[str, Any] | None:
+    """The record in a file's content; None where there is none."""
+    try:
+        record = json.loads(data)
+    except ValueError:
         return None
     return record if isinstance(record, dict) and {"repo", "commit", "files"} <= record.keys() else None
 
@@ -223,12 +238,14 @@ def recorded(record: dict[str, Any]) -> Repository:
     return Repository(record["repo"], record["commit"], tuple(ModelFile(**file) for file in record["files"]))
 
 
-def _record(repository: Repository, files: Sequence[ModelFile]) -> bytes:
+def as_record(repository: Repository, files: Sequence[ModelFile]) -> bytes:
+    """The content of a record; `files` stays empty until all of them are here."""
     document = {"repo": repository.repo, "commit": repository.commit, "files": [file.document() for file in files]}
     return (json.dumps(document, indent=1) + "\n").encode()
 
 
-def _size(path: Path) -> int | None:
+def size_of(path: Path) -> int | None:
+    """In bytes; None for what is not there."""
     try:
         return path.stat().st_size
     except OSError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from tqdm import tqdm
@@ -12,23 +13,25 @@ from tqdm import tqdm
 from batchr1.models.files import size_text
 
 LINE_EVERY_S = 30.0
-RATE_OVER_S = 20.0
 
 
 class Meter:
-    """Counts bytes from any thread (`transfer.Listener`); `tick` shows them, from one."""
+    """Counts bytes from any thread (`transfer.Listener`); `tick` shows them, from one.
 
-    def __init__(self, total: int, stream: TextIO | None = None) -> None:
+    `say` takes lines instead of stderr, and there is no bar.
+    """
+
+    def __init__(self, total: int, say: Callable[[str], None] | None = None, stream: TextIO | None = None) -> None:
         self._total = total
+        self._say = say
         self._stream = stream or sys.stderr
         self._counting = threading.Lock()
         self._here = self.fetched = 0
         """Bytes that came over the network, those of files that came in vain included."""
-        self._said_at = time.monotonic()
-        self._history = [(self._said_at, 0)]
+        self._said_at, self._said = time.monotonic(), 0
         self._bar = (
             tqdm(total=total, unit="B", unit_scale=True, file=self._stream, dynamic_ncols=True)
-            if self._stream.isatty()
+            if self._stream.isatty() and say is None
             else None
         )
 
@@ -47,7 +50,9 @@ class Meter:
         return f"{size_text(self._here)} of {size_text(self._total)}"
 
     def say(self, line: str) -> None:
-        if self._bar is None:
+        if self._say is not None:
+            self._say(line)
+        elif self._bar is None:
             print(line, file=self._stream, flush=True)
         else:
             self._bar.write(line, file=self._stream)
@@ -59,11 +64,8 @@ class Meter:
             self._bar.n = min(self._here, self._total)
             self._bar.refresh()
         elif now - self._said_at >= LINE_EVERY_S:
-            self._said_at = now
-            self._history = [*(then for then in self._history if now - then[0] <= RATE_OVER_S + LINE_EVERY_S)][-3:]
-            (at, fetched), rate = self._history[0], 0.0
-            rate = (self.fetched - fetched) / (now - at)
-            self._history.append((now, self.fetched))
+            rate = (self.fetched - self._said) / (now - self._said_at)
+            self._said_at, self._said = now, self.fetched
             self.say(f"{self.text}, {size_text(rate)}/s" + self._eta(rate))
 
     def _eta(self, rate: float) -> str:

@@ -64,8 +64,8 @@ class Transfer:
                 self._partial.unlink()
                 self._listener.say(f"{self._where}: damaged on its way (got {got[:12]}…), fetched again")
         raise FailedError(
-            f"{self._where}: what comes is not what the hub lists, {WHOLE_TRIES} times "
-            f"(got checksum {got[:12]}…, need {str(self._file.checksum)[:12]}…). Check the proxy or mirror in between."
+            f"{self._where}: what comes is not what is listed, {WHOLE_TRIES} times (got checksum "
+            f"{got[:12]}…, need {str(self._file.checksum)[:12]}…). Check what it comes from, or a proxy in between."
         )
 
     def _take_up(self) -> None:

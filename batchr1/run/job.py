@@ -40,6 +40,7 @@ from batchr1.run.prepare import (
     DEFAULTS,
     Prepared,
     RunOptions,
+    bring_weights,
     budgets_of,
     check_fingerprint,
     make_renderer,
@@ -143,6 +144,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
+        bring_weights(prepared, options)
         return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
 
 

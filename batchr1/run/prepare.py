@@ -19,7 +19,8 @@ from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
 from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.errors import JobError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
-from batchr1.job.spec import JobSpec, ModelSpec
+from batchr1.job.spec import JobSpec
+from batchr1.models.bucket import bring_here, is_bucket
 from batchr1.reasoning.verify import Verify
 from batchr1.records import SampleKey
 from batchr1.run.earlier import earlier_outputs, exclude_earlier
@@ -78,11 +79,11 @@ DEFAULTS = RunOptions()
 
 
 def prepare(
-    spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[[ModelSpec], ModelSource] = resolve_model
+    spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[..., ModelSource] = resolve_model
 ) -> Prepared:
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    model = resolve(spec.model)
+    model = resolve(spec.model, storage=storage_options)
     is_local = not spec.output.path.startswith("s3://")
     if not options.elsewhere:
         check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
@@ -130,6 +131,14 @@ def note_uncached(prepared: Prepared, options: RunOptions) -> None:
             "`batchr1 fetch %s --revision %s` does it beforehand, and goes on where it was interrupted.",
             model.location, model.location, model.revision,
         )  # fmt: skip
+
+
+def bring_weights(prepared: Prepared, options: RunOptions) -> None:
+    """Weights that lie on S3, before the engines on this machine start; those elsewhere bring their own."""
+    model, executor = prepared.model, prepared.spec.executor.kind
+    if is_bucket(model.location) and executor == "local":
+        say = log.info if options.log_json else None
+        bring_here(model.location, prepared.output.storage.options, digest=model.revision, say=say)
 
 
 def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ...]]:
