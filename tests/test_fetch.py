@@ -8,18 +8,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 from hub_server import Fault, Hub, model_files, serving
-from replay_job import MODEL, questions, rows_of, token_ids, write_job
+from replay_job import MODEL, questions, replay, rows_of, token_ids, write_job
+
+from batchr1.job import load_job
+from batchr1.models.progress import Meter
+from batchr1.run.prepare import RunOptions, note_uncached, prepare
 
 REPO = "org/r1-tiny"
 FILES = model_files(Path(MODEL))
@@ -42,6 +48,7 @@ class Machine:
 
     home: Path
     url: str
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
@@ -49,9 +56,11 @@ class Machine:
 
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "batchr1", "fetch", *map(str, words)]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, env=self.environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        self.started.append(process)
+        return process
 
     def fetch(self, *words: str | Path, **environment: str) -> tuple[int, str, str]:
         process = self.start(*words, **environment)
@@ -67,8 +76,13 @@ class Machine:
 
 
 @pytest.fixture
-def machine(hub: Hub, tmp_path: Path) -> Machine:
-    return Machine(tmp_path / "home", hub.url)
+def machine(hub: Hub, tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path / "home", hub.url)
+    yield machine
+    for process in machine.started:
+        if process.poll() is None:  # of a test that failed
+            process.kill()
+            process.communicate()
 
 
 def until(condition: Callable[[], bool], *, for_s: float = 30.0) -> None:
@@ -83,7 +97,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def partial_of(name: str, files: dict[str, bytes] = FILES) -> str:
-    return f"{hashlib.sha256(files[name]).hexdigest()}.incomplete"
+    return f"{hashlib.sha256(files[name]).hexdigest()}.batchr1.incomplete"
 
 
 def test_a_repository_comes_into_the_hubs_cache_and_is_named_by_its_commit(hub: Hub, machine: Machine) -> None:
@@ -122,7 +136,7 @@ def test_what_is_here_is_not_fetched_again(hub: Hub, machine: Machine) -> None:
     assert document.pop("seconds") < 60
     assert document == {
         "model": REPO, "repo": REPO, "commit": commit, "folder": str(machine.snapshot(commit)), "files": 5,
-        "bytes": SIZE, "fetched_bytes": 0, "verified": False, "offline": False,
+        "bytes": SIZE, "fetched_bytes": 0, "verified": False, "offline": False, "copied_bytes": None,
     }  # fmt: skip
 
 
@@ -130,7 +144,7 @@ def test_only_what_a_run_needs_comes(hub: Hub, machine: Machine) -> None:
     more = {
         "pytorch_model.bin": b"x" * 9000, "consolidated.safetensors": b"x" * 9000, "r1.Q4_K_M.gguf": b"x" * 9000,
         "original/model.safetensors": b"x" * 9000, "figures/benchmark.png": b"x", "onnx/config.json": b"x",
-        "chat_template.jinja": b"{{ x }}", "LICENSE": b"as you like", "modeling.py": b"pass",
+        "chat_template.jinja": b"{{ x }}", "LICENSE": b"free", "LICENSE.txt": b"free", "modeling.py": b"pass",
     }  # fmt: skip
     commit = hub.add(REPO, FILES | more)
     assert machine.fetch(REPO)[0] == 0
@@ -138,6 +152,7 @@ def test_only_what_a_run_needs_comes(hub: Hub, machine: Machine) -> None:
         WEIGHTS,
         "chat_template.jinja",
         "LICENSE",
+        "LICENSE.txt",
         "modeling.py",
     }
     assert all(hub.served(name) == 0 for name in list(more)[:6])
@@ -346,6 +361,11 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
     assert not (machine.home / "hub").exists()
 
 
+def test_offline_too_a_name_that_is_none_is_refused(machine: Machine) -> None:
+    code, _, err = machine.fetch("a/b/c", HF_HUB_OFFLINE="1")
+    assert (code, err) == (2, "batchr1: model a/b/c: not the name of a repository (need owner/name). Correct it.\n")
+
+
 def test_without_a_hub_it_is_75(machine: Machine, hub: Hub) -> None:
     hub.close()
     assert machine.fetch(REPO, "--tries", "2") == (
@@ -354,6 +374,35 @@ def test_without_a_hub_it_is_75(machine: Machine, hub: Hub) -> None:
         f"batchr1: model {REPO}: the hub cannot be reached (got ConnectError). "
         "Check HF_ENDPOINT and the network, and run again.\n",
     )
+
+
+def test_on_a_terminal_it_shows_a_bar_and_keeps_its_lines_apart(hub: Hub, machine: Machine) -> None:
+    hub.add(REPO, FILES)
+    hub.faults.append(Fault(WEIGHTS, after=4_000_000, cut=True))
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    command = [sys.executable, "-m", "batchr1", "fetch", REPO]
+    done = subprocess.run(command, env=machine.environment(), stdout=subprocess.PIPE, stderr=theirs, timeout=60)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "the hub cut the line (got RemoteProtocolError); going on from 4.0 MB of 11.8 MB" in shown
+    assert "11.8M/11.8M" in shown
+
+
+def test_elsewhere_a_line_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("batchr1.models.progress.LINE_EVERY_S", 0.1)
+    lines: list[str] = []
+    meter = Meter(10_000_000, lines.append)
+    meter.kept(2_000_000)
+    meter.received(1_000_000)
+    meter.tick()
+    assert lines == []
+    time.sleep(0.2)
+    meter.tick()
+    (line,) = lines
+    assert re.fullmatch(r"3\.0 MB of 10\.0 MB, \d\.\d MB/s, ETA 0:00:0\d", line)
 
 
 def test_offline_it_says_what_is_here_and_asks_nobody(hub: Hub, machine: Machine) -> None:
@@ -475,13 +524,27 @@ def test_a_job_runs_from_what_was_fetched_and_asks_no_hub(hub: Hub, machine: Mac
     )
     assert machine.fetch(REPO)[0] == 0
     asked = len(hub.seen)
-    for _ in range(2):  # and with the network, too: the cache has it whole
-        done = run_replayed(machine, tmp_path, str(job))
-        assert (done.returncode, done.stderr) == (0, "")
+    done = run_replayed(machine, tmp_path, str(job))  # with the network, too: the cache has it whole
+    assert (done.returncode, done.stderr) == (0, "")
     assert len(hub.seen) == asked
     assert rows_of(tmp_path / "out").height == 8
     document = json.loads((tmp_path / "out/.batchr1/job.json").read_text())
     assert document["model"] == {"name": REPO, "location": REPO, "revision": commit}
+
+
+def test_a_run_that_makes_vllm_download_names_the_command_that_would_have_done_it_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    questions(1).write_parquet(tmp_path / "in.parquet")
+    prepared = prepare(load_job(write_job(tmp_path)), RunOptions(engine=replay()))
+    note_uncached(prepared, RunOptions())
+    assert caplog.messages == []
+    uncached = replace(prepared.model, location=REPO, revision="a" * 40, folder=None)
+    note_uncached(replace(prepared, model=uncached), RunOptions())
+    assert caplog.messages == [
+        f"model {REPO}: its weights are not in the cache, and vLLM downloads them as it starts, on a GPU's time. "
+        f"`batchr1 fetch {REPO} --revision {'a' * 40}` does it beforehand, and goes on where it was interrupted."
+    ]
 
 
 @pytest.mark.parametrize("gone", ["model-00002-of-00005.safetensors", "tokenizer.json", "model.safetensors.index.json"])

@@ -78,11 +78,12 @@ def bring_here(
     """A model on S3 as a folder on this machine: at once where it is here already.
 
     `digest`: what it was when the run began. Without `weights`, config and tokenizer alone. `say` is told how it goes;
-    without it, stderr is. Raises `ModelError` when it
-    is another by now, `StorageError` for disk and bucket.
+    without it, stderr is. Raises `ModelError`
+    when it is another by now, `StorageError` for disk and bucket.
     """
-    if digest is not None and (ready := _folder(digest, weights)).is_dir():
-        return ready
+    for ready in (_folder(digest, True), _folder(digest, weights)) if digest is not None else ():
+        if ready.is_dir():
+            return ready
     model = look_up(uri, options)
     if digest is not None and model.digest != digest:
         raise ModelError(f"model.path: {uri}: the files were replaced since the run began. Run the same command again.")

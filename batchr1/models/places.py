@@ -18,7 +18,7 @@ from typing import Any
 
 from batchr1.data.storage_errors import mapped
 from batchr1.data.storage_local import fsync_folder, make_folder, write_file
-from batchr1.errors import OutputError
+from batchr1.errors import ModelError, OutputError
 from batchr1.models.files import CONFIG, ModelFile
 from batchr1.models.hub import Repository
 
@@ -92,7 +92,7 @@ class HubCache(Place):
 
     @property
     def lock_path(self) -> Path:
-        return record_path(self._repository.repo, "lock")
+        return self._root.parent / ".locks" / self._root.name / "batchr1-fetch.lock"  # where its own locks are
 
     def _blob(self, file: ModelFile) -> Path:
         return self._root / "blobs" / (file.checksum or f"{self._repository.commit[:12]}-{file.rel.replace('/', '--')}")
@@ -102,7 +102,7 @@ class HubCache(Place):
 
     def partial(self, file: ModelFile) -> Path:
         blob = self._blob(file)
-        return blob.with_name(f"{blob.name}.incomplete")  # the name that huggingface_hub < 1.0 goes on from, too
+        return blob.with_name(f"{blob.name}.batchr1.incomplete")  # no name that huggingface_hub writes to
 
     def keep(self, file: ModelFile) -> None:
         move(self.partial(file), self._blob(file))
@@ -199,9 +199,13 @@ class Folder(Place):
 def cache_root(repo: str) -> Path:
     """A repository's folder in the hub's cache."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    try:
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+    except HFValidationError as exc:
+        raise ModelError(f"model {repo}: not the name of a repository (need owner/name). Correct it.") from exc
 
 
 def own_cache() -> Path:

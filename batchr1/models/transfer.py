@@ -90,11 +90,13 @@ class Transfer:
         """From what is there to the end."""
         if self._have == self._file.size and self._partial.exists():
             return
-        with self._read_from(self._have) as (start, blocks), self._partial.open("ab", buffering=0) as out:
+        self._partial.touch()
+        # Not appended: where a file system ignores locks, another fetch writes the same bytes to the same places.
+        with self._read_from(self._have) as (start, blocks), self._partial.open("r+b", buffering=0) as out:
             if start != self._have:  # the server begins at the beginning, whatever it was asked for
-                out.truncate(0)
                 self._listener.kept(-self._have)
                 self._hasher, self._have = self._file.hasher(), 0
+            out.seek(self._have)
             for block in blocks:
                 if self._stopping.is_set():
                     raise InterruptedRun(f"{self._where}: stopped.")
@@ -104,7 +106,7 @@ class Transfer:
                 self._have += len(block)
                 self._listener.received(len(block))
         if self._have < self._file.size:
-            raise HubError(f"{self._where}: the hub ended it early (got {self._have} of {self._file.size} bytes).")
+            raise HubError(f"{self._where}: it ended early (got {self._have} of {self._file.size} bytes).")
 
     @property
     def _retrying(self) -> tenacity.Retrying:
