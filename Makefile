@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 s3-long crash crash-long cluster slow bench bench-peers bench-all clean
+.PHONY: math test lint types s3 s3-long crash crash-long cluster airflow slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -45,7 +45,16 @@ crash-long: $(VENV)/.dev
 cluster: $(VENV)/.dev
 	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m slow tests/test_ray.py
 
-slow: $(VENV)/.dev
+# docs/deploy/airflow_dag.py by the real Airflow, in an environment of its own (about a minute and 300 MB).
+airflow: $(VENV)/.dev .airflow/.done
+	$(BIN)/python -m pytest -m slow tests/test_airflow.py
+
+.airflow/.done: requirements/airflow.txt
+	test -x .airflow/bin/python || $(PYTHON) -m venv .airflow
+	.airflow/$(PEER_PIP) --no-deps -r $<
+	touch $@
+
+slow: $(VENV)/.dev .airflow/.done
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.cpu
@@ -82,4 +91,4 @@ $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt requirements/ray.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .airflow out .mypy_cache .pytest_cache .ruff_cache .hypothesis

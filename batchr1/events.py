@@ -30,7 +30,7 @@ class Event:
 
 _RUN = {"run": _TEXT, "job": _TEXT, "output": _TEXT}
 _WORKER = {"worker": _COUNT, "at_s": _NUMBER}
-_COUNTS = {"samples": _COUNT, "done": _COUNT, "failed": _COUNT, "pending": _COUNT}
+_COUNTS = {"samples": _COUNT, "done": _COUNT, "failed": _COUNT, "spared": _COUNT, "pending": _COUNT}
 
 EVENTS = {
     "run_started": Event("A run holds its output and has work to do.", {**_RUN, **_COUNTS}),

@@ -49,14 +49,14 @@ def make_output(folder: Path, rows: int, done: int) -> None:
     from batchr1.data.sink import write_parquet
     from batchr1.job import load_job
     from batchr1.run.changed import agrees_with_input
-    from batchr1.run.job import _job_document
     from batchr1.run.prepare import RunOptions, prepare, read_ids
+    from batchr1.run.record import job_document
 
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     from replay_job import replay
 
     prepared = prepare(load_job(job(folder)), RunOptions(engine=replay()))
-    prepared.output.write_job(_job_document(prepared))
+    prepared.output.write_job(job_document(prepared))
     agrees_with_input(prepared, read_ids(prepared))
     (folder / "out/data").mkdir()
     order = np.random.default_rng(0).permutation(rows)[:done]

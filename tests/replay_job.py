@@ -17,9 +17,10 @@ import yaml
 
 from batchr1.engine.protocol import Sampling
 from batchr1.job import load_job
-from batchr1.run.job import Summary, run_job
+from batchr1.run.job import run_job
 from batchr1.run.messages import EngineSpec
 from batchr1.run.prepare import RunOptions
+from batchr1.run.record import Summary
 from batchr1.sizing.catalogue import variant
 
 MODEL = str(variant("r1-tiny").path)
@@ -96,9 +97,11 @@ def wanted_keys(inputs: pl.DataFrame, n: int = 1) -> list[tuple[str, int]]:
 def main() -> None:
     """The command line as it is, but for the engine."""
     import batchr1.run.driver
+    import batchr1.run.job
     from batchr1.cli.main import program
 
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
+    batchr1.run.job.RECORD_EVERY_S = script.pop("record_every_s", batchr1.run.job.RECORD_EVERY_S)
     batchr1.run.driver.GRACE_S = script.pop("grace_s", batchr1.run.driver.GRACE_S)
     program(obj=replay(**script))
 

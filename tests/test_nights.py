@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import shutil
 import signal
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ import click.testing
 import polars as pl
 import pytest
 from process_tree import tree, until
-from replay_job import keys_of, questions, replay, rows_of, wanted_keys, write_job
+from replay_job import MODEL, keys_of, questions, replay, rows_of, wanted_keys, write_job
 from s3_fakes import S3
+from test_watching import lines_of, samples_of
 
 from batchr1.cli.main import main
 from batchr1.cli.options import days
@@ -27,7 +30,7 @@ from batchr1.job import load_job
 from batchr1.run.prepare import find_pending, prepare
 
 HELPER = str(Path(__file__).with_name("replay_job.py"))
-SLOW = {"mean_len": 60.0, "sigma": 0.1, "tokens_per_step": 1, "step_s": 0.02, "max_num_seqs": 4}
+SLOW: dict[str, Any] = {"mean_len": 60.0, "sigma": 0.1, "tokens_per_step": 1, "step_s": 0.02, "max_num_seqs": 4}
 DAYS = [f"2026-11-0{day}" for day in range(1, 6)]
 
 
@@ -36,13 +39,23 @@ def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
     return click.testing.CliRunner().invoke(main, arguments, obj=replay(**script), catch_exceptions=False)
 
 
+def _question(prompt: tuple[int, ...]) -> str:
+    """The question in a rendered prompt."""
+    from batchr1.data.prompts import load_tokenizer
+
+    [found] = re.findall(r"What is \d+ . \d+\?", load_tokenizer(MODEL).decode(list(prompt)))
+    return str(found)
+
+
 class Nights:
     """A folder of prompts to which each night adds, and a job over all of it."""
 
     def __init__(self, folder: Path, output: str, **input: Any) -> None:
         self.folder = folder
+        self.journal, self.metrics = folder / "journal", folder / "batchr1.prom"
         (folder / "in").mkdir()
         self.rows: dict[str, pl.DataFrame] = {}  # by the day on which they came
+        self.replaced = pl.DataFrame()
         self.job = write_job(
             folder,
             input={"path": "in/*.parquet", "on_changed_prompt": "rerun", **input},
@@ -55,57 +68,131 @@ class Nights:
         rows.write_parquet(self.folder / f"in/{day}.parquet")
 
     def change(self, day: str, id: str) -> None:
-        """Somebody corrects a prompt."""
+        """Somebody corrects a prompt. `replaced`: the row that answers it as it was."""
+        outputs = sorted(self.folder.glob("out/data")) + sorted(self.folder.glob(f"out/{day}/data"))
+        self.replaced = rows_of(outputs[0].parent).filter(pl.col("id") == id)
         problem = pl.when(pl.col("id") == id).then(pl.lit("What is 6 × 7?")).otherwise(pl.col("problem"))
         self.add(day, self.rows[day].with_columns(problem=problem))
 
     def run(self, day: str, *options: str, **script: Any) -> click.testing.Result:
-        return batchr1("run", self.job, "--date", day, *options, **script)
+        return batchr1("run", self.job, "--date", day, *options, journal=str(self.journal), **script)
+
+    def watched(self, day: str, *options: str, **script: Any) -> click.testing.Result:
+        """The same with JSON lines and metrics, which are held against their schema and parser."""
+        result = self.run(day, "--log-format", "json", "--metrics-file", str(self.metrics), *options, **script)
+        codes = {line["exit_code"] for line in lines_of(result.stderr) if "exit_code" in line}
+        assert codes == {result.exit_code} == {samples_of(self.metrics.read_text())["batchr1_run_exit_code"]}
+        return result
 
     def kill(self, day: str, output: Path) -> None:
         """Run, and kill the whole tree once something was committed and something else is under way."""
         script = self.folder / "script.json"
-        script.write_text(json.dumps(SLOW))
+        script.write_text(json.dumps(SLOW | {"journal": str(self.journal)}))
         data, before = output / "data", len(list((output / "data").glob("*")))
-        with tree([HELPER, str(script), "run", str(self.job), "--date", day], self.folder) as run:
+        watched = ["--metrics-file", str(self.metrics)]
+        with tree([HELPER, str(script), "run", str(self.job), "--date", day, *watched], self.folder) as run:
             until(lambda: len(list(data.glob("*"))) > before and list(output.glob(".batchr1/inflight/*-000-*")))
             run.kill()
             assert run.driver.returncode == -signal.SIGKILL
+        left = samples_of(self.metrics.read_text())
+        assert (left["batchr1_run_active"], "batchr1_run_exit_code" in left) == (1, False), "as the page says"
+
+    def ran(self) -> Counter[tuple[str, int]]:
+        """What engines generated since the last call: each question and position of a token, and how often."""
+        lines = [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+        self.journal.unlink(missing_ok=True)
+        questions = {line["key"]: _question(tuple(line["prompt"])) for line in lines if "prompt" in line}
+        return Counter(
+            (questions[line["key"]], position)
+            for line in lines if "first" in line for position in range(line["first"], line["last"] + 1)
+        )  # fmt: skip
 
     @property
     def inputs(self) -> pl.DataFrame:
         return pl.concat(self.rows.values())
 
 
-def five_nights(nights: Nights, output_of: dict[str, Path]) -> list[click.testing.Result]:
-    """Complete; killed, with a changed prompt; cut by its window; complete; empty. What the four that ended said."""
+@dataclass
+class Told:
+    """What a night said (None: it was killed), and which tokens its engines generated."""
+
+    result: click.testing.Result | None
+    tokens: Counter[tuple[str, int]]
+
+
+def five_nights(nights: Nights, output_of: dict[str, Path]) -> list[Told]:
+    """Complete; killed, with a changed prompt; cut by its window; complete; empty."""
+    told = []
+
+    def night(result: click.testing.Result | None) -> None:
+        told.append(Told(result, nights.ran()))
+
     nights.add(DAYS[0], questions(8))
-    said = [nights.run(DAYS[0])]
+    night(nights.watched(DAYS[0]))
     nights.add(DAYS[1], questions(16, start=100))
     nights.change(DAYS[0], "row/3")
     nights.kill(DAYS[1], output_of[DAYS[1]])
+    night(None)
     nights.add(DAYS[2], questions(16, start=200))
-    said.append(nights.run(DAYS[2], "--stop-after", "3s", **SLOW))
+    night(nights.watched(DAYS[2], "--stop-after", "3s", **SLOW))
     nights.add(DAYS[3], questions(2, start=300))
-    said.append(nights.run(DAYS[3], **SLOW | {"step_s": 0.0}))
-    said.append(nights.run(DAYS[4]))
+    night(nights.watched(DAYS[3], **SLOW | {"step_s": 0.0}))
+    night(nights.watched(DAYS[4]))
+    said = [one.result for one in told if one.result is not None]
     assert [result.exit_code for result in said] == [0, 75, 0, 0]
     assert "\nstopped: the time window of 3 s is over\n" in said[1].stdout
     assert "\nnothing to do\n" in said[3].stdout
-    return said
+    assert not told[4].tokens
+    return told
+
+
+def assert_reported(told: list[Told], *outputs: str | Path) -> None:
+    """The report has a line for each night: how it ended, and what its engines generated."""
+    lines = json.loads(batchr1("report", *outputs, "--json").stdout)["nights"]
+    assert [line["date"] for line in lines] == DAYS
+    assert [line["exit_code"] for line in lines] == [0, None, 75, 0, 0]
+    assert [line["stopped"] for line in lines] == [None, None, "the time window of 3 s is over", None, None]
+    for line, one in zip(lines, told, strict=True):
+        if one.result is not None:
+            assert line["tokens"] == one.tokens.total()
+            assert line["engine_hours"] > 0 or not one.tokens
+        assert line["is_least"] == (one.result is None)
+    assert 0 < lines[1]["rows"] < 17
+
+
+def run_twice(told: list[Told], rows: pl.DataFrame, runs: list[str], *, interrupted: set[int]) -> int:
+    """How many tokens engines generated twice: none, but of what was under way in nights that were `interrupted`.
+
+    `rows`: every one that was ever committed; `runs`: by night.
+    """
+    tokens = sum((one.tokens for one in told), Counter[tuple[str, int]]())
+    found = [re.findall(r"What is \d+ . \d+\?", prompt)[0] for prompt in rows["prompt"]]
+    lengths = dict(zip(found, rows["completion_tokens"], strict=True))
+    assert set(tokens) == {(question, i) for question, length in lengths.items() for i in range(length)}
+    by_night = [{q for q, of in zip(found, rows["run"], strict=True) if of == run} for run in runs]
+    under_way = {
+        question for night in interrupted for question, _ in told[night].tokens if question not in by_night[night]
+    }
+    twice = {key: times for key, times in tokens.items() if times > 1}
+    assert {question for question, _ in twice} <= under_way
+    assert set(twice.values()) <= {2}
+    return len(twice)
 
 
 def test_five_nights_of_one_output_that_grows(tmp_path: Path) -> None:
     nights, output = Nights(tmp_path, "out"), tmp_path / "out"
-    said = five_nights(nights, dict.fromkeys(DAYS, output))
-    assert said[3].stdout.splitlines()[0] == "42 rows = 42 done + 0 failed + 0 pending"
+    told = five_nights(nights, dict.fromkeys(DAYS, output))
+    assert told[4].result is not None
+    assert told[4].result.stdout.splitlines()[0] == "42 rows = 42 done + 0 failed + 0 pending"
     rows = rows_of(output)
     assert keys_of(rows) == wanted_keys(nights.inputs)
     changed = rows.filter(pl.col("id") == "row/3")["prompt"].item()
     assert changed.startswith("What is 6 × 7?"), "the row was generated anew"
     assert (output / "_SUCCESS").exists()
     records = [json.loads(path.read_text()) for path in sorted(output.glob(".batchr1/runs/*.json"))]
-    assert [record.get("exit_code") for record in records] == [0, None, 75, 0], "an empty night begins nothing"
+    assert [record.get("exit_code") for record in records] == [0, None, 75, 0, 0]
+    assert [record["date"] for record in records] == DAYS, "every night, the empty one too"
+    assert (records[4]["counts"]["done"], records[4]["tally"]["done"], "plan" in records[4]) == (42, 0, False)
     by_run = Counter(rows["run"])
     assert sum(by_run.values()) == 42 == by_run.total()
     ended = [record for record in records if "tally" in record]
@@ -113,14 +200,19 @@ def test_five_nights_of_one_output_that_grows(tmp_path: Path) -> None:
     for record in ended:
         assert record["tally"]["done"] == by_run[record["run"]] + replaced.get(record["run"], 0), "nothing ran twice"
     assert rows["resumed_at"].list.len().max() > 0, "what a night began went on"
+    assert_reported(told, output)
+    runs = [record["run"] for record in records]
+    twice = run_twice(told, pl.concat([rows, nights.replaced]), runs, interrupted={1})
+    assert twice <= 4 * 40, "of four rows, what the killed night had not saved yet"
     assert not list(output.glob(".batchr1/inflight/*"))
 
 
 def test_five_nights_with_an_output_for_each(tmp_path: Path) -> None:
     nights = Nights(tmp_path, "out/{{ ds }}", exclude=["out/*"], exclude_by="prompt")
     outputs = {day: tmp_path / "out" / day for day in DAYS}
-    said = five_nights(nights, outputs)
-    assert said[3].stdout.splitlines()[:3] == [
+    told = five_nights(nights, outputs)
+    assert told[4].result is not None
+    assert told[4].result.stdout.splitlines()[:3] == [
         "0 rows = 0 done + 0 failed + 0 pending",
         "42 rows left out: equal prompts, or done in input.exclude",
         "nothing to do",
@@ -130,7 +222,10 @@ def test_five_nights_with_an_output_for_each(tmp_path: Path) -> None:
     assert keys_of(union) == sorted([*wanted_keys(nights.inputs), ("row/3", 0)]), (
         "by prompt, a changed one is a new row"
     )
-    assert union.select("id", "prompt_hash").is_unique().all(), "no prompt ran twice"
+    assert union.select("id", "prompt_hash").is_unique().all()
+    runs = [json.loads(next(outputs[day].glob(".batchr1/runs/*.json")).read_text())["run"] for day in DAYS]
+    assert_reported(told, tmp_path / "out/*")
+    run_twice(told, union, runs, interrupted={1, 2})  # what another night's output has under way is not gone on with
     assert by_day[DAYS[0]].height == 8
     assert 0 < by_day[DAYS[1]].height < 17
     complete = [day for day in DAYS if (outputs[day] / "_SUCCESS").exists()]
@@ -159,6 +254,7 @@ def test_a_night_whose_input_has_no_rows_is_complete_where_that_is_allowed(tmp_p
         )  # fmt: skip
         assert (tmp_path / "out" / DAYS[0] / "_SUCCESS").exists()
     [record] = [json.loads(p.read_text()) for p in (tmp_path / "out" / DAYS[0]).glob(".batchr1/runs/*.json")]
+    assert record["date"] == DAYS[0], "the second took the first one's place"
     assert (record["exit_code"], record["counts"]["samples"]) == (0, 0)
     for command in ("status", "report"):
         assert batchr1(command, tmp_path / "out" / DAYS[0]).exit_code == 0

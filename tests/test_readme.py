@@ -24,7 +24,7 @@ from batchr1.data.pending import Counts
 from batchr1.export.options import ExportOptions
 from batchr1.export.select import Step, filters
 from batchr1.run.driver import Tally
-from batchr1.run.job import Summary
+from batchr1.run.record import Summary
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"

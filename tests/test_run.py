@@ -28,8 +28,8 @@ from batchr1.data.lock import Lock
 from batchr1.data.storage import open_storage
 from batchr1.errors import OutputError
 from batchr1.job import load_job
-from batchr1.run.job import Summary
 from batchr1.run.prepare import find_pending, prepare
+from batchr1.run.record import Summary
 
 SECRET = "Zeppelin-7391"  # in every prompt, so in no log
 HELPER = str(Path(__file__).with_name("replay_job.py"))
@@ -45,7 +45,9 @@ def parts_of(output: Path) -> list[str]:
 
 
 def run_records(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))]
+    """Of runs that had something to do."""
+    records = [json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))]
+    return [record for record in records if "plan" in record]
 
 
 def without_run(rows: pl.DataFrame) -> pl.DataFrame:
@@ -235,6 +237,7 @@ def test_running_it_again_finds_nothing_to_do(complete: tuple[Path, Summary]) ->
     assert result.exit_code == 0
     assert {path: path.stat().st_mtime_ns for path in (output / "data").iterdir()} == before
     assert len(run_records(output)) == 1
+    assert len(list(output.glob(".batchr1/runs/*.json"))) == 2, "that it was here is kept"
     assert (output / "_SUCCESS").exists()
 
 

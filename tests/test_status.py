@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +63,26 @@ def test_status_follows_an_output_through_its_life(tmp_path: Path) -> None:
     assert complete["complete"]
     assert complete["in_flight"] == {"under_way": 0, "finished": 0, "tokens": 0, "unreadable": 0}
     assert complete["tokens_per_s"] == round(summary.tokens_per_s, 1)
+
+
+def test_a_part_that_was_copied_counts_once(tmp_path: Path) -> None:
+    questions(20).write_parquet(tmp_path / "in.parquet")
+    run_replay(write_job(tmp_path, output={"rows_per_part": 8}))
+    first, *_ = sorted((tmp_path / "out/data").iterdir())
+    shutil.copy(first, first.with_name(first.name.replace(".parquet", "-copy.parquet")))
+    found = status(tmp_path / "out")
+    assert (found["done"], found["repeated"], found["pending"]) == (20, 8, 0)
+    text = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
+    assert "  repeated   8 rows lie in data/ twice (a part was copied there?): counted once\n" in text
+    report = json.loads(CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--json"]).output)
+    assert report["rows"]["done"] == 20
+
+
+def test_the_speed_is_that_of_the_last_run_that_worked(tmp_path: Path) -> None:
+    questions(20).write_parquet(tmp_path / "in.parquet")
+    job = write_job(tmp_path)
+    summary = run_replay(job)
+    assert run_replay(job).tally.done == 0
+    found = status(tmp_path / "out")
+    assert (found["runs"], found["tokens_per_s"]) == (2, round(summary.tokens_per_s, 1))
+    assert found["last_run"]["tokens_per_s"] == round(summary.tokens_per_s, 1)

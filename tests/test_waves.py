@@ -21,6 +21,7 @@ from batchr1.data.storage import open_storage
 from batchr1.errors import JobError
 from batchr1.job import load_job
 from batchr1.report.summary import summarise
+from batchr1.run.prepare import find_pending, prepare
 from batchr1.run.schedule import Group
 from batchr1.run.waves import Waves
 
@@ -155,6 +156,10 @@ def test_a_killed_run_goes_on_to_the_same_prompts(tmp_path: Path) -> None:
             until(lambda: len(list((killed / "out/data").glob("*.parquet"))) > 3 * (kill + 1))  # noqa: B023
             assert run.driver.poll() is None
             run.kill()
+    seen = summarise(Output(open_storage(killed / "out")))
+    counts = find_pending(prepare(load_job(job))).counts()
+    assert (seen.pending, seen.spared) == (counts.pending, counts.spared), "without the input, by rows alone"
+    assert counts.spared > 0
     summary = run_replay(job, replay(groups=LENGTHS))
     assert (summary.exit_code, summary.counts.pending) == (0, 0)
     rows = rows_of(killed / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
+PRICE = click.option("--price", type=float, metavar="USD", help="Price of a GPU-hour, for the cost.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 _JOB_OPTIONS = (
@@ -150,6 +152,12 @@ def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> 
     hour, minute, second = (int(number or 0) for number in match.groups())
     then = dt.datetime.combine(now.date(), dt.time(hour, minute, second))
     return (then if then > now else then + dt.timedelta(days=1)).astimezone()
+
+
+def checked_price(price: float | None) -> None:
+    """Raise `UsageError` for what is no price of a GPU-hour."""
+    if price is not None and not 0 <= price < math.inf:
+        raise UsageError(f"--price: not a price (got {price:g}, need USD per GPU-hour). Correct it.")
 
 
 def address(text: str | None, option: str = "--metrics-port") -> tuple[str, int] | None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchr1.cli.options import JOB, JSON, device_options, job_options, named, read_job, split_devices
+from batchr1.cli.options import (
+    JOB,
+    JSON,
+    PRICE,
+    checked_price,
+    device_options,
+    job_options,
+    named,
+    read_job,
+    split_devices,
+)
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +31,7 @@ if TYPE_CHECKING:
 @device_options
 @click.option("--gpu", metavar="NAME", help='Plan for this GPU ("RTX 4090"), --gpus N of them; it need not be here.')
 @click.option("--vram", type=float, metavar="GIB", help="Plan for a GPU with so much memory, --gpus N of them.")
-@click.option("--price", type=float, metavar="USD", help="Price of a GPU-hour, for the cost of the job.")
+@PRICE
 @JSON
 @click.pass_context
 def command(
@@ -56,8 +65,7 @@ def command(
 
     if gpu is not None and vram is not None:
         raise UsageError("--vram: cannot be given together with --gpu. Give one of them.")
-    if price is not None and not 0 <= price < math.inf:
-        raise UsageError(f"--price: not a price (got {price:g}, need USD per GPU-hour). Correct it.")
+    checked_price(price)
     elsewhere = gpu is not None or vram is not None
     machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None
     if elsewhere and devices is not None:

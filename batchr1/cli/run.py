@@ -30,7 +30,7 @@ from batchr1.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from batchr1.run.job import Summary
+    from batchr1.run.record import Summary
 
 
 @click.command()
@@ -123,7 +123,7 @@ def command(
             if len(specs) > 1 and not as_json:
                 click.echo(f"{day}:")
             with named(job):
-                summary = run_job(spec, options)
+                summary = run_job(spec, replace(options, date=dt.date.fromisoformat(day) if day else None))
             of_day = {"date": day} if len(specs) > 1 else {}
             text = as_text(summary, _again(ctx), continues=continue_truncated)
             click.echo(json.dumps(of_day | as_document(summary)) if as_json else text)
@@ -173,7 +173,9 @@ def _again(ctx: click.Context) -> str:
         if given[name] is not None:
             words += [f"--{name}", str(given[name])]
     for setting in given["settings"]:
-        words += ["--set", setting]
+        key, _, value = setting.partition("=")
+        is_shown = not key.startswith("on_finish")  # the arguments of a command may hold a secret
+        words += ["--set", setting if is_shown or value == "null" else f"{key}=…"]
     words += ["--retry-failed"] * given["retry_failed"]
     return shlex.join(words + ["--continue-truncated"] * given["continue_truncated"])
 

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchr1.cli.options import JSON, job_options, named, read_job
+from batchr1.cli.options import JSON, duration, job_options, named, read_job
+from batchr1.errors import StorageError
 
 if TYPE_CHECKING:
+    from batchr1.data.output import Output
+    from batchr1.job.spec import JobSpec
     from batchr1.report.measures import Estimate, Measures
     from batchr1.report.summary import OutputSummary
 
@@ -21,8 +24,12 @@ if TYPE_CHECKING:
 @job_options
 @click.option("--by", metavar="COLUMN", help="Also a line for each value of this column.")
 @click.option("--failed", "show_failed", is_flag=True, help="List the rows that failed, and why.")
+@click.option("--health", is_flag=True, help="Only whether a run is alive: exit code 0 healthy or complete, 1 not.")
+@click.option("--max-age", metavar="20m", help="With --health: a run that did nothing for so long is not healthy.")
 @JSON
+@click.pass_context
 def command(
+    ctx: click.Context,
     target: str,
     variant: str | None,
     settings: tuple[str, ...],
@@ -31,19 +38,36 @@ def command(
     date: str | None,
     by: str | None,
     show_failed: bool,
+    health: bool,
+    max_age: str | None,
     as_json: bool,
 ) -> None:
     """Say what an output holds: rows done, failed and pending, truncation, right answers, tokens.
 
-    With a job file the input is read too, and pending rows are counted against it.
+    With a job file the input is read too, and pending rows are counted against it. With --health neither input nor
+    rows are read: its line says whether a run holds the output, gives signs of life and gets on, or what the last left.
     """
-    from batchr1.data.output import Output
-    from batchr1.data.storage import open_storage
+    is_job = Path(target).suffix in {".yaml", ".yml"}
+    if not is_job and (variant or settings or output or limit is not None or date):
+        raise click.UsageError("--variant, --set, --output, --limit and --date need a job file, not an output")
+    if health:
+        if by is not None or show_failed:
+            raise click.UsageError("--health reads no rows: leave --by and --failed out")
+        if is_job:
+            spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
+            with named(Path(target)):
+                looked_at = _output_of(spec)
+        else:
+            looked_at = _open(target)
+        ctx.exit(_say_health(looked_at, duration(max_age, "--max-age"), as_json=as_json))
+    if max_age is not None:
+        raise click.UsageError("--max-age belongs to --health")
+    from batchr1.report.health import look
     from batchr1.report.summary import failed_rows, summarise
 
     pending: int | None = None
     spared: int | None = None
-    if Path(target).suffix in {".yaml", ".yml"}:
+    if is_job:
         from batchr1.run.prepare import check_fingerprint, find_pending, prepare
 
         spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
@@ -59,9 +83,7 @@ def command(
             click.echo(json.dumps(nothing) if as_json else text)
             return
     else:
-        if variant or settings or output or limit is not None or date:
-            raise click.UsageError("--variant, --set, --output, --limit and --date need a job file, not an output")
-        found = Output(open_storage(target))
+        found = _open(target)
     if show_failed:
         rows = failed_rows(found)
         if as_json:
@@ -73,7 +95,40 @@ def command(
                 click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
         return
     summary = summarise(found, by=by, pending=pending, spared=spared)
-    click.echo(json.dumps(asdict(summary), default=str) if as_json else as_text(summary, by))
+    if as_json:
+        click.echo(json.dumps(asdict(summary) | {"health": asdict(look(found))}, default=str))
+    else:
+        click.echo(as_text(summary, by))
+
+
+def _open(target: str) -> Output:
+    from batchr1.data.output import Output
+    from batchr1.data.storage import open_storage
+
+    return Output(open_storage(target))
+
+
+def _output_of(spec: JobSpec) -> Output:
+    """Where a job writes. Nothing else of it is looked at."""
+    from batchr1.data.output import Output
+    from batchr1.data.storage import StorageOptions, open_storage
+
+    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    return Output(open_storage(spec.output.path, options))
+
+
+def _say_health(output: Output, max_age_s: float | None, *, as_json: bool) -> int:
+    """Print it, and return the exit code. Storage that cannot be read is not healthy."""
+    from batchr1.report.health import MAX_AGE_S, look
+
+    try:
+        found = look(output, max_age_s=MAX_AGE_S if max_age_s is None else max_age_s)
+    except StorageError as exc:
+        said = {"output": output.uri, "healthy": False, "state": "unreadable", "error": str(exc)}
+        click.echo(json.dumps(said) if as_json else f"{output.uri}: unreadable ({exc})")
+        return 1
+    click.echo(json.dumps(asdict(found)) if as_json else str(found))
+    return 0 if found.healthy else 1
 
 
 def state_of(s: OutputSummary) -> str:
@@ -94,6 +149,8 @@ def as_text(s: OutputSummary, by: str | None) -> str:
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     pending += f", {s.spared:,} spared" if s.spared else ""
     lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {s.runs} runs"]
+    if s.repeated:
+        lines.append(f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): counted once")
     saved = s.in_flight
     if saved.under_way or saved.finished:
         rows = f"{saved.under_way:,} under way, {saved.finished:,} waiting for their file"

@@ -26,7 +26,7 @@ from batchr1.data.storage import CONTROL_DIR, Retry, Storage
 from batchr1.errors import LockHeldError, LockLostError, StorageError
 from batchr1.faults import fault_point
 
-__all__ = ["Lock", "LockInfo", "read_lock"]
+__all__ = ["STALE_AFTER_S", "Lock", "LockInfo", "read_lock", "renewed_s"]
 
 LOCK = f"{CONTROL_DIR}/lock"
 HEARTBEAT_S = 10.0
@@ -180,6 +180,13 @@ def read_lock(storage: Storage, rel: str = LOCK) -> LockInfo | None:
     """Who holds the lock of an output, or held it last (`released`); None if nobody did. For `batchr1 status`."""
     found = open_record(storage, rel).read()
     return None if found is None else LockInfo.from_json(found.data)
+
+
+def renewed_s(storage: Storage, rel: str = LOCK) -> float | None:
+    """When the lock was last renewed, in seconds since the epoch by the storage's clock; None if there is none."""
+    found = storage.find_file(rel)  # one object on S3, the files of a folder on disk
+    files = [found] if found is not None else storage.list_files(rel, ".json")
+    return max((file.modified_s for file in files), default=None)
 
 
 def _owner(run: str, epoch: int) -> LockInfo:

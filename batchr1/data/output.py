@@ -52,6 +52,10 @@ class Output:
         """Whether a job of ours has been here."""
         return self.storage.exists(JOB_FILE)
 
+    def was_tried(self) -> bool:
+        """The same, or has at least begun: where no engine came up, there is a run's record and nothing else."""
+        return self.exists() or bool(self.storage.list_files(RUNS_DIR, ".json"))
+
     def refuse_foreign(self) -> None:
         """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
         if self.storage.kind == "local":
@@ -126,11 +130,16 @@ class Output:
         files = self.storage.list_files(RUNS_DIR, ".json")
         return [json.loads(self.storage.read_bytes(f.rel)) for f in files]
 
+    def last_run(self) -> dict[str, Any] | None:
+        """The newest record of a run, or None where none has been."""
+        files = self.storage.list_files(RUNS_DIR, ".json")
+        return json.loads(self.storage.read_bytes(files[-1].rel)) if files else None
+
     def write_run(self, run: str, record: dict[str, Any]) -> None:
         self.storage.write_bytes(f"{RUNS_DIR}/{run}.json", _json(record))
 
     def forget_run(self, run: str) -> None:
-        """Remove the traces of a run that could not even begin."""
+        """Remove the traces of a run that could not even begin, or made nothing."""
         self.storage.delete(f"{RUNS_DIR}/{run}.json")
         self.storage.delete(f"{RUNS_DIR}/{run}.log")
 

@@ -41,12 +41,14 @@ _HIDDEN = re.compile(r"(^|/)[._]")
 class FileInfo:
     """A file below a storage's root: `rel`, `size` in bytes, and `version`, which changes when the content does.
 
-    `version` is the ETag on S3 and the modification time in ns on disk.
+    `version` is the ETag on S3 and the modification time in ns on disk. `modified_s`: when it was last written, in
+    seconds since the epoch by the storage's clock.
     """
 
     rel: str
     size: int
     version: str
+    modified_s: float = field(default=0.0, compare=False)  # S3 rounds it, here and there differently
 
 
 class Storage(ABC):

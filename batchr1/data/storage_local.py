@@ -44,7 +44,9 @@ class LocalStorage(Storage):
                 info = self._path(rel).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return FileInfo(rel, info.st_size, str(info.st_mtime_ns)) if stat.S_ISREG(info.st_mode) else None
+            if not stat.S_ISREG(info.st_mode):
+                return None
+            return FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime)
 
     def list_folders(self, rel_dir: str = "") -> list[str]:
         with mapped(self.where(rel_dir)):
@@ -75,7 +77,7 @@ class LocalStorage(Storage):
                         continue
                     if not stat.S_ISDIR(info.st_mode):
                         if entry.name.endswith(suffix) and not _is_temporary(entry.name):
-                            found.append(FileInfo(rel, info.st_size, str(info.st_mtime_ns)))
+                            found.append(FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime))
                     elif recursive:
                         folders.append(rel)
         return sorted(found, key=lambda info: info.rel)

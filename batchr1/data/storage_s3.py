@@ -96,7 +96,9 @@ class S3Storage(Storage):
     def find_file(self, rel: str) -> FileInfo | None:
         with mapped(self.where(rel)):
             head = self._head(rel)
-        return None if head is None else FileInfo(rel, head["ContentLength"], head["ETag"].strip('"'))
+        if head is None:
+            return None
+        return FileInfo(rel, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def list_files(self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False) -> list[FileInfo]:
         with mapped(self.where(rel_dir)):
@@ -113,7 +115,9 @@ class S3Storage(Storage):
         root = len(self._prefix) + 1 if self._prefix else 0
         for answer in self._answers(rel_dir, recursive=recursive):
             yield [
-                FileInfo(entry["Key"][root:], entry["Size"], entry["ETag"].strip('"'))
+                FileInfo(
+                    entry["Key"][root:], entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].timestamp()
+                )
                 for entry in answer.get("Contents", [])
                 if not entry["Key"].endswith("/")  # what consoles create to show an empty folder
             ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from batchr1.data.storage_errors import mapped
-from batchr1.data.storage_uri import StorageOptions
+from batchr1.data.storage_uri import StorageOptions, endpoint_of
 from batchr1.errors import OutputError
 
 CONNECT_TIMEOUT_S = 5
@@ -22,12 +22,12 @@ def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
     """
     import s3fs
 
-    endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = endpoint_of(options)
     region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     with mapped(where, lasting=OutputError):
         fs = s3fs.S3FileSystem(
             profile=options.profile,
-            endpoint_url=endpoint or None,
+            endpoint_url=endpoint,
             client_kwargs={"region_name": region} if region else {},
             config_kwargs={
                 "connect_timeout": CONNECT_TIMEOUT_S,

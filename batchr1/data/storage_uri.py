@@ -26,16 +26,31 @@ class StorageOptions:
     profile: str | None = None
 
     def __post_init__(self) -> None:
-        if self.endpoint is None:
-            return
-        try:
-            parts = urlsplit(self.endpoint)
-        except ValueError as exc:
-            raise JobError("storage.endpoint: not a URL (need http://host:port or https://host). Correct it.") from exc
-        if parts.username is not None or parts.password is not None or parts.query:
-            raise JobError("storage.endpoint: the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise JobError("storage.endpoint: not a URL (need http://host:port or https://host). Correct it.")
+        if self.endpoint is not None:
+            _check_endpoint("storage.endpoint", self.endpoint)
+
+
+def endpoint_of(options: StorageOptions) -> str | None:
+    """The S3 server: the job's, or the one that the environment names. Raises `JobError` for one that cannot be."""
+    if options.endpoint:
+        return options.endpoint
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if value := os.environ.get(name):
+            _check_endpoint(name, value)
+            return value
+    return None
+
+
+def _check_endpoint(where: str, url: str) -> None:
+    """An endpoint is written to logs and records, so it may hold no secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise JobError(f"{where}: not a URL (need http://host:port or https://host). Correct it.") from exc
+    if parts.username is not None or parts.password is not None or parts.query:
+        raise JobError(f"{where}: the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise JobError(f"{where}: not a URL (need http://host:port or https://host). Correct it.")
 
 
 def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:

@@ -9,6 +9,7 @@ says which it is, so that the same holds. Lengths, speed, memory and faults are 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import random
@@ -18,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
@@ -68,7 +70,8 @@ class Script:
     many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there
     (with `poison_up_to`: only by completions that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process
     is killed, the engine raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
-    worker goes on.
+    worker goes on. `journal`: a file that gets a line of JSON for each submission (its prompt's tokens, and how many
+    were generated before) and for each request in each step (which tokens came of it): to count what ran how often.
 
     `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
     Where the engine's are above, it runs out of memory, at its start or at step `oom_at_step`, with the text named by
@@ -102,6 +105,7 @@ class Script:
     error_at_step: int | None = None
     hang_at_step: int | None = None
     once: str | None = None
+    journal: str | None = None
     fits: Mapping[str, Any] | None = None
     oom: str = "oom"
     oom_at_step: int | None = None
@@ -146,6 +150,7 @@ class ReplayEngine:
             raise RequestError(f"prompt of {len(request.token_ids)} tokens, context {self._script.max_model_len}")
         prompt, generated = self._cut(request.token_ids)
         key = hashlib.blake2b(repr(prompt).encode(), digest_size=8).digest()
+        self._note(key=key.hex(), prompt=prompt, generated=generated)
         if self._script.refuse_every and int.from_bytes(key, "little") % self._script.refuse_every == 0:
             raise RequestError("refused by script")
         poison = bool(self._script.poison_every) and int.from_bytes(key, "little") % self._script.poison_every == 0
@@ -166,6 +171,7 @@ class ReplayEngine:
         for id, run in list(self._running.items()):
             take = min(self._script.tokens_per_step, run.left, len(run.plan) - run.position)
             tokens = run.plan[run.position : run.position + take]
+            self._note(key=run.prompt.hex(), first=run.position, last=run.position + take - 1)
             run.position += take
             run.left -= take
             if run.is_poison and run.position >= self._script.poison_at:
@@ -194,6 +200,11 @@ class ReplayEngine:
 
     def close(self) -> None:
         self._running.clear()
+
+    def _note(self, **values: Any) -> None:
+        if self._script.journal is not None:
+            with Path(self._script.journal).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
 
     def _make_room(self) -> bool:
         """Room for each running sequence's next tokens, oldest first; whether some had to be preempted for it."""

@@ -16,12 +16,12 @@ from batchr1.job.spec import JobSpec
 # Engine arguments that change speed and memory only. Any other is taken to change answers.
 HARMLESS_ENGINE_ARGS = frozenset(
     {
-        "block_size", "cpu_offload_gb", "data_parallel_size", "disable_custom_all_reduce", "disable_log_stats",
-        "distributed_executor_backend", "download_dir", "enable_chunked_prefill", "enable_prefix_caching",
-        "enforce_eager",
-        "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_batched_tokens", "max_num_partial_prefills",
-        "max_num_seqs", "max_parallel_loading_workers", "num_gpu_blocks_override", "pipeline_parallel_size",
-        "scheduling_policy", "stream_interval", "swap_space", "tensor_parallel_size", "use_tqdm_on_load",
+        "block_size", "collect_detailed_traces", "cpu_offload_gb", "data_parallel_size", "disable_custom_all_reduce",
+        "disable_log_stats", "distributed_executor_backend", "download_dir", "enable_chunked_prefill",
+        "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes",
+        "max_num_batched_tokens", "max_num_partial_prefills", "max_num_seqs", "max_parallel_loading_workers",
+        "num_gpu_blocks_override", "otlp_traces_endpoint", "pipeline_parallel_size", "scheduling_policy",
+        "stream_interval", "swap_space", "tensor_parallel_size", "use_tqdm_on_load",
     }
 )  # fmt: skip
 

@@ -48,6 +48,9 @@ def load_job(path: Path, overrides: Overrides = Overrides(), *, date: dt.date | 
         raise JobError("\n".join(_explain(path, group) for group in _by_key(exc))) from exc
 
 
+_SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY)S?(_|$)", re.IGNORECASE)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 as PyYAML reads it, except that a key given twice is an error."""
 
@@ -125,7 +128,8 @@ def _typed(key_path: Sequence[str], text: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as exc:
-        raise JobError(f"--set {'.'.join(key_path)}: the value is not valid YAML (got {text!r}). Quote it.") from exc
+        got = "" if key_path[0] in _UNSHOWN else f" (got {_without_userinfo(text)!r})"
+        raise JobError(f"--set {'.'.join(key_path)}: the value is not valid YAML{got}. Quote it.") from exc
     if float in kinds and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             return float(value)
@@ -193,6 +197,11 @@ def _expand(text: str, base: Path, where: str, variables: Mapping[str, str | Non
         return variables[match[1]] or match[0]  # no variant: validation will say that no model is given
 
     def environment(match: re.Match[str]) -> str:
+        if _SECRET.search(match[1]):
+            raise JobError(
+                f"{where}: paths hold no secrets, they are written to logs and records (got {match[0]}). "
+                "Use another variable."
+            )
         value = os.environ.get(match[1])
         if value is None:
             raise JobError(f"{where}: the environment variable {match[1]} is not set. Set it, or write the path out.")
@@ -224,7 +233,7 @@ def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
     error = errors[0]
     loc = _location(error)
     key = ".".join(loc) or "the job"
-    got = _show(error["input"])
+    got = _kind(error["input"]) if loc[:1] and loc[0] in _UNSHOWN else _show(error["input"])
     match error["type"]:
         case "extra_forbidden":
             allowed = _fields_at(loc[:-1])
@@ -246,6 +255,8 @@ def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
             need = " or ".join(dict.fromkeys(_NEEDS.get(e["type"]) or _need(e["msg"]) for e in errors))
             return f"{path}: {key}: wrong value (got {got}, need {need}). Correct it."
 
+
+_UNSHOWN = {"on_finish"}  # the arguments of a command may hold a secret
 
 _NEEDS = {
     "string_type": "text",
@@ -283,6 +294,12 @@ def _kind(value: object) -> str:
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
+def _without_userinfo(text: str) -> str:
+    """user:password@ in a URL is shown to nobody."""
+    return re.sub(r"://[^/@\s]*@", "://…@", text)
+
+
 def _show(value: object) -> str:
+    value = _without_userinfo(value) if isinstance(value, str) else value
     text = f"{_kind(value)} {value!r}" if not isinstance(value, (dict, list, type(None))) else _kind(value)
     return text if len(text) <= 80 else text[:77] + "…"

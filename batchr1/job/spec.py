@@ -41,6 +41,14 @@ class ModelSpec(_Spec):
     engine_args: dict[str, Any] = {}
     """Passed to vLLM as they are; names are checked against the installed version before any weights load."""
 
+    @field_validator("engine_args")
+    @classmethod
+    def _holds_no_credentials(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, one in value.items():
+            if re.search(r"://[^/@\s]*@", str(one)):
+                raise ValueError(f"a job is copied into its output, and the URL in {name} holds credentials")
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         given = [k for k in ("variant", "path", "repo") if getattr(self, k) is not None]

@@ -6,8 +6,10 @@ its proportions, so each chart is drawn twice: for a desktop, and for a telephon
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -125,6 +127,40 @@ def measures_by_k(lines: Sequence[dict[str, Any]]) -> Markup:
         .encode(x=x, y=alt.Y("value:Q", title="share of prompts", axis=_share_axis(), scale=y_scale), color=colours)
     )
     return draw(alt.layer(band, line), "pass@k and cons@k by k", wide=440)
+
+
+def by_night(
+    dates: Sequence[str],
+    series: Mapping[str, tuple[str, Sequence[float | None]]],
+    title: str,
+    *,
+    is_share: bool = False,
+) -> Markup:
+    """Bars, one for each run in turn, stacked where there are several series. `series`: name → colour, values."""
+    rows = [
+        {"night": night, "measure": name, "value": float(value)}
+        for name, (_, values) in series.items()
+        for night, value in enumerate(values)
+        if value is not None
+    ]
+    labels = [date[5:] if re.fullmatch(r"\d{4}-\d\d-\d\d", date) else "?" for date in dates]
+    x = alt.X(
+        "night:O",
+        title=None,
+        scale=alt.Scale(domain=list(range(len(dates))), paddingInner=0.25),
+        axis=alt.Axis(
+            labelExpr=f"{json.dumps(labels)}[datum.value]",
+            labelAngle=0,
+            labelOverlap="greedy",
+            labelSeparation=8,
+            grid=False,
+        ),
+    )
+    y = alt.Y("value:Q", title=title, stack="zero", axis=_share_axis() if is_share else _count_axis())
+    colours = {name: colour for name, (colour, _) in series.items()}
+    several = sum(1 for _, values in series.values() if any(values)) > 1
+    colour = _colours(**colours) if several else alt.value(next(iter(colours.values())))
+    return draw(alt.Chart(pl.DataFrame(rows)).mark_bar().encode(x=x, y=y, color=colour), f"{title} by night", wide=440)
 
 
 def over_time(

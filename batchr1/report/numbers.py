@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import polars as pl
 
 from batchr1 import __version__
 from batchr1.data.output import Output
+from batchr1.report import nights
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
 from batchr1.report.summary import OutputSummary, summarise
@@ -23,36 +23,51 @@ TAIL_SHARE = 0.5  # the tail begins when fewer than this share of the most seque
 _COUNTS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "completion_tokens")
 
 
-def read(output: Output, *, by: str | None = None) -> tuple[dict[str, Any], Scan]:
-    """The numbers of an output, and the rows to quote. `by` names a column to group by, as for `scan`.
+def read(output: Output, *, by: str | None = None, price: float | None = None) -> tuple[dict[str, Any], Scan]:
+    """`read_all` of one output."""
+    return read_all([output], by=by, price=price)
 
-    Raises `UsageError` when nothing of ours is there, or it has no column `by`.
+
+def read_all(
+    outputs: Sequence[Output], *, by: str | None = None, price: float | None = None
+) -> tuple[dict[str, Any], Scan]:
+    """The numbers of outputs, taken together, and the rows to quote.
+
+    `by` names a column to group by, as for `scan`; `price`: USD per GPU-hour. Settings are those of the output that ran
+    last. Raises `UsageError` when nothing of ours is there, or one has no column `by`.
     """
-    summary = summarise(output)
-    found = scan(output, by=by)
-    return _numbers(output, summary, found), found
+    summaries = [summarise(output) for output in outputs]
+    order = sorted(range(len(outputs)), key=lambda i: str(summaries[i].last_run.get("run") or ""))
+    outputs, summaries = [outputs[i] for i in order], [summaries[i] for i in order]
+    found = scan(outputs, by=by)
+    return _numbers(outputs, summaries, found, price), found
 
 
-def _numbers(output: Output, summary: OutputSummary, found: Scan) -> dict[str, Any]:
-    job = output.job() or {}
-    records = output.runs()
+def _numbers(
+    outputs: Sequence[Output], summaries: Sequence[OutputSummary], found: Scan, price: float | None
+) -> dict[str, Any]:
+    jobs = [output.job() or {} for output in outputs]
+    job = jobs[-1]
+    records = sorted((record for output in outputs for record in output.runs()), key=lambda r: str(r.get("run")))
     rows = found.rows
+    prompts = rows if len(outputs) == 1 else rows.with_columns(id=pl.format("{} {}", "output", "id"))
     spec = job.get("spec") or {}
     limits = _limits(spec)
     judged = rows.height - rows["correct"].null_count() if rows.height else 0
+    by_night = nights.nights(outputs, rows, price=price)
+    names = [(one.get("spec") or {}).get("name") for one in jobs] + [record.get("job") for record in records]
     return {
-        "output": output.uri,
-        "name": spec.get("name") or (records[-1].get("job") if records else None),
+        "output": _named(outputs),
+        "outputs": [
+            {"output": s.output, "state": _state(s), "done": s.done, "failed": sum(s.failed.values()),
+             "pending": s.pending, "spared": s.spared}
+            for s in summaries
+        ],
+        "name": ", ".join(dict.fromkeys(str(name) for name in names if name)) or None,
         "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "batchr1": __version__,
-        "state": _state(summary),
-        "rows": {
-            "done": rows.height,
-            "prompts": rows["id"].n_unique() if rows.height else 0,
-            "failed": summary.failed,
-            "pending": summary.pending,
-            "in_flight": asdict(summary.in_flight),
-        },
+        "state": _state_of_all([_state(summary) for summary in summaries]),
+        "rows": _rows(summaries, prompts),
         "outcomes": _outcomes(rows),
         "correct": {"judged": judged, "right": int(rows["correct"].sum() or 0) if judged else 0},
         "truncated": _truncated(rows),
@@ -62,16 +77,44 @@ def _numbers(output: Output, summary: OutputSummary, found: Scan) -> dict[str, A
         "longer_than": _longer_than(rows, limits),
         "by_prompt_length": _by_length(rows, "prompt_tokens"),
         "by_completion_length": _by_length(rows, "completion_tokens"),
-        "measures": _measures(rows, found.by),
+        "measures": _measures(prompts, found.by),
         "flags": _flags(rows, found),
         "time": _time(records),
         "plan": _plan(records, rows),
-        "runs": [_run(record) for record in records],
+        "price_usd": price,
+        "nights": nights.document(by_night),
+        "all_nights": nights.total(by_night),
         "model": {"name": None, "location": None, "revision": None, **(job.get("model") or {})},
         "settings": spec,
         "fingerprint": job.get("fingerprint") or {},
         "digest": job.get("digest"),
         "versions": _versions(records),
+    }  # fmt: skip
+
+
+def _named(outputs: Sequence[Output]) -> str:
+    if len(outputs) == 1:
+        return outputs[0].uri
+    return f"{len(outputs)} outputs, {outputs[0].uri} to {outputs[-1].uri}"
+
+
+def _rows(summaries: Sequence[OutputSummary], rows: pl.DataFrame) -> dict[str, Any]:
+    """Of all outputs together; what is pending is known where it is of each."""
+    failed: dict[str, int] = {}
+    for summary in summaries:
+        for reason, count in summary.failed.items():
+            failed[reason] = failed.get(reason, 0) + count
+    pending = [s.pending for s in summaries if s.pending is not None]
+    return {
+        "done": rows.height,
+        "prompts": rows["id"].n_unique() if rows.height else 0,
+        "failed": failed,
+        "pending": sum(pending) if len(pending) == len(summaries) else None,
+        "spared": sum(s.spared for s in summaries),
+        "in_flight": {
+            name: sum(getattr(s.in_flight, name) for s in summaries)
+            for name in ("under_way", "finished", "tokens", "unreadable")
+        },
     }
 
 
@@ -81,6 +124,14 @@ def _state(s: OutputSummary) -> str:
     if s.last_run.get("state") == "running":
         return "interrupted"
     return "complete" if s.complete and not s.pending else "not complete"
+
+
+def _state_of_all(states: Sequence[str]) -> str:
+    """Of several outputs, the worst; one that is being written is no worse than one that is complete."""
+    for state in ("interrupted", "not complete", "running"):
+        if state in states:
+            return state
+    return "complete"
 
 
 def _limits(spec: dict[str, Any]) -> dict[str, int]:
@@ -285,25 +336,6 @@ def _plan(records: Sequence[dict[str, Any]], rows: pl.DataFrame) -> list[dict[st
              "measured": hours / 3600 if hours and not record["counts"]["pending"] else None},
         ]  # fmt: skip
     return found
-
-
-def _run(record: dict[str, Any]) -> dict[str, Any]:
-    tally = record.get("tally") or {}
-    plan = record.get("plan") or {}
-    return {
-        **{k: record.get(k) for k in ("run", "state", "started", "ended", "exit_code", "stopped", "wall_s",
-                                      "generating_s", "tokens_per_s", "batchr1")},
-        "done": tally.get("done"),
-        "failed": tally.get("failed"),
-        "tokens": tally.get("tokens"),
-        "carried": tally.get("carried"),
-        "restarts": tally.get("restarts"),
-        "rungs": [rung.get("rung") for rung in record.get("rungs") or []],
-        "engines": plan.get("replicas"),
-        "device": plan.get("device"),
-        "gpus_per_engine": (plan.get("tensor_parallel") or 1) * (plan.get("pipeline_parallel") or 1),
-        "max_num_seqs": plan.get("max_num_seqs"),
-    }  # fmt: skip
 
 
 def _versions(records: Sequence[dict[str, Any]]) -> list[str]:

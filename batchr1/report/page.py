@@ -8,6 +8,7 @@ that turn the direction of text around are shown by name.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 from pathlib import Path
@@ -40,6 +41,7 @@ def render(numbers: dict[str, Any], found: Scan) -> bytes:
             charts=charts,
             quoted=found.quoted,
             quote=functools.partial(quote, chars=chars),
+            place=functools.partial(_place, [one["output"] for one in numbers["outputs"]]),
             rows_note=functools.partial(_rows_note, numbers["rows"]),
             settings=yaml.safe_dump(numbers["settings"], sort_keys=False, allow_unicode=True, width=100),
         )
@@ -77,7 +79,7 @@ def _name(match: re.Match[str]) -> str:
 
 def _charts(n: dict[str, Any]) -> dict[str, Markup]:
     """The charts for which there is something to draw."""
-    charts: dict[str, Markup] = {}
+    charts = _charts_by_night(n)
     for what, budget in (("reasoning", "thinking_budget"), ("answer", "answer_budget")):
         bins = (n["histograms"].get(f"{what}_tokens") or {}).get("bins")
         if bins:
@@ -111,11 +113,37 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
     return charts
 
 
+def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
+    """What runs brought and took, one after the other; nothing where a single one had something to do."""
+    found = n["nights"]
+    if sum(1 for night in found if night["engines"]) < 2:
+        return {}
+    dates = [night["date"] for night in found]
+    hours = "gpu_hours" if n["all_nights"]["gpu_hours"] else "engine_hours"
+    wanted: dict[str, tuple[str, dict[str, tuple[str, str]], bool]] = {
+        "night_rows": ("rows", {"done": ("rows", "var(--blue)"), "failed": ("failed", "var(--red)")}, False),
+        "night_speed": ("output tokens/s", {"speed": ("tokens_per_s", "var(--blue)")}, False),
+        "night_hours": (hours.replace("_", "-").replace("gpu", "GPU"), {"hours": (hours, "var(--violet)")}, False),
+        "night_cost": ("USD", {"cost": ("cost_usd", "var(--violet)")}, False),
+        "night_truncated": ("truncated", {"truncated": ("truncated_share", "var(--orange)")}, True),
+        "night_right": ("right", {"right": ("pass_rate", "var(--green)")}, True),
+    }
+    if n["price_usd"] is not None:
+        del wanted["night_hours"]  # the cost has the same shape
+    charts = {}
+    for name, (title, series, is_share) in wanted.items():
+        values = {what: (colour, [night[key] for night in found]) for what, (key, colour) in series.items()}
+        if any(value for _, column in values.values() for value in column):
+            charts[name] = figures.by_night(dates, values, title, is_share=is_share)
+    return charts
+
+
 def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
     """What the number of rows that are done does not say."""
     note = [f"{rows['prompts']:,} prompts"] if rows["prompts"] != rows["done"] else []
     note += [f"{failed:,} failed"] if failed else []
     note += [f"{rows['pending']:,} pending"] if rows["pending"] else []
+    note += [f"{rows['spared']:,} spared"] if rows["spared"] else []
     return note if failed or rows["pending"] else [*note, "nothing failed"]
 
 
@@ -136,6 +164,22 @@ def _percent(part: float, whole: float = 1.0) -> str:
 
 def _number(value: float | int | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _place(outputs: list[str], uri: str) -> str:
+    """An output's name where the others are known: without the folders that all of them share."""
+    levels = zip(*(one.split("/")[:-1] for one in outputs), strict=False)
+    same = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, levels))
+    return "/".join(uri.split("/")[same:])
+
+
+def _hours(night: dict[str, Any], key: str = "gpu_hours") -> str:
+    """0.42, with a ≥ where a run was longer than is known; more digits of what is small."""
+    value = night[key]
+    if value is None:
+        return "–"
+    digits = 2 if value >= 0.1 or not value else 4
+    return ("≥ " if night["is_least"] and value else "") + f"{value:,.{digits}f}"
 
 
 def _short(value: float | None) -> str:
@@ -178,7 +222,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {
         "visible": visible, "percent": _percent, "number": _number, "short": _short, "duration": _duration,
-        "difference": _difference, "estimate": _estimate, "interval": _interval,
+        "hours": _hours, "difference": _difference, "estimate": _estimate, "interval": _interval,
     }  # fmt: skip
     return environment.get_template("page.html.jinja")
 

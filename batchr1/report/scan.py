@@ -1,6 +1,6 @@
-"""One pass over an output's parts for what a report shows: numbers of every row, texts of the few that it quotes.
+"""One pass over the parts of an output, or of several, for what a report shows: numbers of every row, texts of few.
 
-The columns of numbers are kept for all rows (some 100 bytes each); texts are read only for rows that were chosen, from
+The columns of numbers are kept for all rows (some 120 bytes each); texts are read only for rows that were chosen, from
 the parts that hold them, one part at a time.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ NUMBERS = (
     "injected_tokens",
     "flags",
     "attempts",
+    "run",
+    "finished_at",
 )
 TEXTS = ("id", "sample", "prompt", "gold", "reasoning", "answer", "final_answer", "correct", "flags", "truncated_in",
          "reasoning_tokens", "answer_tokens")  # fmt: skip
@@ -45,7 +47,8 @@ _LONGEST_VALUE = 60
 
 @dataclass(slots=True)
 class Scan:
-    """`rows`: the numbers of all rows, and the columns to group by, which `by` names.
+    """`rows`: the numbers of all rows, each once, and the columns to group by, which `by` names. Their column `output`
+    is the number of the output that they are of.
 
     `quoted`: for each flag (and for "wrong" and "truncated") up to SAMPLES rows with their texts, the same ones
     whenever the same rows are there.
@@ -57,27 +60,33 @@ class Scan:
     quoted: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def scan(output: Output, *, by: str | None = None, samples: int = SAMPLES) -> Scan:
-    """Read an output. `by` names a column to group by; None: kept columns with few values, where there are some.
+def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAMPLES) -> Scan:
+    """Read outputs. `by` names a column to group by; None: kept columns with few values, where all outputs have some.
 
     Raises `UsageError` when there is no column `by`.
     """
-    parts = output.parts()
-    columns: list[str] = [by] if by is not None else []
+    parts = [(number, rel) for number, output in enumerate(outputs) for rel in output.parts()]
+    columns: list[str] = [by] if by is not None else _columns_of_all(outputs, parts)
     frames: list[pl.DataFrame] = []
     chosen = _Chosen(samples)
-    for number, rel in enumerate(parts):
-        if number == 0 and by is None:
-            columns = _columns_to_group_by(output, rel)
-        frame = _read(output, rel, [*NUMBERS, *(c for c in columns if c not in NUMBERS)])
+    for number, rel in parts:
+        frame = _read(outputs[number], rel, [*NUMBERS, *(c for c in columns if c not in NUMBERS)])
+        frame = frame.with_columns(pl.lit(number, pl.Int32).alias("output"), pl.col("run").cast(pl.Categorical))
         frames.append(frame)
-        chosen.look_at(rel, frame)
+        chosen.look_at(number, rel, frame)
     if not frames:
-        return Scan(pl.DataFrame(schema=dict.fromkeys(NUMBERS, pl.String)), [], 0)
-    rows = pl.concat(frames)
+        return Scan(pl.DataFrame(schema=dict.fromkeys([*NUMBERS, "output"], pl.String)), [], 0)
+    rows = each_once(pl.concat(frames), "output")
     if by is None:
         columns = [c for c in columns if 1 < rows[c].n_unique() <= MOST_GROUPS][:MOST_COLUMNS]
-    return Scan(rows, columns, len(parts), chosen.quote(output))
+    return Scan(rows, columns, len(parts), chosen.quote(outputs))
+
+
+def each_once(rows: pl.DataFrame, *more_keys: str) -> pl.DataFrame:
+    """Without rows that lie in data/ twice: a part was copied, or its replacement not finished. They are the same."""
+    keys = ["id", "sample", *more_keys]
+    is_so = not rows.height or rows.select(keys).is_unique().all()
+    return rows if is_so else rows.unique(keys, keep="first", maintain_order=True)
 
 
 def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
@@ -87,6 +96,17 @@ def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
         kept = ", ".join(name for name in have if name not in NAMES) or "none"
         raise UsageError(f"{output.uri}: --by {missing[0]}: there is no such column (kept columns: {kept}).")
     return pl.DataFrame(output.read_part(rel, columns))
+
+
+def _columns_of_all(outputs: Sequence[Output], parts: Sequence[tuple[int, str]]) -> list[str]:
+    """Columns to group by that the first part of each output has, with the same type."""
+    firsts = dict(reversed(parts))
+    if not firsts:
+        return []
+    number = min(firsts)
+    columns = _columns_to_group_by(outputs[number], firsts[number])
+    types = [outputs[number].part_columns(rel) for number, rel in firsts.items()]
+    return [name for name in columns if len({str(have.get(name)) for have in types}) == 1]
 
 
 def _columns_to_group_by(output: Output, rel: str) -> list[str]:
@@ -127,37 +147,42 @@ class _Chosen:
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
-        self._heaps: dict[str, list[tuple[int, str, str, int]]] = {}  # kind → (−hash, part, id, sample)
+        # kind → (−hash, number of the output, part, id, sample)
+        self._heaps: dict[str, list[tuple[int, int, str, str, int]]] = {}
 
-    def look_at(self, rel: str, frame: pl.DataFrame) -> None:
+    def look_at(self, number: int, rel: str, frame: pl.DataFrame) -> None:
         told = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
-        self._add(rel, told.explode("flags").rename({"flags": "kind"}))
+        self._add(number, rel, told.explode("flags").rename({"flags": "kind"}))
         for kind, wanted in (("truncated", pl.col("truncated")), ("wrong", outcome() == "wrong")):
-            self._add(rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind")))
+            self._add(number, rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind")))
 
-    def _add(self, rel: str, rows: pl.DataFrame) -> None:
+    def _add(self, number: int, rel: str, rows: pl.DataFrame) -> None:
         for id, sample, kind in rows.select("id", "sample", "kind").iter_rows():
             key = hashlib.blake2b(f"{sample} {id}".encode(), digest_size=8).digest()
-            entry = (-int.from_bytes(key), rel, id, sample)
+            entry = (-int.from_bytes(key), number, rel, id, sample)
             heap = self._heaps.setdefault(kind, [])
+            if len(heap) == self._samples and entry <= heap[0]:
+                continue
+            if any((known[1], *known[3:]) == (number, id, sample) for known in heap):  # a part that was copied
+                continue
             if len(heap) < self._samples:
                 heapq.heappush(heap, entry)
-            elif entry > heap[0]:
+            else:
                 heapq.heapreplace(heap, entry)
 
-    def quote(self, output: Output) -> dict[str, list[dict[str, Any]]]:
+    def quote(self, outputs: Sequence[Output]) -> dict[str, list[dict[str, Any]]]:
         """Their texts, by kind."""
-        wanted: dict[str, set[tuple[str, int]]] = {}
+        wanted: dict[tuple[int, str], set[tuple[str, int]]] = {}
         for heap in self._heaps.values():
-            for _, rel, id, sample in heap:
-                wanted.setdefault(rel, set()).add((id, sample))
-        texts: dict[tuple[str, int], dict[str, Any]] = {}
-        for rel, keys in wanted.items():
-            frame = pl.DataFrame(output.read_part(rel, list(TEXTS)))
+            for _, number, rel, id, sample in heap:
+                wanted.setdefault((number, rel), set()).add((id, sample))
+        texts: dict[tuple[int, str, int], dict[str, Any]] = {}
+        for (number, rel), keys in wanted.items():
+            frame = pl.DataFrame(outputs[number].read_part(rel, list(TEXTS)))
             ids = pl.DataFrame({"id": [k[0] for k in keys], "sample": [k[1] for k in keys]})
             ids = ids.cast({"sample": frame.schema["sample"]})
-            texts |= {(row["id"], row["sample"]): row for row in frame.join(ids, on=["id", "sample"]).to_dicts()}
+            texts |= {(number, r["id"], r["sample"]): r for r in frame.join(ids, on=["id", "sample"]).to_dicts()}
         return {
-            kind: [texts[id, sample] for _, _, id, sample in sorted(heap, reverse=True)]
+            kind: [texts[number, id, sample] for _, number, _, id, sample in sorted(heap, reverse=True)]
             for kind, heap in self._heaps.items()
         }

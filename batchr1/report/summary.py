@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from batchr1.data.output import DATA_DIR, Output
 from batchr1.errors import UsageError
 from batchr1.records import SampleKey
 from batchr1.report.measures import Measures, measure, measure_by
+from batchr1.report.scan import each_once
 
 _COLUMNS = [
     "id",
@@ -32,7 +34,8 @@ _COLUMNS = [
 ]
 
 
-_LAST_RUN = ("run", "state", "exit_code", "started", "ended", "tokens_per_s", "stopped", "loads")
+_LAST_RUN = ("run", "state", "exit_code", "started", "ended", "stopped")
+_OF_ITS_ENGINES = ("tokens_per_s", "loads")  # of the last run that had any
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ class OutputSummary:
     eta_s: float | None
     measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
-    spared: int = 0  # samples that `stop_when` left out, by the input that was read or the last run that ended
+    spared: int = 0  # samples that `stop_when` left out, by the input that was read, or the last run and its rows
+    repeated: int = 0  # rows that lie in data/ twice, and are counted once
 
 
 def summarise(
@@ -100,12 +104,15 @@ def summarise(
             kept = ", ".join(n for n in have if n not in NAMES) or "none"
             raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
         frames[rel] = pl.DataFrame(output.read_part(rel, columns))
-    rows = pl.concat(frames.values()) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    every = pl.concat(frames.values()) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    rows = each_once(every)
     last = runs[-1] if runs else {}
-    if pending is None and last:
-        pending = _pending(output, last, frames)
+    if last and (pending is None or spared is None):
+        left, given_up = _left(output, last, frames)
+        pending, spared = left if pending is None else pending, given_up if spared is None else spared
     holder, in_flight = _holder(output), _in_flight(output, rows)
-    rate = _rate(last, frames, in_flight, is_live=holder is not None)
+    worked = next((run for run in reversed(runs) if "plan" in run), last)  # an empty night has no speed
+    rate = _rate(worked, frames, in_flight, is_live=holder is not None)
     measures = _measures(rows)
     return OutputSummary(
         output=output.uri,
@@ -121,14 +128,15 @@ def summarise(
         token_stats={c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens")} if frames else {},
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
-        last_run={k: last.get(k) for k in _LAST_RUN},
+        last_run={k: last.get(k) for k in _LAST_RUN} | {k: worked.get(k) for k in _OF_ITS_ENGINES},
         holder=holder,
         in_flight=in_flight,
         tokens_per_s=rate,
         eta_s=_eta(rows, pending, in_flight, rate) if holder is not None and frames else None,
         measures=measures,
         groups=_groups(rows, by, measures) if by is not None and frames else [],
-        spared=(last.get("counts") or {}).get("spared", 0) if spared is None else spared,
+        spared=spared or 0,
+        repeated=every.height - rows.height,
     )
 
 
@@ -155,13 +163,40 @@ def _runs(output: Output) -> list[dict[str, Any]]:
     return runs
 
 
-def _pending(output: Output, last: dict[str, Any], frames: dict[str, pl.DataFrame]) -> int:
-    """What the last run left, or has before it still: one that is running, or was killed, has no final counts."""
+def _left(output: Output, last: dict[str, Any], frames: dict[str, pl.DataFrame]) -> tuple[int, int]:
+    """Samples pending and spared, by the last run: as it counted them at its end, or else by what it has committed."""
     if "counts" in last:
-        return int(last["counts"]["pending"])
-    done = sum(frame.height for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last['run']}-"))
-    failed = sum(int(pl.DataFrame(table)["run"].eq(last["run"]).sum()) for table in output.failed_tables(["run"]))
-    return max(0, int(last["counts_before"]["pending"]) - done - failed)
+        return int(last["counts"]["pending"]), int(last["counts"].get("spared", 0))
+    before = last["counts_before"]
+    mine = [rel for rel in frames if rel.startswith(f"{DATA_DIR}/part-{last['run']}-")]
+    done = each_once(pl.concat(frames[rel] for rel in mine)) if mine else pl.DataFrame()
+    tables = [pl.DataFrame(table) for table in output.failed_tables(["id", "sample", "run"])]
+    failed = pl.concat(tables).filter(pl.col("run") == last["run"]) if tables else pl.DataFrame()
+    others = [frame for rel, frame in frames.items() if rel not in mine]
+    spared = _spared(output.job() or {}, done, others, tables) if done.height else 0
+    pending = int(before["pending"]) - done.height - failed.height - spared
+    return max(0, pending), int(before.get("spared", 0)) + spared
+
+
+def _spared(
+    job: dict[str, Any], mine: pl.DataFrame, others: Sequence[pl.DataFrame], failed: Sequence[pl.DataFrame]
+) -> int:
+    """Samples that `stop_when` left out because of the rows `mine`: their prompts had not enough right ones before."""
+    spec = job.get("spec") or {}
+    if not spec.get("stop_when"):
+        return 0
+    enough, n, keys = int(spec["stop_when"]["correct"]), int(spec["sampling"]["n"]), ["id", "sample"]
+    of_mine = mine.select("id").unique()
+    earlier = [frame.join(of_mine, on="id", how="semi") for frame in others]
+    rows = each_once(pl.concat([mine, *earlier]))
+    right = rows.group_by("id").agg(pl.col("correct").sum().alias("now"))
+    before = pl.concat(earlier).group_by("id").agg(pl.col("correct").sum().alias("then")) if earlier else None
+    if before is not None and before.height:
+        right = right.join(before, on="id", how="left").filter(pl.col("then").fill_null(0) < enough)
+    solved = right.filter(pl.col("now") >= enough).select("id")
+    settled = [rows.select(keys), *(table.select(keys) for table in failed)]
+    gone = pl.concat([frame.cast({"sample": pl.Int32}) for frame in settled]).unique().join(solved, on="id", how="semi")
+    return solved.height * n - gone.height
 
 
 def _failed(output: Output, done: pl.DataFrame) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from batchr1.data.output import DATA_DIR, REPORT_FILE, Output
@@ -10,12 +11,14 @@ from batchr1.data.storage_uri import split_uri
 from batchr1.errors import UsageError
 
 
-def write_report(output: Output, page: bytes, to: str | None = None) -> str:
-    """Write the page to `to`, or to OUTPUT/report.html. It appears whole. Returns its absolute URI.
+def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) -> str:
+    """Write the page to `to`, or to OUTPUT/report.html of one output. It appears whole. Returns its absolute URI.
 
-    Raises `UsageError` when `to` is a folder or lies among the results.
+    Raises `UsageError` when `to` is a folder, lies among the results, or is not there for several outputs.
     """
+    output = outputs[0]
     if to is None:
+        refuse_no_place(outputs, to)
         output.storage.write_bytes(REPORT_FILE, page)
         return output.storage.where(REPORT_FILE)
     kind, place = split_uri(to)
@@ -24,7 +27,15 @@ def write_report(output: Output, page: bytes, to: str | None = None) -> str:
     if to.endswith("/") or not name or not slash or (kind == "local" and Path(place).is_dir()):
         raise UsageError(f"--to {to}: is a folder (need a file). Write --to {to.rstrip('/')}/report.html.")
     for inner in (DATA_DIR, CONTROL_DIR):
-        if uri.startswith(f"{output.uri}/{inner}/"):
+        if any(uri.startswith(f"{one.uri}/{inner}/") for one in outputs):
             raise UsageError(f"--to {to}: lies among the results (got {inner}/ of the output). Give another place.")
     open_storage(f"s3://{folder}" if kind == "s3" else folder or "/", output.storage.options).write_bytes(name, page)
     return uri
+
+
+def refuse_no_place(outputs: Sequence[Output], to: str | None) -> None:
+    """Raise `UsageError` where the page of several outputs has no place."""
+    if to is None and len(outputs) > 1:
+        raise UsageError(
+            f"--to: the page of several outputs has no place of its own (got {len(outputs)}). Add --to nights.html."
+        )

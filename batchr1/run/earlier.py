@@ -7,19 +7,17 @@ out.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from batchr1.data.find_outputs import is_glob, matching_folders
 from batchr1.data.output import Output
 from batchr1.data.pending import Pending
 from batchr1.data.source import Source
-from batchr1.data.storage import INPUT_RETRY, Storage, StorageOptions, open_storage
-from batchr1.data.storage_uri import split_uri
-from batchr1.errors import InputError, JobError, OutputError, StorageError
+from batchr1.data.storage import StorageOptions, open_storage
+from batchr1.errors import OutputError
 from batchr1.job.spec import JobSpec
 from batchr1.records import Prompt
 from batchr1.run.feeder import prompts_in
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 
-_MAGIC = re.compile(r"[*?\[]")
 _DIGEST = "S16"  # 128 bits; the zeros at an end that NumPy leaves out make no two of them equal
 
 
@@ -47,36 +44,14 @@ def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
             continue
         if named.exists():
             found[named.uri] = named
-        elif not _MAGIC.search(uri):
+        elif not is_glob(uri):
             raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
         else:
-            matches = (Output(open_storage(folder, options)) for folder in _matching(uri, options))
+            matches = (
+                Output(open_storage(folder, options)) for folder in matching_folders(uri, options, what="input.exclude")
+            )
             found |= {output.uri: output for output in matches if output.uri != own.uri and output.exists()}
     return tuple(found.values())
-
-
-def _matching(pattern: str, options: StorageOptions) -> list[str]:
-    """The folders that a glob matches, by URI, sorted. `*` stays within a part of the path; not hidden ones."""
-    if "**" in pattern:
-        raise JobError(f"input.exclude: ** is not understood here (got {pattern}). Write a * for each folder.")
-    kind, place = split_uri(pattern)
-    top, _, rel = place.partition("/")
-    root = open_storage(f"s3://{top}" if kind == "s3" else "/", options, INPUT_RETRY)
-    folders = [""]
-    for part in rel.split("/"):
-        folders = [f"{above}/{name}".lstrip("/") for above in folders for name in _names(root, above, part)]
-    return sorted(root.where(folder) for folder in folders)
-
-
-def _names(root: Storage, above: str, part: str) -> list[str]:
-    """The folders directly in `above` that one part of a glob matches."""
-    if not _MAGIC.search(part):
-        return [part]
-    try:
-        names = root.list_folders(above)
-    except StorageError as error:
-        raise InputError(str(error)) from error.__cause__
-    return [name for name in names if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith("."))]
 
 
 def exclude_earlier(

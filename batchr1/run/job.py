@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import secrets
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchr1 import __version__
 from batchr1.data.journal import Inflight
 from batchr1.data.lock import Lock
 from batchr1.data.pending import Counts, Pending
@@ -26,11 +24,12 @@ from batchr1.engine.protocol import EngineLoad, Sampling
 from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.events import event
 from batchr1.faults import fault_point
-from batchr1.job.fingerprint import continued_digest, digest
+from batchr1.job.fingerprint import continued_digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import LEASE_SIZE, Driver, Tally
+from batchr1.run.empty import nothing_to_do
 from batchr1.run.executors import open_executor
 from batchr1.run.finish import tell
 from batchr1.run.local import share_cores
@@ -54,10 +53,10 @@ from batchr1.run.prepare import (
     take_out_spared,
     verify_of,
 )
+from batchr1.run.record import Summary, counted, exit_code_of, first_words, job_document, now_text, run_name
 from batchr1.run.reopen import reopen_truncated
 from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
-from batchr1.run.step_down import RungTaken
 from batchr1.run.timeline import Timeline
 from batchr1.run.watch import Watch, watching
 from batchr1.sizing.plan import Plan
@@ -69,22 +68,6 @@ log = logging.getLogger("batchr1.run")
 
 RECORD_EVERY_S = 60.0  # the record of a run that is under way, for reports on it and on one that was killed
 PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run ended. `counts` are of the whole input; `tally` of this run alone."""
-
-    run: str
-    output: str
-    counts: Counts
-    tally: Tally
-    wall_s: float
-    tokens_per_s: float
-    exit_code: int
-    stopped: str | None
-    rungs: tuple[RungTaken, ...] = ()
-    given_up: dict[int, str] = field(default_factory=dict)  # replicas that were, and why
 
 
 def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
@@ -106,7 +89,6 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
 def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]) -> Summary:
     """`record` takes the run's record, where there is one to tell."""
     prepared = prepare(spec, options)
-    note_uncached(prepared, options)
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:
@@ -121,7 +103,7 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
             raise OutputError(
                 f"{output.uri}: --fresh would delete {output.count_own()} result files. Add --yes to agree."
             )
-    run = _run_name(dt.datetime.now(dt.UTC))
+    run = run_name(dt.datetime.now(dt.UTC))
     output.storage.check_writable()
     with Lock.acquire(output.storage, run=run) as lock:
         if options.fresh:
@@ -140,17 +122,13 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         take_out_spared(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
-            return _nothing_to_do(prepared, pending, run, counts, watch, record)
+            return nothing_to_do(prepared, options, pending, run, lock, counts, watch, record)
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
+        note_uncached(prepared, options)
         bring_weights(prepared, options)
         return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
-
-
-def _run_name(now: dt.datetime) -> str:
-    """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order too."""
-    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,50 +155,6 @@ def _check_prompts(
     if prepared.output.exists():
         agrees_with_input(prepared, pending)
     return engines
-
-
-def _nothing_to_do(
-    prepared: Prepared, pending: Pending, run: str, counts: Counts, watch: Watch, record: dict[str, Any]
-) -> Summary:
-    """An empty night, or a job that is run once more: told like any other run, and recorded where it is the first."""
-    code = _exit_code(counts, prepared.spec, None)
-    take_inflight(prepared, pending, run)
-    prepared.output.clear_inflight(run)
-    uri, name, now = prepared.output.uri, prepared.spec.name, dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    record |= {
-        "run": run, "state": "ended", "started": now, "ended": now, "batchr1": __version__, "job": name,
-        "model": prepared.model.identity, "exit_code": code, "stopped": None, "counts": counts.document(),
-        "tally": {"done": 0, "failed": 0, "tokens": 0},
-    }  # fmt: skip
-    if code == 0 and not prepared.output.is_complete():
-        if not prepared.output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
-            prepared.output.write_job(_job_document(prepared))
-            agrees_with_input(prepared, pending)
-            prepared.output.write_run(run, record)
-        prepared.output.succeed()
-    record["output"] = uri
-    said = event("nothing_to_do", run=run, job=name, output=uri, **_counted(counts), exit_code=code)
-    log.info("nothing to do", extra=said)
-    watch.begin(run, uri, counts)
-    watch.end(code)
-    return Summary(run, prepared.output.uri, counts, Tally(), 0.0, 0.0, code, None)
-
-
-def _counted(counts: Counts) -> dict[str, int]:
-    """What events say of counts."""
-    return {name: getattr(counts, name) for name in ("samples", "done", "failed", "pending")}
-
-
-def _job_document(prepared: Prepared) -> dict[str, Any]:
-    """What job.json says."""
-    model = prepared.model
-    return {
-        "batchr1": __version__,
-        "fingerprint": prepared.semantic,
-        "digest": digest(prepared.semantic),
-        "model": {"name": model.name, "location": model.location, "revision": model.revision},
-        "spec": prepared.spec.model_dump(mode="json"),
-    }
 
 
 class _Run:
@@ -250,17 +184,8 @@ class _Run:
         self._claimed = False
         self._timeline = Timeline(self._started)
         self._recorded_at = self._started
-        self._record: dict[str, Any] = {
-            "run": run,
-            "state": "running",
-            "started": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "window": {
-                "stop_after_s": options.stop_after_s,
-                "stop_at": options.stop_at.isoformat() if options.stop_at else None,
-            },
-            "batchr1": __version__,
-            "job": prepared.spec.name,
-            "model": prepared.model.identity,
+        self._got_to = (0, 0, 0)
+        self._record: dict[str, Any] = first_words(prepared, options, run) | {
             "plan": self._plan.document(),
             "counts_before": counts.document(),
             "taken_over": {
@@ -280,7 +205,7 @@ class _Run:
         with log_file(self._output, self._run) as log_path:
             named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
             log.info("run %s: %d pending", self._run, self._counts.pending,
-                     extra=event("run_started", **named, **_counted(self._counts)))  # fmt: skip
+                     extra=event("run_started", **named, **counted(self._counts)))  # fmt: skip
             self._say_what_was_saved()
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
@@ -310,7 +235,7 @@ class _Run:
         if self._claimed:
             return
         self._claimed = True
-        self._output.write_job(_job_document(self._prepared))
+        self._output.write_job(job_document(self._prepared))
         agrees_with_input(self._prepared, self._pending)
 
     def _build(self, log_path: Path) -> tuple[Driver, Any, Any]:
@@ -360,14 +285,31 @@ class _Run:
     def _note_progress(self, show: Callable[[Tally, list[Progress]], None]) -> Callable[[Tally, list[Progress]], None]:
         def note(tally: Tally, workers: list[Progress]) -> None:
             self._timeline.update(tally, workers)
+            self._note_where(tally)
             self._watch.update(tally, workers, self._timeline)
             if workers and time.monotonic() - self._recorded_at >= RECORD_EVERY_S and not self._lock.lost:
                 self._recorded_at = time.monotonic()
                 self._record["timeline"] = self._timeline.document()
+                self._record["counts_so_far"] = self._counts_with(tally).document()
                 self._write_record("it goes on")
             show(tally, workers)
 
         return note
+
+    def _note_where(self, tally: Tally) -> None:
+        """When something was last generated or written: a run may live and stand still."""
+        got_to = (self._timeline.tokens, tally.done, tally.failed)
+        if got_to != self._got_to:
+            self._got_to = got_to
+            self._record["progressed"] = now_text()
+
+    def _counts_with(self, tally: Tally) -> Counts:
+        """Of the whole input, with what this run has done."""
+        before = self._counts
+        return replace(
+            before, done=before.done + tally.done, failed=before.failed + tally.failed,
+            spared=before.spared + tally.spared,
+        )  # fmt: skip
 
     def _setup(self, worker: int, kind: int) -> WorkerSetup:
         """What a worker is told. `kind`: which of the plan's kinds of machine it is to live on."""
@@ -418,18 +360,15 @@ class _Run:
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
         """Write the run's record, and `_SUCCESS` when everything is there."""
-        tally, before, fleet = driver.tally, self._counts, self._fleet
-        counts = replace(
-            before, done=before.done + tally.done, failed=before.failed + tally.failed,
-            spared=before.spared + tally.spared,
-        )  # fmt: skip
-        code = error.exit_code if error else _exit_code(counts, self._prepared.spec, stopped)
+        tally, fleet = driver.tally, self._fleet
+        counts = self._counts_with(tally)
+        code = error.exit_code if error else exit_code_of(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
         rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
         self._record |= {
             "state": "stopped" if error else "ended",
-            "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "ended": now_text(),
             "exit_code": code,
             "stopped": stopped,
             "wall_s": round(wall, 3),
@@ -444,9 +383,10 @@ class _Run:
             "replicas": self._replicas(driver),
             "timeline": self._timeline.document(),
         }
+        self._record.pop("counts_so_far", None)
         self._watch.end(code, tally, self._timeline)
         named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
-        said = event("run_ended", **named, **_counted(counts), exit_code=code, stopped=stopped, tokens=tally.tokens,
+        said = event("run_ended", **named, **counted(counts), exit_code=code, stopped=stopped, tokens=tally.tokens,
                      tokens_per_s=round(rate, 1), seconds=round(wall, 3))  # fmt: skip
         log.info("the run has ended: exit code %d, %d done in it", code, tally.done, extra=said)
         is_forgotten = isinstance(error, UsageError) and not self._claimed
@@ -480,8 +420,14 @@ class _Run:
             "last_commit_s": None if last is None else round(last - fleet.started, 3),
             "driver_cpu_s": round(driver.cpu_s, 3),
             "events": [asdict(event) for event in fleet.events],
+            "gpus": {str(replica.worker): self._gpus_of(replica.setup.kind) for replica in fleet},
             "given_up": {str(worker): why for worker, why in fleet.given_up.items()},
         }
+
+    def _gpus_of(self, kind: int) -> int:
+        """GPUs of an engine on that kind of machine."""
+        plan = self._plan.of_kind(kind)
+        return plan.tensor_parallel * plan.pipeline_parallel if plan.device == "cuda" else 0
 
     def _memory(self, ready: Ready, kind: int) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
@@ -520,9 +466,3 @@ class _Closing:
         self.executor.close()
         if self.display is not None:
             self.display.close()
-
-
-def _exit_code(counts: Counts, spec: JobSpec, stopped: str | None) -> int:
-    if stopped is not None or counts.pending:
-        return 75
-    return 3 if counts.failed > spec.max_failed else 0

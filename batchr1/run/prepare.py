@@ -50,6 +50,7 @@ class RunOptions:
     stop_after_s: float | None = None
     window_began: float | None = None  # on the monotonic clock; None: with the run
     stop_at: dt.datetime | None = None  # with its time zone
+    date: dt.date | None = None  # what {{ ds }} stands for; None: today
     grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
     gpus: str | None = None
     devices: tuple[str, ...] | None = None

@@ -1,0 +1,110 @@
+"""Whether a run is alive and gets on: `batchr1 status --health`, for whoever looks every minute.
+
+A few small requests, however large the output is: the lock, the newest record, two listings. No row is read.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from batchr1.data.lock import STALE_AFTER_S, read_lock, renewed_s
+from batchr1.data.output import DATA_DIR, FAILED_DIR, Output
+
+MAX_AGE_S = 1200.0  # above the 600 s after which a run itself replaces an engine that stands still
+
+State = Literal["running", "complete", "failed rows", "stopped", "stuck", "lost", "killed", "absent"]
+HEALTHY: frozenset[State] = frozenset({"running", "complete", "failed rows"})
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What was seen of an output from outside.
+
+    `state`: running; stuck (it lives, and for `max_age_s` has generated and written nothing) or lost (its heartbeat
+    stopped); else what the last run left: complete, failed rows (complete, but for more of them than max_failed),
+    stopped (with rows pending), killed; absent: nothing is there. `heartbeat_s`, `progress_s`: seconds since a run that
+    holds the output last renewed its lock, and last generated or wrote something, known to the minute. Counts are of
+    the last run's input, None before there was one.
+    """
+
+    output: str
+    healthy: bool
+    state: State
+    run: str | None
+    holder: str | None
+    heartbeat_s: float | None
+    progress_s: float | None
+    max_age_s: float
+    samples: int | None
+    done: int | None
+    failed: int | None
+    spared: int | None
+    pending: int | None
+    exit_code: int | None
+    stopped: str | None
+
+    def __str__(self) -> str:
+        """One line."""
+        ages = [f"{what} {seconds:.0f} s ago" for what, seconds in (("heartbeat", self.heartbeat_s),
+                ("progress", self.progress_s)) if seconds is not None]  # fmt: skip
+        counts = ""
+        if self.samples is not None:
+            counts = f": {self.done:,} done, {self.failed:,} failed, {self.pending:,} pending"
+        why = f" ({self.stopped})" if self.stopped and self.state == "stopped" else ""
+        return ", ".join([f"{self.output}: {self.state}{why}", *ages]) + counts
+
+
+def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
+    """Look at an output. A run may be silent for `max_age_s`, which the loading of its model counts towards.
+
+    Ages are differences of this machine's clock and that of the storage. Raises `StorageError` when it cannot be read.
+    """
+    info, last, now = read_lock(output.storage), output.last_run() or {}, time.time()
+    heartbeat_s = progress_s = None
+    if info is not None and not info.released and not info.owner_is_dead():
+        heartbeat_s = _age(now, renewed_s(output.storage))
+        is_its = last.get("run") == info.run
+        moments = [info.started, *([last["progressed"]] if is_its and "progressed" in last else [])]
+        newest = max(*(dt.datetime.fromisoformat(text).timestamp() for text in moments), _last_written(output))
+        progress_s = _age(now, newest)
+    else:
+        info = None
+    state = _state(output, last, heartbeat_s, progress_s, max_age_s)
+    counts = last.get("counts") or last.get("counts_so_far") or last.get("counts_before") or {}
+    return Health(
+        output=output.uri, healthy=state in HEALTHY, state=state,
+        run=info.run if info else last.get("run"), holder=str(info) if info else None,
+        heartbeat_s=heartbeat_s, progress_s=progress_s, max_age_s=max_age_s,
+        samples=counts.get("samples"), done=counts.get("done"), failed=counts.get("failed"),
+        spared=counts.get("spared"), pending=counts.get("pending"),
+        exit_code=last.get("exit_code"), stopped=last.get("stopped"),
+    )  # fmt: skip
+
+
+def _state(
+    output: Output, last: dict[str, Any], heartbeat_s: float | None, progress_s: float | None, max_age_s: float
+) -> State:
+    if heartbeat_s is not None and progress_s is not None:
+        if heartbeat_s > STALE_AFTER_S:
+            return "lost"
+        return "stuck" if progress_s > max_age_s else "running"
+    if not last:
+        return "absent"
+    if last.get("state") == "running":
+        return "killed"
+    if last.get("exit_code") == 3:
+        return "failed rows"
+    return "complete" if last.get("exit_code") == 0 and output.is_complete() else "stopped"
+
+
+def _last_written(output: Output) -> float:
+    """When the newest file of results or failed rows was written."""
+    files = [file for folder in (DATA_DIR, FAILED_DIR) for file in output.storage.list_files(folder, ".parquet")]
+    return max((file.modified_s for file in files), default=0.0)
+
+
+def _age(now: float, moment: float | None) -> float:
+    return round(max(0.0, now - (moment or now)), 1)
