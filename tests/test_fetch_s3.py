@@ -107,7 +107,8 @@ def test_a_model_goes_from_the_hub_to_a_bucket_and_from_there_into_a_job(
     job = job_with(tmp_path, to)
     code, out, err = program("-m", "batchr1", "check", job)
     assert (code, err) == (0, "")
-    (config,) = cached(home)  # without weights
+    assert out.splitlines()[-1] == f"note     the weights are not on this machine yet: batchr1 fetch {to}"
+    (config,) = cached(home)
     code, out, err = run(job)
     assert (code, err) == (0, "")
     assert rows_of(tmp_path / "out").height == 4

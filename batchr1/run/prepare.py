@@ -20,7 +20,7 @@ from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.errors import JobError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec
-from batchr1.models.bucket import bring_here, is_bucket
+from batchr1.models.bucket import bring_here, is_bucket, is_here
 from batchr1.reasoning.verify import Verify
 from batchr1.records import SampleKey
 from batchr1.run.earlier import earlier_outputs, exclude_earlier
@@ -129,9 +129,20 @@ def note_uncached(prepared: Prepared, options: RunOptions) -> None:
     if model.folder is None and options.engine is None and prepared.spec.executor.kind == "local":
         log.warning(
             "model %s: its weights are not in the cache, and vLLM downloads them as it starts, on a GPU's time. "
-            "`batchr1 fetch %s --revision %s` does it beforehand, and goes on where it was interrupted.",
-            model.location, model.location, model.revision,
+            "`%s` does it beforehand, and goes on where it was interrupted.",
+            model.location, fetch_command(model),
         )  # fmt: skip
+
+
+def has_weights(model: ModelSource) -> bool:
+    """Whether a run on this machine would not have to fetch any."""
+    return is_here(str(model.revision)) if is_bucket(model.location) else model.folder is not None
+
+
+def fetch_command(model: ModelSource) -> str:
+    """What brings its weights to this machine."""
+    revision = "" if is_bucket(model.location) else f" --revision {model.revision}"
+    return f"batchr1 fetch {model.location}{revision}"
 
 
 def bring_weights(prepared: Prepared, options: RunOptions) -> None:
