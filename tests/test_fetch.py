@@ -51,7 +51,7 @@ class Machine:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         return kept | {"HF_HOME": str(self.home), "HF_ENDPOINT": self.url} | more
 
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
