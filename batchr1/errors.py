@@ -12,6 +12,7 @@
     └── StoppedError                     75      stopped; running it again goes on
         ├── StorageError                 75      disk or object store: full, refused, gone
         │   └── LockLostError            75      this run no longer holds the output
+        ├── HubError                     75      the model hub: gone, stalled, asks to slow down
         ├── EngineError                  75      an engine died, hung or could not start
         │   └── EngineMemoryError        75      it ran out of memory, and nothing was left to lower
         └── InterruptedRun               75      a signal or the end of a time window
@@ -80,6 +81,14 @@ class StorageError(StoppedError):
 
 class LockLostError(StorageError):
     """The output's lock is no longer this run's: it must not commit anything more."""
+
+
+class HubError(StoppedError):
+    """The model hub cannot be reached, fails, or stalls. `retry_after_s`: how long it asks to be left alone."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineError(StoppedError):

@@ -761,7 +761,7 @@ MODELS = [
     ),
     Bad(
         "revision of a local model",
-        "TMP/job.yaml: model: revision belongs to repo or variant; a local path has none (got both). Correct it.",
+        "TMP/job.yaml: model: revision belongs to repo or variant; a path has none (got both). Correct it.",
         {"model.revision": "main"},
     ),
     Bad(

@@ -48,6 +48,8 @@ def command(
     from batchr1.run.prepare import (
         RunOptions,
         check_fingerprint,
+        fetch_command,
+        has_weights,
         make_renderer,
         plan_job,
         prepare,
@@ -85,7 +87,12 @@ def command(
     too_long = sum(length >= plan.max_model_len for length in lengths)
     document: dict[str, Any] = {
         "job": spec.name,
-        "model": {"name": model.name, "identity": model.identity, "context_len": model.context_len},
+        "model": {
+            "name": model.name,
+            "identity": model.identity,
+            "context_len": model.context_len,
+            "fetch": None if has_weights(model) else fetch_command(model),
+        },
         "device": plan.device,
         "replicas": plan.replicas,
         "engine_args": plan.engine_args,
@@ -132,4 +139,6 @@ def _as_text(d: dict[str, Any]) -> str:
     if d["bad_rows"]:
         lines.append("bad rows " + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items()))
     lines.append(f"output   {d['output']}")
+    if model["fetch"]:
+        lines.append(f"note     the weights are not on this machine yet: {model['fetch']}")
     return "\n".join(lines)

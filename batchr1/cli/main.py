@@ -21,6 +21,7 @@ COMMANDS = {
     "report": "Write a page about an output: lengths, right answers, speed, odd rows.",
     "export": "Write an output's rows as a data set to train on.",
     "variants": "List the model variants: bytes of weights, and the smallest GPUs.",
+    "fetch": "Fetch a model's weights before a run wants them.",
     "schema": "Print the schema of job files, outputs or log lines.",
 }
 

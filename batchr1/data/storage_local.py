@@ -91,7 +91,7 @@ class LocalStorage(Storage):
 
     def write_bytes(self, rel: str, data: bytes) -> None:
         with mapped(self.where(rel)):
-            _write(self._path(rel), data)
+            write_file(self._path(rel), data)
 
     def stage_file(self, local_path: str | os.PathLike[str], rel: str) -> None:
         source, target = Path(local_path), self._path(rel)
@@ -165,7 +165,7 @@ class LocalStorage(Storage):
     def check_writable(self) -> None:
         probe = self._path(f"{CONTROL_DIR}/probe-{secrets.token_hex(4)}")
         with mapped(self.uri, lasting=OutputError):
-            _write(probe, b"")
+            write_file(probe, b"")
             probe.unlink(missing_ok=True)
 
 
@@ -195,7 +195,8 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Writes or replaces a small file whole and durably, and the folders above it."""
     make_folder(path.parent)
     temporary = _temporary_beside(path)
     try:

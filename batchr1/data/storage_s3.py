@@ -28,6 +28,7 @@ from batchr1.errors import FailedError, OutputError, StorageError
 from batchr1.faults import fault_point
 
 UPLOAD_PART_BYTES = 8 * 2**20  # files up to twice this go up in one request
+MAX_UPLOAD_PARTS = 10_000
 LIST_PAGE = 1000
 COPY_LIMIT_BYTES = 5 * 2**30  # of CopyObject
 READ_BUFFER_BYTES = 2**20
@@ -181,21 +182,30 @@ class S3Storage(Storage):
                     f"{self.where(rel)}: too large for one part (got {size} bytes, need less than {COPY_LIMIT_BYTES}). "
                     "Lower output.rows_per_part."
                 )
-            with source.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                file.seek(0)
-                if size <= 2 * UPLOAD_PART_BYTES:
-                    self._call(rel, "put_object", Key=self.key(rel), Body=file.read(), Metadata={_SHA256: digest})
-                else:
-                    self._upload(file, rel, {_SHA256: digest})
+            self._put(source, size, rel)
             source.unlink()
 
-    def _upload(self, file: BinaryIO, rel: str, metadata: dict[str, str]) -> None:
+    def upload_file(self, local_path: Path, rel: str) -> None:
+        """Copies a local file to `rel`, replacing what is there; of any size, as it is never copied on the server."""
+        with mapped(self.where(rel)):
+            self._put(local_path, local_path.stat().st_size, rel)
+
+    def _put(self, source: Path, size: int, rel: str) -> None:
+        with source.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            if size <= 2 * UPLOAD_PART_BYTES:
+                self._call(rel, "put_object", Key=self.key(rel), Body=file.read(), Metadata={_SHA256: digest})
+            else:
+                self._upload(file, size, rel, {_SHA256: digest})
+
+    def _upload(self, file: BinaryIO, size: int, rel: str, metadata: dict[str, str]) -> None:
+        part_bytes = max(UPLOAD_PART_BYTES, -(-size // MAX_UPLOAD_PARTS))
         key = self.key(rel)
         upload = self._call(rel, "create_multipart_upload", Key=key, Metadata=metadata)["UploadId"]
         try:
             parts: list[dict[str, Any]] = []
-            while data := file.read(UPLOAD_PART_BYTES):
+            while data := file.read(part_bytes):
                 number = len(parts) + 1
                 answer = self._call(rel, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=data)
                 parts.append({"PartNumber": number, "ETag": answer["ETag"]})

@@ -29,7 +29,7 @@ class ModelSpec(_Spec):
     variant: str | None = None
     """A catalogued variant: r1-tiny, r1-distill-qwen-7b, … (a wrong name gets the list)."""
     path: str | None = None
-    """A local folder in Hugging Face layout; any model with think tags."""
+    """A folder in Hugging Face layout, here or on S3 (s3://…); any model with think tags."""
     repo: str | None = None
     """A Hugging Face repository; any model with think tags."""
     revision: str | None = None
@@ -55,7 +55,7 @@ class ModelSpec(_Spec):
         if len(given) != 1:
             raise ValueError(f"give exactly one of variant, path, repo (got {', '.join(given) or 'none'})")
         if self.path and self.revision:
-            raise ValueError("revision belongs to repo or variant; a local path has none (got both)")
+            raise ValueError("revision belongs to repo or variant; a path has none (got both)")
         return self
 
 

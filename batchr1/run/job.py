@@ -39,9 +39,11 @@ from batchr1.run.prepare import (
     DEFAULTS,
     Prepared,
     RunOptions,
+    bring_weights,
     budgets_of,
     check_fingerprint,
     make_renderer,
+    note_uncached,
     plan_job,
     prepare,
     read_ids,
@@ -124,6 +126,8 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
+        note_uncached(prepared, options)
+        bring_weights(prepared, options)
         return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
 
 

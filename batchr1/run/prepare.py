@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from batchr1.data.storage import StorageOptions, expand_inputs, open_storage
 from batchr1.engine.arguments import check_engine_args, require_vllm
 from batchr1.errors import JobError
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
-from batchr1.job.spec import JobSpec, ModelSpec
+from batchr1.job.spec import JobSpec
+from batchr1.models.bucket import bring_here, is_bucket, is_here
 from batchr1.reasoning.verify import Verify
 from batchr1.records import SampleKey
 from batchr1.run.earlier import earlier_outputs, exclude_earlier
@@ -34,6 +36,8 @@ from batchr1.sizing.ways_out import WayOut, ways_out
 
 if TYPE_CHECKING:
     from batchr1.data.prompts import PromptRenderer
+
+log = logging.getLogger("batchr1.run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +80,11 @@ DEFAULTS = RunOptions()
 
 
 def prepare(
-    spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[[ModelSpec], ModelSource] = resolve_model
+    spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[..., ModelSource] = resolve_model
 ) -> Prepared:
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    model = resolve(spec.model)
+    model = resolve(spec.model, storage=storage_options)
     is_local = not spec.output.path.startswith("s3://")
     if not options.elsewhere:
         check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
@@ -116,7 +120,37 @@ def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> PromptR
     """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
     if options.engine is None:
         require_vllm()
-    return _renderer(prepared.spec, prepared.model.location, prepared.model.revision)
+    return _renderer(prepared.spec, *prepared.model.loads_from)
+
+
+def note_uncached(prepared: Prepared, options: RunOptions) -> None:
+    """Say that vLLM will have to download the weights, and what would have done it better."""
+    model = prepared.model
+    if model.folder is None and options.engine is None and prepared.spec.executor.kind == "local":
+        log.warning(
+            "model %s: its weights are not in the cache, and vLLM downloads them as it starts, on a GPU's time. "
+            "`%s` does it beforehand, and goes on where it was interrupted.",
+            model.location, fetch_command(model),
+        )  # fmt: skip
+
+
+def has_weights(model: ModelSource) -> bool:
+    """Whether a run on this machine would not have to fetch any."""
+    return is_here(str(model.revision)) if is_bucket(model.location) else model.folder is not None
+
+
+def fetch_command(model: ModelSource) -> str:
+    """What brings its weights to this machine."""
+    revision = "" if is_bucket(model.location) else f" --revision {model.revision}"
+    return f"batchr1 fetch {model.location}{revision}"
+
+
+def bring_weights(prepared: Prepared, options: RunOptions) -> None:
+    """Weights that lie on S3, before the engines on this machine start; those elsewhere bring their own."""
+    model, executor = prepared.model, prepared.spec.executor.kind
+    if is_bucket(model.location) and executor == "local":
+        say = log.info if options.log_json else None
+        bring_here(model.location, prepared.output.storage.options, digest=model.revision, say=say)
 
 
 def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ...]]:
@@ -127,7 +161,7 @@ def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ..
     """
     model = prepared.model
     if model.identity != CATALOGUE:
-        return _renderer(prepared.spec, model.location, model.revision), ()
+        return _renderer(prepared.spec, *model.loads_from), ()
     note = f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, longer than they will be"
     return _renderer(prepared.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
 
@@ -202,7 +236,7 @@ def read_ids(prepared: Prepared) -> Pending:
     )
 
     def renderer() -> PromptRenderer:
-        return _renderer(spec, prepared.model.location, prepared.model.revision)
+        return _renderer(spec, *prepared.model.loads_from)
 
     by_prompt = renderer if spec.input.exclude_by == "prompt" else None
     exclude_earlier(prepared.source, pending, prepared.earlier, make_renderer=by_prompt)

@@ -15,12 +15,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from batchr1.data.storage_uri import StorageOptions
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.engine.protocol import Engine
-from batchr1.errors import BatchError, EngineError
+from batchr1.errors import BatchError, EngineError, ModelError
+from batchr1.models.bucket import bring_here, is_bucket
+from batchr1.models.here import cached_snapshot
 from batchr1.run.messages import EngineSpec, Fatal, FromWorker, Ready, ToWorker, WorkerSetup
 from batchr1.sizing.stepdown import MemoryProblem, problem_in
 
@@ -103,6 +107,7 @@ def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | Non
 def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     time.sleep(setup.pause_s)
     started = time.monotonic()
+    setup = replace(setup, engine=from_this_machine(setup.engine, setup.storage.options))
     engine = make_engine(setup.engine)
     from batchr1.run.collector import Collector
     from batchr1.run.worker import Worker
@@ -121,6 +126,26 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
         raise
     finally:
         engine.close()
+
+
+def from_this_machine(spec: EngineSpec, options: StorageOptions) -> EngineSpec:
+    """With a folder of this machine: of a repository that is here whole, so that nobody asks the hub, or from S3.
+
+    Not for an engine that spans nodes, whose folders may lie elsewhere: there each looks up the repository itself.
+    """
+    spans_nodes = spec.args.get("distributed_executor_backend") == "ray"
+    if is_bucket(spec.model):
+        if spans_nodes:
+            raise ModelError(
+                f"model.path: {spec.model}: an engine that spans nodes wants its model where all of them see it. "
+                "Copy it to a folder that they share, or give model.repo."
+            )
+        folder = bring_here(spec.model, options, digest=spec.revision, say=log.info)
+        return replace(spec, model=str(folder), revision=None)
+    if spec.revision is None or spans_nodes:
+        return spec
+    snapshot = cached_snapshot(spec.model, spec.revision)
+    return spec if snapshot is None else replace(spec, model=str(snapshot), revision=None)
 
 
 def make_engine(spec: EngineSpec) -> Engine:

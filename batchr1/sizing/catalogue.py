@@ -162,6 +162,17 @@ def variant(name: str) -> Variant:
     raise JobError(f"model.variant: unknown variant (got {name!r}). {hint}")
 
 
+def repository_named(name: str) -> str:
+    """The repository behind a variant, or `name` itself where it is one. Raises `JobError` where there is none."""
+    if "/" in name:
+        refuse_unsupported("model", name)
+        return name
+    entry = variant(name)
+    if entry.repo is None:
+        raise JobError(f"model: {name} ships with batchr1 (it is {entry.path}). There is nothing to fetch.")
+    return entry.repo
+
+
 def refuse_unsupported(key: str, name: str) -> None:
     """Raise `JobError` for models that batchr1 does not run, known by the name of a variant, repository or folder."""
     last = name.rstrip("/").rpartition("/")[2].lower()

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from batchr1.data.storage_uri import StorageOptions
 from batchr1.errors import JobError, ModelError
 from batchr1.job.spec import ModelSpec
+from batchr1.models.bucket import bring_here, is_bucket, look_up
+from batchr1.models.here import cached_snapshot
+from batchr1.models.hub import hub_errors, where_of
 from batchr1.sizing.architecture import stored_quantization
 from batchr1.sizing.catalogue import Variant, refuse_unsupported, variant
+
+log = logging.getLogger("batchr1.models")
 
 CATALOGUE = "catalogue"  # the identity of a source that only the catalogue knows: enough for a plan, not to run
 
@@ -25,8 +32,10 @@ _BLOCKS = 64
 class ModelSource:
     """A model whose files can be found.
 
-    `location` is what vLLM and transformers load: a folder, or a repository together with `revision` (a commit).
-    `identity` changes whenever the answers could: repository@commit, or a hash over a local folder's files.
+    `location` is what the job names: a folder, a repository together with `revision` (a commit), or a URI of S3 with
+    what its files were. `folder` is where config and tokenizer are on this machine, and the weights, unless they are on
+    S3; None for a repository of which not all is here yet: vLLM would download it. `identity` changes whenever the
+    answers could: repository@commit, or a hash over the files.
     `context_len` is in tokens.
     """
 
@@ -36,18 +45,24 @@ class ModelSource:
     identity: str
     context_len: int
     config: dict[str, Any]
+    folder: str | None = None
+
+    @property
+    def loads_from(self) -> tuple[str, str | None]:
+        """What transformers loads a tokenizer from here, and its revision: without asking the hub where that can be."""
+        return (self.folder, None) if self.folder else (self.location, self.revision)
 
 
 class _UnreachableError(ModelError):
     """A repository that is not in the cache, while the hub cannot be reached."""
 
 
-def resolve_model(spec: ModelSpec, *, cached_only: bool = False) -> ModelSource:
+def resolve_model(spec: ModelSpec, *, cached_only: bool = False, storage: StorageOptions | None = None) -> ModelSource:
     """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible.
 
     A variant with a `quantization` is the repository that holds it so; `revision` is then that repository's. vLLM reads
-    from its config how it is quantised. `cached_only`: do not ask the hub. Raises `JobError` for what is not supported,
-    before anything is looked up.
+    from its config how it is quantised. `cached_only`: do not ask the hub. `storage`: for a path on S3. Raises
+    `JobError` for what is not supported, before anything is looked up.
     """
     weightless = spec.engine_args.get("load_format") == "dummy"
     if spec.variant is not None:
@@ -58,7 +73,10 @@ def resolve_model(spec: ModelSpec, *, cached_only: bool = False) -> ModelSource:
             source = _local(entry.path, entry.name, weightless)
     elif spec.path is not None:
         refuse_unsupported("model.path", spec.path)
-        source = _local(Path(spec.path), Path(spec.path).name, weightless)
+        if is_bucket(spec.path):
+            source = _bucket(spec.path, storage)
+        else:
+            source = _local(Path(spec.path), Path(spec.path).name, weightless)
     else:
         refuse_unsupported("model.repo", str(spec.repo))
         source = _hub(str(spec.repo), spec.revision, str(spec.repo), cached_only=cached_only)
@@ -66,10 +84,10 @@ def resolve_model(spec: ModelSpec, *, cached_only: bool = False) -> ModelSource:
     return source
 
 
-def resolve_or_catalogue(spec: ModelSpec) -> ModelSource:
+def resolve_or_catalogue(spec: ModelSpec, *, storage: StorageOptions | None = None) -> ModelSource:
     """`resolve_model`; a variant that is not in the cache, as the catalogue knows it: a plan needs no more."""
     try:
-        return resolve_model(spec, cached_only=spec.variant is not None)
+        return resolve_model(spec, cached_only=spec.variant is not None, storage=storage)
     except _UnreachableError:
         source = catalogue_source(spec)
         if source is None:
@@ -147,29 +165,48 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
         )
     config = _read_config(folder / "config.json", str(folder))
     context_len = _context_len(config, str(folder))
-    return ModelSource(name, str(folder), None, "sha256:" + content_hash(folder), context_len, config)
+    identity = "sha256:" + content_hash(folder)
+    return ModelSource(name, str(folder), None, identity, context_len, config, str(folder))
+
+
+def _bucket(uri: str, storage: StorageOptions | None) -> ModelSource:
+    """A model on S3: its small files are brought here; its weights only when there is something to run."""
+    model = look_up(uri, storage)
+    folder = bring_here(uri, storage, digest=model.digest, weights=False, say=log.info)
+    config = _read_config(folder / "config.json", uri)
+    context_len, name = _context_len(config, uri), Path(uri).name
+    return ModelSource(name, uri, model.digest, f"s3:{model.digest}", context_len, config, str(folder))
 
 
 def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> ModelSource:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    """A repository: as the cache has it whole, without asking the hub; else what the hub says it is.
 
-    where = f"model {repo}" + (f" at {revision}" if revision else "")
-    try:
-        path = Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=cached_only))
-    except LocalEntryNotFoundError as exc:
-        raise _UnreachableError(
-            f"{where}: not in the local cache, and the hub cannot be reached. "
-            "Run once with network, or download it and set model.path."
-        ) from exc
-    except RepositoryNotFoundError as exc:
-        raise ModelError(f"{where}: no such repository, or not without a token. Correct it, or set HF_TOKEN.") from exc
-    except (HfHubHTTPError, ValueError, OSError) as exc:
-        reason = str(exc).strip().partition("\n")[0]
-        raise ModelError(f"{where}: no config.json from the hub ({reason}). Correct the name or revision.") from exc
+    So a job without `model.revision` keeps its model from night to night, until `batchr1 fetch` brings a newer one.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    where = where_of(repo, revision)
+    folder = cached_snapshot(repo, revision)
+    if folder is not None:
+        path = folder / "config.json"
+    else:
+        try:
+            with hub_errors(where, repo, revision):
+                path = Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=cached_only))
+        except LocalEntryNotFoundError as exc:
+            raise _UnreachableError(
+                f"{where}: not in the local cache, and the hub cannot be reached. Run `batchr1 fetch {repo}"
+                f"{f' --revision {revision}' if revision else ''}` with network, or set model.path."
+            ) from exc
+        except (ValueError, OSError) as exc:
+            raise ModelError(
+                f"{where}: no config.json from the hub (got {type(exc).__name__}). Check HF_ENDPOINT and HF_HOME."
+            ) from exc
     commit = path.parent.name  # …/snapshots/<commit>/config.json
     config = _read_config(path, where)
-    return ModelSource(name, repo, commit, f"{repo}@{commit}", _context_len(config, repo), config)
+    context_len = _context_len(config, repo)
+    return ModelSource(name, repo, commit, f"{repo}@{commit}", context_len, config, str(folder) if folder else None)
 
 
 def _read_config(path: Path, where: str) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""`batchr1 fetch`, without the command line: a repository's weights, brought here before a run wants them.
+
+ask the hub once (which commit, which files) ─▶ what is here? ─▶ enough disk? ─▶ the rest, four files at a time, each
+of them verified ─▶ published, as a whole
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from batchr1.data.storage_errors import AGAIN, mapped
+from batchr1.errors import InterruptedRun, ModelError
+from batchr1.models import hub
+from batchr1.models.bring import bring
+from batchr1.models.bucket import Bucket, bring_here, is_here, look_up
+from batchr1.models.files import ModelFile, needed
+from batchr1.models.here import recorded_repository
+from batchr1.models.places import Folder, HubCache, Place
+from batchr1.models.progress import Meter
+from batchr1.models.transfer import ReadFrom
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """With a hub: a try ends when no byte came for `stall_s`, and all of it after `tries` in a row without a byte."""
+
+    stall_s: float = 30.0
+    tries: int = hub.TRIES
+
+
+PATIENCE = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What is here now. Sizes in bytes; `fetched` came over the network, the rest was here before."""
+
+    repo: str
+    commit: str
+    folder: str
+    num_files: int
+    size: int
+    fetched: int
+    seconds: float
+    verified: bool  # every file's checksum was computed in this call, not only those that came
+    offline: bool
+    copied: int | None = None  # to S3, where that was asked for
+
+    def document(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "repo": self.repo, "commit": self.commit, "folder": self.folder, "files": self.num_files,
+            "bytes": self.size, "fetched_bytes": self.fetched, "seconds": round(self.seconds, 1),
+            "verified": self.verified, "offline": self.offline, "copied_bytes": self.copied,
+        }  # fmt: skip
+
+
+def fetch(
+    repo: str,
+    revision: str | None = None,
+    *,
+    to: str | None = None,
+    verify: bool = False,
+    patience: Patience = PATIENCE,
+) -> Fetched:
+    """Bring what a run needs of a repository into the hub's cache, or `to` a folder, or from the cache to s3://….
+
+    `revision`: a branch, tag or commit; None is the main branch. `verify`: read again what is here already, too, and
+    fetch anew what is damaged.
+
+    Raises `ModelError` (nothing to be had), `HubError` and `InterruptedRun` (run it again), `FailedError` (what comes
+    is damaged, again and again), `StorageError` (the disk).
+    """
+    began = time.monotonic()
+    with _stoppable(hub.where_of(repo, revision)):
+        if to is not None and "://" in to:
+            fetched = _fetch(repo, revision, None, verify, patience)
+            fetched = _copy_to_bucket(fetched, to)
+        else:
+            folder = Path(to).expanduser().absolute() if to is not None else None
+            fetched = _fetch(repo, revision, folder, verify, patience)
+    return replace(fetched, seconds=time.monotonic() - began)
+
+
+def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patience: Patience) -> Fetched:
+    offline = hub.is_offline()
+    if offline:
+        repository = recorded_repository(repo, revision, to)
+    else:
+        repository = hub.open_repository(repo, revision, tries=patience.tries)
+    where = hub.where_of(repo, repository.commit[:12])
+    files = needed(repository.files, where)
+    place: Place = HubCache(repository)
+    if to is not None:
+        place = Folder(repository, to)
+        place.check()
+        place.claim()
+    size = sum(file.size for file in files)
+    meter = Meter(size)
+    with place.locked(meter.say):
+        missing = _missing(files, place, where, meter, verify=verify, offline=offline)
+        if offline and missing and to is None:
+            raise ModelError(
+                f"{where}: not all of it is in the cache, and HF_HUB_OFFLINE is set (got "
+                f"{len(files) - len(missing)} of {len(files)} files). Unset it, and run the same command again."
+            )
+
+        def read_from(file: ModelFile) -> ReadFrom:
+            return functools.partial(hub.body, repo, repository.commit, file.rel, stall_s=patience.stall_s)
+
+        copy_of = HubCache(repository).find if to is not None else lambda file: None
+        try:
+            bring(missing, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
+            place.publish(files, revision)
+        finally:
+            meter.close()
+    return Fetched(repo, repository.commit, str(place.folder), len(files), size, meter.fetched, 0.0, verify, offline)
+
+
+def _copy_to_bucket(fetched: Fetched, to: str) -> Fetched:
+    bucket = Bucket(to, repository := recorded_repository(fetched.repo, fetched.commit))
+    bucket.check()
+    return replace(fetched, folder=bucket.uri, copied=bucket.copy(repository.files, Path(fetched.folder)))
+
+
+def fetch_bucket(uri: str) -> Fetched:
+    """Bring a model on S3 to this machine, as a run would. Raises as `bring_here` does, and `InterruptedRun`."""
+    began = time.monotonic()
+    with _stoppable(f"model {uri}"):
+        model = look_up(uri)
+        before = is_here(model.digest)
+        folder = bring_here(uri, digest=model.digest)
+    size = sum(file.size for file in model.files)
+    seconds = time.monotonic() - began
+    return Fetched(
+        uri, model.digest, str(folder), len(model.files), size, 0 if before else size, seconds, verified=False,
+        offline=False,
+    )  # fmt: skip
+
+
+def _missing(
+    files: Sequence[ModelFile], place: Place, where: str, meter: Meter, *, verify: bool, offline: bool
+) -> list[ModelFile]:
+    """The files that have to come. With `verify`, damaged ones are among them."""
+    missing = []
+    for file in files:
+        path = place.find(file)
+        if path is not None and verify and file.checksum:
+            with mapped(str(path)):
+                got = file.checksum_of(path, lambda count: meter.tick())
+                if got != file.checksum:
+                    checksums = f"got checksum {got[:12]}…, need {file.checksum[:12]}…"
+                    what = f"{where}: {file.rel}: damaged on disk ({checksums})"
+                    if offline:
+                        raise ModelError(f"{what}. Unset HF_HUB_OFFLINE, and run the same command again.")
+                    meter.say(f"{what}, fetched again")
+                    place.drop(file)
+                    path = None
+        if path is None:
+            missing.append(file)
+        else:
+            meter.kept(file.size)
+    return missing
+
+
+@contextlib.contextmanager
+def _stoppable(where: str) -> Iterator[None]:
+    """SIGINT and SIGTERM as `InterruptedRun`."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt as exc:
+        raise InterruptedRun(f"{where}: stopped by a signal. {AGAIN}.") from exc
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)

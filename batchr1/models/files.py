@@ -1,0 +1,105 @@
+"""The files of a model: which of them a run needs, and how each is told from a damaged one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchr1.errors import ModelError
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+_BLOCK_BYTES = 4 * 2**20
+# Config, tokenizer in all its forms, chat templates, code for trust_remote_code, and the terms that go with weights.
+_SMALL = re.compile(
+    r"[^/]+\.(json|jinja|model|txt|tiktoken|py)|additional_chat_templates/[^/]+\.jinja|(LICENSE|NOTICE)[^/]*",
+    re.IGNORECASE,
+)
+_OTHER_WEIGHTS = (".gguf", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file by its path below the model's root; `size` in bytes.
+
+    Checked by SHA-256, as the hub says it of large files, or by git's SHA-1 of the blob, as it says it of the others.
+    Where a server says neither, by its size alone.
+    """
+
+    rel: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+    @property
+    def checksum(self) -> str | None:
+        """What the content has to come to, in hexadecimal."""
+        return self.sha256 or self.git_sha1
+
+    def hasher(self) -> Any:
+        """An object of hashlib's that comes to `checksum`."""
+        if self.sha256 or not self.git_sha1:
+            return hashlib.sha256()
+        return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+
+    def checksum_of(self, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
+        """The checksum that a file on disk comes to, read once from end to end."""
+        hasher = self.hasher()
+        feed(hasher, path, on_bytes)
+        return str(hasher.hexdigest())
+
+    def document(self) -> dict[str, str | int]:
+        """As records hold it."""
+        document: dict[str, str | int] = {"rel": self.rel, "size": self.size}
+        if self.checksum:
+            document["sha256" if self.sha256 else "git_sha1"] = self.checksum
+        return document
+
+
+def feed(hasher: Any, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> int:
+    """Hash what is in a file; returns how many bytes that were."""
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            hasher.update(block)
+            total += len(block)
+            on_bytes(len(block))
+    return total
+
+
+def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
+    """What a run needs of a model's files, the largest first and config.json last.
+
+    Weights are taken as safetensors and from the root alone: the same weights in another format, or once more as
+    Mistral's `consolidated*`, stay where they are. Raises `ModelError` for a model that batchr1 does not load.
+    """
+    weights = [file for file in files if re.fullmatch(r"[^/]+\.safetensors", file.rel)]
+    if any(not _is_consolidated(file) for file in weights):
+        files = [file for file in files if not _is_consolidated(file)]
+        weights = [file for file in weights if not _is_consolidated(file)]
+    if not weights:
+        got = next((suffix for suffix in _OTHER_WEIGHTS if any(f.rel.endswith(suffix) for f in files)), "none")
+        raise ModelError(
+            f"{where}: no weights that batchr1 loads (got {got}, need *.safetensors). "
+            "Choose the repository of the model's original safetensors."
+        )
+    if all(file.rel != CONFIG for file in files):
+        raise ModelError(f"{where}: has no {CONFIG} (need Hugging Face layout). Choose another repository.")
+    small = [file for file in files if _SMALL.fullmatch(file.rel)]
+    return sorted([*weights, *small], key=lambda file: (file.rel == CONFIG, -file.size, file.rel))
+
+
+def _is_consolidated(file: ModelFile) -> bool:
+    return file.rel.startswith("consolidated")
+
+
+def size_text(size: float) -> str:
+    """15231233024 → 15.2 GB"""
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_:
+            return f"{size / bytes_:,.1f} {unit}"
+    return f"{size:.0f} bytes"
