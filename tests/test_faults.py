@@ -140,8 +140,8 @@ def test_a_clock_that_was_set_back_loses_and_doubles_nothing(tmp_path: Path, mon
     questions(40).write_parquet(tmp_path / "in.parquet")
     run_replay(write_job(tmp_path))
     questions(70).write_parquet(tmp_path / "in.parquet")
-    plain = batchr1.run.job._run_name
-    monkeypatch.setattr(batchr1.run.job, "_run_name", lambda now: plain(now - dt.timedelta(days=400)))
+    plain = batchr1.run.job.run_name
+    monkeypatch.setattr(batchr1.run.job, "run_name", lambda now: plain(now - dt.timedelta(days=400)))
     summary = run_replay(write_job(tmp_path))
     assert (summary.exit_code, summary.tally.done) == (0, 30)
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(questions(70))

@@ -5,6 +5,7 @@ Then jobs that run from what was fetched, with no hub at all.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -51,7 +52,11 @@ class Machine:
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def environment(self, **more: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
+        }
         return kept | {"HF_HOME": str(self.home), "HF_ENDPOINT": self.url} | more
 
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
@@ -71,8 +76,12 @@ class Machine:
         return self.home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
 
     def partials(self) -> dict[str, int]:
-        """What is unfinished, in bytes."""
-        return {path.name: path.stat().st_size for path in self.home.rglob("*.incomplete")}
+        """What is unfinished, in bytes. A file may be whole, and have its name, before it is looked at."""
+        sizes = {}
+        for path in self.home.rglob("*.incomplete"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[path.name] = path.stat().st_size
+        return sizes
 
 
 @pytest.fixture
