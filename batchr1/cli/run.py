@@ -162,6 +162,7 @@ def as_document(summary: Summary) -> dict[str, object]:
             "dropped_tokens": tally.dropped_tokens,
             "seconds": round(summary.wall_s, 1),
         },
+        **({"spend": summary.spend} if summary.spend else {}),
     }
 
 
@@ -180,6 +181,8 @@ def _again(ctx: click.Context) -> str:
 
 def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     """The lines that every run ends with. `continues`: whether truncated rows were to go on."""
+    from batchr1.run.spending import as_line as spent_line
+
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
     left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
@@ -203,6 +206,8 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
             f"spared: {tally.spared:,} samples of rows with enough right ones, about {max(0, saved):,.0f} tokens "
             f"({tally.dropped_tokens:,} of theirs were generated before that was known)"
         )
+    if summary.spend and (spent := spent_line(summary.spend, summary.max_cost)):
+        lines.append(spent)
     for rung in summary.rungs:
         changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
         lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")
