@@ -57,7 +57,7 @@ log = logging.getLogger("batchr1.worker")
 
 POLL_S = 0.05
 BACKLOG_SHARE = 4  # of the concurrency in the worker's own hand
-REACH_S = 60.0  # so long a server may not be there when a run begins
+REACH_S = 60.0  # so long, or for its patience, a server may not be there when a run begins
 REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
 LEAVE_SHARE = 0.6  # of the grace, for requests under way; the rest is for writing
 
@@ -140,7 +140,8 @@ class RemoteWorker:
 
     async def _reach(self) -> None:
         """Look whether the server is there, and takes the key."""
-        server, until = self._remote.server, self._clock() + REACH_S
+        server, reach_s = self._remote.server, min(REACH_S, self._remote.patience_s)
+        until = self._clock() + reach_s
         wait = BACKOFF_S / 4
         while True:
             try:
@@ -152,7 +153,7 @@ class RemoteWorker:
                 if self._clock() + wait > until:
                     raise EngineError(
                         f"engine.base_url {server.base_url}: the server cannot be reached ({fault}; tried for "
-                        f"{REACH_S:g} s). Start it, or correct the address; the same command goes on."
+                        f"{reach_s:g} s). Start it, or correct the address; the same command goes on."
                     ) from fault
                 log.warning("the server is not there yet: %s", fault)
             await asyncio.sleep(wait)
