@@ -110,10 +110,13 @@ def test_rows_of_vllm_serve_are_those_of_the_local_engine(
     assert len(local) == ROWS
     assert local["truncated"].sum() > 0, "some rows are cut, in reasoning"
     assert not local["truncated"].all()
-    assert remote.select(TEXTS).to_dicts() == local.select(TEXTS).to_dicts()
     assert remote.select(COUNTS).to_dicts() == local.select(COUNTS).to_dicts(), "by usage"
-    if parser is None:
-        assert remote["reasoning_tokens"].null_count() == ROWS
-    else:
-        assert remote["reasoning_tokens"].to_list() == local["reasoning_tokens"].to_list()
+    assert remote["reasoning_tokens"].null_count() == ROWS, "with tags nobody counts, and the parser counts 0"
+    if parser is not None:  # which says nothing of a closing tag that is the last token: such a row looks unclosed
+        at_the_tag = pl.col("truncated") & (pl.col("answer") == "")
+        at_tag = local.filter(at_the_tag)["id"].to_list()
+        assert remote.filter(pl.col("id").is_in(at_tag))["reasoning_status"].to_list() == ["unclosed"] * len(at_tag)
+        remote, local = (rows.filter(~pl.col("id").is_in(at_tag)) for rows in (remote, local))
+        assert len(local) >= ROWS - 3
+    assert remote.select(TEXTS).to_dicts() == local.select(TEXTS).to_dicts()
     assert not files_with(KEY, work)

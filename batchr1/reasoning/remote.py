@@ -41,7 +41,8 @@ def remote_result(
         row,
         truncated_by=_truncated_by(item, reply) if row.truncated else None,
         prompt_tokens=reply.prompt_tokens,
-        reasoning_tokens=reply.reasoning_tokens,
+        # vLLM counts 0 where its chat template has opened the block (seen in 0.32): then it has not counted.
+        reasoning_tokens=None if row.reasoning and not reply.reasoning_tokens else reply.reasoning_tokens,
         completion_tokens=reply.completion_tokens,
     )
 
@@ -69,18 +70,19 @@ def _is_opened(text: str, finish_reason: FinishReason, forced: bool) -> bool:
 
 
 def _as_told(reply: Reply, reasoning: str) -> Split:
-    """Without an answer beside it, the block was never closed: servers say nothing of a closing tag."""
-    inside, answer = reasoning.strip(), (reply.content or "").strip()
+    """Without anything beside it the block was never closed, as far as can be seen: servers say nothing of a tag."""
+    inside, is_closed = reasoning.strip(), bool(reply.content)  # white space comes after the closing tag too
+    answer = (reply.content or "").strip() if is_closed else None
     is_cut = reply.finish_reason == "length"
     return Split(
         reasoning=inside or None,
-        answer=answer or None,
-        status="unclosed" if not answer else "closed" if inside else "empty",
-        truncated_in=None if not is_cut else "answer" if answer else "reasoning",
+        answer=answer,
+        status="unclosed" if not is_closed else "closed" if inside else "empty",
+        truncated_in=None if not is_cut else "answer" if is_closed else "reasoning",
         reasoning_tokens=None,
         answer_tokens=None,
         control_tokens=None,
-        extra_think_tags=len(_ANY_TAG.findall(inside + answer)),
+        extra_think_tags=len(_ANY_TAG.findall(f"{inside} {answer or ''}")),
     )
 
 
