@@ -5,6 +5,7 @@ Messages here never show a value that might be a key: a wrong job file ends up i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,10 @@ def check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
     for name, place in _OWN_KEYS.items():
         if name in value:
             raise ValueError(f"{name} has a place of its own ({place})")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"this cannot be said in JSON ({exc})") from exc
     for name in _names_in(value):
         if _SECRET.search(name):
             raise ValueError(f"{name} looks like a secret, and a job is copied into its output (the key comes from the "
