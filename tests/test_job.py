@@ -64,7 +64,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
         "engine": {
             "kind": "vllm",
             "base_url": None,
-            "api_key_env": "OPENAI_API_KEY",
+            "api_key_env": None,
             "concurrency": 32,
             "timeout_s": 1800,
             "patience_s": 600,

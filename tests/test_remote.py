@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from chat_server import KEY, answer_to, chat_server, files_with, remote_job
 from process_tree import Tree, tree, until
 from replay_job import keys_of, rows_of
 
+from batchr1.cli.run import as_text
 from batchr1.data.journal import INFLIGHT_DIR, read_inflight
 from batchr1.data.storage import open_storage
 from batchr1.errors import JobError, UsageError
@@ -141,6 +143,10 @@ def test_a_server_that_counts_nothing_leaves_counts_null_and_every_reader_works(
         assert run(job).exit_code == 0
         summary = run(job, "sampling.n=3")  # what is done orders what is not, if it has lengths
         assert summary.exit_code == 0
+        assert re.search(
+            r"\nthis run: 4 rows in [\d.]+ s, tokens not counted by the server, 0.0% trunc", as_text(summary, "")
+        )
+        assert record_of(tmp_path / "out")["tokens_per_s"] is None
     rows = rows_of(tmp_path / "out")
     assert keys_of(rows) == every(4, 3)
     for name in ("prompt_tokens", "reasoning_tokens", "answer_tokens", "control_tokens", "completion_tokens"):

@@ -158,12 +158,6 @@ def test_a_job_that_asks_a_server_for_what_it_cannot_do_is_refused(
     ("settings", "options", "complaint"),
     [
         (
-            ["engine.api_key_env=MY_KEY"],
-            {},
-            "engine.api_key_env: the environment variable MY_KEY is not set. Set it to the "
-            "key, or leave api_key_env out for a server that wants none.",
-        ),
-        (
             ["model={variant: r1-tiny}"],
             {},
             "model.variant: r1-tiny has no repository to be called by. Give model.served, "
@@ -183,6 +177,20 @@ def test_what_only_the_run_can_see_is_refused_too(
     with pytest.raises(JobError) as refused:
         prepare(load_job(job, Overrides(settings=tuple(settings))), RunOptions(**options))
     assert str(refused.value) == complaint
+
+
+def test_a_key_that_a_job_asks_for_is_needed_to_run_it_and_not_to_look_at_it(job: Path) -> None:
+    words = [str(job), "--set", "engine.api_key_env=MY_KEY"]
+    for command in ("run", "check"):
+        result = CliRunner().invoke(main, [command, *words])
+        assert result.exit_code == 2
+        assert (
+            "engine.api_key_env: the environment variable MY_KEY is not set. Set it to the key, or leave api_key_env "
+            "out for a server that wants none.\n"
+        ) in result.stderr
+        assert not (job.parent / "out").exists()
+    for command in ("status", "plan"):
+        assert CliRunner().invoke(main, [command, *words]).exit_code == 0
 
 
 @pytest.mark.parametrize(

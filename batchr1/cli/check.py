@@ -121,8 +121,9 @@ def _look_at_server(spec: JobSpec) -> dict[str, Any]:
     from batchr1.engine.server import key_of
     from batchr1.engine.server_faults import AccessError, ServerFault
     from batchr1.errors import UsageError
-    from batchr1.run.remote import server_of
+    from batchr1.run.remote import require_key, server_of
 
+    require_key(spec)
     server = server_of(spec)
 
     async def look() -> tuple[str, str]:

@@ -190,9 +190,14 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     if counts.duplicates:
         lines.append(f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude")
     if tally.done:
+        told = (
+            f"{tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
+            f"{summary.tokens_per_s:,.0f} tokens/s while generating"
+        )
+        if summary.spend and not tally.tokens:
+            told = f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
         lines.append(
-            f"this run: {tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
-            f"{summary.tokens_per_s:,.0f} tokens/s while generating, {tally.truncated / tally.done:.1%} truncated"
+            f"this run: {told}, {tally.truncated / tally.done:.1%} truncated"
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:

@@ -49,11 +49,6 @@ class RowFailed(RequestError):
         self.prompt_tokens = prompt_tokens
         self.completion_tokens = completion_tokens
 
-    @property
-    def is_answer(self) -> bool:
-        """Whether the server did generate something."""
-        return self.reason != "engine_refused"
-
 
 class NotFound(RowFailed):
     """404, and not for the model's name: the row's doing only if others were answered."""

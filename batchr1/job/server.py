@@ -79,9 +79,9 @@ def suits_engine(spec: JobSpec) -> None:
     """Raises `ValueError` where the job asks of its engine what that cannot do."""
     engine, model = spec.engine, spec.model
     if not engine.is_remote:
-        given = sorted(engine.model_fields_set - {"kind"})
-        if given:
-            raise ValueError(f"engine.{given[0]} is for a server (set engine.kind: openai)")
+        for name, field in type(engine).model_fields.items():
+            if getattr(engine, name) != field.default:
+                raise ValueError(f"engine.{name} is for a server (set engine.kind: openai)")
         if model.served is not None:
             raise ValueError("model.served names a model of a server (set engine.kind: openai, or give variant, path "
                              "or repo)")  # fmt: skip

@@ -71,8 +71,9 @@ class EngineKind(_Spec):
     """vllm: engines on this machine's GPUs, or a cluster's. openai: any server that has OpenAI's chat completions."""
     base_url: str | None = None
     """Where /chat/completions is beneath, such as http://localhost:8000/v1. No credentials here."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; if it is not set, no key is sent. The key itself stands nowhere."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key. Without it, that of OPENAI_API_KEY is sent, if there is one. The key
+    itself stands nowhere."""
     concurrency: Annotated[int, Field(gt=0, le=4096)] = 32
     """Requests under way at a time, at most."""
     timeout_s: Seconds = 1800
@@ -96,8 +97,8 @@ class EngineKind(_Spec):
 
     @field_validator("api_key_env")
     @classmethod
-    def _is_a_name(cls, value: str) -> str:
-        return check_api_key_env(value)
+    def _is_a_name(cls, value: str | None) -> str | None:
+        return None if value is None else check_api_key_env(value)
 
     @field_validator("extra_body")
     @classmethod
@@ -107,6 +108,10 @@ class EngineKind(_Spec):
     @property
     def is_remote(self) -> bool:
         return self.kind == "openai"
+
+    @property
+    def key_env(self) -> str:
+        return self.api_key_env or "OPENAI_API_KEY"
 
 
 class InputSpec(_Spec):

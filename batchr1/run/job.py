@@ -53,7 +53,7 @@ from batchr1.run.prepare import (
     take_out_spared,
     verify_of,
 )
-from batchr1.run.remote import price_of, remote_setup
+from batchr1.run.remote import price_of, remote_setup, require_key
 from batchr1.run.reopen import reopen_truncated
 from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("batchr1.run")
 
 RECORD_EVERY_S = 60.0  # the record of a run that is under way, for reports on it and on one that was killed
+_NOT_TALLIED = {"first_submit", "last_commit", "spent"}  # moments on a clock; what a server's work costs stands apart
 PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
@@ -165,6 +166,8 @@ class _Engines:
 
 
 def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
+    if prepared.spec.engine.is_remote:
+        require_key(prepared.spec)
     renderer = make_renderer(prepared, options)
     return _Engines(renderer, plan_job(prepared, renderer, options))
 
@@ -444,6 +447,7 @@ class _Run:
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
         rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
+        is_counted = tally.tokens > 0 or not self._prepared.spec.engine.is_remote  # a server need not count
         self._record |= {
             "state": "stopped" if error else "ended",
             "ended": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -451,9 +455,9 @@ class _Run:
             "stopped": stopped,
             "wall_s": round(wall, 3),
             "generating_s": round(busy, 3),
-            "tokens_per_s": round(rate, 1),
+            "tokens_per_s": round(rate, 1) if is_counted else None,
             "counts": counts.document(),
-            "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
+            "tally": {k: v for k, v in asdict(tally).items() if k not in _NOT_TALLIED},
             "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
             "memory": self._memories(),
             "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},

@@ -46,13 +46,14 @@ class Patience:
     def __init__(self, patience_s: float, clock: Callable[[], float]) -> None:
         self._patience_s, self._clock = patience_s, clock
         self._alive_at = clock()
+        self._failing_at: float | None = None  # since when it has given nothing but faults
         self._failing_since: dict[SampleKey, float] = {}
         self._faults: Counter[str] = Counter()
         self._logged_at = -LOG_EVERY_S
 
     def alive(self) -> None:
         """The server has just given something."""
-        self._alive_at = self._clock()
+        self._alive_at, self._failing_at = self._clock(), None
 
     def was_alive_since(self, at: float) -> bool:
         return self._alive_at > at
@@ -61,14 +62,16 @@ class Patience:
         self._failing_since.pop(key, None)
         self.alive()
 
-    def note(self, fault: ServerFault, key: SampleKey) -> None:
-        """The server failed at a sample. Returns where it is to be asked again.
+    def note(self, fault: ServerFault, key: SampleKey, *, since: float | None = None) -> None:
+        """The server failed at a sample, which it was asked for at `since`. Returns where it is to be asked again.
 
         Raises `ServerGone` when it failed at all for too long, `RowFailed` when it did at this row alone.
         """
         now = self._clock()
         self._log(str(fault), now)
-        silent_s = now - self._alive_at
+        if self._failing_at is None:
+            self._failing_at = now if since is None else max(since, self._alive_at)
+        silent_s = now - self._failing_at
         if fault.retry_after_s is not None and fault.retry_after_s > self._patience_s:
             raise ServerGone(
                 f"the server asks to be left alone for {fault.retry_after_s:,.0f} s, which is longer than "
@@ -81,11 +84,11 @@ class Patience:
             )
         if fault.is_busy:  # too many requests: no row's doing, ever
             return
-        since = self._failing_since.setdefault(key, now)
-        if now - since >= self._patience_s and self._alive_at > since:
+        first = self._failing_since.setdefault(key, now)
+        if now - first >= self._patience_s and self._alive_at > first:
             raise RowFailed(
                 "server_failed",
-                f"the server failed at it for {now - since:,.0f} s, while it answered others (last: {fault})",
+                f"the server failed at it for {now - first:,.0f} s, while it answered others (last: {fault})",
             )
 
     def _log(self, words: str, now: float) -> None:

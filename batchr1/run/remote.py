@@ -26,12 +26,15 @@ def served_model(spec: JobSpec) -> ModelSource:
 
 
 def check_remote(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None) -> None:
-    """Raises `UsageError` for what cannot be meant where a server does the work, and for a key that is missing."""
+    """Raises `JobError` for what cannot be meant where a server does the work."""
     for name, value in (("gpus", gpus), ("devices", devices)):
         if value is not None:
             raise JobError(f"--{name}: chooses among this machine's GPUs, and engine.kind is openai. Leave it out.")
-    key = key_of(spec.engine.api_key_env)
-    if key is None and "api_key_env" in spec.engine.model_fields_set:
+
+
+def require_key(spec: JobSpec) -> None:
+    """Raises `UsageError` when the key that a job asks for is not there. A job that names none may need none."""
+    if key_of(spec.engine.key_env) is None and spec.engine.api_key_env is not None:
         raise JobError(
             f"engine.api_key_env: the environment variable {spec.engine.api_key_env} is not set. Set it to the key, or "
             "leave api_key_env out for a server that wants none."
@@ -48,7 +51,7 @@ def server_of(spec: JobSpec) -> Server:
     body = {"temperature": s.temperature, "top_p": s.top_p}
     body |= {name: value for name, value in (("top_k", s.top_k), ("min_p", s.min_p)) if value is not None}
     return Server(
-        str(engine.base_url), served_model(spec).location, engine.api_key_env, engine.timeout_s, engine.concurrency,
+        str(engine.base_url), served_model(spec).location, engine.key_env, engine.timeout_s, engine.concurrency,
         engine.stream, body | engine.extra_body,
     )  # fmt: skip
 

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import logging
 import queue
 import resource
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
-
-from tenacity import AsyncRetrying, retry_if_exception_type
+from collections.abc import Callable
 
 from batchr1.data.journal import Saved
 from batchr1.data.storage_errors import set_leaving
-from batchr1.engine.openai import ChatClient, Served
+from batchr1.engine.openai import ChatClient
 from batchr1.engine.protocol import EngineInfo, EngineLoad
-from batchr1.engine.server_faults import AccessError, NotFound, RowFailed, ServerFault, SlowRequest
-from batchr1.errors import BatchError, EngineError, StorageError, UsageError
+from batchr1.errors import BatchError, StorageError, UsageError
 from batchr1.reasoning.remote import remote_result
 from batchr1.records import Failure, RemoteCompletion, Reply, Result, SampleKey, WorkItem
+from batchr1.run.asking import Asking
 from batchr1.run.checkpoint import Checkpointer
 from batchr1.run.collector import Collector
 from batchr1.run.messages import (
@@ -48,17 +45,12 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
-from batchr1.run.patience import BACKOFF_S, Patience, ServerGone, Wait
-from batchr1.run.seeds import next_attempt
+from batchr1.run.patience import ServerGone
 from batchr1.run.spending import spent_all
 from batchr1.run.worker import PROGRESS_EVERY_S, Channel
 
-log = logging.getLogger("batchr1.worker")
-
 POLL_S = 0.05
 BACKLOG_SHARE = 4  # of the concurrency in the worker's own hand
-REACH_S = 60.0  # so long, or for its patience, a server may not be there when a run begins
-REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
 LEAVE_SHARE = 0.6  # of the grace, for requests under way; the rest is for writing
 
 
@@ -92,18 +84,16 @@ class RemoteWorker:
         self._setup, self._remote = setup, remote
         self._collector, self._channel, self._clock = collector, channel, clock
         self._client = ChatClient(remote.server)
-        self._served = Served(None)
+        self._asking = Asking(
+            self._client, remote, seed=setup.seed, attempts=setup.attempts,
+            is_tail=lambda: self._finishing and not self._backlog, clock=clock,
+        )  # fmt: skip
         self._backlog: deque[WorkItem] = deque()
         self._wanted = 0
         self._under_way: dict[SampleKey, asyncio.Task[None]] = {}
         self._through: list[tuple[SampleKey, int]] = []
         self._undecided: dict[SampleKey, int] = {}
         self._unwanted: set[SampleKey] = set()
-        self._spent = remote.spent
-        self._generated = 0
-        self._answered = 0
-        self._refused = 0
-        self._patience = Patience(remote.patience_s, clock)
         self._told_at = 0.0
         self._finishing = False
         self._stopping_at: float | None = None
@@ -125,39 +115,20 @@ class RemoteWorker:
         """
         async with self._client:
             started = self._clock()
-            await self._reach()
-            url, longest = self._remote.server.base_url, self._served.max_model_len or 0
-            info = EngineInfo(f"openai at {url}", longest, self._remote.server.concurrency, 0)
+            served, server = await self._asking.reach(), self._remote.server
+            info = EngineInfo(f"openai at {server.base_url}", served.max_model_len or 0, server.concurrency, 0)
             self._channel.send(Ready(info, self._clock() - started))
             try:
                 await self._serve()
+            except UsageError:
+                self._tell(now=True)  # what was spent until here
+                raise
             except StorageError:
                 set_leaving(True)
                 if self._checkpointer is not None:
                     self._checkpointer.close()
                     self._checkpointer.save()
                 raise
-
-    async def _reach(self) -> None:
-        """Look whether the server is there, and takes the key."""
-        server, reach_s = self._remote.server, min(REACH_S, self._remote.patience_s)
-        until = self._clock() + reach_s
-        wait = BACKOFF_S / 4
-        while True:
-            try:
-                self._served = await self._client.models()
-                return
-            except AccessError as exc:
-                raise self._no_access(exc) from exc
-            except ServerFault as fault:
-                if self._clock() + wait > until:
-                    raise EngineError(
-                        f"engine.base_url {server.base_url}: the server cannot be reached ({fault}; tried for "
-                        f"{reach_s:g} s). Start it, or correct the address; the same command goes on."
-                    ) from fault
-                log.warning("the server is not there yet: %s", fault)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, 5.0)
 
     async def _serve(self) -> None:
         if self._checkpointer is not None:
@@ -168,12 +139,11 @@ class RemoteWorker:
             self._send_requests()
             await self._wait()
             if self._error is not None:
-                await self._cancel(list(self._under_way))
                 raise self._error
+            self._asking.check_usage()
             self._tell()
-        await self._cancel(list(self._under_way))
-        # Verification may have a backlog: messages are heard meanwhile. Its waiting is the loop's no more.
-        self._collector.finish(self._while_finishing)
+        await self._leave_undone()
+        self._collector.finish(self._while_finishing)  # the event loop stands still: nothing is under way any more
         if self._checkpointer is not None:
             self._checkpointer.close()
         self._tell(now=True)
@@ -258,7 +228,7 @@ class RemoteWorker:
             if saved is not None and saved.reply is not None:
                 self._hand_over(self._backlog.popleft(), saved.reply, saved.finished_at, is_new=False)
                 continue
-            if (reason := spent_all(self._remote, self._spent)) is not None:
+            if (reason := spent_all(self._remote, self._asking.spent)) is not None:
                 if not self._under_way:  # what is under way ends in peace
                     self._halt(reason)
                 return
@@ -267,105 +237,29 @@ class RemoteWorker:
 
     async def _run_one(self, item: WorkItem) -> None:
         """One sample, to its answer or its end. Always gives up its place."""
-        started = self._clock()
         try:
-            reply = await self._answer(item)
-        except SlowRequest as exc:
-            self._slow(item, exc, started)
-        except RowFailed as exc:
-            self._row_failed(item, exc)
-        except AccessError as exc:
-            self._shut(exc)
+            outcome = await self._asking.outcome(item)
         except ServerGone as exc:
             self._halt(str(exc))
+        except UsageError as exc:
+            self._error = self._error or exc
         else:
-            self._answered += 1
-            self._patience.answered(item.key)
-            self._pay(reply.prompt_tokens, reply.completion_tokens)
-            self._hand_over(item, reply, dt.datetime.now(dt.UTC), is_new=True)
+            match outcome:
+                case Reply():
+                    self._hand_over(item, outcome, dt.datetime.now(dt.UTC), is_new=True)
+                case Failure():
+                    self._collector.give_up([item.key])
+                    self._channel.send(Refused((outcome,)))
+                case WorkItem():
+                    self._backlog.append(outcome)
         finally:
             if self._under_way.get(item.key) is asyncio.current_task():
                 del self._under_way[item.key]
-
-    async def _answer(self, item: WorkItem) -> Reply:
-        """Ask until the server answers, or it is clear that it will not."""
-        max_tokens = item.max_tokens if item.limited_by == "max_tokens" else None
-        async for attempt in AsyncRetrying(retry=retry_if_exception_type(ServerFault), wait=Wait(), reraise=True):
-            with attempt:
-                try:
-                    return await self._client.ask(
-                        item.prompt.messages, max_tokens=max_tokens, seed=item.seed, on_token=self._patience.alive
-                    )
-                except ServerFault as fault:
-                    self._patience.note(fault, item.key)
-                    raise
-        raise AssertionError("retrying never ends without a result")
-
-    def _slow(self, item: WorkItem, exc: SlowRequest, started: float) -> None:
-        """An attempt of the row, if the server was alive meanwhile; else it hung, and the row is as it was."""
-        if self._patience.was_alive_since(started):
-            if item.attempt >= self._setup.attempts:
-                self._row_failed(item, RowFailed("timed_out", f"{exc}, {item.attempt} times"))
-            else:
-                self._backlog.append(next_attempt(item, self._setup.seed))
-            return
-        try:
-            self._patience.note(ServerFault(str(exc), is_busy=True), item.key)
-        except ServerGone as gone:
-            self._halt(str(gone))
-        else:
-            self._backlog.append(item)
-
-    def _row_failed(self, item: WorkItem, exc: RowFailed) -> None:
-        server = self._remote.server
-        if isinstance(exc, NotFound) and not self._answered:
-            self._shut(AccessError(str(exc)))
-            return
-        if exc.is_answer and exc.completion_tokens is not None:
-            self._pay(exc.prompt_tokens, exc.completion_tokens)
-        self._refused += exc.reason == "engine_refused"
-        if self._refused >= REFUSED_AT_FIRST and not self._answered:
-            self._error = UsageError(
-                f"engine.base_url {server.base_url}: the server refuses every request of this job (got {exc}). "
-                "Correct what it complains about; nothing was answered."
-            )
-            return
-        failure = Failure(item.prompt.id, item.sample, exc.reason, str(exc), item.attempt, item.prompt.digest)
-        self._collector.give_up([item.key])
-        self._channel.send(Refused((failure,)))
-
-    def _shut(self, exc: AccessError) -> None:
-        """Before the first answer that is a mistake in the job or its key; later, something has changed."""
-        error = self._no_access(exc)
-        if self._answered:
-            self._halt(f"{error} The same command then goes on.")
-        else:
-            self._error = self._error or error
-
-    def _no_access(self, exc: AccessError) -> UsageError:
-        server, said = self._remote.server, str(exc)
-        if said.startswith(("HTTP 401", "HTTP 403")):
-            what = f"the key in {server.api_key_env} is not taken ({said}). Set that variable to a right one."
-        elif said.startswith("HTTP 404"):
-            what = (f"the server has no model {server.model!r}, or no /chat/completions there ({said}). "
-                    + self._served.hint(server.model))  # fmt: skip
-        else:
-            what = f"the server lets nothing through ({said}). See to that."
-        return UsageError(f"engine.base_url {server.base_url}: {what}")
 
     def _halt(self, reason: str) -> None:
         if not self._halted and self._stopping_at is None:
             self._halted = True
             self._channel.send(Halt(reason))
-
-    def _pay(self, prompt_tokens: int | None, completion_tokens: int | None) -> None:
-        self._spent = self._spent.plus(prompt_tokens, completion_tokens)
-        self._generated += completion_tokens or 0
-        if self._remote.max_cost is not None and (prompt_tokens is None or completion_tokens is None):
-            self._error = UsageError(
-                f"engine.max_cost: cannot be kept with {self._remote.server.base_url}, whose answers have no usage "
-                "(got no token counts). Leave it out, and watch the cost there."
-            )
 
     # Answers
 
@@ -417,16 +311,17 @@ class RemoteWorker:
                 Progress(
                     finished=done.rows,
                     finished_tokens=done.tokens,
-                    generated_tokens=self._generated,
+                    generated_tokens=self._asking.generated_tokens,
                     truncated=done.truncated,
                     under_way=len(self._under_way),
                     load=EngineLoad(running=len(self._under_way), waiting=len(self._backlog)),
-                    spent=self._spent,
+                    spent=self._asking.spent,
                 )
             )
 
-    async def _cancel(self, keys: Sequence[SampleKey]) -> None:
-        tasks = [self._under_way.pop(key) for key in keys]
+    async def _leave_undone(self) -> None:
+        tasks = list(self._under_way.values())
+        self._under_way.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
