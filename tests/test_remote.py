@@ -341,6 +341,23 @@ def test_kill_9_costs_what_was_under_way_and_what_was_paid_for_is_not_sent_again
     }  # fmt: skip
 
 
+def test_a_worker_that_is_killed_has_a_successor_that_sends_nothing_twice_that_was_saved(tmp_path: Path) -> None:
+    with chat_server(delay_s=0.15) as server:
+        job = remote_job(tmp_path, server, rows=40, output={"rows_per_part": 1000}, checkpoint={"every_s": 0.1})
+        with tree(["-m", "batchr1", "run", str(job)], tmp_path) as running:
+            storage = open_storage(tmp_path / "out")
+            until(lambda: (tmp_path / "out" / INFLIGHT_DIR).exists() and read_inflight(storage).finished >= 10)
+            saved = {key.id for key in read_inflight(storage).saved}
+            asked = len(server.bodies)
+            os.kill(running.workers()[0], signal.SIGKILL)
+            assert running.wait() == 0, running.stderr
+        again = server.prompts()[asked + 8 :]  # some were sent until the kill had come through
+        assert not {prompt_of(int(id.removeprefix("row/"))) for id in saved} & set(again)
+    assert keys_of(rows_of(tmp_path / "out")) == every(40)
+    assert record_of(tmp_path / "out")["tally"]["restarts"] == 1
+    assert 30 <= record_of(tmp_path / "out")["spend"]["requests"] <= len(server.bodies)
+
+
 def stop(running: Tree) -> int:
     os.kill(running.driver.pid, signal.SIGTERM)
     return running.wait(60)
