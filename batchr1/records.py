@@ -1,6 +1,7 @@
 """The records that flow through a run, from an input row to an output row.
 
     Prompt ─▶ WorkItem ─▶ (engine) ─▶ Completion ─▶ Result        or, for a row that cannot be done, Failure
+                          (server) ─▶ RemoteCompletion ─▶ Result
 
 All of them are frozen and hold plain values, so that they can cross a process boundary. `kept` is the one exception:
 an Arrow record batch of one row, because Arrow is the only exact carrier of a column whose type we do not choose.
@@ -41,6 +42,7 @@ class Prompt:
 
     `text` is the user turn before the template; `token_ids` is what the engine sees; `opened` says whether the prompt
     ends inside a think block; `digest` is the 128-bit hash of the rendered prompt; `max_tokens` is the row's own cap.
+    For a server, which renders it itself, `messages` are what is sent, as (role, content), and `token_ids` is empty.
     """
 
     id: str
@@ -51,6 +53,22 @@ class Prompt:
     gold: str | None = None
     max_tokens: int | None = None
     kept: pa.RecordBatch | None = None
+    messages: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered to one request. Counts are those of its `usage`, in tokens; None where it gave none.
+
+    `reasoning` is what the server itself told apart; None where it did not, and `content` may then hold think tags.
+    """
+
+    content: str | None
+    reasoning: str | None
+    finish_reason: FinishReason
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +76,7 @@ class Partial:
     """Tokens that were saved of a generation, and the offsets at which it was interrupted before.
 
     With a `finish_reason` it had ended, and only its row was not committed yet. `injected` of the tokens were put in by
-    batchr1.
+    batchr1. Of a server's answer there are no tokens: it is saved whole, as `reply`.
     """
 
     token_ids: tuple[int, ...]
@@ -66,6 +84,7 @@ class Partial:
     finish_reason: FinishReason | None = None
     finished_at: dt.datetime | None = None
     injected: int = 0
+    reply: Reply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +123,14 @@ class Completion:
     finish_reason: FinishReason
     injected: int = 0
     cut_by: Literal["budget", "loop"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCompletion:
+    """What a server answered for a work item."""
+
+    item: WorkItem
+    reply: Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +183,10 @@ class CompletionLengths:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One output row, column for column as `schemas/output.schema.json` describes it."""
+    """One output row, column for column as `schemas/output.schema.json` describes it.
+
+    Counts that are None are those that a server did not give.
+    """
 
     id: str
     sample: int
@@ -172,12 +202,12 @@ class Result:
     truncated_in: TruncatedIn | None
     truncated_by: TruncatedBy | None
     finish_reason: FinishReason
-    prompt_tokens: int
-    reasoning_tokens: int
-    answer_tokens: int
-    control_tokens: int
+    prompt_tokens: int | None
+    reasoning_tokens: int | None
+    answer_tokens: int | None
+    control_tokens: int | None
     injected_tokens: int
-    completion_tokens: int
+    completion_tokens: int | None
     flags: tuple[str, ...]
     seed: int | None
     attempts: int

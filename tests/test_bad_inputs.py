@@ -166,7 +166,7 @@ JOB_FILES = [
     ),
     Bad(
         "unknown section",
-        "TMP/job.yaml: wrokers: unknown key. Allowed here: name, model, input, output, prompting, "
+        "TMP/job.yaml: wrokers: unknown key. Allowed here: name, model, engine, input, output, prompting, "
         "sampling, schedule, checkpoint, retry, verify, stop_when, storage, executor, on_finish, max_failed.",
         {"wrokers": 3},
     ),
@@ -302,7 +302,7 @@ JOB_FILES = [
     ),
     Bad(
         "two models",
-        "TMP/job.yaml: model: give exactly one of variant, path, repo (got variant, path). Correct it.",
+        "TMP/job.yaml: model: give exactly one of variant, path, repo, served (got variant, path). Correct it.",
         {"model.variant": "r1-tiny"},
     ),
     Bad(

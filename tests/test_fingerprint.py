@@ -88,7 +88,7 @@ EXTENDING: list[dict[str, Any]] = [
 
 
 # compared by the content that they lead to
-BY_IDENTITY = {"model.variant", "model.path", "model.repo", "model.revision"}
+BY_IDENTITY = {"model.variant", "model.path", "model.repo", "model.served", "model.revision"}
 
 
 def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:
@@ -103,6 +103,7 @@ def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:
             nested = isinstance(value, dict) and path in ("checkpoint", "retry", "storage", "executor", "verify")
             named |= {f"{path}.{key}" for key in value} if nested else {path}
     with_others = {"input.messages", "input.template", "verify.path", "sampling.closing_sentence", "stop_when"}
+    with_others |= {f"engine.{key}" for key in JobSpec.model_fields["engine"].annotation.model_fields}  # type: ignore[union-attr]
     assert named | with_others == keys - BY_IDENTITY
     assert len(SEMANTIC) + len(EXECUTION) + len(EXTENDING) >= 25
 
@@ -129,6 +130,31 @@ def test_a_closing_sentence_decides_answers_and_when_to_stop_does_not() -> None:
 
 def test_what_is_unset_leaves_older_outputs_and_snapshots_as_they_are() -> None:
     assert not {"sampling.thinking_budget", "sampling.stop_loops", "retry.on"} & semantic({}).keys()
+
+
+SERVED = {"model": {"served": "r1"}, "engine": {"kind": "openai", "base_url": "http://a/v1"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_url": "http://b/v1"}, {"api_key_env": "OTHER_KEY"}, {"concurrency": 7}, {"timeout_s": 7},
+        {"patience_s": 7}, {"stream": False}, {"price": {"input": 1, "output": 2}},
+        {"price": {"input": 1, "output": 2}, "max_cost": 3},
+    ],
+)  # fmt: skip
+def test_where_a_server_is_and_what_it_costs_may_change(changes: dict[str, Any]) -> None:
+    changed = {**SERVED, "engine": {**SERVED["engine"], **changes}}
+    assert semantic(changed) == semantic(SERVED)
+
+
+def test_that_a_server_does_the_work_and_its_own_parameters_decide_answers() -> None:
+    extra = {**SERVED, "engine": {**SERVED["engine"], "extra_body": {"top_a": 1}}}
+    with pytest.raises(FingerprintError, match=r"\n  engine.extra_body.top_a: null → 1\n"):
+        check_same(semantic(SERVED), semantic(extra), output="out")
+    with pytest.raises(FingerprintError, match=r'\n  engine.kind: null → "openai"\n'):
+        check_same(semantic({}), semantic(SERVED), output="out")
+    assert not any(key.startswith("engine") for key in semantic({})), "older outputs stay as they are"
 
 
 @pytest.mark.parametrize("changes", EXECUTION + EXTENDING)

@@ -25,6 +25,7 @@ from replay_job import questions, replay, write_job
 from batchr1.cli.main import main
 from batchr1.cli.options import address
 from batchr1.data.pending import Counts
+from batchr1.engine.server import Spent
 from batchr1.errors import JobError
 from batchr1.events import EVENTS, JsonLines, event, schema_document
 from batchr1.run.driver import Tally
@@ -234,7 +235,7 @@ def test_a_metrics_file_that_fails_later_is_said_once_and_stops_nothing(
 def test_every_metric_is_described_and_written_as_prometheus_reads_it() -> None:
     name = 'a "b" \\ c\nd'
     metrics = Metrics(name, run="r", output="s3://b/o", counts=Counts(4, 2, 3, 1, 0), ended=1.0, exit_code=0)
-    metrics.tally = Tally(done=2, last_commit=0.0)
+    metrics.tally = Tally(done=2, last_commit=0.0, spent=Spent(1, 20, 100))
     text = metrics.text()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert {name.removesuffix("_total") for name in HELP} == set(families)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchr1.cli.options import JOB, JSON, device_options, job_options, named, read_job, split_devices
+
+if TYPE_CHECKING:
+    from batchr1.job.spec import JobSpec
 
 SAMPLE_ROWS = 2000
 
@@ -73,6 +76,7 @@ def command(
         take_out_failed(prepared, pending)
         counts = pending.counts()
         plan = plan_job(prepared, renderer, options)
+        server = _look_at_server(spec) if spec.engine.is_remote else None
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
     for _, batch in prepared.source.batches(prepared.source.row_columns):
@@ -105,17 +109,73 @@ def command(
         "bad_rows": bad,
         "output": prepared.output.uri,
     }
+    if server is not None:
+        document |= {"server": server, "prompt_tokens": None, "model": {"name": model.name, "identity": model.identity}}
+        del document["engine_args"], document["too_long"]
     if as_json:
         click.echo(json.dumps(document, default=str))
         return
     click.echo(_as_text(document))
     if show_prompt and prompts:
-        click.echo("first prompt:\n" + renderer.as_text(prompts[0].token_ids))
+        click.echo("first prompt:\n" + renderer.show(prompts[0]))
+
+
+def _look_at_server(spec: JobSpec) -> dict[str, Any]:
+    """What the server says of itself. One that is not there now may be there when the job runs."""
+    import asyncio
+
+    from batchr1.engine.openai import ChatClient
+    from batchr1.engine.server import key_of
+    from batchr1.engine.server_faults import AccessError, ServerFault
+    from batchr1.errors import UsageError
+    from batchr1.run.remote import require_key, server_of
+
+    require_key(spec)
+    server = server_of(spec)
+
+    async def look() -> tuple[str, str]:
+        async with ChatClient(server) as client:
+            try:
+                served = await client.models()
+            except ServerFault as exc:
+                return "not reached", str(exc)
+            except AccessError as exc:
+                raise UsageError(f"engine.base_url {server.base_url}: it takes no requests with this key ({exc}). Set "
+                                 f"{server.api_key_env} to a right one.") from exc  # fmt: skip
+        if served.names is None:
+            return "reached", "it gives no list of its models"
+        if server.model in served.names:
+            return "reached", f"it serves {server.model}"
+        return "reached", f"its list has no {server.model!r}. {served.hint(server.model)}"
+
+    state, words = asyncio.run(look())
+    return {
+        "base_url": server.base_url,
+        "state": state,
+        "says": words,
+        "key": server.api_key_env if key_of(server.api_key_env) else None,
+        "concurrency": server.concurrency,
+    }
+
+
+def _model_and_engine(d: dict[str, Any]) -> list[str]:
+    model, server = d["model"], d.get("server")
+    if server is not None:
+        key = f"key in {server['key']}" if server["key"] else "no key"
+        return [
+            f"model    {model['name']}",
+            f"engine   openai at {server['base_url']}, {server['concurrency']} requests at a time, {key}",
+            f"server   {server['state']}: {server['says']}",
+        ]
+    return [
+        f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} tokens",
+        f"engine   {d['replicas']} × {d['device']}, {', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}",
+    ]
 
 
 def _as_text(d: dict[str, Any]) -> str:
-    model, counts = d["model"], d["counts"]
-    failing = d["too_long"] + sum(d["bad_rows"].values())
+    counts = d["counts"]
+    failing = d.get("too_long", 0) + sum(d["bad_rows"].values())
     verdict = (
         f"can run, but {failing:,} of the first {d['sampled']:,} rows will fail"
         if failing
@@ -123,8 +183,7 @@ def _as_text(d: dict[str, Any]) -> str:
     )
     lines = [
         f"job      {d['job']}: {verdict}",
-        f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} tokens",
-        f"engine   {d['replicas']} × {d['device']}, {', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}",
+        *_model_and_engine(d),
         f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, {counts['failed']:,} failed, "
         f"{counts['pending']:,} pending" + (f", {counts['spared']:,} spared" if counts["spared"] else ""),
     ]
@@ -139,6 +198,6 @@ def _as_text(d: dict[str, Any]) -> str:
     if d["bad_rows"]:
         lines.append("bad rows " + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items()))
     lines.append(f"output   {d['output']}")
-    if model["fetch"]:
-        lines.append(f"note     the weights are not on this machine yet: {model['fetch']}")
+    if fetch := d["model"].get("fetch"):
+        lines.append(f"note     the weights are not on this machine yet: {fetch}")
     return "\n".join(lines)

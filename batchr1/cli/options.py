@@ -111,7 +111,7 @@ def named(job: Path) -> Iterator[None]:
     try:
         yield
     except UsageError as exc:
-        if not re.match(r"(model|input|output|storage|executor|verify)[.: ]|\w+://…", str(exc)):
+        if not re.match(r"(model|engine|input|output|storage|executor|verify)[.: ]|\w+://…", str(exc)):
             raise
         exc.args = (f"{job}: {exc}",)
         raise

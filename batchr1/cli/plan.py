@@ -72,7 +72,15 @@ def command(
         raise UsageError("--devices: names GPUs of this machine, and the plan is for others. Leave it out.")
     options = RunOptions(gpus=gpus, devices=split_devices(devices), elsewhere=elsewhere)
     with named(job):
+        if spec.engine.is_remote:
+            _refuse_gpus(gpu=gpu, vram=vram, price=price)
         prepared = prepare(spec, options, resolve=resolve_or_catalogue)
+        if spec.engine.is_remote:
+            from batchr1.run.remote_plan import plan_remote, remote_plan_text
+
+            found = plan_remote(prepared)
+            click.echo(json.dumps(found) if as_json else remote_plan_text(found))
+            return
         renderer, notes = planning_renderer(prepared)
         try:
             plan = plan_job(prepared, renderer, options, machine=machine, price=price)
@@ -88,6 +96,15 @@ def command(
             ctx.exit(exc.exit_code)
     document = plan.document() | {"model": prepared.model.name, "notes": [*notes, *plan.notes]}
     click.echo(json.dumps(document) if as_json else as_text(plan, document))
+
+
+def _refuse_gpus(**options: object) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"--{name}: is about GPUs, and engine.kind is openai. Leave it out"
+                + (" (engine.price is the server's)." if name == "price" else ".")
+            )
 
 
 def _count(gpus: str | None) -> int:

@@ -162,6 +162,7 @@ def as_document(summary: Summary) -> dict[str, object]:
             "dropped_tokens": tally.dropped_tokens,
             "seconds": round(summary.wall_s, 1),
         },
+        **({"spend": summary.spend} if summary.spend else {}),
     }
 
 
@@ -182,6 +183,8 @@ def _again(ctx: click.Context) -> str:
 
 def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     """The lines that every run ends with. `continues`: whether truncated rows were to go on."""
+    from batchr1.run.spending import as_line as spent_line
+
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
     left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
@@ -189,9 +192,14 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     if counts.duplicates:
         lines.append(f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude")
     if tally.done:
+        told = (
+            f"{tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
+            f"{summary.tokens_per_s:,.0f} tokens/s while generating"
+        )
+        if summary.spend and not tally.tokens:
+            told = f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
         lines.append(
-            f"this run: {tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
-            f"{summary.tokens_per_s:,.0f} tokens/s while generating, {tally.truncated / tally.done:.1%} truncated"
+            f"this run: {told}, {tally.truncated / tally.done:.1%} truncated"
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:
@@ -205,6 +213,8 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
             f"spared: {tally.spared:,} samples of rows with enough right ones, about {max(0, saved):,.0f} tokens "
             f"({tally.dropped_tokens:,} of theirs were generated before that was known)"
         )
+    if summary.spend and (spent := spent_line(summary.spend, summary.max_cost)):
+        lines.append(spent)
     for rung in summary.rungs:
         changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
         lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")

@@ -181,7 +181,10 @@ def as_text(s: OutputSummary, by: str | None) -> str:
             lines += _measures(s.measures)
         if s.flags:
             lines.append(f"  flags      {_list(s.flags)}")
-        lines.append(f"  tokens     {s.tokens:,} generated; per row:")
+        told = s.token_stats
+        lines.append(
+            f"  tokens     {s.tokens:,} generated; per row:" if told else "  tokens     the server counted none"
+        )
         for name, stats in s.token_stats.items():
             numbers = "  ".join(f"{key} {value:>8,.0f}" for key, value in stats.items())
             lines.append(f"    {name:<18} {numbers}")
@@ -189,7 +192,8 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         share = f"{group.correct / group.judged:6.1%} correct" if group.judged else "     no gold"
         lines.append(
             f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
-            f"{group.truncated / group.rows:6.1%} truncated  {group.mean_tokens:>8,.0f} tokens"
+            f"{group.truncated / group.rows:6.1%} truncated"
+            + ("" if group.mean_tokens is None else f"  {group.mean_tokens:>8,.0f} tokens")
             + (_at_most_k(group.measures) if group.measures else "")
         )
     return "\n".join(lines)

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import logging
 import re
 from array import array
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
 from batchr1.data.storage import CONTROL_DIR, Storage
 from batchr1.errors import StorageError
 from batchr1.faults import fault_point
-from batchr1.records import FinishReason, Partial, SampleKey
+from batchr1.records import FinishReason, Partial, Reply, SampleKey
 
 log = logging.getLogger("batchr1.journal")
 
@@ -42,7 +43,8 @@ _SCHEMA = pa.schema(
         pa.field("resumed_at", pa.list_(pa.int32())),
         pa.field("finish_reason", pa.string()),
         pa.field("finished_at", pa.timestamp("us", tz="UTC")),
-        pa.field("injected", pa.int32()),  # absent where an earlier version wrote it
+        pa.field("injected", pa.int32()),  # absent where an earlier version wrote it, and so is
+        pa.field("reply", pa.large_string()),  # what a server answered, as JSON
     ]
 )
 
@@ -55,7 +57,7 @@ class SnapshotError(Exception):
 class Saved:
     """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest.
 
-    `injected`: how many of the tokens batchr1 put in.
+    `injected`: how many of the tokens batchr1 put in. `reply`: a server's answer, which has no tokens.
     """
 
     id: str
@@ -67,14 +69,22 @@ class Saved:
     finish_reason: FinishReason | None = None
     finished_at: dt.datetime | None = None
     injected: int = 0
+    reply: Reply | None = None
 
     @property
     def key(self) -> SampleKey:
         return SampleKey(self.id, self.sample)
 
+    @property
+    def num_tokens(self) -> int:
+        """Generated so far, as far as that is known."""
+        return len(self.tokens) if self.reply is None else self.reply.completion_tokens or 0
+
     def partial(self) -> Partial:
         """What a work item carries of it."""
-        return Partial(tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at, self.injected)
+        return Partial(
+            tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at, self.injected, self.reply
+        )
 
 
 @dataclass(slots=True)
@@ -87,7 +97,7 @@ class Inflight:
 
     @property
     def tokens(self) -> int:
-        return sum(len(s.tokens) for s in self.saved.values())
+        return sum(s.num_tokens for s in self.saved.values())
 
     @property
     def finished(self) -> int:
@@ -131,6 +141,7 @@ def encode(saved: Sequence[Saved], *, job: str) -> bytes:
         "finish_reason": [s.finish_reason for s in saved],
         "finished_at": [s.finished_at for s in saved],
         "injected": [s.injected for s in saved],
+        "reply": [None if s.reply is None else json.dumps(asdict(s.reply)) for s in saved],
     }
     arrays = [v if isinstance(v, pa.Array) else pa.array(v, _SCHEMA.field(n).type) for n, v in columns.items()]
     schema = _SCHEMA.with_metadata({"job": job})
@@ -158,7 +169,8 @@ def decode(data: bytes, *, job: str | None = None) -> list[Saved]:
         for i, row in enumerate(rows):
             ids = array("i")
             ids.frombytes(tokens[i].values.to_numpy().tobytes())
-            saved.append(Saved(**{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"])}))
+            reply = None if row.get("reply") is None else Reply(**json.loads(row["reply"]))
+            saved.append(Saved(**{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply}))
     return saved
 
 

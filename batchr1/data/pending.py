@@ -125,11 +125,11 @@ class Pending:
 
         Eight bytes per input row from the first call on.
         """
-        rows = self.find(ids)
-        known = rows >= 0
+        rows, told = self.find(ids), tokens.to_numpy().astype(np.float32)
+        known = (rows >= 0) & ~np.isnan(told)  # a server may have told none
         if self._lengths is None or self._told is None:
             self._lengths, self._told = np.zeros((2, len(self._bits)), dtype=np.float32)
-        np.add.at(self._lengths, rows[known], tokens.to_numpy().astype(np.float32)[known])
+        np.add.at(self._lengths, rows[known], told[known])
         np.add.at(self._told, rows[known], 1)
 
     def learn_right(self, ids: pa.Array | pa.ChunkedArray, correct: pa.Array | pa.ChunkedArray) -> None:

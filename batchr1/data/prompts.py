@@ -18,13 +18,16 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from batchr1.data.tokenizer import break_specials, load_tokenizer, mark_for, pattern_of, special_tokens
 from batchr1.errors import ModelError
 from batchr1.records import Prompt
 
-__all__ = ["MATH_INSTRUCTION", "PromptRenderer", "PromptRow", "RowError", "digest", "load_tokenizer"]
+__all__ = [
+    "FEW_SHOT", "MATH_INSTRUCTION", "PromptRenderer", "PromptRow", "Renderer", "RowError", "append_instruction",
+    "digest", "instruction_text", "load_tokenizer", "turns_of", "user_turn",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +44,7 @@ _EMPTY_BLOCK_AT_END = re.compile(rf"{THINK_OPEN}\s*{THINK_CLOSE}\s*\Z")
 _TAIL_CHARS = 200
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _IGNORED_KEYS = {"role", "content", "name", "reasoning", "reasoning_content"}
-_FEW_SHOT = "prompts hold assistant turns: reasoning models do better without examples (a few-shot dialogue was seen)"
+FEW_SHOT = "prompts hold assistant turns: reasoning models do better without examples (a few-shot dialogue was seen)"
 
 
 class RowError(Exception):
@@ -71,6 +74,21 @@ class PromptRow:
     kept: pa.RecordBatch | None = None
 
 
+class Renderer(Protocol):
+    """Turns rows into prompts. `instruction` is what is appended to the last user turn."""
+
+    instruction: str
+    warnings: list[str]
+
+    def render_many(self, rows: Iterable[PromptRow]) -> list[Prompt | RowError]:
+        """Render rows, in order. A row that cannot become a prompt gives its RowError instead."""
+        ...
+
+    def show(self, prompt: Prompt) -> str:
+        """A prompt as the model is given it, as far as that is known here."""
+        ...
+
+
 class PromptRenderer:
     r"""Turns rows into prompts for one model.
 
@@ -86,7 +104,7 @@ class PromptRenderer:
         self.warnings: list[str] = []
         self._tokenizer = tokenizer
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        self.instruction = {"math": MATH_INSTRUCTION, "none": ""}.get(instruction, instruction.strip())
+        self.instruction = instruction_text(instruction)
         self._force = think == "force"
         special = special_tokens(tokenizer)
         self._special_ids = frozenset(special.values()) - {tokenizer.unk_token_id}
@@ -118,6 +136,9 @@ class PromptRenderer:
         encoded = iter(self._encode([piece for draft in drafts if isinstance(draft, _Draft) for piece in draft.pieces]))
         return [draft if isinstance(draft, RowError) else self._finish(draft, encoded) for draft in drafts]
 
+    def show(self, prompt: Prompt) -> str:
+        return self.as_text(prompt.token_ids)
+
     def as_text(self, token_ids: Sequence[int]) -> str:
         """A rendered prompt as the model sees it, special tokens included."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
@@ -140,18 +161,13 @@ class PromptRenderer:
         from jinja2 import TemplateError
 
         try:
-            turns = _turns(row)
+            turns = turns_of(row)
         except RowError as error:
             return error
         if any(turn["role"] == "assistant" for turn in turns):
-            self._warn(_FEW_SHOT)
-        last = turns[-1]
-        if self.instruction and self.instruction not in last["content"]:
-            last["content"] = f"{last['content'].rstrip()}\n\n{self.instruction}"
-        if len(turns) == 1:
-            text = last["content"]
-        else:
-            text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+            self._warn(FEW_SHOT)
+        append_instruction(turns, self.instruction)
+        text = user_turn(turns)
         mark = mark_for(text)
         for turn in turns:
             # Think tags of earlier assistant turns are for the template, which usually takes the block out.
@@ -225,8 +241,30 @@ class _Draft:
     special_tokens: int
 
 
-def _turns(row: PromptRow) -> list[dict[str, str]]:
-    """The user and assistant turns of a row, system messages folded into the first user turn."""
+def instruction_text(instruction: str) -> str:
+    """What `prompting.instruction` stands for: `math`, `none`, or a text of one's own."""
+    return {"math": MATH_INSTRUCTION, "none": ""}.get(instruction, instruction.strip())
+
+
+def append_instruction(turns: list[dict[str, str]], instruction: str) -> None:
+    """Put it behind the last turn, after a blank line, unless that holds it already."""
+    last = turns[-1]
+    if instruction and instruction not in last["content"]:
+        last["content"] = f"{last['content'].rstrip()}\n\n{instruction}"
+
+
+def user_turn(turns: list[dict[str, str]]) -> str:
+    """The column `prompt`: the user turn, or a dialogue with its roles."""
+    if len(turns) == 1:
+        return turns[0]["content"]
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def turns_of(row: PromptRow) -> list[dict[str, str]]:
+    """The user and assistant turns of a row, system messages folded into the first user turn.
+
+    Raises RowError where it has none.
+    """
     if row.content is None:
         raise RowError(row.id, "empty_prompt", "the prompt is null")
     if isinstance(row.content, str):

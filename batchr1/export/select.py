@@ -163,6 +163,10 @@ def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -
             f"--correct-only: nothing is known to be right in {output.uri} (got no value in the column correct). "
             "Set input.gold in the job, or leave --correct-only out."
         )
+    if options.max_tokens is not None and not rows["completion_tokens"].count():
+        raise UsageError(
+            f"--max-tokens: no row of {output.uri} has a count (the server that answered gave none). Leave it out."
+        )
     known = sorted({*FLAGS, *rows.filter(pl.col("flags").list.len() > 0)["flags"].explode()})
     for flag in options.drop_flags:
         if flag not in known:

@@ -40,19 +40,24 @@ def fingerprint(
 ) -> dict[str, Any]:
     """The semantic keys of a job as a flat mapping of plain values.
 
-    `model_identity` covers weights, tokenizer and chat template; `kept` gives the type of each kept column; `verifier`
-    is the digest of the module of a function that verifies.
+    `model_identity` covers weights, tokenizer and chat template, and of a server's model is its name; `kept` gives the
+    type of each kept column; `verifier` is the digest of the module of a function that verifies.
     """
     engine = {k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS}
     sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
     for name, default in _ADDED_LATER.items():  # unset, they change nothing of what outputs and snapshots say
         if sampling[name] == default:
             del sampling[name]
+    remote = {}
+    if spec.engine.is_remote:
+        remote = {"engine.kind": spec.engine.kind}
+        remote |= {f"engine.extra_body.{k}": v for k, v in sorted(spec.engine.extra_body.items())}
     source = spec.input.model_dump(mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"})
     return {
         "model": model_identity,
         "model.quantization": spec.model.quantization,
         **{f"model.engine_args.{k}": v for k, v in engine.items()},
+        **remote,
         **{f"prompting.{k}": v for k, v in spec.prompting.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in sampling.items()},
         **{f"input.{k}": v for k, v in source.items()},

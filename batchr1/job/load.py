@@ -93,7 +93,7 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
     if overrides.variant is not None:
         model = raw.get("model")
         if isinstance(model, dict):
-            for key in ("path", "repo", "revision"):
+            for key in ("path", "repo", "served", "revision"):
                 model.pop(key, None)
         pairs.append((("model", "variant"), overrides.variant))
     if overrides.output is not None:
@@ -160,11 +160,11 @@ def _plain_types(annotation: Any) -> set[Any]:
 
 
 def _variant_of(raw: Mapping[str, Any]) -> str | None:
-    """What `{{ variant }}` stands for: the variant's name, else the last part of the model's path or repository."""
+    """What `{{ variant }}` stands for: the variant's name, else the last part of the model's path or name."""
     model = raw.get("model")
     if not isinstance(model, dict):
         return None
-    name = model.get("variant") or model.get("repo") or model.get("path")
+    name = model.get("variant") or model.get("repo") or model.get("served") or model.get("path")
     return str(name).rstrip("/").rpartition("/")[2].lower() if name else None
 
 

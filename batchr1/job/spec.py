@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from batchr1.job.server import check_api_key_env, check_base_url, check_extra_body, suits_engine
 from batchr1.records import VERIFY_KINDS
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -24,7 +25,7 @@ class _Spec(BaseModel):
 
 
 class ModelSpec(_Spec):
-    """Which model, and how vLLM loads it. Give one of `variant`, `path` or `repo`."""
+    """Which model, and how vLLM loads it. Give one of `variant`, `path`, `repo` or `served`."""
 
     variant: str | None = None
     """A catalogued variant: r1-tiny, r1-distill-qwen-7b, … (a wrong name gets the list)."""
@@ -32,6 +33,9 @@ class ModelSpec(_Spec):
     """A folder in Hugging Face layout, here or on S3 (s3://…); any model with think tags."""
     repo: str | None = None
     """A Hugging Face repository; any model with think tags."""
+    served: Annotated[str, Field(min_length=1)] | None = None
+    """The name under which a server serves it; only with engine.kind openai. A variant or repo is asked for by the
+    repository's name, which is what vllm serve calls it."""
     revision: str | None = None
     """Branch, tag or commit of `repo` (or of the variant's repository). The commit it resolves to is recorded."""
     quantization: Literal["fp8", "awq", "gptq", "w4a16"] | None = None
@@ -51,12 +55,71 @@ class ModelSpec(_Spec):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
-        given = [k for k in ("variant", "path", "repo") if getattr(self, k) is not None]
+        given = [k for k in ("variant", "path", "repo", "served") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of variant, path, repo (got {', '.join(given) or 'none'})")
+            raise ValueError(f"give exactly one of variant, path, repo, served (got {', '.join(given) or 'none'})")
         if self.path and self.revision:
             raise ValueError("revision belongs to repo or variant; a path has none (got both)")
         return self
+
+
+class PriceSpec(_Spec):
+    """What a server asks, in USD per million tokens, from its own price list."""
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Of the prompt, at its full price: what a server's cache makes cheaper is not looked at."""
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Of what is generated, reasoning included."""
+
+
+class EngineKind(_Spec):
+    """What generates: vLLM, started by batchr1, or a server. Only `kind` and `extra_body` decide answers."""
+
+    kind: Literal["vllm", "openai"] = "vllm"
+    """vllm: engines on this machine's GPUs, or a cluster's. openai: any server that has OpenAI's chat completions."""
+    base_url: str | None = None
+    """Where /chat/completions is beneath, such as http://localhost:8000/v1. No credentials here."""
+    api_key_env: str | None = None
+    """The environment variable that holds the key. Without it, that of OPENAI_API_KEY is sent, if there is one. The key
+    itself stands nowhere."""
+    concurrency: Annotated[int, Field(gt=0, le=4096)] = 32
+    """Requests under way at a time, at most."""
+    timeout_s: Seconds = 1800
+    """Longest time for one request, from sending it to its last token. One that takes longer is tried again, as an
+    attempt of its row."""
+    patience_s: Seconds = 600
+    """After so long with nothing but errors from the server the run stops, resumably."""
+    stream: bool = True
+    """Whether tokens come as they are made: a connection without a word for minutes is cut by many a gateway."""
+    extra_body: dict[str, Any] = {}
+    """More of the request's body, for the server's own parameters. No secrets here."""
+    price: PriceSpec | None = None
+    """For the cost in summary and record, and for max_cost."""
+    max_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """USD that this output may cost, all its runs together: then nothing more is sent. Needs price."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        return None if value is None else check_base_url(value)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        return None if value is None else check_api_key_env(value)
+
+    @field_validator("extra_body")
+    @classmethod
+    def _is_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return check_extra_body(value)
+
+    @property
+    def is_remote(self) -> bool:
+        return self.kind == "openai"
+
+    @property
+    def key_env(self) -> str:
+        return self.api_key_env or "OPENAI_API_KEY"
 
 
 class InputSpec(_Spec):
@@ -277,6 +340,7 @@ class JobSpec(_Spec):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Letters, digits, dot, dash, underscore."""
     model: ModelSpec
+    engine: EngineKind = EngineKind()
     input: InputSpec
     output: OutputSpec
     prompting: PromptingSpec = PromptingSpec()
@@ -295,6 +359,11 @@ class JobSpec(_Spec):
     """A command that is told how each run ended; null: none."""
     max_failed: Annotated[int, Field(ge=0)] = 0
     """More failed rows than this make the exit code 3."""
+
+    @model_validator(mode="after")
+    def _suits_its_engine(self) -> JobSpec:
+        suits_engine(self)
+        return self
 
     @model_validator(mode="after")
     def _tries_something_else(self) -> JobSpec:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 from batchr1.reasoning.answers import final_answer
 from batchr1.reasoning.flags import flags_of, in_order
-from batchr1.reasoning.split import split
+from batchr1.reasoning.split import Split, split
 from batchr1.reasoning.tags import Decode, ThinkTags
 from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
-from batchr1.records import Completion, Partial, Result
+from batchr1.records import Completion, FinishReason, Partial, Result, WorkItem
 
 
 def to_result(
@@ -45,6 +46,36 @@ def to_result(
         raise TypeError("split() of token ids gives counts")
     truncated = completion.finish_reason == "length"
     marks = ("budget_forced",) * (completion.injected > 0) + ("looping",) * (completion.cut_by == "loop")
+    row = row_of(
+        item, parts, finish_reason=completion.finish_reason, marks=marks, model=model, run=run,
+        expects_box=expects_box, instruction=instruction, verify=verify, finished_at=finished_at,
+    )  # fmt: skip
+    return replace(
+        row,
+        truncated_by=(completion.cut_by or item.limited_by) if truncated else None,
+        prompt_tokens=len(prompt.token_ids),
+        injected_tokens=completion.injected,
+        completion_tokens=len(completion.token_ids),
+        token_ids=completion.token_ids if keep_token_ids or truncated else None,
+    )
+
+
+def row_of(
+    item: WorkItem,
+    parts: Split,
+    *,
+    finish_reason: FinishReason,
+    marks: tuple[str, ...] = (),
+    model: str,
+    run: str,
+    expects_box: bool,
+    instruction: str,
+    verify: Verify,
+    finished_at: dt.datetime,
+) -> Result:
+    """A row with all that follows from its texts; `marks` are flags besides. What counts tokens is left to the caller,
+    but for the counts of `parts`, and so is what cut it."""
+    prompt = item.prompt
     verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(final_answer(parts.answer), None)
     return Result(
         id=prompt.id,
@@ -57,23 +88,23 @@ def to_result(
         final_answer=verdict.final,
         correct=verdict.correct,
         reasoning_status=parts.status,
-        truncated=truncated,
+        truncated=finish_reason == "length",
         truncated_in=parts.truncated_in,
-        truncated_by=(completion.cut_by or item.limited_by) if truncated else None,
-        finish_reason=completion.finish_reason,
-        prompt_tokens=len(prompt.token_ids),
+        truncated_by=None,
+        finish_reason=finish_reason,
+        prompt_tokens=None,
         reasoning_tokens=parts.reasoning_tokens,
         answer_tokens=parts.answer_tokens,
         control_tokens=parts.control_tokens,
-        injected_tokens=completion.injected,
-        completion_tokens=len(completion.token_ids),
+        injected_tokens=0,
+        completion_tokens=None,
         flags=in_order(
             (*flags_of(parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box), *marks)
         ),
         seed=item.seed,
         attempts=item.attempt,
         resumed_at=resumed_at(item.partial),
-        token_ids=completion.token_ids if keep_token_ids or truncated else None,
+        token_ids=None,
         prompt_hash=prompt.digest.hex(),
         model=model,
         run=run,

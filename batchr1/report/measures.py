@@ -45,8 +45,8 @@ class Measures:
     """The measures of some rows of an output: all of them, or those of one value of a column (`group`).
 
     `samples` is the largest number of judged samples of a prompt. `pass_at` and `cons_at` are by k, over the prompts
-    that have at least k judged samples, and empty when nothing is judged. Tokens are per row, `truncated` is a share
-    of rows; they are None without rows.
+    that have at least k judged samples, and empty when nothing is judged. Tokens are per row that has a count,
+    `truncated` is a share of rows; they are None without such rows.
     """
 
     group: str | None
@@ -166,6 +166,8 @@ def _prompts(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("truncated").sum(),
         pl.col("completion_tokens").cast(pl.Int64).sum(),
         pl.col("reasoning_tokens").cast(pl.Int64).sum(),
+        pl.col("completion_tokens").count().alias("completion_tokens told"),  # a server may leave out what it counts
+        pl.col("reasoning_tokens").count().alias("reasoning_tokens told"),
     )
     wrong = rows.filter(~pl.col("correct") & pl.col("final_answer").is_not_null())
     texts = wrong["final_answer"].unique().to_list()
@@ -196,8 +198,10 @@ def _measure(prompts: pl.DataFrame, ks: Sequence[int] | None, resamples: int, se
     number = {one: i for i, one in enumerate(dict.fromkeys(counts))}
     which = np.array([number[one] for one in counts], dtype=np.int64)
     ratios: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {
-        (name, 0): (prompts[name].to_numpy(), rows) for name in ("completion_tokens", "reasoning_tokens", "truncated")
+        (name, 0): (prompts[name].to_numpy(), prompts[f"{name} told"].to_numpy())
+        for name in ("completion_tokens", "reasoning_tokens")
     }
+    ratios["truncated", 0] = (prompts["truncated"].to_numpy(), rows)
     for k in ks:
         passed = [pass_at(m, c, k) if m >= k else 0.0 for m, c, _ in number]
         agreed = [cons_at(c, wrong, m - c - sum(wrong), k) if m >= k else 0.0 for m, c, wrong in number]

@@ -158,11 +158,13 @@ def _truncated(rows: pl.DataFrame) -> dict[str, Any]:
     return {"rows": int(rows["truncated"].sum()), "in": counts("truncated_in"), "by": counts("truncated_by")}
 
 
-def _stats(values: pl.Series) -> dict[str, float]:
+def _stats(values: pl.Series) -> dict[str, float | None]:
     def quantile(q: float) -> float:
         return float(values.quantile(q, "nearest") or 0)
 
     whole = values.cast(pl.Int64)
+    if not whole.count():  # of a server's answers: not known
+        return dict.fromkeys(("total", "mean", "p5", "p50", "p95", "p99", "max"))
     return {
         "total": int(whole.sum()),
         "mean": round(float(whole.mean() or 0), 1),  # type: ignore[arg-type]
@@ -181,9 +183,9 @@ def log_edges(low: int, high: int, per_decade: int = BINS_PER_DECADE) -> list[in
 
 
 def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
-    """Rows by tokens, complete and truncated ones apart. Rows without any are counted in `none`."""
+    """Rows by tokens, complete and truncated ones apart. Rows with 0 are counted in `none`."""
     values = rows.filter(pl.col(name) > 0)
-    none = rows.height - values.height
+    none = rows[name].count() - values.height
     if not values.height:
         return {"none": none, "bins": []}
     edges = log_edges(int(values[name].min()), int(values[name].max()))  # type: ignore[arg-type]
@@ -199,9 +201,9 @@ def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 
 def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, Any]]:
     """For lengths on a logarithmic scale, how many rows are longer: what a limit there would cut, or has cut."""
-    if not rows.height:
+    lengths = np.sort(rows["completion_tokens"].drop_nulls().to_numpy()) if rows.height else np.empty(0)
+    if not lengths.size:
         return []
-    lengths = np.sort(rows["completion_tokens"].to_numpy())
     edges = log_edges(max(1, int(lengths[0])), int(lengths[-1]), 24)
     marks = {2**e for e in range(8, 20) if lengths[0] <= 2**e <= lengths[-1]} | set(limits.values())
     found = []
@@ -219,7 +221,8 @@ def _by_length(rows: pl.DataFrame, name: str) -> list[dict[str, Any]]:
         return []
     exponent = pl.col(name).clip(1).log(2).add(1e-9).floor().cast(pl.Int32).alias("exponent")
     grouped = (
-        rows.group_by(exponent)
+        rows.drop_nulls(name)
+        .group_by(exponent)
         .agg(
             pl.len().alias("rows"),
             pl.col("truncated").sum(),
@@ -328,7 +331,8 @@ def _plan(records: Sequence[dict[str, Any]], rows: pl.DataFrame) -> list[dict[st
         rate, hours = record.get("tokens_per_s"), record.get("generating_s")
         samples = (record.get("counts_before") or {}).get("pending") or 0
         planned_mean = estimate["output_tokens"] / samples if samples else None
-        measured_mean = float(rows["completion_tokens"].mean()) if rows.height else None  # type: ignore[arg-type]
+        is_known = rows.height and rows["completion_tokens"].count()
+        measured_mean = float(rows["completion_tokens"].mean()) if is_known else None  # type: ignore[arg-type]
         found += [
             {"what": "output speed", "unit": "tokens/s", "planned": estimate["tokens_per_s"], "measured": rate},
             {"what": "completion length", "unit": "tokens a row", "planned": planned_mean, "measured": measured_mean},

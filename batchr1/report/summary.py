@@ -47,7 +47,7 @@ class GroupSummary:
     correct: int
     judged: int
     truncated: int
-    mean_tokens: float
+    mean_tokens: float | None  # None: of no row is it known
     measures: Measures | None = None
 
 
@@ -125,7 +125,9 @@ def summarise(
         judged=rows.height - rows["correct"].null_count() if frames else 0,
         correct=int(rows["correct"].sum() or 0) if frames else 0,
         tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()) if frames else 0,
-        token_stats={c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens")} if frames else {},
+        token_stats={c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens") and rows[c].count()}
+        if frames
+        else {},
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
         last_run={k: last.get(k) for k in _LAST_RUN} | {k: worked.get(k) for k in _OF_ITS_ENGINES},

@@ -22,7 +22,7 @@ from batchr1.records import Prompt
 from batchr1.run.feeder import prompts_in
 
 if TYPE_CHECKING:
-    from batchr1.data.prompts import PromptRenderer
+    from batchr1.data.prompts import Renderer
     from batchr1.run.prepare import Prepared
 
 log = logging.getLogger("batchr1.changed")
@@ -69,7 +69,7 @@ def _versions(prepared: Prepared, pending: Pending, known: dict[str, str]) -> di
 def check_prompts(
     prepared: Prepared,
     pending: Pending,
-    renderer: PromptRenderer,
+    renderer: Renderer,
     files: set[str],
     *,
     run: str,
@@ -107,7 +107,7 @@ def check_prompts(
 
 
 def prompt_digests(
-    prepared: Prepared, renderer: PromptRenderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
+    prepared: Prepared, renderer: Renderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
 ) -> tuple[Digests, int]:
     """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
     digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)

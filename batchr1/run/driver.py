@@ -20,6 +20,7 @@ from batchr1.data.output import Output
 from batchr1.data.sink import failures_table
 from batchr1.data.storage_errors import set_leaving
 from batchr1.engine.protocol import EngineLoad
+from batchr1.engine.server import Spent
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.events import event
 from batchr1.faults import fault_point
@@ -35,10 +36,12 @@ from batchr1.run.messages import (
     Finish,
     FromWorker,
     Generated,
+    Halt,
     Judged,
     Lease,
     PartCounts,
     Progress,
+    Proven,
     Ready,
     Refused,
     Staged,
@@ -77,6 +80,7 @@ class Tally:
     first_submit: float | None = None
     last_commit: float | None = None
     restarts: int = 0
+    spent: Spent | None = None  # where a server does the work: all that it answered, kept or not
 
     def add(self, counts: PartCounts) -> None:
         self.done += counts.rows
@@ -165,12 +169,21 @@ class Driver:
         match message:
             case Ready():
                 self._replicas.is_ready(replica, message)
-                self._on_ready(message)
+                if replica.setup.remote is None:
+                    self._on_ready(message)
+            case Proven():
+                if replica.ready is not None:
+                    self._on_ready(replica.ready)
+            case Halt(reason):
+                if self._interrupted is None:
+                    self._stop(reason)
             case Want(count):
                 replica.wanted += count
             case Progress():
                 replica.progress = message
                 self.loads[replica.setup.worker, replica.setup.epoch] = message.load
+                if message.spent is not None:
+                    self.tally.spent = replica.spent = message.spent  # a server's work has one worker
             case Generated(keys, tokens):
                 replica.in_flight.difference_update(keys)
                 replica.deaths_for_nothing = 0

@@ -23,7 +23,7 @@ from batchr1.records import Prompt
 from batchr1.run.feeder import prompts_in
 
 if TYPE_CHECKING:
-    from batchr1.data.prompts import PromptRenderer
+    from batchr1.data.prompts import Renderer
 
 Digests = np.ndarray[Any, np.dtype[np.bytes_]]
 
@@ -55,7 +55,7 @@ def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
 
 
 def exclude_earlier(
-    source: Source, pending: Pending, earlier: tuple[Output, ...], *, make_renderer: Callable[[], PromptRenderer] | None
+    source: Source, pending: Pending, earlier: tuple[Output, ...], *, make_renderer: Callable[[], Renderer] | None
 ) -> None:
     """Take out rows that are done in earlier outputs: by id, or with a renderer by prompt.
 

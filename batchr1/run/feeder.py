@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from batchr1.data.journal import Saved
 from batchr1.data.pending import Pending, PendingRows
-from batchr1.data.prompts import PromptRenderer, PromptRow, RowError
+from batchr1.data.prompts import PromptRow, Renderer, RowError
 from batchr1.data.source import Source
 from batchr1.records import Failure, Partial, Prompt, SampleKey, TruncatedBy, WorkItem
 from batchr1.run.schedule import Group, Pick, Schedule
@@ -54,7 +54,7 @@ class Feeder:
         self,
         source: Source,
         pending: Pending,
-        renderer: PromptRenderer,
+        renderer: Renderer,
         limits: Limits,
         *,
         seed: int | None,
@@ -273,8 +273,8 @@ class Feeder:
         for sample in group.samples:
             saved = self._saved.get(SampleKey(id, sample))
             if saved is not None:
-                group.saved[sample] = len(saved.tokens)
-                ended += [len(saved.tokens)] * (saved.finish_reason is not None)
+                group.saved[sample] = saved.num_tokens
+                ended += [saved.num_tokens] * (saved.finish_reason is not None and saved.num_tokens > 0)
         if ended and math.isnan(group.expected):
             group.expected = sum(ended) / len(ended)
 
@@ -357,14 +357,14 @@ def _rows_of(groups: Sequence[Group]) -> list[tuple[pa.RecordBatch, list[int]]]:
     return [(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], places) for batches, places in by_schema]
 
 
-def prompts_in(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> Iterator[Prompt | RowError]:
+def prompts_in(source: Source, renderer: Renderer, batch: pa.RecordBatch) -> Iterator[Prompt | RowError]:
     """The prompts of an input batch alone, in order, some at a time: to measure or compare. Errors name no id."""
     for start in range(0, batch.num_rows, RENDER_ROWS):
         contents = source.contents(batch.slice(start, RENDER_ROWS))
         yield from renderer.render_many(PromptRow("", content) for content in contents)
 
 
-def render_batch(source: Source, renderer: PromptRenderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:
+def render_batch(source: Source, renderer: Renderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:
     """The rows of an input batch as prompts, kept columns cut out one by one."""
     kept = source.kept(batch) if len(source.kept_schema) else None
     columns = zip(source.ids(batch), source.contents(batch), source.golds(batch), source.caps(batch), strict=True)

@@ -21,14 +21,15 @@ from batchr1.data.pending import Counts, Pending
 from batchr1.data.replace import Limit, roll_forward
 from batchr1.data.storage import Retry
 from batchr1.engine.protocol import EngineLoad, Sampling
-from batchr1.errors import BatchError, OutputError, StoppedError, StorageError, UsageError
+from batchr1.engine.server import Price, Spent
+from batchr1.errors import BatchError, JobError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.events import event
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest
 from batchr1.job.spec import JobSpec
 from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
-from batchr1.run.driver import LEASE_SIZE, Driver, Tally
+from batchr1.run.driver import GRACE_S, LEASE_SIZE, Driver, Tally
 from batchr1.run.empty import nothing_to_do
 from batchr1.run.executors import open_executor
 from batchr1.run.finish import tell
@@ -54,19 +55,22 @@ from batchr1.run.prepare import (
     verify_of,
 )
 from batchr1.run.record import Summary, counted, exit_code_of, first_words, job_document, now_text, run_name
+from batchr1.run.remote import price_of, remote_setup, require_key
 from batchr1.run.reopen import reopen_truncated
 from batchr1.run.replicas import Fleet
 from batchr1.run.signals import StopSignals, stop_signals
+from batchr1.run.spending import spend_document, spent_before
 from batchr1.run.timeline import Timeline
 from batchr1.run.watch import Watch, watching
 from batchr1.sizing.plan import Plan
 
 if TYPE_CHECKING:
-    from batchr1.data.prompts import PromptRenderer
+    from batchr1.data.prompts import Renderer
 
 log = logging.getLogger("batchr1.run")
 
 RECORD_EVERY_S = 60.0  # the record of a run that is under way, for reports on it and on one that was killed
+_NOT_TALLIED = {"first_submit", "last_commit", "spent"}  # moments on a clock; what a server's work costs stands apart
 PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
@@ -89,6 +93,8 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
 def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]) -> Summary:
     """`record` takes the run's record, where there is one to tell."""
     prepared = prepare(spec, options)
+    if options.continue_truncated and spec.engine.is_remote:
+        raise JobError("--continue-truncated: goes on from token ids, and engine.kind openai gives none. Leave it out.")
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:
@@ -126,8 +132,9 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         engines = engines or _size_engines(prepared, options)
         inflight = take_inflight(prepared, pending, run)
         pending.free()
-        note_uncached(prepared, options)
-        bring_weights(prepared, options)
+        if not spec.engine.is_remote:
+            note_uncached(prepared, options)
+            bring_weights(prepared, options)
         return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
 
 
@@ -135,11 +142,13 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
 class _Engines:
     """What the engines will be given: rendered prompts, and their plan."""
 
-    renderer: PromptRenderer
+    renderer: Renderer
     plan: Plan
 
 
 def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
+    if prepared.spec.engine.is_remote:
+        require_key(prepared.spec)
     renderer = make_renderer(prepared, options)
     return _Engines(renderer, plan_job(prepared, renderer, options))
 
@@ -180,6 +189,8 @@ class _Run:
         self._inflight = inflight
         self._watch, self._told = watch, record
         self._output = prepared.output
+        self._price: Price | None = price_of(prepared.spec.engine)
+        self._before = spent_before(self._output, inflight.saved.values(), self._price) if self._price else None
         self._started = time.monotonic()
         self._claimed = False
         self._timeline = Timeline(self._started)
@@ -291,6 +302,7 @@ class _Run:
                 self._recorded_at = time.monotonic()
                 self._record["timeline"] = self._timeline.document()
                 self._record["counts_so_far"] = self._counts_with(tally).document()
+                self._record |= self._spend(tally)
                 self._write_record("it goes on")
             show(tally, workers)
 
@@ -311,13 +323,23 @@ class _Run:
             spared=before.spared + tally.spared,
         )  # fmt: skip
 
+    def _spend(self, tally: Tally) -> dict[str, Any]:
+        """What the record says of a server's work."""
+        if not self._prepared.spec.engine.is_remote:
+            return {}
+        return {"spend": spend_document(tally.spent or Spent(), self._price, self._before)}
+
     def _setup(self, worker: int, kind: int) -> WorkerSetup:
         """What a worker is told. `kind`: which of the plan's kinds of machine it is to live on."""
         spec, plan, model = self._prepared.spec, self._plan.of_kind(kind), self._prepared.model
         s = spec.sampling
+        remote = None
+        if spec.engine.is_remote:
+            grace_s = GRACE_S if self._options.grace_s is None else self._options.grace_s
+            remote = remote_setup(spec, before_usd=self._before["usd"] if self._before else 0.0, grace_s=grace_s)
         engine = EngineSpec(
-            kind="vllm",
-            device=plan.device,
+            kind="vllm" if remote is None else "openai",
+            device="cuda" if plan.device == "cuda" else "cpu",
             model=model.location,
             revision=model.revision,
             trust_remote_code=spec.model.trust_remote_code,
@@ -356,6 +378,7 @@ class _Run:
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
             expected=self._plan.completions,
+            remote=remote,
         )
 
     def _end(self, driver: Driver, stopped: str | None, error: BatchError | None) -> Summary:
@@ -366,6 +389,7 @@ class _Run:
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
         rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
+        is_counted = tally.tokens > 0 or not self._prepared.spec.engine.is_remote  # a server need not count
         self._record |= {
             "state": "stopped" if error else "ended",
             "ended": now_text(),
@@ -373,15 +397,16 @@ class _Run:
             "stopped": stopped,
             "wall_s": round(wall, 3),
             "generating_s": round(busy, 3),
-            "tokens_per_s": round(rate, 1),
+            "tokens_per_s": round(rate, 1) if is_counted else None,
             "counts": counts.document(),
-            "tally": {k: v for k, v in asdict(tally).items() if k not in ("first_submit", "last_commit")},
+            "tally": {k: v for k, v in asdict(tally).items() if k not in _NOT_TALLIED},
             "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
-            "memory": {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()},
+            "memory": self._memories(),
             "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},
             "rungs": [asdict(rung) for rung in fleet.rungs],
             "replicas": self._replicas(driver),
             "timeline": self._timeline.document(),
+            **self._spend(tally),
         }
         self._record.pop("counts_so_far", None)
         self._watch.end(code, tally, self._timeline)
@@ -409,8 +434,9 @@ class _Run:
         if error is not None and stopped is None:
             raise error
         return Summary(
-            self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(fleet.rungs), fleet.given_up
-        )
+            self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(fleet.rungs), fleet.given_up,
+            self._record.get("spend"), self._prepared.spec.engine.max_cost,
+        )  # fmt: skip
 
     def _replicas(self, driver: Driver) -> dict[str, Any]:
         """When which engine lived, in seconds since the driver started, and what the driver itself cost."""
@@ -428,6 +454,13 @@ class _Run:
         """GPUs of an engine on that kind of machine."""
         plan = self._plan.of_kind(kind)
         return plan.tensor_parallel * plan.pipeline_parallel if plan.device == "cuda" else 0
+
+    def _memories(self) -> dict[str, Any]:
+        """By worker; none where the memory is a server's."""
+        if self._prepared.spec.engine.is_remote:
+            return {}
+        fleet = self._fleet
+        return {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()}
 
     def _memory(self, ready: Ready, kind: int) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""

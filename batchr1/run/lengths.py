@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchr1.data.output import Output
-from batchr1.data.prompts import PromptRenderer, RowError
+from batchr1.data.prompts import Renderer, RowError
 from batchr1.data.source import Source
 from batchr1.data.storage import open_storage
 from batchr1.job.spec import JobSpec
@@ -26,7 +26,7 @@ Floats = np.ndarray[Any, Any]
 
 
 def measure_prompts(
-    source: Source, renderer: PromptRenderer, *, limit_rows: int = 200_000, sample_rows: int = 20_000
+    source: Source, renderer: Renderer, *, limit_rows: int = 200_000, sample_rows: int = 20_000
 ) -> PromptLengths:
     """Render and tokenise the input's prompts as a run does: all up to `limit_rows` rows, else about `sample_rows`.
 
@@ -121,11 +121,12 @@ def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | No
     lengths, uris = _Moments(), []
     for output in outputs:
         tables = list(output.tables(["completion_tokens"])) if output.exists() else []
-        rows = sum(table.num_rows for table in tables)
+        told = [table.column("completion_tokens").drop_null() for table in tables]  # a server may have told none
+        rows = sum(map(len, told))
         if rows and (output.is_complete() or rows >= MIN_UNFINISHED_ROWS):
             uris.append(output.uri)
-            for table in tables:
-                lengths.add(np.minimum(table.column("completion_tokens").to_numpy().astype(np.float64), cap))
+            for column in told:
+                lengths.add(np.minimum(column.to_numpy().astype(np.float64), cap))
     if lengths.rows < MIN_EARLIER_ROWS:
         return None
     runs = f"an earlier run at {uris[0]}" if len(uris) == 1 else f"earlier runs at {uris[0]} and {len(uris) - 1} more"

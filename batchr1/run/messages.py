@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from batchr1.data.storage import Storage
 from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
+from batchr1.engine.server import NOTHING_SPENT, Price, Server, Spent
 from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import CompletionLengths, Failure, SampleKey, WorkItem
 from batchr1.run.checkpoint import CheckpointSetup
@@ -17,7 +18,7 @@ from batchr1.sizing.stepdown import MemoryProblem
 class EngineSpec:
     """Which engine a worker makes, and how."""
 
-    kind: Literal["vllm", "replay"]
+    kind: Literal["vllm", "replay", "openai"]
     device: Literal["cpu", "cuda"]
     model: str
     revision: str | None
@@ -34,6 +35,25 @@ class BudgetSetup:
     answer: int | None
     max_tokens: int | None
     sentence: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSetup:
+    """What a worker needs to know of a server that does its work.
+
+    `forced`: whether its chat template is taken to open the think block. `patience_s`: so long it may give nothing but
+    errors. `grace_s`: in which a worker has to leave. USD: `max_cost` of the output, of which `before` was spent by
+    earlier runs. `spent`: by this run's workers before this one.
+    """
+
+    server: Server
+    forced: bool
+    patience_s: float
+    grace_s: float
+    price: Price | None = None
+    max_cost: float | None = None
+    before: float = 0.0
+    spent: Spent = NOTHING_SPENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +94,7 @@ class WorkerSetup:
     retry_on: frozenset[str] = frozenset()  # outcomes that are tried again: values of reasoning_status, or looping
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
+    remote: RemoteSetup | None = None  # the work is a server's
 
 
 # driver → worker
@@ -119,6 +140,18 @@ class Ready:
 
     info: EngineInfo
     load_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A server has answered: key, model name and parameters are right. It is `Ready` before anybody can know that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Nothing more is to be had here, for a reason that is no error of this worker's: the run is to stop, resumably."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +225,7 @@ class Progress:
     truncated: int
     under_way: int
     load: EngineLoad
+    spent: Spent | None = None  # of a server's work in this run, with the workers before this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,4 +259,6 @@ class Died:
 
 
 ToWorker = Lease | Finish | Stop | Committed | Drop
-FromWorker = Ready | Want | Generated | Judged | Dropped | Staged | Refused | Progress | Ended | Fatal | Died
+FromWorker = (
+    Ready | Proven | Halt | Want | Generated | Judged | Dropped | Staged | Refused | Progress | Ended | Fatal | Died
+)

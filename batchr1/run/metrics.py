@@ -34,6 +34,11 @@ HELP: dict[str, tuple[Kind, str]] = {
     "batchr1_generated_tokens_total": ("counter", "Tokens that this run's engines have generated."),
     "batchr1_committed_tokens_total": ("counter", "Output tokens of samples that this run has made durable."),
     "batchr1_prompt_tokens_total": ("counter", "Prompt tokens of the same samples."),
+    "batchr1_server_requests_total": (
+        "counter",
+        "Requests that a server has answered in this run (engine.kind openai).",
+    ),
+    "batchr1_server_tokens_total": ("counter", "Tokens by the usage of these answers, by kind: what they cost."),
     "batchr1_worker_restarts_total": ("counter", "Workers that were started again in this run."),
     "batchr1_preemptions_total": ("counter", "Sequences that engines of this run had to put off for want of memory."),
     "batchr1_workers": ("gauge", "Workers whose engine is loaded."),
@@ -96,6 +101,10 @@ class Metrics:
         put("batchr1_generated_tokens_total", self.tokens)
         put("batchr1_committed_tokens_total", tally.tokens)
         put("batchr1_prompt_tokens_total", tally.prompt_tokens)
+        if tally.spent is not None:
+            put("batchr1_server_requests_total", tally.spent.requests)
+            put("batchr1_server_tokens_total", tally.spent.prompt_tokens, kind="prompt")
+            put("batchr1_server_tokens_total", tally.spent.completion_tokens, kind="completion")
         put("batchr1_worker_restarts_total", tally.restarts)
         put("batchr1_preemptions_total", self.preempted)
         workers = self.workers if self.ended is None else []

@@ -26,16 +26,17 @@ from batchr1.records import SampleKey
 from batchr1.run.earlier import earlier_outputs, exclude_earlier
 from batchr1.run.executors import check_executor, machine_of
 from batchr1.run.messages import BudgetSetup, EngineSpec
+from batchr1.run.remote import check_remote, served_model
 from batchr1.run.verification import check_verifier
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.devices import choose_devices
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.model import CATALOGUE, ModelSource, resolve_model
-from batchr1.sizing.plan import MisfitError, Plan, check_arguments, make_plan
+from batchr1.sizing.plan import MisfitError, Plan, check_arguments, make_plan, remote_plan
 from batchr1.sizing.ways_out import WayOut, ways_out
 
 if TYPE_CHECKING:
-    from batchr1.data.prompts import PromptRenderer
+    from batchr1.data.prompts import Renderer
 
 log = logging.getLogger("batchr1.run")
 
@@ -84,15 +85,10 @@ def prepare(
 ) -> Prepared:
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    model = resolve(spec.model, storage=storage_options)
-    is_local = not spec.output.path.startswith("s3://")
-    if not options.elsewhere:
-        check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
-    is_here = spec.executor.kind == "local" and not options.elsewhere
-    devices = choose_devices(options.gpus, options.devices) if is_here else ()
-    check_arguments(spec, model, num_gpus=len(devices))
-    if options.engine is None:
-        check_engine_args(spec.model.engine_args)
+    if spec.engine.is_remote:
+        model, devices = _remote_model(spec, options)
+    else:
+        model, devices = _local_model(spec, options, storage_options, resolve)
     output = Output(open_storage(spec.output.path, storage_options))
     files = expand_inputs(spec.input.paths, storage_options)
     output.refuse_overlap(spec.input.paths, files)
@@ -101,6 +97,27 @@ def prepare(
     verifier = check_verifier(verify_of(spec), has_gold=spec.input.gold is not None)
     semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
     return Prepared(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
+
+
+def _remote_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tuple[str, ...]]:
+    check_remote(spec, gpus=options.gpus, devices=options.devices)
+    return served_model(spec), ()
+
+
+def _local_model(
+    spec: JobSpec, options: RunOptions, storage: StorageOptions, resolve: Callable[..., ModelSource]
+) -> tuple[ModelSource, tuple[str, ...]]:
+    """The model, and the GPUs to use, of a job whose engines batchr1 starts."""
+    model = resolve(spec.model, storage=storage)
+    is_local = not spec.output.path.startswith("s3://")
+    if not options.elsewhere:
+        check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
+    is_here = spec.executor.kind == "local" and not options.elsewhere
+    devices = choose_devices(options.gpus, options.devices) if is_here else ()
+    check_arguments(spec, model, num_gpus=len(devices))
+    if options.engine is None:
+        check_engine_args(spec.model.engine_args)
+    return model, devices
 
 
 def verify_of(spec: JobSpec) -> Verify:
@@ -116,9 +133,9 @@ def budgets_of(spec: JobSpec) -> BudgetSetup | None:
     return BudgetSetup(s.thinking_budget, s.answer_budget, s.max_tokens, s.closing_sentence)
 
 
-def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> PromptRenderer:
+def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> Renderer:
     """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
-    if options.engine is None:
+    if options.engine is None and not prepared.spec.engine.is_remote:
         require_vllm()
     return _renderer(prepared.spec, *prepared.model.loads_from)
 
@@ -153,7 +170,7 @@ def bring_weights(prepared: Prepared, options: RunOptions) -> None:
         bring_here(model.location, prepared.output.storage.options, digest=model.revision, say=say)
 
 
-def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ...]]:
+def planning_renderer(prepared: Prepared) -> tuple[Renderer, tuple[str, ...]]:
     """A renderer for a plan that may be made far from the model, and what to note about it.
 
     Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is small, so that it takes
@@ -166,7 +183,11 @@ def planning_renderer(prepared: Prepared) -> tuple[PromptRenderer, tuple[str, ..
     return _renderer(prepared.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
 
 
-def _renderer(spec: JobSpec, location: str, revision: str | None) -> PromptRenderer:
+def _renderer(spec: JobSpec, location: str, revision: str | None) -> Renderer:
+    if spec.engine.is_remote:
+        from batchr1.data.chat import ChatRenderer
+
+        return ChatRenderer(instruction=spec.prompting.instruction)
     from batchr1.data.prompts import PromptRenderer, load_tokenizer
     from batchr1.reasoning.tags import ThinkTags
 
@@ -181,7 +202,7 @@ def _renderer(spec: JobSpec, location: str, revision: str | None) -> PromptRende
 
 def plan_job(
     prepared: Prepared,
-    renderer: PromptRenderer,
+    renderer: Renderer,
     options: RunOptions = DEFAULTS,
     *,
     machine: Machine | None = None,
@@ -194,6 +215,8 @@ def plan_job(
     from batchr1.run.lengths import expected_completions, measure_prompts
 
     spec, model = prepared.spec, prepared.model
+    if spec.engine.is_remote:
+        return remote_plan(spec)
     machine = machine or machine_of(spec, prepared.devices)
     prompts = measure_prompts(prepared.source, renderer)
     earlier = [*([] if options.fresh else [prepared.output]), *prepared.earlier]
@@ -235,7 +258,7 @@ def read_ids(prepared: Prepared) -> Pending:
         prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None, allow_empty=spec.input.allow_empty
     )
 
-    def renderer() -> PromptRenderer:
+    def renderer() -> Renderer:
         return _renderer(spec, *prepared.model.loads_from)
 
     by_prompt = renderer if spec.input.exclude_by == "prompt" else None

@@ -34,6 +34,8 @@ class Summary:
     stopped: str | None
     rungs: tuple[RungTaken, ...] = ()
     given_up: dict[int, str] = field(default_factory=dict)  # replicas that were, and why
+    spend: dict[str, Any] | None = None  # where a server did the work: as in the run's record
+    max_cost: float | None = None
 
 
 def run_name(now: dt.datetime) -> str:

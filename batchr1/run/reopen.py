@@ -21,7 +21,7 @@ from batchr1.job.fingerprint import continued_digest
 from batchr1.run.changed import have_changed, prompt_digests
 
 if TYPE_CHECKING:
-    from batchr1.data.prompts import PromptRenderer
+    from batchr1.data.prompts import Renderer
     from batchr1.run.prepare import Prepared
 
 log = logging.getLogger("batchr1.reopen")
@@ -30,7 +30,7 @@ log = logging.getLogger("batchr1.reopen")
 def reopen_truncated(
     prepared: Prepared,
     pending: Pending,
-    renderer: PromptRenderer,
+    renderer: Renderer,
     limit: Limit,
     *,
     run: str,
@@ -58,9 +58,7 @@ def reopen_truncated(
     return count
 
 
-def _wanted(
-    prepared: Prepared, pending: Pending, renderer: PromptRenderer, limit: Limit
-) -> Callable[[pa.Table], Bools]:
+def _wanted(prepared: Prepared, pending: Pending, renderer: Renderer, limit: Limit) -> Callable[[pa.Table], Bools]:
     """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
 
     And of no prompt that has enough right samples: what left its part would not be generated.

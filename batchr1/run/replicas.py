@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from batchr1 import errors
+from batchr1.engine.server import Spent
 from batchr1.errors import BatchError, EngineError
 from batchr1.events import event
 from batchr1.records import SampleKey, WorkItem
@@ -82,6 +83,7 @@ class Replica:
     fatal: Fatal | None = None
     heard_at: float = 0.0
     progress: Progress | None = None
+    spent: Spent | None = None  # outlives its process: a successor goes on from it
     given_up: BatchError | None = None
 
     @property
@@ -152,7 +154,9 @@ class Fleet:
         self.end(replica)
 
     def memory_problem(self, replica: Replica, died: Died) -> MemoryProblem | None:
-        """Whether memory was the cause of a death."""
+        """Whether memory was the cause of a death. A server's memory is not ours, whatever it says of it."""
+        if replica.setup.remote is not None:
+            return None
         said = replica.fatal.problem if replica.fatal else None
         return said or problem_in(died.last_lines, running=replica.ready is not None)
 
@@ -224,7 +228,12 @@ class Fleet:
 
     def _restart(self, replica: Replica) -> None:
         pause_s = step_down.RELEASE_S if replica.setup.engine.device == "cuda" else 0.0
-        replica.setup = dataclasses.replace(replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s)
+        remote = replica.setup.remote
+        if remote is not None and replica.spent is not None:
+            remote = dataclasses.replace(remote, spent=replica.spent)
+        replica.setup = dataclasses.replace(
+            replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s, remote=remote
+        )
         replica.told_to_end = False
         replica.ready = replica.fatal = None
         self._start(replica)

@@ -69,7 +69,7 @@ class PipeChannel:
 def main(fd: int, driver: int) -> int:
     die_with_parent(driver)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    for name in ("httpx", "botocore", "aiobotocore", "s3fs", "fsspec"):
+    for name in ("httpx", "httpcore", "botocore", "aiobotocore", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
     channel = PipeChannel(Connection(fd))
     setup: WorkerSetup = channel.first()
@@ -105,6 +105,11 @@ def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | Non
 
 
 def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
+    if setup.remote is not None:
+        from batchr1.run.remote_worker import serve
+
+        serve(setup, setup.remote, channel)
+        return
     time.sleep(setup.pause_s)
     started = time.monotonic()
     setup = replace(setup, engine=from_this_machine(setup.engine, setup.storage.options))

@@ -30,6 +30,7 @@ CPU_KV_MAX_BYTES = 4 * GIB  # vLLM fills it with zeros at start: more would only
 CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
 CPU_SHARE = 0.8  # of the memory that is free
 IN_USE_GIB = 1.0  # less in use is a display or an empty context
+UNKNOWN_CONTEXT = 2**31 - 1  # of a server's model, in tokens: nothing is too long here
 STREAM_INTERVAL = 8  # tokens that vLLM gathers before it hands them over: fewer messages, the same tokens
 
 
@@ -49,10 +50,11 @@ class Plan:
     """Replicas and the engine arguments of each.
 
     `device_groups` holds, for each replica, the ids of its GPUs (empty on a CPU machine). Lengths are in tokens, per
-    replica. `fixed` names the engine arguments that the user set.
+    replica. `fixed` names the engine arguments that the user set. A server (`remote_plan`) is not sized: of its plan
+    only `max_num_seqs` says something, the requests under way at a time.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda", "server"]
     device_groups: tuple[tuple[str, ...], ...]
     tensor_parallel: int
     pipeline_parallel: int
@@ -87,6 +89,9 @@ class Plan:
 
     def document(self) -> dict[str, Any]:
         """The plan as plain values, as `plan --json` and the run record give it."""
+        if self.device == "server":
+            return {"fits": True, "device": self.device, "replicas": 1, "max_num_seqs": self.max_num_seqs,
+                    "estimate": None, "notes": list(self.notes)}  # fmt: skip
         return {
             "fits": True,
             "replicas": self.replicas,
@@ -154,6 +159,13 @@ def make_plan(
         raise MisfitError(_misfit(model, found, machine), missing_gib=found.missing_bytes / GIB)
     check_batch(found.max_num_seqs, found.max_num_batched_tokens, found.max_model_len, chunked=wish.chunked_prefill)
     return _gpu_plan(spec, arch, machine, demand, found, price)
+
+
+def remote_plan(spec: JobSpec) -> Plan:
+    """One client, whose server is somebody else's to size."""
+    return Plan(
+        "server", ((),), 1, 1, UNKNOWN_CONTEXT, spec.engine.concurrency, 0, 0, None, MemoryGib(0, 0, 0, 0, 0), None, {}
+    )
 
 
 def check_batch(num_seqs: int, batched: int, max_model_len: int, *, chunked: bool) -> None:

@@ -1,0 +1,124 @@
+"""What can go wrong between a client and a server, by whose business it is, and what a server says of it.
+
+ServerFault      the server's: it is asked again, later
+SlowRequest      nobody knows whose: the time of a request was over
+RowFailed        the row's: it fails, and the others go on
+AccessError      the job's: a wrong key, model name or address; nothing more is sent
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import email.utils
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from batchr1.errors import RequestError
+
+SHOWN_CHARS = 300
+_PASSING = {408, 409, 425, 429}  # and 5xx
+_ACCESS = {401, 402, 403}  # no key, or a wrong one; no money; not allowed
+
+
+class ServerFault(Exception):
+    """The server could not answer this time. `retry_after_s`: its wish, when to ask again. `is_busy`: it said 429."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, is_busy: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.is_busy = is_busy
+
+
+class SlowRequest(Exception):
+    """The time for one request was over before its answer was there."""
+
+
+class AccessError(Exception):
+    """This server will answer nothing: not with this key, model name or address."""
+
+
+class RowFailed(RequestError):
+    """One row fails, for `reason`. Tokens: what it cost all the same, if the server said so."""
+
+    def __init__(
+        self, reason: str, message: str, *, prompt_tokens: int | None = None, completion_tokens: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.prompt_tokens = prompt_tokens
+        self.completion_tokens = completion_tokens
+
+
+class NotFound(RowFailed):
+    """404, and not for the model's name: the row's doing only if others were answered."""
+
+
+def fault_of(status: int, headers: Mapping[str, str], text: str, *, model: str) -> Exception:
+    """What an answer with this HTTP status means. `text` is its body, `model` what was asked for."""
+    document = _as_json(text)
+    words = words_of(document, text)
+    said = f"HTTP {status}" + (f": {words}" if words else "")
+    if status in _PASSING or status >= 500:
+        return ServerFault(said, retry_after_s=retry_after_s(headers), is_busy=status == 429)
+    if status in _ACCESS or 300 <= status < 400:  # a redirect is not followed: it would take the key along
+        return AccessError(said)
+    if status == 404:
+        return AccessError(said) if _names_model(document, words, model) else NotFound("engine_refused", said)
+    return RowFailed("engine_refused", said)
+
+
+def retry_after_s(headers: Mapping[str, str], now: dt.datetime | None = None) -> float | None:
+    """Seconds until the server wishes to be asked again: a number, or an HTTP date; None where it does not say."""
+    text = headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        pass
+    try:
+        then = email.utils.parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=dt.UTC)
+    return max(0.0, (then - (now or dt.datetime.now(dt.UTC))).total_seconds())
+
+
+def words_of(document: Any, text: str = "") -> str:
+    """The server's own words, on one line, cut short; '' where it has none, or a page of HTML."""
+    if isinstance(document, dict):
+        error = document.get("error", document)
+        found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+        if isinstance(found, list):  # FastAPI's; what it complains about (`input`) may be the prompt, and is left out
+            found = "; ".join(str(one.get("msg")) for one in found if isinstance(one, dict))
+    else:
+        found = "" if text.lstrip().startswith("<") else text
+    line = " ".join(str(found or "").split())
+    return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"
+
+
+def without(words: str, secrets: list[str]) -> str:
+    """A server's words with what must not be repeated left out: the key, or the prompt, as they are or quoted."""
+    for secret in secrets:
+        for form in (
+            secret,
+            json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1],
+            repr(secret)[1:-1],
+        ):
+            if form:
+                words = words.replace(form, "[…]")
+    return words
+
+
+def _as_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _names_model(document: Any, words: str, model: str) -> bool:
+    error = document.get("error", document) if isinstance(document, dict) else None
+    about = [error.get("param"), error.get("code")] if isinstance(error, dict) else []
+    return "model" in about or "model_not_found" in about or model in words
