@@ -20,9 +20,12 @@ from replay_job import keys_of, rows_of
 
 from batchr1.cli.run import as_text
 from batchr1.data.journal import INFLIGHT_DIR, read_inflight
+from batchr1.data.output import Output
 from batchr1.data.storage import open_storage
 from batchr1.errors import JobError, UsageError
 from batchr1.job import Overrides, load_job
+from batchr1.report.numbers import read
+from batchr1.report.page import render
 from batchr1.run.job import Summary, run_job
 from batchr1.run.prepare import RunOptions
 from batchr1.run.seeds import derive_seed
@@ -414,6 +417,9 @@ def test_max_cost_counts_all_runs_and_stops_between_requests(tmp_path: Path) -> 
         assert last.spend is not None
         assert last.spend["before"]["usd"] + last.spend["usd"] == pytest.approx(1.02 * 12)
     assert keys_of(rows_of(tmp_path / "out")) == every(12)
+    numbers, found = read(Output(open_storage(str(tmp_path / "out"))))
+    assert numbers["all_nights"]["cost_usd"] == pytest.approx(1.02 * 12)
+    assert b">USD</th>" in render(numbers, found), "the nights' table has what they cost"
 
 
 def test_the_summary_says_what_was_spent(tmp_path: Path) -> None:
