@@ -9,14 +9,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: math test lint types s3 s3-long crash crash-long cluster airflow slow bench bench-peers bench-all clean
+.PHONY: math test lint types s3 s3-long crash crash-long cluster airflow environments slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
 
-# Most tests wait for processes: two at a time, half the time.
+# Most tests wait for processes: three at a time keep two cores busy.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -48,6 +48,9 @@ cluster: $(VENV)/.dev
 # docs/deploy/airflow_dag.py by the real Airflow, in an environment of its own (about a minute and 300 MB).
 airflow: $(VENV)/.dev .airflow/.done
 	$(BIN)/python -m pytest -m slow tests/test_airflow.py
+
+# What tests are run in, to be made at once by `make -j2`.
+environments: $(VENV)/.dev .airflow/.done
 
 .airflow/.done: requirements/airflow.txt
 	test -x .airflow/bin/python || $(PYTHON) -m venv .airflow

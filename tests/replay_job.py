@@ -99,7 +99,9 @@ def main() -> None:
     import batchr1.run.driver
     import batchr1.run.job
     from batchr1.cli.main import program
+    from batchr1.data.tokenizer import leave_torch_out
 
+    leave_torch_out()  # as `program` does, but `replay` asks for the tokenizer before it
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
     batchr1.run.job.RECORD_EVERY_S = script.pop("record_every_s", batchr1.run.job.RECORD_EVERY_S)
     batchr1.run.driver.GRACE_S = script.pop("grace_s", batchr1.run.driver.GRACE_S)
