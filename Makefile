@@ -27,7 +27,7 @@ types: $(VENV)/.dev
 
 # The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
 s3: $(VENV)/.dev
-	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m 's3 and not slow'
+	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -n 2 --dist worksteal -m 's3 and not slow'
 
 # All of it: fifty races for a lock, a gateway that is killed and started again.
 s3-long: $(VENV)/.dev
