@@ -53,7 +53,8 @@ class Repo:
     commits: dict[str, str]
     gated: bool = False
     token: str | None = None
-    sizes: dict[str, int] = field(default_factory=dict)  # claimed instead of the true ones
+    sizes: dict[str, int] = field(default_factory=dict)  # claimed instead of the true ones, and so are
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -217,9 +218,10 @@ class _Handler(BaseHTTPRequestHandler):
         for rel, data in repo.files.items():
             entry: dict[str, Any] = {"size": repo.sizes.get(rel, len(data))}
             if _is_lfs(rel):
-                lfs = {"sha256": hashlib.sha256(data).hexdigest(), "size": entry["size"], "pointerSize": 134}
+                sha256 = repo.checksums.get(rel, hashlib.sha256(data).hexdigest())
+                lfs = {"sha256": sha256, "size": entry["size"], "pointerSize": 134}
                 entry["lfs"] = lfs if kind == "revision" else lfs | {"oid": lfs["sha256"]}
-            sha1 = git_sha1(data)
+            sha1 = repo.checksums.get(rel, git_sha1(data))
             entry |= {"rfilename": rel, "blobId": sha1} if kind == "revision" else {"path": rel, "oid": sha1}
             entries.append(entry if kind == "revision" else entry | {"type": "file"})
         if kind == "tree":

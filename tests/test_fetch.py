@@ -6,7 +6,9 @@ Then jobs that run from what was fetched, with no hub at all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,8 +27,13 @@ import pytest
 from hub_server import Fault, Hub, model_files, serving
 from replay_job import MODEL, questions, replay, rows_of, token_ids, write_job
 
+from batchr1.errors import StorageError
 from batchr1.job import load_job
+from batchr1.models.files import ModelFile
+from batchr1.models.hub import Repository
+from batchr1.models.places import Folder, parse_record
 from batchr1.models.progress import Meter
+from batchr1.models.transfer import Transfer
 from batchr1.run.prepare import RunOptions, note_uncached, prepare
 
 REPO = "org/r1-tiny"
@@ -511,6 +519,82 @@ def test_a_folder_that_holds_something_else_is_refused(hub: Hub, machine: Machin
         f"batchr1: {tmp_path}/tiny: another model is there (got {REPO} at {commit[:12]}, need {REPO} at {newer[:12]}). "
         "Give a folder of its own.\n",
     )
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+@pytest.mark.parametrize("checksum", ["../../../../thesis", "{folder}/thesis", "F" * 64])
+def test_a_hub_chooses_no_name_of_a_file_here(
+    hub: Hub, machine: Machine, tmp_path: Path, name: str, checksum: str
+) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.write_bytes(b"x" * len(FILES[name]))
+    hub.add(REPO, FILES, checksums={name: checksum.format(folder=tmp_path)})
+    code, _, err = machine.fetch(REPO, "--verify")
+    assert thesis.read_bytes() == b"x" * len(FILES[name])
+    message = f"model {REPO}: what answers is not the hub (got a checksum that is none). Check HF_ENDPOINT."
+    assert (code, err) == (2, f"batchr1: {message}\n")
+    assert not (machine.home / "hub").exists()
+
+
+@pytest.mark.parametrize("rel", ["../../evil.json", "/tmp/evil.json", "a/../../evil.safetensors", "nul\0.json"])
+def test_nor_a_place_outside_of_its_folder(hub: Hub, machine: Machine, tmp_path: Path, rel: str) -> None:
+    commit = hub.add(REPO, FILES | {rel: b"{}"})
+    for words, folder in (([], machine.snapshot(commit)), (["--to", tmp_path / "there"], tmp_path / "there")):
+        assert machine.fetch(REPO, *words)[0] == 0
+        assert set(contents(folder)) == WANTED | {WEIGHTS}
+    assert hub.served(rel) == 0
+
+
+def test_an_index_that_names_what_is_not_there_is_seen_before_any_weights_come(
+    hub: Hub, machine: Machine, tmp_path: Path
+) -> None:
+    gone = "model-00002-of-00005.safetensors"
+    commit = hub.add(REPO, {name: data for name, data in SHARDED.items() if name != gone})
+    message = (
+        f"model {REPO} at {commit[:12]}: model.safetensors.index.json names files that are not there (got none of 1, "
+        f"the first is {gone!r}). Choose another repository."
+    )
+    for words in ([], ["--to", tmp_path / "there"]):
+        assert machine.fetch(REPO, *words) == (2, "", f"batchr1: {message}\n")
+    assert all(hub.served(name) == 0 for name in SHARDED if name.endswith(".safetensors"))
+    commit = hub.add(REPO, SHARDED | {"model.safetensors.index.json": b"[]"})
+    assert machine.fetch(REPO) == (
+        2,
+        "",
+        f"batchr1: model {REPO} at {commit[:12]}: model.safetensors.index.json: not an index of weights. "
+        "Choose another repository.\n",
+    )
+
+
+def test_what_comes_after_a_files_last_byte_is_not_waited_for(tmp_path: Path) -> None:
+    @contextlib.contextmanager
+    def read_from(offset: int) -> Iterator[tuple[int, Iterator[bytes]]]:
+        yield 0, itertools.repeat(b"x" * 1000)
+
+    meter = Meter(1500, say=lambda line: None)
+    Transfer(ModelFile("a", 1500), tmp_path / "a", read_from, meter, threading.Event(), "a", tries=1).run()
+    assert (tmp_path / "a").read_bytes() == b"x" * 1500
+
+
+def test_a_file_system_without_locks_is_no_reason_not_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(number, "as told")
+
+    monkeypatch.setattr("batchr1.models.places.fcntl.flock", flock)
+    place = Folder(Repository(REPO, "0" * 40, ()), tmp_path)
+    number = errno.ENOSYS  # Lustre, mounted without flock
+    with place.locked(print):
+        pass
+    number = errno.EIO
+    with pytest.raises(StorageError), place.locked(print):
+        pass
+
+
+@pytest.mark.parametrize(
+    "record", ['{"repo": "a/b", "commit": "c", "files": [{"rel": "x", "size": 1, "crc": 2}]}', "[]", '{"files": 3}', ""]
+)
+def test_a_record_of_another_version_is_none(record: str) -> None:
+    assert parse_record(record.encode()) is None
 
 
 def run_replayed(machine: Machine, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,8 @@ import datetime as dt
 import json
 import os
 import signal
+import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,22 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...
     result = status(tmp_path, *options)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_a_look_while_one_empty_night_takes_the_place_of_another_finds_one(tmp_path: Path) -> None:
+    output = Output(open_storage(tmp_path))
+    nights = [f"20260101T000000{n:03}Z-0000" for n in range(200)]
+    output.write_run("20250101T000000000Z-0000", {"run": "of rows", "exit_code": 0})
+    output.write_run(nights[0], {"run": nights[0], "exit_code": 0})
+
+    def run_empty() -> None:
+        for before, night in pairwise(nights):
+            output.write_run(night, {"run": night, "exit_code": 0})
+            output.forget_run(before)
+
+    scheduler = threading.Thread(target=run_empty)
+    scheduler.start()
+    while scheduler.is_alive():
+        assert output.last_run() is not None
+        assert {record["exit_code"] for record in output.runs()} <= {0}
+    scheduler.join()

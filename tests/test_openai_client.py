@@ -9,10 +9,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from chat_server import KEY, MODEL, ChatServer, answer_to, chat_server
 
-from batchr1.engine.openai import Answer, ChatClient, Served, _events
+from batchr1.engine.openai import Answer, ChatClient, Served, _document, _events
 from batchr1.engine.server import Price, Server, Spent, key_of
 from batchr1.engine.server_faults import (
     AccessError,
@@ -175,6 +176,7 @@ NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
     [
         ("7", 7), (" 1.5 ", 1.5), ("-3", 0), ("Fri, 02 Jan 2026 03:05:05 GMT", 60),
         ("Fri, 02 Jan 2026 03:05:05 -0000", 60), ("Fri, 31 Dec 1999 23:59:59 GMT", 0), ("soon", None), ("", None),
+        ("Fri, 02 Jan 2026 03:05:05 +99999999999999999", None),
     ],
 )  # fmt: skip
 def test_when_a_server_wishes_to_be_asked_again(header: str, seconds: float | None) -> None:
@@ -267,3 +269,83 @@ def test_what_answers_cost() -> None:
     spent = Spent().plus(1000, 3000).plus(None, 7).plus(500, None)
     assert spent == Spent(3, 1500, 3007, 2)
     assert Price(2, 10).usd(1_000_000, 100_000) == 3.0
+
+
+def client_of(key: str, monkeypatch: pytest.MonkeyPatch, *, base_url: str = "http://h/v1") -> ChatClient:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    return ChatClient(Server(base_url, MODEL, "OPENAI_API_KEY", 1, 1, True, {}))
+
+
+@pytest.mark.parametrize("quoted", ["ab\\/cd+ef==", "ab\\u002fcd+ef==", "ab/cd+ef=="])
+def test_nor_is_one_that_the_server_spells_as_json_may(monkeypatch: pytest.MonkeyPatch, quoted: str) -> None:
+    client = client_of("ab/cd+ef==", monkeypatch)
+    body = f'{{"error": {{"message": "Incorrect API key provided: {quoted}."}}}}'
+    assert str(client._fault(401, {}, body, [])) == "HTTP 401: Incorrect API key provided: […]."
+    with pytest.raises(ServerFault, match=r"^its answer was broken off: Incorrect API key provided: \[…\]\.$"):
+        client._take(Answer(), json.loads(body), [])
+
+
+@pytest.mark.parametrize("key", ["1", "null", "error", "message", '"'])
+def test_a_key_that_is_no_secret_breaks_no_message(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    client = client_of(key, monkeypatch)
+    with pytest.raises(ServerFault, match=r"^its answer was broken off: out of luck$"):
+        client._take(Answer(), {"error": {"message": "out of luck", "param": None, "code": "1"}}, ["12345678"])
+    assert str(client._fault(500, {}, '{"error": {"message": "out of luck"}}', [])) == "HTTP 500: out of luck"
+
+
+def test_the_kind_of_an_answer_is_read_in_any_case() -> None:
+    kinds = []
+    for kind in ("text/event-stream", "Text/Event-Stream;charset=utf-8"):
+        response = httpx.Response(200, headers={"Content-Type": kind}, content=STREAM)
+        client = ChatClient(Server("http://h/v1", MODEL, "OPENAI_API_KEY", 1, 1, True, {}))
+        kinds.append(asyncio.run(client._read(response, [], lambda: None)).content)
+    assert kinds == ["a", "a"]
+
+
+STREAM = b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop"}]}\n\n'
+
+
+def test_an_empty_finish_reason_is_none_yet() -> None:
+    answer = Answer()
+    answer.take({"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]})
+    with pytest.raises(ServerFault, match=r"^its answer was cut: it has no end$"):
+        answer.reply()
+    answer.take({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+    answer.take({"choices": [{"delta": {"content": ""}, "finish_reason": ""}]})
+    assert answer.reply().finish_reason == "stop"
+
+
+def test_a_byte_order_mark_costs_no_event_and_no_document() -> None:
+    async def read() -> list[dict[str, Any]]:
+        async def pieces() -> Any:
+            yield '\ufeffdata: {"a": 1}\n\ndata: {"b": 2}\n\n'.encode()
+
+        return [document async for document in _events(pieces())]
+
+    assert asyncio.run(read()) == [{"a": 1}, {"b": 2}]
+    assert _document('\ufeff{"a": 1}') == {"a": 1}
+
+
+def test_a_document_without_bottom_is_a_fault() -> None:
+    with pytest.raises(ServerFault, match=r"^its answer is no JSON$"):
+        _document('{"a": ' + "[" * 200_000)
+    assert isinstance(fault_of(500, {}, "[" * 200_000, model="r1"), ServerFault)
+
+
+@pytest.mark.parametrize("base_url", ["http://10.0.0.256:8000/v1", "http://[::1]]/v1", "http://xn--a/v1"])
+def test_what_no_request_can_be_sent_to_is_refused(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"^engine\.base_url http://.*: no request can be sent to this host\. Correct it\.$"
+    ):
+        client_of("", monkeypatch, base_url=base_url)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://u:SECRET@127.0.0.1:1", "ftp://u:SECRET@127.0.0.1:1"])
+def test_a_proxy_that_cannot_be_used_is_one_line_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(UsageError, match=r"^the environment's proxy or certificates cannot be used \(") as refused:
+        client_of("", monkeypatch)
+    assert "SECRET" not in str(refused.value)

@@ -264,3 +264,10 @@ def test_a_year_of_nights_is_a_page_of_its_own_size(tmp_path: Path) -> None:
         write_night(tmp_path / "out", night, 2, of=2 * night)
     assert report(tmp_path / "out", "--price", "2").exit_code == 0
     assert (tmp_path / "out/report.html").stat().st_size < 2_000_000
+
+
+def test_a_servers_night_that_was_killed_at_once_is_not_said_to_have_cost_nothing(tmp_path: Path) -> None:
+    write_night(tmp_path, 0, rows=4, gpus=0, killed=True, plan={"replicas": 1, "device": "server"})
+    output = Output(open_storage(tmp_path))
+    [night] = nights([output], scan([output]).rows, price=2.0)
+    assert (night.rows, night.cost_usd, total([night])["cost_usd"]) == (4, None, None)

@@ -128,12 +128,16 @@ class Output:
     def runs(self) -> list[dict[str, Any]]:
         """The records of all runs, oldest first."""
         files = self.storage.list_files(RUNS_DIR, ".json")
-        return [json.loads(self.storage.read_bytes(f.rel)) for f in files]
+        found = (self.storage.find_bytes(file.rel) for file in files)  # a later run may just have taken one away
+        return [json.loads(data) for data in found if data is not None]
 
     def last_run(self) -> dict[str, Any] | None:
         """The newest record of a run, or None where none has been."""
         files = self.storage.list_files(RUNS_DIR, ".json")
-        return json.loads(self.storage.read_bytes(files[-1].rel)) if files else None
+        if not files:
+            return None
+        data = self.storage.find_bytes(files[-1].rel)
+        return self.last_run() if data is None else json.loads(data)  # None: a newer one has taken its place
 
     def write_run(self, run: str, record: dict[str, Any]) -> None:
         self.storage.write_bytes(f"{RUNS_DIR}/{run}.json", _json(record))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import functools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -20,10 +21,12 @@ import httpx
 from batchr1 import __version__
 from batchr1.engine.server import Server, key_of
 from batchr1.engine.server_faults import RowFailed, ServerFault, SlowRequest, fault_of, without, words_of
+from batchr1.errors import UsageError
 from batchr1.records import FinishReason, Reply
 
 CONNECT_S = 30.0
 LOOK_S = 15.0  # for /models
+_MARK = "\ufeff"  # of UTF-8, before the first event or the document
 SHOWN_MODELS = 10
 _BROKEN_OFF = {"abort", "error", "insufficient_system_resource"}  # finish reasons of a server in trouble
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
@@ -51,6 +54,7 @@ class ChatClient:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        _check_url(server.base_url)
         self._key = key_of(server.api_key_env)
         headers = {"User-Agent": f"batchr1/{__version__}"}
         if self._key is not None:
@@ -58,10 +62,16 @@ class ChatClient:
         # A connection for each request: against minutes of generating it costs nothing, a server that closes idle ones
         # surprises nobody, and httpx looks at each idle one before each request (9 ms of CPU with 64 of them).
         most = server.concurrency + 1  # one for /models
-        self._http = httpx.AsyncClient(
-            headers=headers, timeout=httpx.Timeout(None, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=most, max_keepalive_connections=0),
-        )  # fmt: skip
+        try:
+            self._http = httpx.AsyncClient(
+                headers=headers, timeout=httpx.Timeout(None, connect=CONNECT_S),
+                limits=httpx.Limits(max_connections=most, max_keepalive_connections=0),
+            )  # fmt: skip
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as exc:  # whose words may hold a password
+            raise UsageError(
+                "the environment's proxy or certificates cannot be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, "
+                f"SSL_CERT_FILE, SSL_CERT_DIR; got {type(exc).__name__}). Correct them, or set NO_PROXY."
+            ) from exc
 
     async def __aenter__(self) -> ChatClient:
         return self
@@ -126,7 +136,7 @@ class ChatClient:
 
     async def _read(self, response: httpx.Response, contents: list[str], on_token: Callable[[], None]) -> Reply:
         answer = Answer()
-        if response.headers.get("content-type", "").startswith("text/event-stream"):
+        if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             async for document in _events(response.aiter_bytes()):
                 self._take(answer, document, contents)
                 on_token()
@@ -141,12 +151,13 @@ class ChatClient:
             code = error.get("code") if isinstance(error, dict) else None
             if isinstance(code, int) and 400 <= code < 600:
                 raise self._fault(code, {}, json.dumps(document), contents)
-            words = words_of(json.loads(self._clean(json.dumps(document), contents)))
+            words = words_of(document, hide=functools.partial(self._clean, contents=contents))
             raise ServerFault(f"its answer was broken off: {words}")
         answer.take(document)
 
     def _fault(self, status: int, headers: Any, text: str, contents: Sequence[str]) -> Exception:
-        return fault_of(status, headers, self._clean(text, contents), model=self._server.model)
+        hide = functools.partial(self._clean, contents=contents)
+        return fault_of(status, headers, text, model=self._server.model, hide=hide)
 
     def _clean(self, words: str, contents: Sequence[str]) -> str:
         return without(words, [*([self._key] if self._key else []), *(c for c in contents if len(c) >= 8)])
@@ -181,7 +192,7 @@ class Answer:
                 parts.append(text)
             elif text is not None:
                 raise ServerFault("its answer is no text")
-        self._finish = str(finish) if finish is not None else self._finish
+        self._finish = str(finish) if finish else self._finish  # some servers write "" for not yet
 
     def reply(self) -> Reply:
         """The whole. Raises `ServerFault` where it was cut, `RowFailed` where the server ended it for other reasons."""
@@ -216,6 +227,7 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
+            line = line.removeprefix(_MARK.encode())
             if not line.startswith(b"data:"):
                 continue
             data = line[5:].strip()
@@ -228,8 +240,8 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]
 
 def _document(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except ValueError as exc:
+        document = json.loads(text.removeprefix(_MARK))
+    except (ValueError, RecursionError) as exc:
         raise ServerFault("its answer is no JSON") from exc
     if not isinstance(document, dict):
         raise ServerFault("its answer is no JSON object")
@@ -252,3 +264,11 @@ def _said(exc: httpx.RequestError) -> str:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(exc).__name__).lower()
     words = " ".join(str(exc).split())[:200]
     return f"{name}: {words}" if words else name
+
+
+def _check_url(base_url: str) -> None:
+    """Raises `UsageError` for an address that reads like one and that no request can be sent to (http://10.0.0.256)."""
+    try:
+        _ = httpx.URL(base_url).host
+    except (httpx.InvalidURL, ValueError) as exc:
+        raise UsageError(f"engine.base_url {base_url}: no request can be sent to this host. Correct it.") from exc

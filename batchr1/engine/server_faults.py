@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from batchr1.errors import RequestError
@@ -54,10 +54,12 @@ class NotFound(RowFailed):
     """404, and not for the model's name: the row's doing only if others were answered."""
 
 
-def fault_of(status: int, headers: Mapping[str, str], text: str, *, model: str) -> Exception:
-    """What an answer with this HTTP status means. `text` is its body, `model` what was asked for."""
+def fault_of(
+    status: int, headers: Mapping[str, str], text: str, *, model: str, hide: Callable[[str], str] = str
+) -> Exception:
+    """What an answer with this HTTP status means. `text` is its body, `model` what was asked for; `hide` as below."""
     document = _as_json(text)
-    words = words_of(document, text)
+    words = words_of(document, text, hide)
     said = f"HTTP {status}" + (f": {words}" if words else "")
     if status in _PASSING or status >= 500:
         return ServerFault(said, retry_after_s=retry_after_s(headers), is_busy=status == 429)
@@ -77,15 +79,18 @@ def retry_after_s(headers: Mapping[str, str], now: dt.datetime | None = None) ->
         pass
     try:
         then = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if then.tzinfo is None:
         then = then.replace(tzinfo=dt.UTC)
     return max(0.0, (then - (now or dt.datetime.now(dt.UTC))).total_seconds())
 
 
-def words_of(document: Any, text: str = "") -> str:
-    """The server's own words, on one line, cut short; '' where it has none, or a page of HTML."""
+def words_of(document: Any, text: str = "", hide: Callable[[str], str] = str) -> str:
+    """The server's own words, on one line, cut short; '' where it has none, or a page of HTML.
+
+    `hide` takes out what must not be repeated, once JSON's own quoting is undone and before anything is cut.
+    """
     if isinstance(document, dict):
         error = document.get("error", document)
         found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
@@ -93,7 +98,7 @@ def words_of(document: Any, text: str = "") -> str:
             found = "; ".join(str(one.get("msg")) for one in found if isinstance(one, dict))
     else:
         found = "" if text.lstrip().startswith("<") else text
-    line = " ".join(str(found or "").split())
+    line = " ".join(hide(str(found or "")).split())
     return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"
 
 
@@ -105,6 +110,7 @@ def without(words: str, secrets: list[str]) -> str:
             json.dumps(secret)[1:-1],
             json.dumps(secret, ensure_ascii=False)[1:-1],
             repr(secret)[1:-1],
+            secret.replace("/", "\\/"),  # as PHP quotes it
         ):
             if form:
                 words = words.replace(form, "[…]")
@@ -114,7 +120,7 @@ def without(words: str, secrets: list[str]) -> str:
 def _as_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -9,8 +10,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from batchr1.data.storage_errors import mapped
-from batchr1.errors import StorageError
-from batchr1.models.files import ModelFile, size_text
+from batchr1.errors import ModelError, StorageError
+from batchr1.models.files import INDEX, ModelFile, size_text
 from batchr1.models.places import Place
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import ReadFrom, Transfer
@@ -48,6 +49,25 @@ def bring(
 
     alike = {place.partial(file): file for file in files}  # files with the same content are one blob of the hub's cache
     side_by_side(list(alike.values()), one, meter, stopping)
+
+
+def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
+    """Raise `ModelError` when the weights' index, if it is there, names a file that the model does not have."""
+    index = next((file for file in files if file.rel == INDEX), None)
+    path = place.find(index) if index is not None else None
+    if path is None:
+        return
+    try:
+        shards = {str(shard) for shard in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise ModelError(f"{where}: {INDEX}: not an index of weights. Choose another repository.") from exc
+    gone = sorted(shards - {file.rel for file in files})
+    if gone:
+        raise ModelError(
+            f"{where}: {INDEX} names files that are not there "
+            f"(got none of {len(gone)}, the first is {gone[0][:80]!r}). "
+            "Choose another repository."
+        )
 
 
 def side_by_side(

@@ -21,7 +21,7 @@ from batchr1.data.storage_errors import mapped
 from batchr1.data.storage_local import fsync_folder, make_folder
 from batchr1.data.storage_s3 import S3Storage
 from batchr1.errors import ModelError, OutputError, StorageError, UsageError
-from batchr1.models.bring import bring, side_by_side
+from batchr1.models.bring import bring, check_index, side_by_side
 from batchr1.models.files import CONFIG, ModelFile, needed
 from batchr1.models.hub import Repository
 from batchr1.models.places import RECORD, Place, as_record, move, own_cache, parse_record, recorded, size_of
@@ -97,6 +97,7 @@ def bring_here(
         meter.kept(sum(file.size for file in files) - sum(file.size for file in missing))
         try:
             bring(missing, place, lambda file: _reader(model.storage, file.rel), meter, uri, tries=1)
+            check_index(model.files, place, f"model.path: {uri}")
         finally:
             meter.close()
         if look_up(uri, options).digest != model.digest:
@@ -159,15 +160,20 @@ class _Own(Place):
                 fsync_folder(self.folder.parent)
 
 
+def open_bucket(uri: str) -> S3Storage:
+    """A prefix on S3. Raises `UsageError` for what is none."""
+    storage = open_storage(uri)
+    if storage.kind != "s3":
+        raise UsageError(f"--to: neither a folder nor s3:// (got {uri!r}). Correct it.")
+    return cast("S3Storage", storage)
+
+
 class Bucket:
     """A prefix on S3 that a fetched model is copied to; config.json goes last, so that it is a model only then."""
 
     def __init__(self, uri: str, repository: Repository) -> None:
-        storage = open_storage(uri)
-        if storage.kind != "s3":
-            raise UsageError(f"--to: neither a folder nor s3:// (got {uri!r}). Correct it.")
-        self._storage, self._repository = cast("S3Storage", storage), repository
-        self.uri = storage.uri
+        self._storage, self._repository = open_bucket(uri), repository
+        self.uri = self._storage.uri
 
     def check(self) -> None:
         """Raise `OutputError` for a place that holds something else, or cannot be written to."""

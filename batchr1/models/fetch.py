@@ -19,9 +19,9 @@ from typing import Any
 from batchr1.data.storage_errors import AGAIN, mapped
 from batchr1.errors import InterruptedRun, ModelError
 from batchr1.models import hub
-from batchr1.models.bring import bring
-from batchr1.models.bucket import Bucket, bring_here, is_here, look_up
-from batchr1.models.files import ModelFile, needed
+from batchr1.models.bring import bring, check_index
+from batchr1.models.bucket import Bucket, bring_here, is_here, look_up, open_bucket
+from batchr1.models.files import INDEX, ModelFile, needed
 from batchr1.models.here import recorded_repository
 from batchr1.models.places import Folder, HubCache, Place
 from batchr1.models.progress import Meter
@@ -82,6 +82,7 @@ def fetch(
     began = time.monotonic()
     with _stoppable(hub.where_of(repo, revision)):
         if to is not None and "://" in to:
+            open_bucket(to)  # before gigabytes come that cannot go there
             fetched = _fetch(repo, revision, None, verify, patience)
             fetched = _copy_to_bucket(fetched, to)
         else:
@@ -118,7 +119,10 @@ def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patie
 
         copy_of = HubCache(repository).find if to is not None else lambda file: None
         try:
-            bring(missing, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
+            index = [file for file in missing if file.rel == INDEX]  # first: it may tell that the rest is for nothing
+            for some in (index, [file for file in missing if file.rel != INDEX]):
+                bring(some, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
+                check_index(files, place, where)
             place.publish(files, revision)
         finally:
             meter.close()

@@ -16,7 +16,7 @@ INDEX = "model.safetensors.index.json"
 _BLOCK_BYTES = 4 * 2**20
 # Config, tokenizer in all its forms, chat templates, code for trust_remote_code, and the terms that go with weights.
 _SMALL = re.compile(
-    r"[^/]+\.(json|jinja|model|txt|tiktoken|py)|additional_chat_templates/[^/]+\.jinja|(LICENSE|NOTICE)[^/]*",
+    r"[^/\0]+\.(json|jinja|model|txt|tiktoken|py)|additional_chat_templates/[^/\0]+\.jinja|(LICENSE|NOTICE)[^/\0]*",
     re.IGNORECASE,
 )
 _OTHER_WEIGHTS = (".gguf", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx")
@@ -77,7 +77,7 @@ def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
     Weights are taken as safetensors and from the root alone: the same weights in another format, or once more as
     Mistral's `consolidated*`, stay where they are. Raises `ModelError` for a model that batchr1 does not load.
     """
-    weights = [file for file in files if re.fullmatch(r"[^/]+\.safetensors", file.rel)]
+    weights = [file for file in files if re.fullmatch(r"[^/\0]+\.safetensors", file.rel)]
     if any(not _is_consolidated(file) for file in weights):
         files = [file for file in files if not _is_consolidated(file)]
         weights = [file for file in weights if not _is_consolidated(file)]

@@ -27,6 +27,7 @@ API_TIMEOUT_S = 20.0
 TRIES = 8  # in a row that bring nothing: with the pauses in between, half a minute of a hub that answers at once
 MAX_RETRY_AFTER_S = 120.0
 _PASSING = (408, 429, 500, 502, 503, 504)
+_CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,12 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
             if sibling.size is None:
                 raise ModelError(f"{where}: the hub does not say how large its files are. Check HF_ENDPOINT.")
             sha256 = sibling.lfs.sha256 if sibling.lfs else None
-            files.append(ModelFile(sibling.rfilename, sibling.size, sha256, None if sha256 else sibling.blob_id))
+            file = ModelFile(sibling.rfilename, sibling.size, sha256, None if sha256 else sibling.blob_id)
+            if file.checksum and not _CHECKSUM.fullmatch(file.checksum):  # it becomes the name of a file here
+                raise ModelError(
+                    f"{where}: what answers is not the hub (got a checksum that is none). Check HF_ENDPOINT."
+                )
+            files.append(file)
         return Repository(repo, str(info.sha), tuple(files))
 
     return ask()

@@ -7,6 +7,7 @@ was killed leaves nothing that a run would take for one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from batchr1.data.storage_errors import mapped
 from batchr1.data.storage_local import fsync_folder, make_folder, write_file
@@ -72,12 +73,19 @@ class Place(ABC):
             make_folder(self.lock_path.parent)
             file = self.lock_path.open("ab")
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"{self.folder}: another fetch is under way there, waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with mapped(str(self.lock_path)):
+                self._lock(file, say)
             yield
+
+    def _lock(self, file: BinaryIO, say: Any) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{self.folder}: another fetch is under way there, waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as exc:  # without locks, two at once would write the same bytes to the same places
+            if exc.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+                raise
 
 
 class HubCache(Place):
@@ -229,12 +237,13 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def parse_record(data: bytes) -> dict[str, Any] | None:
-    """The record in a file's content; None where there is none."""
+    """The record in a file's content; None where there is none that this version can read."""
     try:
-        record = json.loads(data)
-    except ValueError:
+        record: dict[str, Any] = json.loads(data)
+        recorded(record)
+    except (ValueError, TypeError, KeyError):
         return None
-    return record if isinstance(record, dict) and {"repo", "commit", "files"} <= record.keys() else None
+    return record
 
 
 def recorded(record: dict[str, Any]) -> Repository:

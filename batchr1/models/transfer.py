@@ -105,6 +105,8 @@ class Transfer:
                 self._hasher.update(block)
                 self._have += len(block)
                 self._listener.received(len(block))
+                if self._have == self._file.size:  # whatever else comes, it is none of it
+                    break
         if self._have < self._file.size:
             raise HubError(f"{self._where}: it ended early (got {self._have} of {self._file.size} bytes).")
 

@@ -148,7 +148,8 @@ def _cost(record: dict[str, Any], gpu_s: float, price: float | None) -> float | 
     if "spend" in record:
         usd = record["spend"]["usd"]
         return None if usd is None else float(usd)
-    return None if price is None else round(gpu_s / 3600 * price, 4)
+    is_remote = (record.get("plan") or {}).get("device") == "server"  # killed before it could say what it spent
+    return None if price is None or is_remote else round(gpu_s / 3600 * price, 4)
 
 
 def _by_run(rows: pl.DataFrame) -> dict[tuple[int, str], dict[str, Any]]:
