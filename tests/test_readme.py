@@ -17,7 +17,7 @@ import pytest
 
 from batchr1.cli.export import as_text as export_text
 from batchr1.cli.export import command as export_command
-from batchr1.cli.main import COMMANDS
+from batchr1.cli.main import COMMANDS, main
 from batchr1.cli.run import as_text
 from batchr1.data.columns import COLUMNS
 from batchr1.data.pending import Counts
@@ -89,7 +89,7 @@ def test_the_export_shown_is_what_export_prints() -> None:
     """The figures are those of a real export; the words are the code's."""
     shown = block("export").splitlines()[1:-1]
     words = shlex.split(shown[0].removeprefix("$ batchr1 export "))
-    params = export_command.make_context("export", words).params
+    params = export_command.make_context("export", words, **main.context_settings).params  # its help option is kept
     names = ("form", "where", "correct_only", "drop_flags", "max_tokens", "per_prompt", "dedupe", "reasoning")
     options = ExportOptions(**{name: params[name] for name in names}, test_share=params["test_share"])
     dest, size = re.findall(r"^(\S+): [\d,]+ rows, parquet, ([\d.]+) MB$", shown[1])[0]
