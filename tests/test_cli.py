@@ -189,9 +189,9 @@ def test_status_of_an_output_and_of_a_job(tmp_path: Path) -> None:
     assert json.loads(batchr1("status", job, "--failed", "--json").stdout) == []
     batchr1("run", job, "--limit", "3")
     assert batchr1("status", tmp_path / "out").stdout.splitlines()[:2] == [
-        f"{tmp_path}/out: complete", "  rows       3 done, 0 failed, 0 pending, 1 runs"
+        f"{tmp_path}/out: complete", "  rows       3 done, 0 failed, 0 pending, 1 run"
     ]  # fmt: skip
-    assert "  rows       3 done, 0 failed, 2 pending, 1 runs" in batchr1("status", job).stdout.splitlines()
+    assert "  rows       3 done, 0 failed, 2 pending, 1 run" in batchr1("status", job).stdout.splitlines()
     document = json.loads(batchr1("status", job, "--json").stdout)
     assert (document["done"], document["pending"]) == (3, 2)
 

@@ -17,12 +17,14 @@ import pytest
 
 from batchr1.cli.export import as_text as export_text
 from batchr1.cli.export import command as export_command
-from batchr1.cli.main import COMMANDS
+from batchr1.cli.main import COMMANDS, main
 from batchr1.cli.run import as_text
+from batchr1.cli.status import as_text as status_text
 from batchr1.data.columns import COLUMNS
 from batchr1.data.pending import Counts
 from batchr1.export.options import ExportOptions
 from batchr1.export.select import Step, filters
+from batchr1.report.summary import GroupSummary, InFlight, OutputSummary
 from batchr1.run.driver import Tally
 from batchr1.run.record import Summary
 
@@ -75,6 +77,33 @@ def test_the_output_shown_is_what_run_prints() -> None:
     assert shown == as_text(summary, "batchr1 run jobs/math.yaml").splitlines()
 
 
+def test_the_status_shown_is_what_status_prints() -> None:
+    """The figures are those of a real run; the lines and their words are the code's."""
+    shown = block("status").splitlines()[2:-1]
+    text = "\n".join(shown).replace(",", "")
+    [tokens] = re.findall(r"tokens +(\d+) generated", text)
+    [right, judged] = re.findall(r"correct +(\d+) of (\d+)", text)[0]
+    [speed] = re.findall(r"speed +(\d+) tokens/s", text)
+    stats = {
+        name: {key: float(value) for key, value in re.findall(r"(mean|p50|p95|max) +(\d+)", rest)}
+        for name, rest in re.findall(r"^    (\w+_tokens) (.*)$", text, re.MULTILINE)
+    }
+    groups = [
+        GroupSummary(name, int(n), round(int(n) * float(c) / 100), int(n), round(int(n) * float(t) / 100), float(mean))
+        for name, n, c, t, mean in re.findall(
+            r"family (\w+) +(\d+) rows +([\d.]+)% correct +([\d.]+)% truncated +(\d+) tokens", text
+        )
+    ]
+    summary = OutputSummary(
+        output=shown[0].removesuffix(": complete"), complete=True, done=400, failed={}, pending=0,
+        statuses={"closed": 400}, truncated_in={"answer": 1}, judged=int(judged), correct=int(right),
+        tokens=int(tokens), token_stats=stats, flags={"answer_without_box": 1}, runs=1, last_run={}, holder=None,
+        in_flight=InFlight(0, 0, 0, 0), tokens_per_s=float(speed), eta_s=None, groups=groups,
+    )  # fmt: skip
+    assert shown == status_text(summary, "family").splitlines()
+    assert sum(group.rows for group in groups) == 400
+
+
 def test_the_plan_shown_is_what_plan_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # a machine that has not seen the model
     monkeypatch.chdir(REPOSITORY)
@@ -89,7 +118,7 @@ def test_the_export_shown_is_what_export_prints() -> None:
     """The figures are those of a real export; the words are the code's."""
     shown = block("export").splitlines()[1:-1]
     words = shlex.split(shown[0].removeprefix("$ batchr1 export "))
-    params = export_command.make_context("export", words).params
+    params = export_command.make_context("export", words, **main.context_settings).params  # its help option is kept
     names = ("form", "where", "correct_only", "drop_flags", "max_tokens", "per_prompt", "dedupe", "reasoning")
     options = ExportOptions(**{name: params[name] for name in names}, test_share=params["test_share"])
     dest, size = re.findall(r"^(\S+): [\d,]+ rows, parquet, ([\d.]+) MB$", shown[1])[0]

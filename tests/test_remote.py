@@ -525,6 +525,7 @@ def test_check_asks_the_server_and_plan_counts_what_it_will_cost(tmp_path: Path)
             "cost     about 0.0033 USD (0.5 USD per million in, 2 out); engine.max_cost is 1.00 USD",
         ]
         server.models = ["another"]
+        assert lines("check")[0] == "job      remote: nothing is wrong with it, but its server is not ready for it"
         assert lines("check")[3] == (
             "server   reached: its list has no 'teacher/r1'. It serves another. Correct model.served."
         )

@@ -133,26 +133,27 @@ def _look_at_server(spec: JobSpec) -> dict[str, Any]:
     require_key(spec)
     server = server_of(spec)
 
-    async def look() -> tuple[str, str]:
+    async def look() -> tuple[str, str, bool]:
         async with ChatClient(server) as client:
             try:
                 served = await client.models()
             except ServerFault as exc:
-                return "not reached", str(exc)
+                return "not reached", str(exc), False
             except AccessError as exc:
                 raise UsageError(f"engine.base_url {server.base_url}: it takes no requests with this key ({exc}). Set "
                                  f"{server.api_key_env} to a right one.") from exc  # fmt: skip
         if served.names is None:
-            return "reached", "it gives no list of its models"
+            return "reached", "it gives no list of its models", True
         if server.model in served.names:
-            return "reached", f"it serves {server.model}"
-        return "reached", f"its list has no {server.model!r}. {served.hint(server.model)}"
+            return "reached", f"it serves {server.model}", True
+        return "reached", f"its list has no {server.model!r}. {served.hint(server.model)}", False
 
-    state, words = asyncio.run(look())
+    state, words, is_ready = asyncio.run(look())
     return {
         "base_url": server.base_url,
         "state": state,
         "says": words,
+        "ready": is_ready,
         "key": server.api_key_env if key_of(server.api_key_env) else None,
         "concurrency": server.concurrency,
     }
@@ -181,6 +182,8 @@ def _as_text(d: dict[str, Any]) -> str:
         if failing
         else "nothing is wrong with it"
     )
+    if not d.get("server", {}).get("ready", True):
+        verdict += ", but its server is not ready for it"
     lines = [
         f"job      {d['job']}: {verdict}",
         *_model_and_engine(d),

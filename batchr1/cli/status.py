@@ -148,7 +148,8 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         state += f" (run {s.last_run['run']} ended without a word: run the job again, it goes on)"
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     pending += f", {s.spared:,} spared" if s.spared else ""
-    lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {s.runs} runs"]
+    runs = f"{s.runs:,} run" + ("" if s.runs == 1 else "s")
+    lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}"]
     if s.repeated:
         lines.append(f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): counted once")
     saved = s.in_flight
