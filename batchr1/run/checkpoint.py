@@ -11,11 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from batchr1.data.journal import Saved, snapshot_name, write_snapshot
 from batchr1.data.storage import Storage
 from batchr1.errors import StorageError
 from batchr1.faults import fault_point
+
+if TYPE_CHECKING:
+    from batchr1.run.messages import WorkerSetup
 
 log = logging.getLogger("batchr1.checkpoint")
 
@@ -85,3 +89,12 @@ class Checkpointer:
     def _work(self) -> None:
         while not self._stop.wait(self._setup.every_s):
             self.save()
+
+
+def checkpointer_of(setup: WorkerSetup, collect: Callable[[], list[Saved]]) -> Checkpointer | None:
+    """A worker's own; None where nothing is to be saved."""
+    if setup.checkpoint is None:
+        return None
+    return Checkpointer(
+        setup.storage, setup.checkpoint, run=setup.run, worker=setup.worker, epoch=setup.epoch, collect=collect
+    )

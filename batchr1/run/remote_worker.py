@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import queue
 import resource
 import time
 from array import array
@@ -25,18 +24,16 @@ from batchr1.errors import BatchError, StorageError, UsageError
 from batchr1.reasoning.remote import remote_result
 from batchr1.records import Failure, RemoteCompletion, Reply, Result, SampleKey, WorkItem
 from batchr1.run.asking import Asking
-from batchr1.run.checkpoint import Checkpointer
+from batchr1.run.checkpoint import checkpointer_of
 from batchr1.run.collector import Collector
+from batchr1.run.handover import Handover
 from batchr1.run.messages import (
     Committed,
     Drop,
-    Dropped,
     Ended,
     Finish,
-    Generated,
     Halt,
     Lease,
-    Progress,
     Proven,
     Ready,
     Refused,
@@ -47,7 +44,7 @@ from batchr1.run.messages import (
 )
 from batchr1.run.patience import ServerGone
 from batchr1.run.spending import spent_all
-from batchr1.run.worker import PROGRESS_EVERY_S, Channel
+from batchr1.run.worker import Channel
 
 POLL_S = 0.05
 BACKLOG_SHARE = 4  # of the concurrency in the worker's own hand
@@ -91,21 +88,13 @@ class RemoteWorker:
         self._backlog: deque[WorkItem] = deque()
         self._wanted = 0
         self._under_way: dict[SampleKey, asyncio.Task[None]] = {}
-        self._through: list[tuple[SampleKey, int]] = []
-        self._undecided: dict[SampleKey, int] = {}
-        self._unwanted: set[SampleKey] = set()
-        self._told_at = 0.0
         self._finishing = False
         self._stopping_at: float | None = None
         self._halted = False
         self._has_proven = False
         self._error: UsageError | None = None
-        self._checkpointer: Checkpointer | None = None
-        if setup.checkpoint is not None:
-            self._checkpointer = Checkpointer(
-                setup.storage, setup.checkpoint, run=setup.run, worker=setup.worker, epoch=setup.epoch,
-                collect=collector.uncommitted,
-            )  # fmt: skip
+        self._handover = Handover(collector, channel.send, clock, decides=bool(setup.retry_on))
+        self._checkpointer = checkpointer_of(setup, collector.uncommitted)
 
     async def run(self) -> None:
         """Serve until `Finish` and everything is staged, or `Stop`.
@@ -135,7 +124,7 @@ class RemoteWorker:
             self._checkpointer.start()
         while not self._is_over:
             self._receive()
-            self._decide()
+            self._backlog.extendleft(self._handover.to_try_again())
             self._send_requests()
             await self._wait()
             if self._error is not None:
@@ -158,7 +147,7 @@ class RemoteWorker:
 
     @property
     def _is_idle(self) -> bool:
-        return not self._backlog and not self._under_way and not self._undecided
+        return not self._backlog and not self._under_way and not self._handover.is_waiting
 
     def _while_finishing(self) -> None:
         self._receive()
@@ -214,11 +203,8 @@ class RemoteWorker:
             self._under_way.pop(key).cancel()
         dropped += [item.key for item in self._backlog if item.key in keys]
         self._backlog = deque(item for item in self._backlog if item.key not in keys)
-        self._unwanted |= keys & self._undecided.keys()
-        self._give_up(dropped)
-
-    def _give_up(self, keys: list[SampleKey]) -> None:
-        self._channel.send(Dropped(tuple(keys), self._collector.give_up(keys)))
+        self._handover.drop(keys)
+        self._handover.give_up(dropped)
 
     # Requests
 
@@ -274,49 +260,16 @@ class RemoteWorker:
             finished_at, reply=reply,
         )  # fmt: skip
         length = reply.completion_tokens or 0
-        self._collector.put(RemoteCompletion(item, reply), saved, 0 if is_new else length)
-        if self._setup.retry_on:
-            self._undecided[item.key] = length
-        else:
-            self._through.append((item.key, length))
-
-    def _decide(self) -> None:
-        """What becomes of answers that might be tried again. Those that are go first: they are late already."""
-        while self._undecided:
-            try:
-                decided = self._collector.decided.get_nowait()
-            except queue.Empty:
-                return
-            key = decided.key if isinstance(decided, WorkItem) else decided
-            length = self._undecided.pop(key)
-            if not isinstance(decided, WorkItem):
-                self._through.append((key, length))
-            elif key in self._unwanted:
-                self._give_up([key])
-            else:
-                self._backlog.appendleft(decided)
-            self._unwanted.discard(key)
+        self._handover.put(RemoteCompletion(item, reply), saved, length, carried=0 if is_new else length)
 
     def _tell(self, *, now: bool = False) -> None:
-        at = self._clock()
         self._collector.raise_error()
-        if now or at - self._told_at >= PROGRESS_EVERY_S:
-            self._told_at = at
-            if self._through:
-                keys, lengths = zip(*self._through, strict=True)
-                self._channel.send(Generated(keys, lengths))
-                self._through.clear()
-            done = self._collector.totals
-            self._channel.send(
-                Progress(
-                    finished=done.rows,
-                    finished_tokens=done.tokens,
-                    generated_tokens=self._asking.generated_tokens,
-                    truncated=done.truncated,
-                    under_way=len(self._under_way),
-                    load=EngineLoad(running=len(self._under_way), waiting=len(self._backlog)),
-                    spent=self._asking.spent,
-                )
+        if now or self._handover.is_due:
+            self._handover.tell(
+                generated_tokens=self._asking.generated_tokens,
+                under_way=len(self._under_way),
+                load=EngineLoad(running=len(self._under_way), waiting=len(self._backlog)),
+                spent=self._asking.spent,
             )
 
     async def _leave_undone(self) -> None:

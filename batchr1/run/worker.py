@@ -9,7 +9,6 @@ brings leases and takes messages.
 from __future__ import annotations
 
 import datetime as dt
-import queue
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,19 +20,17 @@ from batchr1.engine.protocol import Delta, Engine
 from batchr1.errors import RequestError, StorageError
 from batchr1.records import Failure, FinishReason, SampleKey, WorkItem
 from batchr1.run.admission import Admission
-from batchr1.run.checkpoint import Checkpointer
+from batchr1.run.checkpoint import checkpointer_of
 from batchr1.run.collector import Collector
 from batchr1.run.generation import NO_RULES, Generation, Rules
+from batchr1.run.handover import Handover
 from batchr1.run.messages import (
     Committed,
     Drop,
-    Dropped,
     Ended,
     Finish,
     FromWorker,
-    Generated,
     Lease,
-    Progress,
     Ready,
     Refused,
     Stop,
@@ -43,7 +40,6 @@ from batchr1.run.messages import (
 )
 from batchr1.run.seeds import next_attempt
 
-PROGRESS_EVERY_S = 0.5
 BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
 
 
@@ -70,7 +66,6 @@ class Worker:
         self._engine = engine
         self._collector = collector
         self._channel = channel
-        self._clock = clock
         self._rules = rules
         self._admission = Admission(
             kv_cache_tokens=engine.info.kv_cache_tokens, max_num_seqs=setup.max_num_seqs,
@@ -80,21 +75,13 @@ class Worker:
         self._backlog: deque[WorkItem] = deque()
         self._next: Generation | None = None  # the first of the backlog, refused by admission for now
         self._under_way: dict[str, Generation] = {}
-        self._through: list[tuple[SampleKey, int]] = []  # generated, with how many tokens, and not told yet
-        self._undecided: dict[SampleKey, int] = {}  # generated, likewise, and perhaps to be tried again
-        self._unwanted: set[SampleKey] = set()  # of these, those that are not to be tried again
-        self._checkpointer: Checkpointer | None = None
-        if setup.checkpoint is not None:
-            self._checkpointer = Checkpointer(
-                setup.storage, setup.checkpoint, run=setup.run, worker=setup.worker, epoch=setup.epoch,
-                collect=self._collect,
-            )  # fmt: skip
+        self._handover = Handover(collector, channel.send, clock, decides=bool(setup.retry_on))
+        self._checkpointer = checkpointer_of(setup, self._collect)
         self._wanted = 0  # asked for and not here yet
         self._generated = 0
         self._number = 0
         self._finishing = False
         self._stopping = False
-        self._told_at = 0.0
 
     def run(self, load_s: float) -> None:
         """Serve until `Finish` and everything is staged, or `Stop`. Where a part cannot be staged, save and raise."""
@@ -113,7 +100,7 @@ class Worker:
             self._checkpointer.start()
         while not self._stopping and not (self._finishing and self._is_idle):
             self._receive()
-            self._decide()
+            self._backlog.extendleft(self._handover.to_try_again())
             self._submit()
             before = self._generated
             for delta in self._engine.step():
@@ -140,7 +127,7 @@ class Worker:
 
     @property
     def _is_idle(self) -> bool:
-        return not self._backlog and self._next is None and not self._under_way and not self._undecided
+        return not self._backlog and self._next is None and not self._under_way and not self._handover.is_waiting
 
     def _receive(self) -> None:
         idle = self._is_idle
@@ -183,12 +170,8 @@ class Worker:
         if self._next is not None and self._next.key in keys:
             dropped.append(self._next.key)
             self._next = None
-        self._unwanted |= keys & self._undecided.keys()
-        self._give_up(dropped, sum(g.generated - g.offset for g in under_way.values()))
-
-    def _give_up(self, keys: list[SampleKey], tokens: int) -> None:
-        """These will have no row; so many tokens were generated of them, beside those of earlier attempts."""
-        self._channel.send(Dropped(tuple(keys), tokens + self._collector.give_up(keys)))
+        self._handover.drop(keys)
+        self._handover.give_up(dropped, sum(g.generated - g.offset for g in under_way.values()))
 
     def _submit(self) -> None:
         while self._next is not None or self._backlog:
@@ -252,28 +235,7 @@ class Worker:
         before = item.partial.finished_at if item.partial else None
         saved = generation.saved(reason, before or dt.datetime.now(dt.UTC))
         length = len(completion.token_ids)
-        self._collector.put(completion, saved, min(generation.offset, length))
-        if self._setup.retry_on:
-            self._undecided[item.key] = length
-        else:
-            self._through.append((item.key, length))
-
-    def _decide(self) -> None:
-        """What becomes of completions that might be tried again. Those that are go first: they are late already."""
-        while self._undecided:
-            try:
-                decided = self._collector.decided.get_nowait()
-            except queue.Empty:
-                return
-            key = decided.key if isinstance(decided, WorkItem) else decided
-            length = self._undecided.pop(key)
-            if not isinstance(decided, WorkItem):
-                self._through.append((key, length))
-            elif key in self._unwanted:
-                self._give_up([key], 0)
-            else:
-                self._backlog.appendleft(decided)
-            self._unwanted.discard(key)
+        self._handover.put(completion, saved, length, carried=min(generation.offset, length))
 
     def _collect(self) -> list[Saved]:
         """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
@@ -285,22 +247,8 @@ class Worker:
         return list(saved.values())
 
     def _tell(self, *, now: bool = False) -> None:
-        at = self._clock()
         self._collector.raise_error()
-        if now or at - self._told_at >= PROGRESS_EVERY_S:
-            self._told_at = at
-            if self._through:
-                keys, lengths = zip(*self._through, strict=True)
-                self._channel.send(Generated(keys, lengths))
-                self._through.clear()
-            done = self._collector.totals
-            self._channel.send(
-                Progress(
-                    finished=done.rows,
-                    finished_tokens=done.tokens,
-                    generated_tokens=self._generated,
-                    truncated=done.truncated,
-                    under_way=len(self._under_way),
-                    load=self._engine.load(),
-                )
+        if now or self._handover.is_due:
+            self._handover.tell(
+                generated_tokens=self._generated, under_way=len(self._under_way), load=self._engine.load()
             )
