@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from batchr1.data.storage_errors import mapped
 from batchr1.errors import ModelError, StorageError
-from batchr1.models.files import INDEX, ModelFile, size_text
+from batchr1.models.files import INDEX, ModelFile, shards_of, size_text
 from batchr1.models.places import Place
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import ReadFrom, Transfer
@@ -58,8 +57,8 @@ def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
     if path is None:
         return
     try:
-        shards = {str(shard) for shard in json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        shards = shards_of(path)
+    except (OSError, ValueError) as exc:
         raise ModelError(f"{where}: {INDEX}: not an index of weights. Choose another repository.") from exc
     gone = sorted(shards - {file.rel for file in files})
     if gone:

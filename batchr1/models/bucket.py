@@ -20,11 +20,21 @@ from batchr1.data.storage import FileInfo, Storage, StorageOptions, open_storage
 from batchr1.data.storage_errors import mapped
 from batchr1.data.storage_local import fsync_folder, make_folder
 from batchr1.data.storage_s3 import S3Storage
-from batchr1.errors import ModelError, OutputError, StorageError, UsageError
+from batchr1.errors import ModelError, StorageError, UsageError
 from batchr1.models.bring import bring, check_index, side_by_side
 from batchr1.models.files import CONFIG, ModelFile, needed
 from batchr1.models.hub import Repository
-from batchr1.models.places import RECORD, Place, as_record, move, own_cache, parse_record, recorded, size_of
+from batchr1.models.places import (
+    RECORD,
+    Place,
+    as_record,
+    move,
+    own_cache,
+    parse_record,
+    recorded,
+    refuse_another,
+    size_of,
+)
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import ReadFrom
 
@@ -178,20 +188,10 @@ class Bucket:
     def check(self) -> None:
         """Raise `OutputError` for a place that holds something else, or cannot be written to."""
         self._storage.check_writable()
-        data, wanted = self._storage.find_bytes(RECORD), self._repository
-        record = parse_record(data or b"")
-        if record is not None and (record["repo"], record["commit"]) != (wanted.repo, wanted.commit):
-            raise OutputError(
-                f"{self.uri}: another model is there (got {record['repo']} at {record['commit'][:12]}, need "
-                f"{wanted.repo} at {wanted.commit[:12]}). Give a folder of its own."
-            )
+        record = parse_record(self._storage.find_bytes(RECORD) or b"")
         others = [] if record else [info.rel for info in self._storage.list_files(recursive=True)]
-        if others:
-            raise OutputError(
-                f"{self.uri}: the folder is not empty and was not fetched (it holds {others[0]}). "
-                "Give a new or empty folder."
-            )
-        self._storage.write_bytes(RECORD, as_record(wanted, ()))
+        refuse_another(self.uri, record, self._repository, others)
+        self._storage.write_bytes(RECORD, as_record(self._repository, ()))
 
     def copy(self, files: Sequence[ModelFile], folder: Path) -> int:
         """Copy the model from `folder`, but for what is there already. Returns how many bytes that were."""

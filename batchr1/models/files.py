@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,14 @@ def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
 
 def _is_consolidated(file: ModelFile) -> bool:
     return file.rel.startswith("consolidated")
+
+
+def shards_of(index: Path) -> set[str]:
+    """The files that an index of weights names. Raises `OSError`, and `ValueError` for what is no index."""
+    try:
+        return {str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ValueError("not an index of weights") from exc
 
 
 def size_text(size: float) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from batchr1.errors import ModelError
-from batchr1.models.files import CONFIG, INDEX
+from batchr1.models.files import CONFIG, INDEX, shards_of
 from batchr1.models.hub import Repository, where_of
-from batchr1.models.places import RECORD, cache_root, read_record, record_path, recorded
+from batchr1.models.places import RECORD, cache_root, read_record, record_path, recorded, size_of
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
@@ -25,7 +24,7 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
     folder = cache_root(repo) / "snapshots" / commit
     record = read_record(record_path(repo, f"{commit}.json"))
     if record is not None:
-        whole = all(_is_there(folder / file.rel, file.size) for file in recorded(record).files)
+        whole = all(size_of(folder / file.rel) == file.size for file in recorded(record).files)
     else:
         whole = is_whole(folder)
     return folder if whole else None
@@ -65,16 +64,9 @@ def is_whole(folder: Path) -> bool:
     if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in _TOKENIZERS):
         return False
     try:
-        shards = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        shards = shards_of(folder / INDEX)
     except FileNotFoundError:
         return any(path.is_file() for path in folder.glob("*.safetensors"))
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError):
         return False
-    return bool(shards) and all((folder / str(shard)).is_file() for shard in shards)
-
-
-def _is_there(path: Path, size: int) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
-        return False
+    return bool(shards) and all((folder / shard).is_file() for shard in shards)

@@ -162,18 +162,9 @@ class Folder(Place):
         refuse_place(self.folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputError(f"{self.folder}: a file, not a folder. Give a new or empty folder.")
-        record, wanted = read_record(self.folder / RECORD), self._repository
-        if record is not None and (record["repo"], record["commit"]) != (wanted.repo, wanted.commit):
-            raise OutputError(
-                f"{self.folder}: another model is there (got {record['repo']} at {record['commit'][:12]}, need "
-                f"{wanted.repo} at {wanted.commit[:12]}). Give a folder of its own."
-            )
+        record = read_record(self.folder / RECORD)
         others = [] if record or not self.folder.is_dir() else sorted(p.name for p in self.folder.iterdir())
-        if others and others != [".batchr1"]:
-            raise OutputError(
-                f"{self.folder}: the folder is not empty and was not fetched (it holds {others[0]}). "
-                "Give a new or empty folder."
-            )
+        refuse_another(str(self.folder), record, self._repository, [] if others == [".batchr1"] else others)
 
     def claim(self) -> None:
         """Write whose folder this is to be."""
@@ -249,6 +240,19 @@ def parse_record(data: bytes) -> dict[str, Any] | None:
 def recorded(record: dict[str, Any]) -> Repository:
     """The repository that a record tells of, as far as it was fetched."""
     return Repository(record["repo"], record["commit"], tuple(ModelFile(**file) for file in record["files"]))
+
+
+def refuse_another(where: str, record: dict[str, Any] | None, wanted: Repository, others: Sequence[str]) -> None:
+    """Raise `OutputError` for a place where another model is, or `others`: files that no fetch brought."""
+    if record is not None and (record["repo"], record["commit"]) != (wanted.repo, wanted.commit):
+        raise OutputError(
+            f"{where}: another model is there (got {record['repo']} at {record['commit'][:12]}, need "
+            f"{wanted.repo} at {wanted.commit[:12]}). Give a folder of its own."
+        )
+    if others:
+        raise OutputError(
+            f"{where}: the folder is not empty and was not fetched (it holds {others[0]}). Give a new or empty folder."
+        )
 
 
 def as_record(repository: Repository, files: Sequence[ModelFile]) -> bytes:

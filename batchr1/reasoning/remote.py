@@ -7,17 +7,15 @@ never known: usage does not tell text from think tags and end token.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from dataclasses import replace
 
 from batchr1.reasoning.results import row_of
-from batchr1.reasoning.split import Split, split_text
+from batchr1.reasoning.split import Split, split_text, tags_in
 from batchr1.reasoning.tags import ThinkTags
 from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import FinishReason, RemoteCompletion, Reply, Result, TruncatedBy, WorkItem
 
 _TAGS = ThinkTags()
-_ANY_TAG = re.compile(f"({re.escape(_TAGS.open_text)})|{re.escape(_TAGS.close_text)}")
 
 
 def remote_result(
@@ -63,9 +61,9 @@ def split_reply(reply: Reply, *, forced: bool) -> Split:
 
 
 def _is_opened(text: str, finish_reason: FinishReason, forced: bool) -> bool:
-    first = _ANY_TAG.search(text)
-    if first is not None:
-        return first[1] is None
+    found = tags_in(text, _TAGS)
+    if found:
+        return not found[0].opens
     return forced and finish_reason == "length"
 
 
@@ -82,7 +80,7 @@ def _as_told(reply: Reply, reasoning: str) -> Split:
         reasoning_tokens=None,
         answer_tokens=None,
         control_tokens=None,
-        extra_think_tags=len(_ANY_TAG.findall(f"{inside} {answer or ''}")),
+        extra_think_tags=len(tags_in(f"{inside} {answer or ''}", _TAGS)),
     )
 
 

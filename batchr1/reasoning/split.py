@@ -38,7 +38,9 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tag:
+class Tag:
+    """A think tag: where it stands, in tokens or characters."""
+
     opens: bool
     start: int
     end: int
@@ -94,14 +96,14 @@ def split_text(
 ) -> Split:
     """Take a completion apart of which only the text is left; the counts are null."""
     tags = tags or ThinkTags()
-    layout = _lay_out(_tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
+    layout = _lay_out(tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
     return _build(layout, lambda a, b: text[a:b], finish_reason, None)
 
 
 def _split_ids(
     ids: list[int], total: int, tags: ThinkTags, decode: Decode, opened: bool, finish_reason: FinishReason
 ) -> Split:
-    found = [_Tag(t == tags.open_id, i, i + 1) for i, t in enumerate(ids) if t in (tags.open_id, tags.close_id)]
+    found = [Tag(t == tags.open_id, i, i + 1) for i, t in enumerate(ids) if t in (tags.open_id, tags.close_id)]
 
     def text(start: int, end: int) -> str:
         # Tag ids are never given to `decode`, which in some vocabularies would leave them out as special tokens.
@@ -121,19 +123,20 @@ def _split_decoded(
     ids: list[int], total: int, tags: ThinkTags, decode: Decode, opened: bool, finish_reason: FinishReason
 ) -> Split:
     text = decode(ids)
-    layout = _lay_out(_tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
+    layout = _lay_out(tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
     opening = _to_tokens(layout.opening, 0, ids, text, decode)
     closing = _to_tokens(layout.closing, opening[1] if opening else 0, ids, text, decode)
     in_tokens = _Layout(opening, closing, len(ids), opened, layout.extra)
     return _build(layout, lambda a, b: text[a:b], finish_reason, _count(in_tokens, total))
 
 
-def _tags_in(text: str, tags: ThinkTags) -> list[_Tag]:
+def tags_in(text: str, tags: ThinkTags) -> list[Tag]:
+    """The think tags of a text, in order."""
     pattern = f"({re.escape(tags.open_text)})|{re.escape(tags.close_text)}"
-    return [_Tag(m.group(1) is not None, m.start(), m.end()) for m in re.finditer(pattern, text)]
+    return [Tag(m.group(1) is not None, m.start(), m.end()) for m in re.finditer(pattern, text)]
 
 
-def _lay_out(found: list[_Tag], end: int, blank: Callable[[int, int], bool], opened: bool) -> _Layout:
+def _lay_out(found: list[Tag], end: int, blank: Callable[[int, int], bool], opened: bool) -> _Layout:
     """Choose among the tags found, in order, those that delimit the block; the others stay in the text."""
     at = 0
     opening: tuple[int, int] | None = (0, 0) if opened else None
