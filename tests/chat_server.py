@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import yaml
+from replay_job import write_sections
+from serving import serving
 
 KEY = "sk-test-ODYSSEUS-4711"
 MODEL = "teacher/r1"
@@ -220,15 +221,11 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
     server = ChatServer()
     for name, value in settings.items():
         setattr(server, name, value)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.let_go.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(server):
+        try:
+            yield server
+        finally:
+            server.let_go.set()
 
 
 def remote_job(folder: Path, server: ChatServer | str, *, rows: int = 12, **sections: Any) -> Path:
@@ -245,11 +242,7 @@ def remote_job(folder: Path, server: ChatServer | str, *, rows: int = 12, **sect
         "output": {"path": "out", "rows_per_part": 5},
         "sampling": {"max_tokens": 200},
     }
-    for name, keys in sections.items():
-        job[name] = {**job.get(name, {}), **keys} if isinstance(keys, dict) else keys
-    path = folder / "job.yaml"
-    path.write_text(yaml.safe_dump(job, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    return path
+    return write_sections(folder, job, sections)
 
 
 def files_with(text: str, folder: Path) -> list[Path]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from s3_fakes import S3, FaultyS3
+from serving import serving
 
 S3_VARIABLES = {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"}
 
@@ -28,13 +28,8 @@ def moto_endpoint() -> Iterator[str]:
 @pytest.fixture
 def faulty_s3(s3_moto: S3) -> Iterator[FaultyS3]:
     """An S3 server that fails as told."""
-    server = FaultyS3()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(FaultyS3()) as server:
+        yield server
 
 
 @pytest.fixture

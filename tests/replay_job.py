@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,12 @@ def write_job(folder: Path, **sections: Any) -> Path:
         "output": {"path": "out", "rows_per_part": 16},
         "sampling": {"max_tokens": 100},
     }
+    return write_sections(folder, job, sections)
+
+
+def write_sections(folder: Path, job: dict[str, Any], sections: Mapping[str, Any]) -> Path:
+    """A job file in `folder`: a job to which `sections` add keys, or whose keys they replace."""
+    job = dict(job)
     for name, keys in sections.items():
         job[name] = {**job.get(name, {}), **keys} if isinstance(keys, dict) else keys
     path = folder / "job.yaml"

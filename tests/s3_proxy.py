@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from serving import serving
+
 FAULTS = ("refused", "error", "reset", "lost", "cut")
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
@@ -58,15 +60,8 @@ class FaultyProxy(ThreadingHTTPServer):
 
 @contextmanager
 def faulty_proxy(upstream: str, share: float, seed: int = 0) -> Iterator[FaultyProxy]:
-    proxy = FaultyProxy(upstream, share, seed)
-    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with serving(FaultyProxy(upstream, share, seed)) as proxy:
         yield proxy
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

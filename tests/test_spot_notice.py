@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import polars as pl
 import pytest
 from process_tree import tree, until
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from serving import serving
 
 from batchr1.data.journal import read_inflight
 from batchr1.data.storage import open_storage
@@ -84,13 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def metadata() -> Iterator[Metadata]:
-    server = Metadata()
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Metadata()) as server:
+        yield server
 
 
 @contextmanager
