@@ -228,6 +228,19 @@ def test_a_cpu_cache_holds_one_sequence_in_whole_blocks(rows: int, max_tokens: i
     assert p.engine_args["kv_cache_memory_bytes"] == pytest.approx(per_token * (p.kv_cache_tokens + 128), abs=128e3)
 
 
+def test_float32_doubles_weights_cache_and_activations() -> None:
+    """Seen on the CPU: with a cache counted in 16 bits an engine in float32 does not start."""
+    one = PromptLengths(1, 1, 28, 28.0)
+    machine = Machine(ram_gib=16)
+    half, full = (plan(job("r1-tiny", max_tokens=2048, **a), machine, one) for a in ({}, {"dtype": "float32"}))
+    assert full.kv_cache_tokens == half.kv_cache_tokens >= full.max_model_len
+    for name in ("activation_gib", "kv_gib"):
+        assert getattr(full.memory, name) > 1.9 * getattr(half.memory, name), name
+    gpu = plan(job(dtype="float32"), named_machine("H200"))
+    assert gpu.memory.weights_gib == pytest.approx(2 * plan(job(), named_machine("H200")).memory.weights_gib, rel=0.01)
+    assert plan(job(), named_machine("H200")).kv_cache_tokens > 2 * gpu.kv_cache_tokens
+
+
 def test_kv_heads_are_cut_evenly_or_not_at_all() -> None:
     """40 attention heads, 10 KV heads: four GPUs could share the former, and not the latter."""
     config = dict(VARIANTS["r1-distill-qwen-14b"].config) | {"num_key_value_heads": 10}

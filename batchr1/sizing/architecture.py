@@ -139,20 +139,26 @@ class Architecture:
         return self.parameters() - idle * (self.num_layers - self.num_dense_layers)
 
     def weight_bytes(
-        self, quantization: str | None = None, *, tensor_parallel: int = 1, pipeline_parallel: int = 1
+        self,
+        quantization: str | None = None,
+        *,
+        dtype_bytes: int = 2,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
     ) -> int:
         """Bytes of GPU memory that the weights take on the fullest GPU, as vLLM loads them.
 
-        `quantization` None means as stored. Embeddings, the output layer, norms and routers keep 16 bits. With them is
-        counted the table of rotary angles, and what the allocator rounds up.
+        `quantization` None means as stored. Embeddings, the output layer, norms and routers are never quantised, and
+        take `dtype_bytes`. With them is counted the table of rotary angles, and what the allocator rounds up.
         """
-        per_weight = BYTES_PER_WEIGHT[quantization or self.stored]
+        kind = quantization or self.stored
+        per_weight = BYTES_PER_WEIGHT[kind] if kind else dtype_bytes
         stages = []
         for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
             last = stage == pipeline_parallel - 1
             total = 0.0
             for rows, cols, count, linear in self._tensors(tensor_parallel, layers, first=stage == 0, last=last):
-                total += count * _allocated(rows * cols * (per_weight if linear else 2.0))
+                total += count * _allocated(rows * cols * (per_weight if linear else dtype_bytes))
             stages.append(total)
         rotary = self.max_position * (self.qk_rope_head_dim or self.head_dim) * 2
         return int(max(stages)) + rotary + 16 * _MIB

@@ -30,7 +30,10 @@ MAX_WIDTH_IN_NODE = 8
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Engine arguments that the user set, and that a plan is computed around; None where it is free."""
+    """Engine arguments that the user set, and that a plan is computed around; None where it is free.
+
+    `dtype_bytes`: of a weight that is not quantised, and of an activation.
+    """
 
     tensor_parallel: int | None = None
     pipeline_parallel: int | None = None
@@ -39,6 +42,7 @@ class Wish:
     max_num_batched_tokens: int | None = None
     gpu_memory_utilization: float | None = None
     kv_cache_memory_bytes: int | None = None
+    dtype_bytes: int = 2
     kv_dtype_bytes: int = 2
     eager: bool = False
     chunked_prefill: bool = True
@@ -136,19 +140,16 @@ def fit(
     most = min(MAX_NUM_SEQS, max(1, math.ceil(demand.samples / replicas)), wish.max_num_batched_tokens or MAX_NUM_SEQS)
     longest = wish.max_model_len or demand.longest
     weights = arch.weight_bytes(
-        quantization, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
+        quantization, dtype_bytes=wish.dtype_bytes, tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel
     ) + arch.absorbed_bytes(tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel)
 
     def divide(num_seqs: int, batched: int) -> tuple[Memory, float]:
         outside = outside_bytes(arch, num_seqs=num_seqs, tensor_parallel=tensor_parallel)
         graphs = cuda_graph_bytes(num_seqs, eager=wish.eager)
-        activation = activation_bytes(
-            arch,
-            num_batched_tokens=batched,
-            num_seqs=num_seqs,
-            tensor_parallel=tensor_parallel,
-            eager=wish.eager,
+        in_16_bits = activation_bytes(
+            arch, num_batched_tokens=batched, num_seqs=num_seqs, tensor_parallel=tensor_parallel, eager=wish.eager
         )
+        activation = in_16_bits * wish.dtype_bytes // 2
         if wish.kv_cache_memory_bytes is not None:
             utilization = wish.gpu_memory_utilization or 0.9
             return Memory(weights, activation, OTHER_BYTES, wish.kv_cache_memory_bytes, outside, graphs), utilization
@@ -203,6 +204,6 @@ def _batched_tokens(
         needed = activation_bytes(
             arch, num_batched_tokens=batched, num_seqs=num_seqs, tensor_parallel=tensor_parallel, first_start=False
         )
-        if needed <= ACTIVATION_SHARE * total:
+        if needed * wish.dtype_bytes // 2 <= ACTIVATION_SHARE * total:
             break
     return max(batched, num_seqs)

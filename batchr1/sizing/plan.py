@@ -218,6 +218,7 @@ def wish_of(args: Mapping[str, Any]) -> Wish:
             f"model.engine_args.gpu_memory_utilization: not a share of the memory (got {utilization!r}, "
             "need more than 0, at most 1). Correct it."
         )
+    dtype_bytes = 4 if args.get("dtype") in ("float32", "float") else 2
     return Wish(
         tensor_parallel=whole_number(args, "tensor_parallel_size"),
         pipeline_parallel=whole_number(args, "pipeline_parallel_size"),
@@ -226,7 +227,8 @@ def wish_of(args: Mapping[str, Any]) -> Wish:
         max_num_batched_tokens=whole_number(args, "max_num_batched_tokens"),
         gpu_memory_utilization=utilization,
         kv_cache_memory_bytes=whole_number(args, "kv_cache_memory_bytes"),
-        kv_dtype_bytes=1 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else 2,
+        dtype_bytes=dtype_bytes,
+        kv_dtype_bytes=1 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else dtype_bytes,
         eager=_flag(args, "enforce_eager", default=False),
         chunked_prefill=_flag(args, "enable_chunked_prefill", default=True),
     )
@@ -344,7 +346,7 @@ def _cpu_plan(
     """A CPU machine's memory: the weights, a process, and a KV cache for what will run side by side."""
     replicas = machine.cpu_replicas
     share = int(machine.ram_gib * GIB * CPU_SHARE) // replicas
-    weights = arch.weight_bytes(spec.model.quantization)
+    weights = arch.weight_bytes(spec.model.quantization, dtype_bytes=wish.dtype_bytes)
     per_token = arch.kv_bytes_per_token(kv_dtype_bytes=wish.kv_dtype_bytes)
     longest = wish.max_model_len or demand.longest
     most = min(CPU_MAX_NUM_SEQS, math.ceil(demand.samples / replicas), wish.max_num_batched_tokens or CPU_MAX_NUM_SEQS)
@@ -352,7 +354,7 @@ def _cpu_plan(
     # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).
     chunked = wish.chunked_prefill and spec.sampling.seed is None
     batched = wish.max_num_batched_tokens or max(CPU_BATCHED_TOKENS, num_seqs, 0 if chunked else longest)
-    activation = 2 * batched * (3 * arch.intermediate + 3 * arch.hidden) + num_seqs * arch.vocab * 6
+    activation = wish.dtype_bytes * batched * (3 * arch.intermediate + 3 * arch.hidden) + num_seqs * arch.vocab * 6
     room = share - weights - activation - CPU_OTHER_BYTES
     block = CPU_BLOCK_TOKENS * per_token
     one = (math.ceil(longest / CPU_BLOCK_TOKENS) + 1) * block  # one block stays empty
