@@ -33,13 +33,13 @@ s3: $(VENV)/.dev
 s3-long: $(VENV)/.dev
 	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
 
-# Real runs on vLLM that are killed: the short leg of CI. Random kills are the long leg's.
+# A real run on vLLM, killed ten times at random moments.
 crash: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow tests/test_kill.py
+	BATCHR1_KILLS=10 $(BIN)/python -m pytest -m slow -s tests/crash/test_random_kills.py -k short
 
-# The long leg: a kill at every named step, and a hundred random kills over four jobs.
+# The long leg: every test of tests/crash, and a hundred kills over four jobs.
 crash-long: $(VENV)/.dev
-	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow tests/test_kill.py tests/crash
+	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow -s tests/crash -k 'not short'
 
 # A Ray cluster on this machine, its nodes killed and added; with vLLM, to a real S3 server.
 cluster: $(VENV)/.dev

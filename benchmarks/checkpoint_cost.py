@@ -42,6 +42,7 @@ from throughput import engine_args, trace, versions
 from traces import lengths, prompts
 
 from batchr1.sizing.catalogue import VARIANTS
+from batchr1.sizing.plan import STREAM_INTERVAL
 
 NEIGHBOURS = 20  # steps on each side of a snapshot that say how long a step takes
 
@@ -92,6 +93,8 @@ def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
     from batchr1.run.worker_main import make_engine
 
     args = engine_args(options)
+    if options.device == "cuda":
+        args["stream_interval"] = STREAM_INTERVAL  # as a plan for GPUs has it
     sampling = Sampling(0.6, 0.95, ignore_eos=True)
     spec = EngineSpec("vllm", options.device, options.model, None, False, args, sampling)
     return spec, make_engine(spec)

@@ -1,6 +1,6 @@
 """KV-cache memory: what sizing predicts against what vLLM reports, on a real GPU, with dummy weights of real shapes.
 
-    python benchmarks/kv_memory.py --out kv.json            # five models, thirteen settings; about 4 minutes on an H200
+    python benchmarks/kv_memory.py --out kv.json            # five models, eleven settings; 4 to 6 minutes on an H200
 
 Each setting runs in a process of its own: vLLM's worker loads the model and measures its memory, as at the start of an
 engine (`Worker.determine_available_memory`), and the figure is what it would give to the KV cache. A first
@@ -27,6 +27,8 @@ from shapes import config_of
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.memory import GIB, OTHER_BYTES, activation_bytes
 
+Setting = tuple[str, float, int, int, int]
+
 # (variant, gpu_memory_utilization, max_num_batched_tokens, max_num_seqs, max_model_len). On an H200 (139.8 GiB) 0.17,
 # 0.29 and 0.57 imitate cards of 24, 40 and 80 GB. None of these was used to find a constant.
 SETTINGS = [
@@ -48,17 +50,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("kv_memory.json"))
     parser.add_argument("--at-once", type=int, default=5, help="processes that compile side by side")
+    parser.add_argument("--only", type=int, nargs="+", help="their numbers, from 0; all without it")
     options = parser.parse_args()
+    settings = [SETTINGS[i] for i in options.only] if options.only else SETTINGS
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     import_vllm()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        compile_all(folder, options.at_once)
+        compile_all(folder, settings, options.at_once)
         print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)
         rows = []
-        for number, setting in enumerate(SETTINGS):
+        for number, setting in enumerate(settings):
             os.waitpid(start(folder, number, setting, measure=True), 0)
             rows.append(row(setting, figures(folder / f"{number}.json"), figures(folder / f"{number}.first.json")))
             print(rows[-1], flush=True)
@@ -67,9 +71,7 @@ def main() -> None:
     print(f"{len(rows)} settings, largest error {worst:.3f} GiB, {time.monotonic() - started:.0f} s")
 
 
-def row(
-    setting: tuple[str, float, int, int, int], measured: dict[str, int] | None, first: dict[str, int] | None
-) -> dict[str, Any]:
+def row(setting: Setting, measured: dict[str, int] | None, first: dict[str, int] | None) -> dict[str, Any]:
     """Predicted and measured, in GiB; the error is of the memory that is left for the KV cache, at either start."""
     variant, utilization, batched, seqs, length = setting
     arch = Architecture.of_config(config_of(variant))
@@ -110,9 +112,9 @@ def import_vllm() -> None:
     import vllm.v1.worker.gpu_worker  # noqa: F401
 
 
-def compile_all(folder: Path, at_once: int) -> None:
+def compile_all(folder: Path, settings: list[Setting], at_once: int) -> None:
     """Fill vLLM's compile cache, largest models first, as many at a time as the GPU holds."""
-    todo = sorted(enumerate(SETTINGS), key=lambda s: -weight(s[1][0]))
+    todo = sorted(enumerate(settings), key=lambda s: -weight(s[1][0]))
     running: dict[int, float] = {}
     while todo or running:
         room = 125 - sum(running.values())
@@ -129,7 +131,7 @@ def weight(variant: str) -> float:
     return Architecture.of_config(config_of(variant)).weight_bytes() / GIB
 
 
-def start(folder: Path, number: int, setting: tuple[str, float, int, int, int], *, measure: bool) -> int:
+def start(folder: Path, number: int, setting: Setting, *, measure: bool) -> int:
     pid = os.fork()
     if pid == 0:
         try:
@@ -142,7 +144,7 @@ def start(folder: Path, number: int, setting: tuple[str, float, int, int, int], 
     return pid
 
 
-def child(folder: Path, number: int, setting: tuple[str, float, int, int, int], measure: bool) -> None:
+def child(folder: Path, number: int, setting: Setting, measure: bool) -> None:
     import torch
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.executor.uniproc_executor import UniProcExecutor

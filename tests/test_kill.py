@@ -16,13 +16,11 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
-import pytest
 from process_tree import Tree, tree, until
 from replay_job import keys_of, questions, rows_of, wanted_keys, write_job
 
 HELPER = str(Path(__file__).with_name("replay_job.py"))
 ORPHAN_S = 5.0
-START_S = 400.0  # vLLM loads in 10 s, and on a busy machine in minutes
 SLOW = {"max_num_seqs": 8, "step_s": 0.03}  # about 25 rows a second
 ROWS = 300
 
@@ -37,10 +35,6 @@ def replay_command(job: Path, **changes: float) -> list[str]:
 
 def quick_command(job: Path) -> list[str]:
     return replay_command(job, step_s=0.0)
-
-
-def vllm_command(job: Path) -> list[str]:
-    return ["-m", "batchr1", "run", str(job)]
 
 
 def replay_job(folder: Path) -> Path:
@@ -79,7 +73,7 @@ def kill_the_tree_three_times(job: Path, output: Path, command: Command, seed: i
         new, delay = rng.randint(0, 4), rng.uniform(0, 0.5)
         with tree(command(job), job.parent) as run:
             goal = len(parts) + new
-            until(lambda: run.workers() and len(parts_of(output)) >= goal, START_S)  # noqa: B023
+            until(lambda: run.workers() and len(parts_of(output)) >= goal)  # noqa: B023
             time.sleep(delay)  # the random moment
             assert run.driver.poll() is None, "the run ended before it could be killed"
             killed = run.kill()
@@ -139,50 +133,3 @@ def test_killing_the_driver_ends_its_worker_and_killing_a_worker_does_not_end_th
     assert {name.split("-")[4] for name in set(parts_of(output)) - set(before)} == {"0", "1"}, "the worker was replaced"
     assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
     assert (output / "_SUCCESS").exists()
-
-
-# The same with the real engine and the model that ships.
-
-
-PROBLEMS = Path(__file__).parent.parent / "jobs/data/math.parquet"
-VLLM_ROWS = 120
-
-
-def math_job(folder: Path) -> Path:
-    """Some of the shipped problems, in small parts, so that there is something to kill between."""
-    return write_job(
-        folder,
-        input={"path": str(PROBLEMS), "gold": "answer", "limit": VLLM_ROWS},
-        output={"keep": ["family"], "rows_per_part": 10},
-        sampling={"max_tokens": 512},
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_vllm_killed_three_times_with_its_whole_tree_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    job, output = math_job(tmp_path), tmp_path / "out"
-    kill_the_tree_three_times(job, output, vllm_command, seed=21)
-    finish(job, output, vllm_command, parts_of(output), timeout_s=1000)
-    assert keys_of(rows_of(output)) == wanted_keys(pl.read_parquet(PROBLEMS).head(VLLM_ROWS))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_vllm_ends_with_its_driver_and_is_replaced_when_it_dies(tmp_path: Path) -> None:
-    job, output = math_job(tmp_path), tmp_path / "out"
-    with tree(vllm_command(job), tmp_path) as run:
-        until(lambda: parts_of(output), START_S)
-        pids = run.pids()
-        os.kill(run.driver.pid, signal.SIGKILL)
-        run.driver.wait()
-        assert_nothing_left(run, pids)
-    before = assert_whole(output, {})
-    with tree(vllm_command(job), tmp_path) as run:
-        until(lambda: len(parts_of(output)) > len(before), START_S)
-        [worker] = run.workers()
-        os.kill(worker, signal.SIGKILL)
-        assert run.wait(1000) == 0, run.stderr
-        assert_nothing_left(run, [worker])
-    assert before.items() <= parts_of(output).items()
-    assert keys_of(rows_of(output)) == wanted_keys(pl.read_parquet(PROBLEMS).head(VLLM_ROWS))

@@ -1,7 +1,9 @@
 """SIGKILL to the driver, a worker, the whole tree or the engine's process, at random moments, until the job is done.
 
-On real vLLM and the model that ships. Greedy in float32, what comes out has to be what an undisturbed run gives, byte
-for byte. BATCHR1_KILLS is how often each of the four jobs is killed (25 in the long leg); figures are printed (-s).
+On real vLLM and the model that ships. After each kill nothing is left by pid within five seconds, and all that was
+committed is there and readable. Greedy in float32, what comes out has to be what an undisturbed run gives, byte for
+byte. BATCHR1_KILLS is how often each job is killed: ten times the short one in CI, 25 times each of the four others in
+the long leg. Figures are printed (-s).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from process_tree import Tree, engine_process, tree, until
 from replay_job import keys_of, rows_of, wanted_keys, write_job
+from test_kill import parts_of
 
 from batchr1.data.journal import INFLIGHT_DIR
 
@@ -27,18 +30,20 @@ PROBLEMS = Path(__file__).parent.parent.parent / "jobs/data/math.parquet"
 KILLS = int(os.environ.get("BATCHR1_KILLS", "10"))
 EVERY_S = 2.0
 LOAD_S = 400.0  # vLLM loads in 10 s, and on a busy machine in minutes
-ORPHAN_S = 10.0
+ORPHAN_S = 5.0
 NOTICE_S = 60.0  # until a worker whose engine is dead has staged what was finished, and left
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the jobs: its dtype, what it samples, and whether vLLM's engine is a process of its own."""
+    """One of the jobs: its dtype, what it samples, whether vLLM's engine is a process of its own, and whether what
+    comes out is compared with an undisturbed run."""
 
     dtype: str = "float32"
     sampling: dict[str, Any] = field(default_factory=dict)
     limit: int | None = None
     engine_apart: bool = False
+    is_compared: bool = True
 
     @property
     def is_repeatable(self) -> bool:
@@ -46,6 +51,7 @@ class Kind:
 
 
 KINDS = {
+    "short": Kind(limit=200, is_compared=False),
     "float32": Kind(),
     "bfloat16": Kind(dtype="bfloat16"),
     "sampled": Kind(sampling={"n": 2, "temperature": 0.6, "top_p": 0.95, "seed": 7}, limit=200),
@@ -95,6 +101,8 @@ class Toll:
         self.kills = 0
         self.lost_s = 0.0
         self.by_target: dict[str, int] = {}
+        self.blaming_runs = 0  # ended with rows that three kills had hit: failed, as promised, until asked for again
+        self._committed: dict[str, str] = {}
 
     def kill(self, rng: random.Random, run: Tree, output: Path, ready_at: float) -> bool:
         """Kill something; whether the run is over with it."""
@@ -116,13 +124,22 @@ class Toll:
             os.kill(run.driver.pid, signal.SIGKILL)
             run.driver.wait()
         until(lambda: not run.left(), ORPHAN_S, "the end of every process of the killed run")
+        self.look_at(output)
         return True
+
+    def look_at(self, output: Path) -> None:
+        """All that was committed before is there, unchanged, and every file can be read to its end."""
+        now = parts_of(output)
+        assert self._committed.items() <= now.items()
+        for name in now.keys() - self._committed.keys():
+            pq.ParquetFile(output / "data" / name).read()
+        self._committed = now
 
 
 def kill_until_done(job: Path, output: Path, kills: int, seed: int) -> Toll:
     rng, toll = random.Random(seed), Toll()
     for _ in range(20 * kills):
-        with tree(["-m", "batchr1", "run", str(job)], job.parent) as run:
+        with tree(["-m", "batchr1", "run", str(job), "--retry-failed"], job.parent) as run:
             over = False
             while not over and toll.kills < kills:
                 seen = ready_lines(output)
@@ -131,12 +148,27 @@ def kill_until_done(job: Path, output: Path, kills: int, seed: int) -> Toll:
                 time.sleep(rng.uniform(0.0, 2 * EVERY_S))
                 over = toll.kill(rng, run, output, ready_at)
             if run.driver.poll() is None:
-                assert run.wait(1000) == 0, run.stderr
+                run.wait(1000)
             if run.driver.returncode == 0:
                 until(lambda: not run.left(), ORPHAN_S, "the end of every process")
+                toll.look_at(output)
                 return toll
-            assert run.driver.returncode == -9, run.stderr
+            if run.driver.returncode == 3:
+                failed = pl.read_parquet(output / ".batchr1/failed/*.parquet")
+                assert set(failed["reason"]) == {"killed_engine"}, failed
+                toll.blaming_runs += 1
+            else:
+                assert run.driver.returncode == -9, run.stderr
     raise AssertionError("the job does not come to its end")
+
+
+def undisturbed(job: Path, output: Path) -> tuple[pl.DataFrame, float]:
+    """What comes out of it, and its tokens per second."""
+    with tree(["-m", "batchr1", "run", str(job)], job.parent) as run:
+        assert run.wait(1500) == 0, run.stderr
+    finished = rows_of(output)["finished_at"]
+    span = (finished.max() - finished.min()).total_seconds()  # type: ignore[operator]
+    return content(output), content(output)["completion_tokens"].sum() / span
 
 
 @pytest.mark.slow
@@ -145,37 +177,30 @@ def kill_until_done(job: Path, output: Path, kills: int, seed: int) -> Toll:
 def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, calm, killed = KINDS[name], tmp_path / "calm", tmp_path / "killed"
+    kind, output = KINDS[name], tmp_path / "killed/out"
     if kind.engine_apart:
         monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    calm_job = job_of(calm, kind)
-    with tree(["-m", "batchr1", "run", str(calm_job)], calm) as run:
-        assert run.wait(1500) == 0, run.stderr
-    wanted = content(calm / "out")
-    finished = pl.Series(rows_of(calm / "out")["finished_at"])
-    span = (finished.max() - finished.min()).total_seconds()  # type: ignore[operator]
-    rate = wanted["completion_tokens"].sum() / span
-    toll = kill_until_done(job_of(killed, kind), killed / "out", KILLS, seed=4)
-    output = killed / "out"
+    toll = kill_until_done(job_of(tmp_path / "killed", kind), output, KILLS, seed=4)
     rows = rows_of(output)
-    for path in (output / "data").iterdir():
-        pq.ParquetFile(path).read()
     problems = pl.read_parquet(PROBLEMS).head(kind.limit or 1_000_000)
     assert keys_of(rows) == wanted_keys(problems, n=kind.sampling.get("n", 1))
-    same = (content(output)["reasoning"].eq_missing(wanted["reasoning"])).mean()
     resumed = rows.filter(pl.col("resumed_at").list.len() > 0).height
-    bound = 1.2 * toll.kills * EVERY_S * rate
+    bound_s = 1.2 * toll.kills * EVERY_S
     print(
-        f"\n{name}: {toll.kills} kills {toll.by_target}, {rows.height} rows, {resumed} resumed, {same:.1%} equal; "
-        f"about {toll.lost_s * rate:,.0f} tokens generated again ({toll.lost_s:.1f} s at {rate:,.0f} tokens/s), "
-        f"bound {bound:,.0f}"
+        f"\n{name}: {toll.kills} kills {toll.by_target}, {toll.blaming_runs} runs ended with rows blamed; "
+        f"{rows.height} rows, {resumed} resumed; {toll.lost_s:.1f} s of work done again, bound {bound_s:.1f} s"
     )
-    assert toll.lost_s * rate <= bound
+    assert toll.kills == KILLS
+    assert toll.lost_s <= bound_s
     assert resumed
-    if kind.is_repeatable:
-        assert content(output).equals(wanted)
-    elif not kind.sampling:
-        assert same > 0.5  # in bf16 a request may differ between batches, killed or not
+    if kind.is_compared:
+        wanted, rate = undisturbed(job_of(tmp_path / "calm", kind), tmp_path / "calm/out")
+        same = (content(output)["reasoning"].eq_missing(wanted["reasoning"])).mean()
+        print(f"{same:.1%} equal; about {toll.lost_s * rate:,.0f} tokens done again, {rate:,.0f} a second")
+        if kind.is_repeatable:
+            assert content(output).equals(wanted)
+        elif not kind.sampling:
+            assert same > 0.5  # in bf16 a request may differ between batches, killed or not
 
 
 @pytest.mark.slow
