@@ -1,6 +1,7 @@
 """What snapshots cost while nothing goes wrong, and what a kill -9 costs.
 
     python benchmarks/checkpoint_cost.py                                        # r1-tiny on the CPU
+    python benchmarks/checkpoint_cost.py --alternate 2                          # on and off within one leg
     python benchmarks/checkpoint_cost.py --kill                                 # the same, killed at half time
     python benchmarks/checkpoint_cost.py --device cuda --model DIR --dummy …    # a GPU; DIR as benchmarks/shapes.py
 
@@ -9,6 +10,10 @@ worker loop (split, Parquet, commits, snapshots), with snapshots off, every seco
 Lengths are forced, so each leg generates the same tokens. A leg's clock runs from its first request to its last commit;
 its ratio is to the leg without snapshots in the same round. Stolen: for each step of the engine's loop that a snapshot
 overlaps, its time less the median of the steps around it that none overlaps.
+
+With --alternate: within each leg snapshots are taken for so many seconds, then for as many not, and so on. The rate of
+a window with snapshots is divided by the mean of its two neighbours without, while the batch is full. Where a machine's
+speed wanders by a tenth from one leg to the next, only this shows what a snapshot costs.
 
 With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random part of
 checkpoint.every_s after half of its tokens, and the same command is given again. Tokens generated again = generated
@@ -45,20 +50,34 @@ from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.plan import STREAM_INTERVAL
 
 NEIGHBOURS = 20  # steps on each side of a snapshot that say how long a step takes
+FULL = 0.95  # of max_num_seqs
 
 
 class Timed:
-    """An engine that notes when each of its steps came back with tokens."""
+    """An engine that notes of each step that gave tokens: when, how many, and how many requests there were."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.info = engine.info
+        self.clear()
+
+    def clear(self) -> None:
         self.ends: list[float] = []
+        self.tokens: list[int] = []
+        self.running: list[int] = []
+        self._running = 0
+
+    def submit(self, request: Any) -> None:
+        self._engine.submit(request)
+        self._running += 1
 
     def step(self) -> Any:
         deltas = self._engine.step()
         if deltas:
             self.ends.append(time.perf_counter())
+            self.tokens.append(sum(len(delta.token_ids) for delta in deltas))
+            self.running.append(self._running)
+            self._running -= sum(delta.finish_reason is not None for delta in deltas)
         return deltas
 
     def __getattr__(self, name: str) -> Any:
@@ -113,9 +132,16 @@ def make_items(options: argparse.Namespace) -> list[Any]:
 
 
 def leg(
-    options: argparse.Namespace, spec: Any, engine: Timed, items: list[Any], every_s: float | None, name: str
+    options: argparse.Namespace,
+    spec: Any,
+    engine: Timed,
+    items: list[Any],
+    every_s: float | None,
+    name: str,
+    *,
+    on_first: bool | None = None,
 ) -> dict[str, Any]:
-    """All items once, with these snapshots: rate and what they took."""
+    """All items once, with these snapshots: rate and what they took. `on_first`: whether alternation begins so."""
     import pyarrow as pa
 
     from batchr1.data.output import Output
@@ -145,11 +171,12 @@ def leg(
     save = Checkpointer.save
 
     def timed(self: Checkpointer) -> None:
-        started = time.perf_counter()
-        save(self)
-        saves.append((started, time.perf_counter(), sizes[-1] if sizes else 0))
+        begun = time.perf_counter()
+        if on_first is None or is_on(begun - started, options.alternate, on_first=on_first):
+            save(self)
+            saves.append((begun, time.perf_counter(), sizes[-1] if sizes else 0))
 
-    engine.ends = []
+    engine.clear()
     line = CommittingLine(output, items)
     collector = Collector(setup, result_maker(setup, *model_tags(setup)), line.send)
     Checkpointer._rotate, Checkpointer.save = noted, timed  # type: ignore[method-assign]
@@ -172,9 +199,35 @@ def leg(
         "bytes": [size for *_, size in saves],
         "slowest_steps_ms": sorted((1e3 * (b - a) for a, b in itertools.pairwise(engine.ends)), reverse=True)[:40],
         "median_step_ms": 1e3 * statistics.median(b - a for a, b in itertools.pairwise(engine.ends)),
+        "window_ratios": window_ratios(engine, started, options, on_first=on_first) if on_first is not None else [],
         "before_first_step_s": engine.ends[0] - started,
         "after_last_step_s": line.ended_at - engine.ends[-1],
     }
+
+
+def is_on(after_s: float, window_s: float, *, on_first: bool) -> bool:
+    """Whether snapshots are taken so long after the start."""
+    return (after_s // window_s % 2 == 0) == on_first
+
+
+def window_ratios(engine: Timed, started: float, options: argparse.Namespace, *, on_first: bool) -> list[float]:
+    """For each window with snapshots its rate over that of the two beside it; of windows with a full batch only.
+
+    vLLM hands tokens over in bursts, so a window is taken from the first burst in it to the first in the next.
+    """
+    window_s = options.alternate
+    windows = int((engine.ends[-1] - started) // window_s) + 1
+    edges = [bisect.bisect_left(engine.ends, started + i * window_s) for i in range(windows)]
+    rates: list[float | None] = []
+    for begin, end in itertools.pairwise(edges):
+        is_full = begin < end and min(engine.running[begin : end + 1]) >= FULL * options.max_num_seqs
+        seconds = engine.ends[end] - engine.ends[begin]
+        rates.append(sum(engine.tokens[begin:end]) / seconds if is_full else None)
+    found = []
+    for i, (before, rate, after) in enumerate(zip(rates, rates[1:], rates[2:], strict=False), start=1):
+        if before and rate and after and is_on(i * window_s, window_s, on_first=on_first):
+            found.append(rate / statistics.mean([before, after]))
+    return found
 
 
 def stolen(ends: list[float], saves: list[tuple[float, float, int]]) -> list[float]:
@@ -200,6 +253,8 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     gc.freeze()  # as a run's worker does
     timed, items = Timed(engine), make_items(options)
     leg(options, spec, timed, items[: options.max_num_seqs], None, "warm-up")
+    if options.alternate:
+        return alternate(options, spec, timed, items)
     settings: list[float | None] = [None, *options.every_s]
     rounds: list[dict[str, Any]] = []
     for number in range(options.rounds):
@@ -213,6 +268,41 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         rounds.append(done)
     engine.close()
     return {"rounds": rounds, "table": [row_of(rounds, f"{s:g}", s) for s in options.every_s]}
+
+
+def alternate(options: argparse.Namespace, spec: Any, engine: Timed, items: list[Any]) -> dict[str, Any]:
+    """Legs of snapshots in turns, the first setting alone."""
+    [every_s, *_] = options.every_s
+    legs = []
+    for number in range(options.rounds):
+        done = leg(options, spec, engine, items, every_s, f"alternating-{number}", on_first=number % 2 == 0)
+        each = " ".join(f"{ratio:.3f}" for ratio in done["window_ratios"])
+        print(f"round {number + 1}: {done['tokens_per_s']:,.0f} tokens/s, {done['snapshots']} snapshots; {each}",
+              file=sys.stderr, flush=True)  # fmt: skip
+        legs.append(done)
+    return {"every_s": every_s, "legs": legs}
+
+
+def print_alternation(result: dict[str, Any], window_s: float) -> None:
+    ratios = sorted(r for one in result["legs"] for r in one["window_ratios"])
+    if len(ratios) < 2:
+        sys.exit("too few windows with a full batch: use more --requests, or more --rounds")
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5
+    low, _, high = statistics.quantiles(ratios, n=4)
+    snapshots = [ms for one in result["legs"] for ms in one["snapshot_ms"]]
+    taken = [ms for one in result["legs"] for ms in one["stolen_ms"]]
+    print(
+        f"snapshots every {result['every_s']:g} s, on and off every {window_s:g} s: {len(ratios)} windows, each over "
+        "its neighbours without"
+    )
+    print(
+        f"mean {statistics.mean(ratios):.3f} ± {error:.3f} (standard error), median {statistics.median(ratios):.3f}, "
+        f"quartiles {low:.3f} to {high:.3f}"
+    )
+    print(
+        f"{len(snapshots)} snapshots of {statistics.mean(snapshots):.0f} ms, step time stolen by one "
+        f"{statistics.mean(taken):.1f} ms"
+    )
 
 
 def row_of(rounds: list[dict[str, Any]], label: str, every_s: float) -> dict[str, Any]:
@@ -256,6 +346,7 @@ def main() -> None:
     parser.add_argument("--dummy", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--kill", action="store_true", help="kill a run at half time, instead")
+    parser.add_argument("--alternate", type=float, metavar="SECONDS", help="snapshots on and off within a leg, instead")
     parser.add_argument("--every-s", type=float, nargs="+", help="seconds between snapshots (1 30; with --kill: 30)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=1000)
@@ -277,7 +368,10 @@ def main() -> None:
         measure = functools.partial(kill_and_go_on, rng=random.Random(options.seed)) if options.kill else compare
         result = measure(options, Path(name))
     print(f"{versions(options.device)}; {options.requests} requests")
-    (print_kill if options.kill else print_costs)(result)
+    if options.alternate:
+        print_alternation(result, options.alternate)
+    else:
+        (print_kill if options.kill else print_costs)(result)
     if options.out:
         document = {"versions": versions(options.device), "options": {k: str(v) for k, v in vars(options).items()}}
         document["result"] = result
