@@ -16,6 +16,7 @@ import os
 import queue
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from batchr1.sizing.plan import Plan
 log = logging.getLogger("batchr1.ray")
 
 LOOK_S = 60.0  # for a node to say what it is, before a run begins
+KNOCK_S = 10.0  # for the head of a cluster to take a connection
 
 _is_ours = False  # whether the connection to Ray is this module's to end
 
@@ -67,11 +69,12 @@ def connect(spec: ExecutorSpec) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
     try:
+        _knock(spec.address)
         ray.init(
             address=spec.address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR,
             include_dashboard=None,
         )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as exc:
+    except (OSError, ValueError, RuntimeError) as exc:
         reason = str(exc).strip().splitlines()[0][:200] if str(exc).strip() else type(exc).__name__
         raise JobError(
             f"executor.address: no Ray cluster answers (got {spec.address!r}: {reason}). "
@@ -82,6 +85,13 @@ def connect(spec: ExecutorSpec) -> None:
     finally:
         for number, handler in handlers.items():  # Ray takes SIGTERM for itself
             signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Raise `OSError` when nothing listens at HOST:PORT: Ray itself would try again for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _keep_stdout() -> None:
