@@ -225,7 +225,7 @@ def window_ratios(engine: Timed, started: float, options: argparse.Namespace, *,
         rates.append(sum(engine.tokens[begin:end]) / seconds if is_full else None)
     found = []
     for i, (before, rate, after) in enumerate(zip(rates, rates[1:], rates[2:], strict=False), start=1):
-        if before and rate and after and is_on(i * window_s, window_s, on_first=on_first):
+        if before and rate and after and (i % 2 == 0) == on_first:
             found.append(rate / statistics.mean([before, after]))
     return found
 
@@ -345,8 +345,11 @@ def main() -> None:
     parser.add_argument("--model", default=str(VARIANTS["r1-tiny"].path), help="a model folder")
     parser.add_argument("--dummy", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--kill", action="store_true", help="kill a run at half time, instead")
-    parser.add_argument("--alternate", type=float, metavar="SECONDS", help="snapshots on and off within a leg, instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--kill", action="store_true", help="kill a run at half time, instead")
+    instead.add_argument(
+        "--alternate", type=float, metavar="SECONDS", help="snapshots on and off within a leg, instead"
+    )
     parser.add_argument("--every-s", type=float, nargs="+", help="seconds between snapshots (1 30; with --kill: 30)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=1000)
@@ -362,20 +365,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     parser.set_defaults(trace="lognormal", prompt_tokens=None, gpu_memory_utilization=0.9)
     options = parser.parse_args()
+    if options.alternate and options.every_s and options.every_s[0] > options.alternate:
+        parser.error("--alternate: shorter than --every-s, so windows with snapshots would have none")
     options.every_s = options.every_s or ([30.0] if options.kill else [1.0, 30.0])
     with tempfile.TemporaryDirectory(prefix="batchr1-checkpoint-") as name:
         options.output = options.output or f"{name}/out"
         measure = functools.partial(kill_and_go_on, rng=random.Random(options.seed)) if options.kill else compare
         result = measure(options, Path(name))
     print(f"{versions(options.device)}; {options.requests} requests")
-    if options.alternate:
-        print_alternation(result, options.alternate)
-    else:
-        (print_kill if options.kill else print_costs)(result)
     if options.out:
         document = {"versions": versions(options.device), "options": {k: str(v) for k, v in vars(options).items()}}
         document["result"] = result
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    if options.alternate:
+        print_alternation(result, options.alternate)
+    else:
+        (print_kill if options.kill else print_costs)(result)
     sys.stdout.flush()
     os._exit(0)  # as batchr1 itself leaves: native threads abort a tear-down now and then
 

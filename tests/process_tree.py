@@ -27,10 +27,12 @@ def until(condition: Callable[[], object], timeout_s: float = 120.0, what: str =
 
 
 class Tree:
-    """A running command. All processes that descend from it carry its tag in their environment."""
+    """A running command. All processes that descend from it carry its tag in their environment, until one writes its
+    own title over it, as vLLM's engine does: so those that were seen below the driver are remembered as well."""
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._tag = f"{TAG}={secrets.token_hex(8)}"
+        self._seen: set[tuple[int, object]] = set()
         name, _, value = self._tag.partition("=")
         self._out, self._err = folder / f"{value}.out", folder / f"{value}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -55,15 +57,18 @@ class Tree:
         found = [self.driver.pid]
         for pid in found:
             found += children.get(pid, [])
-        return [pid for pid in found if start_time(pid) is not None]
+        alive = [(pid, started) for pid in found if (started := start_time(pid)) is not None]
+        self._seen.update(alive)
+        return [pid for pid, _ in alive]
 
     def workers(self) -> list[int]:
         """The worker processes: the driver's own children."""
         return [pid for pid in self.pids() if _parent(pid) == self.driver.pid and "worker_main" in _command(pid)]
 
     def left(self) -> list[int]:
-        """Every live process that carries the tag, whoever its parent is by now."""
-        return [pid for pid in _all_pids() if self._is_tagged(pid) and start_time(pid) is not None]
+        """Every live process that carries the tag or was seen in the tree, whoever its parent is by now."""
+        alive = [(pid, started) for pid in _all_pids() if (started := start_time(pid)) is not None]
+        return [pid for pid, started in alive if (pid, started) in self._seen or self._is_tagged(pid)]
 
     def _is_tagged(self, pid: int) -> bool:
         try:

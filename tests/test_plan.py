@@ -238,7 +238,10 @@ def test_float32_doubles_weights_cache_and_activations() -> None:
         assert getattr(full.memory, name) > 1.9 * getattr(half.memory, name), name
     gpu = plan(job(dtype="float32"), named_machine("H200"))
     assert gpu.memory.weights_gib == pytest.approx(2 * plan(job(), named_machine("H200")).memory.weights_gib, rel=0.01)
-    assert plan(job(), named_machine("H200")).kv_cache_tokens > 2 * gpu.kv_cache_tokens
+    bf16 = plan(job(), named_machine("H200"))
+    assert bf16.kv_cache_tokens > 2 * gpu.kv_cache_tokens
+    assert bf16.estimate is not None and gpu.estimate is not None
+    assert bf16.estimate.tokens_per_s > 1.2 * gpu.estimate.tokens_per_s
 
 
 def test_kv_heads_are_cut_evenly_or_not_at_all() -> None:
@@ -413,6 +416,7 @@ MISFITS: list[tuple[str, JobSpec, Machine]] = [
         job("r1-distill-qwen-7b", max_num_batched_tokens=262144),
         gpus("RTX 4090"),
     ),
+    ("7B in 32 bits on a 4090, by the user's wish", job("r1-distill-qwen-7b", dtype="float32"), gpus("RTX 4090")),
     (
         "a card that another process fills",
         job("r1-distill-qwen-32b"),

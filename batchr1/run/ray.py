@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import ray
+from ray._private import services
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -89,8 +90,12 @@ def connect(spec: ExecutorSpec) -> None:
 
 def _knock(address: str) -> None:
     """Raise `OSError` when nothing listens at HOST:PORT: Ray itself would try again for a quarter of an hour."""
+    if address == "auto":  # what an earlier `ray start` wrote down here may be long gone
+        address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) or ""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "://" not in address:
+        if not 0 < int(port) < 2**16:
+            raise ValueError(f"no port: {port}")
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 

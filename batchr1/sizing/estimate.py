@@ -120,6 +120,7 @@ def tokens_per_s(
     num_seqs: int,
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
+    dtype_bytes: int = 2,
     kv_dtype_bytes: int = 2,
 ) -> float:
     """Output tokens per second of one replica with a full batch; 0 where the GPU's bandwidth is not known."""
@@ -130,7 +131,8 @@ def tokens_per_s(
     if arch.num_experts:  # every sequence picks its own experts: the more sequences, the more of them are read
         touched = 1 - (1 - arch.experts_per_token / arch.num_experts) ** num_seqs
         read = int(arch.active_parameters() + touched * (arch.parameters() - arch.active_parameters()))
-    weights = read * BYTES_PER_WEIGHT[quantization or arch.stored] / width
+    kind = quantization or arch.stored
+    weights = read * (BYTES_PER_WEIGHT[kind] if kind else dtype_bytes) / width
     per_token = arch.kv_bytes_per_token(kv_dtype_bytes=kv_dtype_bytes, tensor_parallel=tensor_parallel)
     cache = num_seqs * demand.mean_context * per_token / pipeline_parallel
     reading_s = (weights + cache) / (gpu.bandwidth_gb_s * 1e9)

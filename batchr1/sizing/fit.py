@@ -187,7 +187,7 @@ def fit(
         missing = max(missing, taken - total)
     rate = tokens_per_s(
         arch, quantization, smallest.gpu, demand, num_seqs=num_seqs, tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel, kv_dtype_bytes=wish.kv_dtype_bytes,
+        pipeline_parallel=pipeline_parallel, dtype_bytes=wish.dtype_bytes, kv_dtype_bytes=wish.kv_dtype_bytes,
     )  # fmt: skip
     return Fit(
         tensor_parallel, pipeline_parallel, max_model_len, num_seqs, batched, tokens, utilization, memory, rate, missing

@@ -55,7 +55,7 @@ def _all(
     for argument, freed in _without_one(spec):
         if fit := _fits(arch, quantization, demand, freed, devices):
             yield WayOut(f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}")
-    smaller = _smaller(spec, arch, gpu)
+    smaller = _smaller(spec, arch, gpu) if wish.dtype_bytes == 2 else []  # vLLM's kernels for them take 16 bits
     for name in smaller:
         if fit := _fits(arch, name, demand, wish, devices):
             yield WayOut(
@@ -86,8 +86,8 @@ def _all(
 
 
 _ARGUMENTS = (
-    "kv_cache_memory_bytes", "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs", "max_model_len",
-    "tensor_parallel_size", "pipeline_parallel_size",
+    "dtype", "kv_cache_memory_bytes", "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs",
+    "max_model_len", "tensor_parallel_size", "pipeline_parallel_size",
 )  # fmt: skip
 
 

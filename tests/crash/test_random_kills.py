@@ -1,9 +1,9 @@
 """SIGKILL to the driver, a worker, the whole tree or the engine's process, at random moments, until the job is done.
 
-On real vLLM and the model that ships. After each kill nothing is left by pid within five seconds, and all that was
-committed is there and readable. Greedy in float32, what comes out has to be what an undisturbed run gives, byte for
-byte. BATCHR1_KILLS is how often each job is killed: ten times the short one in CI, 25 times each of the four others in
-the long leg. Figures are printed (-s).
+On real vLLM and the model that ships. After each kill nothing of what was killed is left by pid within five seconds (a
+worker whose engine's process died may take a minute), and all that was committed is there and readable. Greedy in
+float32, what comes out has to be what an undisturbed run gives, byte for byte. BATCHR1_KILLS is how often each job is
+killed: ten times the short one in CI, 25 times each of the four others in the long leg. Figures are printed (-s).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ KILLS = int(os.environ.get("BATCHR1_KILLS", "10"))
 EVERY_S = 2.0
 LOAD_S = 400.0  # vLLM loads in 10 s, and on a busy machine in minutes
 ORPHAN_S = 5.0
+LATE = 1.5  # times EVERY_S: no snapshot is older
 NOTICE_S = 60.0  # until a worker whose engine is dead has staged what was finished, and left
 
 
@@ -95,7 +96,7 @@ def newest_snapshot(output: Path) -> float:
 
 
 class Toll:
-    """What the kills cost: seconds of work that no snapshot held."""
+    """What the kills cost: seconds since the last snapshot, which is work that has to be done again."""
 
     def __init__(self) -> None:
         self.kills = 0
@@ -110,13 +111,16 @@ class Toll:
         target = rng.choice(["driver", "worker", "tree"] + ["engine", "engine"] * (engine is not None))
         if run.driver.poll() is not None or not workers:
             return True
-        self.lost_s += time.time() - max(newest_snapshot(output), ready_at)
+        age = time.time() - max(newest_snapshot(output), ready_at)
+        assert age <= LATE * EVERY_S, f"the last snapshot is {age:.1f} s old"
+        self.lost_s += age
         self.kills += 1
         self.by_target[target] = self.by_target.get(target, 0) + 1
         if target in ("worker", "engine"):
             os.kill(engine if target == "engine" and engine is not None else workers[0], signal.SIGKILL)
             limit_s = ORPHAN_S if target == "worker" else NOTICE_S
-            until(lambda: workers[0] not in run.left(), limit_s, "the end of the worker")
+            until(lambda: not {workers[0], engine} & {*run.left()}, limit_s, "the end of worker and engine")
+            self.look_at(output)
             return False
         if target == "tree":
             run.kill()
