@@ -47,7 +47,7 @@ from batchr1.run.messages import (
 from batchr1.run.schedule import Group, Schedule
 from batchr1.run.seeds import derive_seed
 from batchr1.run.worker import Worker
-from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
+from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ, Demand
 from batchr1.sizing.fit import MAX_NUM_SEQS
@@ -110,7 +110,7 @@ class Rows:
         assert completion.item.key not in self.done
         self.done.add(completion.item.key)
 
-    def finish(self) -> None: ...
+    def finish(self, while_waiting: Any) -> None: ...
 
     def raise_error(self) -> None: ...
 
@@ -173,7 +173,7 @@ def step_time(variant: str, gpu: str) -> dict[str, float]:
     """What a step takes: the catalogue's model and GPU, the constants that were fitted to an H200."""
     arch, card = Architecture.of_config(VARIANTS[variant].config), GPUS[gpu]
     return {
-        "weight_bytes": arch.parameters() * BYTES_PER_WEIGHT[arch.stored],
+        "weight_bytes": arch.parameters() * arch.bytes_per_weight(),
         "kv_bytes_per_token": arch.kv_bytes_per_token(kv_dtype_bytes=2, tensor_parallel=1),
         "bandwidth": card.bandwidth_gb_s * 1e9,
         "operations_per_token": 2 * arch.active_parameters(),
