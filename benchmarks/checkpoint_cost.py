@@ -172,7 +172,7 @@ def leg(
 
     def timed(self: Checkpointer) -> None:
         begun = time.perf_counter()
-        if on_first is None or is_on(begun - started, options.alternate, on_first=on_first):
+        if on_first is None or is_on(int((begun - started) // options.alternate), on_first=on_first):
             save(self)
             saves.append((begun, time.perf_counter(), sizes[-1] if sizes else 0))
 
@@ -205,9 +205,9 @@ def leg(
     }
 
 
-def is_on(after_s: float, window_s: float, *, on_first: bool) -> bool:
-    """Whether snapshots are taken so long after the start."""
-    return (after_s // window_s % 2 == 0) == on_first
+def is_on(window: int, *, on_first: bool) -> bool:
+    """Whether snapshots are taken in this window, counted from 0."""
+    return (window % 2 == 0) == on_first
 
 
 def window_ratios(engine: Timed, started: float, options: argparse.Namespace, *, on_first: bool) -> list[float]:
@@ -225,7 +225,7 @@ def window_ratios(engine: Timed, started: float, options: argparse.Namespace, *,
         rates.append(sum(engine.tokens[begin:end]) / seconds if is_full else None)
     found = []
     for i, (before, rate, after) in enumerate(zip(rates, rates[1:], rates[2:], strict=False), start=1):
-        if before and rate and after and (i % 2 == 0) == on_first:
+        if before and rate and after and is_on(i, on_first=on_first):
             found.append(rate / statistics.mean([before, after]))
     return found
 

@@ -32,7 +32,7 @@ class Tree:
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._tag = f"{TAG}={secrets.token_hex(8)}"
-        self._seen: set[tuple[int, object]] = set()
+        self._seen: set[tuple[int, str]] = set()
         name, _, value = self._tag.partition("=")
         self._out, self._err = folder / f"{value}.out", folder / f"{value}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:

@@ -11,7 +11,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -24,17 +23,11 @@ ORPHAN_S = 5.0
 SLOW = {"max_num_seqs": 8, "step_s": 0.03}  # about 25 rows a second
 ROWS = 300
 
-Command = Callable[[Path], list[str]]
-
 
 def replay_command(job: Path, **changes: float) -> list[str]:
     script = job.with_name("script.json")
     script.write_text(json.dumps(SLOW | changes))
     return [HELPER, str(script), "run", str(job)]
-
-
-def quick_command(job: Path) -> list[str]:
-    return replay_command(job, step_s=0.0)
 
 
 def replay_job(folder: Path) -> Path:
@@ -66,12 +59,12 @@ def assert_nothing_left(run: Tree, killed: list[int]) -> None:
     until(lambda: not set(run.left()) | (set(killed) & set(run.pids())), ORPHAN_S, f"the end of all of {killed}")
 
 
-def kill_the_tree_three_times(job: Path, output: Path, command: Command, seed: int) -> None:
+def kill_the_tree_three_times(job: Path, output: Path) -> None:
     """Kills at random moments: after a random number of new parts and a random fraction of a second."""
-    rng, parts = random.Random(seed), dict[str, str]()
+    rng, parts = random.Random(20), dict[str, str]()
     for _ in range(3):
         new, delay = rng.randint(0, 4), rng.uniform(0, 0.5)
-        with tree(command(job), job.parent) as run:
+        with tree(replay_command(job), job.parent) as run:
             goal = len(parts) + new
             until(lambda: run.workers() and len(parts_of(output)) >= goal)  # noqa: B023
             time.sleep(delay)  # the random moment
@@ -83,9 +76,9 @@ def kill_the_tree_three_times(job: Path, output: Path, command: Command, seed: i
     assert parts, "something was committed before the last kill"
 
 
-def finish(job: Path, output: Path, command: Command, before: dict[str, str], timeout_s: float = 200.0) -> str:
-    with tree(command(job), job.parent) as run:
-        assert run.wait(timeout_s) == 0, run.stderr
+def finish(job: Path, output: Path, before: dict[str, str]) -> str:
+    with tree(replay_command(job, step_s=0.0), job.parent) as run:
+        assert run.wait(200) == 0, run.stderr
         assert_nothing_left(run, [])
     now = parts_of(output)
     assert before.items() <= now.items()
@@ -102,11 +95,11 @@ def test_killing_the_whole_tree_three_times_loses_and_doubles_nothing(tmp_path: 
         assert_nothing_left(run, run.kill())
     assert not (output / "data").exists(), "killed while it was loading"
     assert (output / ".batchr1/lock").exists(), "the lock of the dead"
-    kill_the_tree_three_times(job, output, replay_command, seed=20)
+    kill_the_tree_three_times(job, output)
     before = parts_of(output)
     done = rows_of(output).height
     assert 0 < done < ROWS
-    said = finish(job, output, quick_command, before)
+    said = finish(job, output, before)
     assert said.splitlines()[0] == f"{ROWS} rows = {ROWS} done + 0 failed + 0 pending"
     assert said.splitlines()[1].startswith(f"this run: {ROWS - done} rows, "), "what was committed is not made again"
     assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))

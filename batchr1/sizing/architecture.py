@@ -19,8 +19,7 @@ Quantization = Literal["fp8", "awq", "gptq", "w4a16"]
 
 # Bytes per weight of a quantised linear layer. FP8: one byte, the scales (one per channel or per 128 × 128) are lost in
 # the rounding. The 4-bit formats: half a byte, and per group of 128 a 16-bit scale and (AWQ, GPTQ) a 4-bit zero point.
-BYTES_PER_WEIGHT: dict[str | None, float] = {
-    None: 2.0,
+BYTES_PER_WEIGHT: dict[str, float] = {
     "fp8": 1.0,
     "w4a16": 0.5 + 2 / 128,
     "awq": 0.5 + 2.5 / 128,
@@ -138,6 +137,11 @@ class Architecture:
         idle = (self.num_experts - self.experts_per_token) * 3 * self.hidden * self.moe_intermediate
         return self.parameters() - idle * (self.num_layers - self.num_dense_layers)
 
+    def bytes_per_weight(self, quantization: str | None = None, *, dtype_bytes: int = 2) -> float:
+        """Of a weight that can be quantised. `quantization` None means as stored, and `dtype_bytes` if that is not."""
+        kind = quantization or self.stored
+        return BYTES_PER_WEIGHT[kind] if kind else dtype_bytes
+
     def weight_bytes(
         self,
         quantization: str | None = None,
@@ -151,8 +155,7 @@ class Architecture:
         `quantization` None means as stored. Embeddings, the output layer, norms and routers are never quantised, and
         take `dtype_bytes`. With them is counted the table of rotary angles, and what the allocator rounds up.
         """
-        kind = quantization or self.stored
-        per_weight = BYTES_PER_WEIGHT[kind] if kind else dtype_bytes
+        per_weight = self.bytes_per_weight(quantization, dtype_bytes=dtype_bytes)
         stages = []
         for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
             last = stage == pipeline_parallel - 1

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from batchr1.records import CompletionLengths, PromptLengths
-from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
+from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.gpus import Gpu
 
 EFFICIENCY = 0.75  # share of the datasheet's bandwidth and arithmetic that a step reaches
@@ -131,8 +131,7 @@ def tokens_per_s(
     if arch.num_experts:  # every sequence picks its own experts: the more sequences, the more of them are read
         touched = 1 - (1 - arch.experts_per_token / arch.num_experts) ** num_seqs
         read = int(arch.active_parameters() + touched * (arch.parameters() - arch.active_parameters()))
-    kind = quantization or arch.stored
-    weights = read * (BYTES_PER_WEIGHT[kind] if kind else dtype_bytes) / width
+    weights = read * arch.bytes_per_weight(quantization, dtype_bytes=dtype_bytes) / width
     per_token = arch.kv_bytes_per_token(kv_dtype_bytes=kv_dtype_bytes, tensor_parallel=tensor_parallel)
     cache = num_seqs * demand.mean_context * per_token / pipeline_parallel
     reading_s = (weights + cache) / (gpu.bandwidth_gb_s * 1e9)

@@ -146,10 +146,10 @@ def fit(
     def divide(num_seqs: int, batched: int) -> tuple[Memory, float]:
         outside = outside_bytes(arch, num_seqs=num_seqs, tensor_parallel=tensor_parallel)
         graphs = cuda_graph_bytes(num_seqs, eager=wish.eager)
-        in_16_bits = activation_bytes(
-            arch, num_batched_tokens=batched, num_seqs=num_seqs, tensor_parallel=tensor_parallel, eager=wish.eager
-        )
-        activation = in_16_bits * wish.dtype_bytes // 2
+        activation = activation_bytes(
+            arch, num_batched_tokens=batched, num_seqs=num_seqs, tensor_parallel=tensor_parallel,
+            dtype_bytes=wish.dtype_bytes, eager=wish.eager,
+        )  # fmt: skip
         if wish.kv_cache_memory_bytes is not None:
             utilization = wish.gpu_memory_utilization or 0.9
             return Memory(weights, activation, OTHER_BYTES, wish.kv_cache_memory_bytes, outside, graphs), utilization
@@ -202,8 +202,9 @@ def _batched_tokens(
         return max(longest, num_seqs, BATCHED_TOKENS[-1])
     for batched in BATCHED_TOKENS:
         needed = activation_bytes(
-            arch, num_batched_tokens=batched, num_seqs=num_seqs, tensor_parallel=tensor_parallel, first_start=False
-        )
-        if needed * wish.dtype_bytes // 2 <= ACTIVATION_SHARE * total:
+            arch, num_batched_tokens=batched, num_seqs=num_seqs, tensor_parallel=tensor_parallel,
+            dtype_bytes=wish.dtype_bytes, first_start=False,
+        )  # fmt: skip
+        if needed <= ACTIVATION_SHARE * total:
             break
     return max(batched, num_seqs)

@@ -44,6 +44,7 @@ def activation_bytes(
     num_batched_tokens: int,
     num_seqs: int,
     tensor_parallel: int = 1,
+    dtype_bytes: int = 2,
     eager: bool = False,
     first_start: bool = True,
 ) -> int:
@@ -61,14 +62,18 @@ def activation_bytes(
     Compiling, at the first start with these settings: the compiler tries kernels on made-up arguments, among them a
     copy of the embedding table and two of the hidden states, and empties the L2 cache with a buffer of its size. Later
     starts find the compiled code and have that much more KV cache; a plan counts on the first.
+
+    All of this is in 16 bits. With another `dtype_bytes` the whole is taken in proportion, the buffers too: not less.
     """
     forward = 2 * num_batched_tokens * (_widest(arch, tensor_parallel) + 3 * arch.hidden) + CUBLAS_BYTES
     per_logit = 20 if arch.num_experts else 2
     sampling = num_seqs * arch.vocab * per_logit + 2 * num_batched_tokens * arch.hidden + CUBLAS_BYTES
     if eager or not first_start:
-        return max(forward, sampling)
-    compiling = 2 * arch.hidden * (arch.vocab // tensor_parallel + 2 * num_batched_tokens)
-    return max(forward + L2_BYTES, sampling, compiling)
+        peak = max(forward, sampling)
+    else:
+        compiling = 2 * arch.hidden * (arch.vocab // tensor_parallel + 2 * num_batched_tokens)
+        peak = max(forward + L2_BYTES, sampling, compiling)
+    return peak * dtype_bytes // 2
 
 
 def _widest(arch: Architecture, tensor_parallel: int) -> int:

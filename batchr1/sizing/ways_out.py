@@ -108,7 +108,7 @@ def _smaller(spec: JobSpec, arch: Architecture, gpu: Gpu) -> list[str]:
     The mildest first. FP8 runs natively from compute capability 8.9 and as weights only from 8.0; 4 bits from 7.5.
     """
     entry = VARIANTS.get(spec.model.variant or "")
-    now = BYTES_PER_WEIGHT[spec.model.quantization or arch.stored]
+    now = arch.bytes_per_weight(spec.model.quantization)
     published = [q for q in ("fp8", "w4a16", "awq", "gptq") if entry is not None and q in entry.quantized]
     if "fp8" not in published and arch.stored is None and arch.num_experts == 0:
         published.insert(0, "fp8")  # vLLM converts 16-bit weights as it loads them
