@@ -191,7 +191,7 @@ class Bench:
 
 
 def gpu(options: argparse.Namespace) -> None:
-    """Rounds of one and two replicas, order alternating; after the first round, one of two is killed half-way."""
+    """Rounds of one and two replicas, order alternating; after the first run of one, one of two is killed half-way."""
     engine_args: dict[str, Any] = {
         "max_num_seqs": options.max_num_seqs, "max_model_len": options.max_model_len, "load_format": "dummy",
         "max_num_batched_tokens": options.max_num_batched_tokens, "gpu_memory_utilization": 0.9,
@@ -206,10 +206,10 @@ def gpu(options: argparse.Namespace) -> None:
         for replicas in (1, 2) if number % 2 == 0 else (2, 1):
             if bench.has_time():
                 bench.add(f"{replicas} GPU", replicas, replicas * options.rows, command)
-        if number == 0 and not options.no_kill and bench.has_time():
-            two = bench.median("2 GPU", "seconds") or 0.0
-            half = two / 2 * options.kill_rows / (2 * options.rows)
-            bench.add("2, 1 killed", 2, options.kill_rows, command, kill_after_s=half)
+            if number == 0 and replicas == 1 and not options.no_kill and bench.has_time():
+                one = bench.median("1 GPU", "seconds") or 0.0  # as long as two with twice the rows
+                half = one / 2 * options.kill_rows / (2 * options.rows)
+                bench.add("2, 1 killed", 2, options.kill_rows, command, kill_after_s=half)
     print(bench.table("1 GPU"))
 
 
