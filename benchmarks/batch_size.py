@@ -6,11 +6,17 @@ Dummy weights of the variant's shape, long-tailed lengths (log-normal), one seed
 plan's arguments, so that all runs share the same KV cache. Each width is the batch that a run's worker is given: up to
 it, admission decides how many requests are in flight. With `--straight`, the planned width again without admission: so
 many requests are kept in the engine whatever its cache holds.
+
+    python benchmarks/batch_size.py --variant r1-distill-qwen-1.5b --utilization 0.9 --requests 1536 --mean 1000 \
+        --cap 4096 --factors 1 --mixed-step-costs 0,0.1,0.5,2,0
+
+With several `--mixed-step-costs`, each of them. They decide how many slots fall free before they are filled (0: one).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -29,6 +35,7 @@ from traces import TraceSpec, lengths
 
 from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
 from batchr1.records import PromptLengths
+from batchr1.run.admission import MIXED_STEP_COST
 from batchr1.sizing.gpus import gpu_named
 from batchr1.sizing.lengths import assumed_lengths
 from batchr1.sizing.machine import named_machine
@@ -72,7 +79,9 @@ class Counted:
     def raise_error(self) -> None: ...
 
 
-def through_worker(engine: Any, plan: Plan, width: int, wanted: list[int], prompts: list[list[int]]) -> dict[str, Any]:
+def through_worker(
+    engine: Any, plan: Plan, width: int, cost: float, wanted: list[int], prompts: list[list[int]]
+) -> dict[str, Any]:
     """All requests once through a run's own worker, as a run has it: admission decides below `width`."""
     from batchr1.data.storage import open_storage
     from batchr1.engine.protocol import Sampling
@@ -88,12 +97,12 @@ def through_worker(engine: Any, plan: Plan, width: int, wanted: list[int], promp
     setup = WorkerSetup(
         run="batch", worker=0, epoch=0, engine=spec, max_num_seqs=width, storage=open_storage(tempfile.gettempdir()),
         kept_schema=b"", seed=None, attempts=1, rows_per_part=2000, part_every_s=600.0, model_label="",
-        expects_box=False, keep_token_ids=False, expected=plan.completions,
+        expects_box=False, keep_token_ids=False, expected=plan.completions, mixed_step_cost=cost,
     )  # fmt: skip
     counted, before = Counted(), engine.load().preempted
     started = time.perf_counter()
     Worker(setup, engine, counted, Line(items)).run(0.0)  # type: ignore[arg-type]
-    return figures(engine, width, counted.tokens, wanted, before, started)
+    return {"mixed_step_cost": cost} | figures(engine, width, counted.tokens, wanted, before, started)
 
 
 def run(engine: Any, in_flight: int, wanted: list[int], prompts: list[list[int]]) -> dict[str, Any]:
@@ -140,6 +149,8 @@ def main() -> None:
     parser.add_argument("--mean", type=float, default=500.0)
     parser.add_argument("--cap", type=int, default=2048)
     parser.add_argument("--factors", default="0.5,1,2,3", help="neighbours, as multiples of the plan")
+    cost_help = "what a prefill is held to add to a step"
+    parser.add_argument("--mixed-step-costs", default=str(MIXED_STEP_COST), help=cost_help)
     parser.add_argument("--straight", action="store_true", help="the planned width again, without admission")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -163,9 +174,10 @@ def main() -> None:
         vocab = config_of(options.variant)["vocab_size"]
         run(engine, 64, [32] * 128, prompts_of(128, options.prompt, vocab, 0))
         results = []
-        for number, value in enumerate(values, 1):
+        costs = [float(cost) for cost in options.mixed_step_costs.split(",")]
+        for number, (value, cost) in enumerate(itertools.product(values, costs), 1):
             prompts = prompts_of(options.requests, options.prompt, vocab, number)
-            results.append(through_worker(engine, plan, value, wanted, prompts))
+            results.append(through_worker(engine, plan, value, cost, wanted, prompts))
             print(results[-1], flush=True)
         straight = None
         if options.straight:
@@ -174,7 +186,7 @@ def main() -> None:
             print(f"without admission: {straight}", flush=True)
         engine.close()
     best = max(r["tokens_per_s"] for r in results)
-    [planned] = [r for r in results if r["width"] == plan.max_num_seqs]
+    planned = next(r for r in results if r["width"] == plan.max_num_seqs)
     document = {"plan": plan.document(), "measured_kv_tokens": engine.info.kv_cache_tokens, "results": results,
                 "straight": straight,
                 "planned_over_best": round(planned["tokens_per_s"] / best, 4),

@@ -25,7 +25,7 @@ from typing import Any
 KINDS = {
     "matrix products": r"gemm|nvjet|cutlass|cublas|splitk",
     "attention": r"flash|attention|fmha|reshape_and_cache",
-    "sampling": r"sort|softmax|top_?[kp]|exponential|argmax|gumbel|cumsum|scan|distribution|logit|penalt|temperature|sample",
+    "sampling": r"sort|softmax|top_?[kp]|exponential|argmax|gumbel|cumsum|scan|distribution|logit|temperature|sample",
     "copies": r"memcpy|memset",
 }  # the first that is found in a kernel's name, in lower case
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -39,7 +39,7 @@ def kind_of(name: str) -> str:
 
 
 def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Microseconds of the whole window, of those without work on the GPU, and by kind and by name, of a Chrome trace."""
+    """Microseconds of a Chrome trace's whole window, of those without work on the GPU, and by kind and by name."""
     work = sorted((e["ts"], e["ts"] + e["dur"], e["name"]) for e in events if e.get("cat") in ON_GPU)
     if not work:
         raise SystemExit("no kernel is in this trace")
@@ -71,9 +71,8 @@ def table(found: dict[str, Any], steps: int | None) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        return summary(json.load(file)["traceEvents"])
+    """What `summary` says of a trace as torch's profiler writes it."""
+    return summary(json.loads(gzip.decompress(path.read_bytes()))["traceEvents"])
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:

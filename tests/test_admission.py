@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from batchr1.engine.protocol import EngineLoad
 from batchr1.records import CompletionLengths
-from batchr1.run.admission import RECOVER_ROWS, Admission, LengthModel
+from batchr1.run.admission import MIXED_STEP_COST, RECOVER_ROWS, Admission, LengthModel, refill_share
 
 PROMPT = 20
 QUIET = EngineLoad()
@@ -36,26 +37,43 @@ def lengths(count: int, mean: float = 300.0, sigma: float = 0.8, seed: int = 0) 
     return [min(4000, max(1, round(rng.lognormvariate(mu, sigma)))) for _ in range(count)]
 
 
-def admission_of(kv_cache_tokens: int, max_num_seqs: int, *, mean: float = 300.0, sigma: float = 0.8) -> Admission:
+def admission_of(
+    kv_cache_tokens: int, max_num_seqs: int, *, mean: float = 300.0, sigma: float = 0.8, mixed_step_cost: float = 0.0
+) -> Admission:
     expected = CompletionLengths(mean, mean**2 * math.exp(sigma**2), "test")
-    return Admission(kv_cache_tokens=kv_cache_tokens, max_num_seqs=max_num_seqs, max_model_len=4096, expected=expected)
+    return Admission(
+        kv_cache_tokens=kv_cache_tokens, max_num_seqs=max_num_seqs, max_model_len=4096, expected=expected,
+        mixed_step_cost=mixed_step_cost,
+    )  # fmt: skip
 
 
-def run(admission: Admission, samples: list[Sample]) -> list[tuple[bool, int]]:
-    """Feed samples as the worker does, eight tokens a step; whether some still wait, and what is held, by step."""
-    waiting, flying, seen = samples[::-1], list[Sample](), list[tuple[bool, int]]()
+class Step(NamedTuple):
+    """Whether some still waited after it, how many were in flight, started in it, and the tokens that they hold."""
+
+    waits: bool
+    flying: int
+    started: int
+    held: int
+
+
+def run(admission: Admission, samples: list[Sample]) -> list[Step]:
+    """Feed samples as the worker does, eight tokens a step."""
+    waiting, flying, seen = samples[::-1], list[Sample](), list[Step]()
     while waiting or flying:
+        started = 0
         while waiting and admission.admits(waiting[-1]):
             sample = waiting.pop()
             admission.started(sample)
             flying.append(sample)
+            started += 1
+        were_flying = len(flying)
         for sample in flying:
             sample.generated = min(sample.length, sample.generated + 8)
         for sample in [s for s in flying if s.generated == s.length]:
             admission.ended(sample)
             flying.remove(sample)
         admission.stepped(8 * len(flying), QUIET)
-        seen.append((bool(waiting), sum(PROMPT + s.generated for s in flying)))
+        seen.append(Step(bool(waiting), were_flying, started, sum(PROMPT + s.generated for s in flying)))
     return seen
 
 
@@ -67,10 +85,10 @@ def test_what_is_in_flight_hardly_ever_outgrows_the_cache_and_fills_most_of_it(s
         for i, length in enumerate(lengths(900, seed=seed))
     ]
     seen = run(admission_of(30_000, 256), samples)
-    held = [tokens for _, tokens in seen]
+    held = [step.held for step in seen]
     over = sum(tokens > 30_000 for tokens in held)
     assert over <= len(held) / 50 and max(held) < 31_500, "2.5 deviations are left free, and drawn lengths have more"
-    loaded = [tokens for waits, tokens in seen if waits][60:]  # after the first have grown, before the last have begun
+    loaded = [step.held for step in seen if step.waits][60:]  # after the first have grown, before the last have begun
     assert np.mean(loaded) > 0.7 * 30_000
 
 
@@ -86,6 +104,28 @@ def test_with_room_for_all_the_batch_is_full_and_refilled_at_once() -> None:
     assert len(flying) == admission.window == 64 + 8
     admission.ended(flying[0])
     assert admission.admits(samples[-1])
+
+
+@pytest.mark.parametrize(("kv_cache_tokens", "of_before"), [(10_000_000, 0.5), (150_000, 0.85)])
+def test_where_a_prefill_slows_the_whole_batch_slots_are_filled_several_at_a_time(
+    kv_cache_tokens: int, of_before: float
+) -> None:
+    waits, mixed, fill = dict[float, int](), dict[float, float](), dict[float, float]()
+    for cost in (0.0, MIXED_STEP_COST):
+        admission = admission_of(kv_cache_tokens, 128, mean=1500, mixed_step_cost=cost)
+        seen = run(admission, [Sample(n, prompt_id=str(i)) for i, n in enumerate(lengths(1500, mean=1500.0))])
+        busy = [step for step in seen[200:] if step.waits]  # the first batch is over
+        waits[cost] = admission.window - 128
+        mixed[cost] = float(np.mean([step.started > 0 for step in busy]))
+        fill[cost] = float(np.mean([min(128, step.flying) for step in busy]))
+    assert waits == {0.0: 16, MIXED_STEP_COST: 0}, "what waits in the engine is prefilled as soon as a slot is free"
+    assert mixed[MIXED_STEP_COST] < of_before * mixed[0.0]
+    assert fill[MIXED_STEP_COST] > 0.96 * fill[0.0]
+
+
+def test_a_batch_of_few_is_filled_up_at_once_whatever_a_prefill_costs() -> None:
+    assert round(16 * refill_share(6000, MIXED_STEP_COST)) == 0
+    assert refill_share(1, MIXED_STEP_COST) == 1 / 16
 
 
 def test_an_engine_that_does_not_say_what_it_holds_is_filled_up() -> None:

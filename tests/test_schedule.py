@@ -149,7 +149,7 @@ def renderer() -> PromptRenderer:
 
 
 def feeder_of(
-    folder: Path, inputs: pl.DataFrame, renderer: PromptRenderer, *, n: int = 1, ahead: int = 64,
+    folder: Path, inputs: pl.DataFrame, renderer: PromptRenderer, *, n: int = 1, ahead: int = 64, first: int = 0,
     longest_first: bool = True, saved: dict[SampleKey, Saved] | None = None, row_group_size: int = 50,
     look_ahead_rows: int = feeder_module.LOOK_AHEAD_ROWS, enough: int | None = None,
 ) -> Feeder:  # fmt: skip
@@ -159,8 +159,8 @@ def feeder_of(
     source = Source(InputSpec(path=str(path), id="id", prompt="problem", expected_tokens=hint), [], expand_inputs(path))
     pending = Pending(source, n, ids_are_hashes=False)
     feeder = Feeder(
-        source, pending, renderer, Limits(1000, 4096), seed=1, ahead=ahead, longest_first=longest_first, saved=saved,
-        look_ahead_rows=look_ahead_rows, enough=enough,
+        source, pending, renderer, Limits(1000, 4096), seed=1, ahead=ahead, first=first, longest_first=longest_first,
+        saved=saved, look_ahead_rows=look_ahead_rows, enough=enough,
     )  # fmt: skip
     feeder.start()
     return feeder
@@ -183,6 +183,19 @@ def test_the_feeder_goes_by_the_column_and_tells_the_worker_what_to_expect(
     found = [(item.prompt.id, item.expected_tokens) for item in take(feeder_of(tmp_path, inputs, renderer), 0, 200)]
     wanted = sorted(zip(inputs["id"], inputs["hint"].cast(float), strict=True), key=lambda pair: -pair[1])
     assert found == wanted
+
+
+def test_the_first_batch_is_ready_when_engines_are_and_later_ones_are_decided_late(
+    tmp_path: Path, renderer: PromptRenderer
+) -> None:
+    feeder = feeder_of(tmp_path, questions(200), renderer, ahead=8, first=120)
+    until = time.monotonic() + 30
+    while feeder._num_ready < 120 and time.monotonic() < until:  # the engine loads
+        time.sleep(0.01)
+    assert len(feeder.take(0, 200)) == 120
+    while not (taken := feeder.take(0, 200)):
+        time.sleep(0.001)
+    assert len(taken) == 8
 
 
 def test_siblings_go_to_one_worker_together_when_their_probe_is_done(tmp_path: Path, renderer: PromptRenderer) -> None:

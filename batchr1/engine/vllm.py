@@ -73,6 +73,8 @@ class VllmEngine:
             memory=self._measure() if (given | args)["worker_extension_cls"] == PROBE_CLASS else None,
         )
 
+        if cache.enable_prefix_caching:  # then the scheduler counts preemptions, and no more is needed
+            self._engine.log_stats = False  # or vLLM keeps statistics of each request, token by token
         self._closing = False
         self._watch_core()
         self._warm_up()
@@ -198,6 +200,8 @@ class _Stats:
             if prefix is not None:
                 self._queries += prefix.queries
                 self._hits += prefix.hits
+            if prefix is not None and iteration is None:
+                self._preempted += prefix.preempted_requests  # known when they are taken up again
         if iteration is not None:
             self._preempted += iteration.num_preempted_reqs
 

@@ -5,6 +5,10 @@ only if at every later moment, by all that is known of lengths, what is in fligh
 column, or its finished siblings), else how long this job's completions are: the plan's guess at first, more and more
 what has finished. To admit by the future need of a batch, as its sequences grow and end, is the rule of the
 Past-Future Scheduler (Gong et al., ASPLOS 2025); here the need is computed from survival functions, with its variance.
+
+On a GPU a batch that was full is filled up again several samples at a time. A step that prefills runs outside vLLM's
+CUDA graphs, and the whole batch waits for it; left alone, vLLM fills each slot as it falls free, which is in two of
+five steps with 512 sequences of 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +26,10 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 WAITING_SHARE = 8  # one waiting request for this many running: a slot that falls free is filled in the same step
+MIXED_STEP_COST = (
+    0.5  # of a decode step on a GPU, added by a prefill in it (0.7 at 1.5B, 512 sequences: docs/benchmarks.md)
+)
+MOST_EMPTY = 16  # a refill is at most one slot of so many
 DEVIATIONS = 2.5  # of the sum of lengths, left free; as the plan does
 BLOCK_TOKENS = 16  # a sequence's last block of cache is half empty on average
 STEPS = 24  # moments at which the need is looked at
@@ -127,16 +135,35 @@ class _Siblings:
     reached: int = 0  # tokens, by the longest
 
 
+def most_in_flight(max_num_seqs: int) -> int:
+    """A full batch, and those that wait in the engine for the next slot that falls free."""
+    return max_num_seqs + max(4, max_num_seqs // WAITING_SHARE)
+
+
+def refill_share(mean: float, mixed_step_cost: float) -> float:
+    """How much of a full batch should fall free before it is filled up again, for completions of `mean` tokens.
+
+    `mixed_step_cost` is what a prefill adds to a step, as a share of it. Of N slots, N / mean fall free in a step. If k
+    are filled at a time, k / 2 are empty on average and every (k · mean / N)th step is a mixed one: k / 2N + cost · N /
+    (k · mean) of the time is lost, which is least at k = N · √(2 · cost / mean).
+    """
+    return min(1 / MOST_EMPTY, math.sqrt(2 * mixed_step_cost / mean))
+
+
 class Admission:
     """Says whether one more sample may go into the engine. Tell it what starts and ends, and what the engine did."""
 
     def __init__(
-        self, *, kv_cache_tokens: int, max_num_seqs: int, max_model_len: int, expected: CompletionLengths | None = None
-    ) -> None:
-        """`kv_cache_tokens` 0: not known, and only `max_num_seqs` counts."""
+        self, *, kv_cache_tokens: int, max_num_seqs: int, max_model_len: int, expected: CompletionLengths | None = None,
+        mixed_step_cost: float = 0.0,
+    ) -> None:  # fmt: skip
+        """`kv_cache_tokens` 0: not known, and only `max_num_seqs` counts. `mixed_step_cost`: see `refill_share`."""
         self._capacity = float(kv_cache_tokens) or math.inf
-        self.window = max_num_seqs + max(4, max_num_seqs // WAITING_SHARE)
         mean = max(1.0, expected.mean) if expected else max_model_len / 4
+        self._refill_share = refill_share(mean, mixed_step_cost)
+        waits = round(self._refill_share * max_num_seqs) <= 1  # in the engine, for the next slot that falls free
+        self.window = most_in_flight(max_num_seqs) if waits else max_num_seqs
+        self._full_at = 0  # so many were in flight when one was refused; 0: none was since one was admitted
         sigma = math.sqrt(math.log(max(1.0, expected.mean_square / mean**2))) if expected else 1.0
         self._lengths = LengthModel(mean, max(sigma, RATIO_SIGMA))
         self._ratios = LengthModel(1.0, RATIO_SIGMA)
@@ -155,9 +182,15 @@ class Admission:
 
     def admits(self, sequence: Sequence) -> bool:
         """Whether this one may start now. With nothing in flight, always."""
-        if not self._in_flight:
-            return True
-        if len(self._in_flight) >= self.window or sequence is self._refused:
+        flying = len(self._in_flight)
+        if flying and self._full_at and flying > self._full_at - round(self._refill_share * self._full_at):
+            return False
+        fits = not flying or (flying < self.window and self._fits(sequence))
+        self._full_at = 0 if fits else self._full_at or flying
+        return fits
+
+    def _fits(self, sequence: Sequence) -> bool:
+        if sequence is self._refused:
             return False
         limit = self._capacity * self.share
         if self._worst + _most(sequence) <= limit:

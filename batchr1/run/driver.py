@@ -351,10 +351,13 @@ class Driver:
             return
         self._lease_suspects()
         hungry = [r for r in self._replicas.values() if r.wanted > 0 and not r.told_to_end and not r.apart]
+        is_short = bool(hungry) and self._runs_short()
         while hungry:
             given = False
             for replica in hungry:
-                items = self._take(replica.setup.worker, min(replica.wanted, LEASE_SIZE))
+                # What one keeps in hand at the end, another may be idle for.
+                room = replica.setup.max_num_seqs - len(replica.in_flight) if is_short else LEASE_SIZE
+                items = self._take(replica.setup.worker, max(0, min(replica.wanted, LEASE_SIZE, room)))
                 if items:
                     given = True
                     self._give(replica, items)
@@ -371,6 +374,11 @@ class Driver:
                     continue
                 replica.told_to_end = True
                 self._executor.send(replica.setup.worker, Finish())
+
+    def _runs_short(self) -> bool:
+        """Whether what is left is less than what the replicas would take into their own hands."""
+        live = [replica for replica in self._replicas.live if replica.ready]
+        return len(live) > 1 and self._feeder.has_few_left(sum(r.setup.max_num_seqs for r in live) // 2)
 
     def _give(self, replica: Replica, items: list[WorkItem]) -> None:
         replica.wanted -= len(items)

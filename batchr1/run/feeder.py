@@ -5,8 +5,8 @@
 To order rows, many must be known: LOOK_AHEAD_ROWS of them, so that a job of 100,000 rows is ordered as a whole and one
 of ten million streams. They are kept as Arrow holds them, about a kilobyte a row, and at most LOOK_AHEAD_BYTES; prompts
 are rendered when they are picked, a few ahead of demand, because what is picked later is picked with more lengths
-known. When an eighth of the look-ahead is left it is filled up, so that what is short and was put off never
-ends up as a tail of its own.
+known; only the first batch of each engine is rendered as a whole, while the engine loads. When an eighth of the
+look-ahead is left it is filled up, so that what is short and was put off never ends up as a tail of its own.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Limits:
 class Feeder:
     """Hands out work items in the schedule's order. `take` returns what is ready; `ended`: nothing more will come.
 
-    `ahead`: samples that are rendered before they are asked for. With `enough`, samples of a row go out in waves until
-    so many are right, which `judged` is told; `spared` of them are then never generated.
+    `ahead`: samples that are rendered before they are asked for; at the start `first`, until some are. With `enough`,
+    samples of a row go out in waves until so many are right, which `judged` is told; `spared` of them are then never
+    generated.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Feeder:
         *,
         seed: int | None,
         ahead: int,
+        first: int = 0,
         longest_first: bool = False,
         enough: int | None = None,
         saved: dict[SampleKey, Saved] | None = None,
@@ -69,6 +71,7 @@ class Feeder:
         self._limits = limits
         self._seed = seed
         self._ahead = ahead
+        self._room = max(ahead, first)  # for samples that are rendered before they are asked for
         self._saved = saved if saved is not None else {}  # taken out as their rows come
         self.changed = 0  # saved generations whose prompt is another one by now
         self._waves = None if enough is None else Waves(enough)
@@ -97,6 +100,8 @@ class Feeder:
                 if mine is None:
                     break
                 items.append(mine.popleft())
+            if items:
+                self._room = self._ahead
             self._lock.notify()
         if self._error is not None and not items:
             raise self._error
@@ -166,6 +171,11 @@ class Feeder:
         with self._lock:
             return self._hands_out_nothing and not (self._waves is not None and self._waves.waits)
 
+    def has_few_left(self, most: int) -> bool:
+        """Whether all rows are read, and at most so many are still to be handed out."""
+        with self._lock:
+            return self._batches is None and self._schedule.rows_left + len(self._ready) <= most
+
     @property
     def stalls(self) -> bool:
         """Whether nothing more will come before verdicts do."""
@@ -215,8 +225,8 @@ class Feeder:
     def _wait_for_room(self) -> int:
         """How many samples may be rendered now; 0 when the feeder is closed."""
         with self._lock:
-            self._lock.wait_for(lambda: self._stopped or self._num_ready < self._ahead)
-            return 0 if self._stopped else self._ahead - self._num_ready
+            self._lock.wait_for(lambda: self._stopped or self._num_ready < self._room)
+            return 0 if self._stopped else self._room - self._num_ready
 
     def _wait_for_verdicts(self) -> bool:
         """Nothing can be picked: wait until verdicts, or the death of a worker, change that; False when closed."""

@@ -27,6 +27,7 @@ from batchr1.events import event
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest
 from batchr1.job.spec import JobSpec
+from batchr1.run.admission import MIXED_STEP_COST, most_in_flight
 from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import GRACE_S, LEASE_SIZE, Driver, Tally
@@ -257,7 +258,8 @@ class _Run:
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
             prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed,
-            ahead=LEASE_SIZE * plan.replicas, longest_first=spec.longest_first,
+            ahead=LEASE_SIZE * plan.replicas, first=most_in_flight(plan.max_num_seqs) * plan.replicas,
+            longest_first=spec.longest_first,
             enough=spec.stop_when.correct if spec.stop_when else None, saved=self._inflight.saved,
         )  # fmt: skip
         executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
@@ -378,6 +380,7 @@ class _Run:
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
             expected=self._plan.completions,
+            mixed_step_cost=MIXED_STEP_COST if engine.device == "cuda" else 0.0,
             remote=remote,
         )
 

@@ -94,6 +94,7 @@ class WorkerSetup:
     retry_on: frozenset[str] = frozenset()  # outcomes that are tried again: values of reasoning_status, or looping
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
+    mixed_step_cost: float = 0.0  # what a prefill adds to an engine's step, as a share of it
     remote: RemoteSetup | None = None  # the work is a server's
 
 

@@ -69,7 +69,7 @@ class Worker:
         self._rules = rules
         self._admission = Admission(
             kv_cache_tokens=engine.info.kv_cache_tokens, max_num_seqs=setup.max_num_seqs,
-            max_model_len=engine.info.max_model_len, expected=setup.expected,
+            max_model_len=engine.info.max_model_len, expected=setup.expected, mixed_step_cost=setup.mixed_step_cost,
         )  # fmt: skip
         self._backlog_target = max(8, setup.max_num_seqs // BACKLOG_SHARE)
         self._backlog: deque[WorkItem] = deque()

@@ -376,7 +376,7 @@ def _cpu_plan(
         max_model_len = max(longest, min(demand.context_len, tokens))
     args: dict[str, Any] = {
         "load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": num_seqs, "enforce_eager": True,
-        "kv_cache_memory_bytes": kv, "max_num_batched_tokens": batched,
+        "kv_cache_memory_bytes": kv, "max_num_batched_tokens": batched, "stream_interval": STREAM_INTERVAL,
     }  # fmt: skip
     if not chunked:
         args["enable_chunked_prefill"] = False
