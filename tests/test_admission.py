@@ -12,7 +12,7 @@ import pytest
 
 from batchr1.engine.protocol import EngineLoad
 from batchr1.records import CompletionLengths
-from batchr1.run.admission import MIXED_STEP_COST, RECOVER_ROWS, Admission, LengthModel, refill_share
+from batchr1.run.admission import RECOVER_ROWS, Admission, LengthModel, refill_share
 
 PROMPT = 20
 QUIET = EngineLoad()
@@ -111,21 +111,21 @@ def test_where_a_prefill_slows_the_whole_batch_slots_are_filled_several_at_a_tim
     kv_cache_tokens: int, of_before: float
 ) -> None:
     waits, mixed, fill = dict[float, int](), dict[float, float](), dict[float, float]()
-    for cost in (0.0, MIXED_STEP_COST):
+    for cost in (0.0, 0.5):
         admission = admission_of(kv_cache_tokens, 128, mean=1500, mixed_step_cost=cost)
         seen = run(admission, [Sample(n, prompt_id=str(i)) for i, n in enumerate(lengths(1500, mean=1500.0))])
         busy = [step for step in seen[200:] if step.waits]  # the first batch is over
         waits[cost] = admission.window - 128
         mixed[cost] = float(np.mean([step.started > 0 for step in busy]))
         fill[cost] = float(np.mean([min(128, step.flying) for step in busy]))
-    assert waits == {0.0: 16, MIXED_STEP_COST: 0}, "what waits in the engine is prefilled as soon as a slot is free"
-    assert mixed[MIXED_STEP_COST] < of_before * mixed[0.0]
-    assert fill[MIXED_STEP_COST] > 0.96 * fill[0.0]
+    assert waits == {0.0: 16, 0.5: 0}, "what waits in the engine is prefilled as soon as a slot is free"
+    assert mixed[0.5] < of_before * mixed[0.0]
+    assert fill[0.5] > 0.96 * fill[0.0]
 
 
 def test_a_batch_of_few_is_filled_up_at_once_whatever_a_prefill_costs() -> None:
-    assert round(16 * refill_share(6000, MIXED_STEP_COST)) == 0
-    assert refill_share(1, MIXED_STEP_COST) == 1 / 16
+    assert round(16 * refill_share(6000, 0.5)) == 0
+    assert refill_share(1, 0.5) == 1 / 16
 
 
 def test_an_engine_that_does_not_say_what_it_holds_is_filled_up() -> None:

@@ -26,9 +26,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 WAITING_SHARE = 8  # one waiting request for this many running: a slot that falls free is filled in the same step
-MIXED_STEP_COST = (
-    0.5  # of a decode step on a GPU, added by a prefill in it (0.7 at 1.5B, 512 sequences: docs/benchmarks.md)
-)
+MIXED_STEP_COST = 0.1  # of a decode step on a GPU, added by the first prefill in it: docs/benchmarks.md
 MOST_EMPTY = 16  # a refill is at most one slot of so many
 DEVIATIONS = 2.5  # of the sum of lengths, left free; as the plan does
 BLOCK_TOKENS = 16  # a sequence's last block of cache is half empty on average
