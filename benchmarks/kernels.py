@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {
-    "matrix products": r"gemm|nvjet|cutlass|cublas|splitk",
     "attention": r"flash|attention|fmha|reshape_and_cache",
+    "matrix products": r"gemm|nvjet|cutlass|cublas|splitk",
     "sampling": r"sort|softmax|top_?[kp]|exponential|argmax|gumbel|cumsum|scan|distribution|logit|temperature|sample",
     "copies": r"memcpy|memset",
 }  # the first that is found in a kernel's name, in lower case

@@ -255,6 +255,7 @@ def replay_script(options: argparse.Namespace) -> dict[str, Any]:
         "sigma": 0.0,
         "tokens_per_step": options.tokens_per_step,
         "step_s": options.max_num_seqs * options.tokens_per_step / options.rate,
+        "runs_apart": True,  # as vLLM's engine does on a GPU
     }
 
 

@@ -268,6 +268,7 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Ma
     pending, renderer = Pending(source, 1, ids_are_hashes=False), PromptRenderer(load_tokenizer(MODEL))
     feeder = Feeder(source, pending, renderer, Limits(1000, 4096), seed=None, ahead=64)
     feeder.start()
+    until(lambda: feeder._num_ready == 26, 30)
     fleet = fleet_on(machines, tmp_path, 2)
     unused: Any = None
     driver = Driver(

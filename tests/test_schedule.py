@@ -198,6 +198,18 @@ def test_the_first_batch_is_ready_when_engines_are_and_later_ones_are_decided_la
     assert len(taken) == 8
 
 
+def test_what_is_left_is_counted_in_samples_and_unknown_where_verdicts_decide(
+    tmp_path: Path, renderer: PromptRenderer
+) -> None:
+    feeder = feeder_of(tmp_path, questions(6), renderer, n=4, ahead=1)
+    taken = len(take(feeder, 0, 3))
+    assert not feeder.has_few_left(6 * 4 - taken - 1)
+    assert feeder.has_few_left(6 * 4 - taken)
+    waves = feeder_of(tmp_path, questions(6), renderer, n=4, ahead=1, enough=1)
+    take(waves, 0, 1)
+    assert not waves.has_few_left(1000)
+
+
 def test_siblings_go_to_one_worker_together_when_their_probe_is_done(tmp_path: Path, renderer: PromptRenderer) -> None:
     feeder = feeder_of(tmp_path, questions(6), renderer, n=4, ahead=1)
     probes = [item for _ in range(3) for worker in (0, 1) for item in take(feeder, worker, 1)]

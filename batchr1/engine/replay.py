@@ -61,7 +61,9 @@ class Script:
     `kv_cache_tokens` holds all running sequences, rounded up to blocks; where it runs full, the newest of them is
     preempted as vLLM's scheduler does it: it waits, first in line, and is prefilled again. At most
     `max_num_batched_tokens` are prefilled in a step. `step_time`: fields of `StepTime`, a step's seconds by what is in
-    it; `clock_s` of the engine counts them, and `time_scale` of them are slept. Otherwise a step sleeps `step_s`.
+    it; `clock_s` of the engine counts them, and `time_scale` of them are slept. Otherwise a step sleeps `step_s`. With
+    `runs_apart` a step's time begins when the last one was over, as in an engine process that does not wait for its
+    worker; it is one step ahead at most.
 
     `groups`: lengths of completions instead of log-normal ones. A prompt's hash picks a group, a request's seed a
     length of it: samples of a prompt are then as alike as the group is.
@@ -96,6 +98,7 @@ class Script:
     step_s: float = 0.0
     step_time: Mapping[str, float] | None = None
     time_scale: float = 1.0
+    runs_apart: bool = False
     start_s: float = 0.0
     refuse_every: int = 0
     poison_every: int = 0
@@ -135,6 +138,7 @@ class ReplayEngine:
         self._preempted = 0
         self._step_time = StepTime(**script.step_time) if script.step_time else None
         self.clock_s = 0.0
+        self._due = 0.0  # when the last step was over, of an engine that runs apart
         time.sleep(script.start_s)
         if script.oom_at_step is None:
             self._run_out_of_memory()
@@ -248,6 +252,10 @@ class ReplayEngine:
             )
             self.clock_s += step_s
             seconds += step_s * self._script.time_scale
+        if self._script.runs_apart:
+            now = time.monotonic()
+            self._due = max(self._due, now - seconds) + seconds
+            seconds = max(0.0, self._due - now)
         if seconds:
             time.sleep(seconds)
 

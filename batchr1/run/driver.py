@@ -378,7 +378,8 @@ class Driver:
     def _runs_short(self) -> bool:
         """Whether what is left is less than what the replicas would take into their own hands."""
         live = [replica for replica in self._replicas.live if replica.ready]
-        return len(live) > 1 and self._feeder.has_few_left(sum(r.setup.max_num_seqs for r in live) // 2)
+        few = sum(replica.setup.max_num_seqs for replica in live) // 2
+        return len(live) > 1 and self._feeder.has_few_left(few - len(self._again))
 
     def _give(self, replica: Replica, items: list[WorkItem]) -> None:
         replica.wanted -= len(items)

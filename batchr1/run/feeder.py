@@ -81,6 +81,7 @@ class Feeder:
         self._lock = threading.Condition()  # of all below, and of the schedule
         self._ready: deque[deque[WorkItem | Failure]] = deque()
         self._num_ready = 0  # in `_ready`
+        self._rendering = 0  # picked, and not in `_ready` yet
         self._open: dict[int, deque[WorkItem | Failure]] = {}  # what is left of the row that a worker is at
         self._probes: dict[SampleKey, Group] = {}
         self._error: BaseException | None = None
@@ -172,9 +173,17 @@ class Feeder:
             return self._hands_out_nothing and not (self._waves is not None and self._waves.waits)
 
     def has_few_left(self, most: int) -> bool:
-        """Whether all rows are read, and at most so many are still to be handed out."""
+        """Whether all rows are read, and at most so many samples are still to be handed out.
+
+        Not known of waves: how many will come depends on verdicts.
+        """
+        if self._batches is not None or self._waves is not None:
+            return False
         with self._lock:
-            return self._batches is None and self._schedule.rows_left + len(self._ready) <= most
+            left = self._rendering + self._num_ready + sum(map(len, self._open.values()))
+            if left + self._schedule.rows_left > most:
+                return False
+            return left + sum(len(group.samples) for group in self._schedule.groups()) <= most
 
     @property
     def stalls(self) -> bool:
@@ -219,6 +228,7 @@ class Feeder:
                 with self._lock:
                     self._ready.extend(rows)
                     self._num_ready += sum(map(len, rows))
+                    self._rendering = 0
         except BaseException as exc:
             self._error = exc
 
@@ -247,6 +257,7 @@ class Feeder:
             while room > 0 and len(picks) < RENDER_ROWS and (pick := self._schedule.pick()) is not None:
                 picks.append(pick)
                 room -= len(pick.samples)
+                self._rendering += len(pick.samples)
         return picks
 
     def _look_ahead(self) -> None:
