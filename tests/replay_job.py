@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import yaml
@@ -23,6 +23,12 @@ from batchr1.run.messages import EngineSpec
 from batchr1.run.prepare import RunOptions
 from batchr1.run.record import Summary
 from batchr1.sizing.catalogue import variant
+
+if TYPE_CHECKING:
+    from batchr1.data.journal import Saved
+    from batchr1.data.prompts import Renderer
+    from batchr1.records import SampleKey
+    from batchr1.run.feeder import Feeder
 
 MODEL = str(variant("r1-tiny").path)
 
@@ -49,6 +55,31 @@ def replay(**script: Any) -> EngineSpec:
     """The replay engine with r1-tiny's vocabulary; `script` is more of `engine.replay.Script`."""
     args = {**token_ids(), "tokens_per_step": 8, **script}
     return EngineSpec("replay", "cpu", MODEL, None, False, args, Sampling(0.6, 0.95))
+
+
+def feeder_of(
+    folder: Path, inputs: pl.DataFrame, renderer: Renderer, *, n: int = 1, ahead: int = 64, first: int = 0,
+    longest_first: bool = True, saved: dict[SampleKey, Saved] | None = None, row_group_size: int = 50,
+    look_ahead_rows: int | None = None, enough: int | None = None,
+) -> Feeder:  # fmt: skip
+    """A started feeder over these rows (id, problem, perhaps hint), as a run has it; reading and rendering are real."""
+    from batchr1.data.pending import Pending
+    from batchr1.data.source import Source
+    from batchr1.data.storage import expand_inputs
+    from batchr1.job.spec import InputSpec
+    from batchr1.run.feeder import LOOK_AHEAD_ROWS, Feeder, Limits
+
+    path = folder / "in.parquet"
+    inputs.write_parquet(path, row_group_size=row_group_size)
+    hint = "hint" if "hint" in inputs.columns else None
+    source = Source(InputSpec(path=str(path), id="id", prompt="problem", expected_tokens=hint), [], expand_inputs(path))
+    pending = Pending(source, n, ids_are_hashes=False)
+    feeder = Feeder(
+        source, pending, renderer, Limits(1000, 4096), seed=1, ahead=ahead, first=first, longest_first=longest_first,
+        saved=saved, look_ahead_rows=look_ahead_rows or LOOK_AHEAD_ROWS, enough=enough,
+    )  # fmt: skip
+    feeder.start()
+    return feeder
 
 
 def write_job(folder: Path, **sections: Any) -> Path:

@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks/probe"))
 
+import kernels
 import plot
 import self_time
 import throughput
@@ -225,3 +226,18 @@ def test_a_batch_file_that_answers_other_prompts_is_refused(tmp_path: Path) -> N
     )
     with pytest.raises(throughput.SystemFailed, match="the prompt of r00000 is not that of the other systems"):
         outcome(work, tmp_path / "responses.jsonl", 0.0, 1.0, load_s=0.0, folder=tmp_path)
+
+
+def test_a_gpu_is_idle_where_no_kernel_copy_or_fill_covers_the_time() -> None:
+    events = [
+        {"cat": "kernel", "name": "cutlass::device_kernel<flash::FlashAttnFwdSm90>", "ts": 10.0, "dur": 20.0},
+        {"cat": "kernel", "name": "nvjet_hsh_128x8", "ts": 25.0, "dur": 15.0},  # beside the first for 5
+        {"cat": "gpu_memcpy", "name": "Memcpy DtoH", "ts": 50.0, "dur": 2.0},
+        {"cat": "cpu_op", "name": "aten::sort", "ts": 0.0, "dur": 100.0},
+        {"cat": "kernel", "name": "_topk_topp_kernel", "ts": 52.0, "dur": 8.0},
+        {"name": "process_name"},
+    ]
+    found = kernels.summary(events)
+    assert (found["window_us"], found["idle_us"]) == (50.0, 10.0)
+    assert found["kinds_us"] == {"attention": 20.0, "matrix products": 15.0, "sampling": 8.0, "copies": 2.0}
+    assert "| no work on the GPU | 20.0% | 0.01 |" in kernels.table(found, steps=1)

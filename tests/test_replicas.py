@@ -17,22 +17,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from process_tree import tree, until
-from replay_job import MODEL, keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import MODEL, feeder_of, keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
 import batchr1.run.job as job_module
 from batchr1.cli.main import main
-from batchr1.data.pending import Pending
 from batchr1.data.prompts import PromptRenderer, load_tokenizer
-from batchr1.data.source import Source
-from batchr1.data.storage import expand_inputs
 from batchr1.engine.lifeline import start_time
 from batchr1.engine.protocol import EngineInfo
 from batchr1.errors import EngineError, JobError
 from batchr1.job import load_job
-from batchr1.job.spec import InputSpec
 from batchr1.run.door import Door
 from batchr1.run.driver import Driver
-from batchr1.run.feeder import Feeder, Limits
 from batchr1.run.job import run_job
 from batchr1.run.local import share_cores
 from batchr1.run.messages import Died, Finish, FromWorker, Generated, Ready, ToWorker, WorkerSetup
@@ -176,14 +171,12 @@ class Machines:
     def __init__(self) -> None:
         self.started: list[WorkerSetup] = []
         self.free: list[int] = []
-        self.sent: list[tuple[int, ToWorker]] = []
         self.without_place: set[int] = set()
 
     def start(self, setup: WorkerSetup) -> None:
         self.started.append(setup)
 
-    def send(self, worker: int, message: ToWorker) -> None:
-        self.sent.append((worker, message))
+    def send(self, worker: int, message: ToWorker) -> None: ...
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]:
         return []
@@ -262,12 +255,7 @@ def test_a_run_waits_for_a_machine_and_not_for_ever(
 
 
 def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Machines, tmp_path: Path) -> None:
-    path = tmp_path / "in.parquet"
-    questions(26).write_parquet(path)
-    source = Source(InputSpec(path=str(path), id="id", prompt="problem"), [], expand_inputs(path))
-    pending, renderer = Pending(source, 1, ids_are_hashes=False), PromptRenderer(load_tokenizer(MODEL))
-    feeder = Feeder(source, pending, renderer, Limits(1000, 4096), seed=None, ahead=64)
-    feeder.start()
+    feeder = feeder_of(tmp_path, questions(26), PromptRenderer(load_tokenizer(MODEL)), longest_first=False)
     until(lambda: feeder._num_ready == 26, 30)
     fleet = fleet_on(machines, tmp_path, 2)
     unused: Any = None
@@ -278,8 +266,7 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Ma
     for replica in fleet.values():
         replica.ready = Ready(EngineInfo("replay", 4096, 8, 0), 0.0)
         replica.wanted = 12  # for eight slots
-    while not fleet[1].in_flight:
-        driver._lease()
+    driver._lease()
     held = [len(replica.in_flight) for replica in fleet.values()]
     assert held == [12, 12], "as long as there is enough"
     for replica in fleet.values():

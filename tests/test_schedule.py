@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from process_tree import tree, until
-from replay_job import MODEL, keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import MODEL, feeder_of, keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
 from batchr1.data.journal import Saved
 from batchr1.data.pending import Pending
@@ -26,7 +26,6 @@ from batchr1.data.storage import expand_inputs
 from batchr1.job import load_job
 from batchr1.job.spec import InputSpec
 from batchr1.records import Failure, SampleKey, WorkItem
-from batchr1.run import feeder as feeder_module
 from batchr1.run.feeder import Feeder, Limits
 from batchr1.run.schedule import Group, Pick, Schedule
 
@@ -148,24 +147,6 @@ def renderer() -> PromptRenderer:
     return PromptRenderer(load_tokenizer(MODEL))
 
 
-def feeder_of(
-    folder: Path, inputs: pl.DataFrame, renderer: PromptRenderer, *, n: int = 1, ahead: int = 64, first: int = 0,
-    longest_first: bool = True, saved: dict[SampleKey, Saved] | None = None, row_group_size: int = 50,
-    look_ahead_rows: int = feeder_module.LOOK_AHEAD_ROWS, enough: int | None = None,
-) -> Feeder:  # fmt: skip
-    path = folder / "in.parquet"
-    inputs.write_parquet(path, row_group_size=row_group_size)
-    hint = "hint" if "hint" in inputs.columns else None
-    source = Source(InputSpec(path=str(path), id="id", prompt="problem", expected_tokens=hint), [], expand_inputs(path))
-    pending = Pending(source, n, ids_are_hashes=False)
-    feeder = Feeder(
-        source, pending, renderer, Limits(1000, 4096), seed=1, ahead=ahead, first=first, longest_first=longest_first,
-        saved=saved, look_ahead_rows=look_ahead_rows, enough=enough,
-    )  # fmt: skip
-    feeder.start()
-    return feeder
-
-
 def take(feeder: Feeder, worker: int, count: int) -> list[WorkItem]:
     """Exactly so many items, or what is left."""
     items: list[WorkItem | Failure] = []
@@ -189,9 +170,7 @@ def test_the_first_batch_is_ready_when_engines_are_and_later_ones_are_decided_la
     tmp_path: Path, renderer: PromptRenderer
 ) -> None:
     feeder = feeder_of(tmp_path, questions(200), renderer, ahead=8, first=120)
-    until = time.monotonic() + 30
-    while feeder._num_ready < 120 and time.monotonic() < until:  # the engine loads
-        time.sleep(0.01)
+    until(lambda: feeder._num_ready == 120, 30, "the first batch, as while an engine loads")
     assert len(feeder.take(0, 200)) == 120
     while not (taken := feeder.take(0, 200)):
         time.sleep(0.001)

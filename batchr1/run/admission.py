@@ -159,8 +159,8 @@ class Admission:
         self._capacity = float(kv_cache_tokens) or math.inf
         mean = max(1.0, expected.mean) if expected else max_model_len / 4
         self._refill_share = refill_share(mean, mixed_step_cost)
-        waits = round(self._refill_share * max_num_seqs) <= 1  # in the engine, for the next slot that falls free
-        self.window = most_in_flight(max_num_seqs) if waits else max_num_seqs
+        refills_at_once = self._refill(max_num_seqs) <= 1  # then some wait in the engine for the next slot
+        self.window = most_in_flight(max_num_seqs) if refills_at_once else max_num_seqs
         self._full_at = 0  # so many were in flight when one was refused; 0: none was since one was admitted
         sigma = math.sqrt(math.log(max(1.0, expected.mean_square / mean**2))) if expected else 1.0
         self._lengths = LengthModel(mean, max(sigma, RATIO_SIGMA))
@@ -181,11 +181,15 @@ class Admission:
     def admits(self, sequence: Sequence) -> bool:
         """Whether this one may start now. With nothing in flight, always."""
         flying = len(self._in_flight)
-        if flying and self._full_at and flying > self._full_at - round(self._refill_share * self._full_at):
+        if flying and self._full_at and flying > self._full_at - self._refill(self._full_at):
             return False
         fits = not flying or (flying < self.window and self._fits(sequence))
         self._full_at = 0 if fits else self._full_at or flying
         return fits
+
+    def _refill(self, full: int) -> int:
+        """How many of so many slots fall free before they are filled again."""
+        return round(self._refill_share * full)
 
     def _fits(self, sequence: Sequence) -> bool:
         if sequence is self._refused:

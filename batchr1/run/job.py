@@ -27,7 +27,7 @@ from batchr1.events import event
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest
 from batchr1.job.spec import JobSpec
-from batchr1.run.admission import MIXED_STEP_COST, most_in_flight
+from batchr1.run.admission import most_in_flight
 from batchr1.run.changed import agrees_with_input, check_prompts, files_to_check
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.run.driver import GRACE_S, LEASE_SIZE, Driver, Tally
@@ -380,7 +380,6 @@ class _Run:
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
             expected=self._plan.completions,
-            mixed_step_cost=MIXED_STEP_COST if engine.device == "cuda" else 0.0,
             remote=remote,
         )
 

@@ -10,6 +10,7 @@ from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
 from batchr1.engine.server import NOTHING_SPENT, Price, Server, Spent
 from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import CompletionLengths, Failure, SampleKey, WorkItem
+from batchr1.run.admission import MIXED_STEP_COST
 from batchr1.run.checkpoint import CheckpointSetup
 from batchr1.sizing.stepdown import MemoryProblem
 
@@ -25,6 +26,11 @@ class EngineSpec:
     trust_remote_code: bool
     args: dict[str, Any]
     sampling: Sampling
+
+    @property
+    def has_cuda_graphs(self) -> bool:
+        """Whether decode steps run inside CUDA graphs, which a step with a prefill does not."""
+        return self.device == "cuda" and not self.args.get("enforce_eager")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ class WorkerSetup:
     retry_on: frozenset[str] = frozenset()  # outcomes that are tried again: values of reasoning_status, or looping
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
-    mixed_step_cost: float = 0.0  # what a prefill adds to an engine's step, as a share of it
+    mixed_step_cost: float = MIXED_STEP_COST  # where the engine has CUDA graphs
     remote: RemoteSetup | None = None  # the work is a server's
 
 

@@ -67,11 +67,10 @@ class Worker:
         self._collector = collector
         self._channel = channel
         self._rules = rules
-        has_graphs = not setup.engine.args.get("enforce_eager")  # that a prefill could keep a step out of
         self._admission = Admission(
             kv_cache_tokens=engine.info.kv_cache_tokens, max_num_seqs=setup.max_num_seqs,
             max_model_len=engine.info.max_model_len, expected=setup.expected,
-            mixed_step_cost=setup.mixed_step_cost if has_graphs else 0.0,
+            mixed_step_cost=setup.mixed_step_cost if setup.engine.has_cuda_graphs else 0.0,
         )  # fmt: skip
         self._backlog_target = max(8, setup.max_num_seqs // BACKLOG_SHARE)
         self._backlog: deque[WorkItem] = deque()
