@@ -1,4 +1,4 @@
-# Two promises, from a fresh clone with only Python 3.11+ and pip: `make math` runs the main job, `make test` the tests.
+# Two promises, from a fresh clone with only Python 3.11 or 3.12 and pip: `make math` runs the main job, `make test` the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
