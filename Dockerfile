@@ -8,7 +8,7 @@
 # `docker stop --time 90` saves and leaves with exit code 75, within --grace. The user is 1000: let the folder be
 # that user's, or add --user "$(id -u)" -e HOME=/work -e HF_HOME=/work/.cache. Services: docs/deploy/docker-compose.yml.
 #
-# Checked: hadolint 2.15; that the build context holds what is copied, no more (tests/test_deploy.py). By hand, once: pip
+# Checked: hadolint 2.15; that the build context holds what is copied, no more (tests/docs/test_deploy.py). By hand, once: pip
 # install from that context, the health check on a real output, SIGTERM through tini. Not built: no image registry could be
 # reached where this was written. So the tag has no digest either; pin what you have pulled with
 # vllm/vllm-openai:v0.26.0@sha256:… (docker buildx imagetools inspect vllm/vllm-openai:v0.26.0).

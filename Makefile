@@ -27,11 +27,11 @@ types: $(VENV)/.dev
 
 # The storage claims and the main job against a real S3 server (Ceph's gateway; needs root for apt, or its packages).
 s3: $(VENV)/.dev
-	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -n 2 --dist worksteal -m 's3 and not slow'
+	$(BIN)/python tests/helpers/s3_server.py $(BIN)/python -m pytest -n 2 --dist worksteal -m 's3 and not slow'
 
 # All of it: fifty races for a lock, a gateway that is killed and started again.
 s3-long: $(VENV)/.dev
-	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m s3
+	$(BIN)/python tests/helpers/s3_server.py $(BIN)/python -m pytest -m s3
 
 # A real run on vLLM, killed ten times at random moments.
 crash: $(VENV)/.dev
@@ -43,11 +43,11 @@ crash-long: $(VENV)/.dev
 
 # A Ray cluster on this machine, its nodes killed and added; with vLLM, to a real S3 server.
 cluster: $(VENV)/.dev
-	$(BIN)/python tests/s3_server.py $(BIN)/python -m pytest -m slow tests/test_ray.py
+	$(BIN)/python tests/helpers/s3_server.py $(BIN)/python -m pytest -m slow tests/system/test_ray.py
 
 # docs/deploy/airflow_dag.py by the real Airflow, in an environment of its own (about a minute and 300 MB).
 airflow: $(VENV)/.dev .airflow/.done
-	$(BIN)/python -m pytest -m slow tests/test_airflow.py
+	$(BIN)/python -m pytest -m slow tests/docs/test_airflow.py
 
 # What tests are run in, to be made at once by `make -j2`.
 environments: $(VENV)/.dev .airflow/.done

@@ -34,13 +34,13 @@ from shapes import config_of
 from traces import TraceSpec, lengths
 
 from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
+from batchr1.models.resolve import ModelSource
 from batchr1.records import PromptLengths
-from batchr1.run.admission import MIXED_STEP_COST
 from batchr1.sizing.gpus import gpu_named
 from batchr1.sizing.lengths import assumed_lengths
 from batchr1.sizing.machine import named_machine
-from batchr1.sizing.model import ModelSource
 from batchr1.sizing.plan import Plan, make_plan
+from batchr1.worker.admission import MIXED_STEP_COST
 
 
 def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
@@ -62,7 +62,7 @@ class Counted:
     """Stands for the collector: counts, and writes nothing."""
 
     def __init__(self) -> None:
-        from batchr1.run.messages import PartCounts
+        from batchr1.executors.messages import PartCounts
 
         self.totals, self.tokens = PartCounts(0, 0, 0, 0, 0, 0), 0
 
@@ -83,11 +83,11 @@ def through_worker(
     engine: Any, plan: Plan, width: int, cost: float, wanted: list[int], prompts: list[list[int]]
 ) -> dict[str, Any]:
     """All requests once through a run's own worker, as a run has it: admission decides below `width`."""
-    from batchr1.data.storage import open_storage
     from batchr1.engine.protocol import Sampling
+    from batchr1.executors.messages import EngineSpec, WorkerSetup
     from batchr1.records import Prompt, WorkItem
-    from batchr1.run.messages import EngineSpec, WorkerSetup
-    from batchr1.run.worker import Worker
+    from batchr1.storage.base import open_storage
+    from batchr1.worker.engine_worker import Worker
 
     items = [
         WorkItem(Prompt(f"r{i:05d}", "", tuple(ids), True, b""), 0, length, "max_tokens")
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     from batchr1.engine.protocol import Sampling
-    from batchr1.engine.vllm import VllmEngine, prepare_environment
+    from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -46,7 +46,7 @@ from line import Line
 from throughput import engine_args, trace, versions
 from traces import lengths, prompts
 
-from batchr1.sizing.catalogue import VARIANTS
+from batchr1.models.catalogue import VARIANTS
 from batchr1.sizing.plan import STREAM_INTERVAL
 
 NEIGHBOURS = 20  # steps on each side of a snapshot that say how long a step takes
@@ -94,7 +94,7 @@ class CommittingLine(Line):
         self.rows, self.tokens, self.ended_at = 0, 0, 0.0
 
     def send(self, message: Any) -> None:
-        from batchr1.run.messages import Committed, Staged
+        from batchr1.executors.messages import Committed, Staged
 
         with self._turn:
             super().send(message)
@@ -108,8 +108,8 @@ class CommittingLine(Line):
 def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
     """The engine's spec, and the engine."""
     from batchr1.engine.protocol import Sampling
-    from batchr1.run.messages import EngineSpec
-    from batchr1.run.worker_main import make_engine
+    from batchr1.executors.messages import EngineSpec
+    from batchr1.worker.main import make_engine
 
     args = engine_args(options)
     if options.device == "cuda":
@@ -121,7 +121,7 @@ def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
 
 def make_items(options: argparse.Namespace) -> list[Any]:
     """The trace's requests as work, prompts rendered."""
-    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+    from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
     from batchr1.records import WorkItem
 
     spec = trace(options)
@@ -144,13 +144,13 @@ def leg(
     """All items once, with these snapshots: rate and what they took. `on_first`: whether alternation begins so."""
     import pyarrow as pa
 
-    from batchr1.data.output import Output
-    from batchr1.data.storage import open_storage
-    from batchr1.run.checkpoint import Checkpointer, CheckpointSetup
-    from batchr1.run.collector import Collector
-    from batchr1.run.messages import WorkerSetup
-    from batchr1.run.worker import Worker
-    from batchr1.run.worker_main import model_tags, result_maker
+    from batchr1.executors.messages import WorkerSetup
+    from batchr1.output.folder import Output
+    from batchr1.storage.base import open_storage
+    from batchr1.worker.checkpointer import Checkpointer, CheckpointSetup
+    from batchr1.worker.collector import Collector
+    from batchr1.worker.engine_worker import Worker
+    from batchr1.worker.main import model_tags, result_maker
 
     output = Output(open_storage(f"{options.output}/{name}"))
     setup = WorkerSetup(

@@ -24,7 +24,7 @@ FULL = 0.95
 
 def run_recorded(path: Path, arguments: list[str]) -> NoReturn:
     """`batchr1 ARGUMENTS` as it is, in this process, but that its progress is appended to a file."""
-    from batchr1.run import progress
+    from batchr1.driver.monitor import progress
 
     class Recorder(progress.ProgressDisplay):
         said_at = 0.0
@@ -128,15 +128,15 @@ def _rate(records: list[dict[str, Any]], start: float, end: float) -> float:
 
 
 def _committed(options: argparse.Namespace) -> int:
-    from batchr1.data.output import Output
-    from batchr1.data.storage import open_storage
+    from batchr1.output.folder import Output
+    from batchr1.storage.base import open_storage
 
     tables = Output(open_storage(options.output)).tables(["completion_tokens"])
     return sum(sum(table.column("completion_tokens").to_pylist()) for table in tables)
 
 
 def _control_file(options: argparse.Namespace, folder: str, suffix: str) -> list[bytes]:
-    from batchr1.data.storage import CONTROL_DIR, open_storage
+    from batchr1.storage.base import CONTROL_DIR, open_storage
 
     storage = open_storage(options.output)
     return [storage.read_bytes(f.rel) for f in storage.list_files(f"{CONTROL_DIR}/{folder}", suffix)]

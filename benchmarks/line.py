@@ -19,7 +19,7 @@ class Line:
             return None
 
     def send(self, message: Any) -> None:
-        from batchr1.run.messages import Finish, Lease, Want
+        from batchr1.executors.messages import Finish, Lease, Want
 
         if isinstance(message, Want):
             self._inbox.put(Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left))))))

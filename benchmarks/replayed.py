@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 STEPS = ("prepare", "read_ids", "take_out_done", "_check_prompts", "take_out_failed", "_size_engines", "take_inflight")
 
@@ -58,8 +58,8 @@ def memory_gb(pid: int | str = "self", field: str = "VmRSS") -> float:
 
 def note_marks(path: Path, started: float) -> None:
     """Write down when each step is over, up to the first lease."""
-    import batchr1.run.driver as driver
-    import batchr1.run.job as run
+    import batchr1.driver.driver as driver
+    import batchr1.driver.run_job as run
 
     marks: dict[str, Any] = {}
 

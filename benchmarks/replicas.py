@@ -111,7 +111,7 @@ def _kill_one(
             return
         time.sleep(0.1)
     time.sleep(after_s)
-    workers = [pid for pid in _children(process.pid) if "batchr1.run.worker_main" in _command(pid)]
+    workers = [pid for pid in _children(process.pid) if "batchr1.worker.main" in _command(pid)]
     if workers and process.poll() is None:
         os.kill(max(workers), signal.SIGKILL)
         killed.append(time.time())
@@ -215,7 +215,7 @@ def gpu(options: argparse.Namespace) -> None:
 
 def driver(options: argparse.Namespace) -> None:
     """1 → 8 replicas of the replay engine, each giving out `--rate` tokens a second."""
-    from batchr1.sizing.catalogue import VARIANTS
+    from batchr1.models.catalogue import VARIANTS
 
     options.model = str(VARIANTS["r1-tiny"].path)
     script = replay_script(options)
@@ -237,7 +237,7 @@ def driver(options: argparse.Namespace) -> None:
 
 def replay_script(options: argparse.Namespace) -> dict[str, Any]:
     """A script whose full batch gives out `--rate` tokens a second, in few and long steps."""
-    from batchr1.data.prompts import PromptRenderer, load_tokenizer
+    from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 
     tokenizer = load_tokenizer(options.model)
     renderer = PromptRenderer(tokenizer)
@@ -263,8 +263,8 @@ def replay() -> None:
     """`replicas.py replay SCRIPT.json run JOB …` is `batchr1 run JOB …` with the replay engine."""
     from batchr1.cli.main import program
     from batchr1.engine.protocol import Sampling
-    from batchr1.run.messages import EngineSpec
-    from batchr1.sizing.catalogue import VARIANTS
+    from batchr1.executors.messages import EngineSpec
+    from batchr1.models.catalogue import VARIANTS
 
     script = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     del sys.argv[1:3]

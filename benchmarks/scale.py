@@ -46,13 +46,13 @@ def make_input(folder: Path, rows: int) -> None:
 
 def make_output(folder: Path, rows: int, done: int) -> None:
     """Parts that hold the first `done` rows of a shuffled order, and the record of the job that made them."""
-    from batchr1.data.sink import write_parquet
+    from batchr1.driver.prepare import RunOptions, prepare, read_ids
+    from batchr1.driver.resume.changed_prompts import agrees_with_input
+    from batchr1.driver.summary import job_document
     from batchr1.job import load_job
-    from batchr1.run.changed import agrees_with_input
-    from batchr1.run.prepare import RunOptions, prepare, read_ids
-    from batchr1.run.record import job_document
+    from batchr1.output.parts import write_parquet
 
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
     from replay_job import replay
 
     prepared = prepare(load_job(job(folder)), RunOptions(engine=replay()))
@@ -67,7 +67,7 @@ def make_output(folder: Path, rows: int, done: int) -> None:
 
 def part(numbers: list[int]) -> pa.Table:
     """A part as a run writes it, all its rows alike but for id, prompt and hash."""
-    from batchr1.data.columns import output_schema
+    from batchr1.columns import output_schema
 
     same: dict[str, Any] = {
         "sample": 0, "reasoning": "think " * 50, "answer": "42", "final_answer": "42", "reasoning_status": "closed",

@@ -29,11 +29,10 @@ from typing import Any
 
 import polars as pl
 
-from batchr1.data.storage import open_storage
+from batchr1.driver.schedule import Group, Schedule
 from batchr1.engine.protocol import Delta, Sampling
-from batchr1.engine.replay import ReplayEngine
-from batchr1.records import CompletionLengths, Prompt, PromptLengths, SampleKey, WorkItem
-from batchr1.run.messages import (
+from batchr1.engine.replay.engine import ReplayEngine
+from batchr1.executors.messages import (
     EngineSpec,
     Finish,
     FromWorker,
@@ -44,14 +43,15 @@ from batchr1.run.messages import (
     Want,
     WorkerSetup,
 )
-from batchr1.run.schedule import Group, Schedule
-from batchr1.run.seeds import derive_seed
-from batchr1.run.worker import Worker
+from batchr1.models.catalogue import VARIANTS
+from batchr1.records import CompletionLengths, Prompt, PromptLengths, SampleKey, WorkItem
+from batchr1.seeds import derive_seed
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.catalogue import VARIANTS
 from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ, Demand
 from batchr1.sizing.fit import MAX_NUM_SEQS
 from batchr1.sizing.gpus import GPUS
+from batchr1.storage.base import open_storage
+from batchr1.worker.engine_worker import Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = Path(__file__).with_name("data") / "r1_tiny_lengths.json"  # by problem of jobs/math.yaml

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from batchr1.sizing.catalogue import MODELS, VARIANTS
+from batchr1.models.catalogue import MODELS, VARIANTS
 
 # What a config needs beyond its size to be loaded. The sizes are the catalogue's.
 _COMMON: dict[str, Any] = {

@@ -33,7 +33,7 @@ def worker_of(pid: int) -> int | None:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == pid and b"worker_main" in (path / "cmdline").read_bytes():
+            if parent == pid and b"batchr1.worker.main" in (path / "cmdline").read_bytes():
                 return int(path.name)
         except OSError:
             continue

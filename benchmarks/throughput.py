@@ -37,7 +37,7 @@ from systems.ray_data import RayData
 from systems.run_batch import RunBatch
 from traces import KINDS, TraceSpec, write_dataset
 
-from batchr1.sizing.catalogue import VARIANTS
+from batchr1.models.catalogue import VARIANTS
 from batchr1.sizing.nvml import open_nvml
 
 ON_LLM = ("generate", "chunked")

@@ -137,7 +137,7 @@ def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random
 
     Words are added or taken away until the count is right; a text that keeps jumping over it is drawn anew.
     """
-    from batchr1.data.prompts import PromptRenderer, PromptRow, load_tokenizer
+    from batchr1.dataset.prompts import PromptRenderer, PromptRow, load_tokenizer
 
     tokenizer = load_tokenizer(model)
     renderer = PromptRenderer(tokenizer, instruction="none")
@@ -187,7 +187,7 @@ def write_dataset(spec: TraceSpec, path: Path, model: str) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from batchr1.data.prompts import PromptRenderer, PromptRow, digest, load_tokenizer
+    from batchr1.dataset.prompts import PromptRenderer, PromptRow, digest, load_tokenizer
 
     rows = requests(spec, model)
     renderer = PromptRenderer(load_tokenizer(model), instruction="none")

@@ -17,7 +17,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from batchr1.sizing.catalogue import variant
+from batchr1.models.catalogue import variant
 
 # As the prompt is rendered when traces are generated, then the reasoning, apart or inline, and the answer. The loss is
 # taken over what stands between {% generation %} and {% endgeneration %}.

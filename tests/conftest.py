@@ -51,7 +51,7 @@ def s3_real(monkeypatch: pytest.MonkeyPatch) -> S3:
     """An empty bucket in the server that BATCHR1_TEST_S3_ENDPOINT names; AWS_ACCESS_KEY_ID and its secret open it."""
     endpoint = os.environ.get("BATCHR1_TEST_S3_ENDPOINT")
     if not endpoint:
-        pytest.skip("BATCHR1_TEST_S3_ENDPOINT is not set: run tests/s3_server.py pytest -m s3")
+        pytest.skip("BATCHR1_TEST_S3_ENDPOINT is not set: run tests/helpers/s3_server.py pytest -m s3")
     for name in S3_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -73,7 +73,7 @@ def real_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     questions(40).write_parquet(folder / "in.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batchr1.run.job.RECORD_EVERY_S", 0.0)  # as if every second were a minute
+        patch.setattr("batchr1.driver.run_job.RECORD_EVERY_S", 0.0)  # as if every second were a minute
         job = write_job(folder, output={"keep": ["problem"]})
         run_replay(job, replay(step_s=0.05, mean_len=60.0, max_num_seqs=4))
     return folder / "out"

@@ -45,10 +45,8 @@ def command(
         job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
         replicas=replicas,
     )  # fmt: skip
-    from batchr1.records import Prompt
-    from batchr1.run.changed import check_prompts, files_to_check
-    from batchr1.run.feeder import render_batch
-    from batchr1.run.prepare import (
+    from batchr1.driver.feeder import render_batch
+    from batchr1.driver.prepare import (
         RunOptions,
         check_fingerprint,
         fetch_command,
@@ -60,6 +58,8 @@ def command(
         take_out_done,
         take_out_failed,
     )
+    from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
+    from batchr1.records import Prompt
 
     with named(job):
         options = RunOptions(gpus=gpus, devices=split_devices(devices))
@@ -124,11 +124,11 @@ def _look_at_server(spec: JobSpec) -> dict[str, Any]:
     """What the server says of itself. One that is not there now may be there when the job runs."""
     import asyncio
 
-    from batchr1.engine.openai import ChatClient
-    from batchr1.engine.server import key_of
-    from batchr1.engine.server_faults import AccessError, ServerFault
+    from batchr1.backends.openai import require_key, server_of
+    from batchr1.engine.openai.client import ChatClient
+    from batchr1.engine.openai.faults import AccessError, ServerFault
+    from batchr1.engine.openai.server import key_of
     from batchr1.errors import UsageError
-    from batchr1.run.remote import require_key, server_of
 
     require_key(spec)
     server = server_of(spec)

@@ -69,10 +69,10 @@ def command(
     DEST appears whole or not at all (on S3: with its card last). With --to sft, rows whose think block was not closed,
     that have no answer or were cut are left out. Filters apply in the order of this list; the card counts them.
     """  # fmt: skip
-    from batchr1.data.output import Output
-    from batchr1.data.storage import open_storage
     from batchr1.export.export import export_output
     from batchr1.export.options import ExportOptions
+    from batchr1.output.folder import Output
+    from batchr1.storage.base import open_storage
 
     options = ExportOptions(
         form, where, correct_only, drop_flags, max_tokens, per_prompt, dedupe, reasoning, file_format, test_share,

@@ -36,8 +36,8 @@ def command(
     Goes on where an earlier fetch ended, verifies checksums, and says which commit it is.
     """
     from batchr1.models.bucket import is_bucket
+    from batchr1.models.catalogue import repository_named
     from batchr1.models.fetch import PATIENCE, Patience, fetch, fetch_bucket
-    from batchr1.sizing.catalogue import repository_named
 
     if is_bucket(model):
         if to is not None or revision is not None or verify:

@@ -123,8 +123,8 @@ def logging_as(log_format: str) -> Iterator[None]:
     if log_format != "json":
         yield
         return
+    from batchr1.driver.logs import json_on_stderr
     from batchr1.events import event
-    from batchr1.run.log import json_on_stderr
 
     with json_on_stderr():
         try:

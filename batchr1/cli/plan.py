@@ -59,9 +59,9 @@ def command(
         job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
         replicas=replicas,
     )  # fmt: skip
-    from batchr1.run.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
+    from batchr1.driver.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
+    from batchr1.models.resolve import resolve_or_catalogue
     from batchr1.sizing.machine import named_machine
-    from batchr1.sizing.model import resolve_or_catalogue
 
     if gpu is not None and vram is not None:
         raise UsageError("--vram: cannot be given together with --gpu. Give one of them.")
@@ -76,7 +76,7 @@ def command(
             _refuse_gpus(gpu=gpu, vram=vram, price=price)
         prepared = prepare(spec, options, resolve=resolve_or_catalogue)
         if spec.engine.is_remote:
-            from batchr1.run.remote_plan import plan_remote, remote_plan_text
+            from batchr1.driver.server_plan import plan_remote, remote_plan_text
 
             found = plan_remote(prepared)
             click.echo(json.dumps(found) if as_json else remote_plan_text(found))

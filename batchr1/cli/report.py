@@ -24,7 +24,7 @@ def command(outputs: tuple[str, ...], to: str | None, by: str | None, price: flo
     folders, and a FILE. With --json the numbers are printed instead, and a page is written only where --to says so.
     """
     checked_price(price)
-    from batchr1.data.find_outputs import find_outputs
+    from batchr1.output.find import find_outputs
     from batchr1.report.numbers import read_all
     from batchr1.report.write import refuse_no_place
 

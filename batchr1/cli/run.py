@@ -30,7 +30,7 @@ from batchr1.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from batchr1.run.record import Summary
+    from batchr1.driver.summary import Summary
 
 
 @click.command()
@@ -93,9 +93,9 @@ def command(
         refuse_same_days(job, specs)
         stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
         stop_at_time = next_time(stop_at, dt.datetime.now())
-        from batchr1.run.job import run_job
-        from batchr1.run.messages import EngineSpec
-        from batchr1.run.prepare import RunOptions
+        from batchr1.driver.prepare import RunOptions
+        from batchr1.driver.run_job import run_job
+        from batchr1.executors.messages import EngineSpec
 
         def confirm(question: str) -> bool:
             return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
@@ -183,7 +183,7 @@ def _again(ctx: click.Context) -> str:
 
 def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     """The lines that every run ends with. `continues`: whether truncated rows were to go on."""
-    from batchr1.run.spending import as_line as spent_line
+    from batchr1.driver.cost import as_line as spent_line
 
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"

@@ -24,6 +24,6 @@ def document(what: str) -> dict[str, object]:
         from batchr1 import events
 
         return events.schema_document()
-    from batchr1.data.columns import schema_document
+    from batchr1.columns import schema_document
 
     return schema_document()

@@ -13,8 +13,8 @@ from batchr1.cli.options import JSON, duration, job_options, named, read_job
 from batchr1.errors import StorageError
 
 if TYPE_CHECKING:
-    from batchr1.data.output import Output
     from batchr1.job.spec import JobSpec
+    from batchr1.output.folder import Output
     from batchr1.report.measures import Estimate, Measures
     from batchr1.report.summary import OutputSummary
 
@@ -68,7 +68,7 @@ def command(
     pending: int | None = None
     spared: int | None = None
     if is_job:
-        from batchr1.run.prepare import check_fingerprint, find_pending, prepare
+        from batchr1.driver.prepare import check_fingerprint, find_pending, prepare
 
         spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
         with named(Path(target)):
@@ -102,16 +102,16 @@ def command(
 
 
 def _open(target: str) -> Output:
-    from batchr1.data.output import Output
-    from batchr1.data.storage import open_storage
+    from batchr1.output.folder import Output
+    from batchr1.storage.base import open_storage
 
     return Output(open_storage(target))
 
 
 def _output_of(spec: JobSpec) -> Output:
     """Where a job writes. Nothing else of it is looked at."""
-    from batchr1.data.output import Output
-    from batchr1.data.storage import StorageOptions, open_storage
+    from batchr1.output.folder import Output
+    from batchr1.storage.base import StorageOptions, open_storage
 
     options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     return Output(open_storage(spec.output.path, options))
@@ -140,7 +140,7 @@ def state_of(s: OutputSummary) -> str:
 
 def as_text(s: OutputSummary, by: str | None) -> str:
     """The table that `status` prints."""
-    from batchr1.run.progress import format_seconds
+    from batchr1.driver.monitor.progress import format_seconds
 
     failed = sum(s.failed.values())
     state = f"running ({s.holder})" if s.holder else state_of(s)

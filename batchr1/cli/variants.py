@@ -43,15 +43,15 @@ def command(gpu: str | None, count: int | None, as_json: bool) -> None:
 
 
 def _names() -> list[str]:
-    from batchr1.sizing.catalogue import VARIANTS
+    from batchr1.models.catalogue import VARIANTS
 
     return list(VARIANTS)
 
 
 def _document(name: str, *, gpu: str | None = None, count: int = 1) -> dict[str, Any]:
     """A variant as JSON says it: with the smallest GPU set of each precision, or with its fit on `count` of `gpu`."""
-    from batchr1.sizing.catalogue import VARIANTS
-    from batchr1.sizing.needs import on_gpus, precisions, smallest_set
+    from batchr1.models.catalogue import VARIANTS
+    from batchr1.sizing.smallest_gpus import on_gpus, precisions, smallest_set
 
     entry = VARIANTS[name]
     found = precisions(entry)

@@ -10,14 +10,14 @@ import polars as pl
 import pyarrow as pa
 
 from batchr1 import __version__
-from batchr1.data.output import Output
-from batchr1.data.storage import Storage
 from batchr1.errors import UsageError
 from batchr1.export.card import card
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
 from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
 from batchr1.export.select import SPLITS, Selection, select
+from batchr1.output.folder import Output
+from batchr1.storage.base import Storage
 
 MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchr1.data.columns import NAMES
+from batchr1.columns import NAMES
 from batchr1.export.options import FileFormat
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"

@@ -15,10 +15,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from batchr1.data.output import Output
-from batchr1.data.readers import Predicate
+from batchr1.dataset.readers import Predicate
 from batchr1.errors import UsageError
 from batchr1.export.options import ExportOptions
+from batchr1.output.folder import Output
 from batchr1.records import FLAGS
 
 _READ = ("id", "sample", "prompt", "reasoning", "answer", "correct", "reasoning_status", "truncated",

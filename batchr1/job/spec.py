@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from batchr1.job.server import check_api_key_env, check_base_url, check_extra_body, suits_engine
+from batchr1.job.server_rules import check_api_key_env, check_base_url, check_extra_body, suits_engine
 from batchr1.records import VERIFY_KINDS
 
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -16,12 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from batchr1.data.storage import FileInfo, Storage, StorageOptions, open_storage
-from batchr1.data.storage_errors import mapped
-from batchr1.data.storage_local import fsync_folder, make_folder
-from batchr1.data.storage_s3 import S3Storage
 from batchr1.errors import ModelError, StorageError, UsageError
-from batchr1.models.bring import bring, check_index, side_by_side
+from batchr1.models.download import bring, check_index, side_by_side
 from batchr1.models.files import CONFIG, ModelFile, needed
 from batchr1.models.hub import Repository
 from batchr1.models.places import (
@@ -37,6 +33,10 @@ from batchr1.models.places import (
 )
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import ReadFrom
+from batchr1.storage.base import FileInfo, Storage, StorageOptions, open_storage
+from batchr1.storage.errors import mapped
+from batchr1.storage.local import fsync_folder, make_folder
+from batchr1.storage.s3 import S3Storage
 
 READ_BYTES = 8 * 2**20
 

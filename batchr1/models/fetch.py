@@ -16,16 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from batchr1.data.storage_errors import AGAIN, mapped
 from batchr1.errors import InterruptedRun, ModelError
 from batchr1.models import hub
-from batchr1.models.bring import bring, check_index
 from batchr1.models.bucket import Bucket, bring_here, is_here, look_up, open_bucket
+from batchr1.models.cached import recorded_repository
+from batchr1.models.download import bring, check_index
 from batchr1.models.files import INDEX, ModelFile, needed
-from batchr1.models.here import recorded_repository
 from batchr1.models.places import Folder, HubCache, Place
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import ReadFrom
+from batchr1.storage.errors import AGAIN, mapped
 
 
 @dataclass(frozen=True, slots=True)

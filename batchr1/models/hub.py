@@ -19,9 +19,9 @@ from typing import Any
 
 import tenacity
 
-from batchr1.data.storage_errors import AGAIN
 from batchr1.errors import BatchError, HubError, ModelError
 from batchr1.models.files import ModelFile
+from batchr1.storage.errors import AGAIN
 
 API_TIMEOUT_S = 20.0
 TRIES = 8  # in a row that bring nothing: with the pauses in between, half a minute of a hub that answers at once

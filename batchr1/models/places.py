@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchr1.data.storage_errors import mapped
-from batchr1.data.storage_local import fsync_folder, make_folder, write_file
 from batchr1.errors import ModelError, OutputError
 from batchr1.models.files import CONFIG, ModelFile
 from batchr1.models.hub import Repository
+from batchr1.storage.errors import mapped
+from batchr1.storage.local import fsync_folder, make_folder, write_file
 
 RECORD = ".batchr1/fetch.json"
 
@@ -157,7 +157,7 @@ class Folder(Place):
 
     def check(self) -> None:
         """Raise `OutputError` for a folder that holds something else. Writes nothing."""
-        from batchr1.data.output import refuse_place
+        from batchr1.output.folder import refuse_place
 
         refuse_place(self.folder)
         if self.folder.exists() and not self.folder.is_dir():

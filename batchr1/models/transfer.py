@@ -10,10 +10,10 @@ from typing import Protocol
 
 import tenacity
 
-from batchr1.data.storage_errors import mapped
 from batchr1.errors import FailedError, HubError, InterruptedRun
 from batchr1.models.files import ModelFile, feed, size_text
 from batchr1.models.hub import wait_s
+from batchr1.storage.errors import mapped
 
 WHOLE_TRIES = 2  # of a file that comes, and is not what it has to be
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from batchr1.reasoning.answers import boxed_answer, final_answer, is_correct
+from batchr1.reasoning.formats import ThinkTags, text_decoder
 from batchr1.reasoning.results import to_result
 from batchr1.reasoning.split import Split, split, split_text
-from batchr1.reasoning.tags import ThinkTags, text_decoder
 
 __all__ = [
     "Split",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batchr1.reasoning.tags import ThinkTags
+from batchr1.reasoning.formats import ThinkTags
 
 ANSWER_ROOM = 512  # tokens kept for an answer without a budget of its own
 

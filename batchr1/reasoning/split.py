@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batchr1.reasoning.tags import Decode, ThinkTags
+from batchr1.reasoning.formats import Decode, ThinkTags
 from batchr1.records import FinishReason, ReasoningStatus, TruncatedIn
 
 

@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from batchr1.data.lock import STALE_AFTER_S, read_lock, renewed_s
-from batchr1.data.output import DATA_DIR, FAILED_DIR, Output
+from batchr1.output.folder import DATA_DIR, FAILED_DIR, Output
+from batchr1.storage.lock import STALE_AFTER_S, read_lock, renewed_s
 
 MAX_AGE_S = 1200.0  # above the 600 s after which a run itself replaces an engine that stands still
 

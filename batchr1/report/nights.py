@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from batchr1.data.output import Output
+from batchr1.output.folder import Output
 
 _GONE = ("died", "lost", "ended", "given up")
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from batchr1 import __version__
-from batchr1.data.output import Output
+from batchr1.output.folder import Output
 from batchr1.report import nights
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan

@@ -14,9 +14,9 @@ from typing import Any
 
 import polars as pl
 
-from batchr1.data.columns import NAMES
-from batchr1.data.output import Output
+from batchr1.columns import NAMES
 from batchr1.errors import UsageError
+from batchr1.output.folder import Output
 
 NUMBERS = (
     "id",

@@ -9,14 +9,14 @@ from typing import Any
 
 import polars as pl
 
-from batchr1.data.columns import NAMES
-from batchr1.data.journal import read_inflight
-from batchr1.data.lock import read_lock
-from batchr1.data.output import DATA_DIR, Output
+from batchr1.columns import NAMES
 from batchr1.errors import UsageError
+from batchr1.output.checkpoints import read_inflight
+from batchr1.output.folder import DATA_DIR, Output
 from batchr1.records import SampleKey
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import each_once
+from batchr1.storage.lock import read_lock
 
 _COLUMNS = [
     "id",

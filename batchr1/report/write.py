@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchr1.data.output import DATA_DIR, REPORT_FILE, Output
-from batchr1.data.storage import CONTROL_DIR, open_storage
-from batchr1.data.storage_uri import split_uri
 from batchr1.errors import UsageError
+from batchr1.output.folder import DATA_DIR, REPORT_FILE, Output
+from batchr1.storage.base import CONTROL_DIR, open_storage
+from batchr1.storage.uri import split_uri
 
 
 def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from batchr1.errors import JobError
 from batchr1.job.spec import JobSpec
+from batchr1.models.resolve import ModelSource
 from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
@@ -21,7 +22,6 @@ from batchr1.sizing.estimate import Demand, Estimate, estimate
 from batchr1.sizing.fit import Fit, Wish, best_fit, groups_of
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.memory import GIB, Memory
-from batchr1.sizing.model import ModelSource
 
 CPU_MAX_NUM_SEQS = 256
 CPU_BLOCK_TOKENS = 128  # of a block of KV cache there

@@ -95,6 +95,6 @@ def split_by_process(path: Path) -> None:
 
 _PROCESS = re.compile(r'process (\d+):"(.*?)";')
 _ROLES = (
-    ("worker_main", "worker"), ("EngineCore", "engine"), ("spawn_main", "engine"), ("resource_tracker", "tracker"),
+    ("batchr1.worker.main", "worker"), ("EngineCore", "engine"), ("spawn_main", "engine"), ("resource_tracker", "tracker"),
     ("batchr1 run", "driver"),
 )  # fmt: skip

@@ -6,7 +6,7 @@ there. No --stop-at: its 75 would be tried again in the same morning. A run that
 gets SIGTERM, saves, and goes on when it is cleared.
 
 Checked: Airflow 3.3.2 loads it (DagBag); its operators run both tasks with a stand-in for batchr1, for each exit code,
-and stop it; a run of the DAG tries 75 again (`airflow dags test`). All that by `make airflow`, tests/test_airflow.py.
+and stop it; a run of the DAG tries 75 again (`airflow dags test`). All that by `make airflow`, tests/docs/test_airflow.py.
 Not run by a scheduler.
 """
 

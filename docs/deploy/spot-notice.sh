@@ -11,7 +11,7 @@
 # container on a bridge network the instance's metadata hop limit has to be 2.
 #
 # Checked: shellcheck 0.11; run beside a real `batchr1 run`, with a stand-in for the metadata service on loopback that wants
-# tokens as IMDSv2 does (tests/test_spot_notice.py). Not run on AWS.
+# tokens as IMDSv2 does (tests/docs/test_spot_notice.py). Not run on AWS.
 set -u
 [ $# -gt 0 ] || { echo "spot-notice.sh: which command? See the head of this file." >&2; exit 2; }
 service=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254} # the SDKs' name for it

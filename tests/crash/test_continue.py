@@ -12,11 +12,11 @@ import pytest
 from process_tree import tree
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
-from batchr1.data.replace import INTENT_FILE
 from batchr1.errors import FingerprintError, InputError, OutputError
 from batchr1.faults import POINTS
+from batchr1.output.replace import INTENT_FILE
 
-HELPER = str(Path(__file__).parent.parent / "replay_job.py")
+HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 ROWS, SMALL, LARGE = 60, 40, 300
 QUICK = {"mean_len": 60.0, "tokens_per_step": 4}
 

@@ -19,7 +19,7 @@ from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_k
 
 from batchr1.faults import POINTS
 
-HELPER = str(Path(__file__).parent.parent / "replay_job.py")
+HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 PACKAGE = Path(__file__).parent.parent.parent / "batchr1"
 ROWS = 40
 SCRIPT: dict[str, Any] = {"mean_len": 60.0, "tokens_per_step": 1, "step_s": 0.005, "max_num_seqs": 8}

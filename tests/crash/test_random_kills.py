@@ -24,7 +24,7 @@ from process_tree import Tree, engine_process, tree, until
 from replay_job import keys_of, rows_of, wanted_keys, write_job
 from test_kill import parts_of
 
-from batchr1.data.journal import INFLIGHT_DIR
+from batchr1.output.checkpoints import INFLIGHT_DIR
 
 PROBLEMS = Path(__file__).parent.parent.parent / "jobs/data/math.parquet"
 KILLS = int(os.environ.get("BATCHR1_KILLS", "10"))

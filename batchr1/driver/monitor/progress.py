@@ -1,0 +1,100 @@
+"""What a run says while it runs: a tqdm bar on a terminal, a plain line every 30 s elsewhere. Both on stderr.
+
+Where the log is JSON, the event `progress` says the same, and there is no bar.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+from batchr1.driver.driver import Tally
+from batchr1.events import event
+from batchr1.executors.messages import Progress
+
+log = logging.getLogger("batchr1.progress")
+
+LINE_EVERY_S = 30.0
+RATE_OVER_S = 20.0
+
+
+class ProgressDisplay:
+    """Rows, output tokens/s, truncated share, and an ETA from the tokens that are still expected."""
+
+    def __init__(self, *, pending: int, stream: TextIO | None = None, as_events: bool = False) -> None:
+        self._pending = pending
+        self._as_events = as_events
+        self._stream = stream or sys.stderr
+        self._bar = (
+            tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True)
+            if self._stream.isatty() and not as_events
+            else None
+        )
+        if self._bar is not None:
+            self._bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
+        self._said_at = time.monotonic()
+        self._history: list[tuple[float, int]] = []
+
+    def update(self, tally: Tally, workers: list[Progress]) -> None:
+        """Call as often as you like."""
+        now = time.monotonic()
+        generated = sum(w.generated_tokens for w in workers)
+        if not self._history or now - self._history[-1][0] >= 1.0:
+            if self._history and generated < self._history[-1][1]:
+                self._history.clear()  # a worker was restarted and counts from zero
+            self._history.append((now, generated))
+            while len(self._history) > 2 and now - self._history[0][0] > RATE_OVER_S:
+                self._history.pop(0)
+        finished = sum(w.finished for w in workers) + tally.failed + tally.spared
+        rate, truncated, eta_s = self._numbers(workers, generated, finished)
+        text = f"{rate:,.0f} tok/s, {truncated:.1%} truncated" if workers else "loading the model"
+        text += f", ETA {format_seconds(eta_s)}" if eta_s is not None else ""
+        if self._bar is not None:
+            self._bar.n = min(finished, self._pending)
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.refresh()
+        elif now - self._said_at >= LINE_EVERY_S:
+            self._said_at = now
+            if self._as_events:
+                said = event(
+                    "progress", finished=finished, pending=max(0, self._pending - finished),
+                    tokens_per_s=round(rate, 1), truncated=round(truncated, 4), eta_s=eta_s and round(eta_s),
+                )  # fmt: skip
+                log.info("%d/%d rows, %s", finished, self._pending, text, extra=said)
+                return
+            print(f"{finished}/{self._pending} rows, {text}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _numbers(self, workers: list[Progress], generated: int, finished: int) -> tuple[float, float, float | None]:
+        """Tokens/s, the share of truncated rows, and the seconds that are left; None while that is not known."""
+        (first_at, first), (last_at, last) = self._history[0], self._history[-1]
+        rate = (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+        done = sum(w.finished for w in workers)
+        truncated = sum(w.truncated for w in workers) / done if done else 0.0
+        left = expected_tokens_left(workers, generated, self._pending - finished)
+        return rate, truncated, left / rate if left is not None and rate > 0 else None
+
+
+def expected_tokens_left(workers: list[Progress], generated: int, rows_left: int) -> float | None:
+    """Tokens still to generate for `rows_left` rows, under way or not begun; None before the first row has finished.
+
+    Lengths are taken as exponential, and rows under way as censored observations of it: then the mean is all tokens
+    generated over rows finished, and a row under way has as much before it as a new one. The mean of finished rows
+    alone would be too low for most of a run, because long generations finish last.
+    """
+    done = sum(w.finished for w in workers)
+    return generated / done * rows_left if done else None
+
+
+def format_seconds(seconds: float) -> str:
+    """1:02:03 or 2:03"""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"

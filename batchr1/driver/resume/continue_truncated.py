@@ -1,0 +1,111 @@
+"""`--continue-truncated`: rows that a limit cut become pending again, with all their tokens saved.
+
+For each part: the cut rows go into a snapshot, then a part without them replaces it. From there on they are what any
+interrupted generation is, so that a kill at any moment costs nothing but the time.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from batchr1.dataset.pending import Bools, Pending
+from batchr1.driver.resume.changed_prompts import have_changed, prompt_digests
+from batchr1.job.fingerprint import continued_digest
+from batchr1.output.checkpoints import Saved, reopened_name, write_snapshot
+from batchr1.output.replace import COLUMNS, Limit, may_go_on, replace_part, truncated_rows
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
+    from batchr1.driver.prepare import Prepared
+
+log = logging.getLogger("batchr1.reopen")
+
+
+def reopen_truncated(
+    prepared: Prepared,
+    pending: Pending,
+    renderer: Renderer,
+    limit: Limit,
+    *,
+    run: str,
+    check_lock: Callable[[], None],
+) -> int:
+    """Make truncated rows that may go on under `limit` pending; how many.
+
+    Only of samples that this run is asked for: another row would leave its part, and nobody would finish it. Call with
+    the lock held, when what is committed and what failed was taken out and prompts were compared.
+    """
+    output, job = prepared.output, continued_digest(prepared.semantic)
+    count = 0
+    for number, (rel, cut, rest) in enumerate(
+        truncated_rows(output, limit, _wanted(prepared, pending, renderer, limit))
+    ):
+        check_lock()
+        if not count:
+            output.begin()
+        write_snapshot(output.storage, reopened_name(run, number), _saved(cut), job=job)
+        replace_part(output, rel, rest, run)
+        pending.reopen(cut)
+        count += cut.num_rows
+    if count:
+        log.info("%d truncated rows go on", count)
+    return count
+
+
+def _wanted(prepared: Prepared, pending: Pending, renderer: Renderer, limit: Limit) -> Callable[[pa.Table], Bools]:
+    """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
+
+    And of no prompt that has enough right samples: what left its part would not be generated.
+    """
+    stop_when = prepared.spec.stop_when
+
+    def is_done(table: pa.Table) -> Bools:
+        done = pending.states(table.column("id"), table.column("sample"))[1]
+        return done & ~pending.has_enough(table.column("id"), stop_when.correct) if stop_when else done
+
+    spec, source = prepared.spec.input, prepared.source
+    is_kept = spec.on_changed_prompt == "keep" and spec.id is not None  # else prompts were compared before
+    if not is_kept and spec.max_tokens is None:
+        return is_done
+
+    chosen: Bools = np.zeros(pending.num_rows, dtype=bool)
+    for table in prepared.output.tables(COLUMNS):
+        chosen[pending.find(table.column("id"))[may_go_on(table, limit) & is_done(table)]] = True
+    caps = np.full(pending.num_rows, np.inf)
+    if spec.max_tokens is not None:
+        for numbers, batch in pending.rows_at(source, chosen, [spec.max_tokens]):
+            caps[numbers] = [np.inf if cap is None else cap for cap in source.caps(batch)]
+    digests = None
+    if is_kept:
+        columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
+        digests, _ = prompt_digests(prepared, renderer, pending.rows_at(source, chosen, columns), pending.num_rows)
+
+    def wanted(table: pa.Table) -> Bools:
+        cap = caps[pending.find(table.column("id"))]
+        mask: Bools = is_done(table) & (table.column("completion_tokens").to_numpy() < cap)
+        return mask if digests is None else mask & ~have_changed(table, pending, digests)
+
+    return wanted
+
+
+def _saved(rows: pa.Table) -> list[Saved]:
+    names = ["id", "sample", "attempts", "prompt_hash", "token_ids", "resumed_at", "injected_tokens"]
+    return [
+        Saved(
+            id=row["id"],
+            sample=row["sample"],
+            attempt=row["attempts"],
+            prompt_hash=bytes.fromhex(row["prompt_hash"]),
+            tokens=array("i", row["token_ids"]),
+            resumed_at=tuple(row["resumed_at"]),
+            injected=row["injected_tokens"],
+        )
+        for row in rows.select(names).to_pylist()
+        if row["token_ids"]
+    ]

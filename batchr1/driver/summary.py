@@ -1,0 +1,90 @@
+"""A run's record, `.batchr1/runs/<run>.json`, from its first words to its end, and the summary that is made of it.
+
+A record belongs to one run and is left alone by later ones, so that together they are the output's history: see
+`report.nights`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from batchr1 import __version__
+from batchr1.dataset.pending import Counts
+from batchr1.driver.driver import Tally
+from batchr1.driver.oom_restart import RungTaken
+from batchr1.driver.prepare import Prepared, RunOptions
+from batchr1.job.fingerprint import digest
+from batchr1.job.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. `counts` are of the whole input; `tally` of this run alone."""
+
+    run: str
+    output: str
+    counts: Counts
+    tally: Tally
+    wall_s: float
+    tokens_per_s: float
+    exit_code: int
+    stopped: str | None
+    rungs: tuple[RungTaken, ...] = ()
+    given_up: dict[int, str] = field(default_factory=dict)  # replicas that were, and why
+    spend: dict[str, Any] | None = None  # where a server did the work: as in the run's record
+    max_cost: float | None = None
+
+
+def run_name(now: dt.datetime) -> str:
+    """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order too."""
+    return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
+
+
+def first_words(prepared: Prepared, options: RunOptions, run: str) -> dict[str, Any]:
+    """What is known of a run before it does anything. `date`: what `{{ ds }}` stands for in it."""
+    return {
+        "run": run,
+        "state": "running",
+        "started": now_text(),
+        "date": (options.date or dt.date.today()).isoformat(),
+        "window": {
+            "stop_after_s": options.stop_after_s,
+            "stop_at": options.stop_at.isoformat() if options.stop_at else None,
+        },
+        "batchr1": __version__,
+        "job": prepared.spec.name,
+        "model": prepared.model.identity,
+    }
+
+
+def job_document(prepared: Prepared) -> dict[str, Any]:
+    """What job.json says. Of a command that is told of the end, only which program: arguments may hold secrets."""
+    model, spec = prepared.model, prepared.spec.model_dump(mode="json")
+    if spec["on_finish"] is not None and len(spec["on_finish"]["command"]) > 1:
+        spec["on_finish"]["command"][1:] = ["…"]
+    return {
+        "batchr1": __version__,
+        "fingerprint": prepared.semantic,
+        "digest": digest(prepared.semantic),
+        "model": {"name": model.name, "location": model.location, "revision": model.revision},
+        "spec": spec,
+    }
+
+
+def counted(counts: Counts) -> dict[str, int]:
+    """What events say of counts."""
+    return {name: getattr(counts, name) for name in ("samples", "done", "failed", "spared", "pending")}
+
+
+def exit_code_of(counts: Counts, spec: JobSpec, stopped: str | None) -> int:
+    if stopped is not None or counts.pending:
+        return 75
+    return 3 if counts.failed > spec.max_failed else 0
+
+
+def now_text() -> str:
+    """This moment in UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

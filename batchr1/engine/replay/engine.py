@@ -1,0 +1,331 @@
+"""A deterministic engine without a model, for tests and for measuring everything around the engine.
+
+A request's tokens depend on its prompt and on nothing else: token k of a prompt is the same whether the prompt is fed
+alone or with its first tokens after it. So a resumed generation continues as the uninterrupted one would, as a greedy
+model's does. With `groups` there are several completions of a prompt; the seed chooses one of them, and its first token
+says which it is, so that the same holds. Lengths, speed, memory and faults are scripted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
+from batchr1.engine.replay.gpu import KvCache, StepTime
+from batchr1.errors import EngineError, RequestError
+
+_FOREVER_S = 3600.0
+
+OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another process holds some
+    "busy": (
+        "ValueError: Free memory on device cuda:0 (56.6/80.0 GiB) on startup is less than desired GPU memory "
+        "utilization (0.9, 72.0 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+    ),
+    "kv_too_small": (
+        "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 GiB KV cache is needed, "
+        "which is larger than the available KV cache memory (1.5 GiB). Based on the available memory, the estimated "
+        "maximum model length is 3072. Try increasing `gpu_memory_utilization` (which also controls CPU memory on the "
+        "CPU backend) or decreasing `max_model_len` when initializing the engine."
+    ),
+    "oom_load": (
+        "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free memory for "
+        "weights, increasing --tensor-parallel-size, or using --quantization. (original error: CUDA out of memory. "
+        "Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 80.00 GiB of which 512.00 MiB is free. Including "
+        "non-PyTorch memory, this process has 79.00 GiB memory in use.)"
+    ),
+    "oom": (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80.00 "
+        "GiB of which 512.00 MiB is free. Including non-PyTorch memory, this process has 79.00 GiB memory in use. Of "
+        "the allocated memory 70.00 GiB is allocated by PyTorch, and 43.69 MiB is reserved by PyTorch but unallocated."
+    ),
+    "bad_alloc": "terminate called after throwing an instance of 'std::bad_alloc'",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """How the engine behaves. Lengths in tokens, log-normal by the prompt's hash; times in seconds.
+
+    `kv_cache_tokens` holds all running sequences, rounded up to blocks; where it runs full, the newest of them is
+    preempted as vLLM's scheduler does it: it waits, first in line, and is prefilled again. At most
+    `max_num_batched_tokens` are prefilled in a step. `step_time`: fields of `StepTime`, a step's seconds by what is in
+    it; `clock_s` of the engine counts them, and `time_scale` of them are slept. Otherwise a step sleeps `step_s`. With
+    `runs_apart` a step's time begins when the last one was over, as in an engine process that does not wait for its
+    worker; it is one step ahead at most.
+
+    `groups`: lengths of completions instead of log-normal ones. A prompt's hash picks a group, a request's seed a
+    length of it: samples of a prompt are then as alike as the group is.
+
+    `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
+    many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there
+    (with `poison_up_to`: only by completions that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process
+    is killed, the engine raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
+    worker goes on. `journal`: a file that gets a line of JSON for each submission (its prompt's tokens, and how many
+    were generated before) and for each request in each step (which tokens came of it): to count what ran how often.
+
+    `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
+    Where the engine's are above, it runs out of memory, at its start or at step `oom_at_step`, with the text named by
+    `oom`: raised, or only printed as a subprocess of vLLM would, or printed by a process that aborts.
+    """
+
+    open_id: int
+    close_id: int
+    end_id: int
+    first_text_id: int
+    num_text_ids: int
+    marker: int
+    mean_len: float = 60.0
+    sigma: float = 0.8
+    answer_len: int = 5
+    max_model_len: int = 4096
+    max_num_seqs: int = 64
+    kv_cache_tokens: int = 1_000_000
+    max_num_batched_tokens: int = 16_384
+    groups: Sequence[Sequence[int]] = ()
+    tokens_per_step: int = 1
+    step_s: float = 0.0
+    step_time: Mapping[str, float] | None = None
+    time_scale: float = 1.0
+    runs_apart: bool = False
+    start_s: float = 0.0
+    refuse_every: int = 0
+    poison_every: int = 0
+    poison_at: int = 0
+    poison_up_to: int | None = None
+    die_at_step: int | None = None
+    error_at_step: int | None = None
+    hang_at_step: int | None = None
+    once: str | None = None
+    journal: str | None = None
+    fits: Mapping[str, Any] | None = None
+    oom: str = "oom"
+    oom_at_step: int | None = None
+    oom_as: Literal["raised", "printed", "abort"] = "raised"
+
+
+@dataclass(slots=True)
+class _Running:
+    plan: list[int]
+    position: int
+    left: int
+    prompt: bytes
+    prompt_len: int
+    is_poison: bool = False
+
+
+class ReplayEngine:
+    """Implements `Engine` by playing a `Script`."""
+
+    def __init__(self, script: Script, args: Mapping[str, Any]) -> None:
+        self._script = script
+        self._args = args
+        self._waiting: deque[tuple[str, _Running]] = deque()
+        self._running: dict[str, _Running] = {}  # oldest first
+        self._steps = 0
+        self._cache = KvCache(script.kv_cache_tokens)
+        self._preempted = 0
+        self._step_time = StepTime(**script.step_time) if script.step_time else None
+        self.clock_s = 0.0
+        self._due = 0.0  # when the last step was over, of an engine that runs apart
+        time.sleep(script.start_s)
+        if script.oom_at_step is None:
+            self._run_out_of_memory()
+        self.info = EngineInfo("replay", script.max_model_len, script.max_num_seqs, script.kv_cache_tokens)
+
+    @classmethod
+    def from_args(cls, args: dict[str, Any]) -> ReplayEngine:
+        known = {f.name for f in fields(Script)}
+        return cls(Script(**{k: v for k, v in args.items() if k in known}), args)
+
+    def submit(self, request: Request) -> None:
+        if len(request.token_ids) >= self._script.max_model_len:
+            raise RequestError(f"prompt of {len(request.token_ids)} tokens, context {self._script.max_model_len}")
+        prompt, generated = self._cut(request.token_ids)
+        key = hashlib.blake2b(repr(prompt).encode(), digest_size=8).digest()
+        self._note(key=key.hex(), prompt=prompt, generated=generated)
+        if self._script.refuse_every and int.from_bytes(key, "little") % self._script.refuse_every == 0:
+            raise RequestError("refused by script")
+        poison = bool(self._script.poison_every) and int.from_bytes(key, "little") % self._script.poison_every == 0
+        variant = self._variant(request, generated) if self._script.groups else None
+        plan = self._plan(key, variant)
+        if self._script.poison_up_to is not None:
+            poison = poison and len(plan) <= self._script.poison_up_to
+        self._waiting.append(
+            (request.id, _Running(plan, generated, request.max_tokens, key, len(prompt), is_poison=poison))
+        )
+
+    def step(self) -> list[Delta]:
+        self._steps += 1
+        self._faults()
+        prefilled = 0 if self._make_room() else self._admit()
+        self._pass_time(prefilled)
+        deltas = []
+        for id, run in list(self._running.items()):
+            take = min(self._script.tokens_per_step, run.left, len(run.plan) - run.position)
+            tokens = run.plan[run.position : run.position + take]
+            self._note(key=run.prompt.hex(), first=run.position, last=run.position + take - 1)
+            run.position += take
+            run.left -= take
+            if run.is_poison and run.position >= self._script.poison_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            reason = None
+            if run.position >= len(run.plan):
+                reason = "stop"
+            elif run.left == 0:
+                reason = "length"
+            if reason:
+                del self._running[id]
+                self._cache.release(id)
+            deltas.append(Delta(id, tokens, reason))  # type: ignore[arg-type]
+        return deltas
+
+    def abort(self, ids: Sequence[str]) -> None:
+        for id in ids:
+            self._running.pop(id, None)
+            self._cache.release(id)
+        self._waiting = deque((id, run) for id, run in self._waiting if id not in set(ids))
+
+    def load(self) -> EngineLoad:
+        cache = self._cache
+        usage = 1.0 - cache.free / cache.num_blocks if cache.num_blocks else 0.0
+        return EngineLoad(len(self._running), len(self._waiting), usage, self._preempted, cache.queries, cache.hits)
+
+    def close(self) -> None:
+        self._running.clear()
+
+    def _note(self, **values: Any) -> None:
+        if self._script.journal is not None:
+            with Path(self._script.journal).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def _make_room(self) -> bool:
+        """Room for each running sequence's next tokens, oldest first; whether some had to be preempted for it."""
+        preempted = False
+        for id, run in list(self._running.items()):
+            while id in self._running and not self._cache.grow(id, self._after_step(run)):
+                if len(self._running) == 1:
+                    raise EngineError("replay: the KV cache does not hold one sequence")
+                newest, victim = self._running.popitem()
+                self._cache.release(newest)
+                self._waiting.appendleft((newest, victim))
+                self._preempted += 1
+                preempted = True
+        return preempted
+
+    def _admit(self) -> int:
+        """Start what waits, as far as slots, memory and the step's tokens go; tokens prefilled."""
+        prefilled = 0
+        while self._waiting and len(self._running) < self._script.max_num_seqs:
+            id, run = self._waiting[0]
+            tokens = run.prompt_len + run.position
+            if prefilled and prefilled + tokens > self._script.max_num_batched_tokens:
+                break
+            if not self._cache.grow(id, self._after_step(run)):
+                break
+            self._waiting.popleft()
+            self._running[id] = run
+            prefilled += self._cache.prefill(run.prompt, run.prompt_len, tokens)
+        return prefilled
+
+    def _after_step(self, run: _Running) -> int:
+        """Tokens that a sequence holds after the next step."""
+        return run.prompt_len + min(run.position + self._script.tokens_per_step, len(run.plan))
+
+    def _pass_time(self, prefilled: int) -> None:
+        seconds = self._script.step_s
+        if self._step_time is not None and self._running:
+            context = sum(run.prompt_len + run.position for run in self._running.values())
+            step_s = self._step_time.seconds(
+                sequences=len(self._running), context=context, prefilled=prefilled, steps=self._script.tokens_per_step
+            )
+            self.clock_s += step_s
+            seconds += step_s * self._script.time_scale
+        if self._script.runs_apart:
+            now = time.monotonic()
+            self._due = max(self._due, now - seconds) + seconds
+            seconds = max(0.0, self._due - now)
+        if seconds:
+            time.sleep(seconds)
+
+    def _variant(self, request: Request, generated: int) -> int:
+        """Which of its prompt's completions a request is of: by its first token if there is one, else by its seed."""
+        if generated:
+            return self._first_tokens().index(request.token_ids[len(request.token_ids) - generated])
+        return (request.seed or 0) % len(self._first_tokens())
+
+    def _first_tokens(self) -> list[int]:
+        low = self._script.first_text_id
+        return [i for i in range(low, low + self._script.num_text_ids) if i != self._script.marker]
+
+    def _cut(self, token_ids: Sequence[int]) -> tuple[list[int], int]:
+        """Split what was fed into the prompt and the number of tokens that were generated before."""
+        ids = list(token_ids)
+        last = len(ids) - 1 - ids[::-1].index(self._script.marker)
+        return ids[: last + 1], len(ids) - last - 1
+
+    def _plan(self, key: bytes, variant: int | None) -> list[int]:
+        """All tokens of a prompt's completion: reasoning, close, answer, end."""
+        script, rng = self._script, random.Random(key)
+        if variant is not None:
+            group = script.groups[int.from_bytes(key, "little") % len(script.groups)]
+            text = self._first_tokens()
+            reasoning = max(1, group[variant % len(group)] - script.answer_len - 2)
+            words = rng.choices(text, k=reasoning - 1 + script.answer_len)
+            return [text[variant], *words[: reasoning - 1], script.close_id, *words[reasoning - 1 :], script.end_id]
+        mu = math.log(script.mean_len) - script.sigma**2 / 2
+        length = max(1, round(rng.lognormvariate(mu, script.sigma)))
+
+        def some(count: int) -> list[int]:
+            low = script.first_text_id
+            return [i for i in rng.choices(range(low, low + script.num_text_ids), k=count) if i != script.marker]
+
+        return [*some(length), script.close_id, *some(script.answer_len), script.end_id]
+
+    def _faults(self) -> None:
+        script = self._script
+        if self._steps == script.oom_at_step:
+            self._run_out_of_memory()
+        due = self._steps in (script.die_at_step, script.error_at_step, script.hang_at_step)
+        if not due:
+            return
+        if script.once:
+            try:
+                os.close(os.open(script.once, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return
+        if self._steps == script.die_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._steps == script.error_at_step:
+            raise EngineError("replay: the engine died, as scripted")
+        time.sleep(_FOREVER_S)
+
+    def _run_out_of_memory(self) -> None:
+        """Fail as vLLM would, unless the engine's arguments fit."""
+        script = self._script
+        if all(_fits(self._args.get(name), most) for name, most in (script.fits or {}).items()):
+            return
+        text = OOM_TEXTS[script.oom]
+        if script.oom_as == "raised":
+            raise EngineError("replay: the engine is gone") from RuntimeError(text)
+        print(f"(EngineCore pid=4242) ERROR 11-25 03:12:00 [core.py:1104] {text}", file=sys.stderr, flush=True)
+        if script.oom_as == "abort":
+            os.abort()
+        raise EngineError("replay: the engine is gone (RuntimeError: Engine core initialization failed.)")
+
+
+def _fits(value: Any, most: Any) -> bool:
+    if most is True:
+        return bool(value)
+    return value is not None and value <= most

@@ -1,0 +1,237 @@
+"""vLLM behind the `Engine` protocol: the only module that imports vllm. Tested with 0.26 (CUDA) and 0.32 (CPU)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+from batchr1.engine.lifeline import WORKER_PID
+from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request, Sampling
+from batchr1.engine.vllm.memory_probe import PROBE_CLASS, PROBE_METHOD, measured
+from batchr1.errors import EngineError, RequestError
+
+log = logging.getLogger("batchr1.engine")
+
+IDLE_SLEEP_S = 0.005
+WARM_UP_SEQS = 16
+
+
+def prepare_environment(device: str) -> None:
+    """Set what vLLM reads from the environment. Call before anything imports vllm."""
+    env = os.environ
+    env[WORKER_PID] = str(os.getpid())
+    env.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    env.setdefault("VLLM_NO_USAGE_STATS", "1")
+    env.setdefault("VLLM_DO_NOT_TRACK", "1")
+    if device == "cpu":
+        # In-process is twice as quick here, and one process less to lose.
+        env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        # OpenMP threads that wait for each other burn a core at it. Where something else wants that core, the one that
+        # is waited for gets none: 28 instead of 451 tokens/s beside a busy neighbour. So they spin briefly, then sleep.
+        env.setdefault("GOMP_SPINCOUNT", "10000")
+        env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
+    else:
+        env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+
+class VllmEngine:
+    """`vllm.LLMEngine`, fed token ids and giving token ids: no text passes through its loop."""
+
+    def __init__(self, model: str, *, revision: str | None, trust_remote_code: bool, args: dict[str, Any],
+                 sampling: Sampling) -> None:  # fmt: skip
+        from vllm import EngineArgs
+        from vllm import __version__ as version
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._sampling = sampling
+        self._stats = _Stats()
+        given: dict[str, Any] = {
+            "model": model, "revision": revision, "tokenizer_revision": revision,
+            "trust_remote_code": trust_remote_code, "disable_log_stats": False, "generation_config": "vllm",
+            "worker_extension_cls": PROBE_CLASS,
+        }  # fmt: skip
+        try:
+            engine_args = EngineArgs(**(given | args))
+            self._engine = LLMEngine.from_engine_args(engine_args, stat_loggers=[self._stats.logger])
+            _drop_other_loggers(self._engine)
+        except Exception as exc:  # whatever vLLM raises at start means one thing here: there is no engine
+            raise EngineError(f"vLLM {version}: the engine did not start ({_reason(exc)}).") from exc
+        config = self._engine.vllm_config
+        cache = config.cache_config
+        tokens = getattr(cache, "kv_cache_size_tokens", None) or (cache.num_gpu_blocks or 0) * cache.block_size
+        self.info = EngineInfo(
+            engine=f"vllm {version}",
+            max_model_len=int(config.model_config.max_model_len),
+            max_num_seqs=int(config.scheduler_config.max_num_seqs),
+            kv_cache_tokens=int(tokens),
+            memory=self._measure() if (given | args)["worker_extension_cls"] == PROBE_CLASS else None,
+        )
+
+        self._count_preemptions_alone()
+        self._closing = False
+        self._watch_core()
+        self._warm_up()
+
+    def _watch_core(self) -> None:
+        """End a `step` that waits for an engine process which is dead: vLLM itself would wait for ever."""
+        core = self._engine.engine_core
+        manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+        sentinels = [process.sentinel for process in getattr(manager, "processes", ())]
+
+        def watch() -> None:
+            from vllm.v1.engine.exceptions import EngineDeadError
+
+            wait(sentinels)
+            if not self._closing:
+                core.outputs_queue.put(EngineDeadError())
+
+        if sentinels and hasattr(core, "outputs_queue"):
+            threading.Thread(target=watch, name="engine-core-watch", daemon=True).start()
+
+    def _count_preemptions_alone(self) -> None:
+        """Switch off vLLM's statistics of single requests, which cost its step loop a quarter of its time.
+
+        The scheduler goes on to report; a preemption is an event that comes with the next token of its request.
+        """
+        from vllm.v1.engine import EngineCoreEventType
+
+        processor, stats = self._engine.output_processor, self._stats
+        process = processor.process_outputs
+
+        def counting(outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+            for output in outputs:
+                if output.events:
+                    stats.preempted += sum(event.type == EngineCoreEventType.PREEMPTED for event in output.events)
+            return process(outputs, *args, **kwargs)
+
+        processor.process_outputs = counting
+        if not processor.tracing_enabled:  # a trace is made of those statistics
+            self._engine.log_stats = False
+
+    def _measure(self) -> MeasuredMemory | None:
+        """Where the memory went. A figure for people: whatever goes wrong here is no reason not to run."""
+        try:
+            return measured(self._engine.collective_rpc(PROBE_METHOD))
+        except Exception as exc:
+            log.warning("the engine's memory could not be measured (%s)", _reason(exc))
+            return None
+
+    def _warm_up(self) -> None:
+        """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row.
+
+        Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU a full batch, as
+        kernels are also compiled for sizes, and a long prompt.
+        """
+        seqs, prompt_len = WARM_UP_SEQS, 8
+        if self._engine.vllm_config.device_config.device_type == "cuda":
+            seqs, prompt_len = self.info.max_num_seqs, min(2048, self.info.max_model_len // 2)
+        for i in range(seqs):
+            self.submit(Request(f"warm-up-{i}", [i % 1000] * (8 if i else prompt_len), 4))
+        while self._engine.has_unfinished_requests():
+            self.step()
+
+    def submit(self, request: Request) -> None:
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        s = self._sampling
+        params = SamplingParams(
+            temperature=s.temperature, top_p=s.top_p, top_k=s.top_k or 0, min_p=s.min_p or 0.0, ignore_eos=s.ignore_eos,
+            max_tokens=request.max_tokens, seed=request.seed, detokenize=False, output_kind=RequestOutputKind.DELTA,
+            skip_special_tokens=False,
+        )  # fmt: skip
+        try:
+            self._engine.add_request(request.id, tokens_input(list(request.token_ids)), params)
+        except ValueError as exc:
+            raise RequestError(_reason(exc)) from exc
+        except Exception as exc:
+            if type(exc).__name__ == "VLLMValidationError":  # a ValueError in 0.26, not any more in 0.32
+                raise RequestError(_reason(exc)) from exc
+            raise EngineError(f"{self.info.engine}: the engine is gone ({_reason(exc)}).") from exc
+
+    def step(self) -> list[Delta]:
+        if not self._engine.has_unfinished_requests():
+            time.sleep(IDLE_SLEEP_S)
+            return []
+        try:
+            outputs = self._engine.step()
+        except Exception as exc:
+            raise EngineError(f"{self.info.engine}: the engine died ({_reason(exc)}).") from exc
+        deltas = []
+        for output in outputs:
+            completion = output.outputs[0]
+            reason = completion.finish_reason
+            if reason not in (None, "stop", "length"):
+                raise EngineError(f"{self.info.engine}: a request ended with {reason!r}.")
+            deltas.append(Delta(output.request_id, completion.token_ids, reason))
+        return deltas
+
+    def abort(self, ids: Sequence[str]) -> None:
+        self._engine.abort_request(list(ids))
+
+    def load(self) -> EngineLoad:
+        return self._stats.load()
+
+    def close(self) -> None:
+        self._closing = True
+        core = getattr(self._engine, "engine_core", None)
+        if core is not None:
+            core.shutdown()
+
+
+class _Stats:
+    """Keeps the newest of what vLLM's scheduler reports at each step."""
+
+    def __init__(self) -> None:
+        self.preempted = 0
+        self._running = self._waiting = self._queries = self._hits = 0
+        self._usage = 0.0
+
+    def logger(self, vllm_config: Any, engine_index: int = 0) -> Any:
+        """vLLM calls this to make its stat logger."""
+        from vllm.v1.metrics.loggers import StatLoggerBase
+
+        stats = self
+
+        class Logger(StatLoggerBase):  # type: ignore[misc]
+            def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
+                pass
+
+            def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+                stats.record(scheduler_stats)
+
+            def log_engine_initialized(self) -> None:
+                pass
+
+        return Logger(vllm_config, engine_index)
+
+    def record(self, scheduler: Any) -> None:
+        if scheduler is not None:
+            self._running, self._waiting = scheduler.num_running_reqs, scheduler.num_waiting_reqs
+            self._usage = scheduler.kv_cache_usage
+            prefix = getattr(scheduler, "prefix_cache_stats", None)
+            if prefix is not None:
+                self._queries += prefix.queries
+                self._hits += prefix.hits
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(self._running, self._waiting, self._usage, self.preempted, self._queries, self._hits)
+
+
+def _drop_other_loggers(engine: Any) -> None:
+    """Keep our own logger alone: vLLM adds one for Prometheus, which observes a histogram for every single token."""
+    loggers = getattr(getattr(engine, "logger_manager", None), "stat_loggers", None)
+    if isinstance(loggers, list):
+        del loggers[1:]
+
+
+def _reason(exc: BaseException) -> str:
+    text = " ".join(str(exc).split())
+    return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__

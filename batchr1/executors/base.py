@@ -1,0 +1,50 @@
+"""Where a job's engines will live: this machine, or a Ray cluster. What that means for the plan, and for the output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchr1.errors import JobError
+from batchr1.executors.local import LocalExecutor
+from batchr1.executors.log_tail import Log
+from batchr1.job.spec import JobSpec
+from batchr1.sizing.machine import Machine, this_machine
+
+if TYPE_CHECKING:
+    from batchr1.driver.fleet import Executor
+    from batchr1.sizing.plan import Plan
+
+
+def check_executor(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None, is_local_output: bool) -> None:
+    """Raise `JobError` for options that cannot be meant where the engines are elsewhere."""
+    if spec.executor.kind == "local":
+        return
+    for name, value in (("gpus", gpus), ("devices", devices)):
+        if value is not None:
+            raise JobError(
+                f"--{name}: chooses among this machine's GPUs, and the executor is ray (got {value!r}, need none). "
+                "Leave it out, and bound the number of engines with --replicas."
+            )
+    if is_local_output and not spec.executor.shared_storage:
+        raise JobError(
+            f"output.path: a local folder, and workers on other nodes write to it (got {spec.output.path}, need s3://… "
+            "or a file system that all nodes share). Give an S3 path, or set executor.shared_storage: true if they do."
+        )
+
+
+def machine_of(spec: JobSpec, devices: tuple[str, ...]) -> Machine:
+    """What there is to plan for: this machine, or what the cluster's nodes say of themselves."""
+    if spec.executor.kind == "local":
+        return this_machine(devices, cpu_replicas=spec.executor.replicas or 1)
+    from batchr1.executors.ray import cluster_machine
+
+    return cluster_machine(spec.executor)
+
+
+def open_executor(spec: JobSpec, plan: Plan, log: Log) -> Executor:
+    """The executor of a run. `log` takes what workers print, and is closed with it."""
+    if spec.executor.kind == "local":
+        return LocalExecutor(log)
+    from batchr1.executors.ray import RayExecutor
+
+    return RayExecutor(spec.executor, plan, log)

@@ -1,1 +1,0 @@
-"""The recipe that made r1-tiny: problem generator, tokenizer, training, evaluation and the shipped data set."""

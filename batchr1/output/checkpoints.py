@@ -1,0 +1,252 @@
+"""Snapshots of what is not committed yet: generations under way, and finished ones that wait for their part.
+
+    .batchr1/inflight/snap-<run>-<worker>-<epoch>-<number>.bin     one worker's, replaced every checkpoint.every_s
+    .batchr1/inflight/snap-<run>-carried.bin                       what a run took over from the runs before it
+    .batchr1/inflight/snap-<run>-aside.bin                         the same, of samples that this run was not asked for
+
+A snapshot is a hint and never the truth: rows that are committed are left out when it is read, one that cannot be read
+costs tokens, and two that name the same sample give the further one. File: magic, BLAKE2b-128 of the rest, then an
+Arrow IPC stream (zstd) with one row a generation.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import logging
+import re
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import pyarrow as pa
+
+from batchr1.errors import StorageError
+from batchr1.faults import fault_point
+from batchr1.records import FinishReason, Partial, Reply, SampleKey
+from batchr1.storage.base import CONTROL_DIR, Storage
+
+log = logging.getLogger("batchr1.journal")
+
+INFLIGHT_DIR = f"{CONTROL_DIR}/inflight"
+_MAGIC = b"batchr1 snapshot 1\n"
+_DIGEST_BYTES = 16
+_NAME = re.compile(r"/snap-(?P<run>.+?)-(?:carried|aside|cut-\d{5,}|(?P<worker>\d{3,}-\d{3,}-\d{7,}))\.bin$")
+_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("sample", pa.int32()),
+        pa.field("attempt", pa.int32()),
+        pa.field("prompt_hash", pa.binary()),
+        pa.field("tokens", pa.large_list(pa.int32())),
+        pa.field("resumed_at", pa.list_(pa.int32())),
+        pa.field("finish_reason", pa.string()),
+        pa.field("finished_at", pa.timestamp("us", tz="UTC")),
+        pa.field("injected", pa.int32()),  # absent where an earlier version wrote it, and so is
+        pa.field("reply", pa.large_string()),  # what a server answered, as JSON
+    ]
+)
+
+
+class SnapshotError(Exception):
+    """A snapshot that is torn, or not one: its tokens are lost, its rows run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest.
+
+    `injected`: how many of the tokens batchr1 put in. `reply`: a server's answer, which has no tokens.
+    """
+
+    id: str
+    sample: int
+    attempt: int
+    prompt_hash: bytes
+    tokens: array[int]
+    resumed_at: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    finished_at: dt.datetime | None = None
+    injected: int = 0
+    reply: Reply | None = None
+
+    @property
+    def key(self) -> SampleKey:
+        return SampleKey(self.id, self.sample)
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated so far, as far as that is known."""
+        return len(self.tokens) if self.reply is None else self.reply.completion_tokens or 0
+
+    def partial(self) -> Partial:
+        """What a work item carries of it."""
+        return Partial(
+            tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at, self.injected, self.reply
+        )
+
+
+@dataclass(slots=True)
+class Inflight:
+    """What all snapshots of an output hold together: the furthest state of each sample."""
+
+    saved: dict[SampleKey, Saved] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)  # file: why
+
+    @property
+    def tokens(self) -> int:
+        return sum(s.num_tokens for s in self.saved.values())
+
+    @property
+    def finished(self) -> int:
+        return sum(s.finish_reason is not None for s in self.saved.values())
+
+
+def snapshot_name(run: str, worker: int, epoch: int, number: int) -> str:
+    """Sorts by run, worker, epoch, number."""
+    return f"{INFLIGHT_DIR}/{_stem(run, worker, epoch)}{number:07d}.bin"
+
+
+def carried_name(run: str) -> str:
+    return f"{INFLIGHT_DIR}/snap-{run}-carried.bin"
+
+
+def aside_name(run: str) -> str:
+    return f"{INFLIGHT_DIR}/snap-{run}-aside.bin"
+
+
+def reopened_name(run: str, number: int) -> str:
+    """What `--continue-truncated` takes out of a part."""
+    return f"{INFLIGHT_DIR}/snap-{run}-cut-{number:05d}.bin"
+
+
+def encode(saved: Sequence[Saved], *, job: str) -> bytes:
+    """A snapshot's bytes. `job` names the job whose answers these are: another job's are never taken over."""
+    offsets, values = [0], array("i")
+    for one in saved:
+        values.extend(one.tokens)
+        offsets.append(len(values))
+    tokens = pa.LargeListArray.from_arrays(
+        pa.array(offsets, pa.int64()), pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)])
+    )
+    columns = {
+        "id": [s.id for s in saved],
+        "sample": [s.sample for s in saved],
+        "attempt": [s.attempt for s in saved],
+        "prompt_hash": [s.prompt_hash for s in saved],
+        "tokens": tokens,
+        "resumed_at": [s.resumed_at for s in saved],
+        "finish_reason": [s.finish_reason for s in saved],
+        "finished_at": [s.finished_at for s in saved],
+        "injected": [s.injected for s in saved],
+        "reply": [None if s.reply is None else json.dumps(asdict(s.reply)) for s in saved],
+    }
+    arrays = [v if isinstance(v, pa.Array) else pa.array(v, _SCHEMA.field(n).type) for n, v in columns.items()]
+    schema = _SCHEMA.with_metadata({"job": job})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+    body: bytes = sink.getvalue().to_pybytes()
+    return _MAGIC + _digest(body) + body
+
+
+def decode(data: bytes, *, job: str | None = None) -> list[Saved]:
+    """The generations of a snapshot. Raises `SnapshotError` when it is torn, or (with `job`) of another job."""
+    start = len(_MAGIC) + _DIGEST_BYTES
+    if not data.startswith(_MAGIC) or _digest(data[start:]) != data[len(_MAGIC) : start]:
+        raise SnapshotError("torn, or not a snapshot")
+    with pa.ipc.open_stream(pa.py_buffer(data)[start:]) as reader:
+        table = reader.read_all()
+    of = (table.schema.metadata or {}).get(b"job", b"").decode()
+    if job is not None and of != job:
+        raise SnapshotError("of a job that gives other answers")
+    saved = []
+    for batch in table.to_batches():
+        tokens = batch.column("tokens")
+        rows = batch.drop_columns(["tokens"]).to_pylist()
+        for i, row in enumerate(rows):
+            ids = array("i")
+            ids.frombytes(tokens[i].values.to_numpy().tobytes())
+            reply = None if row.get("reply") is None else Reply(**json.loads(row["reply"]))
+            saved.append(Saved(**{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply}))
+    return saved
+
+
+def write_snapshot(storage: Storage, rel: str, saved: Sequence[Saved], *, job: str) -> int:
+    """Write a snapshot, whole and durable when this returns. Returns its size in bytes."""
+    data = encode(saved, job=job)
+    storage.write_bytes(rel, data)
+    return len(data)
+
+
+def read_inflight(storage: Storage, *, job: str | None = None) -> Inflight:
+    """Every snapshot of an output. What cannot be read is named, and left out."""
+    found = Inflight()
+    for rel in sorted((file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")), key=_age):
+        found.files.append(rel)
+        try:
+            data = storage.find_bytes(rel)
+            if data is not None:
+                add(found.saved, decode(data, job=job))
+        except SnapshotError as exc:
+            found.unreadable[rel] = str(exc)
+    return found
+
+
+def _age(rel: str) -> tuple[str, bool, str]:
+    """Sorts snapshots, oldest first: a run begins with what it took over, then its workers save."""
+    match = _NAME.search(rel)
+    return (match["run"], match["worker"] is not None, rel) if match else ("", False, rel)
+
+
+def read_worker(storage: Storage, run: str, worker: int, epoch: int, *, job: str) -> dict[SampleKey, Saved]:
+    """What a worker saved last. Whatever is wrong with it costs tokens only, so it is reported and not raised."""
+    saved: dict[SampleKey, Saved] = {}
+    try:
+        for file in storage.list_files(INFLIGHT_DIR, ".bin"):
+            if file.rel.startswith(f"{INFLIGHT_DIR}/{_stem(run, worker, epoch)}"):
+                add(saved, decode(storage.read_bytes(file.rel), job=job))
+    except (SnapshotError, StorageError) as exc:
+        log.warning("worker %d: its snapshot is not used (%s)", worker, exc)
+    return saved
+
+
+def carry_over(
+    storage: Storage, run: str, found: Inflight, *, job: str, aside: Collection[SampleKey] = frozenset()
+) -> None:
+    """Bring what earlier runs left into files of this run, then remove theirs. Call with the lock held.
+
+    `aside`: samples that this run is not asked for. A file of their own lets them outlive it.
+    """
+    if found.files:
+        for name, is_aside in ((carried_name(run), False), (aside_name(run), True)):
+            saved = [one for key, one in found.saved.items() if (key in aside) is is_aside]
+            if saved:
+                write_snapshot(storage, name, saved, job=job)
+        fault_point("carry.written")
+        for rel in found.files:
+            storage.delete(rel)
+            fault_point("carry.removing")
+
+
+def add(known: dict[SampleKey, Saved], more: Iterable[Saved]) -> None:
+    """Put in newer snapshots: of one sample the one that got further stays; another prompt or attempt replaces it."""
+    for new in more:
+        old = known.get(new.key)
+        same = old is not None and (old.prompt_hash, old.attempt) == (new.prompt_hash, new.attempt)
+        if old is None or not same or _reach(new) >= _reach(old):
+            known[new.key] = new
+
+
+def _reach(saved: Saved) -> tuple[bool, int]:
+    return saved.finish_reason is not None, len(saved.tokens)
+
+
+def _stem(run: str, worker: int, epoch: int) -> str:
+    return f"snap-{run}-{worker:03d}-{epoch:03d}-"
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=_DIGEST_BYTES).digest()

@@ -1,0 +1,299 @@
+"""The output folder: what lies where, whose it is, and the only two ways in which something enters it.
+
+data/part-*.parquet        results; a file appears here whole, by `commit_part`, or not at all
+.batchr1/job.json          the job as it was resolved, with its fingerprint
+.batchr1/inputs.json       the input files that everything in data/ agrees with
+.batchr1/runs/<run>.json   one record per run (and <run>.log)
+.batchr1/failed/           rows that failed
+.batchr1/staging/          parts that are being written, or wait for their commit
+_SUCCESS                   everything that was asked is in data/
+report.html                what `batchr1 report` made of it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchr1.errors import OutputError, StorageError
+from batchr1.faults import fault_point
+from batchr1.output.checkpoints import INFLIGHT_DIR, aside_name
+from batchr1.output.parts import write_parquet
+from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, InputFile, Storage
+from batchr1.storage.errors import is_passing, mapped
+from batchr1.storage.uri import split_uri
+
+DATA_DIR = "data"
+RUNS_DIR = f"{CONTROL_DIR}/runs"
+FAILED_DIR = f"{CONTROL_DIR}/failed"
+JOB_FILE = f"{CONTROL_DIR}/job.json"
+INPUTS_FILE = f"{CONTROL_DIR}/inputs.json"
+SUCCESS = "_SUCCESS"
+REPORT_FILE = "report.html"
+_PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
+
+
+class Output:
+    """A job's output, on disk or in a bucket. Whoever changes it must hold its lock."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.uri = storage.uri
+
+    def exists(self) -> bool:
+        """Whether a job of ours has been here."""
+        return self.storage.exists(JOB_FILE)
+
+    def was_tried(self) -> bool:
+        """The same, or has at least begun: where no engine came up, there is a run's record and nothing else."""
+        return self.exists() or bool(self.storage.list_files(RUNS_DIR, ".json"))
+
+    def refuse_foreign(self) -> None:
+        """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
+        if self.storage.kind == "local":
+            refuse_place(Path(self.uri))
+        try:
+            if self.exists():
+                return
+            files = self.storage.list_files(recursive=True)
+        except StorageError as exc:
+            if exc.__cause__ is None or is_passing(exc.__cause__):
+                raise
+            raise OutputError(str(exc)) from exc.__cause__  # no such bucket, access denied: it would be so next time
+        others = [f.rel for f in files if not f.rel.startswith(f"{CONTROL_DIR}/")]
+        if others:
+            raise OutputError(
+                f"{self.uri}: the folder is not empty and not an output of batchr1 (it holds {others[0]}). "
+                "Give output.path a new or empty folder."
+            )
+
+    def refuse_overlap(self, patterns: Sequence[str], files: Sequence[InputFile]) -> None:
+        """Raise `OutputError` when the output lies beneath the input, or the input beneath the output."""
+        part = f"{self.uri}/{DATA_DIR}/part-0.parquet"
+        for pattern in patterns:
+            kind, place = split_uri(pattern)
+            folder = f"s3://{place}" if kind == "s3" else place
+            if part.startswith(folder + "/") or _glob_matches(folder, part):
+                raise OutputError(
+                    f"{self.uri}: output.path lies beneath input.path {pattern}, so that results would become input. "
+                    "Give the output a folder of its own."
+                )
+        for file in files:
+            if file.uri.startswith(self.uri + "/"):
+                raise OutputError(
+                    f"{self.uri}: the input file {file.uri} lies beneath output.path. "
+                    "Give the output a folder of its own."
+                )
+
+    def job(self) -> dict[str, Any] | None:
+        """What job.json says, or None where no job has been."""
+        data = self.storage.find_bytes(JOB_FILE)
+        if data is None:
+            return None
+        try:
+            document = json.loads(data)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict) or not isinstance(document.get("fingerprint"), dict):
+            raise OutputError(
+                f"{self.storage.where(JOB_FILE)}: not the record of a job (something else changed it). "
+                "Put it back, or start over with --fresh (deletes these results)."
+            )
+        return document
+
+    def write_job(self, document: dict[str, Any]) -> None:
+        self.storage.write_bytes(JOB_FILE, _json(document))
+
+    def inputs(self) -> dict[str, str]:
+        """The input files, by URI, whose prompts are known to be those of the committed rows; each with its version."""
+        data = self.storage.find_bytes(INPUTS_FILE)
+        try:
+            document = json.loads(data) if data else {}
+        except ValueError:  # then everything is looked at once more
+            document = {}
+        return document if isinstance(document, dict) else {}
+
+    def write_inputs(self, versions: dict[str, str]) -> None:
+        if self.inputs() != versions:
+            self.storage.write_bytes(INPUTS_FILE, _json(versions))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The records of all runs, oldest first."""
+        files = self.storage.list_files(RUNS_DIR, ".json")
+        found = (self.storage.find_bytes(file.rel) for file in files)  # a later run may just have taken one away
+        return [json.loads(data) for data in found if data is not None]
+
+    def last_run(self) -> dict[str, Any] | None:
+        """The newest record of a run, or None where none has been."""
+        files = self.storage.list_files(RUNS_DIR, ".json")
+        if not files:
+            return None
+        data = self.storage.find_bytes(files[-1].rel)
+        return self.last_run() if data is None else json.loads(data)  # None: a newer one has taken its place
+
+    def write_run(self, run: str, record: dict[str, Any]) -> None:
+        self.storage.write_bytes(f"{RUNS_DIR}/{run}.json", _json(record))
+
+    def forget_run(self, run: str) -> None:
+        """Remove the traces of a run that could not even begin, or made nothing."""
+        self.storage.delete(f"{RUNS_DIR}/{run}.json")
+        self.storage.delete(f"{RUNS_DIR}/{run}.log")
+
+    def parts(self) -> list[str]:
+        """The committed parts."""
+        return [f.rel for f in self.storage.list_files(DATA_DIR, ".parquet") if f.rel.startswith(f"{DATA_DIR}/part-")]
+
+    def tables(self, columns: list[str]) -> Iterator[pa.Table]:
+        """Committed parts, these columns only, one part at a time."""
+        for rel in self.parts():
+            yield self._read(rel, columns)
+
+    def read_part(self, rel: str, columns: list[str] | None) -> pa.Table:
+        """One committed part."""
+        return self._read(rel, columns)
+
+    def failed_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Rows that failed, oldest part first. A row may have been done since, or have failed again."""
+        for file in self.storage.list_files(FAILED_DIR, ".parquet"):
+            yield self._read(file.rel, columns)
+
+    def part_columns(self, rel: str) -> dict[str, pa.DataType]:
+        """The columns of a committed part, from its footer."""
+        schema = self._open(rel, pq.read_schema)
+        return dict(zip(schema.names, schema.types, strict=True))
+
+    def _read(self, rel: str, columns: list[str] | None) -> pa.Table:
+        return self._open(rel, lambda file: pq.read_table(file, columns=columns))
+
+    def _open(self, rel: str, read: Callable[[BinaryIO], Any]) -> Any:
+        try:
+            with self.storage.open_input(rel) as file:
+                return read(file)
+        except (pa.ArrowException, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno is not None:  # Arrow gives no number when it cannot decode
+                raise
+            raise OutputError(
+                f"{self.storage.where(rel)}: not a readable part ({str(exc).partition(chr(10))[0]}). "
+                "batchr1 publishes whole files only, so something else changed it: delete it, and its rows run again."
+            ) from exc
+
+    def clear_staging(self) -> None:
+        """Remove what earlier runs left half-done. Call with the lock just taken, before reading what is committed:
+        a run that lost the lock then finds nothing to commit any more."""
+        self.storage.delete_tree(STAGING_DIR)
+        self.storage.abort_uploads()
+
+    def clear_inflight(self, run: str) -> None:
+        """Everything that `run` was asked for is committed: only what it set aside is left to save."""
+        aside = aside_name(run)
+        left = [file.rel for file in self.storage.list_files(INFLIGHT_DIR)]
+        if aside not in left:
+            self.storage.delete_tree(INFLIGHT_DIR)
+        else:
+            for rel in left:
+                if rel != aside:
+                    self.storage.delete(rel)
+
+    def begin(self) -> None:
+        """Something is about to be added: the output is not complete any more."""
+        self.storage.delete(SUCCESS)
+
+    def succeed(self) -> None:
+        self.storage.write_bytes(SUCCESS, b"")
+
+    def is_complete(self) -> bool:
+        return self.storage.exists(SUCCESS)
+
+    def commit_part(self, name: str) -> None:
+        """Publish a staged part: from here on its rows are done."""
+        self.storage.commit(f"{STAGING_DIR}/{name}", f"{DATA_DIR}/{name}")
+
+    def commit_failed(self, table: pa.Table, name: str) -> None:
+        stage_part(self.storage, table, name)
+        self.storage.commit(f"{STAGING_DIR}/{name}", f"{FAILED_DIR}/{name}")
+
+    def count_own(self) -> int:
+        """How many committed parts `remove_own` would delete."""
+        return len(self._own_parts())
+
+    def remove_own(self) -> None:
+        """`--fresh`: delete what runs recorded here made, and nothing else."""
+        self.storage.delete(SUCCESS)
+        self.storage.delete(REPORT_FILE)
+        for rel in self._own_parts():
+            self.storage.delete(rel)
+        for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):
+            self.storage.delete_tree(folder)
+        self.storage.delete(JOB_FILE)
+        self.storage.delete(INPUTS_FILE)
+        left = self.parts()
+        if left:
+            raise OutputError(
+                f"{self.uri}: --fresh deleted its own results, but {left[0]} was not made here. Move it away first."
+            )
+
+    def _own_parts(self) -> list[str]:
+        runs = {f.rel.rpartition("/")[2].removesuffix(".json") for f in self.storage.list_files(RUNS_DIR, ".json")}
+        own = []
+        for rel in self.parts():
+            match = _PART.match(rel.removeprefix(f"{DATA_DIR}/"))
+            if match and match["run"] in runs:
+                own.append(rel)
+        return own
+
+
+def refuse_place(folder: Path) -> None:
+    """Raise `OutputError` when a local folder cannot be made or written; looks, and writes nothing."""
+    place = folder
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"{folder}: cannot be a folder (got a file at {place}). Give another path.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{folder}: cannot be written to (got no permission, or read-only: {place}). Give another path."
+        )
+
+
+def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
+    """Write a part on local disk and put it, whole, where `commit_part` finds it. Safe to call in a worker."""
+    local = storage.scratch_dir() / f"{name}.tmp"
+    try:
+        with mapped(str(local)):  # a disk that is full here is no fault of the engine
+            write_parquet(table, local)
+        fault_point("stage.written")
+        storage.stage_file(local, f"{STAGING_DIR}/{name}")
+        fault_point("stage.staged")
+    finally:
+        local.unlink(missing_ok=True)
+
+
+def part_name(run: str, worker: int, epoch: int, number: int) -> str:
+    """The name of a part: unique over runs, workers, their restarts and their parts."""
+    return f"part-{run}-{worker}-{epoch}-{number:05d}.parquet"
+
+
+def _glob_matches(pattern: str, path: str) -> bool:
+    """Whether a glob would find a path; `*` stays within a folder, `**` spans any number of them."""
+    if not re.search(r"[*?\[]", pattern):
+        return False
+    want, have = pattern.split("/"), path.split("/")
+    if "**" in want:
+        return all(fnmatch(h, w) for h, w in zip(have, want[: want.index("**")], strict=False)) and fnmatch(
+            have[-1], want[-1]
+        )
+    return len(want) == len(have) and all(fnmatch(h, w) for h, w in zip(have, want, strict=True))
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    """A line for each value, and one for a whole list of numbers."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
+    return (re.sub(r"(?<=: \[)\s+[-+\d.e,\s]+(?=\],?\n)", lambda m: " ".join(m[0].split()), text) + "\n").encode()

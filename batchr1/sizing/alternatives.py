@@ -1,0 +1,149 @@
+"""When a job does not fit: what would fit, computed, as the flags to add. Best first, three at most.
+
+Order: without an engine argument of the user's that takes too much; a published quantised repository (the same machine,
+answers change a little), if need be with a shorter `max_tokens`; more GPUs of the same kind (answers stay); a shorter
+`max_tokens` alone; a KV cache in FP8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from batchr1.job.spec import JobSpec
+from batchr1.models.catalogue import VARIANTS
+from batchr1.models.resolve import ModelSource
+from batchr1.records import CompletionLengths, PromptLengths
+from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
+from batchr1.sizing.devices import Device
+from batchr1.sizing.estimate import Demand
+from batchr1.sizing.fit import Fit, Wish, best_fit
+from batchr1.sizing.gpus import Gpu
+from batchr1.sizing.machine import Machine
+from batchr1.sizing.plan import demand_of, wish_of
+
+MAX_WAYS = 3
+MIN_USEFUL_TOKENS = 1024  # a reasoning model that is cut before this has said nothing
+GPU_COUNTS = (2, 4, 8, 16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class WayOut:
+    """`flags` to add to the command; `what` says what they do, and what then fits."""
+
+    flags: str
+    what: str
+
+
+def ways_out(
+    spec: JobSpec, model: ModelSource, machine: Machine, prompts: PromptLengths, completions: CompletionLengths
+) -> tuple[WayOut, ...]:
+    """What to change so that the job fits, each tried before it is offered."""
+    if not machine.devices:
+        return ()
+    arch = Architecture.of_config(model.config)
+    demand = demand_of(spec, model, prompts, completions)
+    wish = wish_of(spec.model.engine_args)
+    found = _all(spec, arch, demand, wish, machine.devices)
+    return tuple(way for way, _ in zip(found, range(MAX_WAYS), strict=False))
+
+
+def _all(
+    spec: JobSpec, arch: Architecture, demand: Demand, wish: Wish, devices: tuple[Device, ...]
+) -> Iterator[WayOut]:
+    quantization, gpu = spec.model.quantization, devices[0].gpu
+    for argument, freed in _without_one(spec):
+        if fit := _fits(arch, quantization, demand, freed, devices):
+            yield WayOut(f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}")
+    smaller = _smaller(spec, arch, gpu) if wish.dtype_bytes == 2 else []  # vLLM's kernels for them take 16 bits
+    for name in smaller:
+        if fit := _fits(arch, name, demand, wish, devices):
+            yield WayOut(
+                f"--set model.quantization={name}", f"{_NAMES[name]} weights{_where(spec, name)}: {_size(fit)}"
+            )
+            break
+    else:
+        for name in sorted(smaller, key=lambda q: BYTES_PER_WEIGHT[q])[:1]:
+            if shorter := _shorter(arch, name, demand, wish, devices):
+                yield WayOut(
+                    f"--set model.quantization={name} --set sampling.max_tokens={shorter}",
+                    f"{_NAMES[name]} weights{_where(spec, name)}, answers cut after {shorter:,} tokens",
+                )
+    for count in GPU_COUNTS:
+        more = tuple(replace(devices[0], id=str(i), free_gib=gpu.memory_gib, holders=()) for i in range(count))
+        if count > len(devices) and (fit := _fits(arch, quantization, demand, wish, more)):
+            split = f"TP {fit.tensor_parallel}" + (
+                f" × PP {fit.pipeline_parallel}" if fit.pipeline_parallel > 1 else ""
+            )
+            yield WayOut(f"--gpus {count}", f"{count} × {gpu.name}, {split}: {_size(fit)}")
+            break
+    if shorter := _shorter(arch, quantization, demand, wish, devices):
+        yield WayOut(f"--set sampling.max_tokens={shorter}", f"answers cut after {shorter:,} tokens")
+    if gpu.capability >= (8, 9) and (
+        fit := _fits(arch, quantization, demand, replace(wish, kv_dtype_bytes=1), devices)
+    ):
+        yield WayOut("--set model.engine_args.kv_cache_dtype=fp8", f"a KV cache in FP8: {_size(fit)}")
+
+
+_ARGUMENTS = (
+    "dtype", "kv_cache_memory_bytes", "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs",
+    "max_model_len", "tensor_parallel_size", "pipeline_parallel_size",
+)  # fmt: skip
+
+
+def _without_one(spec: JobSpec) -> Iterator[tuple[str, Wish]]:
+    """The user's engine arguments, one of them left out at a time."""
+    args = spec.model.engine_args
+    for argument in _ARGUMENTS:
+        if args.get(argument) is not None:
+            yield argument, wish_of({key: value for key, value in args.items() if key != argument})
+
+
+_NAMES = {"fp8": "FP8", "w4a16": "4-bit", "awq": "4-bit (AWQ)", "gptq": "4-bit (GPTQ)"}
+
+
+def _smaller(spec: JobSpec, arch: Architecture, gpu: Gpu) -> list[str]:
+    """Quantisations that are published for this variant, smaller than what was asked, that the GPU can run.
+
+    The mildest first. FP8 runs natively from compute capability 8.9 and as weights only from 8.0; 4 bits from 7.5.
+    """
+    entry = VARIANTS.get(spec.model.variant or "")
+    now = arch.bytes_per_weight(spec.model.quantization)
+    published = [q for q in ("fp8", "w4a16", "awq", "gptq") if entry is not None and q in entry.quantized]
+    if "fp8" not in published and arch.stored is None and arch.num_experts == 0:
+        published.insert(0, "fp8")  # vLLM converts 16-bit weights as it loads them
+    return [q for q in published if BYTES_PER_WEIGHT[q] < now and gpu.capability >= ((8, 0) if q == "fp8" else (7, 5))]
+
+
+def _where(spec: JobSpec, quantization: str) -> str:
+    entry = VARIANTS.get(spec.model.variant or "")
+    repo = entry.quantized.get(quantization) if entry is not None else None
+    return f" ({repo})" if repo else ""
+
+
+def _fits(
+    arch: Architecture, quantization: str | None, demand: Demand, wish: Wish, devices: tuple[Device, ...]
+) -> Fit | None:
+    found = best_fit(arch, quantization, demand, wish, devices)
+    return found if found is not None and found.fits else None
+
+
+def _shorter(
+    arch: Architecture, quantization: str | None, demand: Demand, wish: Wish, devices: tuple[Device, ...]
+) -> int | None:
+    """The largest multiple of 1,024 new tokens with which a sequence fits, by bisection; None below that."""
+    if wish.max_model_len is not None:
+        return None
+    low, high = 0, (demand.longest - demand.prompts.longest) // MIN_USEFUL_TOKENS
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _fits(arch, quantization, replace(demand, max_tokens=middle * MIN_USEFUL_TOKENS), wish, devices):
+            low = middle
+        else:
+            high = middle - 1
+    return low * MIN_USEFUL_TOKENS or None
+
+
+def _size(fit: Fit) -> str:
+    plural = "" if fit.max_num_seqs == 1 else "s"
+    return f"room for {fit.kv_cache_tokens:,} tokens, {fit.max_num_seqs} sequence{plural} at a time"

@@ -1,0 +1,284 @@
+"""Local disk and S3 behind one small interface, and the files that a job's `input.path` names.
+
+    open_storage(uri, options) ─▶ Storage ─┬─ LocalStorage   storage_local.py
+                                           └─ S3Storage      storage_s3.py
+    expand_inputs(paths, options) ─▶ [InputFile, …]
+
+A Storage is a folder; `rel` is always a path below it with forward slashes. Files appear whole or not at all, and
+are durable when the call returns. Every method raises StorageError (or its caller's class, see `storage_errors`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from batchr1.errors import InputError, StorageError
+from batchr1.storage.errors import Retry, mapped
+from batchr1.storage.uri import Kind, StorageOptions, checked, split_uri
+
+__all__ = [
+    "CONTROL_DIR", "STAGING_DIR", "FileInfo", "InputFile", "Retry", "Storage", "StorageOptions",
+    "expand_inputs", "open_storage",
+]  # fmt: skip
+
+FileFormat = Literal["parquet", "jsonl"]
+
+CONTROL_DIR = ".batchr1"
+STAGING_DIR = f"{CONTROL_DIR}/staging"
+INPUT_RETRY = Retry(for_s=10.0)  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
+_FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl"}
+_MAGIC = re.compile(r"[*?\[]")
+_HIDDEN = re.compile(r"(^|/)[._]")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file below a storage's root: `rel`, `size` in bytes, and `version`, which changes when the content does.
+
+    `version` is the ETag on S3 and the modification time in ns on disk. `modified_s`: when it was last written, in
+    seconds since the epoch by the storage's clock.
+    """
+
+    rel: str
+    size: int
+    version: str
+    modified_s: float = field(default=0.0, compare=False)  # S3 rounds it, here and there differently
+
+
+class Storage(ABC):
+    """A folder on disk or a prefix in a bucket. Made by `open_storage`; safe to use from several threads; picklable."""
+
+    kind: Kind
+
+    def __init__(self, uri: str, options: StorageOptions, retry: Retry) -> None:
+        self.uri = uri
+        """Absolute, without a slash at its end: /data/out or s3://bucket/out."""
+        self.options = options
+        self.retry = retry
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_storage, (self.uri, self.options, self.retry)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    def where(self, rel: str = "") -> str:
+        """The full name of `rel`, for messages and for `open_storage`."""
+        return f"{self.uri.rstrip('/')}/{checked(rel)}" if rel else self.uri
+
+    @property
+    @abstractmethod
+    def fs(self) -> Any:
+        """The fsspec file system, for readers that want one; pair it with `path`. Its errors are not mapped."""
+
+    @abstractmethod
+    def path(self, rel: str = "") -> str:
+        """`rel` as `fs` wants it: /data/out/x or bucket/out/x."""
+
+    @abstractmethod
+    def find_file(self, rel: str) -> FileInfo | None:
+        """The file `rel`, or None if it is not there (folders do not count)."""
+
+    def exists(self, rel: str) -> bool:
+        """Whether the file `rel` is there (folders do not count)."""
+        return self.find_file(rel) is not None
+
+    @abstractmethod
+    def list_files(self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False) -> list[FileInfo]:
+        """The files of a folder that end in `suffix`, sorted by `rel`. A missing folder is empty."""
+
+    @abstractmethod
+    def list_folders(self, rel_dir: str = "") -> list[str]:
+        """The names of the folders directly in a folder, sorted. A missing folder is empty."""
+
+    @abstractmethod
+    def find_bytes(self, rel: str) -> bytes | None:
+        """The content of a file, or None if there is no such file."""
+
+    def read_bytes(self, rel: str) -> bytes:
+        """The content of a file; a missing one is a StorageError."""
+        data = self.find_bytes(rel)
+        if data is None:
+            raise StorageError(f"{self.where(rel)}: no such file (got ENOENT). Check the path.")
+        return data
+
+    @abstractmethod
+    def write_bytes(self, rel: str, data: bytes) -> None:
+        """Writes or replaces a small file: readers see the old or the new content, and the new is durable."""
+
+    @abstractmethod
+    def stage_file(self, local_path: str | os.PathLike[str], rel: str) -> None:
+        """Moves a finished local file to `rel`, replacing what is there; `local_path` is gone afterwards."""
+
+    @abstractmethod
+    def commit(self, staged_rel: str, final_rel: str) -> None:
+        """Publishes a staged file under its final name, in one step.
+
+        May be repeated after a kill: a final that has the staged content, or whose staged file is gone, is done.
+        Never replaces another content: that is a StorageError, as is a staged file that is gone without a final.
+        """
+
+    @abstractmethod
+    def delete(self, rel: str) -> None:
+        """Deletes a file; a missing one is fine."""
+
+    @abstractmethod
+    def delete_tree(self, rel_dir: str) -> None:
+        """Deletes a folder with all that is in it; a missing one is fine. The root itself is refused (ValueError)."""
+
+    @abstractmethod
+    def open_input(self, rel: str) -> BinaryIO:
+        """A seekable binary file for pyarrow or polars. Its reads are retried and mapped like every other call."""
+
+    @abstractmethod
+    def scratch_dir(self) -> Path:
+        """A local folder to build parts in before `stage_file`: on the output's own disk, or temporary for S3."""
+
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether nothing at all, hidden or not, is below the root (which need not exist)."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Writes and deletes a probe under `.batchr1/`.
+
+        Raises OutputError for what lasts (no such bucket, access denied, no credentials, read-only), StorageError
+        for what may pass.
+        """
+
+    def abort_uploads(self) -> None:
+        """Aborts unfinished multipart uploads below `.batchr1/`, which a killed run left. Call it under the lock."""
+        return  # a disk has none
+
+
+def open_storage(
+    uri: str | os.PathLike[str], options: StorageOptions | None = None, retry: Retry | None = None
+) -> Storage:
+    """The storage rooted at a folder: a path, file://path or s3://bucket/prefix. Touches neither disk nor network.
+
+    A relative path is taken from the working folder. Raises JobError for any other scheme.
+    """
+    options, retry = options or StorageOptions(), retry or Retry()
+    kind, place = split_uri(uri)
+    if kind == "s3":  # imported here: both modules need this one
+        from batchr1.storage.s3 import S3Storage
+
+        return S3Storage(f"s3://{place}", options, retry)
+    from batchr1.storage.local import LocalStorage
+
+    return LocalStorage(place, options, retry)
+
+
+def different_final(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
+    """What `commit` raises rather than replace another file."""
+    return StorageError(
+        f"{storage.where(final_rel)}: a different file has this name (got other bytes than {staged_rel}, need the same "
+        "or no file). Move it away, then run the same command again."
+    )
+
+
+def staged_gone(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
+    """What `commit` raises if there is nothing to publish: another run that took the lock has emptied staging."""
+    return StorageError(
+        f"{storage.where(staged_rel)}: the staged file is gone (got neither it nor {final_rel}, need one of them). "
+        "Run the same command again."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One file of a dataset: its absolute URI, size in bytes, `version` (see FileInfo) and format."""
+
+    uri: str
+    size: int
+    version: str
+    format: FileFormat
+    rel: str = field(repr=False)
+    storage: Storage = field(repr=False, compare=False)
+
+    def open(self) -> BinaryIO:
+        """A seekable binary file, see `Storage.open_input`."""
+        return self.storage.open_input(self.rel)
+
+
+def expand_inputs(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    options: StorageOptions | None = None,
+    retry: Retry = INPUT_RETRY,
+) -> list[InputFile]:
+    """The .parquet and .jsonl files that files, globs and folders name, sorted by URI, each once.
+
+    Folders are searched to any depth, leaving out names that begin with `.` or `_`; `**` in a glob spans folders.
+    A path that exists is taken as it is, even if it holds a glob's characters. Raises InputError, whatever the
+    reason, if one of `paths` gives no file or cannot be read (JobError for a scheme that is not supported).
+    """
+    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    roots: dict[str, Storage] = {}  # one client for each bucket
+    found: dict[str, InputFile] = {}
+    for path in listed:
+        kind, place = split_uri(path)
+        top, _, rel = place.partition("/")
+        root_uri = f"s3://{top}" if kind == "s3" else "/"
+        root = roots.setdefault(root_uri, open_storage(root_uri, options, retry))
+        try:
+            with mapped(root.where(rel), lasting=InputError, passing=InputError):
+                files = _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
+        except StorageError as error:
+            raise InputError(str(error)) from error.__cause__
+        found.update((file.uri, file) for file in files)
+    if not found:
+        raise InputError("input.path: an empty list (got no path, need at least one). Name a file, glob or folder.")
+    return [found[uri] for uri in sorted(found)]
+
+
+def _as_file(root: Storage, rel: str) -> list[InputFile]:
+    info = root.find_file(rel) if rel else None
+    return [] if info is None else _data_files(root, rel, [info])
+
+
+def _as_folder(root: Storage, rel: str) -> list[InputFile]:
+    infos = root.list_files(rel, recursive=True)
+    if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
+        return []
+    return _data_files(root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))])
+
+
+def _as_glob(root: Storage, rel: str) -> list[InputFile]:
+    from fsspec.utils import glob_translate
+
+    if not _MAGIC.search(rel):
+        raise InputError(f"{root.where(rel)}: no such file or folder (need .parquet or .jsonl files). Check the path.")
+    folder = _MAGIC.split(rel, maxsplit=1)[0].rpartition("/")[0]
+    matches = re.compile(glob_translate(rel)).match
+    hidden_too = _HIDDEN.search(rel.removeprefix(folder))
+    infos = [
+        info
+        for info in root.list_files(folder, recursive=True)
+        if matches(info.rel) and (hidden_too or not _HIDDEN.search(info.rel.removeprefix(folder)))
+    ]
+    if not infos:
+        raise InputError(
+            f"{root.where(rel)}: the glob matches no file (got none below {root.where(folder)}). Check the pattern."
+        )
+    return _data_files(root, rel, infos)
+
+
+def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
+    """Those of `infos`, found for `rel`, whose ending is known; InputError if there is none."""
+    found = []
+    for info in infos:
+        file_format = _FORMATS.get(Path(info.rel).suffix)
+        if file_format is not None:
+            found.append(InputFile(root.where(info.rel), info.size, info.version, file_format, info.rel, root))
+    if not found:
+        endings = ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in infos})[:5]) or "no file"
+        raise InputError(
+            f"{root.where(rel)}: no data files (got {endings}, need .parquet or .jsonl). Convert the data first."
+        )
+    return found

@@ -1,0 +1,239 @@
+"""One run per output: a lock that its owner keeps alive and that a dead owner loses.
+
+    free ──acquire──▶ held (epoch n) ──renew, check──▶ held ──release──▶ free
+                        └──owner dead, or unchanged for stale_after_s──▶ held by another (epoch n + 1)
+
+The record is replaced only if nobody replaced it since it was read (`lock_record`), so that of many takers one wins,
+and an owner that was paused learns at its next `check` that it lost. What a check cannot see is a pause between itself
+and the commit that follows. Therefore a run that took the lock deletes `.batchr1/staging/` before it reads which parts
+are committed: a late commit then finds no staged file and fails.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from types import TracebackType
+
+from batchr1.errors import LockHeldError, LockLostError, StorageError
+from batchr1.faults import fault_point
+from batchr1.storage.base import CONTROL_DIR, Retry, Storage
+from batchr1.storage.lock_record import Found, LockInfo, LockRecord, open_record, pid_started, replace_as, this_machine
+
+__all__ = ["STALE_AFTER_S", "Lock", "LockInfo", "read_lock", "renewed_s"]
+
+LOCK = f"{CONTROL_DIR}/lock"
+HEARTBEAT_S = 10.0
+STALE_AFTER_S = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Lock:
+    """The held lock of an output, renewed by a thread of its own. Made by `acquire`; a context manager."""
+
+    def __init__(
+        self,
+        record: LockRecord,
+        info: LockInfo,
+        version: str,
+        *,
+        heartbeat_s: float,
+        stale_after_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._record, self._info, self._version = record, info, version
+        self._heartbeat_s, self._stale_after_s, self._clock = heartbeat_s, stale_after_s, clock
+        self._renewed_at = clock()
+        self._gone = False  # taken by another, or released
+        self._turn = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="batchr1-lock", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def acquire(
+        cls,
+        storage: Storage,
+        rel: str = LOCK,
+        *,
+        run: str,
+        heartbeat_s: float = HEARTBEAT_S,
+        stale_after_s: float = STALE_AFTER_S,
+        on_wait: Callable[[str], None] = log.warning,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Lock:
+        """Takes the lock `rel` of an output for the run named `run`.
+
+        A lock whose owner is known to be dead is taken at once. Any other is watched, on this process's own clock, and
+        taken if it does not change for `stale_after_s`; `on_wait` gets a line that says so. All runs of an output must
+        use the same `stale_after_s`, several times `heartbeat_s`.
+
+        Raises LockHeldError as soon as the lock is seen to be alive, or if another run takes it first; OutputError if
+        the object store ignores conditional writes.
+        """
+        record = open_record(storage, rel)
+        while True:
+            found = record.read()
+            if found is not None and not _is_free(found):
+                found = _watch(record, found, storage.uri, stale_after_s, on_wait, clock, sleep)
+            fault_point("lock.watched")
+            old = None if found is None else LockInfo.from_json(found.data)
+            info = _owner(run, epoch=1 if old is None else old.epoch + 1)
+            version = replace_as(record, info, None if found is None else found.version)
+            if version is not None:
+                fault_point("lock.taken")
+                record.check_conditions(replace(info, released=True).to_json())
+                return cls(record, info, version, heartbeat_s=heartbeat_s, stale_after_s=stale_after_s, clock=clock)
+            winner = record.read()
+            if winner is not None and not _is_free(winner):
+                raise _held(storage.uri, winner)
+
+    @property
+    def info(self) -> LockInfo:
+        """What the record says of us."""
+        return self._info
+
+    @property
+    def lost(self) -> bool:
+        """Whether another run has the lock, or may have it, because it was not renewed for `stale_after_s`."""
+        return self._gone or self._clock() - self._renewed_at > self._stale_after_s
+
+    def renew(self, retry: Retry | None = None) -> None:
+        """Writes the record anew. Raises LockLostError if it is another's, StorageError if it cannot be reached."""
+        with self._turn:
+            if self._gone:
+                raise self._lost_error()
+            asked_at = self._clock()  # before the request: an observer's waiting begins when the record changes
+            info = replace(self._info, beat=self._info.beat + 1)
+            version = replace_as(self._record, info, self._version, retry)
+            if version is None:
+                self._gone = True
+                raise self._lost_error()
+            self._info, self._version, self._renewed_at = info, version, asked_at
+
+    def check(self) -> None:
+        """Call it before each commit: it returns only if the lock is ours at this moment.
+
+        It renews the lock, which succeeds only if the record is the one that we wrote last. A store that cannot be
+        reached is a StorageError, and a LockLostError when the lock was not renewed for `stale_after_s`.
+        """
+        try:
+            self.renew()
+        except LockLostError:
+            raise
+        except StorageError as error:
+            if self.lost:
+                raise self._lost_error() from error
+            raise
+
+    def release(self) -> None:
+        """Frees the lock for the next run; does nothing if it was lost or is free already."""
+        self._stop.set()
+        self._thread.join()
+        with self._turn:
+            if not self._gone:
+                replace_as(self._record, replace(self._info, released=True), self._version)
+                self._gone = True
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.release()
+        except StorageError as failure:
+            # What the run came to matters more, and a lock whose owner is gone falls free by itself.
+            log.warning("the lock was not released: %s", failure)
+
+    def _beat(self) -> None:
+        retry = Retry(for_s=self._heartbeat_s)
+        while not self._stop.wait(self._heartbeat_s):
+            try:
+                self.renew(retry)
+            except LockLostError as error:
+                log.error("%s", error)
+                return
+            except StorageError as error:
+                since = self._clock() - self._renewed_at
+                log.warning(
+                    "the lock was last renewed %.0f s ago (%.0f are too long): %s", since, self._stale_after_s, error
+                )
+
+    def _lost_error(self) -> LockLostError:
+        return LockLostError(
+            f"{self._record.where}: run {self._info.run} no longer holds the output (got another lock, need its own, "
+            f"epoch {self._info.epoch}). Run the same command again when no other run writes there."
+        )
+
+
+def read_lock(storage: Storage, rel: str = LOCK) -> LockInfo | None:
+    """Who holds the lock of an output, or held it last (`released`); None if nobody did. For `batchr1 status`."""
+    found = open_record(storage, rel).read()
+    return None if found is None else LockInfo.from_json(found.data)
+
+
+def renewed_s(storage: Storage, rel: str = LOCK) -> float | None:
+    """When the lock was last renewed, in seconds since the epoch by the storage's clock; None if there is none."""
+    found = storage.find_file(rel)  # one object on S3, the files of a folder on disk
+    files = [found] if found is not None else storage.list_files(rel, ".json")
+    return max((file.modified_s for file in files), default=None)
+
+
+def _owner(run: str, epoch: int) -> LockInfo:
+    return LockInfo(
+        token=secrets.token_hex(16),
+        epoch=epoch,
+        host=os.uname().nodename,
+        machine=this_machine(),
+        pid=os.getpid(),
+        pid_started=pid_started(os.getpid()),
+        run=run,
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _is_free(found: Found) -> bool:
+    info = LockInfo.from_json(found.data)
+    return info is not None and (info.released or info.owner_is_dead())
+
+
+def _watch(
+    record: LockRecord,
+    found: Found,
+    where: str,
+    stale_after_s: float,
+    on_wait: Callable[[str], None],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Found:
+    """A record that may be replaced: `found` if it does not change for `stale_after_s`, or one that became free."""
+    holder = LockInfo.from_json(found.data) or "an unknown run"
+    on_wait(f"{where}: the lock is held by {holder}; waiting up to {stale_after_s:.0f} s for a sign of life")
+    end = clock() + stale_after_s
+    while (left := end - clock()) > 0:
+        sleep(min(left, max(0.05, stale_after_s / 60)))
+        now = record.read()
+        if now is None:
+            break
+        if _is_free(now):
+            return now
+        if now.version != found.version:
+            raise _held(where, now)
+    return found
+
+
+def _held(where: str, found: Found) -> LockHeldError:
+    return LockHeldError(
+        f"{where}: another run holds the output (got {LockInfo.from_json(found.data) or 'an unknown run'}, need it "
+        "free). Wait for that run, stop it, or choose another output."
+    )

@@ -1,0 +1,74 @@
+"""The two things that s3fs is asked for, or asked less of: a client, and a file that is read by ranges."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any
+
+from batchr1.errors import OutputError
+from batchr1.storage.errors import mapped
+from batchr1.storage.uri import StorageOptions, endpoint_of
+
+CONNECT_TIMEOUT_S = 5
+READ_TIMEOUT_S = 20
+
+
+def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
+    """An s3fs file system of its own, without cached listings, that tries each request `retries` times.
+
+    Endpoint and region come from `options`, else from the environment, else from the profile (botocore finds those).
+    """
+    import s3fs
+
+    endpoint = endpoint_of(options)
+    region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    with mapped(where, lasting=OutputError):
+        fs = s3fs.S3FileSystem(
+            profile=options.profile,
+            endpoint_url=endpoint,
+            client_kwargs={"region_name": region} if region else {},
+            config_kwargs={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "read_timeout": READ_TIMEOUT_S,
+                "retries": {"total_max_attempts": 1, "mode": "standard"},
+                # Servers other than AWS need the bucket in the path, and know none of the newer checksums.
+                "s3": {"addressing_style": "path" if endpoint else "auto"},
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            },
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
+    fs.retries = retries
+    return fs
+
+
+class RangeReader(io.RawIOBase):
+    """A file of known size whose bytes [start, stop) come from `read`."""
+
+    def __init__(self, size: int, read: Callable[[int, int], bytes]) -> None:
+        self._size, self._read, self._at = size, read, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._at + len(buffer), self._size)
+        if stop <= self._at:
+            return 0
+        data = self._read(self._at, stop)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

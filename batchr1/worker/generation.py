@@ -1,0 +1,145 @@
+"""A sample under way in a worker: its tokens so far, and what may end or turn it before the engine does."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from batchr1.engine.protocol import Request
+from batchr1.output.checkpoints import Saved
+from batchr1.reasoning.budgets import Budgets
+from batchr1.reasoning.loops import LoopDetector, tokens_loop
+from batchr1.reasoning.results import resumed_at
+from batchr1.records import Completion, FinishReason, Partial, SampleKey, WorkItem
+from batchr1.seeds import resumed_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a job says of generations under way."""
+
+    budgets: Budgets | None = None
+    stop_loops: bool = False
+
+
+NO_RULES = Rules()
+
+
+class Generation:
+    """A sample under way: all its tokens, of which the first `offset` were saved before it was submitted."""
+
+    __slots__ = ("_budgets", "_closed_at", "_loops", "_meter", "injected", "item", "offset", "tokens")
+
+    def __init__(self, item: WorkItem, rules: Rules = NO_RULES) -> None:
+        partial = item.partial
+        self.item = item
+        self.tokens = array("i", partial.token_ids if partial else ())  # copied in one piece by snapshots
+        self.offset = len(self.tokens)
+        self.injected = partial.injected if partial else 0
+        self._closed_at = 0  # tokens before what was injected, as far as that happened here
+        self._loops = LoopDetector(self.offset) if rules.stop_loops else None
+        self._budgets, self._meter = rules.budgets, None
+        if rules.budgets is not None:
+            opened, injected = item.prompt.opened, self.injected
+            self._meter = rules.budgets.meter(opened=opened, max_tokens=item.max_tokens, injected=injected)
+            kept, act = self._meter.take(self.tokens)
+            del self.tokens[kept:]  # only where the context has become smaller since
+            if act == "close":
+                self.close()
+        if partial is not None and partial.finish_reason is not None and self.ended() is None:
+            self.item = dataclasses.replace(item, partial=Partial(partial.token_ids, partial.resumed_at))
+
+    @property
+    def at_least(self) -> int:
+        return self.item.at_least_tokens
+
+    @property
+    def prompt_id(self) -> str:
+        return self.item.prompt.id
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.item.prompt.token_ids)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def max_tokens(self) -> int:
+        most = self._budgets.most if self._budgets else None
+        return self.item.max_tokens if most is None else min(most, self.item.max_tokens)
+
+    @property
+    def expected(self) -> float | None:
+        return self.item.expected_tokens
+
+    def request(self, id: str) -> Request:
+        """For the engine: the prompt and all tokens so far, as a prompt."""
+        item, length = self.item, len(self.tokens)
+        seed = resumed_seed(item.seed, length)
+        return Request(id, (*item.prompt.token_ids, *self.tokens), item.max_tokens - length, seed)
+
+    def take(self, new: Sequence[int]) -> Literal["close", "cut"] | None:
+        """Take what the engine gave, as far as it is within the budgets: `close` it there, `cut` it, or go on."""
+        if self._meter is None:
+            self.tokens.extend(new)
+            act = None
+        else:
+            kept, act = self._meter.take(new)
+            self.tokens.extend(new[:kept])
+        if act is None and self._loops is not None and self._loops.update(self.tokens):
+            return "cut"
+        return act
+
+    def close(self) -> None:
+        """Put in what closes the trace: the answer is generated from there."""
+        if self._budgets is None or self._meter is None:
+            raise ValueError("without a budget nothing is closed")
+        self._closed_at = len(self.tokens)
+        closing = array("i", self._meter.close(self._budgets.closing))
+        self.injected = len(closing)
+        self.tokens.extend(closing)  # last, and at once: a snapshot may be taken meanwhile
+        if self._loops is not None:
+            self._loops = LoopDetector(len(self.tokens))
+
+    def ended(self) -> FinishReason | None:
+        """Why nothing is left to generate, although it was not submitted yet; None when something is."""
+        partial = self.item.partial
+        if partial is None or not partial.token_ids:
+            return None
+        length = len(self.tokens)
+        if partial.finish_reason == "stop" and length <= self.item.max_tokens:
+            return "stop"
+        is_cut = partial.finish_reason == "length" and self._cut_by() is not None
+        return "length" if length >= self.item.max_tokens or is_cut else None
+
+    def _cut_by(self) -> Literal["budget", "loop"] | None:
+        """What cut it before the engine's own limit, by all that the tokens tell."""
+        if self._meter is not None and self._meter.answer_is_spent:
+            return "budget"
+        return "loop" if self._loops is not None and tokens_loop(self.tokens) else None
+
+    def completion(self, reason: FinishReason) -> Completion:
+        """It is complete."""
+        most = self.item.max_tokens
+        self.tokens = self.tokens[:most]
+        cut_by = self._cut_by() if reason == "length" and len(self.tokens) < most else None
+        return Completion(self.item, tuple(self.tokens), reason, self.injected, cut_by)
+
+    def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> Saved:
+        """As snapshots keep it. Safe beside the step loop."""
+        item, tokens = self.item, self.tokens[:]
+        injected = self.injected if len(tokens) > self._closed_at else 0  # else it was closed after they were copied
+        return Saved(
+            item.prompt.id, item.sample, item.attempt, item.prompt.digest, tokens, resumed_at(item.partial),
+            reason, finished_at, injected,
+        )  # fmt: skip
+
+    @property
+    def key(self) -> SampleKey:
+        return self.item.key

@@ -1,0 +1,210 @@
+"""From a job's model to files, a hash and a plan; and which devices a run may use."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchr1.engine.vllm.arguments import engine_arg_names, require_vllm
+from batchr1.errors import JobError
+from batchr1.job.spec import ModelSpec
+from batchr1.models.catalogue import VARIANTS, variant
+from batchr1.models.resolve import WHOLE_FILE_LIMIT, content_hash, resolve_model
+from batchr1.sizing.devices import choose_devices, visible_devices
+
+CONFIG = {"max_position_embeddings": 4096, "num_hidden_layers": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model's folder: real names, small contents."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(CONFIG))
+    (model / "model.safetensors").write_bytes(b"weights" * 100)
+    (model / "tokenizer.json").write_text("{}")
+    (model / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    (model / "README.md").write_text("a model")
+    return model
+
+
+def test_a_local_model_is_its_folder_its_content_and_its_context(folder: Path) -> None:
+    source = resolve_model(ModelSpec(path=str(folder)))
+    assert (source.name, source.location, source.revision) == ("model", str(folder), None)
+    assert (source.context_len, source.config) == (4096, CONFIG)
+    assert source.identity == f"sha256:{content_hash(folder)}"
+
+
+def test_r1_tiny_ships_with_the_package() -> None:
+    source = resolve_model(ModelSpec(variant="r1-tiny"))
+    assert (source.name, source.context_len) == ("r1-tiny", VARIANTS["r1-tiny"].context_len)
+    assert Path(source.location).is_dir()
+
+
+def test_the_hash_is_of_the_content_not_of_the_place(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    os.utime(tmp_path / "elsewhere/model.safetensors", (0, 0))
+    assert content_hash(tmp_path / "elsewhere") == content_hash(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_a_changed_byte_in_any_file_that_decides_answers_changes_the_hash(folder: Path, name: str) -> None:
+    before = content_hash(folder)
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    assert content_hash(folder) != before
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename"])
+def test_a_file_more_less_or_of_another_name_changes_the_hash(folder: Path, change: str) -> None:
+    before = content_hash(folder)
+    if change == "add":
+        (folder / "chat_template.jinja").write_text("")
+    elif change == "remove":
+        (folder / "tokenizer.json").unlink()
+    else:
+        (folder / "tokenizer.json").rename(folder / "tokenizer2.json")
+    assert content_hash(folder) != before
+
+
+def test_what_decides_no_answer_leaves_the_hash(folder: Path) -> None:
+    before = content_hash(folder)
+    (folder / "README.md").write_text("another card")
+    (folder / "recipe").mkdir()
+    (folder / "recipe/train.py").write_text("")
+    assert content_hash(folder) == before
+
+
+def test_large_weights_are_sampled_and_their_first_and_last_bytes_count(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    size = WHOLE_FILE_LIMIT + 12345
+    with weights.open("wb") as file:
+        file.truncate(size)
+    seen = {content_hash(folder)}
+    for at in (0, size - 1):
+        with weights.open("r+b") as file:
+            file.seek(at)
+            file.write(b"\x01")
+        seen.add(content_hash(folder))
+    with weights.open("ab") as file:
+        file.write(b"\x00")
+    seen.add(content_hash(folder))
+    assert len(seen) == 4
+
+
+def test_the_context_is_found_where_vision_models_keep_it(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"text_config": {"max_position_embeddings": 99}}))
+    assert resolve_model(ModelSpec(path=str(folder))).context_len == 99
+
+
+def test_every_variant_is_a_repository_or_ships_with_batchr1() -> None:
+    for name, entry in VARIANTS.items():
+        assert entry.name == name
+        assert (entry.repo is None) != (entry.path is None)
+        assert variant(name) is entry
+
+
+def test_a_repository_that_cannot_be_reached_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    code = (
+        "from batchr1.job.spec import ModelSpec; from batchr1.models.resolve import resolve_model\n"
+        "from batchr1.errors import ModelError\n"
+        "try: resolve_model(ModelSpec(variant='r1-distill-qwen-7b'))\n"
+        "except ModelError as exc: print(exc)"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B: not in the local cache, and the hub cannot be reached. "
+        "Run `batchr1 fetch deepseek-ai/DeepSeek-R1-Distill-Qwen-7B` with network, or set model.path.\n"
+    )
+
+
+def test_a_repository_in_the_cache_is_its_commit(tmp_path: Path) -> None:
+    commit = "a" * 40
+    snapshot = tmp_path / "hub/models--deepseek-ai--DeepSeek-R1-Distill-Qwen-7B/snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(json.dumps(CONFIG))
+    refs = snapshot.parent.parent / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    code = (
+        "from batchr1.job.spec import ModelSpec; from batchr1.models.resolve import resolve_model\n"
+        "s = resolve_model(ModelSpec(variant='r1-distill-qwen-7b')); print(s.name, s.location, s.revision, s.identity)"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    repo = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+    assert done.stdout.split() == ["r1-distill-qwen-7b", repo, commit, f"{repo}@{commit}"]
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("gpus", "devices", "chosen"),
+    [
+        (None, None, ("2", "3", "5", "7")),
+        ("all", None, ("2", "3", "5", "7")),
+        ("none", None, ()),
+        ("2", None, ("2", "3")),
+        (None, ("5", "2"), ("5", "2")),
+    ],
+)
+def test_chosen_devices(gpus: str | None, devices: tuple[str, ...] | None, chosen: tuple[str, ...]) -> None:
+    assert choose_devices(gpus, devices) == chosen
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("gpus", "devices", "message"),
+    [
+        ("5", None, "--gpus: not so many GPUs here (got 5, found 4). Give --gpus 4."),
+        ("0", None, "--gpus: not a number of GPUs (got '0', need 1 or more, all or none). Correct it."),
+        ("²", None, "--gpus: not a number of GPUs (got '²', need 1 or more, all or none). Correct it."),
+        (None, ("2", "4"), "--devices: there is no such GPU (got 4, found 2, 3, 5, 7). Give some of these."),
+        (None, ("2", "2"), "--devices: not a list of GPUs (got '2,2', need each once, such as 0,1). Correct it."),
+        (None, (), "--devices: not a list of GPUs (got '', need each once, such as 0,1). Correct it."),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    gpus: str | None, devices: tuple[str, ...] | None, message: str
+) -> None:
+    with pytest.raises(JobError) as caught:
+        choose_devices(gpus, devices)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("value", ["", "-1"])
+def test_hidden_gpus_are_not_seen(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert visible_devices() == ()
+
+
+def test_the_names_of_engine_arguments_are_those_of_the_installed_class() -> None:
+    code = (
+        "import dataclasses, json; from vllm import EngineArgs; "
+        "print(json.dumps([f.name for f in dataclasses.fields(EngineArgs)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(engine_arg_names()) == set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_vllm_is_found_without_being_imported() -> None:
+    code = (
+        "import sys; from batchr1.engine.vllm.arguments import *; check_engine_args(['max_num_seqs']); "
+        "print('vllm' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    assert (require_vllm() / "engine").is_dir()
