@@ -72,7 +72,7 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
-class Partial:
+class ResumePoint:
     """Tokens that were saved of a generation, and the offsets at which it was interrupted before.
 
     With a `finish_reason` it had ended, and only its row was not committed yet. `injected` of the tokens were put in by
@@ -102,7 +102,7 @@ class WorkItem:
     limited_by: TruncatedBy
     seed: int | None = None
     attempt: int = 1
-    partial: Partial | None = None
+    partial: ResumePoint | None = None
     expected_tokens: float | None = None
     at_least_tokens: int = 0
 
@@ -126,7 +126,7 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteCompletion:
+class ServerCompletion:
     """What a server answered for a work item."""
 
     item: WorkItem

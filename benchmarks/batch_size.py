@@ -87,7 +87,7 @@ def through_worker(
     from batchr1.executors.messages import EngineSpec, WorkerSetup
     from batchr1.records import Prompt, WorkItem
     from batchr1.storage.base import open_storage
-    from batchr1.worker.engine_worker import Worker
+    from batchr1.worker.engine_worker import EngineWorker
 
     items = [
         WorkItem(Prompt(f"r{i:05d}", "", tuple(ids), True, b""), 0, length, "max_tokens")
@@ -101,7 +101,7 @@ def through_worker(
     )  # fmt: skip
     counted, before = Counted(), engine.load().preempted
     started = time.perf_counter()
-    Worker(setup, engine, counted, Line(items)).run(0.0)  # type: ignore[arg-type]
+    EngineWorker(setup, engine, counted, Line(items)).run(0.0)  # type: ignore[arg-type]
     return {"mixed_step_cost": cost} | figures(engine, width, counted.tokens, wanted, before, started)
 
 
@@ -187,7 +187,7 @@ def main() -> None:
         engine.close()
     best = max(r["tokens_per_s"] for r in results)
     planned = next(r for r in results if r["width"] == plan.max_num_seqs)
-    document = {"plan": plan.document(), "measured_kv_tokens": engine.info.kv_cache_tokens, "results": results,
+    document = {"plan": plan.to_dict(), "measured_kv_tokens": engine.info.kv_cache_tokens, "results": results,
                 "straight": straight,
                 "planned_over_best": round(planned["tokens_per_s"] / best, 4),
                 "preempted_share": planned["preempted"] / options.requests}  # fmt: skip

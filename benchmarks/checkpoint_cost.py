@@ -94,13 +94,13 @@ class CommittingLine(Line):
         self.rows, self.tokens, self.ended_at = 0, 0, 0.0
 
     def send(self, message: Any) -> None:
-        from batchr1.executors.messages import Committed, Staged
+        from batchr1.executors.messages import PartStaged, SamplesCommitted
 
         with self._turn:
             super().send(message)
-            if isinstance(message, Staged):
+            if isinstance(message, PartStaged):
                 self._output.commit_part(message.name)
-                self._inbox.put(Committed(message.keys))
+                self._inbox.put(SamplesCommitted(message.keys))
                 self.rows, self.tokens = self.rows + message.counts.rows, self.tokens + message.counts.tokens
                 self.ended_at = time.perf_counter()
 
@@ -149,7 +149,7 @@ def leg(
     from batchr1.storage.base import open_storage
     from batchr1.worker.checkpointer import Checkpointer, CheckpointSetup
     from batchr1.worker.collector import Collector
-    from batchr1.worker.engine_worker import Worker
+    from batchr1.worker.engine_worker import EngineWorker
     from batchr1.worker.main import model_tags, result_maker
 
     output = Output(open_storage(f"{options.output}/{name}"))
@@ -182,7 +182,7 @@ def leg(
     Checkpointer._rotate, Checkpointer.save = noted, timed  # type: ignore[method-assign]
     try:
         started = time.perf_counter()
-        Worker(setup, engine, collector, line).run(0.0)
+        EngineWorker(setup, engine, collector, line).run(0.0)
     finally:
         Checkpointer._rotate, Checkpointer.save = plain, save  # type: ignore[method-assign]
     wanted = sum(item.max_tokens for item in items)

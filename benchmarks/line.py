@@ -19,9 +19,9 @@ class Line:
             return None
 
     def send(self, message: Any) -> None:
-        from batchr1.executors.messages import Finish, Lease, Want
+        from batchr1.executors.messages import Drain, Lease, RequestWork
 
-        if isinstance(message, Want):
+        if isinstance(message, RequestWork):
             self._inbox.put(Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left))))))
             if not self._left:
-                self._inbox.put(Finish())
+                self._inbox.put(Drain())

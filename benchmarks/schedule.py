@@ -29,29 +29,29 @@ from typing import Any
 
 import polars as pl
 
-from batchr1.driver.schedule import Group, Schedule
+from batchr1.driver.schedule import RowSamples, Schedule
 from batchr1.engine.protocol import Delta, Sampling
 from batchr1.engine.replay.engine import ReplayEngine
 from batchr1.executors.messages import (
+    Drain,
     EngineSpec,
-    Finish,
     FromWorker,
-    Generated,
     Lease,
     PartCounts,
+    RequestWork,
+    SamplesFinished,
     ToWorker,
-    Want,
     WorkerSetup,
 )
 from batchr1.models.catalogue import VARIANTS
 from batchr1.records import CompletionLengths, Prompt, PromptLengths, SampleKey, WorkItem
 from batchr1.seeds import derive_seed
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ, Demand
+from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ, Workload
 from batchr1.sizing.fit import MAX_NUM_SEQS
 from batchr1.sizing.gpus import GPUS
 from batchr1.storage.base import open_storage
-from batchr1.worker.engine_worker import Worker
+from batchr1.worker.engine_worker import EngineWorker
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = Path(__file__).with_name("data") / "r1_tiny_lengths.json"  # by problem of jobs/math.yaml
@@ -123,11 +123,11 @@ class Line:
 
     def __init__(self, trace: Groups, prompt_len: int, cap: int, order: str) -> None:
         self._schedule = Schedule(longest_first=order == "longest_first")
-        self._schedule.add(Group(i, list(range(len(lengths)))) for i, lengths in enumerate(trace))
+        self._schedule.add(RowSamples(i, list(range(len(lengths)))) for i, lengths in enumerate(trace))
         self._prompt_len, self._cap = prompt_len, cap
         self._inbox: deque[ToWorker] = deque()
         self._row: deque[WorkItem] = deque()
-        self._probes: dict[SampleKey, Group] = {}
+        self._probes: dict[SampleKey, RowSamples] = {}
         self._wanted = 0
 
     def receive(self, timeout_s: float) -> ToWorker | None:
@@ -135,10 +135,10 @@ class Line:
 
     def send(self, message: FromWorker) -> None:
         match message:
-            case Want(count):
+            case RequestWork(count):
                 items = [item for _ in range(count) if (item := self._next()) is not None]
-                self._inbox.append(Lease(tuple(items)) if items else Finish())
-            case Generated(keys, tokens):
+                self._inbox.append(Lease(tuple(items)) if items else Drain())
+            case SamplesFinished(keys, tokens):
                 for key, length in zip(keys, tokens, strict=True):
                     self._schedule.finished(self._probes.pop(key, None), length)
 
@@ -199,7 +199,7 @@ def simulate(trace: Groups, order: str, options: argparse.Namespace, case: Case)
     mean, square = statistics.mean(lengths), statistics.mean(length**2 for length in lengths)
     expected = CompletionLengths(mean * case.guess, square * case.guess**2, "the trace")
     prompts = PromptLengths(len(trace), len(trace), options.prompt_len, options.prompt_len)
-    demand = Demand(prompts, expected, len(lengths), options.cap, options.prompt_len + options.cap)
+    demand = Workload(prompts, expected, len(lengths), options.cap, options.prompt_len + options.cap)
     num_seqs = case.max_num_seqs or min(MAX_NUM_SEQS, demand.sequences_within(case.kv_tokens))
     script = {
         **VOCABULARY, "max_num_seqs": num_seqs, "kv_cache_tokens": case.kv_tokens, "groups": trace,
@@ -217,7 +217,7 @@ def simulate(trace: Groups, order: str, options: argparse.Namespace, case: Case)
         )  # fmt: skip
         rows = Rows()
         line = Line(trace, options.prompt_len, options.cap, order)
-        Worker(setup, engine, rows, line, clock=lambda: engine.clock_s).run(0.0)  # type: ignore[arg-type]
+        EngineWorker(setup, engine, rows, line, clock=lambda: engine.clock_s).run(0.0)  # type: ignore[arg-type]
     assert len(rows.done) == len(lengths)
     load = engine.load()
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchr1.engine.openai.server import Price, Server, key_of
 from batchr1.errors import JobError
-from batchr1.executors.messages import RemoteSetup
+from batchr1.executors.messages import ServerSetup
 from batchr1.job.spec import EngineKind, JobSpec
 from batchr1.models.catalogue import variant
 from batchr1.models.resolve import ModelSource
@@ -25,7 +25,7 @@ def served_model(spec: JobSpec) -> ModelSource:
     return ModelSource(str(name), str(name), None, f"openai:{name}", UNKNOWN_CONTEXT, {})
 
 
-def check_remote(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None) -> None:
+def check_server_job(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None) -> None:
     """Raises `JobError` for what cannot be meant where a server does the work."""
     for name, value in (("gpus", gpus), ("devices", devices)):
         if value is not None:
@@ -56,9 +56,9 @@ def server_of(spec: JobSpec) -> Server:
     )  # fmt: skip
 
 
-def remote_setup(spec: JobSpec, *, before_usd: float, grace_s: float) -> RemoteSetup:
+def server_setup(spec: JobSpec, *, before_usd: float, grace_s: float) -> ServerSetup:
     """What a worker is told; `before_usd` was spent by earlier runs."""
-    return RemoteSetup(
+    return ServerSetup(
         server=server_of(spec),
         forced=spec.prompting.think == "force",
         patience_s=spec.engine.patience_s,

@@ -76,7 +76,7 @@ def command(
         take_out_failed(prepared, pending)
         counts = pending.counts()
         plan = plan_job(prepared, renderer, options)
-        server = _look_at_server(spec) if spec.engine.is_remote else None
+        server = _look_at_server(spec) if spec.engine.is_server else None
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
     for _, batch in prepared.source.batches(prepared.source.row_columns):
@@ -100,7 +100,7 @@ def command(
         "device": plan.device,
         "replicas": plan.replicas,
         "engine_args": plan.engine_args,
-        "counts": counts.document(),
+        "counts": counts.to_dict(),
         "prompt_tokens": {"min": min(lengths), "mean": statistics.fmean(lengths), "max": max(lengths)}
         if lengths
         else None,

@@ -48,7 +48,7 @@ def command(
         patience = Patience(duration(stall, "--stall") or PATIENCE.stall_s, tries or PATIENCE.tries)
         fetched = fetch(repo, revision, to=to, verify=verify, patience=patience)
     in_path = model if is_bucket(model) else fetched.folder if to is not None else None
-    click.echo(json.dumps({"model": model} | fetched.document()) if as_json else as_text(model, fetched, in_path))
+    click.echo(json.dumps({"model": model} | fetched.to_dict()) if as_json else as_text(model, fetched, in_path))
 
 
 def as_text(model: str, fetched: Fetched, in_path: str | None) -> str:

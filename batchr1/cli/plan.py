@@ -72,14 +72,14 @@ def command(
         raise UsageError("--devices: names GPUs of this machine, and the plan is for others. Leave it out.")
     options = RunOptions(gpus=gpus, devices=split_devices(devices), elsewhere=elsewhere)
     with named(job):
-        if spec.engine.is_remote:
+        if spec.engine.is_server:
             _refuse_gpus(gpu=gpu, vram=vram, price=price)
         prepared = prepare(spec, options, resolve=resolve_or_catalogue)
-        if spec.engine.is_remote:
-            from batchr1.driver.server_plan import plan_remote, remote_plan_text
+        if spec.engine.is_server:
+            from batchr1.driver.server_plan import plan_server_job, server_plan_text
 
-            found = plan_remote(prepared)
-            click.echo(json.dumps(found) if as_json else remote_plan_text(found))
+            found = plan_server_job(prepared)
+            click.echo(json.dumps(found) if as_json else server_plan_text(found))
             return
         renderer, notes = planning_renderer(prepared)
         try:
@@ -94,7 +94,7 @@ def command(
                 )
             )
             ctx.exit(exc.exit_code)
-    document = plan.document() | {"model": prepared.model.name, "notes": [*notes, *plan.notes]}
+    document = plan.to_dict() | {"model": prepared.model.name, "notes": [*notes, *plan.notes]}
     click.echo(json.dumps(document) if as_json else as_text(plan, document))
 
 

@@ -11,10 +11,10 @@ import click
 @click.argument("what", type=click.Choice(["job", "output", "log"]))
 def command(what: str) -> None:
     """Print the JSON schema of job files or of log lines, or the columns of outputs."""
-    click.echo(json.dumps(document(what), indent=2, ensure_ascii=False))
+    click.echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
-def document(what: str) -> dict[str, object]:
+def schema_of(what: str) -> dict[str, object]:
     """What `schemas/<what>.schema.json` holds."""
     if what == "job":
         from batchr1.job.spec import JobSpec

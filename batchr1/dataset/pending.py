@@ -44,7 +44,7 @@ class Counts:
     def pending(self) -> int:
         return self.samples - self.done - self.failed - self.spared
 
-    def document(self) -> dict[str, int]:
+    def to_dict(self) -> dict[str, int]:
         """As plain values, the derived ones too."""
         return {**asdict(self), "samples": self.samples, "pending": self.pending}
 
@@ -95,7 +95,7 @@ class Pending:
         self._dropped = 0
         self._excluded: Bools | None = None  # by row, once one was
         self._lengths: Floats | None = None  # mean of a row's done samples, once one was told
-        self._told: Floats | None = None
+        self._reported: Floats | None = None
         self._right: Numbers | None = None  # done samples that are right, by row, once one was told
         self._spared = 0
         self._begun: Bools | None = None  # by row: some of its samples were begun before
@@ -127,10 +127,10 @@ class Pending:
         """
         rows, told = self.find(ids), tokens.to_numpy().astype(np.float32)
         known = (rows >= 0) & ~np.isnan(told)  # a server may have told none
-        if self._lengths is None or self._told is None:
-            self._lengths, self._told = np.zeros((2, len(self._bits)), dtype=np.float32)
+        if self._lengths is None or self._reported is None:
+            self._lengths, self._reported = np.zeros((2, len(self._bits)), dtype=np.float32)
         np.add.at(self._lengths, rows[known], told[known])
-        np.add.at(self._told, rows[known], 1)
+        np.add.at(self._reported, rows[known], 1)
 
     def learn_right(self, ids: pa.Array | pa.ChunkedArray, correct: pa.Array | pa.ChunkedArray) -> None:
         """Which samples that are done are right. Eight bytes per input row from the first call on."""
@@ -305,8 +305,8 @@ class Pending:
         bits = self._bits[numbers]
         samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits]
         lengths = np.full(len(samples), np.nan)
-        if self._lengths is not None and self._told is not None:
-            told = self._told[numbers]
+        if self._lengths is not None and self._reported is not None:
+            told = self._reported[numbers]
             np.divide(self._lengths[numbers], told, out=lengths, where=told > 0)
         right = self._right[numbers] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
         return PendingRows(batch, samples, lengths, right)

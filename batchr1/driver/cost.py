@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow.compute as pc
 
 from batchr1.engine.openai.server import Price, Spent
-from batchr1.executors.messages import RemoteSetup
-from batchr1.output.checkpoints import Saved
+from batchr1.executors.messages import ServerSetup
+from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.output.folder import Output
 
 NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
 
 
-def spent_before(output: Output, saved: Iterable[Saved], price: Price) -> dict[str, Any]:
+def spent_before(output: Output, saved: Iterable[GenerationCheckpoint], price: Price) -> dict[str, Any]:
     """Tokens and USD of all earlier runs of an output; what no run recorded, at today's price."""
     prompt = completion = 0
     for table in output.tables(["prompt_tokens", "completion_tokens"]):
@@ -66,7 +66,7 @@ def spend_document(spent: Spent, price: Price | None, before: dict[str, Any] | N
     }
 
 
-def spent_all(remote: RemoteSetup, spent: Spent) -> str | None:
+def spent_all(remote: ServerSetup, spent: Spent) -> str | None:
     """Why nothing more may be sent, None while money is left."""
     if remote.max_cost is None or remote.price is None:
         return None

@@ -16,32 +16,32 @@ from dataclasses import dataclass, field
 
 from batchr1.driver.feeder import Feeder
 from batchr1.driver.fleet import Executor, Fleet, Replica, error_of
-from batchr1.driver.quarantine import Suspects
+from batchr1.driver.quarantine import Quarantine
 from batchr1.engine.openai.server import Spent
 from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.events import event
 from batchr1.executors.messages import (
-    Committed,
-    Died,
-    Drop,
-    Dropped,
-    Ended,
-    Fatal,
-    Finish,
+    CancelSamples,
+    Drain,
+    FirstAnswer,
     FromWorker,
-    Generated,
-    Halt,
-    Judged,
+    Heartbeat,
     Lease,
     PartCounts,
-    Progress,
-    Proven,
-    Ready,
-    Refused,
-    Staged,
+    PartStaged,
+    RequestStop,
+    RequestWork,
+    SamplesCancelled,
+    SamplesCommitted,
+    SamplesFailed,
+    SamplesFinished,
+    SampleVerified,
     Stop,
-    Want,
+    WorkerEnded,
+    WorkerExited,
+    WorkerFailed,
+    WorkerReady,
 )
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import read_worker
@@ -106,8 +106,8 @@ class Driver:
         replicas: Fleet,
         failed_every_s: float,
         should_stop: Callable[[], str | None],
-        on_ready: Callable[[Ready], None],
-        on_progress: Callable[[Tally, list[Progress]], None],
+        on_ready: Callable[[WorkerReady], None],
+        on_progress: Callable[[Tally, list[Heartbeat]], None],
         grace_s: float | None = None,
         n: int = 1,
     ) -> None:
@@ -122,7 +122,7 @@ class Driver:
         self._on_ready = on_ready
         self._on_progress = on_progress
         self._again: deque[WorkItem] = deque()  # taken back from dead workers
-        self._suspects = Suspects()
+        self._suspects = Quarantine()
         self._grace_s = grace_s
         self._failures: list[Failure] = []
         self._failed_at = time.monotonic()
@@ -167,62 +167,62 @@ class Driver:
     def _handle(self, replica: Replica, message: FromWorker) -> None:
         replica.heard_at = time.monotonic()
         match message:
-            case Ready():
+            case WorkerReady():
                 self._replicas.is_ready(replica, message)
                 if replica.setup.remote is None:
                     self._on_ready(message)
-            case Proven():
+            case FirstAnswer():
                 if replica.ready is not None:
                     self._on_ready(replica.ready)
-            case Halt(reason):
+            case RequestStop(reason):
                 if self._interrupted is None:
                     self._stop(reason)
-            case Want(count):
+            case RequestWork(count):
                 replica.wanted += count
-            case Progress():
+            case Heartbeat():
                 replica.progress = message
                 self.loads[replica.setup.worker, replica.setup.epoch] = message.load
                 if message.spent is not None:
                     self.tally.spent = replica.spent = message.spent  # a server's work has one worker
-            case Generated(keys, tokens):
+            case SamplesFinished(keys, tokens):
                 replica.in_flight.difference_update(keys)
                 replica.deaths_for_nothing = 0
                 for failure in self._suspects.generated(keys):
                     self._fail(failure)
                 self._feeder.finished(keys, tokens)
-            case Judged(key, right):
+            case SampleVerified(key, right):
                 if self._feeder.judged(key, right=right):
                     self._call_back(key.id)
-            case Dropped(keys, tokens):
+            case SamplesCancelled(keys, tokens):
                 for key in keys:
                     del replica.leased[key]
                     replica.in_flight.discard(key)
                 self._feeder.dropped(keys)
                 self.tally.dropped_tokens += tokens
-            case Staged():
+            case PartStaged():
                 self._commit(replica, message)
-            case Refused(failures):
+            case SamplesFailed(failures):
                 for failure in failures:
                     del replica.leased[failure.key]
                     replica.in_flight.discard(failure.key)
                     self._fail(failure)
-            case Ended():
+            case WorkerEnded():
                 self._replicas.end(replica)
-            case Fatal():
+            case WorkerFailed():
                 error = error_of(message)
                 if not isinstance(error, EngineError) and replica.ready:
                     raise error  # storage, most often: all are in the same trouble
                 replica.fatal = message  # its death follows; then all that it printed is there to say why
                 log.error("worker %d: %s", replica.setup.worker, message.message)
-            case Died():
+            case WorkerExited():
                 self._replace(replica, message)
 
-    def _commit(self, replica: Replica, part: Staged) -> None:
+    def _commit(self, replica: Replica, part: PartStaged) -> None:
         self._lock.check()
         fault_point("commit.checked")
         self._output.commit_part(part.name)
         fault_point("commit.done")
-        self._executor.send(replica.setup.worker, Committed(part.keys))
+        self._executor.send(replica.setup.worker, SamplesCommitted(part.keys))
         for key in part.keys:
             del replica.leased[key]
         self._feeder.committed(part.keys)
@@ -246,7 +246,7 @@ class Driver:
         for replica in self._replicas.live:
             keys = tuple(key for key in (SampleKey(id, s) for s in range(self._n)) if key in replica.in_flight)
             if keys and replica.ready:
-                self._executor.send(replica.setup.worker, Drop(keys))
+                self._executor.send(replica.setup.worker, CancelSamples(keys))
         self._again = self._wanted(self._again)
 
     def _wanted(self, items: Iterable[WorkItem]) -> deque[WorkItem]:
@@ -260,25 +260,25 @@ class Driver:
         self._feeder.dropped(dropped)
         return wanted
 
-    def _replace(self, replica: Replica, died: Died) -> None:
+    def _replace(self, replica: Replica, exited: WorkerExited) -> None:
         """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
         if replica.ended:
             return
         had_work = bool(replica.in_flight)
         self._feeder.lost(replica.leased)
         back = self._with_saved(replica)
-        problem = self._replicas.memory_problem(replica, died)
+        problem = self._replicas.memory_problem(replica, exited)
         suspects = [item for item in back if item.key in replica.in_flight and not self._is_through(replica, item)]
-        if problem or died.lost:
+        if problem or exited.lost:
             suspects = []  # memory ran out, or a machine went: that is no row's doing
-        apart = {item.key for item in suspects}
-        again = [item for item in back if item.key not in apart]
+        quarantined = {item.key for item in suspects}
+        again = [item for item in back if item.key not in quarantined]
         suspects = list(self._wanted(suspects))
-        replica.let_go()
+        replica.release()
         try:
             if not self._interrupted:
                 others = self._has_others(replica)
-                again += self._suspects.died(suspects, worker=replica.setup.worker, others=others)
+                again += self._suspects.exited(suspects, worker=replica.setup.worker, others=others)
         except EngineError as exc:  # whatever is run, wherever it is run
             replica.ended, self._error = True, exc
             self._stop(str(exc))
@@ -287,7 +287,7 @@ class Driver:
             replica.ended = True
             return
         try:
-            self._replicas.replace(replica, died, problem, had_work=had_work)
+            self._replicas.replace(replica, exited, problem, had_work=had_work)
             self.tally.restarts += 1
         except BatchError as exc:
             self._give_up(replica, exc)
@@ -301,18 +301,18 @@ class Driver:
     def _give_up(self, replica: Replica, error: BatchError) -> None:
         """It gets no successor. Its work goes to the others; where there is none, the run ends with its error."""
         self._replicas.give_up(replica, error)
-        is_done = self._replicas.ready and not self._is_left()
+        is_done = self._replicas.ready and not self._is_pending()
         if not self._replicas.live and not is_done and not self._replicas.revive():
             self._error = error
             self._stop(str(error))
 
-    def _is_left(self) -> bool:
+    def _is_pending(self) -> bool:
         """Whether there is work that nobody has."""
         return bool(self._again or self._suspects or not self._feeder.ended)
 
     def _look_for_orphans(self) -> None:
         """Work came back when all other replicas had ended: one of them starts again."""
-        if self._is_left() and not self._interrupted and not self._replicas.live:
+        if self._is_pending() and not self._interrupted and not self._replicas.live:
             self._replicas.revive()
 
     def _look_for_stall(self) -> None:
@@ -326,7 +326,7 @@ class Driver:
         """More machines are of use as long as something is not leased; none at all, and the run cannot go on."""
         if self._interrupted:
             return
-        if self._is_left():
+        if self._is_pending():
             self._replicas.join()
         self._replicas.check_placed()
 
@@ -350,11 +350,11 @@ class Driver:
         if self._interrupted:
             return
         self._lease_suspects()
-        hungry = [r for r in self._replicas.values() if r.wanted > 0 and not r.told_to_end and not r.apart]
-        is_short = bool(hungry) and self._runs_short()
-        while hungry:
+        requesting = [r for r in self._replicas.values() if r.wanted > 0 and not r.told_to_end and not r.quarantined]
+        is_short = bool(requesting) and self._runs_short()
+        while requesting:
             given = False
-            for replica in hungry:
+            for replica in requesting:
                 # What one keeps in hand at the end, another may be idle for.
                 room = replica.setup.max_num_seqs - len(replica.in_flight) if is_short else LEASE_SIZE
                 items = self._take(replica.setup.worker, max(0, min(replica.wanted, LEASE_SIZE, room)))
@@ -364,8 +364,8 @@ class Driver:
                     if self.tally.first_submit is None:
                         self.tally.first_submit = time.monotonic()
                         self.cpu_s = -time.process_time()
-            hungry = [r for r in hungry if r.wanted > 0] if given else []
-        if not self._is_left():
+            requesting = [r for r in requesting if r.wanted > 0] if given else []
+        if not self._is_pending():
             for replica in self._replicas.values():
                 if replica.told_to_end or replica.ended:
                     continue
@@ -373,7 +373,7 @@ class Driver:
                     self._replicas.dismiss(replica)
                     continue
                 replica.told_to_end = True
-                self._executor.send(replica.setup.worker, Finish())
+                self._executor.send(replica.setup.worker, Drain())
 
     def _runs_short(self) -> bool:
         """Whether what is left is less than what the replicas would take into their own hands."""
@@ -391,14 +391,14 @@ class Driver:
         """Rows that may kill engines: a group at a time, to a worker that has nothing else in its engine."""
         if not self._suspects:
             for replica in self._replicas.values():
-                replica.apart = replica.apart and bool(replica.in_flight)
+                replica.quarantined = replica.quarantined and bool(replica.in_flight)
             return
         for replica in self._replicas.live:
             if replica.ready and not replica.told_to_end and not replica.in_flight:
                 group: list[WorkItem] = []
                 if replica.wanted > 0:
                     group = self._suspects.next_group(replica.setup.worker, others=self._has_others(replica))
-                replica.apart = bool(group)
+                replica.quarantined = bool(group)
                 if group:
                     self._give(replica, group)
 
@@ -441,7 +441,7 @@ class Driver:
             else:
                 self._executor.send(replica.setup.worker, Stop())
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """After an error that ended `run`: workers save what they have, and what they stage is committed, if it can be.
 
         Nothing to do when they have ended, or when the output is another run's.
@@ -455,8 +455,8 @@ class Driver:
         while not all(r.ended for r in busy) and time.monotonic() < self._grace_ends:
             for worker, message in self._executor.poll(POLL_S):
                 replica = self._replicas[worker]
-                replica.ended |= isinstance(message, Ended | Fatal | Died)
-                if isinstance(message, Staged):
+                replica.ended |= isinstance(message, WorkerEnded | WorkerFailed | WorkerExited)
+                if isinstance(message, PartStaged):
                     try:
                         self._commit(replica, message)
                     except StorageError as exc:  # its rows are in the snapshot

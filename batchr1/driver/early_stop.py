@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batchr1.driver.schedule import Group, Pick
+from batchr1.driver.schedule import Pick, RowSamples
 
 GROWTH = 2  # a wave over the one before
 
@@ -24,7 +24,7 @@ GROWTH = 2  # a wave over the one before
 class _Row:
     """A row that has samples out, or right ones that are not committed yet."""
 
-    group: Group
+    group: RowSamples
     wave: int
     out: set[int] = field(default_factory=set)
     right: set[int] = field(default_factory=set)
@@ -32,12 +32,12 @@ class _Row:
     spared: list[int] = field(default_factory=list)
 
 
-class Waves:
+class EarlyStop:
     """Has a `Schedule`'s face towards the feeder. `enough`: so many right samples of a row."""
 
     def __init__(self, enough: int) -> None:
         self._enough = enough
-        self._ready: deque[Group] = deque()
+        self._ready: deque[RowSamples] = deque()
         self._rows: dict[str, _Row] = {}  # by id, once its first wave is out
         self._between: dict[int, _Row] = {}  # of these, by number, those that wait to be picked again
         self._waiting: set[_Row] = set()  # those that have samples out, on whose verdicts others wait
@@ -54,10 +54,10 @@ class Waves:
         """Whether verdicts may bring more samples to pick."""
         return bool(self._waiting)
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[RowSamples]:
         yield from self._ready
 
-    def add(self, groups: Iterable[Group]) -> None:
+    def add(self, groups: Iterable[RowSamples]) -> None:
         for group in groups:
             group.number = self._num_groups
             self._num_groups += 1
@@ -72,7 +72,7 @@ class Waves:
                 return self._wave(group, row)
         return None
 
-    def _wave(self, group: Group, row: _Row | None) -> Pick:
+    def _wave(self, group: RowSamples, row: _Row | None) -> Pick:
         size = row.wave if row is not None else max(1, self._enough - group.right)
         # What was begun before comes first: it is the nearest to a verdict.
         group.samples.sort(key=lambda sample: (-group.saved.get(sample, 0), sample))
@@ -167,5 +167,5 @@ class Waves:
         if not row.out and not has_more and not row.uncommitted:
             del self._rows[id]
 
-    def finished(self, group: Group | None, tokens: int) -> None:
+    def finished(self, group: RowSamples | None, tokens: int) -> None:
         """Lengths decide nothing here."""

@@ -8,9 +8,9 @@ from typing import Any
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.driver import Tally
 from batchr1.driver.monitor.watch import Watch
-from batchr1.driver.prepare import Prepared, RunOptions, take_inflight
+from batchr1.driver.prepare import JobContext, RunOptions, take_over_checkpoints
 from batchr1.driver.resume.changed_prompts import agrees_with_input
-from batchr1.driver.summary import Summary, counted, exit_code_of, first_words, job_document, now_text
+from batchr1.driver.summary import Summary, counted, exit_code_of, initial_record, job_document, now_text
 from batchr1.events import event
 from batchr1.output.folder import Output
 from batchr1.storage.lock import Lock
@@ -18,8 +18,8 @@ from batchr1.storage.lock import Lock
 log = logging.getLogger("batchr1.run")
 
 
-def nothing_to_do(
-    prepared: Prepared,
+def finish_without_work(
+    prepared: JobContext,
     options: RunOptions,
     pending: Pending,
     run: str,
@@ -31,10 +31,10 @@ def nothing_to_do(
     """Record, complete and tell such a run like any other. `told` takes its record."""
     output, name = prepared.output, prepared.spec.name
     code = exit_code_of(counts, prepared.spec, None)
-    take_inflight(prepared, pending, run)
+    take_over_checkpoints(prepared, pending, run)
     output.clear_inflight(run)
-    record = first_words(prepared, options, run) | {
-        "state": "ended", "ended": now_text(), "exit_code": code, "stopped": None, "counts": counts.document(),
+    record = initial_record(prepared, options, run) | {
+        "state": "ended", "ended": now_text(), "exit_code": code, "stopped": None, "counts": counts.to_dict(),
         "tally": {"done": 0, "failed": 0, "tokens": 0},
     }  # fmt: skip
     lock.check()

@@ -23,10 +23,10 @@ import pyarrow as pa
 from batchr1.dataset.pending import Pending, PendingRows
 from batchr1.dataset.prompts import PromptRow, Renderer, RowError
 from batchr1.dataset.source import Source
-from batchr1.driver.early_stop import Waves
-from batchr1.driver.schedule import Group, Pick, Schedule
-from batchr1.output.checkpoints import Saved
-from batchr1.records import Failure, Partial, Prompt, SampleKey, TruncatedBy, WorkItem
+from batchr1.driver.early_stop import EarlyStop
+from batchr1.driver.schedule import Pick, RowSamples, Schedule
+from batchr1.output.checkpoints import GenerationCheckpoint
+from batchr1.records import Failure, Prompt, ResumePoint, SampleKey, TruncatedBy, WorkItem
 from batchr1.seeds import derive_seed
 
 RENDER_ROWS = 256
@@ -63,7 +63,7 @@ class Feeder:
         first: int = 0,
         longest_first: bool = False,
         enough: int | None = None,
-        saved: dict[SampleKey, Saved] | None = None,
+        saved: dict[SampleKey, GenerationCheckpoint] | None = None,
         look_ahead_rows: int = LOOK_AHEAD_ROWS,
     ) -> None:
         self._source = source
@@ -74,8 +74,8 @@ class Feeder:
         self._room = max(ahead, first)  # for samples that are rendered before they are asked for
         self._saved = saved if saved is not None else {}  # taken out as their rows come
         self.changed = 0  # saved generations whose prompt is another one by now
-        self._waves = None if enough is None else Waves(enough)
-        self._schedule: Schedule | Waves = self._waves or Schedule(longest_first=longest_first)
+        self._waves = None if enough is None else EarlyStop(enough)
+        self._schedule: Schedule | EarlyStop = self._waves or Schedule(longest_first=longest_first)
         self._look_ahead_rows = look_ahead_rows if longest_first and not self._waves else RENDER_ROWS
         self._batches: Iterator[PendingRows] | None = pending.rows_and_more(source)
         self._lock = threading.Condition()  # of all below, and of the schedule
@@ -83,7 +83,7 @@ class Feeder:
         self._num_ready = 0  # in `_ready`
         self._rendering = 0  # picked, and not in `_ready` yet
         self._open: dict[int, deque[WorkItem | Failure]] = {}  # what is left of the row that a worker is at
-        self._probes: dict[SampleKey, Group] = {}
+        self._probes: dict[SampleKey, RowSamples] = {}
         self._error: BaseException | None = None
         self._stopped = False
         self._waiting = False  # for verdicts, with all rows read and all that can be picked handed out
@@ -156,7 +156,7 @@ class Feeder:
                     self._waves.lost(key.id, key.sample)
                 self._lock.notify()
 
-    def _call_back(self, waves: Waves, id: str) -> None:
+    def _call_back(self, waves: EarlyStop, id: str) -> None:
         """What was rendered of a row and not taken yet."""
         for row in (*self._ready, *self._open.values()):
             if row and row[0].key.id == id:
@@ -267,7 +267,7 @@ class Feeder:
         with self._lock:
             left = list(self._schedule.groups())
         num_bytes = _gather(left)
-        new: list[Group] = []
+        new: list[RowSamples] = []
         while len(left) + len(new) < self._look_ahead_rows and num_bytes < LOOK_AHEAD_BYTES:
             found = next(self._batches, None)
             if found is None:
@@ -278,18 +278,18 @@ class Feeder:
         with self._lock:
             self._schedule.add(new)
 
-    def _groups(self, found: PendingRows) -> list[Group]:
+    def _groups(self, found: PendingRows) -> list[RowSamples]:
         """The rows of a batch. What a row expects of itself comes first, then what its finished samples say."""
         batch, samples, right = found.batch, found.samples, found.right.tolist()
         told = self._source.expected_tokens(batch)
         expected = np.where(np.isnan(told), found.lengths, told).tolist()
-        groups = [Group((batch, i), list(samples[i]), expected[i], right=right[i]) for i in range(batch.num_rows)]
+        groups = [RowSamples((batch, i), list(samples[i]), expected[i], right=right[i]) for i in range(batch.num_rows)]
         if self._saved:
             for id, group in zip(self._source.ids(batch), groups, strict=True):
                 self._add_saved(str(id), group)
         return groups
 
-    def _add_saved(self, id: str, group: Group) -> None:
+    def _add_saved(self, id: str, group: RowSamples) -> None:
         ended = []
         for sample in group.samples:
             saved = self._saved.get(SampleKey(id, sample))
@@ -339,7 +339,7 @@ class Feeder:
             expected_tokens=None if math.isnan(pick.expected) else pick.expected, at_least_tokens=pick.at_least,
         )  # fmt: skip
 
-    def _partial(self, prompt: Prompt, sample: int) -> tuple[Partial | None, int]:
+    def _partial(self, prompt: Prompt, sample: int) -> tuple[ResumePoint | None, int]:
         """What was saved of a sample, and in which attempt; nothing if it answers another prompt."""
         saved = self._saved.pop(SampleKey(prompt.id, sample), None)
         if saved is None:
@@ -350,7 +350,7 @@ class Feeder:
         return saved.partial(), saved.attempt
 
 
-def _gather(groups: Sequence[Group]) -> int:
+def _gather(groups: Sequence[RowSamples]) -> int:
     """Bring these rows together, so that what was read with them and was picked since is let go; their bytes."""
     num_bytes = 0
     for batch, places in _rows_of(groups):
@@ -360,7 +360,7 @@ def _gather(groups: Sequence[Group]) -> int:
     return num_bytes
 
 
-def _rows_of(groups: Sequence[Group]) -> list[tuple[pa.RecordBatch, list[int]]]:
+def _rows_of(groups: Sequence[RowSamples]) -> list[tuple[pa.RecordBatch, list[int]]]:
     """The input rows of groups in one batch (one for each schema that files have), with the places of their groups."""
     by_batch: dict[int, tuple[pa.RecordBatch, list[int], list[int]]] = {}
     for place, group in enumerate(groups):

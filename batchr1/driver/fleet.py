@@ -18,7 +18,15 @@ from batchr1.driver import oom_restart as step_down
 from batchr1.engine.openai.server import Spent
 from batchr1.errors import BatchError, EngineError
 from batchr1.events import event
-from batchr1.executors.messages import Died, Fatal, FromWorker, Progress, Ready, ToWorker, WorkerSetup
+from batchr1.executors.messages import (
+    FromWorker,
+    Heartbeat,
+    ToWorker,
+    WorkerExited,
+    WorkerFailed,
+    WorkerReady,
+    WorkerSetup,
+)
 from batchr1.records import SampleKey, WorkItem
 from batchr1.sizing.oom import MemoryProblem, problem_in
 
@@ -36,7 +44,7 @@ Event = Literal["started", "ready", "died", "lost", "ended", "given up"]
 
 
 class Executor(Protocol):
-    """Where workers live. `poll` reports every death as `Died`."""
+    """Where workers live. `poll` reports every death as `WorkerExited`."""
 
     def start(self, setup: WorkerSetup) -> None: ...
 
@@ -44,7 +52,7 @@ class Executor(Protocol):
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]: ...
 
-    def kill(self, worker: int) -> Died: ...
+    def kill(self, worker: int) -> WorkerExited: ...
 
     def close(self) -> None: ...
 
@@ -73,16 +81,16 @@ class Replica:
     setup: WorkerSetup
     leased: dict[SampleKey, WorkItem] = field(default_factory=dict)
     in_flight: set[SampleKey] = field(default_factory=set)  # leased, and not known to be generated
-    apart: bool = False  # it runs suspects, and nothing else
+    quarantined: bool = False  # it runs suspects, and nothing else
     wanted: int = 0
     told_to_end: bool = False
     ended: bool = False
     deaths_in_a_row: int = 0  # since it last finished a part
     deaths_for_nothing: int = 0  # since it last got a row through
-    ready: Ready | None = None
-    fatal: Fatal | None = None
+    ready: WorkerReady | None = None
+    fatal: WorkerFailed | None = None
     heard_at: float = 0.0
-    progress: Progress | None = None
+    progress: Heartbeat | None = None
     spent: Spent | None = None  # outlives its process: a successor goes on from it
     given_up: BatchError | None = None
 
@@ -90,9 +98,9 @@ class Replica:
     def worker(self) -> int:
         return self.setup.worker
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """It has no process any more, and so no work."""
-        self.leased, self.in_flight, self.apart = {}, set(), False
+        self.leased, self.in_flight, self.quarantined = {}, set(), False
         self.wanted = 0
         self.progress = None
 
@@ -113,7 +121,7 @@ class Fleet:
         self._make_setup = make_setup
         self._most = most
         self._looked_at = self._placed_at = self.started = time.monotonic()
-        self.ready: dict[int, Ready] = {}
+        self.ready: dict[int, WorkerReady] = {}
         self.rungs: list[step_down.RungTaken] = []
         self.events: list[ReplicaEvent] = []
 
@@ -139,7 +147,7 @@ class Fleet:
         for replica in self:
             self._start(replica)
 
-    def is_ready(self, replica: Replica, ready: Ready) -> None:
+    def is_ready(self, replica: Replica, ready: WorkerReady) -> None:
         replica.ready = self.ready[replica.worker] = ready
         self._note(replica, "ready")
 
@@ -153,22 +161,22 @@ class Fleet:
         self._executor.kill(replica.worker)
         self.end(replica)
 
-    def memory_problem(self, replica: Replica, died: Died) -> MemoryProblem | None:
+    def memory_problem(self, replica: Replica, exited: WorkerExited) -> MemoryProblem | None:
         """Whether memory was the cause of a death. A server's memory is not ours, whatever it says of it."""
         if replica.setup.remote is not None:
             return None
         said = replica.fatal.problem if replica.fatal else None
-        return said or problem_in(died.last_lines, running=replica.ready is not None)
+        return said or problem_in(exited.last_lines, running=replica.ready is not None)
 
-    def replace(self, replica: Replica, died: Died, problem: MemoryProblem | None, *, had_work: bool) -> None:
+    def replace(self, replica: Replica, exited: WorkerExited, problem: MemoryProblem | None, *, had_work: bool) -> None:
         """Start a dead replica's successor. Raises the error to give it up with when there is to be none."""
-        self._note(replica, "lost" if died.lost else "died")
+        self._note(replica, "lost" if exited.lost else "died")
         if problem:
             self._step_down(replica, problem)
         elif replica.fatal and replica.ready is None:
             raise error_of(replica.fatal)
         else:
-            self._count_death(replica, died, had_work=had_work)
+            self._count_death(replica, exited, had_work=had_work)
         self._restart(replica)
 
     def give_up(self, replica: Replica, error: BatchError) -> None:
@@ -251,25 +259,25 @@ class Fleet:
         at_s = round(time.monotonic() - self.started, 1)
         self.rungs.append(step_down.RungTaken(replica.worker, rung.name, rung.changes, rung.reason, at_s))
 
-    def _count_death(self, replica: Replica, died: Died, *, had_work: bool) -> None:
+    def _count_death(self, replica: Replica, exited: WorkerExited, *, had_work: bool) -> None:
         replica.deaths_in_a_row += 1
-        replica.deaths_for_nothing += not died.lost
+        replica.deaths_for_nothing += not exited.lost
         worker, deaths = replica.worker, replica.deaths_in_a_row
-        if died.lost:
+        if exited.lost:
             log.warning("worker %d was lost with its machine or its connection, %d times in a row", worker, deaths)
         else:
-            log.warning("worker %d died (exit code %s), %d times in a row", worker, died.exit_code, deaths)
-        limit = MAX_DEATHS_AT_WORK if had_work or died.lost else MAX_DEATHS_IN_A_ROW
+            log.warning("worker %d died (exit code %s), %d times in a row", worker, exited.exit_code, deaths)
+        limit = MAX_DEATHS_AT_WORK if had_work or exited.lost else MAX_DEATHS_IN_A_ROW
         others = any(other is not replica for other in self.live)
         if deaths >= limit or (others and replica.deaths_for_nothing >= MAX_DEATHS_BESIDE_OTHERS):
             raise EngineError(
-                f"worker {worker}: died {deaths} times without finishing a part (exit code {died.exit_code}). "
+                f"worker {worker}: died {deaths} times without finishing a part (exit code {exited.exit_code}). "
                 "The run's log says more; committed rows are safe, and the same command goes on."
             )
 
 
-def error_of(fatal: Fatal) -> BatchError:
-    """The exception that a worker's `Fatal` stands for."""
+def error_of(fatal: WorkerFailed) -> BatchError:
+    """The exception that a worker's `WorkerFailed` stands for."""
     found = getattr(errors, fatal.kind, EngineError)
     is_ours = isinstance(found, type) and issubclass(found, BatchError)
     return found(fatal.message) if is_ours else EngineError(fatal.message)

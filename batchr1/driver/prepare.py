@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchr1.backends.openai import check_remote, served_model
+from batchr1.backends.openai import check_server_job, served_model
 from batchr1.dataset.pending import Pending
 from batchr1.dataset.source import Source
 from batchr1.driver.resume.exclude import earlier_outputs, exclude_earlier
@@ -21,17 +21,17 @@ from batchr1.executors.base import check_executor, machine_of
 from batchr1.executors.messages import BudgetSetup, EngineSpec
 from batchr1.job.fingerprint import check_same, continued_digest, fingerprint
 from batchr1.job.spec import JobSpec
-from batchr1.models.bucket import bring_here, is_bucket, is_here
+from batchr1.models.bucket import download_to_cache, is_bucket, is_cached
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import CATALOGUE, ModelSource, resolve_model
-from batchr1.output.checkpoints import Inflight, carry_over, read_inflight
+from batchr1.output.checkpoints import FoundCheckpoints, consolidate, read_checkpoints
 from batchr1.output.folder import Output
 from batchr1.reasoning.verify import Verify
 from batchr1.records import SampleKey
-from batchr1.sizing.alternatives import WayOut, ways_out
+from batchr1.sizing.alternatives import Alternative, alternatives
 from batchr1.sizing.devices import choose_devices
 from batchr1.sizing.machine import Machine
-from batchr1.sizing.plan import MisfitError, Plan, check_arguments, make_plan, remote_plan
+from batchr1.sizing.plan import MisfitError, Plan, check_arguments, make_plan, server_plan
 from batchr1.storage.base import StorageOptions, expand_inputs, open_storage
 from batchr1.verifier.pool import check_verifier
 
@@ -65,7 +65,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class JobContext:
     """A job whose input, model and output were looked at; nothing was changed."""
 
     spec: JobSpec
@@ -82,11 +82,11 @@ DEFAULTS = RunOptions()
 
 def prepare(
     spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[..., ModelSource] = resolve_model
-) -> Prepared:
+) -> JobContext:
     """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
     storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
-    if spec.engine.is_remote:
-        model, devices = _remote_model(spec, options)
+    if spec.engine.is_server:
+        model, devices = _server_model(spec, options)
     else:
         model, devices = _local_model(spec, options, storage_options, resolve)
     output = Output(open_storage(spec.output.path, storage_options))
@@ -94,13 +94,13 @@ def prepare(
     output.refuse_overlap(spec.input.paths, files)
     source = Source(spec.input, spec.output.keep, files)
     kept = {f.name: str(f.type) for f in source.kept_schema}
-    verifier = check_verifier(verify_of(spec), has_gold=spec.input.gold is not None)
+    verifier = check_verifier(verify_setup(spec), has_gold=spec.input.gold is not None)
     semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
-    return Prepared(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
+    return JobContext(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
 
 
-def _remote_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tuple[str, ...]]:
-    check_remote(spec, gpus=options.gpus, devices=options.devices)
+def _server_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tuple[str, ...]]:
+    check_server_job(spec, gpus=options.gpus, devices=options.devices)
     return served_model(spec), ()
 
 
@@ -112,15 +112,15 @@ def _local_model(
     is_local = not spec.output.path.startswith("s3://")
     if not options.elsewhere:
         check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
-    is_here = spec.executor.kind == "local" and not options.elsewhere
-    devices = choose_devices(options.gpus, options.devices) if is_here else ()
+    is_cached = spec.executor.kind == "local" and not options.elsewhere
+    devices = choose_devices(options.gpus, options.devices) if is_cached else ()
     check_arguments(spec, model, num_gpus=len(devices))
     if options.engine is None:
         check_engine_args(spec.model.engine_args)
     return model, devices
 
 
-def verify_of(spec: JobSpec) -> Verify:
+def verify_setup(spec: JobSpec) -> Verify:
     """What workers are told about verification."""
     return Verify(**spec.verify.model_dump())
 
@@ -133,14 +133,14 @@ def budgets_of(spec: JobSpec) -> BudgetSetup | None:
     return BudgetSetup(s.thinking_budget, s.answer_budget, s.max_tokens, s.closing_sentence)
 
 
-def make_renderer(prepared: Prepared, options: RunOptions = DEFAULTS) -> Renderer:
+def make_renderer(prepared: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
     """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
-    if options.engine is None and not prepared.spec.engine.is_remote:
+    if options.engine is None and not prepared.spec.engine.is_server:
         require_vllm()
     return _renderer(prepared.spec, *prepared.model.loads_from)
 
 
-def note_uncached(prepared: Prepared, options: RunOptions) -> None:
+def note_uncached(prepared: JobContext, options: RunOptions) -> None:
     """Say that vLLM will have to download the weights, and what would have done it better."""
     model = prepared.model
     if model.folder is None and options.engine is None and prepared.spec.executor.kind == "local":
@@ -153,7 +153,7 @@ def note_uncached(prepared: Prepared, options: RunOptions) -> None:
 
 def has_weights(model: ModelSource) -> bool:
     """Whether a run on this machine would not have to fetch any."""
-    return is_here(str(model.revision)) if is_bucket(model.location) else model.folder is not None
+    return is_cached(str(model.revision)) if is_bucket(model.location) else model.folder is not None
 
 
 def fetch_command(model: ModelSource) -> str:
@@ -162,15 +162,15 @@ def fetch_command(model: ModelSource) -> str:
     return f"batchr1 fetch {model.location}{revision}"
 
 
-def bring_weights(prepared: Prepared, options: RunOptions) -> None:
+def download_weights(prepared: JobContext, options: RunOptions) -> None:
     """Weights that lie on S3, before the engines on this machine start; those elsewhere bring their own."""
     model, executor = prepared.model, prepared.spec.executor.kind
     if is_bucket(model.location) and executor == "local":
         say = log.info if options.log_json else None
-        bring_here(model.location, prepared.output.storage.options, digest=model.revision, say=say)
+        download_to_cache(model.location, prepared.output.storage.options, digest=model.revision, say=say)
 
 
-def planning_renderer(prepared: Prepared) -> tuple[Renderer, tuple[str, ...]]:
+def planning_renderer(prepared: JobContext) -> tuple[Renderer, tuple[str, ...]]:
     """A renderer for a plan that may be made far from the model, and what to note about it.
 
     Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is small, so that it takes
@@ -184,7 +184,7 @@ def planning_renderer(prepared: Prepared) -> tuple[Renderer, tuple[str, ...]]:
 
 
 def _renderer(spec: JobSpec, location: str, revision: str | None) -> Renderer:
-    if spec.engine.is_remote:
+    if spec.engine.is_server:
         from batchr1.dataset.chat_prompts import ChatRenderer
 
         return ChatRenderer(instruction=spec.prompting.instruction)
@@ -201,7 +201,7 @@ def _renderer(spec: JobSpec, location: str, revision: str | None) -> Renderer:
 
 
 def plan_job(
-    prepared: Prepared,
+    prepared: JobContext,
     renderer: Renderer,
     options: RunOptions = DEFAULTS,
     *,
@@ -215,8 +215,8 @@ def plan_job(
     from batchr1.driver.lengths import expected_completions, measure_prompts
 
     spec, model = prepared.spec, prepared.model
-    if spec.engine.is_remote:
-        return remote_plan(spec)
+    if spec.engine.is_server:
+        return server_plan(spec)
     machine = machine or machine_of(spec, prepared.devices)
     prompts = measure_prompts(prepared.source, renderer)
     earlier = [*([] if options.fresh else [prepared.output]), *prepared.earlier]
@@ -225,30 +225,30 @@ def plan_job(
         plan = make_plan(spec, model, machine, prompts, completions, price=price)
         return replace(plan, completions=completions)
     except MisfitError as exc:
-        raise NoFitError(exc, ways_out(spec, model, machine, prompts, completions)) from exc
+        raise NoFitError(exc, alternatives(spec, model, machine, prompts, completions)) from exc
 
 
 class NoFitError(JobError):
     """The job does not fit; `ways` would."""
 
-    def __init__(self, misfit: MisfitError, ways: tuple[WayOut, ...]) -> None:
+    def __init__(self, misfit: MisfitError, ways: tuple[Alternative, ...]) -> None:
         offers = "; ".join(f"{way.flags} ({way.what})" for way in ways)
         super().__init__(f"{misfit} " + (f"Add one of: {offers}." if ways else "Choose a smaller variant."))
         self.missing_gib = misfit.missing_gib
         self.ways = ways
 
 
-def find_pending(prepared: Prepared, *, retry_failed: bool = False) -> Pending:
+def find_pending(prepared: JobContext, *, retry_failed: bool = False) -> Pending:
     """Match the input's ids against what the output holds."""
     pending = read_ids(prepared)
     take_out_done(prepared, pending)
     if not retry_failed:
         take_out_failed(prepared, pending)
-    take_out_spared(prepared, pending)
+    take_out_unneeded(prepared, pending)
     return pending
 
 
-def read_ids(prepared: Prepared) -> Pending:
+def read_ids(prepared: JobContext) -> Pending:
     """One pass over the input's ids, without those that earlier outputs hold.
 
     Raises `InputError` when an id is null or comes twice, or nothing is there.
@@ -266,7 +266,7 @@ def read_ids(prepared: Prepared) -> Pending:
     return pending
 
 
-def take_out_done(prepared: Prepared, pending: Pending) -> None:
+def take_out_done(prepared: JobContext, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
     spec = prepared.spec
     siblings = spec.longest_first and spec.sampling.n > 1
@@ -279,26 +279,26 @@ def take_out_done(prepared: Prepared, pending: Pending) -> None:
             pending.learn_right(table.column("id"), table.column("correct"))
 
 
-def take_out_failed(prepared: Prepared, pending: Pending) -> None:
+def take_out_failed(prepared: JobContext, pending: Pending) -> None:
     """Take out what failed; call after `take_out_done`."""
     for table in prepared.output.failed_tables(["id", "sample"]):
         pending.mark_failed(table.column("id"), table.column("sample"))
 
 
-def take_out_spared(prepared: Prepared, pending: Pending) -> None:
+def take_out_unneeded(prepared: JobContext, pending: Pending) -> None:
     """Take out what `stop_when` needs no more; call last, so that what failed stays failed."""
     if prepared.spec.stop_when:
         pending.spare(prepared.spec.stop_when.correct)
 
 
-def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
+def take_over_checkpoints(prepared: JobContext, pending: Pending, run: str) -> FoundCheckpoints:
     """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
 
     What it is not asked for is still to do by another, wider run; the other rows go first. Call with the lock held,
     after `take_out_done`.
     """
     storage, job = prepared.output.storage, continued_digest(prepared.semantic)
-    found = read_inflight(storage, job=job)
+    found = read_checkpoints(storage, job=job)
     keys, aside = list(found.saved), set[SampleKey]()
     if keys:
         ids, samples = pa.array([k.id for k in keys], pa.string()), pa.array([k.sample for k in keys], pa.int32())
@@ -307,12 +307,12 @@ def take_inflight(prepared: Prepared, pending: Pending, run: str) -> Inflight:
                 del found.saved[key]
             elif not is_asked:
                 aside.add(key)
-    carry_over(storage, run, found, job=job, aside=aside)
+    consolidate(storage, run, found, job=job, aside=aside)
     pending.begin_with(pa.array([key.id for key in found.saved if key not in aside], pa.string()))
     return found
 
 
-def check_fingerprint(prepared: Prepared, *, continue_truncated: bool = False) -> None:
+def check_fingerprint(prepared: JobContext, *, continue_truncated: bool = False) -> None:
     """Raise `FingerprintError` when the output was made by a job that would give other answers."""
     before = prepared.output.job() if prepared.output.exists() else None
     if before is not None:

@@ -19,7 +19,7 @@ ALONE_UP_TO = 32  # so many suspects are run one by one at once; more of them fi
 MAX_VERDICTS = 3  # so many prompts blamed one after the other, none generated between: then it is the engine
 
 
-class Suspects:
+class Quarantine:
     """Counts deaths by row, and says who runs alone."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Suspects:
         """Whether a group waits to be run apart."""
         return bool(self._groups)
 
-    def died(self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False) -> list[WorkItem]:
+    def exited(self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False) -> list[WorkItem]:
         """An engine died with these: gives those that just run again. The others wait in groups, or are blamed.
 
         `others`: whether there are other workers to try a row on. Raises `EngineError` when the engine dies whatever it
@@ -48,9 +48,9 @@ class Suspects:
                 self._blame(in_flight[0], deaths)
                 return []
         again = [item for item in in_flight if self._deaths[item.key] < 2]
-        apart = [item for item in in_flight if self._deaths[item.key] >= 2]
-        size = 1 if len(apart) <= ALONE_UP_TO else math.isqrt(len(apart) - 1) + 1
-        self._groups.extendleft(reversed([apart[i : i + size] for i in range(0, len(apart), size)]))
+        quarantined = [item for item in in_flight if self._deaths[item.key] >= 2]
+        size = 1 if len(quarantined) <= ALONE_UP_TO else math.isqrt(len(quarantined) - 1) + 1
+        self._groups.extendleft(reversed([quarantined[i : i + size] for i in range(0, len(quarantined), size)]))
         return again
 
     def next_group(self, worker: int = 0, *, others: bool = False) -> list[WorkItem]:

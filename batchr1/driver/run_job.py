@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchr1.backends.openai import price_of, remote_setup, require_key
+from batchr1.backends.openai import price_of, require_key, server_setup
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.cost import spend_document, spent_before
 from batchr1.driver.driver import GRACE_S, LEASE_SIZE, Driver, Tally
-from batchr1.driver.empty import nothing_to_do
+from batchr1.driver.empty import finish_without_work
 from batchr1.driver.fleet import Fleet
 from batchr1.driver.logs import log_file
 from batchr1.driver.monitor.timeline import Timeline
@@ -27,37 +27,37 @@ from batchr1.driver.monitor.watch import Watch, watching
 from batchr1.driver.on_finish import tell
 from batchr1.driver.prepare import (
     DEFAULTS,
-    Prepared,
+    JobContext,
     RunOptions,
-    bring_weights,
     budgets_of,
     check_fingerprint,
+    download_weights,
     make_renderer,
     note_uncached,
     plan_job,
     prepare,
     read_ids,
-    take_inflight,
     take_out_done,
     take_out_failed,
-    take_out_spared,
-    verify_of,
+    take_out_unneeded,
+    take_over_checkpoints,
+    verify_setup,
 )
 from batchr1.driver.resume.changed_prompts import agrees_with_input, check_prompts, files_to_check
-from batchr1.driver.resume.continue_truncated import reopen_truncated
+from batchr1.driver.resume.continue_truncated import continue_truncated_rows
 from batchr1.driver.signals import StopSignals, stop_signals
-from batchr1.driver.summary import Summary, counted, exit_code_of, first_words, job_document, now_text, run_name
+from batchr1.driver.summary import Summary, counted, exit_code_of, initial_record, job_document, now_text, run_name
 from batchr1.engine.openai.server import Price, Spent
 from batchr1.engine.protocol import EngineLoad, Sampling
 from batchr1.errors import BatchError, JobError, OutputError, StoppedError, StorageError, UsageError
 from batchr1.events import event
 from batchr1.executors.base import open_executor
 from batchr1.executors.local import share_cores
-from batchr1.executors.messages import EngineSpec, Progress, Ready, WorkerSetup
+from batchr1.executors.messages import EngineSpec, Heartbeat, WorkerReady, WorkerSetup
 from batchr1.faults import fault_point
 from batchr1.job.fingerprint import continued_digest
 from batchr1.job.spec import JobSpec
-from batchr1.output.checkpoints import Inflight
+from batchr1.output.checkpoints import FoundCheckpoints
 from batchr1.output.replace import Limit, roll_forward
 from batchr1.sizing.plan import Plan
 from batchr1.storage.base import Retry
@@ -94,7 +94,7 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
 def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]) -> Summary:
     """`record` takes the run's record, where there is one to tell."""
     prepared = prepare(spec, options)
-    if options.continue_truncated and spec.engine.is_remote:
+    if options.continue_truncated and spec.engine.is_server:
         raise JobError("--continue-truncated: goes on from token ids, and engine.kind openai gives none. Leave it out.")
     output = prepared.output
     output.refuse_foreign()
@@ -125,17 +125,17 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         if options.continue_truncated:
             engines = engines or _size_engines(prepared, options)
             limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
-            reopen_truncated(prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check)
-        take_out_spared(prepared, pending)
+            continue_truncated_rows(prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check)
+        take_out_unneeded(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
-            return nothing_to_do(prepared, options, pending, run, lock, counts, watch, record)
+            return finish_without_work(prepared, options, pending, run, lock, counts, watch, record)
         engines = engines or _size_engines(prepared, options)
-        inflight = take_inflight(prepared, pending, run)
+        inflight = take_over_checkpoints(prepared, pending, run)
         pending.free()
-        if not spec.engine.is_remote:
+        if not spec.engine.is_server:
             note_uncached(prepared, options)
-            bring_weights(prepared, options)
+            download_weights(prepared, options)
         return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
 
 
@@ -147,15 +147,15 @@ class _Engines:
     plan: Plan
 
 
-def _size_engines(prepared: Prepared, options: RunOptions) -> _Engines:
-    if prepared.spec.engine.is_remote:
+def _size_engines(prepared: JobContext, options: RunOptions) -> _Engines:
+    if prepared.spec.engine.is_server:
         require_key(prepared.spec)
     renderer = make_renderer(prepared, options)
     return _Engines(renderer, plan_job(prepared, renderer, options))
 
 
 def _check_prompts(
-    prepared: Prepared, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
+    prepared: JobContext, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
 ) -> _Engines | None:
     """Look for changed prompts under ids that are done, where an input file has changed."""
     files = files_to_check(prepared, pending)
@@ -172,7 +172,7 @@ class _Run:
 
     def __init__(
         self,
-        prepared: Prepared,
+        prepared: JobContext,
         options: RunOptions,
         run: str,
         lock: Lock,
@@ -180,7 +180,7 @@ class _Run:
         counts: Counts,
         engines: _Engines,
         signals: StopSignals,
-        inflight: Inflight,
+        inflight: FoundCheckpoints,
         watch: Watch,
         record: dict[str, Any],
     ) -> None:
@@ -188,7 +188,7 @@ class _Run:
         self._pending, self._counts, self._signals = pending, counts, signals
         self._renderer, self._plan = engines.renderer, engines.plan
         self._inflight = inflight
-        self._watch, self._told = watch, record
+        self._watch, self._reported = watch, record
         self._output = prepared.output
         self._price: Price | None = price_of(prepared.spec.engine)
         self._before = spent_before(self._output, inflight.saved.values(), self._price) if self._price else None
@@ -197,9 +197,9 @@ class _Run:
         self._timeline = Timeline(self._started)
         self._recorded_at = self._started
         self._got_to = (0, 0, 0)
-        self._record: dict[str, Any] = first_words(prepared, options, run) | {
-            "plan": self._plan.document(),
-            "counts_before": counts.document(),
+        self._record: dict[str, Any] = initial_record(prepared, options, run) | {
+            "plan": self._plan.to_dict(),
+            "counts_before": counts.to_dict(),
             "taken_over": {
                 "generations": len(inflight.saved) - inflight.finished,
                 "finished": inflight.finished,
@@ -218,7 +218,7 @@ class _Run:
             named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
             log.info("run %s: %d pending", self._run, self._counts.pending,
                      extra=event("run_started", **named, **counted(self._counts)))  # fmt: skip
-            self._say_what_was_saved()
+            self._log_checkpoints()
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
             error: BatchError | None = None
@@ -227,13 +227,13 @@ class _Run:
             except BatchError as exc:
                 stopped, error = (str(exc) if isinstance(exc, StoppedError) else None), exc
                 log.error("%s", exc)
-                driver.let_go()
+                driver.release()
             finally:
                 feeder.close()
                 executor.close()
             return self._end(driver, stopped, error)
 
-    def _say_what_was_saved(self) -> None:
+    def _log_checkpoints(self) -> None:
         for rel, why in self._inflight.unreadable.items():
             log.warning("%s: not used (%s): its generations begin again", self._output.storage.where(rel), why)
         if self._inflight.saved:
@@ -242,7 +242,7 @@ class _Run:
                      generations, tokens, finished,
                      extra=event("going_on", generations=generations, finished=finished, tokens=tokens))  # fmt: skip
 
-    def _engine_is_ready(self, ready: Ready) -> None:
+    def _engine_is_ready(self, ready: WorkerReady) -> None:
         """From here on the output is this job's. Earlier, a wrong engine argument would bind it to that mistake."""
         if self._claimed:
             return
@@ -295,15 +295,17 @@ class _Run:
         )
         return driver, _Closing(executor, display), feeder
 
-    def _note_progress(self, show: Callable[[Tally, list[Progress]], None]) -> Callable[[Tally, list[Progress]], None]:
-        def note(tally: Tally, workers: list[Progress]) -> None:
+    def _note_progress(
+        self, show: Callable[[Tally, list[Heartbeat]], None]
+    ) -> Callable[[Tally, list[Heartbeat]], None]:
+        def note(tally: Tally, workers: list[Heartbeat]) -> None:
             self._timeline.update(tally, workers)
             self._note_where(tally)
             self._watch.update(tally, workers, self._timeline)
             if workers and time.monotonic() - self._recorded_at >= RECORD_EVERY_S and not self._lock.lost:
                 self._recorded_at = time.monotonic()
-                self._record["timeline"] = self._timeline.document()
-                self._record["counts_so_far"] = self._counts_with(tally).document()
+                self._record["timeline"] = self._timeline.to_dict()
+                self._record["counts_so_far"] = self._counts_with(tally).to_dict()
                 self._record |= self._spend(tally)
                 self._write_record("it goes on")
             show(tally, workers)
@@ -327,7 +329,7 @@ class _Run:
 
     def _spend(self, tally: Tally) -> dict[str, Any]:
         """What the record says of a server's work."""
-        if not self._prepared.spec.engine.is_remote:
+        if not self._prepared.spec.engine.is_server:
             return {}
         return {"spend": spend_document(tally.spent or Spent(), self._price, self._before)}
 
@@ -336,9 +338,9 @@ class _Run:
         spec, plan, model = self._prepared.spec, self._plan.of_kind(kind), self._prepared.model
         s = spec.sampling
         remote = None
-        if spec.engine.is_remote:
+        if spec.engine.is_server:
             grace_s = GRACE_S if self._options.grace_s is None else self._options.grace_s
-            remote = remote_setup(spec, before_usd=self._before["usd"] if self._before else 0.0, grace_s=grace_s)
+            remote = server_setup(spec, before_usd=self._before["usd"] if self._before else 0.0, grace_s=grace_s)
         engine = EngineSpec(
             kind="vllm" if remote is None else "openai",
             device="cuda" if plan.device == "cuda" else "cpu",
@@ -367,7 +369,7 @@ class _Run:
             model_label=f"{model.name} ({model.identity[:80]})",
             expects_box=spec.prompting.instruction == "math",
             instruction=self._renderer.instruction,
-            verify=verify_of(spec),
+            verify=verify_setup(spec),
             budgets=budgets_of(spec),
             stop_loops=s.stop_loops,
             judges=spec.stop_when is not None,
@@ -391,7 +393,7 @@ class _Run:
         wall = time.monotonic() - self._started
         busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
         rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
-        is_counted = tally.tokens > 0 or not self._prepared.spec.engine.is_remote  # a server need not count
+        is_counted = tally.tokens > 0 or not self._prepared.spec.engine.is_server  # a server need not count
         self._record |= {
             "state": "stopped" if error else "ended",
             "ended": now_text(),
@@ -400,14 +402,14 @@ class _Run:
             "wall_s": round(wall, 3),
             "generating_s": round(busy, 3),
             "tokens_per_s": round(rate, 1) if is_counted else None,
-            "counts": counts.document(),
+            "counts": counts.to_dict(),
             "tally": {k: v for k, v in asdict(tally).items() if k not in _NOT_TALLIED},
             "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
             "memory": self._memories(),
             "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},
             "rungs": [asdict(rung) for rung in fleet.rungs],
             "replicas": self._replicas(driver),
-            "timeline": self._timeline.document(),
+            "timeline": self._timeline.to_dict(),
             **self._spend(tally),
         }
         self._record.pop("counts_so_far", None)
@@ -420,7 +422,7 @@ class _Run:
         if is_forgotten:
             self._output.forget_run(self._run)
         else:
-            self._told |= {**self._record, "output": self._output.uri}
+            self._reported |= {**self._record, "output": self._output.uri}
         if not is_forgotten and not driver.lost:
             self._write_record(stopped)
             fault_point("finish.recorded")
@@ -459,12 +461,12 @@ class _Run:
 
     def _memories(self) -> dict[str, Any]:
         """By worker; none where the memory is a server's."""
-        if self._prepared.spec.engine.is_remote:
+        if self._prepared.spec.engine.is_server:
             return {}
         fleet = self._fleet
         return {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()}
 
-    def _memory(self, ready: Ready, kind: int) -> dict[str, dict[str, float | None]]:
+    def _memory(self, ready: WorkerReady, kind: int) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
         plan = self._plan.of_kind(kind)
         planned: dict[str, float | None] = asdict(plan.memory) | {"kv_cache_tokens": plan.kv_cache_tokens}

@@ -24,7 +24,7 @@ from typing import Any
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class RowSamples:
     """A row's pending samples. `expected`: tokens of one completion, NaN while nothing is known; `row` is the caller's.
 
     `saved`: tokens that exist of a sample already, by sample. `right`: how many of its done samples are.
@@ -43,7 +43,7 @@ class Group:
 class Pick:
     """Samples of one row, to be run by one replica close together: their prompt is then in its prefix cache."""
 
-    group: Group
+    group: RowSamples
     samples: tuple[int, ...]
     expected: float  # tokens of each whole completion; NaN: not known
     at_least: int = 0  # tokens that the row's probe has reached, as far as is known
@@ -54,10 +54,12 @@ class Schedule:
 
     def __init__(self, *, longest_first: bool) -> None:
         self._longest_first = longest_first
-        self._begun: deque[Group] = deque()  # rows with saved tokens, before these were picked
-        self._in_order: deque[Group] = deque()  # fifo: all; else rows of which nothing is known, before their probe
-        self._probed: dict[int, Group] = {}  # probe under way, siblings not picked yet; by `sent`, so ascending
-        self._known: list[tuple[float, int, Group]] = []  # a heap: longest first
+        self._begun: deque[RowSamples] = deque()  # rows with saved tokens, before these were picked
+        self._in_order: deque[RowSamples] = (
+            deque()
+        )  # fifo: all; else rows of which nothing is known, before their probe
+        self._probed: dict[int, RowSamples] = {}  # probe under way, siblings not picked yet; by `sent`, so ascending
+        self._known: list[tuple[float, int, RowSamples]] = []  # a heap: longest first
         self._stairs: list[tuple[int, float]] = []  # (sent, length) of finished probes, lengths strictly falling
         self._num_groups = self._num_probes = 0
         self._finished = 0
@@ -68,7 +70,7 @@ class Schedule:
         """Rows that have samples to pick."""
         return len(self._begun) + len(self._in_order) + len(self._probed) + len(self._known)
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[RowSamples]:
         """Those rows, in no order that means anything."""
         yield from self._begun
         yield from self._in_order
@@ -76,7 +78,7 @@ class Schedule:
         for _, _, group in self._known:
             yield group
 
-    def add(self, groups: Iterable[Group]) -> None:
+    def add(self, groups: Iterable[RowSamples]) -> None:
         """Look further ahead: rows in the order of the input."""
         for group in groups:
             group.number = self._num_groups
@@ -91,7 +93,7 @@ class Schedule:
     def pick(self) -> Pick | None:
         """What goes next; None when every row was picked."""
         if self._begun:
-            return self._go_on(self._begun.popleft())
+            return self._continue(self._begun.popleft())
         if self._in_order and not self._longest_first:
             group = self._in_order.popleft()
             return self._all_of(group, group.expected)
@@ -108,7 +110,7 @@ class Schedule:
         _, _, group = heapq.heappop(self._known)
         return self._all_of(group, group.expected)
 
-    def finished(self, group: Group | None, tokens: int) -> None:
+    def finished(self, group: RowSamples | None, tokens: int) -> None:
         """A sample is complete, with so many tokens; `group`: its row, when it was that row's probe."""
         self._finished += 1
         self._tokens += tokens
@@ -126,10 +128,10 @@ class Schedule:
     def _mean(self) -> float:
         return self._tokens / self._finished if self._finished else 0.0
 
-    def _push(self, group: Group) -> None:
+    def _push(self, group: RowSamples) -> None:
         heapq.heappush(self._known, (-group.expected, group.number, group))
 
-    def _go_on(self, group: Group) -> Pick:
+    def _continue(self, group: RowSamples) -> Pick:
         """The begun samples of a row, the furthest first; the row's others wait as if these were its probe."""
         samples = sorted((s for s in group.samples if s in group.saved), key=lambda s: (-group.saved[s], s))
         group.samples = [s for s in group.samples if s not in group.saved]
@@ -142,7 +144,7 @@ class Schedule:
                 self._push(group)
         return Pick(group, tuple(samples), group.expected)
 
-    def _probe(self, group: Group) -> Pick:
+    def _probe(self, group: RowSamples) -> Pick:
         """One sample of a row, which tells of the others."""
         if len(group.samples) == 1:
             return self._all_of(group, math.nan)
@@ -151,13 +153,13 @@ class Schedule:
         self._send(group)
         return Pick(group, (sample,), math.nan)
 
-    def _send(self, group: Group) -> None:
+    def _send(self, group: RowSamples) -> None:
         """Its first sample is under way, and will tell of the others."""
         group.sent = self._num_probes
         self._num_probes += 1
         self._probed[group.sent] = group
 
-    def _all_of(self, group: Group, expected: float, *, at_least: int = 0) -> Pick:
+    def _all_of(self, group: RowSamples, expected: float, *, at_least: int = 0) -> Pick:
         samples, group.samples = tuple(group.samples), []
         return Pick(group, samples, expected, at_least)
 

@@ -9,13 +9,13 @@ from batchr1.dataset.prompts import RowError
 from batchr1.driver.cost import money
 from batchr1.driver.feeder import prompts_in
 from batchr1.driver.lengths import expected_completions
-from batchr1.driver.prepare import Prepared, make_renderer
+from batchr1.driver.prepare import JobContext, make_renderer
 
 CHARS_PER_TOKEN = 4  # OpenAI's rule of thumb for English; only for an estimate
 SAMPLE_ROWS = 20_000
 
 
-def plan_remote(prepared: Prepared) -> dict[str, Any]:
+def plan_server_job(prepared: JobContext) -> dict[str, Any]:
     """Reads the prompts; asks no server. Tokens and cost are of the whole input, whatever is done of it."""
     spec, source = prepared.spec, prepared.source
     renderer = make_renderer(prepared)
@@ -47,7 +47,7 @@ def plan_remote(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def remote_plan_text(d: dict[str, Any]) -> str:
+def server_plan_text(d: dict[str, Any]) -> str:
     """The same as lines."""
     lines = [
         f"model    {d['model']}",

@@ -15,7 +15,7 @@ from batchr1 import __version__
 from batchr1.dataset.pending import Counts
 from batchr1.driver.driver import Tally
 from batchr1.driver.oom_restart import RungTaken
-from batchr1.driver.prepare import Prepared, RunOptions
+from batchr1.driver.prepare import JobContext, RunOptions
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec
 
@@ -43,7 +43,7 @@ def run_name(now: dt.datetime) -> str:
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
-def first_words(prepared: Prepared, options: RunOptions, run: str) -> dict[str, Any]:
+def initial_record(prepared: JobContext, options: RunOptions, run: str) -> dict[str, Any]:
     """What is known of a run before it does anything. `date`: what `{{ ds }}` stands for in it."""
     return {
         "run": run,
@@ -60,7 +60,7 @@ def first_words(prepared: Prepared, options: RunOptions, run: str) -> dict[str, 
     }
 
 
-def job_document(prepared: Prepared) -> dict[str, Any]:
+def job_document(prepared: JobContext) -> dict[str, Any]:
     """What job.json says. Of a command that is told of the end, only which program: arguments may hold secrets."""
     model, spec = prepared.model, prepared.spec.model_dump(mode="json")
     if spec["on_finish"] is not None and len(spec["on_finish"]["command"]) > 1:

@@ -13,7 +13,7 @@ import time
 from multiprocessing.connection import Connection, wait
 
 from batchr1.executors.log_tail import Log, LogTail
-from batchr1.executors.messages import Died, FromWorker, Ready, ToWorker, WorkerSetup
+from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady, WorkerSetup
 
 JOIN_S = 10.0
 TAIL_S = 2.0  # for the last lines of a worker whose processes are gone
@@ -71,15 +71,15 @@ class LocalExecutor:
                 message = line.recv()
             except (EOFError, OSError):
                 message = self._reap(worker)
-            if isinstance(message, Ready):
+            if isinstance(message, WorkerReady):
                 self._tails[worker].forget()  # what went wrong up to here did no harm
             messages.append((worker, message))
         return messages
 
-    def kill(self, worker: int) -> Died:
+    def kill(self, worker: int) -> WorkerExited:
         """End a worker's process at once; a worker that is gone already has nothing to say."""
         if worker not in self._processes:
-            return Died(None)
+            return WorkerExited(None)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._processes[worker].pid, signal.SIGKILL)
         return self._reap(worker)
@@ -100,7 +100,7 @@ class LocalExecutor:
             self.kill(worker)
         self._log.close()
 
-    def _reap(self, worker: int) -> Died:
+    def _reap(self, worker: int) -> WorkerExited:
         line = self._lines.pop(worker, None)
         if line is not None:
             line.close()
@@ -110,7 +110,7 @@ class LocalExecutor:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # its session: the engine's own subprocesses go with it
-        return Died(process.wait(), self._tails.pop(worker).last_lines(TAIL_S))
+        return WorkerExited(process.wait(), self._tails.pop(worker).last_lines(TAIL_S))
 
 
 def share_cores(replicas: int) -> list[tuple[int, ...]]:

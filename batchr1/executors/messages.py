@@ -44,7 +44,7 @@ class BudgetSetup:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSetup:
+class ServerSetup:
     """What a worker needs to know of a server that does its work.
 
     `forced`: whether its chat template is taken to open the think block. `patience_s`: so long it may give nothing but
@@ -101,7 +101,7 @@ class WorkerSetup:
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
     mixed_step_cost: float = MIXED_STEP_COST  # where the engine has CUDA graphs
-    remote: RemoteSetup | None = None  # the work is a server's
+    remote: ServerSetup | None = None  # the work is a server's
 
 
 # driver → worker
@@ -115,7 +115,7 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class Drain:
     """No more work will come: finish what is leased, stage it, and end."""
 
 
@@ -125,14 +125,14 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
+class SamplesCommitted:
     """These samples are in a committed part: they need not be saved any more."""
 
     keys: tuple[SampleKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class CancelSamples:
     """These samples are not wanted any more: those that are not generated yet are given up."""
 
     keys: tuple[SampleKey, ...]
@@ -142,7 +142,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class WorkerReady:
     """The engine is loaded."""
 
     info: EngineInfo
@@ -150,26 +150,26 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
-    """A server has answered: key, model name and parameters are right. It is `Ready` before anybody can know that."""
+class FirstAnswer:
+    """A server has answered: key, model name and parameters are right. It is `WorkerReady` before anybody can know that."""
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class RequestStop:
     """Nothing more is to be had here, for a reason that is no error of this worker's: the run is to stop, resumably."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class RequestWork:
     """Room for this many more samples."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class SamplesFinished:
     """The engine is through with these samples; they are not staged yet. `tokens`: how long each became."""
 
     keys: tuple[SampleKey, ...]
@@ -177,7 +177,7 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class SampleVerified:
     """A sample has its verdict. Only where the job stops rows by it."""
 
     key: SampleKey
@@ -185,7 +185,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
+class SamplesCancelled:
     """These were given up, with so many tokens generated of them in all."""
 
     keys: tuple[SampleKey, ...]
@@ -207,7 +207,7 @@ class PartCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class PartStaged:
     """A part is in staging, complete and durable, and waits for the driver's commit."""
 
     name: str
@@ -216,14 +216,14 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class SamplesFailed:
     """The engine refused these samples as often as the job lets them be tried."""
 
     failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Heartbeat:
     """Totals of this worker since it started."""
 
     finished: int
@@ -236,12 +236,12 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class WorkerEnded:
     """All that could be staged is staged; the worker leaves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Fatal:
+class WorkerFailed:
     """The worker cannot go on. `kind` names the exception's class in `batchr1.errors`.
 
     `problem`: what its exceptions say about memory. Where the engine is a process of its own, only the log knows.
@@ -253,10 +253,10 @@ class Fatal:
 
 
 @dataclass(frozen=True, slots=True)
-class Died:
+class WorkerExited:
     """Said by the executor, not by the worker: its process is gone.
 
-    `last_lines`: the end of what it and its subprocesses printed; after `Ready`, only what came since. `lost`: it went
+    `last_lines`: the end of what it and its subprocesses printed; after `WorkerReady`, only what came since. `lost`: it went
     with its machine, or the connection to it did, and nobody knows more.
     """
 
@@ -265,7 +265,19 @@ class Died:
     lost: bool = False
 
 
-ToWorker = Lease | Finish | Stop | Committed | Drop
+ToWorker = Lease | Drain | Stop | SamplesCommitted | CancelSamples
 FromWorker = (
-    Ready | Proven | Halt | Want | Generated | Judged | Dropped | Staged | Refused | Progress | Ended | Fatal | Died
+    WorkerReady
+    | FirstAnswer
+    | RequestStop
+    | RequestWork
+    | SamplesFinished
+    | SampleVerified
+    | SamplesCancelled
+    | PartStaged
+    | SamplesFailed
+    | Heartbeat
+    | WorkerEnded
+    | WorkerFailed
+    | WorkerExited
 )

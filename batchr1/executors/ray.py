@@ -31,9 +31,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from batchr1 import __version__
 from batchr1.errors import JobError
 from batchr1.executors.log_tail import Log
-from batchr1.executors.messages import Died, FromWorker, Ready, ToWorker, WorkerSetup
+from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady, WorkerSetup
 from batchr1.executors.ray_relay import Printed, environment_to_forward, serve
-from batchr1.executors.relay_listener import Door
+from batchr1.executors.relay_listener import RelayListener
 from batchr1.job.spec import ExecutorSpec
 from batchr1.sizing.devices import Device, describe_devices
 from batchr1.sizing.machine import Machine, free_ram_gib
@@ -70,7 +70,7 @@ def connect(spec: ExecutorSpec) -> None:
     is_main = threading.current_thread() is threading.main_thread()
     handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)} if is_main else {}
     try:
-        _knock(spec.address)
+        _connect(spec.address)
         ray.init(
             address=spec.address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR,
             include_dashboard=None,
@@ -88,7 +88,7 @@ def connect(spec: ExecutorSpec) -> None:
             signal.signal(number, handler)
 
 
-def _knock(address: str) -> None:
+def _connect(address: str) -> None:
     """Raise `OSError` when nothing listens at HOST:PORT: Ray itself would try again for a quarter of an hour."""
     if address == "auto":  # what an earlier `ray start` wrote down here may be long gone
         address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) or ""
@@ -271,11 +271,11 @@ class RayExecutor:
         self._cluster = str(ray.get_runtime_context().gcs_address)
         self._away: dict[int, _Away] = {}
         self._key = secrets.token_bytes(32)
-        self._door = Door(ray.util.get_node_ip_address(), self._key)
+        self._door = RelayListener(ray.util.get_node_ip_address(), self._key)
 
     def start(self, setup: WorkerSetup) -> None:
         """Ask for a place and start a worker there as soon as there is one."""
-        self._leave(setup.worker)
+        self._stop_now(setup.worker)
         kind = self._kinds[setup.kind]
         group = placement_group([kind.bundle], strategy="STRICT_PACK")
         actor = (
@@ -302,34 +302,34 @@ class RayExecutor:
         messages: list[tuple[int, FromWorker]] = []
         for ready in wait([*by_line, self._door.bell], timeout_s):
             if ready is self._door.bell:
-                self._let_in()
+                self._accept_peer()
                 continue
             assert isinstance(ready, Connection)
             worker = by_line[ready]
             try:
                 message = ready.recv()
             except (EOFError, OSError):
-                message = Died(None, lost=True)
+                message = WorkerExited(None, lost=True)
             if isinstance(message, Printed):
                 with contextlib.suppress(OSError, ValueError):  # a full disk stops nothing
                     self._log.write(message.data)
                 continue
-            if isinstance(message, Died):
-                self._leave(worker)
-            if isinstance(message, Ready):
+            if isinstance(message, WorkerExited):
+                self._stop_now(worker)
+            if isinstance(message, WorkerReady):
                 log.info("worker %d is ready", worker)
             messages.append((worker, message))
         return messages + list(self._never_came())
 
-    def kill(self, worker: int) -> Died:
+    def kill(self, worker: int) -> WorkerExited:
         """End a worker at once; its relay takes it along."""
-        self._leave(worker)
-        return Died(None)
+        self._stop_now(worker)
+        return WorkerExited(None)
 
     def close(self) -> None:
         """End every worker at once, and leave the cluster."""
         for worker in list(self._away):
-            self._leave(worker)
+            self._stop_now(worker)
         self._door.close()
         if _is_ours:
             ray.shutdown()
@@ -352,7 +352,7 @@ class RayExecutor:
     def waiting(self) -> set[int]:
         return {worker for worker, away in self._away.items() if away.line is None}
 
-    def _let_in(self) -> None:
+    def _accept_peer(self) -> None:
         for hello, line in self._door.arrivals():
             away = self._away.get(hello.worker)
             if away is None or away.line is not None or away.setup.epoch != hello.epoch:
@@ -365,22 +365,22 @@ class RayExecutor:
         """Relays that ended before they could say anything."""
         for worker, away in list(self._away.items()):
             if away.line is None and ray.wait([away.task], timeout=0)[0]:
-                self._let_in()  # it may have been quick
+                self._accept_peer()  # it may have been quick
                 if away.line is None:
                     yield worker, self._why(away)
-                    self._leave(worker)
+                    self._stop_now(worker)
 
-    def _why(self, away: _Away) -> Died:
+    def _why(self, away: _Away) -> WorkerExited:
         try:
             ray.get(away.task)
         except ray.exceptions.RayTaskError as exc:
             log.warning("worker %d: its relay failed: %s", away.setup.worker, _line(exc))
-            return Died(None, tuple(str(exc).splitlines()[-20:]))
+            return WorkerExited(None, tuple(str(exc).splitlines()[-20:]))
         except ray.exceptions.RayError as exc:
             log.warning("worker %d: its relay is gone: %s", away.setup.worker, _line(exc))
-        return Died(None, lost=True)
+        return WorkerExited(None, lost=True)
 
-    def _leave(self, worker: int) -> None:
+    def _stop_now(self, worker: int) -> None:
         """Nothing of this worker is wanted any more: close its line, end its actor, give its place back."""
         away = self._away.pop(worker, None)
         if away is None:

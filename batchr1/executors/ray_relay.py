@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from batchr1.executors.local import LocalExecutor
-from batchr1.executors.messages import Died, WorkerSetup
+from batchr1.executors.messages import WorkerExited, WorkerSetup
 from batchr1.executors.relay_listener import Hello, secured
 
 CONNECT_S = 30.0
@@ -56,7 +56,7 @@ def serve(address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster
     while True:
         for _, message in executor.poll(1.0):
             line.send(message)
-            if isinstance(message, Died):
+            if isinstance(message, WorkerExited):
                 return
 
 

@@ -51,7 +51,7 @@ def secured(sock: socket.socket, key: bytes, *, is_driver: bool) -> Connection:
     return line
 
 
-class Door:
+class RelayListener:
     """Where relays come in: a port of this node, and a bell that `wait` can wait for."""
 
     def __init__(self, host: str, key: bytes) -> None:
@@ -86,9 +86,9 @@ class Door:
                 sock, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            threading.Thread(target=self._greet, args=(sock,), name="greeting", daemon=True).start()
+            threading.Thread(target=self._handshake, args=(sock,), name="greeting", daemon=True).start()
 
-    def _greet(self, sock: socket.socket) -> None:
+    def _handshake(self, sock: socket.socket) -> None:
         """Let in who knows the key. One that says nothing keeps only this thread waiting."""
         with contextlib.suppress(OSError, EOFError, AuthenticationError):
             line = secured(sock, self._key, is_driver=True)

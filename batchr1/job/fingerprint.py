@@ -49,7 +49,7 @@ def fingerprint(
         if sampling[name] == default:
             del sampling[name]
     remote = {}
-    if spec.engine.is_remote:
+    if spec.engine.is_server:
         remote = {"engine.kind": spec.engine.kind}
         remote |= {f"engine.extra_body.{k}": v for k, v in sorted(spec.engine.extra_body.items())}
     source = spec.input.model_dump(mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"})

@@ -78,7 +78,7 @@ def _names_in(value: Any) -> Iterator[str]:
 def suits_engine(spec: JobSpec) -> None:
     """Raises `ValueError` where the job asks of its engine what that cannot do."""
     engine, model = spec.engine, spec.model
-    if not engine.is_remote:
+    if not engine.is_server:
         for name, field in type(engine).model_fields.items():
             if getattr(engine, name) != field.default:
                 raise ValueError(f"engine.{name} is for a server (set engine.kind: openai)")

@@ -114,7 +114,7 @@ class EngineKind(_Spec):
         return check_extra_body(value)
 
     @property
-    def is_remote(self) -> bool:
+    def is_server(self) -> bool:
         return self.kind == "openai"
 
     @property

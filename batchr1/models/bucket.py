@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 from batchr1.errors import ModelError, StorageError, UsageError
-from batchr1.models.download import bring, check_index, side_by_side
+from batchr1.models.download import check_index, download, side_by_side
 from batchr1.models.files import CONFIG, ModelFile, needed
 from batchr1.models.hub import Repository
 from batchr1.models.places import (
@@ -77,7 +77,7 @@ def _as_listed(info: FileInfo, known: dict[str, ModelFile]) -> ModelFile:
     return file if file is not None and file.size == info.size else ModelFile(info.rel, info.size)
 
 
-def bring_here(
+def download_to_cache(
     uri: str,
     options: StorageOptions | None = None,
     *,
@@ -106,7 +106,7 @@ def bring_here(
         missing = [file for file in files if place.find(file) is None]
         meter.kept(sum(file.size for file in files) - sum(file.size for file in missing))
         try:
-            bring(missing, place, lambda file: _reader(model.storage, file.rel), meter, uri, tries=1)
+            download(missing, place, lambda file: _reader(model.storage, file.rel), meter, uri, tries=1)
             check_index(model.files, place, f"model.path: {uri}")
         finally:
             meter.close()
@@ -116,7 +116,7 @@ def bring_here(
     return place.folder
 
 
-def is_here(digest: str) -> bool:
+def is_cached(digest: str) -> bool:
     """Whether a model with this digest is on this machine, weights and all."""
     return _folder(digest, True).is_dir()
 

@@ -20,7 +20,7 @@ TICK_S = 0.2
 LEAVE_S = 1.0
 
 
-def bring(
+def download(
     files: Sequence[ModelFile],
     place: Place,
     read_from: Callable[[ModelFile], ReadFrom],

@@ -18,9 +18,9 @@ from typing import Any
 
 from batchr1.errors import InterruptedRun, ModelError
 from batchr1.models import hub
-from batchr1.models.bucket import Bucket, bring_here, is_here, look_up, open_bucket
+from batchr1.models.bucket import Bucket, download_to_cache, is_cached, look_up, open_bucket
 from batchr1.models.cached import recorded_repository
-from batchr1.models.download import bring, check_index
+from batchr1.models.download import check_index, download
 from batchr1.models.files import INDEX, ModelFile, needed
 from batchr1.models.places import Folder, HubCache, Place
 from batchr1.models.progress import Meter
@@ -54,7 +54,7 @@ class Fetched:
     offline: bool
     copied: int | None = None  # to S3, where that was asked for
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {
             "repo": self.repo, "commit": self.commit, "folder": self.folder, "files": self.num_files,
@@ -121,7 +121,7 @@ def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patie
         try:
             index = [file for file in missing if file.rel == INDEX]  # first: it may tell that the rest is for nothing
             for some in (index, [file for file in missing if file.rel != INDEX]):
-                bring(some, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
+                download(some, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
                 check_index(files, place, where)
             place.publish(files, revision)
         finally:
@@ -136,12 +136,12 @@ def _copy_to_bucket(fetched: Fetched, to: str) -> Fetched:
 
 
 def fetch_bucket(uri: str) -> Fetched:
-    """Bring a model on S3 to this machine, as a run would. Raises as `bring_here` does, and `InterruptedRun`."""
+    """Bring a model on S3 to this machine, as a run would. Raises as `download_to_cache` does, and `InterruptedRun`."""
     began = time.monotonic()
     with _stoppable(f"model {uri}"):
         model = look_up(uri)
-        before = is_here(model.digest)
-        folder = bring_here(uri, digest=model.digest)
+        before = is_cached(model.digest)
+        folder = download_to_cache(uri, digest=model.digest)
     size = sum(file.size for file in model.files)
     seconds = time.monotonic() - began
     return Fetched(

@@ -53,7 +53,7 @@ class ModelFile:
         feed(hasher, path, on_bytes)
         return str(hasher.hexdigest())
 
-    def document(self) -> dict[str, str | int]:
+    def to_dict(self) -> dict[str, str | int]:
         """As records hold it."""
         document: dict[str, str | int] = {"rel": self.rel, "size": self.size}
         if self.checksum:

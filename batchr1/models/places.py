@@ -257,7 +257,7 @@ def refuse_another(where: str, record: dict[str, Any] | None, wanted: Repository
 
 def as_record(repository: Repository, files: Sequence[ModelFile]) -> bytes:
     """The content of a record; `files` stays empty until all of them are here."""
-    document = {"repo": repository.repo, "commit": repository.commit, "files": [file.document() for file in files]}
+    document = {"repo": repository.repo, "commit": repository.commit, "files": [file.to_dict() for file in files]}
     return (json.dumps(document, indent=1) + "\n").encode()
 
 

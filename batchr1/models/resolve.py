@@ -12,7 +12,7 @@ from typing import Any
 
 from batchr1.errors import JobError, ModelError
 from batchr1.job.spec import ModelSpec
-from batchr1.models.bucket import bring_here, is_bucket, look_up
+from batchr1.models.bucket import download_to_cache, is_bucket, look_up
 from batchr1.models.cached import cached_snapshot
 from batchr1.models.catalogue import Variant, refuse_unsupported, variant
 from batchr1.models.hub import hub_errors, where_of
@@ -172,7 +172,7 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
 def _bucket(uri: str, storage: StorageOptions | None) -> ModelSource:
     """A model on S3: its small files are brought here; its weights only when there is something to run."""
     model = look_up(uri, storage)
-    folder = bring_here(uri, storage, digest=model.digest, weights=False, say=log.info)
+    folder = download_to_cache(uri, storage, digest=model.digest, weights=False, say=log.info)
     config = _read_config(folder / "config.json", uri)
     context_len, name = _context_len(config, uri), Path(uri).name
     return ModelSource(name, uri, model.digest, f"s3:{model.digest}", context_len, config, str(folder))

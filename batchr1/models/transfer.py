@@ -117,14 +117,14 @@ class Transfer:
             stop=lambda state: self._stopping.is_set() or self._idle_tries >= self._tries,
             wait=lambda state: wait_s(state, self._idle_tries),
             sleep=self._pause,
-            before_sleep=self._tell,
+            before_sleep=self._report,
             reraise=True,
         )
 
     def _pause(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
-    def _tell(self, state: tenacity.RetryCallState) -> None:
+    def _report(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome else None
         what = str(exc).partition(". ")[0]
         self._listener.say(f"{what}; going on from {size_text(self._have)} of {size_text(self._file.size)}")

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from batchr1.errors import StorageError
 from batchr1.faults import fault_point
-from batchr1.records import FinishReason, Partial, Reply, SampleKey
+from batchr1.records import FinishReason, Reply, ResumePoint, SampleKey
 from batchr1.storage.base import CONTROL_DIR, Storage
 
 log = logging.getLogger("batchr1.journal")
@@ -49,12 +49,12 @@ _SCHEMA = pa.schema(
 )
 
 
-class SnapshotError(Exception):
+class CheckpointError(Exception):
     """A snapshot that is torn, or not one: its tokens are lost, its rows run again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class GenerationCheckpoint:
     """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest.
 
     `injected`: how many of the tokens batchr1 put in. `reply`: a server's answer, which has no tokens.
@@ -80,18 +80,18 @@ class Saved:
         """Generated so far, as far as that is known."""
         return len(self.tokens) if self.reply is None else self.reply.completion_tokens or 0
 
-    def partial(self) -> Partial:
+    def partial(self) -> ResumePoint:
         """What a work item carries of it."""
-        return Partial(
+        return ResumePoint(
             tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at, self.injected, self.reply
         )
 
 
 @dataclass(slots=True)
-class Inflight:
+class FoundCheckpoints:
     """What all snapshots of an output hold together: the furthest state of each sample."""
 
-    saved: dict[SampleKey, Saved] = field(default_factory=dict)
+    saved: dict[SampleKey, GenerationCheckpoint] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)  # file: why
 
@@ -104,7 +104,7 @@ class Inflight:
         return sum(s.finish_reason is not None for s in self.saved.values())
 
 
-def snapshot_name(run: str, worker: int, epoch: int, number: int) -> str:
+def checkpoint_name(run: str, worker: int, epoch: int, number: int) -> str:
     """Sorts by run, worker, epoch, number."""
     return f"{INFLIGHT_DIR}/{_stem(run, worker, epoch)}{number:07d}.bin"
 
@@ -122,7 +122,7 @@ def reopened_name(run: str, number: int) -> str:
     return f"{INFLIGHT_DIR}/snap-{run}-cut-{number:05d}.bin"
 
 
-def encode(saved: Sequence[Saved], *, job: str) -> bytes:
+def encode(saved: Sequence[GenerationCheckpoint], *, job: str) -> bytes:
     """A snapshot's bytes. `job` names the job whose answers these are: another job's are never taken over."""
     offsets, values = [0], array("i")
     for one in saved:
@@ -152,16 +152,16 @@ def encode(saved: Sequence[Saved], *, job: str) -> bytes:
     return _MAGIC + _digest(body) + body
 
 
-def decode(data: bytes, *, job: str | None = None) -> list[Saved]:
-    """The generations of a snapshot. Raises `SnapshotError` when it is torn, or (with `job`) of another job."""
+def decode(data: bytes, *, job: str | None = None) -> list[GenerationCheckpoint]:
+    """The generations of a snapshot. Raises `CheckpointError` when it is torn, or (with `job`) of another job."""
     start = len(_MAGIC) + _DIGEST_BYTES
     if not data.startswith(_MAGIC) or _digest(data[start:]) != data[len(_MAGIC) : start]:
-        raise SnapshotError("torn, or not a snapshot")
+        raise CheckpointError("torn, or not a snapshot")
     with pa.ipc.open_stream(pa.py_buffer(data)[start:]) as reader:
         table = reader.read_all()
     of = (table.schema.metadata or {}).get(b"job", b"").decode()
     if job is not None and of != job:
-        raise SnapshotError("of a job that gives other answers")
+        raise CheckpointError("of a job that gives other answers")
     saved = []
     for batch in table.to_batches():
         tokens = batch.column("tokens")
@@ -170,27 +170,29 @@ def decode(data: bytes, *, job: str | None = None) -> list[Saved]:
             ids = array("i")
             ids.frombytes(tokens[i].values.to_numpy().tobytes())
             reply = None if row.get("reply") is None else Reply(**json.loads(row["reply"]))
-            saved.append(Saved(**{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply}))
+            saved.append(
+                GenerationCheckpoint(**{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply})
+            )
     return saved
 
 
-def write_snapshot(storage: Storage, rel: str, saved: Sequence[Saved], *, job: str) -> int:
+def write_checkpoint(storage: Storage, rel: str, saved: Sequence[GenerationCheckpoint], *, job: str) -> int:
     """Write a snapshot, whole and durable when this returns. Returns its size in bytes."""
     data = encode(saved, job=job)
     storage.write_bytes(rel, data)
     return len(data)
 
 
-def read_inflight(storage: Storage, *, job: str | None = None) -> Inflight:
+def read_checkpoints(storage: Storage, *, job: str | None = None) -> FoundCheckpoints:
     """Every snapshot of an output. What cannot be read is named, and left out."""
-    found = Inflight()
+    found = FoundCheckpoints()
     for rel in sorted((file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")), key=_age):
         found.files.append(rel)
         try:
             data = storage.find_bytes(rel)
             if data is not None:
                 add(found.saved, decode(data, job=job))
-        except SnapshotError as exc:
+        except CheckpointError as exc:
             found.unreadable[rel] = str(exc)
     return found
 
@@ -201,20 +203,22 @@ def _age(rel: str) -> tuple[str, bool, str]:
     return (match["run"], match["worker"] is not None, rel) if match else ("", False, rel)
 
 
-def read_worker(storage: Storage, run: str, worker: int, epoch: int, *, job: str) -> dict[SampleKey, Saved]:
+def read_worker(
+    storage: Storage, run: str, worker: int, epoch: int, *, job: str
+) -> dict[SampleKey, GenerationCheckpoint]:
     """What a worker saved last. Whatever is wrong with it costs tokens only, so it is reported and not raised."""
-    saved: dict[SampleKey, Saved] = {}
+    saved: dict[SampleKey, GenerationCheckpoint] = {}
     try:
         for file in storage.list_files(INFLIGHT_DIR, ".bin"):
             if file.rel.startswith(f"{INFLIGHT_DIR}/{_stem(run, worker, epoch)}"):
                 add(saved, decode(storage.read_bytes(file.rel), job=job))
-    except (SnapshotError, StorageError) as exc:
+    except (CheckpointError, StorageError) as exc:
         log.warning("worker %d: its snapshot is not used (%s)", worker, exc)
     return saved
 
 
-def carry_over(
-    storage: Storage, run: str, found: Inflight, *, job: str, aside: Collection[SampleKey] = frozenset()
+def consolidate(
+    storage: Storage, run: str, found: FoundCheckpoints, *, job: str, aside: Collection[SampleKey] = frozenset()
 ) -> None:
     """Bring what earlier runs left into files of this run, then remove theirs. Call with the lock held.
 
@@ -224,14 +228,14 @@ def carry_over(
         for name, is_aside in ((carried_name(run), False), (aside_name(run), True)):
             saved = [one for key, one in found.saved.items() if (key in aside) is is_aside]
             if saved:
-                write_snapshot(storage, name, saved, job=job)
+                write_checkpoint(storage, name, saved, job=job)
         fault_point("carry.written")
         for rel in found.files:
             storage.delete(rel)
             fault_point("carry.removing")
 
 
-def add(known: dict[SampleKey, Saved], more: Iterable[Saved]) -> None:
+def add(known: dict[SampleKey, GenerationCheckpoint], more: Iterable[GenerationCheckpoint]) -> None:
     """Put in newer snapshots: of one sample the one that got further stays; another prompt or attempt replaces it."""
     for new in more:
         old = known.get(new.key)
@@ -240,7 +244,7 @@ def add(known: dict[SampleKey, Saved], more: Iterable[Saved]) -> None:
             known[new.key] = new
 
 
-def _reach(saved: Saved) -> tuple[bool, int]:
+def _reach(saved: GenerationCheckpoint) -> tuple[bool, int]:
     return saved.finish_reason is not None, len(saved.tokens)
 
 

@@ -10,7 +10,7 @@ from batchr1.reasoning.flags import flags_of, in_order
 from batchr1.reasoning.formats import Decode, ThinkTags
 from batchr1.reasoning.split import Split, split
 from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
-from batchr1.records import Completion, FinishReason, Partial, Result, WorkItem
+from batchr1.records import Completion, FinishReason, Result, ResumePoint, WorkItem
 
 
 def to_result(
@@ -112,7 +112,7 @@ def row_of(
     )
 
 
-def resumed_at(partial: Partial | None) -> tuple[int, ...]:
+def resumed_at(partial: ResumePoint | None) -> tuple[int, ...]:
     """The offsets at which a generation went on: those of earlier runs, and where this one took it up."""
     if partial is None:
         return ()

@@ -13,13 +13,13 @@ from batchr1.reasoning.formats import ThinkTags
 from batchr1.reasoning.results import row_of
 from batchr1.reasoning.split import Split, split_text, tags_in
 from batchr1.reasoning.verify import AUTO, Verify
-from batchr1.records import FinishReason, RemoteCompletion, Reply, Result, TruncatedBy, WorkItem
+from batchr1.records import FinishReason, Reply, Result, ServerCompletion, TruncatedBy, WorkItem
 
 _TAGS = ThinkTags()
 
 
-def remote_result(
-    completion: RemoteCompletion,
+def server_result(
+    completion: ServerCompletion,
     *,
     forced: bool,
     model: str,

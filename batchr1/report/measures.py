@@ -60,7 +60,7 @@ class Measures:
     reasoning_tokens: Estimate | None
     truncated: Estimate | None
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the k as text."""
         document = asdict(self)
         for name in ("pass_at", "cons_at"):

@@ -98,7 +98,7 @@ def total(found: Sequence[Night]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def document(found: Sequence[Night]) -> list[dict[str, Any]]:
+def to_dict(found: Sequence[Night]) -> list[dict[str, Any]]:
     """As `report --json` has it."""
     return [asdict(night) for night in found]
 
@@ -148,8 +148,8 @@ def _cost(record: dict[str, Any], gpu_s: float, price: float | None) -> float | 
     if "spend" in record:
         usd = record["spend"]["usd"]
         return None if usd is None else float(usd)
-    is_remote = (record.get("plan") or {}).get("device") == "server"  # killed before it could say what it spent
-    return None if price is None or is_remote else round(gpu_s / 3600 * price, 4)
+    is_server = (record.get("plan") or {}).get("device") == "server"  # killed before it could say what it spent
+    return None if price is None or is_server else round(gpu_s / 3600 * price, 4)
 
 
 def _by_run(rows: pl.DataFrame) -> dict[tuple[int, str], dict[str, Any]]:

@@ -82,7 +82,7 @@ def _numbers(
         "time": _time(records),
         "plan": _plan(records, rows),
         "price_usd": price,
-        "nights": nights.document(by_night),
+        "nights": nights.to_dict(by_night),
         "all_nights": nights.total(by_night),
         "model": {"name": None, "location": None, "revision": None, **(job.get("model") or {})},
         "settings": spec,
@@ -243,8 +243,8 @@ def _measures(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
     everything: Measures = measure(rows)
     ks = sorted(everything.pass_at) or None
     return {
-        "all": everything.document(),
-        "by": {name: [one.document() for one in measure_by(rows, name, ks=ks)] for name in columns},
+        "all": everything.to_dict(),
+        "by": {name: [one.to_dict() for one in measure_by(rows, name, ks=ks)] for name in columns},
     }
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from batchr1.columns import NAMES
 from batchr1.errors import UsageError
-from batchr1.output.checkpoints import read_inflight
+from batchr1.output.checkpoints import read_checkpoints
 from batchr1.output.folder import DATA_DIR, Output
 from batchr1.records import SampleKey
 from batchr1.report.measures import Measures, measure, measure_by
@@ -256,7 +256,7 @@ def _groups(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[GroupS
 
 
 def _in_flight(output: Output, done: pl.DataFrame) -> InFlight:
-    found = read_inflight(output.storage)
+    found = read_checkpoints(output.storage)
     if found.saved and done.height:
         keys = pl.DataFrame({"id": [k.id for k in found.saved], "sample": [k.sample for k in found.saved]})
         keys = keys.cast({"sample": done.schema["sample"]})

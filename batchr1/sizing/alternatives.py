@@ -16,11 +16,11 @@ from batchr1.models.resolve import ModelSource
 from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
 from batchr1.sizing.devices import Device
-from batchr1.sizing.estimate import Demand
-from batchr1.sizing.fit import Fit, Wish, best_fit
+from batchr1.sizing.estimate import Workload
+from batchr1.sizing.fit import EngineConstraints, Fit, best_fit
 from batchr1.sizing.gpus import Gpu
 from batchr1.sizing.machine import Machine
-from batchr1.sizing.plan import demand_of, wish_of
+from batchr1.sizing.plan import constraints_of, workload_of
 
 MAX_WAYS = 3
 MIN_USEFUL_TOKENS = 1024  # a reasoning model that is cut before this has said nothing
@@ -28,44 +28,44 @@ GPU_COUNTS = (2, 4, 8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
-class WayOut:
+class Alternative:
     """`flags` to add to the command; `what` says what they do, and what then fits."""
 
     flags: str
     what: str
 
 
-def ways_out(
+def alternatives(
     spec: JobSpec, model: ModelSource, machine: Machine, prompts: PromptLengths, completions: CompletionLengths
-) -> tuple[WayOut, ...]:
+) -> tuple[Alternative, ...]:
     """What to change so that the job fits, each tried before it is offered."""
     if not machine.devices:
         return ()
     arch = Architecture.of_config(model.config)
-    demand = demand_of(spec, model, prompts, completions)
-    wish = wish_of(spec.model.engine_args)
+    demand = workload_of(spec, model, prompts, completions)
+    wish = constraints_of(spec.model.engine_args)
     found = _all(spec, arch, demand, wish, machine.devices)
     return tuple(way for way, _ in zip(found, range(MAX_WAYS), strict=False))
 
 
 def _all(
-    spec: JobSpec, arch: Architecture, demand: Demand, wish: Wish, devices: tuple[Device, ...]
-) -> Iterator[WayOut]:
+    spec: JobSpec, arch: Architecture, demand: Workload, wish: EngineConstraints, devices: tuple[Device, ...]
+) -> Iterator[Alternative]:
     quantization, gpu = spec.model.quantization, devices[0].gpu
     for argument, freed in _without_one(spec):
         if fit := _fits(arch, quantization, demand, freed, devices):
-            yield WayOut(f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}")
+            yield Alternative(f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}")
     smaller = _smaller(spec, arch, gpu) if wish.dtype_bytes == 2 else []  # vLLM's kernels for them take 16 bits
     for name in smaller:
         if fit := _fits(arch, name, demand, wish, devices):
-            yield WayOut(
+            yield Alternative(
                 f"--set model.quantization={name}", f"{_NAMES[name]} weights{_where(spec, name)}: {_size(fit)}"
             )
             break
     else:
         for name in sorted(smaller, key=lambda q: BYTES_PER_WEIGHT[q])[:1]:
             if shorter := _shorter(arch, name, demand, wish, devices):
-                yield WayOut(
+                yield Alternative(
                     f"--set model.quantization={name} --set sampling.max_tokens={shorter}",
                     f"{_NAMES[name]} weights{_where(spec, name)}, answers cut after {shorter:,} tokens",
                 )
@@ -75,14 +75,14 @@ def _all(
             split = f"TP {fit.tensor_parallel}" + (
                 f" × PP {fit.pipeline_parallel}" if fit.pipeline_parallel > 1 else ""
             )
-            yield WayOut(f"--gpus {count}", f"{count} × {gpu.name}, {split}: {_size(fit)}")
+            yield Alternative(f"--gpus {count}", f"{count} × {gpu.name}, {split}: {_size(fit)}")
             break
     if shorter := _shorter(arch, quantization, demand, wish, devices):
-        yield WayOut(f"--set sampling.max_tokens={shorter}", f"answers cut after {shorter:,} tokens")
+        yield Alternative(f"--set sampling.max_tokens={shorter}", f"answers cut after {shorter:,} tokens")
     if gpu.capability >= (8, 9) and (
         fit := _fits(arch, quantization, demand, replace(wish, kv_dtype_bytes=1), devices)
     ):
-        yield WayOut("--set model.engine_args.kv_cache_dtype=fp8", f"a KV cache in FP8: {_size(fit)}")
+        yield Alternative("--set model.engine_args.kv_cache_dtype=fp8", f"a KV cache in FP8: {_size(fit)}")
 
 
 _ARGUMENTS = (
@@ -91,12 +91,12 @@ _ARGUMENTS = (
 )  # fmt: skip
 
 
-def _without_one(spec: JobSpec) -> Iterator[tuple[str, Wish]]:
+def _without_one(spec: JobSpec) -> Iterator[tuple[str, EngineConstraints]]:
     """The user's engine arguments, one of them left out at a time."""
     args = spec.model.engine_args
     for argument in _ARGUMENTS:
         if args.get(argument) is not None:
-            yield argument, wish_of({key: value for key, value in args.items() if key != argument})
+            yield argument, constraints_of({key: value for key, value in args.items() if key != argument})
 
 
 _NAMES = {"fp8": "FP8", "w4a16": "4-bit", "awq": "4-bit (AWQ)", "gptq": "4-bit (GPTQ)"}
@@ -122,14 +122,14 @@ def _where(spec: JobSpec, quantization: str) -> str:
 
 
 def _fits(
-    arch: Architecture, quantization: str | None, demand: Demand, wish: Wish, devices: tuple[Device, ...]
+    arch: Architecture, quantization: str | None, demand: Workload, wish: EngineConstraints, devices: tuple[Device, ...]
 ) -> Fit | None:
     found = best_fit(arch, quantization, demand, wish, devices)
     return found if found is not None and found.fits else None
 
 
 def _shorter(
-    arch: Architecture, quantization: str | None, demand: Demand, wish: Wish, devices: tuple[Device, ...]
+    arch: Architecture, quantization: str | None, demand: Workload, wish: EngineConstraints, devices: tuple[Device, ...]
 ) -> int | None:
     """The largest multiple of 1,024 new tokens with which a sequence fits, by bisection; None below that."""
     if wish.max_model_len is not None:

@@ -23,7 +23,7 @@ PARALLEL_LOSS = 0.08  # of the throughput, for each doubling of the GPUs that sh
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class Workload:
     """What a job asks of an engine. Lengths in tokens; `max_tokens` None: to the end of the context."""
 
     prompts: PromptLengths
@@ -115,7 +115,7 @@ def tokens_per_s(
     arch: Architecture,
     quantization: str | None,
     gpu: Gpu,
-    demand: Demand,
+    demand: Workload,
     *,
     num_seqs: int,
     tensor_parallel: int = 1,
@@ -153,7 +153,7 @@ class Estimate:
     efficiency: float = EFFICIENCY
 
 
-def estimate(demand: Demand, *, rate: float, num_gpus: int, price: float | None = None) -> Estimate | None:
+def estimate(demand: Workload, *, rate: float, num_gpus: int, price: float | None = None) -> Estimate | None:
     """`rate`: output tokens per second of all replicas; `price`: USD per GPU-hour. None where there is no rate."""
     if rate <= 0:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
-from batchr1.sizing.estimate import Demand, tokens_per_s
+from batchr1.sizing.estimate import Workload, tokens_per_s
 from batchr1.sizing.memory import (
     BLOCK_TOKENS,
     GIB,
@@ -29,7 +29,7 @@ MAX_WIDTH_IN_NODE = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class EngineConstraints:
     """Engine arguments that the user set, and that a plan is computed around; None where it is free.
 
     `dtype_bytes`: of a weight that is not quantised, and of an activation.
@@ -89,7 +89,7 @@ def groups_of(
     return tuple(sum(stages[i : i + pipeline_parallel], ()) for i in range(0, last, pipeline_parallel))
 
 
-def splits(arch: Architecture, devices: Sequence[Device], wish: Wish) -> Iterator[tuple[int, int]]:
+def splits(arch: Architecture, devices: Sequence[Device], wish: EngineConstraints) -> Iterator[tuple[int, int]]:
     """(tensor, pipeline) parallel sizes that these GPUs allow. Pipelines only join whole nodes of eight."""
     for tp in (1, 2, 4, 8) if wish.tensor_parallel is None else (wish.tensor_parallel,):
         if not arch.divides_into(tp):
@@ -101,7 +101,7 @@ def splits(arch: Architecture, devices: Sequence[Device], wish: Wish) -> Iterato
 
 
 def best_fit(
-    arch: Architecture, quantization: str | None, demand: Demand, wish: Wish, devices: Sequence[Device]
+    arch: Architecture, quantization: str | None, demand: Workload, wish: EngineConstraints, devices: Sequence[Device]
 ) -> Fit | None:
     """The split that gives all the GPUs together the most tokens per second; if none fits, the one that lacks least.
 
@@ -124,8 +124,8 @@ def best_fit(
 def fit(
     arch: Architecture,
     quantization: str | None,
-    demand: Demand,
-    wish: Wish,
+    demand: Workload,
+    wish: EngineConstraints,
     devices: Sequence[Device],
     tensor_parallel: int,
     pipeline_parallel: int,
@@ -195,7 +195,7 @@ def fit(
 
 
 def _batched_tokens(
-    arch: Architecture, total: int, num_seqs: int, longest: int, tensor_parallel: int, wish: Wish
+    arch: Architecture, total: int, num_seqs: int, longest: int, tensor_parallel: int, wish: EngineConstraints
 ) -> int:
     """As many tokens a step as a small share of the memory allows: prefill is quick work beside long generations."""
     if not wish.chunked_prefill:

@@ -1,7 +1,7 @@
 """The plan: what a run will ask of the machine. Derived from the spec, the model and the lengths; never written back.
 
 What the user set in `model.engine_args` wins, and the rest is computed around it. Nothing that changes answers
-(quantisation, the KV cache's type) is ever chosen here, only offered (`ways_out`).
+(quantisation, the KV cache's type) is ever chosen here, only offered (`alternatives`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from batchr1.models.resolve import ModelSource
 from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
-from batchr1.sizing.estimate import Demand, Estimate, estimate
-from batchr1.sizing.fit import Fit, Wish, best_fit, groups_of
+from batchr1.sizing.estimate import Estimate, Workload, estimate
+from batchr1.sizing.fit import EngineConstraints, Fit, best_fit, groups_of
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.memory import GIB, Memory
 
@@ -50,7 +50,7 @@ class Plan:
     """Replicas and the engine arguments of each.
 
     `device_groups` holds, for each replica, the ids of its GPUs (empty on a CPU machine). Lengths are in tokens, per
-    replica. `fixed` names the engine arguments that the user set. A server (`remote_plan`) is not sized: of its plan
+    replica. `fixed` names the engine arguments that the user set. A server (`server_plan`) is not sized: of its plan
     only `max_num_seqs` says something, the requests under way at a time.
     """
 
@@ -87,7 +87,7 @@ class Plan:
             worker -= plan.replicas
         return 0
 
-    def document(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, as `plan --json` and the run record give it."""
         if self.device == "server":
             return {"fits": True, "device": self.device, "replicas": 1, "max_num_seqs": self.max_num_seqs,
@@ -108,7 +108,7 @@ class Plan:
             "device_groups": [list(group) for group in self.device_groups],
             "engine_args": self.engine_args,
             "notes": list(self.notes),
-            "kinds": [kind.document() for kind in self.kinds],
+            "kinds": [kind.to_dict() for kind in self.kinds],
         }
 
 
@@ -120,9 +120,9 @@ class MisfitError(JobError):
         self.missing_gib = missing_gib
 
 
-def demand_of(spec: JobSpec, model: ModelSource, prompts: PromptLengths, completions: CompletionLengths) -> Demand:
+def workload_of(spec: JobSpec, model: ModelSource, prompts: PromptLengths, completions: CompletionLengths) -> Workload:
     """What the job asks of an engine."""
-    return Demand(
+    return Workload(
         prompts, completions, max(1, prompts.rows * spec.sampling.n), spec.sampling.max_tokens, model.context_len
     )
 
@@ -141,7 +141,7 @@ def make_plan(
     Raises `JobError` for engine arguments that cannot work, `MisfitError` when the memory does not suffice.
     """
     wish = check_arguments(spec, model, num_gpus=len(machine.devices))
-    demand = demand_of(spec, model, prompts, completions)
+    demand = workload_of(spec, model, prompts, completions)
     arch = Architecture.of_config(model.config)
     if not machine.devices:
         return _cpu_plan(spec, model, arch, machine, demand, wish)
@@ -161,7 +161,7 @@ def make_plan(
     return _gpu_plan(spec, arch, machine, demand, found, price)
 
 
-def remote_plan(spec: JobSpec) -> Plan:
+def server_plan(spec: JobSpec) -> Plan:
     """One client, whose server is somebody else's to size."""
     return Plan(
         "server", ((),), 1, 1, UNKNOWN_CONTEXT, spec.engine.concurrency, 0, 0, None, MemoryGib(0, 0, 0, 0, 0), None, {}
@@ -179,13 +179,13 @@ def check_batch(num_seqs: int, batched: int, max_model_len: int, *, chunked: boo
         )
 
 
-def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Wish:
+def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> EngineConstraints:
     """The user's engine arguments that a plan must respect. Raises `JobError` for values that cannot be.
 
     `num_gpus` 0: a CPU, or GPUs that are not known yet.
     """
     args = spec.model.engine_args
-    wish = wish_of(args)
+    wish = constraints_of(args)
     width = (wish.tensor_parallel or 1) * (wish.pipeline_parallel or 1)
     if num_gpus and width > num_gpus:
         raise JobError(
@@ -209,7 +209,7 @@ def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Wish
     return wish
 
 
-def wish_of(args: Mapping[str, Any]) -> Wish:
+def constraints_of(args: Mapping[str, Any]) -> EngineConstraints:
     """The engine arguments that sizing knows."""
     utilization = args.get("gpu_memory_utilization")
     number = isinstance(utilization, int | float) and not isinstance(utilization, bool)
@@ -219,7 +219,7 @@ def wish_of(args: Mapping[str, Any]) -> Wish:
             "need more than 0, at most 1). Correct it."
         )
     dtype_bytes = 4 if args.get("dtype") in ("float32", "float") else 2
-    return Wish(
+    return EngineConstraints(
         tensor_parallel=whole_number(args, "tensor_parallel_size"),
         pipeline_parallel=whole_number(args, "pipeline_parallel_size"),
         max_model_len=whole_number(args, "max_model_len"),
@@ -252,7 +252,7 @@ def whole_number(args: Mapping[str, Any], key: str) -> int | None:
 
 
 def _gpu_plan(
-    spec: JobSpec, arch: Architecture, machine: Machine, demand: Demand, found: Fit, price: float | None
+    spec: JobSpec, arch: Architecture, machine: Machine, demand: Workload, found: Fit, price: float | None
 ) -> Plan:
     grouped = groups_of(machine.devices, found.tensor_parallel, found.pipeline_parallel)[: spec.executor.replicas]
     groups = tuple(tuple(device.id for device in group) for group in grouped)
@@ -300,14 +300,19 @@ def _kinds_of(machine: Machine) -> list[Machine]:
 
 
 def _mixed_plan(
-    spec: JobSpec, arch: Architecture, kinds: list[Machine], demand: Demand, wish: Wish, price: float | None
+    spec: JobSpec,
+    arch: Architecture,
+    kinds: list[Machine],
+    demand: Workload,
+    wish: EngineConstraints,
+    price: float | None,
 ) -> Plan | None:
     """A plan for each model of GPU that holds the job by itself; None where none does, and they must work together.
 
     All engines get the same context: a row must not depend on where it runs.
     """
 
-    def fits_of(wish: Wish) -> list[tuple[Machine, Fit]]:
+    def fits_of(wish: EngineConstraints) -> list[tuple[Machine, Fit]]:
         fits = [(kind, best_fit(arch, spec.model.quantization, demand, wish, kind.devices)) for kind in kinds]
         return [(kind, fit) for kind, fit in fits if fit is not None and fit.fits]
 
@@ -341,7 +346,7 @@ def _mixed_plan(
 
 
 def _cpu_plan(
-    spec: JobSpec, model: ModelSource, arch: Architecture, machine: Machine, demand: Demand, wish: Wish
+    spec: JobSpec, model: ModelSource, arch: Architecture, machine: Machine, demand: Workload, wish: EngineConstraints
 ) -> Plan:
     """A CPU machine's memory: the weights, a process, and a KV cache for what will run side by side."""
     replicas = machine.cpu_replicas

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from batchr1.models.catalogue import Variant
 from batchr1.records import PromptLengths
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.estimate import Demand
-from batchr1.sizing.fit import Fit, Wish, best_fit
+from batchr1.sizing.estimate import Workload
+from batchr1.sizing.fit import EngineConstraints, Fit, best_fit
 from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import named_machine
@@ -62,17 +62,17 @@ def precisions(entry: Variant) -> tuple[Precision, ...]:
     )
 
 
-def demand(entry: Variant) -> Demand:
+def demand(entry: Variant) -> Workload:
     """A maths job of 1,000 rows, each answered as far as DeepSeek lets the model write."""
     new_tokens = min(entry.generation_len, entry.context_len)
     completions = default_lengths("math", new_tokens)
-    return Demand(PROMPTS, completions, PROMPTS.rows, new_tokens, entry.context_len)
+    return Workload(PROMPTS, completions, PROMPTS.rows, new_tokens, entry.context_len)
 
 
 def on_gpus(entry: Variant, precision: Precision, gpu: str, count: int) -> Fit | None:
     """How the variant runs on these GPUs, or what it lacks there; None where it cannot be cut so."""
     devices = named_machine(gpu, count=count).devices
-    return best_fit(precision.arch, precision.quantization, demand(entry), Wish(), devices)
+    return best_fit(precision.arch, precision.quantization, demand(entry), EngineConstraints(), devices)
 
 
 def smallest_set(entry: Variant, precision: Precision) -> GpuSet | None:

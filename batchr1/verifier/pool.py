@@ -87,7 +87,7 @@ class VerifierProcess:
             raise VerifierGoneError(f"ended its process ({_how(self._process.wait())})") from exc
 
 
-class Verification:
+class VerifierPool:
     """Takes rows and gives each back, judged, through `done`, in any order. Neither blocks nor raises."""
 
     def __init__(self, verify: Verify, done: Callable[[Result], None]) -> None:

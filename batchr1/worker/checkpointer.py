@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchr1.errors import StorageError
 from batchr1.faults import fault_point
-from batchr1.output.checkpoints import Saved, snapshot_name, write_snapshot
+from batchr1.output.checkpoints import GenerationCheckpoint, checkpoint_name, write_checkpoint
 from batchr1.storage.base import Storage
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Checkpointer:
 
     def __init__(
         self, storage: Storage, setup: CheckpointSetup, *, run: str, worker: int, epoch: int,
-        collect: Callable[[], list[Saved]],
+        collect: Callable[[], list[GenerationCheckpoint]],
     ) -> None:  # fmt: skip
         self._storage, self._setup, self._collect = storage, setup, collect
         self._run, self._worker, self._epoch = run, worker, epoch
@@ -68,14 +68,14 @@ class Checkpointer:
             log.debug("worker %d: %d generations, %d bytes in %.3f s",
                       self._worker, len(saved), size, time.monotonic() - started)  # fmt: skip
 
-    def _rotate(self, saved: list[Saved]) -> int:
+    def _rotate(self, saved: list[GenerationCheckpoint]) -> int:
         before, self._last, size = self._last, None, 0
         try:
             if saved:
                 fault_point("snapshot.begun")
                 self._number += 1
-                name = snapshot_name(self._run, self._worker, self._epoch, self._number)
-                size = write_snapshot(self._storage, name, saved, job=self._setup.job)
+                name = checkpoint_name(self._run, self._worker, self._epoch, self._number)
+                size = write_checkpoint(self._storage, name, saved, job=self._setup.job)
                 self._last = name
         except StorageError:
             self._last = before  # still the newest
@@ -91,7 +91,7 @@ class Checkpointer:
             self.save()
 
 
-def checkpointer_of(setup: WorkerSetup, collect: Callable[[], list[Saved]]) -> Checkpointer | None:
+def checkpointer_of(setup: WorkerSetup, collect: Callable[[], list[GenerationCheckpoint]]) -> Checkpointer | None:
     """A worker's own; None where nothing is to be saved."""
     if setup.checkpoint is None:
         return None

@@ -17,20 +17,20 @@ from typing import Protocol
 from batchr1.engine.protocol import Delta, Engine
 from batchr1.errors import RequestError, StorageError
 from batchr1.executors.messages import (
-    Committed,
-    Drop,
-    Ended,
-    Finish,
+    CancelSamples,
+    Drain,
     FromWorker,
     Lease,
-    Ready,
-    Refused,
+    RequestWork,
+    SamplesCommitted,
+    SamplesFailed,
     Stop,
     ToWorker,
-    Want,
+    WorkerEnded,
+    WorkerReady,
     WorkerSetup,
 )
-from batchr1.output.checkpoints import Saved
+from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.records import Failure, FinishReason, SampleKey, WorkItem
 from batchr1.seeds import next_attempt
 from batchr1.storage.errors import set_leaving
@@ -38,7 +38,7 @@ from batchr1.worker.admission import Admission
 from batchr1.worker.checkpointer import checkpointer_of
 from batchr1.worker.collector import Collector
 from batchr1.worker.generation import NO_RULES, Generation, Rules
-from batchr1.worker.outbox import Handover
+from batchr1.worker.outbox import Outbox
 
 BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
 
@@ -55,7 +55,7 @@ class Channel(Protocol):
         ...
 
 
-class Worker:
+class EngineWorker:
     """Runs leases through an engine until it is told to finish or to stop."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Worker:
         self._backlog: deque[WorkItem] = deque()
         self._next: Generation | None = None  # the first of the backlog, refused by admission for now
         self._under_way: dict[str, Generation] = {}
-        self._handover = Handover(collector, channel.send, clock, decides=bool(setup.retry_on))
+        self._handover = Outbox(collector, channel.send, clock, decides=bool(setup.retry_on))
         self._checkpointer = checkpointer_of(setup, self._collect)
         self._wanted = 0  # asked for and not here yet
         self._generated = 0
@@ -85,7 +85,7 @@ class Worker:
         self._stopping = False
 
     def run(self, load_s: float) -> None:
-        """Serve until `Finish` and everything is staged, or `Stop`. Where a part cannot be staged, save and raise."""
+        """Serve until `Drain` and everything is staged, or `Stop`. Where a part cannot be staged, save and raise."""
         try:
             self._serve(load_s)
         except StorageError:
@@ -96,7 +96,7 @@ class Worker:
             raise
 
     def _serve(self, load_s: float) -> None:
-        self._channel.send(Ready(self._engine.info, load_s))
+        self._channel.send(WorkerReady(self._engine.info, load_s))
         if self._checkpointer is not None:
             self._checkpointer.start()
         while not self._stopping and not (self._finishing and self._is_idle):
@@ -107,7 +107,7 @@ class Worker:
             for delta in self._engine.step():
                 self._take(delta)
             self._admission.stepped(self._generated - before, self._engine.load())
-            self._tell()
+            self._report()
         if self._checkpointer is not None and self._stopping:
             self._checkpointer.save()  # first what is quick, and worth the most
         if self._under_way:
@@ -115,8 +115,8 @@ class Worker:
         self._collector.finish(self._while_finishing)
         if self._checkpointer is not None:  # verification may have taken long: what waited for it was saved meanwhile
             self._checkpointer.close()
-        self._tell(now=True)
-        self._channel.send(Ended())
+        self._report(now=True)
+        self._channel.send(WorkerEnded())
 
     def _while_finishing(self) -> None:
         """Verification may outlast generation by long: a `Stop` that comes meanwhile saves what still waits for it."""
@@ -124,7 +124,7 @@ class Worker:
         self._receive()
         if self._checkpointer is not None and self._stopping and not was_stopping:
             self._checkpointer.save()
-        self._tell()
+        self._report()
 
     @property
     def _is_idle(self) -> bool:
@@ -139,11 +139,11 @@ class Worker:
                 case Lease(items):
                     self._wanted -= len(items)
                     self._backlog.extend(items)
-                case Committed(keys):
+                case SamplesCommitted(keys):
                     self._collector.committed(keys)
-                case Drop(keys):
+                case CancelSamples(keys):
                     self._drop(set(keys))
-                case Finish():
+                case Drain():
                     self._finishing = True
                 case Stop():
                     self._stopping = True
@@ -155,7 +155,7 @@ class Worker:
         room = free + in_hand - len(self._backlog) - self._wanted
         if room > 0 and not (self._finishing or self._stopping) and (room * 4 >= self._backlog_target or idle):
             self._wanted += room
-            self._channel.send(Want(room))
+            self._channel.send(RequestWork(room))
 
     def _drop(self, keys: set[SampleKey]) -> None:
         """Give up what is not generated yet."""
@@ -205,7 +205,7 @@ class Worker:
             return
         failure = Failure(item.prompt.id, item.sample, "engine_refused", str(exc), item.attempt, item.prompt.digest)
         self._collector.give_up([item.key])
-        self._channel.send(Refused((failure,)))
+        self._channel.send(SamplesFailed((failure,)))
 
     def _take(self, delta: Delta) -> None:
         generation, reason = self._under_way[delta.id], delta.finish_reason
@@ -238,7 +238,7 @@ class Worker:
         length = len(completion.token_ids)
         self._handover.put(completion, saved, length, carried=min(generation.offset, length))
 
-    def _collect(self) -> list[Saved]:
+    def _collect(self) -> list[GenerationCheckpoint]:
         """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
         saved = {one.key: one for one in (g.saved() for g in list(self._under_way.values())) if one.tokens}
         for one in self._collector.uncommitted():
@@ -247,7 +247,7 @@ class Worker:
                 saved[one.key] = one
         return list(saved.values())
 
-    def _tell(self, *, now: bool = False) -> None:
+    def _report(self, *, now: bool = False) -> None:
         self._collector.raise_error()
         if now or self._handover.is_due:
             self._handover.tell(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchr1.engine.protocol import Request
-from batchr1.output.checkpoints import Saved
+from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.reasoning.budgets import Budgets
 from batchr1.reasoning.loops import LoopDetector, tokens_loop
 from batchr1.reasoning.results import resumed_at
-from batchr1.records import Completion, FinishReason, Partial, SampleKey, WorkItem
+from batchr1.records import Completion, FinishReason, ResumePoint, SampleKey, WorkItem
 from batchr1.seeds import resumed_seed
 
 
@@ -51,7 +51,7 @@ class Generation:
             if act == "close":
                 self.close()
         if partial is not None and partial.finish_reason is not None and self.ended() is None:
-            self.item = dataclasses.replace(item, partial=Partial(partial.token_ids, partial.resumed_at))
+            self.item = dataclasses.replace(item, partial=ResumePoint(partial.token_ids, partial.resumed_at))
 
     @property
     def at_least(self) -> int:
@@ -131,11 +131,11 @@ class Generation:
         cut_by = self._cut_by() if reason == "length" and len(self.tokens) < most else None
         return Completion(self.item, tuple(self.tokens), reason, self.injected, cut_by)
 
-    def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> Saved:
+    def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> GenerationCheckpoint:
         """As snapshots keep it. Safe beside the step loop."""
         item, tokens = self.item, self.tokens[:]
         injected = self.injected if len(tokens) > self._closed_at else 0  # else it was closed after they were copied
-        return Saved(
+        return GenerationCheckpoint(
             item.prompt.id, item.sample, item.attempt, item.prompt.digest, tokens, resumed_at(item.partial),
             reason, finished_at, injected,
         )  # fmt: skip

@@ -22,8 +22,8 @@ from typing import Any
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.engine.protocol import Engine
 from batchr1.errors import BatchError, EngineError, ModelError
-from batchr1.executors.messages import EngineSpec, Fatal, FromWorker, Ready, ToWorker, WorkerSetup
-from batchr1.models.bucket import bring_here, is_bucket
+from batchr1.executors.messages import EngineSpec, FromWorker, ToWorker, WorkerFailed, WorkerReady, WorkerSetup
+from batchr1.models.bucket import download_to_cache, is_bucket
 from batchr1.models.cached import cached_snapshot
 from batchr1.sizing.oom import MemoryProblem, problem_in
 from batchr1.storage.uri import StorageOptions
@@ -56,7 +56,7 @@ class PipeChannel:
     def send(self, message: FromWorker) -> None:
         with self._sending:
             self._connection.send(message)
-            self.said_ready = self.said_ready or isinstance(message, Ready)
+            self.said_ready = self.said_ready or isinstance(message, WorkerReady)
 
     def _listen(self) -> None:
         while True:
@@ -79,12 +79,12 @@ def main(fd: int, driver: int) -> int:
         _serve(setup, channel)
     except BatchError as exc:
         log.error("%s", exc)
-        channel.send(Fatal(type(exc).__name__, str(exc), _memory_problem(exc, channel)))
+        channel.send(WorkerFailed(type(exc).__name__, str(exc), _memory_problem(exc, channel)))
         return 1
     except Exception as exc:
         log.exception("worker %d failed", setup.worker)
         message = f"worker {setup.worker}: {type(exc).__name__}: {exc}"
-        channel.send(Fatal("EngineError", message, _memory_problem(exc, channel)))
+        channel.send(WorkerFailed("EngineError", message, _memory_problem(exc, channel)))
         return 1
     return 0
 
@@ -115,7 +115,7 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     setup = replace(setup, engine=from_this_machine(setup.engine, setup.storage.options))
     engine = make_engine(setup.engine)
     from batchr1.worker.collector import Collector
-    from batchr1.worker.engine_worker import Worker
+    from batchr1.worker.engine_worker import EngineWorker
 
     tags, tokenizer = model_tags(setup)
     to_result = result_maker(setup, tags, tokenizer)
@@ -125,7 +125,7 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     gc.collect()
     gc.freeze()  # a million objects of vLLM's that stay: no collection in the step loop looks at them again
     try:
-        Worker(setup, engine, collector, channel, rules=rules_of(setup, tags, tokenizer)).run(load_s)
+        EngineWorker(setup, engine, collector, channel, rules=rules_of(setup, tags, tokenizer)).run(load_s)
     except EngineError:
         collector.finish()  # rows that were finished before the engine died are not generated again
         raise
@@ -145,7 +145,7 @@ def from_this_machine(spec: EngineSpec, options: StorageOptions) -> EngineSpec:
                 f"model.path: {spec.model}: an engine that spans nodes wants its model where all of them see it. "
                 "Copy it to a folder that they share, or give model.repo."
             )
-        folder = bring_here(spec.model, options, digest=spec.revision, say=log.info)
+        folder = download_to_cache(spec.model, options, digest=spec.revision, say=log.info)
         return replace(spec, model=str(folder), revision=None)
     if spec.revision is None or spans_nodes:
         return spec

@@ -40,7 +40,7 @@ class Wait(wait_base):
         return own if asked is None else asked + min(own, BACKOFF_S)
 
 
-class Patience:
+class ServerHealth:
     """What is known of a server's health. `patience_s`: so long it may give nothing but errors."""
 
     def __init__(self, patience_s: float, clock: Callable[[], float]) -> None:

@@ -11,10 +11,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type
 from batchr1.engine.openai.client import ChatClient, Served
 from batchr1.engine.openai.faults import AccessError, NotFound, RowFailed, ServerFault, SlowRequest
 from batchr1.errors import EngineError, UsageError
-from batchr1.executors.messages import RemoteSetup
+from batchr1.executors.messages import ServerSetup
 from batchr1.records import Failure, Reply, WorkItem
 from batchr1.seeds import next_attempt
-from batchr1.worker.server_health import BACKOFF_S, Patience, ServerGone, Wait
+from batchr1.worker.server_health import BACKOFF_S, ServerGone, ServerHealth, Wait
 
 log = logging.getLogger("batchr1.worker")
 
@@ -22,19 +22,19 @@ REACH_S = 60.0  # so long, or for its patience, a server may not be there when a
 REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
 
 
-class Asking:
+class ServerRequests:
     """What a run asks of one server, and what that has cost (`spent`). Use within one event loop.
 
     `seed` and `attempts` are the job's. `is_tail`: whether nothing is left to be sent but what is tried again.
     """
 
     def __init__(
-        self, client: ChatClient, remote: RemoteSetup, *, seed: int | None, attempts: int,
+        self, client: ChatClient, remote: ServerSetup, *, seed: int | None, attempts: int,
         is_tail: Callable[[], bool], clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._client, self._remote, self._clock = client, remote, clock
         self._seed, self._attempts, self._is_tail = seed, attempts, is_tail
-        self._patience = Patience(remote.patience_s, clock)
+        self._patience = ServerHealth(remote.patience_s, clock)
         self._served = Served(None)
         self._answered = self._refused = 0
         self.spent = remote.spent

@@ -21,49 +21,49 @@ from batchr1.engine.openai.client import ChatClient
 from batchr1.engine.protocol import EngineInfo, EngineLoad
 from batchr1.errors import BatchError, StorageError, UsageError
 from batchr1.executors.messages import (
-    Committed,
-    Drop,
-    Ended,
-    Finish,
-    Halt,
+    CancelSamples,
+    Drain,
+    FirstAnswer,
     Lease,
-    Proven,
-    Ready,
-    Refused,
-    RemoteSetup,
+    RequestStop,
+    RequestWork,
+    SamplesCommitted,
+    SamplesFailed,
+    ServerSetup,
     Stop,
-    Want,
+    WorkerEnded,
+    WorkerReady,
     WorkerSetup,
 )
-from batchr1.output.checkpoints import Saved
-from batchr1.reasoning.server_replies import remote_result
-from batchr1.records import Failure, RemoteCompletion, Reply, Result, SampleKey, WorkItem
+from batchr1.output.checkpoints import GenerationCheckpoint
+from batchr1.reasoning.server_replies import server_result
+from batchr1.records import Failure, Reply, Result, SampleKey, ServerCompletion, WorkItem
 from batchr1.storage.errors import set_leaving
 from batchr1.worker.checkpointer import checkpointer_of
 from batchr1.worker.collector import Collector
 from batchr1.worker.engine_worker import Channel
-from batchr1.worker.outbox import Handover
+from batchr1.worker.outbox import Outbox
 from batchr1.worker.server_health import ServerGone
-from batchr1.worker.server_requests import Asking
+from batchr1.worker.server_requests import ServerRequests
 
 POLL_S = 0.05
 BACKLOG_SHARE = 4  # of the concurrency in the worker's own hand
 LEAVE_SHARE = 0.6  # of the grace, for requests under way; the rest is for writing
 
 
-def serve(setup: WorkerSetup, remote: RemoteSetup, channel: Channel) -> None:
+def serve(setup: WorkerSetup, remote: ServerSetup, channel: Channel) -> None:
     """A worker's life, from looking at the server to the last staged part."""
     _raise_open_files(remote.server.concurrency)
 
-    def to_result(completion: RemoteCompletion, finished_at: dt.datetime) -> Result:
-        return remote_result(
+    def to_result(completion: ServerCompletion, finished_at: dt.datetime) -> Result:
+        return server_result(
             completion, forced=remote.forced, model=setup.model_label, run=setup.run, expects_box=setup.expects_box,
             instruction=setup.instruction, verify=setup.verify, finished_at=finished_at,
         )  # fmt: skip
 
     collector = Collector(setup, to_result, channel.send)
     try:
-        asyncio.run(RemoteWorker(setup, remote, collector, channel).run())
+        asyncio.run(ServerWorker(setup, remote, collector, channel).run())
     except StorageError:
         raise
     except BatchError:
@@ -71,17 +71,17 @@ def serve(setup: WorkerSetup, remote: RemoteSetup, channel: Channel) -> None:
         raise
 
 
-class RemoteWorker:
+class ServerWorker:
     """Runs leases through a server until it is told to finish or to stop."""
 
     def __init__(
-        self, setup: WorkerSetup, remote: RemoteSetup, collector: Collector, channel: Channel,
+        self, setup: WorkerSetup, remote: ServerSetup, collector: Collector, channel: Channel,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._setup, self._remote = setup, remote
         self._collector, self._channel, self._clock = collector, channel, clock
         self._client = ChatClient(remote.server)
-        self._asking = Asking(
+        self._asking = ServerRequests(
             self._client, remote, seed=setup.seed, attempts=setup.attempts,
             is_tail=lambda: self._finishing and not self._backlog, clock=clock,
         )  # fmt: skip
@@ -93,11 +93,11 @@ class RemoteWorker:
         self._halted = False
         self._has_proven = False
         self._error: UsageError | None = None
-        self._handover = Handover(collector, channel.send, clock, decides=bool(setup.retry_on))
+        self._handover = Outbox(collector, channel.send, clock, decides=bool(setup.retry_on))
         self._checkpointer = checkpointer_of(setup, collector.uncommitted)
 
     async def run(self) -> None:
-        """Serve until `Finish` and everything is staged, or `Stop`.
+        """Serve until `Drain` and everything is staged, or `Stop`.
 
         Raises `EngineError` for a server that is not there, `UsageError` for one that answers nothing of this job, and
         `StorageError`, after saving, where a part cannot be staged.
@@ -106,11 +106,11 @@ class RemoteWorker:
             started = self._clock()
             served, server = await self._asking.reach(), self._remote.server
             info = EngineInfo(f"openai at {server.base_url}", served.max_model_len or 0, server.concurrency, 0)
-            self._channel.send(Ready(info, self._clock() - started))
+            self._channel.send(WorkerReady(info, self._clock() - started))
             try:
                 await self._serve()
             except UsageError:
-                self._tell(now=True)  # what was spent until here
+                self._report(now=True)  # what was spent until here
                 raise
             except StorageError:
                 set_leaving(True)
@@ -130,13 +130,13 @@ class RemoteWorker:
             if self._error is not None:
                 raise self._error
             self._asking.check_usage()
-            self._tell()
+            self._report()
         await self._leave_undone()
         self._collector.finish(self._while_finishing)  # the event loop stands still: nothing is under way any more
         if self._checkpointer is not None:
             self._checkpointer.close()
-        self._tell(now=True)
-        self._channel.send(Ended())
+        self._report(now=True)
+        self._channel.send(WorkerEnded())
 
     @property
     def _is_over(self) -> bool:
@@ -151,7 +151,7 @@ class RemoteWorker:
 
     def _while_finishing(self) -> None:
         self._receive()
-        self._tell()
+        self._report()
 
     async def _wait(self) -> None:
         """Until a request ends, or for a moment."""
@@ -171,11 +171,11 @@ class RemoteWorker:
                 case Lease(items):
                     self._wanted -= len(items)
                     self._backlog.extend(items)
-                case Committed(keys):
+                case SamplesCommitted(keys):
                     self._collector.committed(keys)
-                case Drop(keys):
+                case CancelSamples(keys):
                     self._drop(set(keys))
-                case Finish():
+                case Drain():
                     self._finishing = True
                 case Stop():
                     self._stop()
@@ -183,7 +183,7 @@ class RemoteWorker:
         room = most + max(1, most // BACKLOG_SHARE) - len(self._under_way) - len(self._backlog) - self._wanted
         if room > 0 and self._may_send and not self._finishing:
             self._wanted += room
-            self._channel.send(Want(room))
+            self._channel.send(RequestWork(room))
 
     def _stop(self) -> None:
         """Nothing more is sent; what is under way has a while to end, because it is paid for."""
@@ -216,7 +216,7 @@ class RemoteWorker:
                 continue
             if (reason := spent_all(self._remote, self._asking.spent)) is not None:
                 if not self._under_way:  # what is under way ends in peace
-                    self._halt(reason)
+                    self._request_stop(reason)
                 return
             item = self._backlog.popleft()
             self._under_way[item.key] = asyncio.create_task(self._run_one(item))
@@ -226,7 +226,7 @@ class RemoteWorker:
         try:
             outcome = await self._asking.outcome(item)
         except ServerGone as exc:
-            self._halt(str(exc))
+            self._request_stop(str(exc))
         except UsageError as exc:
             self._error = self._error or exc
         else:
@@ -235,17 +235,17 @@ class RemoteWorker:
                     self._hand_over(item, outcome, dt.datetime.now(dt.UTC), is_new=True)
                 case Failure():
                     self._collector.give_up([item.key])
-                    self._channel.send(Refused((outcome,)))
+                    self._channel.send(SamplesFailed((outcome,)))
                 case WorkItem():
                     self._backlog.append(outcome)
         finally:
             if self._under_way.get(item.key) is asyncio.current_task():
                 del self._under_way[item.key]
 
-    def _halt(self, reason: str) -> None:
+    def _request_stop(self, reason: str) -> None:
         if not self._halted and self._stopping_at is None:
             self._halted = True
-            self._channel.send(Halt(reason))
+            self._channel.send(RequestStop(reason))
 
     # Answers
 
@@ -253,16 +253,16 @@ class RemoteWorker:
         """An answer is whole: to the collector. It is saved as it is until its part is committed."""
         if not self._has_proven:
             self._has_proven = True
-            self._channel.send(Proven())
+            self._channel.send(FirstAnswer())
         finished_at = finished_at or dt.datetime.now(dt.UTC)
-        saved = Saved(
+        saved = GenerationCheckpoint(
             item.prompt.id, item.sample, item.attempt, item.prompt.digest, array("i"), (), reply.finish_reason,
             finished_at, reply=reply,
         )  # fmt: skip
         length = reply.completion_tokens or 0
-        self._handover.put(RemoteCompletion(item, reply), saved, length, carried=0 if is_new else length)
+        self._handover.put(ServerCompletion(item, reply), saved, length, carried=0 if is_new else length)
 
-    def _tell(self, *, now: bool = False) -> None:
+    def _report(self, *, now: bool = False) -> None:
         self._collector.raise_error()
         if now or self._handover.is_due:
             self._handover.tell(

@@ -17,7 +17,7 @@ from process_tree import tree, until
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 from serving import serving
 
-from batchr1.output.checkpoints import read_inflight
+from batchr1.output.checkpoints import read_checkpoints
 from batchr1.storage.base import open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_a_notice_makes_a_real_run_save_and_leave_with_75_and_the_next_goes_on(
             assert script.communicate(timeout=30) == ("", f"spot-notice.sh: {NOTICE}: kill -TERM {run.driver.pid}\n")
             assert script.returncode == 0
         assert run.wait(60) == 75, run.stderr
-    begun = {key.id for key in read_inflight(open_storage(output)).saved}
+    begun = {key.id for key in read_checkpoints(open_storage(output)).saved}
     assert begun
     assert run_replay(job, replay(**SLOW | {"step_s": 0.0})).exit_code == 0
     rows = rows_of(output)

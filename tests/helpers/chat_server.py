@@ -44,7 +44,7 @@ class ChatServer(ThreadingHTTPServer):
         self.under_way = self.most_under_way = 0
         self.delay_s = 0.0
         self.lock = threading.Lock()
-        self.let_go = threading.Event()
+        self.release = threading.Event()
         self._seen: dict[str, int] = {}
 
     @property
@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         elif name == "echo":  # FastAPI's way: what was wrong is shown
             self._send(422, {"detail": [{"msg": f"bad {body['messages'][-1]['content']}", "input": body}]})
         elif name == "hang":
-            self.server.let_go.wait(60)
+            self.server.release.wait(60)
         elif name == "json":
             self._send_text(200, '{"choices": [{"message": {"content": "half', "application/json")
         elif name == "html":
@@ -225,7 +225,7 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
         try:
             yield server
         finally:
-            server.let_go.set()
+            server.release.set()
 
 
 def remote_job(folder: Path, server: ChatServer | str, *, rows: int = 12, **sections: Any) -> Path:

@@ -31,13 +31,13 @@ class RayCluster:
 
     def add(self) -> None:
         """Start a node."""
-        self._tell("add")
+        self._report("add")
 
     def kill(self) -> None:
         """SIGKILL to the oldest node and all that runs on it."""
-        self._tell("kill")
+        self._report("kill")
 
-    def _tell(self, command: str) -> None:
+    def _report(self, command: str) -> None:
         file = self._folder / command
         file.touch()
         until(lambda: not file.exists(), START_S, command)

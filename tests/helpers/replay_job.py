@@ -27,7 +27,7 @@ from batchr1.models.catalogue import variant
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
     from batchr1.driver.feeder import Feeder
-    from batchr1.output.checkpoints import Saved
+    from batchr1.output.checkpoints import GenerationCheckpoint
     from batchr1.records import SampleKey
 
 MODEL = str(variant("r1-tiny").path)
@@ -59,7 +59,7 @@ def replay(**script: Any) -> EngineSpec:
 
 def feeder_of(
     folder: Path, inputs: pl.DataFrame, renderer: Renderer, *, n: int = 1, ahead: int = 64, first: int = 0,
-    longest_first: bool = True, saved: dict[SampleKey, Saved] | None = None, row_group_size: int = 50,
+    longest_first: bool = True, saved: dict[SampleKey, GenerationCheckpoint] | None = None, row_group_size: int = 50,
     look_ahead_rows: int | None = None, enough: int | None = None,
 ) -> Feeder:  # fmt: skip
     """A started feeder over these rows (id, problem, perhaps hint), as a run has it; reading and rendering are real."""

@@ -23,7 +23,7 @@ from batchr1.job import load_job
 from batchr1.reasoning import ThinkTags, split
 from batchr1.reasoning.budgets import ANSWER_ROOM, Budgets, closing_ids
 from batchr1.reasoning.loops import STOP_RUN_TOKENS
-from batchr1.records import Completion, Partial, Prompt, WorkItem
+from batchr1.records import Completion, Prompt, ResumePoint, WorkItem
 from batchr1.worker.generation import Generation, Rules
 
 OPEN, CLOSE, END, TEXT = 1, 2, 3, tuple(range(10, 20))
@@ -37,7 +37,9 @@ def budgets(thinking: int | None = None, answer: int | None = None, max_tokens: 
     return Budgets(thinking, answer, max_tokens, CLOSING, TAGS)
 
 
-def generation(rules: Rules, max_tokens: int = 1000, partial: Partial | None = None, opened: bool = True) -> Generation:
+def generation(
+    rules: Rules, max_tokens: int = 1000, partial: ResumePoint | None = None, opened: bool = True
+) -> Generation:
     prompt = Prompt("r", "", (5, 6), opened, b"")
     return Generation(WorkItem(prompt, 0, max_tokens, "max_tokens", partial=partial), rules)
 
@@ -141,7 +143,7 @@ def test_an_interruption_anywhere_changes_nothing(engine: list[int], at: int) ->
         return  # a closing is put in at once
     injected = whole.injected if at >= closed_at else 0
     is_whole = at >= len(whole.token_ids)
-    partial = Partial(whole.token_ids[:at], (), whole.finish_reason if is_whole else None, injected=injected)
+    partial = ResumePoint(whole.token_ids[:at], (), whole.finish_reason if is_whole else None, injected=injected)
     again = drive(generation(rules, partial=partial), engine)
     assert (again.token_ids, again.injected) == (whole.token_ids, whole.injected)
     assert (again.finish_reason, again.cut_by) == (whole.finish_reason, whole.cut_by)
@@ -151,11 +153,11 @@ def test_a_loop_is_stopped_and_said_to_be_one() -> None:
     stopped = generate([10, 11, 12] * 2000, Rules(stop_loops=True), max_tokens=9000)
     assert (stopped.finish_reason, stopped.cut_by) == ("length", "loop")
     assert STOP_RUN_TOKENS <= len(stopped.token_ids) <= STOP_RUN_TOKENS + 64
-    half = Partial(stopped.token_ids[:200])
+    half = ResumePoint(stopped.token_ids[:200])
     again = generation(Rules(stop_loops=True), 9000, half)
     acts = [again.take([token]) for token in ([10, 11, 12] * 200)[200 : len(stopped.token_ids)]]
     assert acts[-1] == "cut" and set(acts[:-1]) == {None}, "at the same token after an interruption"
-    ended = generation(Rules(stop_loops=True), 9000, Partial(stopped.token_ids, finish_reason="length"))
+    ended = generation(Rules(stop_loops=True), 9000, ResumePoint(stopped.token_ids, finish_reason="length"))
     assert ended.ended() == "length"
 
 
@@ -167,7 +169,7 @@ def test_a_loop_is_stopped_at_the_same_token_wherever_it_was_interrupted(
     stream = [10 + i % 3 for i in range(before)] + [20 + i % period for i in range(3000)]
     rules = Rules(budgets(250, 2000) if has_budget else None, stop_loops=True)
     whole = drive(generation(rules, 2500), stream)
-    saved, at = Partial(()), 0
+    saved, at = ResumePoint(()), 0
     for cut in cuts:
         at += cut
         one, act = generation(rules, 2500, saved), None
@@ -175,7 +177,7 @@ def test_a_loop_is_stopped_at_the_same_token_wherever_it_was_interrupted(
             if (act := one.take([stream[one.generated]])) == "close":
                 one.close()
         ended = "length" if act == "cut" else saved.finish_reason
-        saved = Partial(tuple(one.tokens), (), ended, injected=one.injected)
+        saved = ResumePoint(tuple(one.tokens), (), ended, injected=one.injected)
     again = drive(generation(rules, 2500, saved), stream)
     assert (len(again.token_ids), again.cut_by, again.injected) == (len(whole.token_ids), whole.cut_by, whole.injected)
 

@@ -18,7 +18,7 @@ import pytest
 from process_tree import Tree, tree, until
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
-from batchr1.output.checkpoints import INFLIGHT_DIR, Inflight, read_inflight
+from batchr1.output.checkpoints import INFLIGHT_DIR, FoundCheckpoints, read_checkpoints
 from batchr1.storage.base import open_storage
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
@@ -49,8 +49,8 @@ def content(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.drop("run", "finished_at", "resumed_at")
 
 
-def inflight(output: Path) -> Inflight:
-    return read_inflight(open_storage(output))
+def inflight(output: Path) -> FoundCheckpoints:
+    return read_checkpoints(open_storage(output))
 
 
 def started(job: Path, **changes: Any) -> Any:

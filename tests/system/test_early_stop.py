@@ -16,9 +16,9 @@ from replay_job import questions, replay, rows_of, run_replay, write_job
 from test_checkpointer import started
 
 from batchr1.cli.status import as_text
-from batchr1.driver.early_stop import Waves
+from batchr1.driver.early_stop import EarlyStop
 from batchr1.driver.prepare import find_pending, prepare
-from batchr1.driver.schedule import Group
+from batchr1.driver.schedule import RowSamples
 from batchr1.errors import JobError
 from batchr1.job import load_job
 from batchr1.output.folder import Output
@@ -37,8 +37,8 @@ class Batch:
 
 def play(verdicts: list[list[bool]], enough: int, rng: random.Random, *, deaths: float = 0.0) -> dict[int, set[int]]:
     """Samples that were committed, by row, when workers judge in any order; now and then one dies with what it has."""
-    waves = Waves(enough)
-    waves.add(Group((Batch(), i), list(range(len(row)))) for i, row in enumerate(verdicts))
+    waves = EarlyStop(enough)
+    waves.add(RowSamples((Batch(), i), list(range(len(row)))) for i, row in enumerate(verdicts))
     out: list[tuple[int, int]] = []
     judged: list[tuple[int, int]] = []
     committed: dict[int, set[int]] = {i: set() for i in range(len(verdicts))}
@@ -80,8 +80,8 @@ def test_every_row_gets_enough_right_samples_or_all_it_has(rows: list[list[bool]
 
 
 def test_a_wave_is_as_many_as_are_wanted_then_twice_as_many() -> None:
-    waves = Waves(2)
-    waves.add([Group((Batch(), 0), list(range(16)))])
+    waves = EarlyStop(2)
+    waves.add([RowSamples((Batch(), 0), list(range(16)))])
     sizes = []
     while (pick := waves.pick()) is not None:
         waves.out("a", pick)
@@ -92,8 +92,8 @@ def test_a_wave_is_as_many_as_are_wanted_then_twice_as_many() -> None:
 
 
 def test_what_a_dead_worker_took_along_is_wanted_again() -> None:
-    waves = Waves(1)
-    waves.add([Group((Batch(), 0), [0, 1, 2])])
+    waves = EarlyStop(1)
+    waves.add([RowSamples((Batch(), 0), [0, 1, 2])])
     pick = waves.pick()
     assert pick is not None
     waves.out("a", pick)

@@ -18,10 +18,10 @@ from test_early_stop import LENGTHS, ROWS, Batch, N, solvable_job
 from test_schedule import feeder_of
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
-from batchr1.driver.early_stop import Waves
+from batchr1.driver.early_stop import EarlyStop
 from batchr1.driver.feeder import Feeder
 from batchr1.driver.prepare import find_pending, prepare
-from batchr1.driver.schedule import Group
+from batchr1.driver.schedule import RowSamples
 from batchr1.job import load_job
 from batchr1.records import SampleKey, WorkItem
 
@@ -30,8 +30,8 @@ class Fleet:
     """Workers that judge in any order, are told late what is not wanted, and die with what is not committed."""
 
     def __init__(self, sizes: list[int], enough: int, rng: random.Random) -> None:
-        self.waves, self.rng = Waves(enough), rng
-        self.waves.add(Group((Batch(), i), list(range(size))) for i, size in enumerate(sizes))
+        self.waves, self.rng = EarlyStop(enough), rng
+        self.waves.add(RowSamples((Batch(), i), list(range(size))) for i, size in enumerate(sizes))
         self.out: list[set[tuple[int, int]]] = [set(), set(), set()]  # by worker: not judged yet
         self.judged: list[dict[tuple[int, int], bool]] = [{}, {}, {}]  # not committed yet
         self.drops: list[set[tuple[int, int]]] = [set(), set(), set()]  # under way to it

@@ -123,9 +123,11 @@ def test_raw_keeps_every_row_and_column_as_they_are(mixed: Path, tmp_path: Path)
 def test_messages_hold_the_reasoning_apart_or_inline(mixed: Path, tmp_path: Path) -> None:
     exported(mixed, tmp_path / "apart", "--to", "sft")
     exported(mixed, tmp_path / "inline", "--to", "sft", "--reasoning", "inline")
-    apart, inline = (rows_in(tmp_path / n).filter(pl.col("id") == "row/4").sort("sample") for n in ("apart", "inline"))
+    quarantined, inline = (
+        rows_in(tmp_path / n).filter(pl.col("id") == "row/4").sort("sample") for n in ("apart", "inline")
+    )
     thought = "Twice 4 is 8. (sample 0)"
-    assert apart["messages"].to_list()[0] == [
+    assert quarantined["messages"].to_list()[0] == [
         {"role": "user", "content": "What is 4 + 4?", "reasoning_content": None},
         {"role": "assistant", "content": "\\boxed{8}", "reasoning_content": thought},
     ]
@@ -133,8 +135,8 @@ def test_messages_hold_the_reasoning_apart_or_inline(mixed: Path, tmp_path: Path
         {"role": "user", "content": "What is 4 + 4?"},
         {"role": "assistant", "content": f"<think>\n{thought}\n</think>\n\n\\boxed{{8}}"},
     ]
-    assert apart.drop("messages").equals(inline.drop("messages"))
-    assert apart.columns == [
+    assert quarantined.drop("messages").equals(inline.drop("messages"))
+    assert quarantined.columns == [
         "messages", "id", "sample", "subject", "level", "gold", "final_answer", "correct", "reasoning_tokens",
         "answer_tokens", "completion_tokens", "flags", "model",
     ]  # fmt: skip

@@ -23,7 +23,7 @@ from s3_proxy import faulty_proxy
 import batchr1.driver.run_job
 from batchr1.cli.main import main
 from batchr1.errors import OutputError
-from batchr1.output.checkpoints import read_inflight
+from batchr1.output.checkpoints import read_checkpoints
 from batchr1.output.folder import Output
 from batchr1.storage.base import open_storage
 
@@ -181,7 +181,7 @@ def test_an_input_that_goes_away_under_a_run_stops_it_with_its_partials_saved(tm
         f"{second}: changed since this command began (got {got}, need the one that its ids were read from). "
         "Run the same command again."
     )
-    left = read_inflight(open_storage(tmp_path / "out"))
+    left = read_checkpoints(open_storage(tmp_path / "out"))
     assert left.tokens > 0, "saved although no snapshot was due for an hour"
     done = rows_of(tmp_path / "out").height
     assert done % 16 or done == summary.tally.done, "and finished rows were committed"

@@ -20,7 +20,7 @@ from replay_job import MODEL, questions, rows_of, write_job
 from s3_fakes import S3
 
 from batchr1.errors import ModelError
-from batchr1.models.bucket import bring_here, look_up
+from batchr1.models.bucket import download_to_cache, look_up
 
 REPO = "org/r1-tiny"
 SHARDED = model_files(Path(MODEL), shards=3)
@@ -128,7 +128,7 @@ def test_the_same_files_elsewhere_are_the_same_model_and_others_in_their_place_a
     put(s3, "a", {"generation_config.json": b"{}"})
     assert look_up(here, s3.options).digest != before
     with pytest.raises(ModelError) as caught:
-        bring_here(here, s3.options, digest=before)
+        download_to_cache(here, s3.options, digest=before)
     assert str(caught.value) == (
         f"model.path: {here}: the files were replaced since the run began. Run the same command again."
     )

@@ -30,9 +30,17 @@ from batchr1.engine.lifeline import start_time
 from batchr1.engine.protocol import EngineInfo
 from batchr1.errors import EngineError, JobError
 from batchr1.executors.local import share_cores
-from batchr1.executors.messages import Died, Finish, FromWorker, Generated, Ready, ToWorker, WorkerSetup
+from batchr1.executors.messages import (
+    Drain,
+    FromWorker,
+    SamplesFinished,
+    ToWorker,
+    WorkerExited,
+    WorkerReady,
+    WorkerSetup,
+)
 from batchr1.executors.ray_relay import Printed
-from batchr1.executors.relay_listener import Door
+from batchr1.executors.relay_listener import RelayListener
 from batchr1.job import load_job
 
 ROWS = 80
@@ -181,8 +189,8 @@ class Machines:
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]:
         return []
 
-    def kill(self, worker: int) -> Died:
-        return Died(None)
+    def kill(self, worker: int) -> WorkerExited:
+        return WorkerExited(None)
 
     def close(self) -> None: ...
 
@@ -264,7 +272,7 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Ma
         should_stop=lambda: None, on_ready=unused, on_progress=unused,
     )  # fmt: skip
     for replica in fleet.values():
-        replica.ready = Ready(EngineInfo("replay", 4096, 8, 0), 0.0)
+        replica.ready = WorkerReady(EngineInfo("replay", 4096, 8, 0), 0.0)
         replica.wanted = 12  # for eight slots
     driver._lease()
     held = [len(replica.in_flight) for replica in fleet.values()]
@@ -273,7 +281,7 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Ma
         replica.wanted = 12
     driver._lease()
     assert [len(replica.in_flight) for replica in fleet.values()] == held, "two are left, and wait for a free slot"
-    driver._handle(fleet[1], Generated(tuple(fleet[1].in_flight)[:5], (10,) * 5))
+    driver._handle(fleet[1], SamplesFinished(tuple(fleet[1].in_flight)[:5], (10,) * 5))
     driver._lease()
     assert [len(replica.in_flight) for replica in fleet.values()] == [12, 8], (
         "of three free slots there is work for one"
@@ -299,7 +307,7 @@ class Far:
 
     def __init__(self, folder: Path) -> None:
         self.key = secrets.token_bytes(32)
-        self.door = Door("127.0.0.1", self.key)
+        self.door = RelayListener("127.0.0.1", self.key)
         code = (
             "import sys; from batchr1.executors.ray_relay import serve; "
             f"serve({self.door.address!r}, bytes.fromhex('{self.key.hex()}'), 0, 0, '')"
@@ -344,22 +352,22 @@ def far(tmp_path: Path) -> Iterator[Far]:
 
 def test_a_far_worker_works_and_what_it_prints_comes_along(far: Far) -> None:
     assert isinstance(far.hear(Printed).data, bytes)
-    assert far.hear(Ready).info.engine == "replay"
-    far.line.send(Finish())
-    assert far.hear(Died).exit_code == 0
+    assert far.hear(WorkerReady).info.engine == "replay"
+    far.line.send(Drain())
+    assert far.hear(WorkerExited).exit_code == 0
     assert far.relay.wait(30) == 0
 
 
 def test_a_far_workers_death_is_told_with_its_exit_code(far: Far) -> None:
-    far.hear(Ready)
+    far.hear(WorkerReady)
     os.kill(far.worker(), signal.SIGKILL)
-    died = far.hear(Died)
-    assert (died.exit_code, died.lost) == (-9, False)
+    exited = far.hear(WorkerExited)
+    assert (exited.exit_code, exited.lost) == (-9, False)
 
 
 @pytest.mark.parametrize("who", ["driver", "relay"])
 def test_a_far_worker_outlives_neither_its_driver_nor_its_relay(far: Far, who: str) -> None:
-    far.hear(Ready)
+    far.hear(WorkerReady)
     worker = far.worker()
     if who == "driver":
         far.line.close()
@@ -373,7 +381,7 @@ def test_nobody_comes_in_without_the_key() -> None:
     from multiprocessing import AuthenticationError
     from multiprocessing.connection import Client
 
-    door = Door("127.0.0.1", secrets.token_bytes(32))
+    door = RelayListener("127.0.0.1", secrets.token_bytes(32))
     with pytest.raises((AuthenticationError, EOFError, ConnectionError)):
         Client(door.address, authkey=b"guessed")
     time.sleep(0.1)

@@ -17,13 +17,22 @@ from test_checkpointer import record, started, wait_for_saved
 from batchr1.dataset.prompts import PromptRenderer
 from batchr1.engine.replay.engine import ReplayEngine
 from batchr1.errors import JobError
-from batchr1.executors.messages import Drop, Dropped, Finish, FromWorker, Lease, Staged, ToWorker, WorkerSetup
+from batchr1.executors.messages import (
+    CancelSamples,
+    Drain,
+    FromWorker,
+    Lease,
+    PartStaged,
+    SamplesCancelled,
+    ToWorker,
+    WorkerSetup,
+)
 from batchr1.job import load_job
 from batchr1.records import SampleKey, WorkItem
 from batchr1.seeds import derive_seed
 from batchr1.storage.base import open_storage
 from batchr1.worker.collector import Collector
-from batchr1.worker.engine_worker import Worker
+from batchr1.worker.engine_worker import EngineWorker
 from batchr1.worker.main import model_tags, result_maker
 
 ROWS = 40
@@ -135,17 +144,17 @@ def test_what_is_called_back_is_not_tried_again(tmp_path: Path) -> None:
 
     line, engine = Line(), ReplayEngine.from_args(spec.args)
     collector = Collector(setup, slow, line.send)
-    worker = Worker(setup, engine, collector, line)
+    worker = EngineWorker(setup, engine, collector, line)
     thread = threading.Thread(target=worker.run, args=(0.0,))
     thread.start()
     prompt = PromptRenderer(tokenizer).render("a", "1 + 1")
     line.to_worker.put(Lease((WorkItem(prompt, 0, 100, "max_tokens", seed=1),)))
     until(collector.uncommitted, 20)
-    line.to_worker.put(Drop((SampleKey("a", 0),)))
-    until(lambda: line.of(Dropped), 20)
+    line.to_worker.put(CancelSamples((SampleKey("a", 0),)))
+    until(lambda: line.of(SamplesCancelled), 20)
     is_seen.set()
-    line.to_worker.put(Finish())
+    line.to_worker.put(Drain())
     thread.join(60)
     assert not thread.is_alive()
-    assert [(m.keys, m.tokens) for m in line.of(Dropped)] == [((), 0), ((SampleKey("a", 0),), 100)]
-    assert not collector.uncommitted() and not line.of(Staged)
+    assert [(m.keys, m.tokens) for m in line.of(SamplesCancelled)] == [((), 0), ((SampleKey("a", 0),), 100)]
+    assert not collector.uncommitted() and not line.of(PartStaged)

@@ -22,10 +22,10 @@ from batchr1.dataset.pending import Pending
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.dataset.source import Source
 from batchr1.driver.feeder import Feeder, Limits
-from batchr1.driver.schedule import Group, Pick, Schedule
+from batchr1.driver.schedule import Pick, RowSamples, Schedule
 from batchr1.job import load_job
 from batchr1.job.spec import InputSpec
-from batchr1.output.checkpoints import Saved
+from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.records import Failure, SampleKey, WorkItem
 from batchr1.storage.base import expand_inputs
 
@@ -33,7 +33,7 @@ from batchr1.storage.base import expand_inputs
 def schedule_of(rows: int, n: int, *, longest_first: bool = True, expected: dict[int, float] | None = None) -> Schedule:
     schedule = Schedule(longest_first=longest_first)
     known = expected or {}
-    schedule.add(Group(i, list(range(n)), known.get(i, math.nan)) for i in range(rows))
+    schedule.add(RowSamples(i, list(range(n)), known.get(i, math.nan)) for i in range(rows))
     return schedule
 
 
@@ -58,7 +58,7 @@ def begun(rows: dict[int, dict[int, int]], count: int, n: int, *, longest_first:
     """`rows`: tokens that are saved, by row and sample."""
     schedule = Schedule(longest_first=longest_first)
     known = more.get("expected", {})
-    schedule.add(Group(i, list(range(n)), known.get(i, math.nan), rows.get(i, {})) for i in range(count))
+    schedule.add(RowSamples(i, list(range(n)), known.get(i, math.nan), rows.get(i, {})) for i in range(count))
     return schedule
 
 
@@ -110,8 +110,8 @@ def test_nothing_waits_for_a_probe_and_the_oldest_one_under_way_is_taken_for_the
 
 def test_samples_that_were_begun_go_first_and_the_one_that_is_furthest_is_its_rows_probe() -> None:
     schedule = Schedule(longest_first=True)
-    third = Group("c", [0, 1, 2], math.nan, {1: 7, 2: 9})
-    schedule.add([Group("a", [0], 100.0, {0: 60}), Group("b", [0], 50.0), third])
+    third = RowSamples("c", [0, 1, 2], math.nan, {1: 7, 2: 9})
+    schedule.add([RowSamples("a", [0], 100.0, {0: 60}), RowSamples("b", [0], 50.0), third])
     assert said(picks(schedule, 2)) == [("a", (0,)), ("c", (2, 1))]
     schedule.finished(third, 60)
     assert said(picks(schedule)) == [("c", (0,)), ("b", (0,))]
@@ -124,11 +124,11 @@ def test_samples_that_were_begun_go_first_and_the_one_that_is_furthest_is_its_ro
 )
 def test_every_sample_is_picked_once_whatever_is_told_when(rows: list[Any], random: Any, longest_first: bool) -> None:
     schedule = Schedule(longest_first=longest_first)
-    groups = [Group(i, list(range(n)), math.nan if e is None else float(e)) for i, (n, e) in enumerate(rows)]
+    groups = [RowSamples(i, list(range(n)), math.nan if e is None else float(e)) for i, (n, e) in enumerate(rows)]
     half = len(groups) // 2
     schedule.add(groups[:half])
     schedule.add(groups[half:])
-    found, under_way = list[tuple[int, int]](), list[Group]()
+    found, under_way = list[tuple[int, int]](), list[RowSamples]()
     while (pick := schedule.pick()) is not None:
         found += [(pick.group.row, sample) for sample in pick.samples]
         under_way.append(pick.group)
@@ -215,8 +215,8 @@ def test_finished_samples_of_earlier_runs_stand_in_for_the_probe(tmp_path: Path,
     saved = {
         one.key: one
         for one in (
-            Saved("row/1", 0, 1, b"?" * 16, array("i", range(40)), finish_reason="stop"),
-            Saved("row/2", 1, 1, b"?" * 16, array("i", range(90))),
+            GenerationCheckpoint("row/1", 0, 1, b"?" * 16, array("i", range(40)), finish_reason="stop"),
+            GenerationCheckpoint("row/2", 1, 1, b"?" * 16, array("i", range(90))),
         )
     }
     feeder = feeder_of(tmp_path, questions(3), renderer, n=2, saved=saved, ahead=1)

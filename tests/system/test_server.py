@@ -23,7 +23,7 @@ from batchr1.driver.prepare import RunOptions
 from batchr1.driver.run_job import Summary, run_job
 from batchr1.errors import JobError, UsageError
 from batchr1.job import Overrides, load_job
-from batchr1.output.checkpoints import INFLIGHT_DIR, read_inflight
+from batchr1.output.checkpoints import INFLIGHT_DIR, read_checkpoints
 from batchr1.output.folder import Output
 from batchr1.report.numbers import read
 from batchr1.report.page import render
@@ -320,9 +320,9 @@ def test_kill_9_costs_what_was_under_way_and_what_was_paid_for_is_not_sent_again
         )  # fmt: skip
         with tree(["-m", "batchr1", "run", str(job)], tmp_path) as running:
             storage = open_storage(tmp_path / "out")
-            until(lambda: (tmp_path / "out" / INFLIGHT_DIR).exists() and read_inflight(storage).finished >= 10)
+            until(lambda: (tmp_path / "out" / INFLIGHT_DIR).exists() and read_checkpoints(storage).finished >= 10)
             running.kill()
-        saved = {key.id for key in read_inflight(storage).saved}
+        saved = {key.id for key in read_checkpoints(storage).saved}
         assert len(saved) >= 10
         assert not list((tmp_path / "out").glob("data/*"))
         asked = len(server.bodies)
@@ -349,8 +349,8 @@ def test_a_worker_that_is_killed_has_a_successor_that_sends_nothing_twice_that_w
         job = remote_job(tmp_path, server, rows=40, output={"rows_per_part": 1000}, checkpoint={"every_s": 0.1})
         with tree(["-m", "batchr1", "run", str(job)], tmp_path) as running:
             storage = open_storage(tmp_path / "out")
-            until(lambda: (tmp_path / "out" / INFLIGHT_DIR).exists() and read_inflight(storage).finished >= 10)
-            saved = {key.id for key in read_inflight(storage).saved}
+            until(lambda: (tmp_path / "out" / INFLIGHT_DIR).exists() and read_checkpoints(storage).finished >= 10)
+            saved = {key.id for key in read_checkpoints(storage).saved}
             asked = len(server.bodies)
             os.kill(running.workers()[0], signal.SIGKILL)
             assert running.wait() == 0, running.stderr

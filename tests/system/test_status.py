@@ -12,7 +12,7 @@ from process_tree import tree, until
 from replay_job import questions, replay, run_replay, write_job
 
 from batchr1.cli.main import main
-from batchr1.output.checkpoints import INFLIGHT_DIR, read_inflight
+from batchr1.output.checkpoints import INFLIGHT_DIR, read_checkpoints
 from batchr1.storage.base import open_storage
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
@@ -44,7 +44,7 @@ def test_status_follows_an_output_through_its_life(tmp_path: Path) -> None:
     assert " tokens/s since this run began, ETA " in text
 
     dead = status(output)
-    keys = read_inflight(open_storage(output)).saved
+    keys = read_checkpoints(open_storage(output)).saved
     assert (dead["holder"], dead["eta_s"], dead["tokens_per_s"]) == (None, None, None)
     assert 0 < dead["in_flight"]["tokens"] <= sum(len(s.tokens) for s in keys.values())
     text = CliRunner().invoke(main, ["status", str(output)]).output

@@ -20,7 +20,7 @@ from process_tree import tree, until
 from replay_job import questions, replay, rows_of, run_replay, write_job
 
 from batchr1.cli.main import main
-from batchr1.output.checkpoints import read_inflight
+from batchr1.output.checkpoints import read_checkpoints
 from batchr1.reasoning.verify import Verify
 from batchr1.storage.base import open_storage
 from batchr1.verifier.pool import VerifierGoneError, VerifierProcess
@@ -158,7 +158,7 @@ def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_toke
 
         def saved() -> int:
             return sum(
-                s.finish_reason is not None for s in read_inflight(open_storage(tmp_path / "out")).saved.values()
+                s.finish_reason is not None for s in read_checkpoints(open_storage(tmp_path / "out")).saved.values()
             )
 
         until(lambda: len(verifying()) == 2, timeout_s=250, what="verifiers")

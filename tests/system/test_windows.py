@@ -16,7 +16,7 @@ from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_k
 from batchr1.cli.main import main
 from batchr1.cli.options import next_time
 from batchr1.errors import JobError
-from batchr1.output.checkpoints import read_inflight
+from batchr1.output.checkpoints import read_checkpoints
 from batchr1.storage.base import open_storage
 
 EVENING = dt.datetime(2026, 11, 26, 22, 15, 30)
@@ -128,7 +128,7 @@ def test_a_night_that_ends_saves_its_partials_and_the_next_goes_on_first_with_th
     while not begun:  # on a busy machine the engine alone takes longer than a window
         stopped = run_replay(job, replay(**SLOW), stop_after_s=window_s)
         assert stopped.exit_code == 75
-        begun = {key.id for key in read_inflight(open_storage(tmp_path / "out")).saved}
+        begun = {key.id for key in read_checkpoints(open_storage(tmp_path / "out")).saved}
         window_s *= 2
     assert len(begun) <= 8
 

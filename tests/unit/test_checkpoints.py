@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from batchr1.output.checkpoints import (
     INFLIGHT_DIR,
-    Inflight,
-    Saved,
-    SnapshotError,
+    CheckpointError,
+    FoundCheckpoints,
+    GenerationCheckpoint,
     add,
     carried_name,
-    carry_over,
+    checkpoint_name,
+    consolidate,
     decode,
     encode,
-    read_inflight,
+    read_checkpoints,
     read_worker,
     reopened_name,
-    snapshot_name,
-    write_snapshot,
+    write_checkpoint,
 )
 from batchr1.records import SampleKey
 from batchr1.seeds import resumed_seed
@@ -35,9 +35,9 @@ NOON = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 RUN = "20261125T120000000Z-abcd"
 
 
-def one(id: str = "a", tokens: int = 3, **fields: object) -> Saved:
+def one(id: str = "a", tokens: int = 3, **fields: object) -> GenerationCheckpoint:
     values = {"sample": 0, "attempt": 1, "prompt_hash": b"p" * 16, "tokens": array("i", range(tokens)), **fields}
-    return Saved(id, **values)  # type: ignore[arg-type]
+    return GenerationCheckpoint(id, **values)  # type: ignore[arg-type]
 
 
 TABLE = [
@@ -66,7 +66,7 @@ def test_what_was_saved_comes_back() -> None:
         max_size=6,
     )
 )
-def test_any_generations_come_back(saved: list[Saved]) -> None:
+def test_any_generations_come_back(saved: list[GenerationCheckpoint]) -> None:
     assert decode(encode(saved, job="")) == saved
 
 
@@ -84,12 +84,12 @@ def test_a_torn_snapshot_is_noticed(damage: str) -> None:
             data += b"\0"
         case "other":
             data = bytearray(b"PAR1" * 100)
-    with pytest.raises(SnapshotError, match="torn, or not a snapshot"):
+    with pytest.raises(CheckpointError, match="torn, or not a snapshot"):
         decode(bytes(data))
 
 
 def test_another_jobs_snapshot_is_not_taken() -> None:
-    with pytest.raises(SnapshotError, match="of a job that gives other answers"):
+    with pytest.raises(CheckpointError, match="of a job that gives other answers"):
         decode(encode(TABLE, job="j"), job="k")
 
 
@@ -104,8 +104,10 @@ def test_another_jobs_snapshot_is_not_taken() -> None:
         (one(tokens=9), one(tokens=2, prompt_hash=b"q" * 16), 2),
     ],
 )
-def test_of_one_sample_the_further_state_counts(old: Saved, new: Saved, stays: int) -> None:
-    known: dict[SampleKey, Saved] = {}
+def test_of_one_sample_the_further_state_counts(
+    old: GenerationCheckpoint, new: GenerationCheckpoint, stays: int
+) -> None:
+    known: dict[SampleKey, GenerationCheckpoint] = {}
     add(known, [old])
     add(known, [new])
     assert len(known[old.key].tokens) == stays
@@ -115,7 +117,7 @@ def names(storage: Storage) -> list[str]:
     return [file.rel.removeprefix(f"{INFLIGHT_DIR}/") for file in storage.list_files(INFLIGHT_DIR)]
 
 
-def checkpointer(storage: Storage, state: list[Saved]) -> Checkpointer:
+def checkpointer(storage: Storage, state: list[GenerationCheckpoint]) -> Checkpointer:
     setup = CheckpointSetup(every_s=3600, job="j")
     return Checkpointer(storage, setup, run=RUN, worker=0, epoch=1, collect=lambda: list(state))
 
@@ -127,7 +129,7 @@ def test_the_old_snapshot_goes_when_the_new_one_is_there(tmp_path: Path) -> None
     state.append(one("b", 1))
     saver.save()
     assert names(storage) == [f"snap-{RUN}-000-001-0000002.bin"]
-    assert read_inflight(storage, job="j").saved == {s.key: s for s in state}
+    assert read_checkpoints(storage, job="j").saved == {s.key: s for s in state}
     state.clear()
     saver.save()
     assert names(storage) == []
@@ -158,31 +160,31 @@ def _full(rel: str, data: bytes) -> None:
 
 def test_what_runs_left_becomes_one_file_and_torn_ones_are_reported(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
-    write_snapshot(storage, snapshot_name(RUN, 0, 0, 4), [one("a", 4), one("b", 2)], job="j")
-    write_snapshot(storage, snapshot_name(RUN, 1, 0, 9), [one("c", 1, finish_reason="stop")], job="j")
-    storage.write_bytes(snapshot_name(RUN, 2, 0, 1), b"torn")
+    write_checkpoint(storage, checkpoint_name(RUN, 0, 0, 4), [one("a", 4), one("b", 2)], job="j")
+    write_checkpoint(storage, checkpoint_name(RUN, 1, 0, 9), [one("c", 1, finish_reason="stop")], job="j")
+    storage.write_bytes(checkpoint_name(RUN, 2, 0, 1), b"torn")
     assert set(read_worker(storage, RUN, 0, 0, job="j")) == {SampleKey("a", 0), SampleKey("b", 0)}
     assert read_worker(storage, RUN, 2, 0, job="j") == {}
-    found = read_inflight(storage, job="j")
+    found = read_checkpoints(storage, job="j")
     assert (found.tokens, found.finished, found.unreadable) == (
         7,
         1,
-        {snapshot_name(RUN, 2, 0, 1): "torn, or not a snapshot"},
+        {checkpoint_name(RUN, 2, 0, 1): "torn, or not a snapshot"},
     )
-    carry_over(storage, "next", found, job="j")
+    consolidate(storage, "next", found, job="j")
     assert [f.rel for f in storage.list_files(INFLIGHT_DIR)] == [carried_name("next")]
-    assert read_inflight(storage, job="j").saved == found.saved
-    carry_over(storage, "last", Inflight(files=[carried_name("next")]), job="j")
+    assert read_checkpoints(storage, job="j").saved == found.saved
+    consolidate(storage, "last", FoundCheckpoints(files=[carried_name("next")]), job="j")
     assert names(storage) == []
 
 
 @pytest.mark.parametrize("name", [carried_name(RUN), reopened_name(RUN, 3)])
 def test_what_a_worker_saved_is_newer_than_what_its_run_took_over(tmp_path: Path, name: str) -> None:
     storage = open_storage(tmp_path)
-    write_snapshot(storage, name, [one("a", 9), one("b", 9), one("c", 9)], job="j")
+    write_checkpoint(storage, name, [one("a", 9), one("b", 9), one("c", 9)], job="j")
     newer = [one("a", 2, prompt_hash=b"q" * 16), one("b", 3, attempt=2), one("c", 4)]
-    write_snapshot(storage, snapshot_name(RUN, 0, 0, 1), newer, job="j")
-    saved = read_inflight(storage, job="j").saved
+    write_checkpoint(storage, checkpoint_name(RUN, 0, 0, 1), newer, job="j")
+    saved = read_checkpoints(storage, job="j").saved
     assert {key.id: len(one.tokens) for key, one in saved.items()} == {"a": 2, "b": 3, "c": 9}
 
 

@@ -150,7 +150,7 @@ def test_intervals_are_repeatable_and_cover_the_truth_as_often_as_they_say() -> 
         measures = measure(table(prompts), ks=[1], resamples=300)
         covered += measures.pass_at[1].low <= 0.5 <= measures.pass_at[1].high
     assert 0.91 <= covered / 300 <= 0.98
-    again = [measure(table(prompts), seed=seed).document() for seed in (1, 1, 2)]
+    again = [measure(table(prompts), seed=seed).to_dict() for seed in (1, 1, 2)]
     assert again[0] == again[1]
     assert again[0] != again[2]
 

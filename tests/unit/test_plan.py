@@ -21,7 +21,7 @@ from batchr1.job.spec import ExecutorSpec, InputSpec, JobSpec, ModelSpec, Output
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource, catalogue_source, resolve_model
 from batchr1.records import PromptLengths
-from batchr1.sizing.alternatives import WayOut, ways_out
+from batchr1.sizing.alternatives import Alternative, alternatives
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device, Holder
 from batchr1.sizing.fit import groups_of
@@ -29,7 +29,7 @@ from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB, graph_sizes
-from batchr1.sizing.plan import MisfitError, Plan, demand_of, make_plan
+from batchr1.sizing.plan import MisfitError, Plan, make_plan, workload_of
 
 GOLDEN = Path(__file__).parents[1] / "golden/plans.txt"
 MISFITS_GOLDEN = GOLDEN.with_name("misfits.txt")
@@ -262,7 +262,7 @@ def test_a_batch_is_as_large_as_the_cache_that_it_leaves() -> None:
     spec = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048)
     p = plan(spec, gpus("RTX 4090", 2))
     one_more = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048, max_num_seqs=p.max_num_seqs + 1)
-    demand = demand_of(spec, source_of(spec), PROMPTS, default_lengths("math", 2048))
+    demand = workload_of(spec, source_of(spec), PROMPTS, default_lengths("math", 2048))
     assert demand.fit_within(p.kv_cache_tokens, num_seqs=p.max_num_seqs)
     larger = plan(one_more, gpus("RTX 4090", 2))
     assert not demand.fit_within(larger.kv_cache_tokens, num_seqs=p.max_num_seqs + 1)
@@ -315,7 +315,7 @@ def test_the_arguments_that_a_plan_gives_are_known_to_vllm() -> None:
 
 
 def test_a_plan_is_plain_values() -> None:
-    document = json.loads(json.dumps(plan(job(), gpus("H200", 2)).document()))
+    document = json.loads(json.dumps(plan(job(), gpus("H200", 2)).to_dict()))
     assert document.items() >= {"fits": True, "replicas": 2, "tensor_parallel": 1, "pipeline_parallel": 1}.items()
     assert set(document["memory"]) == {"weights_gib", "activation_gib", "cuda_graph_gib", "other_gib", "kv_gib"}
     assert {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens", "estimate"} <= set(document)
@@ -352,11 +352,11 @@ def test_no_plan_breaks_its_own_promises(
     assert len(used) == len(set(used))
 
 
-def offered(spec: JobSpec, machine: Machine, prompts: PromptLengths = PROMPTS) -> tuple[WayOut, ...]:
+def offered(spec: JobSpec, machine: Machine, prompts: PromptLengths = PROMPTS) -> tuple[Alternative, ...]:
     """What is offered when a job does not fit. Each is tried: it must fit."""
     model = source_of(spec)
     completions = default_lengths("math", spec.sampling.max_tokens or model.context_len)
-    ways = ways_out(spec, model, machine, prompts, completions)
+    ways = alternatives(spec, model, machine, prompts, completions)
     for way in ways:
         assert applied(spec, machine, prompts, way.flags).kv_cache_tokens > 0
     return ways

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchr1.driver.quarantine import ALONE_UP_TO, Suspects
+from batchr1.driver.quarantine import ALONE_UP_TO, Quarantine
 from batchr1.errors import EngineError
 from batchr1.records import Prompt, WorkItem
 
@@ -17,14 +17,14 @@ def items(count: int) -> list[WorkItem]:
 
 def hunt(rows: list[WorkItem], poison: set[str]) -> tuple[list[tuple[str, int]], int]:
     """Run rows through an engine that dies when one of `poison` is in it: who is blamed, after how many deaths."""
-    suspects, again, blamed, deaths = Suspects(), rows, list[tuple[str, int]](), 0
+    suspects, again, blamed, deaths = Quarantine(), rows, list[tuple[str, int]](), 0
     while again or suspects:
         batch = suspects.next_group() if suspects else again
         if batch is again:
             again = []
         if {item.prompt.id for item in batch} & poison:
             deaths += 1
-            again = again + suspects.died(batch)
+            again = again + suspects.exited(batch)
         else:
             blamed += [(f.id, f.attempts) for f in suspects.generated(item.key for item in batch)]
     return blamed + [(f.id, f.attempts) for f in suspects.verdicts()], deaths
@@ -57,16 +57,16 @@ def test_an_engine_that_dies_with_any_row_blames_none() -> None:
 
 
 def test_a_row_that_got_through_is_cleared() -> None:
-    suspects, [row, other] = Suspects(), items(2)
-    assert suspects.died([row, other]) == [row, other]
+    suspects, [row, other] = Quarantine(), items(2)
+    assert suspects.exited([row, other]) == [row, other]
     assert suspects.generated([row.key]) == []
-    assert suspects.died([row]) == [row]
+    assert suspects.exited([row]) == [row]
 
 
 def test_a_row_that_only_one_of_several_engines_dies_of_is_tried_on_another_and_not_blamed() -> None:
-    suspects, [row, other] = Suspects(), items(2)
-    assert suspects.died([row, other], worker=0, others=True) == [row, other]
-    assert suspects.died([row], worker=0, others=True) == []
+    suspects, [row, other] = Quarantine(), items(2)
+    assert suspects.exited([row, other], worker=0, others=True) == [row, other]
+    assert suspects.exited([row], worker=0, others=True) == []
     assert suspects.next_group(0, others=True) == []
     assert suspects.next_group(1, others=True) == [row]
     assert suspects.generated([row.key]) == []
@@ -74,20 +74,20 @@ def test_a_row_that_only_one_of_several_engines_dies_of_is_tried_on_another_and_
 
 
 def test_a_row_that_two_engines_die_of_is_blamed() -> None:
-    suspects, [row] = Suspects(), items(1)
-    assert suspects.died([row], worker=0, others=True) == [row]
-    assert suspects.died([row], worker=0, others=True) == []
+    suspects, [row] = Quarantine(), items(1)
+    assert suspects.exited([row], worker=0, others=True) == [row]
+    assert suspects.exited([row], worker=0, others=True) == []
     assert suspects.next_group(1, others=True) == [row]
-    assert suspects.died([row], worker=1, others=True) == []
+    assert suspects.exited([row], worker=1, others=True) == []
     assert [(f.id, f.reason, f.attempts) for f in suspects.verdicts()] == [("0", "killed_engine", 3)]
 
 
 def test_when_no_other_engine_is_left_the_same_one_tries_again() -> None:
-    suspects, [row] = Suspects(), items(1)
-    assert suspects.died([row], worker=0, others=True) == [row]
-    assert suspects.died([row], worker=0, others=True) == []
+    suspects, [row] = Quarantine(), items(1)
+    assert suspects.exited([row], worker=0, others=True) == [row]
+    assert suspects.exited([row], worker=0, others=True) == []
     assert suspects.next_group(0, others=False) == [row]
-    assert suspects.died([row], worker=0, others=False) == []
+    assert suspects.exited([row], worker=0, others=False) == []
     assert [f.attempts for f in suspects.verdicts()] == [3]
 
 

@@ -96,9 +96,9 @@ def test_a_step_takes_the_time_of_what_is_in_it_on_the_engines_own_clock() -> No
     assert engine.clock_s - before == pytest.approx((3e9 + 34 * 1e5) / 1e12 + 0.002 + 2e-4)
 
 
-@pytest.mark.parametrize(("apart", "seconds"), [(True, 5 * 0.2 + 0.4), (False, 6 * 0.2 + 6 * 0.1 + 0.4)])
+@pytest.mark.parametrize(("quarantined", "seconds"), [(True, 5 * 0.2 + 0.4), (False, 6 * 0.2 + 6 * 0.1 + 0.4)])
 def test_an_engine_that_runs_apart_goes_on_while_its_worker_is_busy(
-    apart: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
+    quarantined: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
 
@@ -106,7 +106,7 @@ def test_an_engine_that_runs_apart_goes_on_while_its_worker_is_busy(
         clock[0] += seconds
 
     monkeypatch.setattr("batchr1.engine.replay.engine.time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    engine = engine_of(step_s=0.2, runs_apart=apart)
+    engine = engine_of(step_s=0.2, runs_apart=quarantined)
     engine.submit(request(0))
     for busy_s in (0.1, 0.1, 0.1, 0.1, 0.6, 0.0):  # one step ahead at most: of 0.6 s, 0.4 are lost
         engine.step()

@@ -10,7 +10,7 @@ import pytest
 
 from batchr1.reasoning import Split, ThinkTags, to_result
 from batchr1.reasoning.flags import flags_of
-from batchr1.records import Completion, Partial, Prompt, Result, WorkItem
+from batchr1.records import Completion, Prompt, Result, ResumePoint, WorkItem
 
 PIECES = ["<think>", "</think>", "", "1+1 ", "is two", " ", "\\boxed{2}", "\\boxed{3}", "no box"]
 OPEN, CLOSE, END, SUM, TWO, SPACE, BOX_2, BOX_3, NO_BOX = range(9)
@@ -96,14 +96,14 @@ def test_without_a_right_answer_nothing_is_correct_or_wrong() -> None:
     ("partial", "resumed_at"),
     [
         (None, ()),
-        (Partial(()), ()),
-        (Partial((SUM,)), (1,)),
-        (Partial((SUM, TWO, SPACE), (1,)), (1, 3)),
-        (Partial((SUM,), (1,)), (1,)),
-        (Partial((), (1,)), (1,)),
+        (ResumePoint(()), ()),
+        (ResumePoint((SUM,)), (1,)),
+        (ResumePoint((SUM, TWO, SPACE), (1,)), (1, 3)),
+        (ResumePoint((SUM,), (1,)), (1,)),
+        (ResumePoint((), (1,)), (1,)),
     ],
 )
-def test_a_row_lists_the_offsets_at_which_it_went_on(partial: Partial | None, resumed_at: tuple[int, ...]) -> None:
+def test_a_row_lists_the_offsets_at_which_it_went_on(partial: ResumePoint | None, resumed_at: tuple[int, ...]) -> None:
     assert result_of([SUM, TWO, SPACE, CLOSE, BOX_2], partial=partial).resumed_at == resumed_at
 
 

@@ -7,7 +7,7 @@ import tenacity
 
 from batchr1.engine.openai.faults import RowFailed, ServerFault
 from batchr1.records import SampleKey
-from batchr1.worker.server_health import BACKOFF_MAX_S, BACKOFF_S, Patience, ServerGone, Wait
+from batchr1.worker.server_health import BACKOFF_MAX_S, BACKOFF_S, ServerGone, ServerHealth, Wait
 
 A, B = SampleKey("a", 0), SampleKey("b", 0)
 FAULT, BUSY = ServerFault("HTTP 500"), ServerFault("HTTP 429", is_busy=True)
@@ -26,13 +26,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def patience(clock: Clock) -> Patience:
-    return Patience(600, clock)
+def patience(clock: Clock) -> ServerHealth:
+    return ServerHealth(600, clock)
 
 
 @pytest.mark.parametrize("fault", [FAULT, BUSY])
 def test_nothing_but_faults_for_long_and_the_server_is_gone(
-    clock: Clock, patience: Patience, fault: ServerFault
+    clock: Clock, patience: ServerHealth, fault: ServerFault
 ) -> None:
     for seconds in (0, 100, 599):
         clock.now = 1000 + seconds
@@ -45,14 +45,16 @@ def test_nothing_but_faults_for_long_and_the_server_is_gone(
     )
 
 
-def test_a_server_that_was_not_asked_for_hours_is_not_gone_at_its_first_fault(clock: Clock, patience: Patience) -> None:
+def test_a_server_that_was_not_asked_for_hours_is_not_gone_at_its_first_fault(
+    clock: Clock, patience: ServerHealth
+) -> None:
     clock.now += 10_000
     patience.note(FAULT, A)
     clock.now += 599
     patience.note(FAULT, A)
 
 
-def test_whatever_it_gives_is_a_sign_of_life(clock: Clock, patience: Patience) -> None:
+def test_whatever_it_gives_is_a_sign_of_life(clock: Clock, patience: ServerHealth) -> None:
     for _ in range(20):
         patience.note(BUSY, A)
         clock.now += 400
@@ -60,7 +62,7 @@ def test_whatever_it_gives_is_a_sign_of_life(clock: Clock, patience: Patience) -
         patience.alive()
 
 
-def test_a_row_that_it_fails_at_while_it_answers_others_fails(clock: Clock, patience: Patience) -> None:
+def test_a_row_that_it_fails_at_while_it_answers_others_fails(clock: Clock, patience: ServerHealth) -> None:
     for _ in range(6):
         patience.note(FAULT, A)
         clock.now += 100
@@ -72,7 +74,7 @@ def test_a_row_that_it_fails_at_while_it_answers_others_fails(clock: Clock, pati
 
 
 def test_a_row_is_not_to_blame_for_a_server_that_is_busy_and_one_that_was_answered_begins_anew(
-    clock: Clock, patience: Patience
+    clock: Clock, patience: ServerHealth
 ) -> None:
     for _ in range(30):
         patience.note(BUSY, A)
@@ -87,13 +89,13 @@ def test_a_row_is_not_to_blame_for_a_server_that_is_busy_and_one_that_was_answer
     patience.note(FAULT, A)
 
 
-def test_a_request_that_hung_counts_from_its_sending(clock: Clock, patience: Patience) -> None:
+def test_a_request_that_hung_counts_from_its_sending(clock: Clock, patience: ServerHealth) -> None:
     clock.now += 1800
     with pytest.raises(ServerGone, match="for 1,800 s"):
         patience.note(ServerFault("no answer", is_busy=True), A, since=1000.0)
 
 
-def test_a_wish_that_is_longer_than_the_patience_ends_it_at_once(patience: Patience) -> None:
+def test_a_wish_that_is_longer_than_the_patience_ends_it_at_once(patience: ServerHealth) -> None:
     patience.note(ServerFault("HTTP 429", retry_after_s=600, is_busy=True), A)
     with pytest.raises(ServerGone, match="to be left alone for 601 s"):
         patience.note(ServerFault("HTTP 429", retry_after_s=601, is_busy=True), A)

@@ -19,7 +19,7 @@ from batchr1.driver.prepare import RunOptions, prepare
 from batchr1.engine.openai.server import Price, Spent
 from batchr1.errors import JobError
 from batchr1.job import Overrides, load_job
-from batchr1.output.checkpoints import Saved, decode, encode
+from batchr1.output.checkpoints import GenerationCheckpoint, decode, encode
 from batchr1.records import Prompt, Reply
 
 URL = "http://localhost:8000/v1"
@@ -246,7 +246,7 @@ def test_messages_are_what_the_token_prompt_is_made_of() -> None:
 
 def test_a_saved_answer_comes_back_as_it_was() -> None:
     reply = Reply('é\u2028"</think>', None, "length", 5, None, 3)
-    saved = Saved("a", 1, 2, b"h" * 16, array("i"), (), "length", None, reply=reply)
+    saved = GenerationCheckpoint("a", 1, 2, b"h" * 16, array("i"), (), "length", None, reply=reply)
     [again] = decode(encode([saved], job="j"), job="j")
     assert again == saved
     assert again.partial().reply == reply

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from batchr1.reasoning.server_replies import remote_result, split_reply
-from batchr1.records import Prompt, RemoteCompletion, Reply, Result, TruncatedBy, WorkItem
+from batchr1.reasoning.server_replies import server_result, split_reply
+from batchr1.records import Prompt, Reply, Result, ServerCompletion, TruncatedBy, WorkItem
 
 Parts = tuple[str | None, str | None, str, str | None]
 
@@ -55,8 +55,8 @@ def test_a_template_that_is_not_known_to_open_the_block_makes_of_a_cut_text_an_a
 
 def row(reply: Reply, *, max_tokens: int = 100, limited_by: TruncatedBy = "max_tokens") -> Result:
     item = WorkItem(Prompt("a", "1 + 1?", (), False, b"d" * 16, gold="2"), 0, max_tokens, limited_by, seed=3)
-    return remote_result(
-        RemoteCompletion(item, reply), forced=True, model="m", run="r", expects_box=True,
+    return server_result(
+        ServerCompletion(item, reply), forced=True, model="m", run="r", expects_box=True,
         finished_at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
     )  # fmt: skip
 

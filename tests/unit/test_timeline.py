@@ -11,11 +11,11 @@ import pytest
 from batchr1.driver.driver import Tally
 from batchr1.driver.monitor.timeline import MAX_POINTS, Timeline
 from batchr1.engine.protocol import EngineLoad
-from batchr1.executors.messages import Progress
+from batchr1.executors.messages import Heartbeat
 
 
-def heard(tokens: int, *, running: int = 8, kv: float = 0.5, finished: int = 0) -> Progress:
-    return Progress(finished, 0, tokens, 0, running, EngineLoad(running, 2, kv, 3))
+def heard(tokens: int, *, running: int = 8, kv: float = 0.5, finished: int = 0) -> Heartbeat:
+    return Heartbeat(finished, 0, tokens, 0, running, EngineLoad(running, 2, kv, 3))
 
 
 class Clock:
@@ -36,7 +36,7 @@ def rates(document: dict[str, list[float]]) -> list[float]:
 def test_a_run_before_its_first_word_has_an_empty_series() -> None:
     timeline = Timeline(100.0, Clock())
     timeline.update(Tally(), [])
-    document = timeline.document()
+    document = timeline.to_dict()
     assert list(document) == ["seconds", "tokens", "finished", "preempted", "running", "waiting", "kv_cache_usage"]
     assert not any(document.values())
 
@@ -48,7 +48,7 @@ def test_a_steady_rate_is_a_steady_rate_however_long_the_run(seconds: int) -> No
     for half in range(2 * seconds + 1):
         clock.now = 100.0 + half / 2
         timeline.update(Tally(), [heard(25 * half, finished=half // 2), heard(25 * half, running=4, kv=0.1)])
-    document = timeline.document()
+    document = timeline.to_dict()
     assert len(document["seconds"]) <= MAX_POINTS
     assert len(document["seconds"]) >= min(seconds, MAX_POINTS / 2)
     assert (document["seconds"][0], document["seconds"][-1]) == (40.0, 40.0 + seconds)
@@ -64,7 +64,7 @@ def test_a_worker_that_counts_from_zero_again_takes_nothing_back() -> None:
     for second, tokens in enumerate([0, 100, 200, 0, 50, 150]):
         clock.now = 100.0 + second
         timeline.update(Tally(), [heard(tokens)])
-    assert rates(timeline.document()) == [100.0, 100.0, 0.0, 50.0, 100.0]
+    assert rates(timeline.to_dict()) == [100.0, 100.0, 0.0, 50.0, 100.0]
 
 
 def test_updates_as_often_as_the_driver_polls_give_a_point_a_second() -> None:
@@ -73,7 +73,7 @@ def test_updates_as_often_as_the_driver_polls_give_a_point_a_second() -> None:
     for tick in range(1001):
         clock.now = 100.0 + tick / 100
         timeline.update(Tally(), [heard(tick)])
-    assert timeline.document()["seconds"] == pytest.approx(list(range(11)), abs=0.1)
+    assert timeline.to_dict()["seconds"] == pytest.approx(list(range(11)), abs=0.1)
 
 
 def test_the_record_of_a_run_holds_its_series(real_output: Path) -> None:

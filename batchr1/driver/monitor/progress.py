@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from batchr1.driver.driver import Tally
 from batchr1.events import event
-from batchr1.executors.messages import Progress
+from batchr1.executors.messages import Heartbeat
 
 log = logging.getLogger("batchr1.progress")
 
@@ -39,7 +39,7 @@ class ProgressDisplay:
         self._said_at = time.monotonic()
         self._history: list[tuple[float, int]] = []
 
-    def update(self, tally: Tally, workers: list[Progress]) -> None:
+    def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
         """Call as often as you like."""
         now = time.monotonic()
         generated = sum(w.generated_tokens for w in workers)
@@ -72,7 +72,7 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.close()
 
-    def _numbers(self, workers: list[Progress], generated: int, finished: int) -> tuple[float, float, float | None]:
+    def _numbers(self, workers: list[Heartbeat], generated: int, finished: int) -> tuple[float, float, float | None]:
         """Tokens/s, the share of truncated rows, and the seconds that are left; None while that is not known."""
         (first_at, first), (last_at, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_at - first_at) if last_at > first_at else 0.0
@@ -82,7 +82,7 @@ class ProgressDisplay:
         return rate, truncated, left / rate if left is not None and rate > 0 else None
 
 
-def expected_tokens_left(workers: list[Progress], generated: int, rows_left: int) -> float | None:
+def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:
     """Tokens still to generate for `rows_left` rows, under way or not begun; None before the first row has finished.
 
     Lengths are taken as exponential, and rows under way as censored observations of it: then the mean is all tokens

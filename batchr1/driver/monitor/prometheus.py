@@ -14,7 +14,7 @@ from typing import Literal
 from batchr1 import __version__
 from batchr1.dataset.pending import Counts
 from batchr1.driver.driver import Tally
-from batchr1.executors.messages import Progress
+from batchr1.executors.messages import Heartbeat
 
 Kind = Literal["gauge", "counter"]
 
@@ -59,7 +59,7 @@ class Metrics:
     output: str | None = None
     counts: Counts | None = None
     tally: Tally = field(default_factory=Tally)
-    workers: list[Progress] = field(default_factory=list)
+    workers: list[Heartbeat] = field(default_factory=list)
     tokens: int = 0
     preempted: int = 0
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from batchr1.driver.driver import Tally
-from batchr1.executors.messages import Progress
+from batchr1.executors.messages import Heartbeat
 
 MAX_POINTS = 600
 EVERY_S = 1.0
@@ -59,7 +59,7 @@ class Timeline:
         self._seen = (0, 0, 0)
         self._totals = (0, 0, 0)
 
-    def update(self, tally: Tally, workers: list[Progress]) -> None:
+    def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
         """Call as often as you like; before the first worker reports there is nothing to note."""
         if not workers:
             return
@@ -107,7 +107,7 @@ class Timeline:
         """Preemptions since then."""
         return self._totals[2]
 
-    def document(self) -> dict[str, list[float]]:
+    def to_dict(self) -> dict[str, list[float]]:
         """The series by column, the interval that is not over included; empty lists before anything was heard.
 
         Each point stands for the time since the one before it: `seconds` since the run began, totals of generated

@@ -18,7 +18,7 @@ from batchr1.driver.monitor.prometheus import Metrics
 from batchr1.driver.monitor.timeline import Timeline
 from batchr1.errors import BatchError, JobError
 from batchr1.events import event
-from batchr1.executors.messages import Progress
+from batchr1.executors.messages import Heartbeat
 
 log = logging.getLogger("batchr1.watch")
 
@@ -42,7 +42,7 @@ class Watch:
         self.metrics.run, self.metrics.output, self.metrics.counts = run, output, counts
         self.renew()
 
-    def update(self, tally: Tally, workers: list[Progress], timeline: Timeline) -> None:
+    def update(self, tally: Tally, workers: list[Heartbeat], timeline: Timeline) -> None:
         """Call as often as you like."""
         now = time.monotonic()
         if now - self._said_at >= TEXT_EVERY_S:

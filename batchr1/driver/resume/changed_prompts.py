@@ -23,7 +23,7 @@ from batchr1.records import Prompt
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
-    from batchr1.driver.prepare import Prepared
+    from batchr1.driver.prepare import JobContext
 
 log = logging.getLogger("batchr1.changed")
 
@@ -32,7 +32,7 @@ _NOT_LOOKED_AT, _NO_PROMPT = 0, 1  # instead of a hash: 64 random bits are neith
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def files_to_check(prepared: Prepared, pending: Pending) -> set[str]:
+def files_to_check(prepared: JobContext, pending: Pending) -> set[str]:
     """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
     spec = prepared.spec.input
     is_asked = spec.on_changed_prompt != "keep" and spec.id is not None  # without an id, another prompt is another row
@@ -43,13 +43,13 @@ def files_to_check(prepared: Prepared, pending: Pending) -> set[str]:
     return changed if changed and prepared.output.parts() else set()
 
 
-def agrees_with_input(prepared: Prepared, pending: Pending) -> None:
+def agrees_with_input(prepared: JobContext, pending: Pending) -> None:
     """Note that every committed row that this run asks for answers the prompt that the input has now."""
     if prepared.spec.input.on_changed_prompt != "keep":
         prepared.output.write_inputs(_versions(prepared, pending, prepared.output.inputs()))
 
 
-def _versions(prepared: Prepared, pending: Pending, known: dict[str, str]) -> dict[str, str]:
+def _versions(prepared: JobContext, pending: Pending, known: dict[str, str]) -> dict[str, str]:
     """By URI, each input file's version and which of its samples are looked at: all, if that is `known` already."""
     spec, rows = prepared.spec, pending.rows_by_file()
     cut = pending.num_rows == spec.input.limit
@@ -67,7 +67,7 @@ def _versions(prepared: Prepared, pending: Pending, known: dict[str, str]) -> di
 
 
 def check_prompts(
-    prepared: Prepared,
+    prepared: JobContext,
     pending: Pending,
     renderer: Renderer,
     files: set[str],
@@ -107,7 +107,7 @@ def check_prompts(
 
 
 def prompt_digests(
-    prepared: Prepared, renderer: Renderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
+    prepared: JobContext, renderer: Renderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
 ) -> tuple[Digests, int]:
     """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
     digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
@@ -121,7 +121,7 @@ def prompt_digests(
     return digests, count
 
 
-def _changed(prepared: Prepared, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
+def _changed(prepared: JobContext, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
     """Parts with samples whose prompt is another one now, and which they are."""
     for rel in prepared.output.parts():
         table = prepared.output.read_part(rel, ["id", "prompt_hash"])

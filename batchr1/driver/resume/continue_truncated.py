@@ -17,18 +17,18 @@ import pyarrow as pa
 from batchr1.dataset.pending import Bools, Pending
 from batchr1.driver.resume.changed_prompts import have_changed, prompt_digests
 from batchr1.job.fingerprint import continued_digest
-from batchr1.output.checkpoints import Saved, reopened_name, write_snapshot
+from batchr1.output.checkpoints import GenerationCheckpoint, reopened_name, write_checkpoint
 from batchr1.output.replace import COLUMNS, Limit, may_go_on, replace_part, truncated_rows
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
-    from batchr1.driver.prepare import Prepared
+    from batchr1.driver.prepare import JobContext
 
 log = logging.getLogger("batchr1.reopen")
 
 
-def reopen_truncated(
-    prepared: Prepared,
+def continue_truncated_rows(
+    prepared: JobContext,
     pending: Pending,
     renderer: Renderer,
     limit: Limit,
@@ -49,7 +49,7 @@ def reopen_truncated(
         check_lock()
         if not count:
             output.begin()
-        write_snapshot(output.storage, reopened_name(run, number), _saved(cut), job=job)
+        write_checkpoint(output.storage, reopened_name(run, number), _saved(cut), job=job)
         replace_part(output, rel, rest, run)
         pending.reopen(cut)
         count += cut.num_rows
@@ -58,7 +58,7 @@ def reopen_truncated(
     return count
 
 
-def _wanted(prepared: Prepared, pending: Pending, renderer: Renderer, limit: Limit) -> Callable[[pa.Table], Bools]:
+def _wanted(prepared: JobContext, pending: Pending, renderer: Renderer, limit: Limit) -> Callable[[pa.Table], Bools]:
     """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
 
     And of no prompt that has enough right samples: what left its part would not be generated.
@@ -94,10 +94,10 @@ def _wanted(prepared: Prepared, pending: Pending, renderer: Renderer, limit: Lim
     return wanted
 
 
-def _saved(rows: pa.Table) -> list[Saved]:
+def _saved(rows: pa.Table) -> list[GenerationCheckpoint]:
     names = ["id", "sample", "attempts", "prompt_hash", "token_ids", "resumed_at", "injected_tokens"]
     return [
-        Saved(
+        GenerationCheckpoint(
             id=row["id"],
             sample=row["sample"],
             attempt=row["attempts"],
