@@ -1,4 +1,6 @@
-"""The columns of an output, in order: the one place that both the writer and `schemas/output.schema.json` come from."""
+"""The columns of an output, in order: the one place that both the writer and
+`schemas/output.schema.json` come from.
+"""
 
 from __future__ import annotations
 
@@ -25,26 +27,96 @@ class Column:
 _text, _count = pa.string(), pa.int32()
 
 COLUMNS: tuple[Column, ...] = (
-    Column("id", _text, False, "the row's id in the input, as text; without input.id a hash of the prompt"),
-    Column("sample", _count, False, "which of the row's n samples, from 0"),
-    Column("prompt", _text, False, "the user turn as sent, instruction included, before the chat template"),
-    Column("gold", _text, True, "the right answer, from input.gold"),
-    Column("reasoning", _text, True, "the text inside the think block; null when the block is empty or missing"),
-    Column("answer", _text, True, "the text after the think block; null when the block was never closed"),
-    Column("final_answer", _text, True, "the content of the answer's last \\boxed{}, or what verify.* takes instead"),
-    Column("correct", pa.bool_(), True, "whether the answer is right, by verify.kind; null without gold or verdict"),
     Column(
-        "reasoning_status", _text, False, "how the think block ended", values=("closed", "empty", "unclosed", "missing")
+        "id",
+        _text,
+        False,
+        "the row's id in the input, as text; without input.id a hash of the prompt",
+    ),
+    Column("sample", _count, False, "which of the row's n samples, from 0"),
+    Column(
+        "prompt",
+        _text,
+        False,
+        "the user turn as sent, instruction included, before the chat template",
+    ),
+    Column("gold", _text, True, "the right answer, from input.gold"),
+    Column(
+        "reasoning",
+        _text,
+        True,
+        "the text inside the think block; null when the block is empty or missing",
+    ),
+    Column(
+        "answer",
+        _text,
+        True,
+        "the text after the think block; null when the block was never closed",
+    ),
+    Column(
+        "final_answer",
+        _text,
+        True,
+        "the content of the answer's last \\boxed{}, or what verify.* takes instead",
+    ),
+    Column(
+        "correct",
+        pa.bool_(),
+        True,
+        "whether the answer is right, by verify.kind; null without gold or verdict",
+    ),
+    Column(
+        "reasoning_status",
+        _text,
+        False,
+        "how the think block ended",
+        values=("closed", "empty", "unclosed", "missing"),
     ),
     Column("truncated", pa.bool_(), False, "whether generation was cut by a length limit"),
     Column("truncated_in", _text, True, "the part that was cut", values=("reasoning", "answer")),
-    Column("truncated_by", _text, True, "the limit that cut it", values=("max_tokens", "context", "budget", "loop")),
+    Column(
+        "truncated_by",
+        _text,
+        True,
+        "the limit that cut it",
+        values=("max_tokens", "context", "budget", "loop"),
+    ),
     Column("finish_reason", _text, False, "why generation ended", values=("stop", "length")),
-    Column("prompt_tokens", _count, True, "length of the rendered prompt; null where a server does not say", "tokens"),
-    Column("reasoning_tokens", _count, True, "generated inside the think block; null likewise", "tokens"),
-    Column("answer_tokens", _count, True, "generated outside the think block; null from a server", "tokens"),
-    Column("control_tokens", _count, True, "think tags and end-of-sequence token; null from a server", "tokens"),
-    Column("injected_tokens", _count, False, "those of completion_tokens that batchr1 put in itself", "tokens"),
+    Column(
+        "prompt_tokens",
+        _count,
+        True,
+        "length of the rendered prompt; null where a server does not say",
+        "tokens",
+    ),
+    Column(
+        "reasoning_tokens",
+        _count,
+        True,
+        "generated inside the think block; null likewise",
+        "tokens",
+    ),
+    Column(
+        "answer_tokens",
+        _count,
+        True,
+        "generated outside the think block; null from a server",
+        "tokens",
+    ),
+    Column(
+        "control_tokens",
+        _count,
+        True,
+        "think tags and end-of-sequence token; null from a server",
+        "tokens",
+    ),
+    Column(
+        "injected_tokens",
+        _count,
+        False,
+        "those of completion_tokens that batchr1 put in itself",
+        "tokens",
+    ),
     Column(
         "completion_tokens",
         _count,
@@ -61,14 +133,25 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column("seed", pa.int64(), True, "the sample's own seed; null when none was sent"),
     Column("attempts", _count, False, "which attempt this is; going on after a kill is no new one"),
-    Column("resumed_at", pa.list_(_count), False, "token offsets at which an interrupted generation went on", "tokens"),
+    Column(
+        "resumed_at",
+        pa.list_(_count),
+        False,
+        "token offsets at which an interrupted generation went on",
+        "tokens",
+    ),
     Column(
         "token_ids",
         pa.list_(_count),
         True,
         "the exact completion; for truncated rows, or all by option; null from a server",
     ),
-    Column("prompt_hash", _text, False, "128-bit hash of the rendered prompt's token ids, or of the messages sent"),
+    Column(
+        "prompt_hash",
+        _text,
+        False,
+        "128-bit hash of the rendered prompt's token ids, or of the messages sent",
+    ),
     Column("model", _text, False, "the model's name and identity"),
     Column("run", _text, False, "the run that generated the row"),
     Column("finished_at", pa.timestamp("us", tz="UTC"), False, "when the last token came"),
@@ -102,11 +185,16 @@ def output_schema(kept: pa.Schema) -> pa.Schema:
 
 
 def schema_document() -> dict[str, Any]:
-    """`schemas/output.schema.json`: name, Arrow type, nullability, unit, values and meaning of each column."""
+    """`schemas/output.schema.json`: name, Arrow type, nullability, unit, values and meaning of each
+    column.
+    """
     return {
         "title": "batchr1 output: one row per (id, sample)",
         "files": "OUTPUT/data/part-*.parquet",
-        "kept": f"the input columns named in output.keep stand behind '{KEPT_AFTER}', with the input's type",
+        "kept": (
+            f"the input columns named in output.keep stand behind '{KEPT_AFTER}', with the "
+            f"input's type"
+        ),
         "columns": [
             {
                 "name": c.name,

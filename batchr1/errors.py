@@ -19,7 +19,8 @@
 
     RequestError                          –      one request was refused by the engine: a failed row, never an exit
 
-A message is one line: `where: what is wrong (got X, need Y). Do Z.` No prompt text and no secret is ever part of it.
+A message is one line: `where: what is wrong (got X, need Y). Do Z.` No prompt text and no secret is
+ever part of it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class LockLostError(StorageError):
 
 
 class HubError(StoppedError):
-    """The model hub cannot be reached, fails, or stalls. `retry_after_s`: how long it asks to be left alone."""
+    """The model hub cannot be reached, fails, or stalls.
+
+    `retry_after_s`: how long it asks to be left alone.
+    """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -96,7 +100,9 @@ class EngineError(StoppedError):
 
 
 class EngineMemoryError(EngineError):
-    """An engine ran out of memory, and nothing is left that could be lowered without asking the user."""
+    """An engine ran out of memory, and nothing is left that could be lowered without asking the
+    user.
+    """
 
 
 class InterruptedRun(StoppedError):

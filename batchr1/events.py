@@ -1,7 +1,8 @@
 """The events of `run --log-format json`: names and fields that programs may rely on, and the line that says one.
 
-A record is made an event where it is logged: `log.info("committed %s", name, extra=event("part_committed", …))`. Every
-other record is the event `message`. Names and fields are only ever added to.
+A record is made an event where it is logged: `log.info("committed %s", name,
+extra=event("part_committed", …))`. Every other record is the event `message`. Names and fields are
+only ever added to.
 """
 
 from __future__ import annotations
@@ -40,13 +41,20 @@ EVENTS = {
     ),
     "worker_started": Event("A worker's process was started.", _WORKER),
     "worker_ready": Event("Its engine is loaded.", _WORKER),
-    "worker_died": Event("It died; unless worker_given_up follows, another one takes its work.", _WORKER),
+    "worker_died": Event(
+        "It died; unless worker_given_up follows, another one takes its work.", _WORKER
+    ),
     "worker_lost": Event("It went with its machine or its connection.", _WORKER),
     "worker_ended": Event("It left in good order.", _WORKER),
     "worker_given_up": Event("It gets no successor.", _WORKER),
-    "engine_stepped_down": Event("Memory ran out, and its engine starts again with less.", {"worker": _COUNT}),
+    "engine_stepped_down": Event(
+        "Memory ran out, and its engine starts again with less.", {"worker": _COUNT}
+    ),
     "progress": Event(
-        "Every 30 s: samples of this run's, output tokens/s of the last 20 s, seconds that are left by estimate.",
+        (
+            "Every 30 s: samples of this run's, output tokens/s of the last 20 s, seconds that are "
+            "left by estimate."
+        ),
         {
             "finished": _COUNT,
             "pending": _COUNT,
@@ -55,10 +63,18 @@ EVENTS = {
             "eta_s": {"type": ["number", "null"]},
         },
     ),
-    "part_committed": Event("A file of results is durable.", {"part": _TEXT, "rows": _COUNT, "tokens": _COUNT}),
-    "rows_failed": Event("Rows were written to .batchr1/failed/.", {"rows": _COUNT, "reasons": {"type": "object"}}),
-    "storage_retry": Event("A request to storage failed, and is tried again.", {"where": _TEXT, "attempt": _COUNT}),
-    "run_stopping": Event("A signal, a window or an error: what is under way is being saved.", {"reason": _TEXT}),
+    "part_committed": Event(
+        "A file of results is durable.", {"part": _TEXT, "rows": _COUNT, "tokens": _COUNT}
+    ),
+    "rows_failed": Event(
+        "Rows were written to .batchr1/failed/.", {"rows": _COUNT, "reasons": {"type": "object"}}
+    ),
+    "storage_retry": Event(
+        "A request to storage failed, and is tried again.", {"where": _TEXT, "attempt": _COUNT}
+    ),
+    "run_stopping": Event(
+        "A signal, a window or an error: what is under way is being saved.", {"reason": _TEXT}
+    ),
     "run_ended": Event(
         "The run is over; with exit code 75, the same command goes on.",
         {
@@ -71,13 +87,19 @@ EVENTS = {
             "seconds": _NUMBER,
         },
     ),
-    "nothing_to_do": Event("Nothing is pending: an empty night, most often.", {**_RUN, **_COUNTS, "exit_code": _CODE}),
+    "nothing_to_do": Event(
+        "Nothing is pending: an empty night, most often.", {**_RUN, **_COUNTS, "exit_code": _CODE}
+    ),
     "failed": Event("The command ends with an error.", {"exit_code": _CODE}),
     "metrics_listening": Event("Metrics are served.", {"url": _TEXT}),
-    "metrics_not_written": Event("The metrics file could not be written. The run goes on.", {"path": _TEXT}),
+    "metrics_not_written": Event(
+        "The metrics file could not be written. The run goes on.", {"path": _TEXT}
+    ),
     "on_finish_output": Event("A line that the on_finish command printed.", {}),
     "on_finish_ended": Event("The on_finish command ended well.", {"seconds": _NUMBER}),
-    "on_finish_failed": Event("The on_finish command failed. The exit code is what it would be.", {"reason": _TEXT}),
+    "on_finish_failed": Event(
+        "The on_finish command failed. The exit code is what it would be.", {"reason": _TEXT}
+    ),
     "message": Event("Anything else that a person may want to know.", {}),
 }
 
@@ -99,7 +121,9 @@ class JsonLines(logging.Formatter):
         if "run" in fields:
             self._run = {"run": fields["run"]}
         document = {
-            "ts": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "ts": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(
+                timespec="milliseconds"
+            ),
             "level": record.levelname.lower(),
             "event": name,
             "logger": record.name,
@@ -124,7 +148,10 @@ def schema_document() -> dict[str, object]:
             "level": {"enum": ["debug", "info", "warning", "error", "critical"]},
             "event": {"enum": list(EVENTS), "description": "What happened; fields depend on it."},
             "logger": {"type": "string", "description": "Which part of the program says so."},
-            "message": {"type": "string", "description": "The same for people. Its wording may change."},
+            "message": {
+                "type": "string",
+                "description": "The same for people. Its wording may change.",
+            },
             "run": {"type": "string", "description": "Which run, once one has started."},
             "exception": {"type": "string", "description": "A traceback."},
         },

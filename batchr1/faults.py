@@ -1,7 +1,8 @@
 """Named places where the crash tests kill the process that passes them. Without BATCHR1_FAULT they do nothing.
 
 `BATCHR1_FAULT=commit.published:2` is SIGKILL at the second time that a process comes to that place;
-`BATCHR1_FAULT_ONCE=PATH` lets it happen once only, over all processes, and leaves the file PATH as the sign of it.
+`BATCHR1_FAULT_ONCE=PATH` lets it happen once only, over all processes, and leaves the file PATH as
+the sign of it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     Prompt ─▶ WorkItem ─▶ (engine) ─▶ Completion ─▶ Result        or, for a row that cannot be done, Failure
                           (server) ─▶ RemoteCompletion ─▶ Result
 
-All of them are frozen and hold plain values, so that they can cross a process boundary. `kept` is the one exception:
-an Arrow record batch of one row, because Arrow is the only exact carrier of a column whose type we do not choose.
+All of them are frozen and hold plain values, so that they can cross a process boundary. `kept` is
+the one exception: an Arrow record batch of one row, because Arrow is the only exact carrier of a
+column whose type we do not choose.
 """
 
 from __future__ import annotations
@@ -22,10 +23,28 @@ TruncatedBy = Literal["max_tokens", "context", "budget", "loop"]
 FinishReason = Literal["stop", "length"]
 
 FLAGS = (  # what is odd about a row, always in this order
-    "no_think", "empty_think", "extra_think_tag", "answer_without_box", "looping", "mixed_language", "json_leak",
-    "long_paragraph", "code_in_reasoning", "refusal", "budget_forced", "verify_failed",
-)  # fmt: skip
-VERIFY_KINDS = ("auto", "math", "number", "choice", "exact", "regex", "none")  # what decides `correct`, but functions
+    "no_think",
+    "empty_think",
+    "extra_think_tag",
+    "answer_without_box",
+    "looping",
+    "mixed_language",
+    "json_leak",
+    "long_paragraph",
+    "code_in_reasoning",
+    "refusal",
+    "budget_forced",
+    "verify_failed",
+)
+VERIFY_KINDS = (
+    "auto",
+    "math",
+    "number",
+    "choice",
+    "exact",
+    "regex",
+    "none",
+)  # what decides `correct`, but functions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +59,10 @@ class SampleKey:
 class Prompt:
     """One input row, rendered by the model's chat template.
 
-    `text` is the user turn before the template; `token_ids` is what the engine sees; `opened` says whether the prompt
-    ends inside a think block; `digest` is the 128-bit hash of the rendered prompt; `max_tokens` is the row's own cap.
-    For a server, which renders it itself, `messages` are what is sent, as (role, content), and `token_ids` is empty.
+    `text` is the user turn before the template; `token_ids` is what the engine sees; `opened` says
+    whether the prompt ends inside a think block; `digest` is the 128-bit hash of the rendered
+    prompt; `max_tokens` is the row's own cap. For a server, which renders it itself, `messages` are
+    what is sent, as (role, content), and `token_ids` is empty.
     """
 
     id: str
@@ -60,7 +80,8 @@ class Prompt:
 class Reply:
     """What a server answered to one request. Counts are those of its `usage`, in tokens; None where it gave none.
 
-    `reasoning` is what the server itself told apart; None where it did not, and `content` may then hold think tags.
+    `reasoning` is what the server itself told apart; None where it did not, and `content` may then
+    hold think tags.
     """
 
     content: str | None
@@ -75,8 +96,9 @@ class Reply:
 class ResumePoint:
     """Tokens that were saved of a generation, and the offsets at which it was interrupted before.
 
-    With a `finish_reason` it had ended, and only its row was not committed yet. `injected` of the tokens were put in by
-    batchr1. Of a server's answer there are no tokens: it is saved whole, as `reply`.
+    With a `finish_reason` it had ended, and only its row was not committed yet. `injected` of the
+    tokens were put in by batchr1. Of a server's answer there are no tokens: it is saved whole, as
+    `reply`.
     """
 
     token_ids: tuple[int, ...]
@@ -91,9 +113,9 @@ class ResumePoint:
 class WorkItem:
     """One sample to generate.
 
-    `max_tokens` bounds the whole completion, saved tokens included; `limited_by` names what that bound comes from.
-    `expected_tokens`: how long the whole completion is expected to be; None where nothing is known of this sample but,
-    perhaps, that a sibling has reached `at_least_tokens`.
+    `max_tokens` bounds the whole completion, saved tokens included; `limited_by` names what that
+    bound comes from. `expected_tokens`: how long the whole completion is expected to be; None where
+    nothing is known of this sample but, perhaps, that a sibling has reached `at_least_tokens`.
     """
 
     prompt: Prompt
@@ -115,7 +137,8 @@ class WorkItem:
 class Completion:
     """What the engine generated for a work item: all token ids (saved ones first), the end token included.
 
-    `cut_by`: what cut it where that was batchr1 and not the engine; `injected` of the tokens batchr1 put in.
+    `cut_by`: what cut it where that was batchr1 and not the engine; `injected` of the tokens
+    batchr1 put in.
     """
 
     item: WorkItem
@@ -153,8 +176,9 @@ class Failure:
 class PromptLengths:
     """The prompts of a dataset as the model is fed them, in tokens; `longest` and `mean` are of the good rows measured.
 
-    `rows` of the input pass its filters, `measured` of them were tokenised. A row that cannot become a prompt counts
-    as measured and has no length; with no good row at all, both lengths are 0.
+    `rows` of the input pass its filters, `measured` of them were tokenised. A row that cannot
+    become a prompt counts as measured and has no length; with no good row at all, both lengths are
+    0.
     """
 
     rows: int
@@ -172,8 +196,9 @@ class PromptLengths:
 class CompletionLengths:
     """New tokens expected per sample, the cap at max_tokens included: mean (tokens) and mean square (tokens²).
 
-    The mean square says how long a sequence is while it occupies the batch: long ones are there longer, so that the
-    time-weighted mean is mean_square / mean. `source` is a phrase for people that names where the numbers come from.
+    The mean square says how long a sequence is while it occupies the batch: long ones are there
+    longer, so that the time-weighted mean is mean_square / mean. `source` is a phrase for people
+    that names where the numbers come from.
     """
 
     mean: float

@@ -9,7 +9,9 @@ from batchr1.records import WorkItem
 
 
 def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | None:
-    """A sample's own seed, 63 bits: different for each sample and attempt, the same in every run of the job."""
+    """A sample's own seed, 63 bits: different for each sample and attempt, the same in every run of
+    the job.
+    """
     if seed is None:
         return None
     text = f"{seed}\0{id}\0{sample}\0{attempt}".encode("utf-8", "surrogatepass")

@@ -2,15 +2,17 @@
 
     python benchmarks/batch_size.py --variant r1-distill-qwen-7b --utilization 0.17   # an H200 as a 24 GB card
 
-Dummy weights of the variant's shape, long-tailed lengths (log-normal), one seed. The engine is loaded once with the
-plan's arguments, so that all runs share the same KV cache. Each width is the batch that a run's worker is given: up to
-it, admission decides how many requests are in flight. With `--straight`, the planned width again without admission: so
-many requests are kept in the engine whatever its cache holds.
+Dummy weights of the variant's shape, long-tailed lengths (log-normal), one seed. The engine is
+loaded once with the plan's arguments, so that all runs share the same KV cache. Each width is the
+batch that a run's worker is given: up to it, admission decides how many requests are in flight.
+With `--straight`, the planned width again without admission: so many requests are kept in the
+engine whatever its cache holds.
 
     python benchmarks/batch_size.py --variant r1-distill-qwen-1.5b --utilization 0.9 --requests 1536 --mean 1000 \
         --cap 4096 --factors 1 --mixed-step-costs 0,0.1,0.5,2,0
 
-With several `--mixed-step-costs`, each of them. They decide how many slots fall free before they are filled (0: one).
+With several `--mixed-step-costs`, each of them. They decide how many slots fall free before they
+are filled (0: one).
 """
 
 from __future__ import annotations
@@ -47,12 +49,19 @@ def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
     """The plan that a job with these prompts and lengths would get on this GPU."""
     args: dict[str, Any] = {"load_format": "dummy", "gpu_memory_utilization": options.utilization}
     spec = JobSpec(
-        name="batch-size", model=ModelSpec(path=str(folder), engine_args=args), output=OutputSpec(path="out"),
-        input=InputSpec(path="in", prompt="p"), sampling=SamplingSpec(max_tokens=options.cap),
-    )  # fmt: skip
+        name="batch-size",
+        model=ModelSpec(path=str(folder), engine_args=args),
+        output=OutputSpec(path="out"),
+        input=InputSpec(path="in", prompt="p"),
+        sampling=SamplingSpec(max_tokens=options.cap),
+    )
     config = config_of(options.variant)
-    model = ModelSource(options.variant, str(folder), None, "shape", config["max_position_embeddings"], config)
-    prompts = PromptLengths(options.requests, options.requests, options.prompt, float(options.prompt))
+    model = ModelSource(
+        options.variant, str(folder), None, "shape", config["max_position_embeddings"], config
+    )
+    prompts = PromptLengths(
+        options.requests, options.requests, options.prompt, float(options.prompt)
+    )
     completions = assumed_lengths(options.mean, options.cap, "the trace's mean")
     plan = make_plan(spec, model, named_machine(gpu_named(options.gpu).name), prompts, completions)
     return replace(plan, completions=completions)
@@ -82,7 +91,9 @@ class Counted:
 def through_worker(
     engine: Any, plan: Plan, width: int, cost: float, wanted: list[int], prompts: list[list[int]]
 ) -> dict[str, Any]:
-    """All requests once through a run's own worker, as a run has it: admission decides below `width`."""
+    """All requests once through a run's own worker, as a run has it: admission decides below
+    `width`.
+    """
     from batchr1.engine.protocol import Sampling
     from batchr1.executors.messages import EngineSpec, WorkerSetup
     from batchr1.records import Prompt, WorkItem
@@ -95,14 +106,29 @@ def through_worker(
     ]
     spec = EngineSpec("vllm", "cuda", "", None, False, {}, Sampling(0.6, 0.95, ignore_eos=True))
     setup = WorkerSetup(
-        run="batch", worker=0, epoch=0, engine=spec, max_num_seqs=width, storage=open_storage(tempfile.gettempdir()),
-        kept_schema=b"", seed=None, attempts=1, rows_per_part=2000, part_every_s=600.0, model_label="",
-        expects_box=False, keep_token_ids=False, expected=plan.completions, mixed_step_cost=cost,
-    )  # fmt: skip
+        run="batch",
+        worker=0,
+        epoch=0,
+        engine=spec,
+        max_num_seqs=width,
+        storage=open_storage(tempfile.gettempdir()),
+        kept_schema=b"",
+        seed=None,
+        attempts=1,
+        rows_per_part=2000,
+        part_every_s=600.0,
+        model_label="",
+        expects_box=False,
+        keep_token_ids=False,
+        expected=plan.completions,
+        mixed_step_cost=cost,
+    )
     counted, before = Counted(), engine.load().preempted
     started = time.perf_counter()
     EngineWorker(setup, engine, counted, Line(items)).run(0.0)  # type: ignore[arg-type]
-    return {"mixed_step_cost": cost} | figures(engine, width, counted.tokens, wanted, before, started)
+    return {"mixed_step_cost": cost} | figures(
+        engine, width, counted.tokens, wanted, before, started
+    )
 
 
 def run(engine: Any, in_flight: int, wanted: list[int], prompts: list[list[int]]) -> dict[str, Any]:
@@ -110,7 +136,8 @@ def run(engine: Any, in_flight: int, wanted: list[int], prompts: list[list[int]]
     from batchr1.engine.protocol import Request
 
     todo = deque(
-        Request(f"{in_flight}-{i}", ids, length) for i, (ids, length) in enumerate(zip(prompts, wanted, strict=True))
+        Request(f"{in_flight}-{i}", ids, length)
+        for i, (ids, length) in enumerate(zip(prompts, wanted, strict=True))
     )
     before, running, tokens = engine.load().preempted, 0, 0
     started = time.perf_counter()
@@ -129,8 +156,12 @@ def figures(
 ) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     assert tokens == sum(wanted), (tokens, sum(wanted))
-    return {"width": width, "tokens_per_s": round(tokens / seconds, 1), "seconds": round(seconds, 1),
-            "preempted": engine.load().preempted - preempted_before}  # fmt: skip
+    return {
+        "width": width,
+        "tokens_per_s": round(tokens / seconds, 1),
+        "seconds": round(seconds, 1),
+        "preempted": engine.load().preempted - preempted_before,
+    }
 
 
 def prompts_of(number: int, prompt_len: int, vocab: int, seed: int) -> list[list[int]]:
@@ -148,10 +179,14 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--mean", type=float, default=500.0)
     parser.add_argument("--cap", type=int, default=2048)
-    parser.add_argument("--factors", default="0.5,1,2,3", help="neighbours, as multiples of the plan")
+    parser.add_argument(
+        "--factors", default="0.5,1,2,3", help="neighbours, as multiples of the plan"
+    )
     cost_help = "what a prefill is held to add to a step"
     parser.add_argument("--mixed-step-costs", default=str(MIXED_STEP_COST), help=cost_help)
-    parser.add_argument("--straight", action="store_true", help="the planned width again, without admission")
+    parser.add_argument(
+        "--straight", action="store_true", help="the planned width again, without admission"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     from batchr1.engine.protocol import Sampling
@@ -159,16 +194,30 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "config.json").write_text(json.dumps(config_of(options.variant)), encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps(config_of(options.variant)), encoding="utf-8"
+        )
         plan = plan_for(options, folder)
-        values = sorted({max(1, round(plan.max_num_seqs * float(f))) for f in options.factors.split(",")})
+        values = sorted(
+            {max(1, round(plan.max_num_seqs * float(f))) for f in options.factors.split(",")}
+        )
         print(
-            f"planned: {plan.max_num_seqs} sequences, {plan.kv_cache_tokens:,} KV tokens; values {values}", flush=True
+            (
+                f"planned: {plan.max_num_seqs} sequences, {plan.kv_cache_tokens:,} KV tokens; "
+                f"values "
+                f"{values}"
+            ),
+            flush=True,
         )
         prepare_environment("cuda")
         args = plan.engine_args | {"max_num_seqs": max(values), "skip_tokenizer_init": True}
-        engine = VllmEngine(str(folder), revision=None, trust_remote_code=False, args=args,
-                            sampling=Sampling(0.6, 0.95, ignore_eos=True))  # fmt: skip
+        engine = VllmEngine(
+            str(folder),
+            revision=None,
+            trust_remote_code=False,
+            args=args,
+            sampling=Sampling(0.6, 0.95, ignore_eos=True),
+        )
         print(f"engine: {engine.info}", flush=True)
         wanted = list(lengths(TraceSpec(options.requests, options.mean, 1.0, options.cap, 30)))
         vocab = config_of(options.variant)["vocab_size"]
@@ -187,13 +236,18 @@ def main() -> None:
         engine.close()
     best = max(r["tokens_per_s"] for r in results)
     planned = next(r for r in results if r["width"] == plan.max_num_seqs)
-    document = {"plan": plan.to_dict(), "measured_kv_tokens": engine.info.kv_cache_tokens, "results": results,
-                "straight": straight,
-                "planned_over_best": round(planned["tokens_per_s"] / best, 4),
-                "preempted_share": planned["preempted"] / options.requests}  # fmt: skip
+    document = {
+        "plan": plan.to_dict(),
+        "measured_kv_tokens": engine.info.kv_cache_tokens,
+        "results": results,
+        "straight": straight,
+        "planned_over_best": round(planned["tokens_per_s"] / best, 4),
+        "preempted_share": planned["preempted"] / options.requests,
+    }
     expected = plan.estimate.tokens_per_s if plan.estimate else 0
     print(
-        f"planned / best {document['planned_over_best']}, preempted {planned['preempted']} of {options.requests}; "
+        f"planned / best {document['planned_over_best']}, preempted {planned['preempted']} of "
+        f"{options.requests}; "
         f"estimated {expected:,.0f} tokens/s"
     )
     if options.out:

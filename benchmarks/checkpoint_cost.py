@@ -5,20 +5,22 @@
     python benchmarks/checkpoint_cost.py --kill                                 # the same, killed at half time
     python benchmarks/checkpoint_cost.py --device cuda --model DIR --dummy …    # a GPU; DIR as benchmarks/shapes.py
 
-Without --kill: one process, one engine that stays loaded, and the same requests again and again through the real
-worker loop (split, Parquet, commits, snapshots), with snapshots off, every second, every 30 s, in rotating order.
-Lengths are forced, so each leg generates the same tokens. A leg's clock runs from its first request to its last commit;
-its ratio is to the leg without snapshots in the same round. Stolen: for each step of the engine's loop that a snapshot
-overlaps, its time less the median of the steps around it that none overlaps.
+Without --kill: one process, one engine that stays loaded, and the same requests again and again
+through the real worker loop (split, Parquet, commits, snapshots), with snapshots off, every second,
+every 30 s, in rotating order. Lengths are forced, so each leg generates the same tokens. A leg's
+clock runs from its first request to its last commit; its ratio is to the leg without snapshots in
+the same round. Stolen: for each step of the engine's loop that a snapshot overlaps, its time less
+the median of the steps around it that none overlaps.
 
-With --alternate: within each leg snapshots are taken for so many seconds, then for as many not, and so on. The rate of
-a window with snapshots is divided by the mean of its two neighbours without, while the batch is full. Where a machine's
-speed wanders by a tenth from one leg to the next, only this shows what a snapshot costs.
+With --alternate: within each leg snapshots are taken for so many seconds, then for as many not, and
+so on. The rate of a window with snapshots is divided by the mean of its two neighbours without,
+while the batch is full. Where a machine's speed wanders by a tenth from one leg to the next, only
+this shows what a snapshot costs.
 
-With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random part of
-checkpoint.every_s after half of its tokens, and the same command is given again. Tokens generated again = generated
-until the kill (known to half a second of work), less those committed and those taken over. Full throughput: 95 % of the
-20 s before the kill.
+With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random
+part of checkpoint.every_s after half of its tokens, and the same command is given again. Tokens
+generated again = generated until the kill (known to half a second of work), less those committed
+and those taken over. Full throughput: 95 % of the 20 s before the kill.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ FULL = 0.95  # of max_num_seqs
 
 
 class Timed:
-    """An engine that notes of each step that gave tokens: when, how many, and how many requests there were."""
+    """An engine that notes of each step that gave tokens: when, how many, and how many requests
+    there were.
+    """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -101,7 +105,10 @@ class CommittingLine(Line):
             if isinstance(message, PartStaged):
                 self._output.commit_part(message.name)
                 self._inbox.put(SamplesCommitted(message.keys))
-                self.rows, self.tokens = self.rows + message.counts.rows, self.tokens + message.counts.tokens
+                self.rows, self.tokens = (
+                    self.rows + message.counts.rows,
+                    self.tokens + message.counts.tokens,
+                )
                 self.ended_at = time.perf_counter()
 
 
@@ -141,7 +148,9 @@ def leg(
     *,
     on_first: bool | None = None,
 ) -> dict[str, Any]:
-    """All items once, with these snapshots: rate and what they took. `on_first`: whether alternation begins so."""
+    """All items once, with these snapshots: rate and what they took. `on_first`: whether
+    alternation begins so.
+    """
     import pyarrow as pa
 
     from batchr1.executors.messages import WorkerSetup
@@ -154,11 +163,22 @@ def leg(
 
     output = Output(open_storage(f"{options.output}/{name}"))
     setup = WorkerSetup(
-        run=name, worker=0, epoch=0, engine=spec, max_num_seqs=options.max_num_seqs, storage=output.storage,
-        kept_schema=pa.schema([]).serialize().to_pybytes(), seed=None, attempts=1, rows_per_part=options.rows_per_part,
-        part_every_s=600.0, model_label="benchmark", expects_box=False, keep_token_ids=False,
+        run=name,
+        worker=0,
+        epoch=0,
+        engine=spec,
+        max_num_seqs=options.max_num_seqs,
+        storage=output.storage,
+        kept_schema=pa.schema([]).serialize().to_pybytes(),
+        seed=None,
+        attempts=1,
+        rows_per_part=options.rows_per_part,
+        part_every_s=600.0,
+        model_label="benchmark",
+        expects_box=False,
+        keep_token_ids=False,
         checkpoint=None if every_s is None else CheckpointSetup(every_s, "benchmark"),
-    )  # fmt: skip
+    )
     saves: list[tuple[float, float, int]] = []
     plain = Checkpointer._rotate
 
@@ -172,7 +192,9 @@ def leg(
 
     def timed(self: Checkpointer) -> None:
         begun = time.perf_counter()
-        if on_first is None or is_on(int((begun - started) // options.alternate), on_first=on_first):
+        if on_first is None or is_on(
+            int((begun - started) // options.alternate), on_first=on_first
+        ):
             save(self)
             saves.append((begun, time.perf_counter(), sizes[-1] if sizes else 0))
 
@@ -197,9 +219,14 @@ def leg(
         "stolen_ms": [1e3 * s for s in stolen(engine.ends, saves)],
         "snapshot_ms": [1e3 * (end - begin) for begin, end, _ in saves],
         "bytes": [size for *_, size in saves],
-        "slowest_steps_ms": sorted((1e3 * (b - a) for a, b in itertools.pairwise(engine.ends)), reverse=True)[:40],
-        "median_step_ms": 1e3 * statistics.median(b - a for a, b in itertools.pairwise(engine.ends)),
-        "window_ratios": window_ratios(engine, started, options, on_first=on_first) if on_first is not None else [],
+        "slowest_steps_ms": sorted(
+            (1e3 * (b - a) for a, b in itertools.pairwise(engine.ends)), reverse=True
+        )[:40],
+        "median_step_ms": 1e3
+        * statistics.median(b - a for a, b in itertools.pairwise(engine.ends)),
+        "window_ratios": window_ratios(engine, started, options, on_first=on_first)
+        if on_first is not None
+        else [],
         "before_first_step_s": engine.ends[0] - started,
         "after_last_step_s": line.ended_at - engine.ends[-1],
     }
@@ -210,21 +237,28 @@ def is_on(window: int, *, on_first: bool) -> bool:
     return (window % 2 == 0) == on_first
 
 
-def window_ratios(engine: Timed, started: float, options: argparse.Namespace, *, on_first: bool) -> list[float]:
+def window_ratios(
+    engine: Timed, started: float, options: argparse.Namespace, *, on_first: bool
+) -> list[float]:
     """For each window with snapshots its rate over that of the two beside it; of windows with a full batch only.
 
-    vLLM hands tokens over in bursts, so a window is taken from the first burst in it to the first in the next.
+    vLLM hands tokens over in bursts, so a window is taken from the first burst in it to the first
+    in the next.
     """
     window_s = options.alternate
     windows = int((engine.ends[-1] - started) // window_s) + 1
     edges = [bisect.bisect_left(engine.ends, started + i * window_s) for i in range(windows)]
     rates: list[float | None] = []
     for begin, end in itertools.pairwise(edges):
-        is_full = begin < end and min(engine.running[begin : end + 1]) >= FULL * options.max_num_seqs
+        is_full = (
+            begin < end and min(engine.running[begin : end + 1]) >= FULL * options.max_num_seqs
+        )
         seconds = engine.ends[end] - engine.ends[begin]
         rates.append(sum(engine.tokens[begin:end]) / seconds if is_full else None)
     found = []
-    for i, (before, rate, after) in enumerate(zip(rates, rates[1:], rates[2:], strict=False), start=1):
+    for i, (before, rate, after) in enumerate(
+        zip(rates, rates[1:], rates[2:], strict=False), start=1
+    ):
         if before and rate and after and is_on(i, on_first=on_first):
             found.append(rate / statistics.mean([before, after]))
     return found
@@ -234,7 +268,10 @@ def stolen(ends: list[float], saves: list[tuple[float, float, int]]) -> list[flo
     """Seconds of step time that each snapshot took: see the top."""
     hit: dict[int, int] = {}  # interval (i: from ends[i] to ends[i + 1]) → snapshot
     for number, (begin, end, _) in enumerate(saves):
-        for i in range(max(0, bisect.bisect_right(ends, begin) - 1), min(len(ends) - 1, bisect.bisect_left(ends, end))):
+        for i in range(
+            max(0, bisect.bisect_right(ends, begin) - 1),
+            min(len(ends) - 1, bisect.bisect_left(ends, end)),
+        ):
             hit.setdefault(i, number)
     cost = dict.fromkeys(range(len(saves)), 0.0)
     for i, number in hit.items():
@@ -263,22 +300,37 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for every_s in settings[turn:] + settings[:turn]:
             label = "off" if every_s is None else f"{every_s:g}"
             done[label] = leg(options, spec, timed, items, every_s, f"round-{number}-{label}")
-            print(f"round {number + 1}, every_s {label}: {done[label]['tokens_per_s']:,.0f} tokens/s, "
-                  f"{done[label]['snapshots']} snapshots", file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"round {number + 1}, every_s {label}: {done[label]['tokens_per_s']:,.0f} "
+                f"tokens/s, "
+                f"{done[label]['snapshots']} snapshots",
+                file=sys.stderr,
+                flush=True,
+            )
         rounds.append(done)
     engine.close()
     return {"rounds": rounds, "table": [row_of(rounds, f"{s:g}", s) for s in options.every_s]}
 
 
-def alternate(options: argparse.Namespace, spec: Any, engine: Timed, items: list[Any]) -> dict[str, Any]:
+def alternate(
+    options: argparse.Namespace, spec: Any, engine: Timed, items: list[Any]
+) -> dict[str, Any]:
     """Legs of snapshots in turns, the first setting alone."""
     [every_s, *_] = options.every_s
     legs = []
     for number in range(options.rounds):
-        done = leg(options, spec, engine, items, every_s, f"alternating-{number}", on_first=number % 2 == 0)
+        done = leg(
+            options, spec, engine, items, every_s, f"alternating-{number}", on_first=number % 2 == 0
+        )
         each = " ".join(f"{ratio:.3f}" for ratio in done["window_ratios"])
-        print(f"round {number + 1}: {done['tokens_per_s']:,.0f} tokens/s, {done['snapshots']} snapshots; {each}",
-              file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            (
+                f"round {number + 1}: {done['tokens_per_s']:,.0f} tokens/s, {done['snapshots']} "
+                f"snapshots; {each}"
+            ),
+            file=sys.stderr,
+            flush=True,
+        )
         legs.append(done)
     return {"every_s": every_s, "legs": legs}
 
@@ -292,15 +344,18 @@ def print_alternation(result: dict[str, Any], window_s: float) -> None:
     snapshots = [ms for one in result["legs"] for ms in one["snapshot_ms"]]
     taken = [ms for one in result["legs"] for ms in one["stolen_ms"]]
     print(
-        f"snapshots every {result['every_s']:g} s, on and off every {window_s:g} s: {len(ratios)} windows, each over "
+        f"snapshots every {result['every_s']:g} s, on and off every {window_s:g} s: {len(ratios)} "
+        f"windows, each over "
         "its neighbours without"
     )
     print(
-        f"mean {statistics.mean(ratios):.3f} ± {error:.3f} (standard error), median {statistics.median(ratios):.3f}, "
+        f"mean {statistics.mean(ratios):.3f} ± {error:.3f} (standard error), median "
+        f"{statistics.median(ratios):.3f}, "
         f"quartiles {low:.3f} to {high:.3f}"
     )
     print(
-        f"{len(snapshots)} snapshots of {statistics.mean(snapshots):.0f} ms, step time stolen by one "
+        f"{len(snapshots)} snapshots of {statistics.mean(snapshots):.0f} ms, step time stolen by "
+        f"one "
         f"{statistics.mean(taken):.1f} ms"
     )
 
@@ -324,20 +379,28 @@ def row_of(rounds: list[dict[str, Any]], label: str, every_s: float) -> dict[str
 def print_costs(result: dict[str, Any]) -> None:
     off = statistics.median(r["off"]["tokens_per_s"] for r in result["rounds"])
     print(f"snapshots off: {off:,.0f} tokens/s (median of {len(result['rounds'])} rounds)")
-    print("every_s  ratio to off (each round)       snapshots  a snapshot  stolen by one  step time stolen  largest")
+    print(
+        "every_s  ratio to off (each round)       snapshots  a snapshot  stolen by one  step "
+        "time "
+        "stolen  largest"
+    )
     for row in result["table"]:
         each = " ".join(f"{ratio:.3f}" for ratio in row["ratios"])
         stolen_ms = f"{row['stolen_ms']:.1f} ms" if row["stolen_ms"] is not None else "-"
         print(
             f"{row['every_s']:>7g}  {row['ratio']:.3f} ({each:<22})  {row['snapshots']:>9}"
-            f"  {row['snapshot_ms']:>7.0f} ms  {stolen_ms:>13}  {row['stolen_share']:>16.2%}  {row['mb']:.2f} MB"
+            f"  {row['snapshot_ms']:>7.0f} ms  {stolen_ms:>13}  {row['stolen_share']:>16.2%}  "
+            f"{row['mb']:.2f} MB"
         )
 
 
 def print_kill(result: dict[str, Any]) -> None:
     for name, value in result.items():
-        print(f"{name.replace('_', ' '):<34} {value:>12,.1f}" if isinstance(value, float)
-              else f"{name.replace('_', ' '):<34} {value:>10,}")  # fmt: skip
+        print(
+            f"{name.replace('_', ' '):<34} {value:>12,.1f}"
+            if isinstance(value, float)
+            else f"{name.replace('_', ' '):<34} {value:>10,}"
+        )
 
 
 def main() -> None:
@@ -348,12 +411,19 @@ def main() -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--kill", action="store_true", help="kill a run at half time, instead")
     instead.add_argument(
-        "--alternate", type=float, metavar="SECONDS", help="snapshots on and off within a leg, instead"
+        "--alternate",
+        type=float,
+        metavar="SECONDS",
+        help="snapshots on and off within a leg, instead",
     )
-    parser.add_argument("--every-s", type=float, nargs="+", help="seconds between snapshots (1 30; with --kill: 30)")
+    parser.add_argument(
+        "--every-s", type=float, nargs="+", help="seconds between snapshots (1 30; with --kill: 30)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--mean", type=float, default=200.0, help="mean output tokens before the cap")
+    parser.add_argument(
+        "--mean", type=float, default=200.0, help="mean output tokens before the cap"
+    )
     parser.add_argument("--sigma", type=float, default=1.0)
     parser.add_argument("--cap", type=int, default=1024)
     parser.add_argument("--prompt-words", type=int, default=30)
@@ -361,20 +431,31 @@ def main() -> None:
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--rows-per-part", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="of the moment of the kill")
-    parser.add_argument("--output", help="where outputs go: a folder or s3://… (default: a temporary folder)")
+    parser.add_argument(
+        "--output", help="where outputs go: a folder or s3://… (default: a temporary folder)"
+    )
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     parser.set_defaults(trace="lognormal", prompt_tokens=None, gpu_memory_utilization=0.9)
     options = parser.parse_args()
     if options.alternate and options.every_s and options.every_s[0] > options.alternate:
-        parser.error("--alternate: shorter than --every-s, so windows with snapshots would have none")
+        parser.error(
+            "--alternate: shorter than --every-s, so windows with snapshots would have none"
+        )
     options.every_s = options.every_s or ([30.0] if options.kill else [1.0, 30.0])
     with tempfile.TemporaryDirectory(prefix="batchr1-checkpoint-") as name:
         options.output = options.output or f"{name}/out"
-        measure = functools.partial(kill_and_go_on, rng=random.Random(options.seed)) if options.kill else compare
+        measure = (
+            functools.partial(kill_and_go_on, rng=random.Random(options.seed))
+            if options.kill
+            else compare
+        )
         result = measure(options, Path(name))
     print(f"{versions(options.device)}; {options.requests} requests")
     if options.out:
-        document = {"versions": versions(options.device), "options": {k: str(v) for k, v in vars(options).items()}}
+        document = {
+            "versions": versions(options.device),
+            "options": {k: str(v) for k, v in vars(options).items()},
+        }
         document["result"] = result
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
     if options.alternate:

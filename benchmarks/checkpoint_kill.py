@@ -1,4 +1,6 @@
-"""The other half of checkpoint_cost.py: a `batchr1 run` that is killed at half time, and the run after it."""
+"""The other half of checkpoint_cost.py: a `batchr1 run` that is killed at half time, and the run
+after it.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,12 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
     job = {
         "name": "kill",
         "model": {"path": options.model, "engine_args": engine_args(options)},
-        "input": {"path": str(folder / "trace.parquet"), "id": "id", "prompt": "prompt", "max_tokens": "max_tokens"},
+        "input": {
+            "path": str(folder / "trace.parquet"),
+            "id": "id",
+            "prompt": "prompt",
+            "max_tokens": "max_tokens",
+        },
         "output": {"path": options.output, "rows_per_part": options.rows_per_part},
         "prompting": {"instruction": "none"},
         "sampling": {"max_tokens": options.cap, "ignore_eos": True},
@@ -88,7 +95,9 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
     after = _records(second)
     record = json.loads(_control_file(options, "runs", ".json")[-1])
     taken_over = record["taken_over"]["tokens"]
-    regained = next((r["t"] for r in after if _rate(after, r["t"] - WINDOW_S, r["t"]) >= FULL * full), None)
+    regained = next(
+        (r["t"] for r in after if _rate(after, r["t"] - WINDOW_S, r["t"]) >= FULL * full), None
+    )
     return {
         "tokens_of_the_job": total,
         "tokens_per_s_before_the_kill": full,
@@ -107,8 +116,17 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
 
 
 def _start(options: argparse.Namespace, folder: Path, records: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(Path(__file__).with_name("checkpoint_cost.py")), "--recorded", str(records)]
-    command += ["run", str(folder / "job.yaml"), *(["--gpus", "none"] if options.device == "cpu" else [])]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("checkpoint_cost.py")),
+        "--recorded",
+        str(records),
+    ]
+    command += [
+        "run",
+        str(folder / "job.yaml"),
+        *(["--gpus", "none"] if options.device == "cpu" else []),
+    ]
     return subprocess.Popen(command, stdout=sys.stderr)
 
 
@@ -116,7 +134,11 @@ def _records(path: Path) -> list[dict[str, Any]]:
     """How far a run was when, oldest first; a line that is being written is left out."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [
+        json.loads(line)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.endswith("}")
+    ]
 
 
 def _rate(records: list[dict[str, Any]], start: float, end: float) -> float:
@@ -139,11 +161,15 @@ def _control_file(options: argparse.Namespace, folder: str, suffix: str) -> list
     from batchr1.storage.base import CONTROL_DIR, open_storage
 
     storage = open_storage(options.output)
-    return [storage.read_bytes(f.rel) for f in storage.list_files(f"{CONTROL_DIR}/{folder}", suffix)]
+    return [
+        storage.read_bytes(f.rel) for f in storage.list_files(f"{CONTROL_DIR}/{folder}", suffix)
+    ]
 
 
 def _descendants(pid: int) -> list[int]:
-    parents = {int(p.name): _stat(int(p.name))[1] for p in Path("/proc").iterdir() if p.name.isdigit()}
+    parents = {
+        int(p.name): _stat(int(p.name))[1] for p in Path("/proc").iterdir() if p.name.isdigit()
+    }
     found = [pid]
     for parent in found:
         found += [child for child, of in parents.items() if of == parent]

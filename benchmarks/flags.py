@@ -2,9 +2,10 @@
 
     python benchmarks/flags.py [--tokens-per-s 4000] [--repeat 20]
 
-Rows are put together from the labelled set of the tests, taking 4 characters of English for a token and 1.6 of
-Chinese, and flagged as a run's collector does it, on one thread. The share is of one core's time while an engine
-generates `--tokens-per-s`; the collector's thread runs beside the engine's loop.
+Rows are put together from the labelled set of the tests, taking 4 characters of English for a token
+and 1.6 of Chinese, and flagged as a run's collector does it, on one thread. The share is of one
+core's time while an engine generates `--tokens-per-s`; the collector's thread runs beside the
+engine's loop.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def texts() -> dict[str, tuple[str, str]]:
 
     def of(family: str, chars: int) -> tuple[str, str]:
         chosen = [c for c in cases if c["family"] == family]
-        return chosen[0]["prompt"], "\n\n".join(f"({i}) {c['reasoning']}" for i, c in enumerate(chosen * 9))[:chars]
+        return chosen[0]["prompt"], "\n\n".join(
+            f"({i}) {c['reasoning']}" for i, c in enumerate(chosen * 9)
+        )[:chars]
 
     return {
         "English": of("clean", 4 * TOKENS),
@@ -41,7 +44,9 @@ def texts() -> dict[str, tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tokens-per-s", type=float, default=4000.0)
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args()
@@ -55,7 +60,8 @@ def main() -> None:
         cost = statistics.median(times)
         share = cost * args.tokens_per_s / TOKENS
         print(
-            f"{name:<10} {cost * 1e6:7.0f} µs per {TOKENS:,} tokens = {share:.2%} of a run at {args.tokens_per_s:,.0f}"
+            f"{name:<10} {cost * 1e6:7.0f} µs per {TOKENS:,} tokens = {share:.2%} of a run at "
+            f"{args.tokens_per_s:,.0f}"
         )
     detector, tokens = LoopDetector(), array("i", range(20_000))
     growing: array[int] = array("i")
@@ -63,7 +69,10 @@ def main() -> None:
     for token in tokens:
         growing.append(token)
         detector.update(growing)
-    print(f"LoopDetector {(time.perf_counter() - started) / len(tokens) * 1e6:.2f} µs per token, over {len(tokens):,}")
+    print(
+        f"LoopDetector {(time.perf_counter() - started) / len(tokens) * 1e6:.2f} µs per token, "
+        f"over {len(tokens):,}"
+    )
 
 
 if __name__ == "__main__":

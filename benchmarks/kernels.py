@@ -4,11 +4,12 @@
     python benchmarks/kernels.py --model DIR --traces TRACES --out kernels.json      # one GPU, dummy weights
     python benchmarks/kernels.py --read TRACES/*.json.gz                             # the table again, without a GPU
 
-One engine is fed `--sequences` requests, of which all but `--tail` end early, so that it runs full at first and nearly
-empty afterwards. In both states a number of steps is timed as they are, then as many under torch's profiler. Idle is
-what no kernel, copy or fill covers between the first and the last of them: it bounds what any caller could win by
-feeding the same engine better. The profiler slows the host down, so the share of a profiled step is too high rather
-than too low; `--out` has both lengths of a step.
+One engine is fed `--sequences` requests, of which all but `--tail` end early, so that it runs full
+at first and nearly empty afterwards. In both states a number of steps is timed as they are, then as
+many under torch's profiler. Idle is what no kernel, copy or fill covers between the first and the
+last of them: it bounds what any caller could win by feeding the same engine better. The profiler
+slows the host down, so the share of a profiled step is too high rather than too low; `--out` has
+both lengths of a step.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ def kind_of(name: str) -> str:
 
 
 def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Microseconds of a Chrome trace's whole window, of those without work on the GPU, and by kind and by name."""
-    work = sorted((e["ts"], e["ts"] + e["dur"], e["name"]) for e in events if e.get("cat") in ON_GPU)
+    """Microseconds of a Chrome trace's whole window, of those without work on the GPU, and by kind
+    and by name.
+    """
+    work = sorted(
+        (e["ts"], e["ts"] + e["dur"], e["name"]) for e in events if e.get("cat") in ON_GPU
+    )
     if not work:
         raise SystemExit("no kernel is in this trace")
     busy, until = 0.0, work[0][0]
@@ -81,15 +86,26 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     options.traces.mkdir(parents=True, exist_ok=True)
     llm = LLM(
-        options.model, load_format="dummy", max_num_seqs=options.sequences, max_model_len=4608, seed=0,
-        max_num_batched_tokens=16384, gpu_memory_utilization=0.9,
-        profiler_config={"profiler": "torch", "torch_profiler_dir": str(options.traces.resolve()),
-                         "torch_profiler_with_stack": False, "torch_profiler_dump_cuda_time_total": False},
-    )  # fmt: skip
+        options.model,
+        load_format="dummy",
+        max_num_seqs=options.sequences,
+        max_model_len=4608,
+        seed=0,
+        max_num_batched_tokens=16384,
+        gpu_memory_utilization=0.9,
+        profiler_config={
+            "profiler": "torch",
+            "torch_profiler_dir": str(options.traces.resolve()),
+            "torch_profiler_with_stack": False,
+            "torch_profiler_dump_cuda_time_total": False,
+        },
+    )
     engine = llm.llm_engine
     for i in range(options.sequences):
         length = 4000 if i < options.tail else options.full_for
-        how = SamplingParams(temperature=0.6, top_p=0.95, max_tokens=length, ignore_eos=True, detokenize=False)
+        how = SamplingParams(
+            temperature=0.6, top_p=0.95, max_tokens=length, ignore_eos=True, detokenize=False
+        )
         engine.add_request(str(i), {"prompt_token_ids": [1000 + i] * 128}, how)
 
     def step(count: int) -> float:
@@ -108,8 +124,17 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         engine.stop_profile()
         (trace,) = {*options.traces.glob("*.json.gz")} - {Path(one["trace"]) for one in found}
         sequences = options.sequences if label == "full" else options.tail
-        found.append({"label": label, "sequences": sequences, "trace": str(trace), "steps": options.steps,
-                      "step_ms": round(plain, 3), "profiled_step_ms": round(profiled, 3)} | read(trace))  # fmt: skip
+        found.append(
+            {
+                "label": label,
+                "sequences": sequences,
+                "trace": str(trace),
+                "steps": options.steps,
+                "step_ms": round(plain, 3),
+                "profiled_step_ms": round(profiled, 3),
+            }
+            | read(trace)
+        )
     return found
 
 
@@ -117,10 +142,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", help="a folder of benchmarks/shapes.py")
     parser.add_argument("--sequences", type=int, default=512)
-    parser.add_argument("--tail", type=int, default=24, help="sequences that go on when the others have ended")
+    parser.add_argument(
+        "--tail", type=int, default=24, help="sequences that go on when the others have ended"
+    )
     parser.add_argument("--full-for", type=int, default=450, help="tokens of those that end early")
-    parser.add_argument("--steps", type=int, default=40, help="steps timed, and again under the profiler")
-    parser.add_argument("--traces", type=Path, default=Path("traces"), help="where torch's profiler writes")
+    parser.add_argument(
+        "--steps", type=int, default=40, help="steps timed, and again under the profiler"
+    )
+    parser.add_argument(
+        "--traces", type=Path, default=Path("traces"), help="where torch's profiler writes"
+    )
     parser.add_argument("--read", type=Path, nargs="+", help="traces to read instead")
     parser.add_argument("--out", type=Path, help="everything as JSON")
     options = parser.parse_args()
@@ -132,8 +163,10 @@ def main() -> None:
         parser.error("--model: needed where nothing is read")
     documents = measure(options)
     for one in documents:
-        print(f"{one['label']}: {one['sequences']} sequences, {one['step_ms']:.2f} ms a step "
-              f"({one['profiled_step_ms']:.2f} profiled)\n\n{table(one, one['steps'])}\n")  # fmt: skip
+        print(
+            f"{one['label']}: {one['sequences']} sequences, {one['step_ms']:.2f} ms a step "
+            f"({one['profiled_step_ms']:.2f} profiled)\n\n{table(one, one['steps'])}\n"
+        )
     if options.out:
         options.out.write_text(json.dumps(documents, indent=1), encoding="utf-8")
 

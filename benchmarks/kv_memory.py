@@ -2,10 +2,11 @@
 
     python benchmarks/kv_memory.py --out kv.json            # five models, eleven settings; 4 to 6 minutes on an H200
 
-Each setting runs in a process of its own: vLLM's worker loads the model and measures its memory, as at the start of an
-engine (`Worker.determine_available_memory`), and the figure is what it would give to the KV cache. A first
-round, several processes at once, compiles and measures only its own peak: the first start with these settings. The
-second round finds the compiled code, as every later start does.
+Each setting runs in a process of its own: vLLM's worker loads the model and measures its memory, as
+at the start of an engine (`Worker.determine_available_memory`), and the figure is what it would
+give to the KV cache. A first round, several processes at once, compiles and measures only its own
+peak: the first start with these settings. The second round finds the compiled code, as every later
+start does.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from batchr1.sizing.memory import GIB, OTHER_BYTES, activation_bytes
 
 Setting = tuple[str, float, int, int, int]
 
-# (variant, gpu_memory_utilization, max_num_batched_tokens, max_num_seqs, max_model_len). On an H200 (139.8 GiB) 0.17,
-# 0.29 and 0.57 imitate cards of 24, 40 and 80 GB. None of these was used to find a constant.
+# (variant, gpu_memory_utilization, max_num_batched_tokens, max_num_seqs, max_model_len). On an H200
+# (139.8 GiB) 0.17, 0.29 and 0.57 imitate cards of 24, 40 and 80 GB. None of these was used to find
+# a constant.
 SETTINGS = [
     ("r1-distill-qwen-1.5b", 0.17, 4096, 256, 32768),
     ("r1-distill-qwen-1.5b", 0.90, 16384, 384, 4608),
@@ -49,7 +51,9 @@ SETTINGS = [
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("kv_memory.json"))
-    parser.add_argument("--at-once", type=int, default=5, help="processes that compile side by side")
+    parser.add_argument(
+        "--at-once", type=int, default=5, help="processes that compile side by side"
+    )
     parser.add_argument("--only", type=int, nargs="+", help="their numbers, from 0; all without it")
     options = parser.parse_args()
     settings = [SETTINGS[i] for i in options.only] if options.only else SETTINGS
@@ -64,31 +68,58 @@ def main() -> None:
         rows = []
         for number, setting in enumerate(settings):
             os.waitpid(start(folder, number, setting, measure=True), 0)
-            rows.append(row(setting, figures(folder / f"{number}.json"), figures(folder / f"{number}.first.json")))
+            rows.append(
+                row(
+                    setting,
+                    figures(folder / f"{number}.json"),
+                    figures(folder / f"{number}.first.json"),
+                )
+            )
             print(rows[-1], flush=True)
             options.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    worst = max(max(abs(r["error_gib"]), abs(r["error_first_gib"])) for r in rows if r["error_gib"] is not None)
-    print(f"{len(rows)} settings, largest error {worst:.3f} GiB, {time.monotonic() - started:.0f} s")
+    worst = max(
+        max(abs(r["error_gib"]), abs(r["error_first_gib"]))
+        for r in rows
+        if r["error_gib"] is not None
+    )
+    print(
+        f"{len(rows)} settings, largest error {worst:.3f} GiB, {time.monotonic() - started:.0f} s"
+    )
 
 
-def row(setting: Setting, measured: dict[str, int] | None, first: dict[str, int] | None) -> dict[str, Any]:
-    """Predicted and measured, in GiB; the error is of the memory that is left for the KV cache, at either start."""
+def row(
+    setting: Setting, measured: dict[str, int] | None, first: dict[str, int] | None
+) -> dict[str, Any]:
+    """Predicted and measured, in GiB; the error is of the memory that is left for the KV cache, at
+    either start.
+    """
     variant, utilization, batched, seqs, length = setting
     arch = Architecture.of_config(config_of(variant))
     document: dict[str, Any] = {
-        "variant": variant, "utilization": utilization, "max_num_batched_tokens": batched, "max_num_seqs": seqs,
+        "variant": variant,
+        "utilization": utilization,
+        "max_num_batched_tokens": batched,
+        "max_num_seqs": seqs,
         "max_model_len": length,
-    }  # fmt: skip
+    }
     if measured is None or first is None:
         return document | {"error_gib": None}
     left = utilization * measured["total"] - arch.weight_bytes() - OTHER_BYTES
     peaks = {
-        start: activation_bytes(arch, num_batched_tokens=batched, num_seqs=seqs, first_start=start == "first")
+        start: activation_bytes(
+            arch, num_batched_tokens=batched, num_seqs=seqs, first_start=start == "first"
+        )
         for start in ("first", "later")
     }
     kv_first = measured["kv"] + measured["activation"] - first["activation"]
-    predicted = {"weights": arch.weight_bytes(), "activation": peaks["later"], "activation_first": peaks["first"],
-                 "other": OTHER_BYTES, "kv": left - peaks["later"], "kv_first": left - peaks["first"]}  # fmt: skip
+    predicted = {
+        "weights": arch.weight_bytes(),
+        "activation": peaks["later"],
+        "activation_first": peaks["first"],
+        "other": OTHER_BYTES,
+        "kv": left - peaks["later"],
+        "kv_first": left - peaks["first"],
+    }
     found = measured | {"activation_first": first["activation"], "kv_first": kv_first}
     return document | {
         "predicted_gib": {k: round(v / GIB, 3) for k, v in predicted.items()},
@@ -103,7 +134,9 @@ def figures(path: Path) -> dict[str, int] | None:
 
 
 def import_vllm() -> None:
-    """Once, before the processes are forked: it takes half a minute on a cold machine. CUDA stays untouched."""
+    """Once, before the processes are forked: it takes half a minute on a cold machine. CUDA stays
+    untouched.
+    """
     import vllm.engine.arg_utils
     import vllm.model_executor.models.llama
     import vllm.model_executor.models.qwen2
@@ -154,13 +187,20 @@ def child(folder: Path, number: int, setting: Setting, measure: bool) -> None:
     model.mkdir(exist_ok=True)
     (model / "config.json").write_text(json.dumps(config_of(variant)), encoding="utf-8")
     config = EngineArgs(
-        model=str(model), skip_tokenizer_init=True, load_format="dummy", generation_config="vllm",
-        gpu_memory_utilization=utilization if measure else 0.05, max_num_batched_tokens=batched, max_num_seqs=seqs,
+        model=str(model),
+        skip_tokenizer_init=True,
+        load_format="dummy",
+        generation_config="vllm",
+        gpu_memory_utilization=utilization if measure else 0.05,
+        max_num_batched_tokens=batched,
+        max_num_seqs=seqs,
         max_model_len=length,
-    ).create_engine_config()  # fmt: skip
+    ).create_engine_config()
     executor = UniProcExecutor(config)
     worker: Any = executor.driver_worker.worker
-    if not measure:  # others use the GPU at the same time: only this process' own peak means something
+    if (
+        not measure
+    ):  # others use the GPU at the same time: only this process' own peak means something
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -178,7 +218,9 @@ def child(folder: Path, number: int, setting: Setting, measure: bool) -> None:
         "kv": kv,
         "total": worker.init_snapshot.total_memory,
     }
-    (folder / f"{number}.json").write_text(json.dumps({k: int(v) for k, v in found.items()}), encoding="utf-8")
+    (folder / f"{number}.json").write_text(
+        json.dumps({k: int(v) for k, v in found.items()}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

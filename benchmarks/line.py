@@ -7,7 +7,9 @@ from typing import Any
 
 
 class Line:
-    """A `Channel` of `run.worker` that hands out all items, in order, as they are asked for, and then the end."""
+    """A `Channel` of `run.worker` that hands out all items, in order, as they are asked for, and
+    then the end.
+    """
 
     def __init__(self, items: list[Any]) -> None:
         self._left, self._inbox = items[::-1], queue.SimpleQueue[Any]()
@@ -22,6 +24,8 @@ class Line:
         from batchr1.executors.messages import Drain, Lease, RequestWork
 
         if isinstance(message, RequestWork):
-            self._inbox.put(Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left))))))
+            self._inbox.put(
+                Lease(tuple(self._left.pop() for _ in range(min(message.count, len(self._left)))))
+            )
             if not self._left:
                 self._inbox.put(Drain())

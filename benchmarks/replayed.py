@@ -2,8 +2,9 @@
 
     python benchmarks/replayed.py SCRIPT.json run JOB …
 
-With `--marks FILE` before the script, that file says when each step towards the first lease was over: seconds since the
-start, and of the driver's processor time; and the peak of its resident memory (GB).
+With `--marks FILE` before the script, that file says when each step towards the first lease was
+over: seconds since the start, and of the driver's processor time; and the peak of its resident
+memory (GB).
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 
-STEPS = ("prepare", "read_ids", "take_out_done", "_check_prompts", "take_out_failed", "_size_engines", "take_inflight")
+STEPS = (
+    "prepare",
+    "read_ids",
+    "take_out_done",
+    "_check_prompts",
+    "take_out_failed",
+    "_size_engines",
+    "take_inflight",
+)
 
 
 def job(folder: Path, **sections: Any) -> Path:
@@ -44,7 +53,14 @@ def command(folder: Path, script: dict[str, Any], *, marks: Path | None = None) 
     """The command line that runs `folder`/job.yaml with a script for the engine."""
     (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
     marking = ["--marks", str(marks), str(time.monotonic())] if marks else []
-    return [sys.executable, __file__, *marking, str(folder / "script.json"), "run", str(folder / "job.yaml")]
+    return [
+        sys.executable,
+        __file__,
+        *marking,
+        str(folder / "script.json"),
+        "run",
+        str(folder / "job.yaml"),
+    ]
 
 
 def memory_gb(pid: int | str = "self", field: str = "VmRSS") -> float:
@@ -64,7 +80,10 @@ def note_marks(path: Path, started: float) -> None:
     marks: dict[str, Any] = {}
 
     def mark(name: str) -> None:
-        marks[name] = {"s": round(time.monotonic() - started, 2), "cpu_s": round(time.process_time(), 2)}
+        marks[name] = {
+            "s": round(time.monotonic() - started, 2),
+            "cpu_s": round(time.process_time(), 2),
+        }
         marks["peak_gb"] = round(memory_gb(field="VmHWM"), 3)
         path.write_text(json.dumps(marks), encoding="utf-8")
 

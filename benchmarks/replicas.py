@@ -4,15 +4,16 @@
     python benchmarks/replicas.py gpu --model DIR --within 450 --out replicas.json     # two GPUs, dummy weights
     python benchmarks/replicas.py driver --out driver.json                             # no GPU: the replay engine
 
-`gpu` runs the same job with `--gpus 1` and `--gpus 2` in turn, with so many rows a replica, and once with two replicas
-of which one is killed half-way. `driver` runs 1, 2, 4 and 8 replicas that each give out tokens at a fixed rate and cost
-next to nothing, so that what falls short of that rate is the driver's and the workers' own doing.
+`gpu` runs the same job with `--gpus 1` and `--gpus 2` in turn, with so many rows a replica, and
+once with two replicas of which one is killed half-way. `driver` runs 1, 2, 4 and 8 replicas that
+each give out tokens at a fixed rate and cost next to nothing, so that what falls short of that rate
+is the driver's and the workers' own doing.
 
-A rate is durable output tokens over seconds from the first submitted request to the last commit. "alive" are the
-seconds of that time in which engines were ready, summed over engines: an engine that has nothing left to do still
-counts, one that loads does not. Lengths are forced (`ignore_eos` and a cap per request). Each run must commit exactly
-the tokens of its trace, or the benchmark ends. All runs share vLLM's cache of compiled code (VLLM_CACHE_ROOT): only the
-first start compiles.
+A rate is durable output tokens over seconds from the first submitted request to the last commit.
+"alive" are the seconds of that time in which engines were ready, summed over engines: an engine
+that has nothing left to do still counts, one that loads does not. Lengths are forced (`ignore_eos`
+and a cap per request). Each run must commit exactly the tokens of its trace, or the benchmark ends.
+All runs share vLLM's cache of compiled code (VLLM_CACHE_ROOT): only the first start compiles.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ def job_of(options: argparse.Namespace, folder: Path, engine_args: dict[str, Any
     job = {
         "name": "replicas",
         "model": {"path": options.model, "engine_args": engine_args},
-        "input": {"path": str(folder / "trace.parquet"), "id": "id", "prompt": "prompt", "max_tokens": "max_tokens"},
+        "input": {
+            "path": str(folder / "trace.parquet"),
+            "id": "id",
+            "prompt": "prompt",
+            "max_tokens": "max_tokens",
+        },
         "output": {"path": str(folder / "out"), "rows_per_part": options.rows_per_part},
         "prompting": {"instruction": "none"},
         "sampling": {"max_tokens": options.cap, "ignore_eos": True},
@@ -56,16 +62,23 @@ def job_of(options: argparse.Namespace, folder: Path, engine_args: dict[str, Any
 def run(
     command: list[str], folder: Path, *, replicas: int, expected: int, kill_after_s: float | None
 ) -> dict[str, Any]:
-    """Run a job to its end; with `kill_after_s`, its last worker is killed so long after all were ready."""
+    """Run a job to its end; with `kill_after_s`, its last worker is killed so long after all were
+    ready.
+    """
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT)
     killed: list[float] = []
-    killer = threading.Thread(target=_kill_one, args=(process, folder, replicas, kill_after_s, killed), daemon=True)
+    killer = threading.Thread(
+        target=_kill_one, args=(process, folder, replicas, kill_after_s, killed), daemon=True
+    )
     if kill_after_s is not None:
         killer.start()
     said = process.communicate()[0].decode()
     if process.returncode:
-        sys.exit(f"batchr1 ended with {process.returncode}: {said}\n{(folder / 'stderr').read_text()[-4000:]}")
+        sys.exit(
+            f"batchr1 ended with {process.returncode}: "
+            f"{said}\n{(folder / 'stderr').read_text()[-4000:]}"
+        )
     if kill_after_s is not None and not killed:
         sys.exit("the run was over before its worker could be killed: give --kill-rows more rows")
     tokens = json.loads(said)["this_run"]["tokens"]
@@ -102,11 +115,18 @@ def figures(record: dict[str, Any], tokens: int) -> dict[str, Any]:
 
 
 def _kill_one(
-    process: subprocess.Popen[bytes], folder: Path, replicas: int, after_s: float, killed: list[float]
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    replicas: int,
+    after_s: float,
+    killed: list[float],
 ) -> None:
     """SIGKILL to the youngest worker, `after_s` seconds after every engine was ready."""
     logs = folder / "out/.batchr1/runs"
-    while sum(path.read_text(errors="replace").count(" ready after ") for path in logs.glob("*.log")) < replicas:
+    while (
+        sum(path.read_text(errors="replace").count(" ready after ") for path in logs.glob("*.log"))
+        < replicas
+    ):
         if process.poll() is not None:
             return
         time.sleep(0.1)
@@ -158,12 +178,19 @@ class Bench:
             spec = TraceSpec(rows, options.mean, options.sigma, options.cap, options.prompt_words)
             expected = write_dataset(spec, folder / "trace.parquet", options.model)
             command = make(folder, replicas)
-            found = run(command, folder, replicas=replicas, expected=expected, kill_after_s=kill_after_s)
+            found = run(
+                command, folder, replicas=replicas, expected=expected, kill_after_s=kill_after_s
+            )
         found = {"label": label, "replicas": replicas, "rows": rows, **found}
         self.runs.append(found)
         self._longest = max(self._longest, time.monotonic() - begun)
-        print(f"{label}: {found['tokens']:,} tokens in {found['seconds']:.1f} s ({time.monotonic() - begun:.0f} s with "
-              f"loading), {found['tokens_per_s']:,.0f} tok/s", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"{label}: {found['tokens']:,} tokens in {found['seconds']:.1f} s "
+            f"({time.monotonic() - begun:.0f} s with "
+            f"loading), {found['tokens_per_s']:,.0f} tok/s",
+            file=sys.stderr,
+            flush=True,
+        )
         if options.out:
             document = {"options": {k: str(v) for k, v in vars(options).items()}, "runs": self.runs}
             options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -174,28 +201,43 @@ class Bench:
         return statistics.median(found) if found else None
 
     def table(self, one: str) -> str:
-        """A line a kind of run; `of one` is the share of what as many engines as `one`'s would have made."""
+        """A line a kind of run; `of one` is the share of what as many engines as `one`'s would have
+        made.
+        """
         base = self.median(one, "tokens_per_alive_s") or 0.0
-        lines = [f"{'':12} {'runs':>4} {'tok/s':>9} {'range':>19} {'of linear':>9} {'of alive':>9} {'driver':>7}"]
+        lines = [
+            (
+                f"{'':12} {'runs':>4} {'tok/s':>9} {'range':>19} {'of linear':>9} {'of alive':>9} "
+                f"{'driver':>7}"
+            )
+        ]
         for label in dict.fromkeys(run["label"] for run in self.runs):
             runs = [run for run in self.runs if run["label"] == label]
             rates = [run["tokens_per_s"] for run in runs]
-            linear = statistics.median(rates) / (runs[0]["replicas"] * (self.median(one, "tokens_per_s") or 1.0))
+            linear = statistics.median(rates) / (
+                runs[0]["replicas"] * (self.median(one, "tokens_per_s") or 1.0)
+            )
             alive = statistics.median(run["tokens_per_alive_s"] for run in runs) / base
             driver = statistics.median(run["driver_cpu_share"] for run in runs)
             lines.append(
-                f"{label:12} {len(runs):4} {statistics.median(rates):9,.0f} {min(rates):9,.0f}–{max(rates):9,.0f} "
+                f"{label:12} {len(runs):4} {statistics.median(rates):9,.0f} "
+                f"{min(rates):9,.0f}–{max(rates):9,.0f} "
                 f"{linear:9.3f} {alive:9.3f} {driver:7.1%}"
             )
         return "\n".join(lines)
 
 
 def gpu(options: argparse.Namespace) -> None:
-    """Rounds of one and two replicas, order alternating; after the first run of one, one of two is killed half-way."""
+    """Rounds of one and two replicas, order alternating; after the first run of one, one of two is
+    killed half-way.
+    """
     engine_args: dict[str, Any] = {
-        "max_num_seqs": options.max_num_seqs, "max_model_len": options.max_model_len, "load_format": "dummy",
-        "max_num_batched_tokens": options.max_num_batched_tokens, "gpu_memory_utilization": 0.9,
-    }  # fmt: skip
+        "max_num_seqs": options.max_num_seqs,
+        "max_model_len": options.max_model_len,
+        "load_format": "dummy",
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "gpu_memory_utilization": 0.9,
+    }
 
     def command(folder: Path, replicas: int) -> list[str]:
         job = job_of(options, folder, engine_args)
@@ -277,17 +319,34 @@ def main() -> None:
         replay()
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     kinds = parser.add_subparsers(required=True)
-    defaults = {"gpu": (gpu, 1536, 1000.0, 1.0, 4096, 512), "driver": (driver, 2048, 500.0, 0.5, 2000, 256)}
+    defaults = {
+        "gpu": (gpu, 1536, 1000.0, 1.0, 4096, 512),
+        "driver": (driver, 2048, 500.0, 0.5, 2000, 256),
+    }
     for name, (serve, rows, mean, sigma, cap, seqs) in defaults.items():
         kind = kinds.add_parser(name)
         kind.set_defaults(serve=serve)
-        kind.add_argument("--rounds", type=int, default=3, help="how often each number of replicas is run, at most")
-        kind.add_argument("--within", type=float, default=450.0, help="begin no run that would end later, in seconds")
+        kind.add_argument(
+            "--rounds",
+            type=int,
+            default=3,
+            help="how often each number of replicas is run, at most",
+        )
+        kind.add_argument(
+            "--within",
+            type=float,
+            default=450.0,
+            help="begin no run that would end later, in seconds",
+        )
         kind.add_argument("--rows", type=int, default=rows, help="requests a replica")
-        kind.add_argument("--mean", type=float, default=mean, help="mean output tokens before the cap")
+        kind.add_argument(
+            "--mean", type=float, default=mean, help="mean output tokens before the cap"
+        )
         kind.add_argument("--sigma", type=float, default=sigma)
         kind.add_argument("--cap", type=int, default=cap)
-        kind.add_argument("--prompt-words", type=int, default=64, help="numbers a prompt; about two tokens each")
+        kind.add_argument(
+            "--prompt-words", type=int, default=64, help="numbers a prompt; about two tokens each"
+        )
         kind.add_argument("--max-num-seqs", type=int, default=seqs)
         kind.add_argument("--rows-per-part", type=int, default=256)
         kind.add_argument("--checkpoint-s", type=float, default=5.0)
@@ -296,11 +355,20 @@ def main() -> None:
             kind.add_argument("--model", required=True, help="a folder of benchmarks/shapes.py")
             kind.add_argument("--max-model-len", type=int, default=4608)
             kind.add_argument("--max-num-batched-tokens", type=int, default=16384)
-            kind.add_argument("--no-kill", action="store_true", help="leave out the run with a killed worker")
-            kind.add_argument("--kill-rows", type=int, default=4608, help="requests of that run, for both replicas")
+            kind.add_argument(
+                "--no-kill", action="store_true", help="leave out the run with a killed worker"
+            )
+            kind.add_argument(
+                "--kill-rows",
+                type=int,
+                default=4608,
+                help="requests of that run, for both replicas",
+            )
         else:
             kind.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8])
-            kind.add_argument("--rate", type=float, default=20_000.0, help="tokens a second of a full engine")
+            kind.add_argument(
+                "--rate", type=float, default=20_000.0, help="tokens a second of a full engine"
+            )
             kind.add_argument("--tokens-per-step", type=int, default=16)
     options = parser.parse_args()
     options.serve(options)

@@ -2,9 +2,10 @@
 
     python benchmarks/scale.py --rows 10000000 --done 0.9 --folder DIR
 
-The first call makes the dataset and an output as the job would have left it (all columns, parts of 20,000 rows);
-each later one measures: the real command with the replay engine in place of vLLM, from the start of the process to
-the first lease that goes to a worker, with the peak of the driver's resident memory. Then the run is stopped.
+The first call makes the dataset and an output as the job would have left it (all columns, parts of
+20,000 rows); each later one measures: the real command with the replay engine in place of vLLM,
+from the start of the process to the first lease that goes to a worker, with the peak of the
+driver's resident memory. Then the run is stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ from replayed import command, job, memory_gb
 
 ROWS_PER_FILE = 1_000_000
 ROWS_PER_PART = 20_000
-SCRIPT: dict[str, Any] = {"max_num_seqs": 256, "tokens_per_step": 4, "step_s": 0.01, "mean_len": 100.0}
+SCRIPT: dict[str, Any] = {
+    "max_num_seqs": 256,
+    "tokens_per_step": 4,
+    "step_s": 0.01,
+    "mean_len": 100.0,
+}
 RUN = "20260101T000000000Z-0000"
 
 
@@ -41,11 +47,17 @@ def make_input(folder: Path, rows: int) -> None:
         numbers = range(start, min(rows, start + ROWS_PER_FILE))
         ids = pa.array([f"dataset/train/{i:09d}" for i in numbers])
         text = pa.array([f"What is {i} + {i}?" for i in numbers])
-        pq.write_table(pa.table({"id": ids, "problem": text}), folder / f"in/{start:09d}.parquet", compression="zstd")
+        pq.write_table(
+            pa.table({"id": ids, "problem": text}),
+            folder / f"in/{start:09d}.parquet",
+            compression="zstd",
+        )
 
 
 def make_output(folder: Path, rows: int, done: int) -> None:
-    """Parts that hold the first `done` rows of a shuffled order, and the record of the job that made them."""
+    """Parts that hold the first `done` rows of a shuffled order, and the record of the job that
+    made them.
+    """
     from batchr1.driver.prepare import RunOptions, prepare, read_ids
     from batchr1.driver.resume.changed_prompts import agrees_with_input
     from batchr1.driver.summary import job_document
@@ -70,18 +82,35 @@ def part(numbers: list[int]) -> pa.Table:
     from batchr1.columns import output_schema
 
     same: dict[str, Any] = {
-        "sample": 0, "reasoning": "think " * 50, "answer": "42", "final_answer": "42", "reasoning_status": "closed",
-        "truncated": False, "finish_reason": "stop", "prompt_tokens": 40, "reasoning_tokens": 50, "answer_tokens": 5,
-        "control_tokens": 2, "injected_tokens": 0, "completion_tokens": 57, "flags": [], "attempts": 1,
-        "resumed_at": [], "model": "r1-tiny", "run": RUN, "finished_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
-    }  # fmt: skip
+        "sample": 0,
+        "reasoning": "think " * 50,
+        "answer": "42",
+        "final_answer": "42",
+        "reasoning_status": "closed",
+        "truncated": False,
+        "finish_reason": "stop",
+        "prompt_tokens": 40,
+        "reasoning_tokens": 50,
+        "answer_tokens": 5,
+        "control_tokens": 2,
+        "injected_tokens": 0,
+        "completion_tokens": 57,
+        "flags": [],
+        "attempts": 1,
+        "resumed_at": [],
+        "model": "r1-tiny",
+        "run": RUN,
+        "finished_at": dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    }
     schema = output_schema(pa.schema([]))
     columns = {
         "id": [f"dataset/train/{i:09d}" for i in numbers],
         "prompt": [f"What is {i} + {i}?" for i in numbers],
         "prompt_hash": [f"{i:032x}" for i in numbers],
     }
-    arrays = [pa.array(columns.get(f.name, [same.get(f.name)] * len(numbers)), f.type) for f in schema]
+    arrays = [
+        pa.array(columns.get(f.name, [same.get(f.name)] * len(numbers)), f.type) for f in schema
+    ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -128,7 +157,10 @@ def main() -> None:
         found = measure(folder, arguments.timeout_s)
         for name, at in found.items():
             if isinstance(at, dict):
-                print(f"{name:<18}{at['s']:>8.2f} s, the driver's processor time {at['cpu_s']:>6.2f} s")
+                print(
+                    f"{name:<18}{at['s']:>8.2f} s, the driver's processor time "
+                    f"{at['cpu_s']:>6.2f} s"
+                )
             else:
                 print(f"{name:<18}{at:>8.3f}")
 

@@ -3,10 +3,11 @@
     python benchmarks/schedule.py                     # replay engine on its own clock: an H200's hours in seconds
     python benchmarks/schedule.py --real              # r1-tiny through vLLM on the CPU, whole runs, interleaved pairs
 
-Without --real, worker loop, admission, schedule and replay engine are the ones that a run has; steps take the time
-that docs/sizing.md computes for an H200, on a clock of the engine's own, so that what this machine is slow at is not
-counted. Left out: the driver's process, reading and rendering, splitting and Parquet, which run beside the loop. Each
-prompt has n samples of about the same length. `tail`: from 90 % of all tokens generated to 100 %, in seconds.
+Without --real, worker loop, admission, schedule and replay engine are the ones that a run has;
+steps take the time that docs/sizing.md computes for an H200, on a clock of the engine's own, so
+that what this machine is slow at is not counted. Left out: the driver's process, reading and
+rendering, splitting and Parquet, which run beside the loop. Each prompt has n samples of about the
+same length. `tail`: from 90 % of all tokens generated to 100 %, in seconds.
 """
 
 from __future__ import annotations
@@ -55,7 +56,14 @@ from batchr1.worker.engine_worker import EngineWorker
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = Path(__file__).with_name("data") / "r1_tiny_lengths.json"  # by problem of jobs/math.yaml
-VOCABULARY = {"open_id": 1, "close_id": 2, "end_id": 3, "first_text_id": 10, "num_text_ids": 26, "marker": 4}
+VOCABULARY = {
+    "open_id": 1,
+    "close_id": 2,
+    "end_id": 3,
+    "first_text_id": 10,
+    "num_text_ids": 26,
+    "marker": 4,
+}
 Groups = list[list[int]]
 
 
@@ -63,22 +71,30 @@ def log_normal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) 
     """sigma 1 in all, four fifths of the variance between prompts."""
     mu, between, within = math.log(mean) - 0.5, math.sqrt(0.8), math.sqrt(0.2)
     centers = [rng.gauss(mu, between) for _ in range(prompts)]
-    return [[min(cap, max(8, round(math.exp(rng.gauss(c, within))))) for _ in range(n)] for c in centers]
+    return [
+        [min(cap, max(8, round(math.exp(rng.gauss(c, within))))) for _ in range(n)] for c in centers
+    ]
 
 
 def bimodal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
     """One prompt in five is hard, ten times as long as the easy ones."""
     easy = mean / (0.8 + 0.2 * 10)
     centers = [math.log(easy * (10 if rng.random() < 0.2 else 1)) for _ in range(prompts)]
-    return [[min(cap, max(8, round(math.exp(rng.gauss(c, 0.35))))) for _ in range(n)] for c in centers]
+    return [
+        [min(cap, max(8, round(math.exp(rng.gauss(c, 0.35))))) for _ in range(n)] for c in centers
+    ]
 
 
 def recorded(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """r1-tiny's own lengths, scaled to the mean: `n` samples each of problems drawn from those of jobs/math.yaml."""
+    """r1-tiny's own lengths, scaled to the mean: `n` samples each of problems drawn from those of
+    jobs/math.yaml.
+    """
     groups: Groups = json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"]
     scale = mean / statistics.mean(length for group in groups for length in group)
     drawn = [rng.choice(groups) for _ in range(prompts)]
-    return [[min(cap, max(8, round(rng.choice(group) * scale))) for _ in range(n)] for group in drawn]
+    return [
+        [min(cap, max(8, round(rng.choice(group) * scale))) for _ in range(n)] for group in drawn
+    ]
 
 
 SHAPES: dict[str, Callable[[random.Random, int, int, float, int], Groups]] = {
@@ -123,7 +139,9 @@ class Line:
 
     def __init__(self, trace: Groups, prompt_len: int, cap: int, order: str) -> None:
         self._schedule = Schedule(longest_first=order == "longest_first")
-        self._schedule.add(RowSamples(i, list(range(len(lengths)))) for i, lengths in enumerate(trace))
+        self._schedule.add(
+            RowSamples(i, list(range(len(lengths)))) for i, lengths in enumerate(trace)
+        )
         self._prompt_len, self._cap = prompt_len, cap
         self._inbox: deque[ToWorker] = deque()
         self._row: deque[WorkItem] = deque()
@@ -149,7 +167,10 @@ class Line:
                 return None
             id = f"p{pick.group.row}"
             # The replay engine knows a prompt by its tokens.
-            ids = (*array("i", [100 + pick.group.row] * (self._prompt_len - 1)), VOCABULARY["marker"])
+            ids = (
+                *array("i", [100 + pick.group.row] * (self._prompt_len - 1)),
+                VOCABULARY["marker"],
+            )
             prompt = Prompt(id, "", ids, True, b"")
             expected = None if math.isnan(pick.expected) else pick.expected
             self._row.extend(
@@ -186,35 +207,59 @@ def step_time(variant: str, gpu: str) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What the engine has room for, and is given. `guess`: the plan's mean length over the true one."""
+    """What the engine has room for, and is given.
+
+    `guess`: the plan's mean length over the true one.
+    """
 
     kv_tokens: int
     max_num_seqs: int | None  # None: as planned
     guess: float
 
 
-def simulate(trace: Groups, order: str, options: argparse.Namespace, case: Case) -> dict[str, float]:
+def simulate(
+    trace: Groups, order: str, options: argparse.Namespace, case: Case
+) -> dict[str, float]:
     """One run through the replay engine."""
     lengths = [length for group in trace for length in group]
     mean, square = statistics.mean(lengths), statistics.mean(length**2 for length in lengths)
     expected = CompletionLengths(mean * case.guess, square * case.guess**2, "the trace")
     prompts = PromptLengths(len(trace), len(trace), options.prompt_len, options.prompt_len)
-    demand = Workload(prompts, expected, len(lengths), options.cap, options.prompt_len + options.cap)
+    demand = Workload(
+        prompts, expected, len(lengths), options.cap, options.prompt_len + options.cap
+    )
     num_seqs = case.max_num_seqs or min(MAX_NUM_SEQS, demand.sequences_within(case.kv_tokens))
     script = {
-        **VOCABULARY, "max_num_seqs": num_seqs, "kv_cache_tokens": case.kv_tokens, "groups": trace,
-        "max_model_len": options.prompt_len + options.cap + 1, "tokens_per_step": options.tokens_per_step,
-        "step_time": step_time(options.variant, options.gpu), "time_scale": 0.0,
-    }  # fmt: skip
+        **VOCABULARY,
+        "max_num_seqs": num_seqs,
+        "kv_cache_tokens": case.kv_tokens,
+        "groups": trace,
+        "max_model_len": options.prompt_len + options.cap + 1,
+        "tokens_per_step": options.tokens_per_step,
+        "step_time": step_time(options.variant, options.gpu),
+        "time_scale": 0.0,
+    }
     engine = TimedEngine.from_args(script)
     assert isinstance(engine, TimedEngine)
     with tempfile.TemporaryDirectory() as folder:
         spec = EngineSpec("replay", "cpu", "", None, False, {}, Sampling(0.6, 0.95))
         setup = WorkerSetup(
-            run="r", worker=0, epoch=0, engine=spec, max_num_seqs=num_seqs, storage=open_storage(folder),
-            kept_schema=b"", seed=0, attempts=1, rows_per_part=1, part_every_s=1.0, model_label="", expects_box=False,
-            keep_token_ids=False, expected=expected,
-        )  # fmt: skip
+            run="r",
+            worker=0,
+            epoch=0,
+            engine=spec,
+            max_num_seqs=num_seqs,
+            storage=open_storage(folder),
+            kept_schema=b"",
+            seed=0,
+            attempts=1,
+            rows_per_part=1,
+            part_every_s=1.0,
+            model_label="",
+            expects_box=False,
+            keep_token_ids=False,
+            expected=expected,
+        )
         rows = Rows()
         line = Line(trace, options.prompt_len, options.cap, order)
         EngineWorker(setup, engine, rows, line, clock=lambda: engine.clock_s).run(0.0)  # type: ignore[arg-type]
@@ -241,14 +286,21 @@ def _times(timeline: list[tuple[float, int]]) -> dict[str, float]:
 
 def simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All shapes, seeds and sizes of the cache, in both orders."""
-    cases = [Case(kv, num_seqs, options.guess) for kv in options.kv_tokens for num_seqs in options.max_num_seqs]
+    cases = [
+        Case(kv, num_seqs, options.guess)
+        for kv in options.kv_tokens
+        for num_seqs in options.max_num_seqs
+    ]
     rows = []
     for shape in options.shapes:
         for case in cases:
             for seed in range(options.seeds):
                 rng = random.Random(seed)
                 trace = SHAPES[shape](rng, options.prompts, options.n, options.mean, options.cap)
-                runs = {order: simulate(trace, order, options, case) for order in ("fifo", "longest_first")}
+                runs = {
+                    order: simulate(trace, order, options, case)
+                    for order in ("fifo", "longest_first")
+                }
                 rows.append({"shape": shape, **asdict(case), "seed": seed, **compare(runs)})
                 print(_line(rows[-1]), flush=True)
     return rows
@@ -268,15 +320,20 @@ def compare(runs: dict[str, dict[str, float]]) -> dict[str, float]:
 def _line(row: dict[str, Any]) -> str:
     text = f"{row['shape']:<10}"
     if "kv_tokens" in row:
-        text += f"  kv {row['kv_tokens']:>9,}  batch {row['max_num_seqs_fifo']:>3}  seed {row['seed']}"
+        text += (
+            f"  kv {row['kv_tokens']:>9,}  batch {row['max_num_seqs_fifo']:>3}  seed {row['seed']}"
+        )
     text += (
-        f"  tail {row['tail_fifo']:6.1f} → {row['tail_longest_first']:6.1f} s ({row['tail_cut']:+.0%} cut)"
-        f"  whole {row['seconds_fifo']:7.1f} → {row['seconds_longest_first']:7.1f} s (speed × {row['speed']:.3f})"
+        f"  tail {row['tail_fifo']:6.1f} → {row['tail_longest_first']:6.1f} s "
+        f"({row['tail_cut']:+.0%} cut)"
+        f"  whole {row['seconds_fifo']:7.1f} → {row['seconds_longest_first']:7.1f} s (speed × "
+        f"{row['speed']:.3f})"
     )
     if "preempted_fifo" in row:
         text += (
             f"  preempted {row['preempted_fifo']:.2%} → {row['preempted_longest_first']:.2%}"
-            f"  prefix hits {row['prefix_hit_rate_fifo']:.0%} → {row['prefix_hit_rate_longest_first']:.0%}"
+            f"  prefix hits {row['prefix_hit_rate_fifo']:.0%} → "
+            f"{row['prefix_hit_rate_longest_first']:.0%}"
         )
     return text
 
@@ -284,23 +341,45 @@ def _line(row: dict[str, Any]) -> str:
 def _what(row: dict[str, Any]) -> str:
     if "kv_tokens" not in row:
         return str(row["shape"])
-    return f"{row['shape']}, {row['kv_tokens']:,} tokens of cache, batch {row['max_num_seqs'] or 'as planned'}"
+    return (
+        f"{row['shape']}, {row['kv_tokens']:,} tokens of cache, batch "
+        f"{row['max_num_seqs'] or 'as planned'}"
+    )
 
 
 def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """A whole job on r1-tiny. The timeline is that of finished rows: nothing is known of when their tokens came."""
+    """A whole job on r1-tiny.
+
+    The timeline is that of finished rows: nothing is known of when their tokens came.
+    """
     output = folder / order
     command = [
-        sys.executable, "-m", "batchr1", "run", str(ROOT / "jobs/math.yaml"), "--json", "--gpus", "none",
-        "--output", str(output), "--limit", str(options.rows), "--set", f"sampling.n={options.n}",
-        "--set", f"schedule={order}", "--set", f"model.engine_args.max_num_seqs={options.real_seqs}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "batchr1",
+        "run",
+        str(ROOT / "jobs/math.yaml"),
+        "--json",
+        "--gpus",
+        "none",
+        "--output",
+        str(output),
+        "--limit",
+        str(options.rows),
+        "--set",
+        f"sampling.n={options.n}",
+        "--set",
+        f"schedule={order}",
+        "--set",
+        f"model.engine_args.max_num_seqs={options.real_seqs}",
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE)
     if done.returncode:
         sys.exit(f"batchr1 ended with {done.returncode}: {done.stdout.decode()}")
     record = json.loads(next((output / ".batchr1/runs").glob("*.json")).read_text(encoding="utf-8"))
     frames = [
-        pl.read_parquet(part, columns=["finished_at", "completion_tokens"]) for part in output.glob("data/*.parquet")
+        pl.read_parquet(part, columns=["finished_at", "completion_tokens"])
+        for part in output.glob("data/*.parquet")
     ]
     rows = pl.concat(frames).sort("finished_at")
     first = rows["finished_at"][-1].timestamp() - record["generating_s"]
@@ -336,13 +415,27 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--n", type=int, default=8, help="samples of each prompt")
-    parser.add_argument("--mean", type=float, default=1000.0, help="mean output tokens before the cap")
+    parser.add_argument(
+        "--mean", type=float, default=1000.0, help="mean output tokens before the cap"
+    )
     parser.add_argument("--cap", type=int, default=4096)
     parser.add_argument("--prompt-len", type=int, default=128)
-    parser.add_argument("--max-num-seqs", type=_planned_or_number, nargs="+", default=[None], metavar="plan|N")
-    parser.add_argument("--kv-tokens", type=int, nargs="+", default=[4_534_800, 400_000], help="sizes of the KV cache")
-    parser.add_argument("--guess", type=float, default=1.0, help="the plan's mean length over the true one")
-    parser.add_argument("--tokens-per-step", type=int, default=8, help="decode steps that are simulated at once")
+    parser.add_argument(
+        "--max-num-seqs", type=_planned_or_number, nargs="+", default=[None], metavar="plan|N"
+    )
+    parser.add_argument(
+        "--kv-tokens",
+        type=int,
+        nargs="+",
+        default=[4_534_800, 400_000],
+        help="sizes of the KV cache",
+    )
+    parser.add_argument(
+        "--guess", type=float, default=1.0, help="the plan's mean length over the true one"
+    )
+    parser.add_argument(
+        "--tokens-per-step", type=int, default=8, help="decode steps that are simulated at once"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--real", action="store_true", help="r1-tiny through vLLM on the CPU")
     parser.add_argument("--pairs", type=int, default=3)
@@ -356,9 +449,12 @@ def main() -> None:
         mine = [row for row in rows if _what(row) == what]
         cuts, speeds = [row["tail_cut"] for row in mine], [row["speed"] for row in mine]
         preempted = max(row["preempted_longest_first"] for row in mine)
-        print(f"{what}: tail cut by {statistics.median(cuts):.0%} ({min(cuts):.0%} to {max(cuts):.0%}), "
-              f"speed × {statistics.median(speeds):.3f} ({min(speeds):.3f} to {max(speeds):.3f}), "
-              f"preempted at most {preempted:.2%}")  # fmt: skip
+        print(
+            f"{what}: tail cut by {statistics.median(cuts):.0%} ({min(cuts):.0%} to "
+            f"{max(cuts):.0%}), "
+            f"speed × {statistics.median(speeds):.3f} ({min(speeds):.3f} to {max(speeds):.3f}), "
+            f"preempted at most {preempted:.2%}"
+        )
     if options.out:
         document = {"options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
         options.out.write_text(json.dumps(document, indent=1), encoding="utf-8")

@@ -3,9 +3,10 @@
     python benchmarks/throughput.py --systems batchr1 --rounds 1 --profile DIR …    # DIR/driver-PID.txt, worker-PID.txt
     python benchmarks/self_time.py DIR/worker-*.txt --under Worker.run
 
-A line of such a file is one stack, outermost frame first, and how many samples had it. py-spy leaves out threads that
-sleep, so a share is one of the samples in which a thread was running or wanted to. Self time is the innermost frame's;
-with `--inclusive` a function also has what it called. Compiled code counts for the Python function that called it.
+A line of such a file is one stack, outermost frame first, and how many samples had it. py-spy
+leaves out threads that sleep, so a share is one of the samples in which a thread was running or
+wanted to. Self time is the innermost frame's; with `--inclusive` a function also has what it
+called. Compiled code counts for the Python function that called it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _FRAME = re.compile(r"(?P<function>.*) \((?P<file>.*?)(?::\d+)?\)")
 
 
 def stacks(lines: Iterable[str]) -> Iterator[tuple[str, list[str], int]]:
-    """(thread, frames as "function (file)", samples) of each line; process frames in front are passed over."""
+    """(thread, frames as "function (file)", samples) of each line; process frames in front are
+    passed over.
+    """
     for line in lines:
         text, _, count = line.rstrip("\n").rpartition(" ")
         if not text or not count.isdigit():
@@ -36,9 +39,16 @@ def stacks(lines: Iterable[str]) -> Iterator[tuple[str, list[str], int]]:
 
 
 def by_thread(
-    found: Iterable[tuple[str, list[str], int]], *, key: str = "function", under: str = "", inclusive: bool = False
+    found: Iterable[tuple[str, list[str], int]],
+    *,
+    key: str = "function",
+    under: str = "",
+    inclusive: bool = False,
 ) -> dict[str, Counter[str]]:
-    """Samples of each thread by function or module (`key`). `under`: only stacks with a frame that holds this text."""
+    """Samples of each thread by function or module (`key`).
+
+    `under`: only stacks with a frame that holds this text.
+    """
     threads: dict[str, Counter[str]] = {}
     for thread, frames, count in found:
         if not frames or (under and not any(under in frame for frame in frames)):
@@ -62,7 +72,12 @@ def table(threads: dict[str, Counter[str]], top: int) -> str:
     blocks = []
     for thread, counter in sorted(threads.items(), key=lambda entry: -entry[1][""]):
         total = counter[""]
-        lines = [f"{thread}: {total:,} samples, {total / everything:.1%} of all", "", "| share | where |", "|---|---|"]
+        lines = [
+            f"{thread}: {total:,} samples, {total / everything:.1%} of all",
+            "",
+            "| share | where |",
+            "|---|---|",
+        ]
         leading = [(name, count) for name, count in counter.most_common(top + 1) if name][:top]
         lines += [f"| {count / total:.1%} | {name} |" for name, count in leading]
         blocks.append("\n".join(lines))
@@ -73,13 +88,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--by", choices=["function", "module"], default="function")
-    parser.add_argument("--under", default="", metavar="TEXT", help="only stacks with this in a frame: Worker.run")
-    parser.add_argument("--inclusive", action="store_true", help="with the time of what a function called")
+    parser.add_argument(
+        "--under", default="", metavar="TEXT", help="only stacks with this in a frame: Worker.run"
+    )
+    parser.add_argument(
+        "--inclusive", action="store_true", help="with the time of what a function called"
+    )
     parser.add_argument("--top", type=int, default=15)
     options = parser.parse_args()
     for path in options.files:
         with path.open(encoding="utf-8") as lines:
-            threads = by_thread(stacks(lines), key=options.by, under=options.under, inclusive=options.inclusive)
+            threads = by_thread(
+                stacks(lines), key=options.by, under=options.under, inclusive=options.inclusive
+            )
         print(f"{path.name}\n\n{table(threads, options.top) or 'no samples'}\n")
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/shapes.py r1-distill-qwen-1.5b DIR
 
-The tokenizer has the real vocabulary's size, so that detokenising costs what it costs: byte-level BPE over merges
-drawn at random, with r1-tiny's special tokens and chat template.
+The tokenizer has the real vocabulary's size, so that detokenising costs what it costs: byte-level
+BPE over merges drawn at random, with r1-tiny's special tokens and chat template.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from batchr1.models.catalogue import MODELS, VARIANTS
 
 # What a config needs beyond its size to be loaded. The sizes are the catalogue's.
 _COMMON: dict[str, Any] = {
-    "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "dtype": "bfloat16",
-    "bos_token_id": 0, "eos_token_id": 1,
-}  # fmt: skip
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 _ARCHITECTURES = {"qwen2": ["Qwen2ForCausalLM"], "llama": ["LlamaForCausalLM"]}
 
 
@@ -50,10 +54,16 @@ def write_shape(name: str, folder: Path) -> None:
             tokens.append(left + right)
     tiny["model"] |= {"vocab": vocab, "merges": merges}
     (folder / "tokenizer.json").write_text(json.dumps(tiny, ensure_ascii=False), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings, ensure_ascii=False), encoding="utf-8"
+    )
     eos = vocab[settings["eos_token"]]
-    (folder / "config.json").write_text(json.dumps(config_of(name) | {"eos_token_id": eos}), encoding="utf-8")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(config_of(name) | {"eos_token_id": eos}), encoding="utf-8"
+    )
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": eos}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

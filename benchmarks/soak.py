@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py --rows 1000000 --out soak.json
 
-The replay engine gives short completions as fast as it can, so that all around it, from reading to commits, is what
-is measured. Memory is flat when its growth per million rows, fitted over the second half, is small.
+The replay engine gives short completions as fast as it can, so that all around it, from reading to
+commits, is what is measured. Memory is flat when its growth per million rows, fitted over the
+second half, is small.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="batchr1-soak-") as name:
         result = soak(Path(name), arguments.rows, arguments.rows_per_part)
     samples = result["samples"]
-    print(f"{result['rows']:,} rows in {result['seconds']:,.0f} s = {result['rows_per_s']:,.0f} rows/s")
+    print(
+        f"{result['rows']:,} rows in {result['seconds']:,.0f} s = {result['rows_per_s']:,.0f} "
+        f"rows/s"
+    )
     print("rows done    driver GB  worker GB")
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
         at = min(samples, key=lambda s: abs(s["rows"] - share * arguments.rows))
@@ -101,7 +105,9 @@ def main() -> None:
     for who in ("driver", "worker"):
         peak = max(s[f"{who}_gb"] for s in samples)
         per_million = growth(samples, f"{who}_gb")
-        print(f"{who}: peak {peak:.3f} GB, {per_million:+,.0f} MB per million rows in the second half")
+        print(
+            f"{who}: peak {peak:.3f} GB, {per_million:+,.0f} MB per million rows in the second half"
+        )
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
 

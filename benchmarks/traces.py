@@ -1,13 +1,15 @@
 """Requests with fixed lengths that look like a reasoning job's: the same ones for every system that is measured.
 
-Four kinds. Lengths are output tokens, `mean` is that of the distribution before the cap, and everything is decided by
-`seed`, so that each process that is given the same spec sees the same trace.
+Four kinds. Lengths are output tokens, `mean` is that of the distribution before the cap, and
+everything is decided by `seed`, so that each process that is given the same spec sees the same
+trace.
 
-`lognormal`   a long tail: log-normal with this mean and sigma.
-`bimodal`     easy and hard ones: 80 % around a quarter of the mean, 20 % around four times it (log-normal, sigma 0.25).
-`grouped`     `n` samples of each prompt, one after the other, whose lengths resemble each other: log-normal, with
+`lognormal`   a long tail: log-normal with this mean and sigma. `bimodal`     easy and hard ones: 80
+% around a quarter of the mean, 20 % around four times it (log-normal, sigma 0.25). `grouped`
+`n` samples of each prompt, one after the other, whose lengths resemble each other: log-normal, with
               `correlation` of the variance of log-lengths between the prompts and the rest within a group.
-`recorded`    lengths that a real run of r1-tiny had, `n` samples of each prompt (data/r1_tiny_lengths.json says which
+`recorded`    lengths that a real run of r1-tiny had, `n` samples of each prompt
+(data/r1_tiny_lengths.json says which
               run), the prompts shuffled; `mean` and `sigma` are not used. More requests than were recorded: again.
 """
 
@@ -25,7 +27,10 @@ from typing import Any
 KINDS = ("lognormal", "bimodal", "grouped", "recorded")
 RECORDED = Path(__file__).parent / "data/r1_tiny_lengths.json"
 
-_BIMODAL = ((0.8, 0.25), (0.2, 4.0))  # (share of requests, centre as a multiple of the mean): the mean stays the mean
+_BIMODAL = (
+    (0.8, 0.25),
+    (0.2, 4.0),
+)  # (share of requests, centre as a multiple of the mean): the mean stays the mean
 _BIMODAL_SIGMA = 0.25
 
 
@@ -33,7 +38,8 @@ _BIMODAL_SIGMA = 0.25
 class TraceSpec:
     """A trace: `mean` and `cap` in output tokens; a prompt is a sum of `prompt_words` numbers, or `prompt_tokens` long.
 
-    `prompt_tokens` is exact and counts the rendered prompt, chat template included; it needs the model, and wins.
+    `prompt_tokens` is exact and counts the rendered prompt, chat template included; it needs the
+    model, and wins.
     """
 
     requests: int
@@ -50,7 +56,9 @@ class TraceSpec:
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request: `output_len` tokens are to be generated. `group` counts prompts, `sample` those of one prompt."""
+    """One request: `output_len` tokens are to be generated. `group` counts prompts, `sample` those
+    of one prompt.
+    """
 
     id: str
     group: int
@@ -76,9 +84,13 @@ def lengths(spec: TraceSpec) -> list[int]:
     rng = random.Random(spec.seed)
     match spec.kind:
         case "lognormal":
-            drawn: Iterable[float] = (_lognormal(rng, spec.mean, spec.sigma) for _ in range(spec.requests))
+            drawn: Iterable[float] = (
+                _lognormal(rng, spec.mean, spec.sigma) for _ in range(spec.requests)
+            )
         case "bimodal":
-            centres = rng.choices([c for _, c in _BIMODAL], [share for share, _ in _BIMODAL], k=spec.requests)
+            centres = rng.choices(
+                [c for _, c in _BIMODAL], [share for share, _ in _BIMODAL], k=spec.requests
+            )
             drawn = [_lognormal(rng, spec.mean * centre, _BIMODAL_SIGMA) for centre in centres]
         case "grouped":
             drawn = _grouped(rng, spec)
@@ -112,7 +124,9 @@ def _grouped(rng: random.Random, spec: TraceSpec) -> list[float]:
 def _recorded(rng: random.Random, spec: TraceSpec) -> list[float]:
     known: list[list[int]] = json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"]
     if spec.n > len(known[0]):
-        raise ValueError(f"trace: {len(known[0])} samples of each prompt were recorded (got n = {spec.n})")
+        raise ValueError(
+            f"trace: {len(known[0])} samples of each prompt were recorded (got n = {spec.n})"
+        )
     drawn: list[float] = []
     while len(drawn) < spec.requests:
         rng.shuffle(known)  # they lie in order of difficulty
@@ -122,11 +136,16 @@ def _recorded(rng: random.Random, spec: TraceSpec) -> list[float]:
 
 
 def prompts(spec: TraceSpec, model: str | None = None) -> list[str]:
-    """User turns that share no prefix, one for each group: sums of many numbers, or exactly so many tokens."""
+    """User turns that share no prefix, one for each group: sums of many numbers, or exactly so many
+    tokens.
+    """
     count = max(groups(spec), default=-1) + 1
     rng = random.Random(spec.seed + 1)
     if spec.prompt_tokens is None:
-        return [" + ".join(str(rng.randrange(10)) for _ in range(spec.prompt_words)) + " = ?" for _ in range(count)]
+        return [
+            " + ".join(str(rng.randrange(10)) for _ in range(spec.prompt_words)) + " = ?"
+            for _ in range(count)
+        ]
     if model is None:
         raise ValueError("trace: prompt_tokens needs the model, to count them")
     return exact_prompts(model, count, spec.prompt_tokens, rng)
@@ -135,7 +154,8 @@ def prompts(spec: TraceSpec, model: str | None = None) -> list[str]:
 def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random) -> list[str]:
     """User turns of random words, each of which renders to exactly `prompt_tokens` token ids, the template's included.
 
-    Words are added or taken away until the count is right; a text that keeps jumping over it is drawn anew.
+    Words are added or taken away until the count is right; a text that keeps jumping over it is
+    drawn anew.
     """
     from batchr1.dataset.prompts import PromptRenderer, PromptRow, load_tokenizer
 
@@ -161,13 +181,21 @@ def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random
                 drafts[i] = drafts[i][: max(1, len(drafts[i]) - over)]
             else:
                 drafts[i] += rng.choices(pieces, k=-over)
-    raise ValueError(f"trace: no prompt of {prompt_tokens} tokens was found; its template alone may be longer")
+    raise ValueError(
+        f"trace: no prompt of {prompt_tokens} tokens was found; its template alone may be longer"
+    )
 
 
 def single_tokens(tokenizer: Any) -> list[str]:
-    """Pieces of text that mostly are one token each: words after a space, or digits if the vocabulary has few words."""
+    """Pieces of text that mostly are one token each: words after a space, or digits if the
+    vocabulary has few words.
+    """
     texts = {tokenizer.decode([i]) for i in range(min(len(tokenizer), 60_000))}
-    words = sorted(t for t in texts if t.startswith(" ") and t.isascii() and t[1:].isalpha() and t[1:].islower())
+    words = sorted(
+        t
+        for t in texts
+        if t.startswith(" ") and t.isascii() and t[1:].isalpha() and t[1:].islower()
+    )
     encoded = tokenizer(words, add_special_tokens=False).input_ids if words else []
     words = [text for text, ids in zip(words, encoded, strict=True) if len(ids) == 1]
     return words if len(words) >= 50 else list("0123456789")
@@ -193,10 +221,13 @@ def write_dataset(spec: TraceSpec, path: Path, model: str) -> int:
     renderer = PromptRenderer(load_tokenizer(model), instruction="none")
     rendered = renderer.render_many(PromptRow(row.id, row.prompt) for row in rows)
     columns = {
-        "id": [row.id for row in rows], "group": [row.group for row in rows], "sample": [row.sample for row in rows],
-        "prompt": [row.prompt for row in rows], "max_tokens": [row.output_len for row in rows],
+        "id": [row.id for row in rows],
+        "group": [row.group for row in rows],
+        "sample": [row.sample for row in rows],
+        "prompt": [row.prompt for row in rows],
+        "max_tokens": [row.output_len for row in rows],
         "prompt_tokens": [len(_ids(prompt)) for prompt in rendered],
         "prompt_hash": [digest(_ids(prompt)).hex() for prompt in rendered],
-    }  # fmt: skip
+    }
     pq.write_table(pa.table(columns), path)
     return sum(row.output_len for row in rows)

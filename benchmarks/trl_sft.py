@@ -4,8 +4,9 @@
     pip install trl
     python benchmarks/trl_sft.py out/sft
 
-The data set goes in as it lies. Only the chat template is given: the model's own, like that of the DeepSeek-R1
-distills, drops the reasoning of assistant turns, and there would be nothing to learn from. Seen: docs/export.md.
+The data set goes in as it lies. Only the chat template is given: the model's own, like that of the
+DeepSeek-R1 distills, drops the reasoning of assistant turns, and there would be nothing to learn
+from. Seen: docs/export.md.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from trl import SFTConfig, SFTTrainer
 
 from batchr1.models.catalogue import variant
 
-# As the prompt is rendered when traces are generated, then the reasoning, apart or inline, and the answer. The loss is
-# taken over what stands between {% generation %} and {% endgeneration %}.
+# As the prompt is rendered when traces are generated, then the reasoning, apart or inline, and the
+# answer. The loss is taken over what stands between {% generation %} and {% endgeneration %}.
 TEMPLATE = """{{ bos_token }}{% for message in messages %}{% if message.role == 'user' -%}
 <｜User｜>{{ message.content }}
 {%- else -%}
@@ -68,7 +69,10 @@ def main() -> None:
         before = trainer.evaluate()["eval_loss"] if "test" in rows else None
         trainer.train()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        print(f"{args.steps} steps over {rows['train'].num_rows} rows: loss {losses[0]:.4f} → {losses[-1]:.4f}")
+        print(
+            f"{args.steps} steps over {rows['train'].num_rows} rows: loss {losses[0]:.4f} → "
+            f"{losses[-1]:.4f}"
+        )
         if before is not None:
             print(f"test split: loss {before:.4f} → {trainer.evaluate()['eval_loss']:.4f}")
 

@@ -11,7 +11,13 @@ import pytest
 from s3_fakes import S3, FaultyS3
 from serving import serving
 
-S3_VARIABLES = {"AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"}
+S3_VARIABLES = {
+    "AWS_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+}
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +54,26 @@ def s3_moto(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> S3:
 
 @pytest.fixture
 def s3_real(monkeypatch: pytest.MonkeyPatch) -> S3:
-    """An empty bucket in the server that BATCHR1_TEST_S3_ENDPOINT names; AWS_ACCESS_KEY_ID and its secret open it."""
+    """An empty bucket in the server that BATCHR1_TEST_S3_ENDPOINT names; AWS_ACCESS_KEY_ID and its
+    secret open it.
+    """
     endpoint = os.environ.get("BATCHR1_TEST_S3_ENDPOINT")
     if not endpoint:
-        pytest.skip("BATCHR1_TEST_S3_ENDPOINT is not set: run tests/helpers/s3_server.py pytest -m s3")
+        pytest.skip(
+            "BATCHR1_TEST_S3_ENDPOINT is not set: run tests/helpers/s3_server.py pytest -m s3"
+        )
     for name in S3_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     return _bucket(endpoint, real=True)
 
 
-@pytest.fixture(params=[pytest.param("s3_moto", id="moto"), pytest.param("s3_real", id="real", marks=pytest.mark.s3)])
+@pytest.fixture(
+    params=[
+        pytest.param("s3_moto", id="moto"),
+        pytest.param("s3_real", id="real", marks=pytest.mark.s3),
+    ]
+)
 def s3(request: pytest.FixtureRequest) -> S3:
     """An empty bucket: in moto by default, in a real server with `-m s3`."""
     bucket: S3 = request.getfixturevalue(request.param)
@@ -67,13 +82,17 @@ def s3(request: pytest.FixtureRequest) -> S3:
 
 @pytest.fixture(scope="session")
 def real_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a job of forty rows left: driver, worker process and Parquet are the real ones. To be read only."""
+    """What a job of forty rows left: driver, worker process and Parquet are the real ones. To be
+    read only.
+    """
     from replay_job import questions, replay, run_replay, write_job
 
     folder = tmp_path_factory.mktemp("real")
     questions(40).write_parquet(folder / "in.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("batchr1.driver.run_job.RECORD_EVERY_S", 0.0)  # as if every second were a minute
+        patch.setattr(
+            "batchr1.driver.run_job.RECORD_EVERY_S", 0.0
+        )  # as if every second were a minute
         job = write_job(folder, output={"keep": ["problem"]})
         run_replay(job, replay(step_s=0.05, mean_len=60.0, max_num_seqs=4))
     return folder / "out"

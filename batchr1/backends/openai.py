@@ -1,4 +1,6 @@
-"""A job whose work a server does: what of the job is its model, its plan, and what its one worker is told."""
+"""A job whose work a server does: what of the job is its model, its plan, and what its one worker
+is told.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def served_model(spec: JobSpec) -> ModelSource:
         name = variant(model.variant).repo
         if name is None:
             raise JobError(
-                f"model.variant: {model.variant} has no repository to be called by. Give model.served, the name under "
+                f"model.variant: {model.variant} has no repository to be called by. Give "
+                f"model.served, the name under "
                 "which the server serves it."
             )
     return ModelSource(str(name), str(name), None, f"openai:{name}", UNKNOWN_CONTEXT, {})
@@ -29,14 +32,22 @@ def check_server_job(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...
     """Raises `JobError` for what cannot be meant where a server does the work."""
     for name, value in (("gpus", gpus), ("devices", devices)):
         if value is not None:
-            raise JobError(f"--{name}: chooses among this machine's GPUs, and engine.kind is openai. Leave it out.")
+            raise JobError(
+                f"--{name}: chooses among this machine's GPUs, and engine.kind is openai. "
+                f"Leave "
+                f"it out."
+            )
 
 
 def require_key(spec: JobSpec) -> None:
-    """Raises `UsageError` when the key that a job asks for is not there. A job that names none may need none."""
+    """Raises `UsageError` when the key that a job asks for is not there.
+
+    A job that names none may need none.
+    """
     if key_of(spec.engine.key_env) is None and spec.engine.api_key_env is not None:
         raise JobError(
-            f"engine.api_key_env: the environment variable {spec.engine.api_key_env} is not set. Set it to the key, or "
+            f"engine.api_key_env: the environment variable {spec.engine.api_key_env} is not set. "
+            f"Set it to the key, or "
             "leave api_key_env out for a server that wants none."
         )
 
@@ -49,11 +60,18 @@ def server_of(spec: JobSpec) -> Server:
     """What each request to it has in common."""
     s, engine = spec.sampling, spec.engine
     body = {"temperature": s.temperature, "top_p": s.top_p}
-    body |= {name: value for name, value in (("top_k", s.top_k), ("min_p", s.min_p)) if value is not None}
+    body |= {
+        name: value for name, value in (("top_k", s.top_k), ("min_p", s.min_p)) if value is not None
+    }
     return Server(
-        str(engine.base_url), served_model(spec).location, engine.key_env, engine.timeout_s, engine.concurrency,
-        engine.stream, body | engine.extra_body,
-    )  # fmt: skip
+        str(engine.base_url),
+        served_model(spec).location,
+        engine.key_env,
+        engine.timeout_s,
+        engine.concurrency,
+        engine.stream,
+        body | engine.extra_body,
+    )
 
 
 def server_setup(spec: JobSpec, *, before_usd: float, grace_s: float) -> ServerSetup:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchr1.cli.options import JOB, JSON, device_options, job_options, named, read_job, split_devices
+from batchr1.cli.options import (
+    JOB,
+    JSON,
+    device_options,
+    job_options,
+    named,
+    read_job,
+    split_devices,
+)
 
 if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
@@ -21,7 +29,9 @@ SAMPLE_ROWS = 2000
 @JOB
 @job_options
 @device_options
-@click.option("--show-prompt", is_flag=True, help="Print the first prompt as the model will see it.")
+@click.option(
+    "--show-prompt", is_flag=True, help="Print the first prompt as the model will see it."
+)
 @JSON
 def command(
     job: Path,
@@ -39,12 +49,19 @@ def command(
 ) -> None:
     """Look at everything that JOB names, without loading the model or writing anything.
 
-    Reads the whole id column and renders the first prompts; says what `run` would do, or what is wrong.
+    Reads the whole id column and renders the first prompts; says what `run` would do, or what is
+    wrong.
     """
     spec = read_job(
-        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        job,
+        variant=variant,
+        settings=settings,
+        output=output,
+        limit=limit,
+        date=date,
+        executor=executor,
         replicas=replicas,
-    )  # fmt: skip
+    )
     from batchr1.driver.feeder import render_batch
     from batchr1.driver.prepare import (
         RunOptions,
@@ -70,7 +87,9 @@ def command(
         renderer = make_renderer(prepared, options)
         pending = read_ids(prepared)
         take_out_done(prepared, pending)
-        if spec.input.on_changed_prompt == "refuse" and (files := files_to_check(prepared, pending)):
+        if spec.input.on_changed_prompt == "refuse" and (
+            files := files_to_check(prepared, pending)
+        ):
             # refuses, or does nothing
             check_prompts(prepared, pending, renderer, files, run="", check_lock=lambda: None)
         take_out_failed(prepared, pending)
@@ -80,7 +99,9 @@ def command(
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
     for _, batch in prepared.source.batches(prepared.source.row_columns):
-        for prompt in render_batch(prepared.source, renderer, batch.slice(0, SAMPLE_ROWS - len(prompts))):
+        for prompt in render_batch(
+            prepared.source, renderer, batch.slice(0, SAMPLE_ROWS - len(prompts))
+        ):
             if isinstance(prompt, Prompt):
                 prompts.append(prompt)
             else:
@@ -101,7 +122,11 @@ def command(
         "replicas": plan.replicas,
         "engine_args": plan.engine_args,
         "counts": counts.to_dict(),
-        "prompt_tokens": {"min": min(lengths), "mean": statistics.fmean(lengths), "max": max(lengths)}
+        "prompt_tokens": {
+            "min": min(lengths),
+            "mean": statistics.fmean(lengths),
+            "max": max(lengths),
+        }
         if lengths
         else None,
         "sampled": len(prompts) + sum(bad.values()),
@@ -110,7 +135,11 @@ def command(
         "output": prepared.output.uri,
     }
     if server is not None:
-        document |= {"server": server, "prompt_tokens": None, "model": {"name": model.name, "identity": model.identity}}
+        document |= {
+            "server": server,
+            "prompt_tokens": None,
+            "model": {"name": model.name, "identity": model.identity},
+        }
         del document["engine_args"], document["too_long"]
     if as_json:
         click.echo(json.dumps(document, default=str))
@@ -140,8 +169,11 @@ def _look_at_server(spec: JobSpec) -> dict[str, Any]:
             except ServerFault as exc:
                 return "not reached", str(exc), False
             except AccessError as exc:
-                raise UsageError(f"engine.base_url {server.base_url}: it takes no requests with this key ({exc}). Set "
-                                 f"{server.api_key_env} to a right one.") from exc  # fmt: skip
+                raise UsageError(
+                    f"engine.base_url {server.base_url}: it takes no requests with this key "
+                    f"({exc}). Set "
+                    f"{server.api_key_env} to a right one."
+                ) from exc
         if served.names is None:
             return "reached", "it gives no list of its models", True
         if server.model in served.names:
@@ -165,12 +197,21 @@ def _model_and_engine(d: dict[str, Any]) -> list[str]:
         key = f"key in {server['key']}" if server["key"] else "no key"
         return [
             f"model    {model['name']}",
-            f"engine   openai at {server['base_url']}, {server['concurrency']} requests at a time, {key}",
+            (
+                f"engine   openai at {server['base_url']}, {server['concurrency']} requests at a "
+                f"time, {key}"
+            ),
             f"server   {server['state']}: {server['says']}",
         ]
     return [
-        f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} tokens",
-        f"engine   {d['replicas']} × {d['device']}, {', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}",
+        (
+            f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} "
+            f"tokens"
+        ),
+        (
+            f"engine   {d['replicas']} × {d['device']}, "
+            f"{', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}"
+        ),
     ]
 
 
@@ -187,19 +228,30 @@ def _as_text(d: dict[str, Any]) -> str:
     lines = [
         f"job      {d['job']}: {verdict}",
         *_model_and_engine(d),
-        f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, {counts['failed']:,} failed, "
-        f"{counts['pending']:,} pending" + (f", {counts['spared']:,} spared" if counts["spared"] else ""),
+        f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, "
+        f"{counts['failed']:,} failed, "
+        f"{counts['pending']:,} pending"
+        + (f", {counts['spared']:,} spared" if counts["spared"] else ""),
     ]
     if counts["duplicates"]:
-        lines.append(f"         {counts['duplicates']:,} rows left out: equal prompts, or done in input.exclude")
+        lines.append(
+            f"         {counts['duplicates']:,} rows left out: equal prompts, or done in "
+            f"input.exclude"
+        )
     if d["prompt_tokens"]:
         t = d["prompt_tokens"]
         lines.append(
-            f"prompts  {t['min']:,} to {t['max']:,} tokens, mean {t['mean']:,.0f} (first {d['sampled']:,} rows)"
+            (
+                f"prompts  {t['min']:,} to {t['max']:,} tokens, mean {t['mean']:,.0f} (first "
+                f"{d['sampled']:,} rows)"
+            )
             + (f"; {d['too_long']:,} too long for the context" if d["too_long"] else "")
         )
     if d["bad_rows"]:
-        lines.append("bad rows " + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items()))
+        lines.append(
+            "bad rows "
+            + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items())
+        )
     lines.append(f"output   {d['output']}")
     if fetch := d["model"].get("fetch"):
         lines.append(f"note     the weights are not on this machine yet: {fetch}")

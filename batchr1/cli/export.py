@@ -21,24 +21,57 @@ if TYPE_CHECKING:
     "form",
     type=click.Choice(["sft", "raw"]),
     required=True,
-    help="sft: chat messages of complete rows, to train on. raw: the output's own columns, every row.",
+    help=(
+        "sft: chat messages of complete rows, to train on. raw: the output's own columns, every "
+        "row."
+    ),
 )
-@click.option("--where", metavar="SQL", help='Only rows that pass, such as "level >= 4 AND reasoning_tokens < 8000".')
+@click.option(
+    "--where",
+    metavar="SQL",
+    help='Only rows that pass, such as "level >= 4 AND reasoning_tokens < 8000".',
+)
 @click.option("--correct-only", is_flag=True, help="Only rows whose final answer is right.")
-@click.option("--drop-flag", "drop_flags", multiple=True, metavar="NAME", help="Not rows with this flag; repeatable.")
-@click.option("--max-tokens", type=int, metavar="N", help="Only rows of at most N completion tokens.")
+@click.option(
+    "--drop-flag",
+    "drop_flags",
+    multiple=True,
+    metavar="NAME",
+    help="Not rows with this flag; repeatable.",
+)
+@click.option(
+    "--max-tokens", type=int, metavar="N", help="Only rows of at most N completion tokens."
+)
 @click.option(
     "--dedupe",
     type=click.Choice(["exact", "none"]),
-    help="exact: of rows with the same prompt, reasoning and answer, one. Default: exact for sft, none for raw.",
+    help=(
+        "exact: of rows with the same prompt, reasoning and answer, one. Default: exact for "
+        "sft, "
+        "none for raw."
+    ),
 )
-@click.option("--per-prompt", type=int, metavar="K", help="At most K rows of a prompt: the first samples that pass.")
+@click.option(
+    "--per-prompt",
+    type=int,
+    metavar="K",
+    help="At most K rows of a prompt: the first samples that pass.",
+)
 @click.option(
     "--reasoning",
     type=click.Choice(["apart", "inline"]),
-    help="In sft: apart, as reasoning_content (the default), or inline, in think tags before the answer.",
+    help=(
+        "In sft: apart, as reasoning_content (the default), or inline, in think tags before the "
+        "answer."
+    ),
 )
-@click.option("--format", "file_format", type=click.Choice(["parquet", "jsonl"]), default="parquet", show_default=True)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["parquet", "jsonl"]),
+    default="parquet",
+    show_default=True,
+)
 @click.option(
     "--test-share",
     type=float,
@@ -46,7 +79,9 @@ if TYPE_CHECKING:
     metavar="X",
     help="This share of the prompts goes to a test split, by a hash of their text; 0.02 is 2 %.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace an earlier export in DEST; never anything else.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace an earlier export in DEST; never anything else."
+)
 @JSON
 def command(
     output: str,
@@ -66,20 +101,32 @@ def command(
 ) -> None:
     """Write an output's rows to the folder DEST as a data set with a card: to train on, to publish, to load anywhere.
 
-    DEST appears whole or not at all (on S3: with its card last). With --to sft, rows whose think block was not closed,
-    that have no answer or were cut are left out. Filters apply in the order of this list; the card counts them.
-    """  # fmt: skip
+    DEST appears whole or not at all (on S3: with its card last). With --to sft, rows whose think
+    block was not closed, that have no answer or were cut are left out. Filters apply in the order
+    of this list; the card counts them.
+    """
     from batchr1.export.export import export_output
     from batchr1.export.options import ExportOptions
     from batchr1.output.folder import Output
     from batchr1.storage.base import open_storage
 
     options = ExportOptions(
-        form, where, correct_only, drop_flags, max_tokens, per_prompt, dedupe, reasoning, file_format, test_share,
+        form,
+        where,
+        correct_only,
+        drop_flags,
+        max_tokens,
+        per_prompt,
+        dedupe,
+        reasoning,
+        file_format,
+        test_share,
         overwrite,
-    )  # fmt: skip
+    )
     summary = export_output(Output(open_storage(output)), open_storage(dest), options)
-    click.echo(json.dumps(summary, ensure_ascii=False, default=str) if as_json else as_text(summary))
+    click.echo(
+        json.dumps(summary, ensure_ascii=False, default=str) if as_json else as_text(summary)
+    )
 
 
 def as_text(s: dict[str, Any]) -> str:
@@ -87,10 +134,15 @@ def as_text(s: dict[str, Any]) -> str:
     lines = [f"  {s['rows_in']:>9,} rows in the output"]
     lines += [f"  {step['rows']:>9,} {step['name']}: {step['keeps']}" for step in s["steps"]]
     for name, split in s["splits"].items():
-        counts = f"{split['rows']:,} rows, {split['prompts']:,} prompts, {split['completion_tokens']:,} tokens"
+        counts = (
+            f"{split['rows']:,} rows, {split['prompts']:,} prompts, "
+            f"{split['completion_tokens']:,} tokens"
+        )
         lines.append(f"{name:<6} {counts}")
     if s["test_share"] and "test" not in s["splits"]:
         lines.append(f"note   no prompt falls into a test split of {s['test_share']:g}")
     if s["incomplete"]:
         lines.append(f"note   the output is {s['incomplete']}: what is done was exported")
-    return "\n".join([f"{s['dest']}: {s['rows']:,} rows, {s['format']}, {s['bytes'] / 1e6:.1f} MB", *lines])
+    return "\n".join(
+        [f"{s['dest']}: {s['rows']:,} rows, {s['format']}, {s['bytes'] / 1e6:.1f} MB", *lines]
+    )

@@ -16,11 +16,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--to", metavar="DIR", help="A folder or s3://… for model.path, instead of the hub's cache.")
-@click.option("--revision", metavar="REV", help="A branch, tag or commit; the main branch without it.")
-@click.option("--verify", is_flag=True, help="Read again what is here already, and fetch anew what is damaged.")
+@click.option(
+    "--to", metavar="DIR", help="A folder or s3://… for model.path, instead of the hub's cache."
+)
+@click.option(
+    "--revision", metavar="REV", help="A branch, tag or commit; the main branch without it."
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read again what is here already, and fetch anew what is damaged.",
+)
 @click.option("--stall", metavar="30s", help="Try again when no byte came for so long; 30s.")
-@click.option("--tries", type=click.IntRange(1), metavar="N", help="Give up after so many in a row without a byte; 8.")
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Give up after so many in a row without a byte; 8.",
+)
 @JSON
 def command(
     model: str,
@@ -41,29 +54,46 @@ def command(
 
     if is_bucket(model):
         if to is not None or revision is not None or verify:
-            raise UsageError(f"model {model}: --to, --revision and --verify are for the hub's. Leave them out.")
+            raise UsageError(
+                f"model {model}: --to, --revision and --verify are for the hub's. Leave them out."
+            )
         fetched = fetch_bucket(model)
     else:
         repo = repository_named(model)
         patience = Patience(duration(stall, "--stall") or PATIENCE.stall_s, tries or PATIENCE.tries)
         fetched = fetch(repo, revision, to=to, verify=verify, patience=patience)
     in_path = model if is_bucket(model) else fetched.folder if to is not None else None
-    click.echo(json.dumps({"model": model} | fetched.to_dict()) if as_json else as_text(model, fetched, in_path))
+    click.echo(
+        json.dumps({"model": model} | fetched.to_dict())
+        if as_json
+        else as_text(model, fetched, in_path)
+    )
 
 
 def as_text(model: str, fetched: Fetched, in_path: str | None) -> str:
     """What is here, and how a job names it."""
     from batchr1.models.files import size_text
 
-    how = "here already" if not fetched.fetched else f"{size_text(fetched.fetched)} fetched in {fetched.seconds:,.0f} s"
+    how = (
+        "here already"
+        if not fetched.fetched
+        else f"{size_text(fetched.fetched)} fetched in {fetched.seconds:,.0f} s"
+    )
     how += ", all checksums computed" if fetched.verified else ""
     how += ", the hub was not asked (HF_HUB_OFFLINE)" if fetched.offline else ""
-    how += f", {size_text(fetched.copied)} copied to the bucket" if fetched.copied is not None else ""
+    how += (
+        f", {size_text(fetched.copied)} copied to the bucket" if fetched.copied is not None else ""
+    )
     key = "repo" if "/" in model else "variant"
-    name = f"path: {in_path}" if in_path is not None else f"{key}: {model}, revision: {fetched.commit}"
+    name = (
+        f"path: {in_path}" if in_path is not None else f"{key}: {model}, revision: {fetched.commit}"
+    )
     return "\n".join(
         [
-            f"{fetched.repo} at {fetched.commit}: {fetched.num_files} files, {size_text(fetched.size)}, {how}",
+            (
+                f"{fetched.repo} at {fetched.commit}: {fetched.num_files} files, "
+                f"{size_text(fetched.size)}, {how}"
+            ),
             f"folder: {fetched.folder}",
             f"job:    model: {{{name}}}",
         ]

@@ -1,4 +1,7 @@
-"""The command line. Each command is a module of this package, imported when it is called, so that `--help` is quick."""
+"""The command line.
+
+Each command is a module of this package, imported when it is called, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -56,16 +59,16 @@ class LazyGroup(click.Group):
 def main() -> None:
     """Run reasoning models over datasets, offline: prompts in Parquet in, separated reasoning and answers out.
 
-    Exit codes: 0 complete; 1 failed for good; 2 usage or job file; 3 complete but for failed rows; 4 another run holds
-    the output; 75 stopped, and running it again goes on.
+    Exit codes: 0 complete; 1 failed for good; 2 usage or job file; 3 complete but for failed rows;
+    4 another run holds the output; 75 stopped, and running it again goes on.
     """
 
 
 def program(**extra: Any) -> NoReturn:
     """The program itself. Leaves by `os._exit` once Python's own exit functions have run.
 
-    An interpreter that is torn down beside native threads of polars or Arrow aborts now and then (seen: SIGABRT in 6 of
-    26 quick `status` commands), and the exit code is a promise.
+    An interpreter that is torn down beside native threads of polars or Arrow aborts now and then
+    (seen: SIGABRT in 6 of 26 quick `status` commands), and the exit code is a promise.
     """
     from batchr1.dataset.tokenizer import leave_torch_out
 

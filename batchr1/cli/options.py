@@ -21,23 +21,38 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 JOB = click.argument("job", type=click.Path(path_type=Path))
-PRICE = click.option("--price", type=float, metavar="USD", help="Price of a GPU-hour, for the cost.")
+PRICE = click.option(
+    "--price", type=float, metavar="USD", help="Price of a GPU-hour, for the cost."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 _JOB_OPTIONS = (
     click.option("--variant", metavar="NAME", help="Use this model variant instead of the job's."),
     click.option(
-        "--set", "settings", multiple=True, metavar="KEY.PATH=VALUE", help="Override a key of the job file; repeatable."
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY.PATH=VALUE",
+        help="Override a key of the job file; repeatable.",
     ),
     click.option("--output", metavar="URI", help="Write there instead of output.path."),
     click.option("--limit", type=int, metavar="N", help="Only the first N rows of the input."),
-    click.option("--date", metavar="YYYY-MM-DD", help="The date that {{ ds }} stands for; today without it."),
+    click.option(
+        "--date", metavar="YYYY-MM-DD", help="The date that {{ ds }} stands for; today without it."
+    ),
 )
 _DEVICE_OPTIONS = (
     click.option("--gpus", metavar="N|all|none", help="How many GPUs to use; all without it."),
     click.option("--devices", metavar="0,1,…", help="Which GPUs to use."),
-    click.option("--executor", type=click.Choice(["local", "ray"]), help="Engines here or on a Ray cluster."),
-    click.option("--replicas", type=click.IntRange(1), metavar="N", help="At most N engines; CPU engines share cores."),
+    click.option(
+        "--executor", type=click.Choice(["local", "ray"]), help="Engines here or on a Ray cluster."
+    ),
+    click.option(
+        "--replicas",
+        type=click.IntRange(1),
+        metavar="N",
+        help="At most N engines; CPU engines share cores.",
+    ),
 )
 
 
@@ -81,9 +96,13 @@ def days(date: str | None) -> list[str | None]:
     """What --date of `run` names: one day, or with A..B each from A to B; None: today."""
     if date is None or ".." not in date:
         return [date]
-    first, last = (_day(part, "YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD") for part in date.split("..", 1))
+    first, last = (
+        _day(part, "YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD") for part in date.split("..", 1)
+    )
     if last < first:
-        raise JobError(f"--date: the range ends before it begins (got {date}). Put the earlier day first.")
+        raise JobError(
+            f"--date: the range ends before it begins (got {date}). Put the earlier day first."
+        )
     return [(first + dt.timedelta(days=i)).isoformat() for i in range((last - first).days + 1)]
 
 
@@ -91,14 +110,17 @@ def refuse_same_days(job: Path, specs: Mapping[str | None, JobSpec]) -> None:
     """Raise `JobError` where a range of days would run one and the same job again and again."""
     if len(specs) > 1 and len({spec.model_dump_json() for spec in specs.values()}) == 1:
         raise JobError(
-            f"{job}: --date: the job is the same on each day of the range (got no {{{{ ds }}}} in its paths). "
+            f"{job}: --date: the job is the same on each day of the range (got no {{{{ ds }}}} in "
+            f"its paths). "
             "Give one day, or use {{ ds }} in input.path or output.path."
         )
 
 
 def _day(text: str, need: str = "YYYY-MM-DD") -> dt.date:
     try:
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", text, re.ASCII):  # 20261101 and 2026-W45 are ISO 8601 too
+        if not re.fullmatch(
+            r"\d{4}-\d\d-\d\d", text, re.ASCII
+        ):  # 20261101 and 2026-W45 are ISO 8601 too
             raise ValueError(text)
         return dt.date.fromisoformat(text)
     except ValueError as exc:
@@ -107,11 +129,15 @@ def _day(text: str, need: str = "YYYY-MM-DD") -> dt.date:
 
 @contextlib.contextmanager
 def named(job: Path) -> Iterator[None]:
-    """Put the job file in front of a complaint about one of its keys: behind `read_job` only the key is known."""
+    """Put the job file in front of a complaint about one of its keys: behind `read_job` only the
+    key is known.
+    """
     try:
         yield
     except UsageError as exc:
-        if not re.match(r"(model|engine|input|output|storage|executor|verify)[.: ]|\w+://…", str(exc)):
+        if not re.match(
+            r"(model|engine|input|output|storage|executor|verify)[.: ]|\w+://…", str(exc)
+        ):
             raise
         exc.args = (f"{job}: {exc}",)
         raise
@@ -119,7 +145,9 @@ def named(job: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logging_as(log_format: str) -> Iterator[None]:
-    """json: all of stderr is the log, an error that ends the command included, as one JSON object a line."""
+    """json: all of stderr is the log, an error that ends the command included, as one JSON object a
+    line.
+    """
     if log_format != "json":
         yield
         return
@@ -136,19 +164,25 @@ def logging_as(log_format: str) -> Iterator[None]:
 
 
 def split_devices(devices: str | None) -> tuple[str, ...] | None:
-    return tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
+    return (
+        tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
+    )
 
 
 def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> dt.datetime | None:
     """'06:00' or '06:00:30' → the next moment after `now` at which a clock here says so, with its time zone.
 
-    `now`: local, without a zone. A time that is skipped when clocks are put forward is over an hour early.
+    `now`: local, without a zone. A time that is skipped when clocks are put forward is over an hour
+    early.
     """
     if text is None:
         return None
     match = re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", text.strip(), re.ASCII)
     if not match:
-        raise JobError(f"{option}: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). Correct it.")
+        raise JobError(
+            f"{option}: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). "
+            f"Correct it."
+        )
     hour, minute, second = (int(number or 0) for number in match.groups())
     then = dt.datetime.combine(now.date(), dt.time(hour, minute, second))
     return (then if then > now else then + dt.timedelta(days=1)).astimezone()
@@ -157,7 +191,9 @@ def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> 
 def checked_price(price: float | None) -> None:
     """Raise `UsageError` for what is no price of a GPU-hour."""
     if price is not None and not 0 <= price < math.inf:
-        raise UsageError(f"--price: not a price (got {price:g}, need USD per GPU-hour). Correct it.")
+        raise UsageError(
+            f"--price: not a price (got {price:g}, need USD per GPU-hour). Correct it."
+        )
 
 
 def address(text: str | None, option: str = "--metrics-port") -> tuple[str, int] | None:
@@ -167,7 +203,9 @@ def address(text: str | None, option: str = "--metrics-port") -> tuple[str, int]
     match = re.fullmatch(r"(?:([\w.-]+):)?(\d{1,5})", text.strip(), re.ASCII)
     if not match or int(match[2]) > 65535:
         raise JobError(
-            f"{option}: not a port (got {text!r}, need 9400, or HOST:PORT such as 0.0.0.0:9400). Correct it."
+            f"{option}: not a port (got {text!r}, need 9400, or HOST:PORT such as "
+            f"0.0.0.0:9400). "
+            f"Correct it."
         )
     return match[1] or "127.0.0.1", int(match[2])
 
@@ -178,9 +216,15 @@ def duration(text: str | None, option: str = "--stop-after") -> float | None:
         return None
     match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
     try:
-        total = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+        total = (
+            sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True))
+            if match
+            else 0
+        )
     except ValueError:  # 1.2.3h
         total = 0
     if total <= 0:
-        raise JobError(f"{option}: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it.")
+        raise JobError(
+            f"{option}: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it."
+        )
     return total

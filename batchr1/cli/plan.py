@@ -29,8 +29,17 @@ if TYPE_CHECKING:
 @JOB
 @job_options
 @device_options
-@click.option("--gpu", metavar="NAME", help='Plan for this GPU ("RTX 4090"), --gpus N of them; it need not be here.')
-@click.option("--vram", type=float, metavar="GIB", help="Plan for a GPU with so much memory, --gpus N of them.")
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help='Plan for this GPU ("RTX 4090"), --gpus N of them; it need not be here.',
+)
+@click.option(
+    "--vram",
+    type=float,
+    metavar="GIB",
+    help="Plan for a GPU with so much memory, --gpus N of them.",
+)
 @PRICE
 @JSON
 @click.pass_context
@@ -53,12 +62,19 @@ def command(
 ) -> None:
     """Say how JOB would run: replicas, batch, memory line by line, hours and cost. Loads no model, writes nothing.
 
-    For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the prompts.
+    For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the
+    prompts.
     """
     spec = read_job(
-        job, variant=variant, settings=settings, output=output, limit=limit, date=date, executor=executor,
+        job,
+        variant=variant,
+        settings=settings,
+        output=output,
+        limit=limit,
+        date=date,
+        executor=executor,
         replicas=replicas,
-    )  # fmt: skip
+    )
     from batchr1.driver.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
     from batchr1.models.resolve import resolve_or_catalogue
     from batchr1.sizing.machine import named_machine
@@ -69,7 +85,9 @@ def command(
     elsewhere = gpu is not None or vram is not None
     machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None
     if elsewhere and devices is not None:
-        raise UsageError("--devices: names GPUs of this machine, and the plan is for others. Leave it out.")
+        raise UsageError(
+            "--devices: names GPUs of this machine, and the plan is for others. Leave it out."
+        )
     options = RunOptions(gpus=gpus, devices=split_devices(devices), elsewhere=elsewhere)
     with named(job):
         if spec.engine.is_server:
@@ -90,7 +108,12 @@ def command(
             ways = [{"flags": way.flags, "what": way.what} for way in exc.ways]
             click.echo(
                 json.dumps(
-                    {"fits": False, "error": str(exc), "missing_gib": round(exc.missing_gib, 2), "ways_out": ways}
+                    {
+                        "fits": False,
+                        "error": str(exc),
+                        "missing_gib": round(exc.missing_gib, 2),
+                        "ways_out": ways,
+                    }
                 )
             )
             ctx.exit(exc.exit_code)
@@ -112,7 +135,9 @@ def _count(gpus: str | None) -> int:
         return 1
     if not gpus.isdecimal() or int(gpus) == 0:
         raise UsageError(
-            f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more with --gpu or --vram). Correct it."
+            f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more with --gpu or "
+            f"--vram). "
+            f"Correct it."
         )
     return int(gpus)
 
@@ -122,7 +147,11 @@ def as_text(plan: Plan, document: dict[str, Any]) -> str:
     split = f"TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}"
     where = f"{plan.replicas} × {plan.device}" + (f", {split}" if plan.device == "cuda" else "")
     m = plan.memory
-    within = "" if plan.gpu_memory_utilization is None else f" (utilisation {plan.gpu_memory_utilization:.2f})"
+    within = (
+        ""
+        if plan.gpu_memory_utilization is None
+        else f" (utilisation {plan.gpu_memory_utilization:.2f})"
+    )
     lines = [
         f"model    {document['model']}",
         f"engines  {where}",
@@ -140,8 +169,10 @@ def as_text(plan: Plan, document: dict[str, Any]) -> str:
         e = plan.estimate
         cost = "" if e.cost_usd is None else f", {e.cost_usd:,.2f} USD"
         lines += [
-            f"time     {e.hours:,.2f} h, {e.gpu_hours:,.2f} GPU-hours{cost}: {e.output_tokens:,.0f} output tokens at "
-            f"{e.tokens_per_s:,.0f} tokens/s (decode roofline × {e.efficiency:g}, less the cost of a step)",
+            f"time     {e.hours:,.2f} h, {e.gpu_hours:,.2f} GPU-hours{cost}: "
+            f"{e.output_tokens:,.0f} output tokens at "
+            f"{e.tokens_per_s:,.0f} tokens/s (decode roofline × {e.efficiency:g}, less the cost "
+            f"of a step)",
             f"lengths  {e.lengths}",
         ]
     return "\n".join(lines + [f"note     {note}" for note in document["notes"]])

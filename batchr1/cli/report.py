@@ -11,17 +11,26 @@ from batchr1.cli.options import JSON, PRICE, checked_price
 
 @click.command()
 @click.argument("outputs", metavar="OUTPUT...", nargs=-1, required=True)
-@click.option("--to", metavar="FILE", help="Write the page there; without it, to OUTPUT/report.html.")
-@click.option("--by", metavar="COLUMN", help="Group by this column; without it, by kept columns with few values.")
+@click.option(
+    "--to", metavar="FILE", help="Write the page there; without it, to OUTPUT/report.html."
+)
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Group by this column; without it, by kept columns with few values.",
+)
 @PRICE
 @JSON
-def command(outputs: tuple[str, ...], to: str | None, by: str | None, price: float | None, as_json: bool) -> None:
+def command(
+    outputs: tuple[str, ...], to: str | None, by: str | None, price: float | None, as_json: bool
+) -> None:
     """Write one HTML page about an output, or several, that needs neither network nor scripts.
 
-    It shows what became of the rows, their lengths, truncation, right answers, night by night, speed and KV cache over
-    time, plan against measured, rows worth a look with their text, and settings. The output need not be complete.
-    Several outputs, such as those of a job that writes one a date, are taken together: name them, or a glob of their
-    folders, and a FILE. With --json the numbers are printed instead, and a page is written only where --to says so.
+    It shows what became of the rows, their lengths, truncation, right answers, night by night,
+    speed and KV cache over time, plan against measured, rows worth a look with their text, and
+    settings. The output need not be complete. Several outputs, such as those of a job that writes
+    one a date, are taken together: name them, or a glob of their folders, and a FILE. With --json
+    the numbers are printed instead, and a page is written only where --to says so.
     """
     checked_price(price)
     from batchr1.output.find import find_outputs
@@ -38,6 +47,8 @@ def command(outputs: tuple[str, ...], to: str | None, by: str | None, price: flo
 
         page = render(numbers, scanned)
         written = write_report(found, page, to)
-        click.echo(f"{written}: {len(page) / 1e6:.1f} MB about {scanned.rows.height:,} rows", err=as_json)
+        click.echo(
+            f"{written}: {len(page) / 1e6:.1f} MB about {scanned.rows.height:,} rows", err=as_json
+        )
     if as_json:
         click.echo(json.dumps(numbers, ensure_ascii=False, default=str))

@@ -40,18 +40,32 @@ if TYPE_CHECKING:
 @click.option("--fresh", is_flag=True, help="Delete this output's results and start over.")
 @click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
-@click.option("--continue-truncated", is_flag=True, help="Let rows that were cut go on, up to a larger max_tokens.")
+@click.option(
+    "--continue-truncated",
+    is_flag=True,
+    help="Let rows that were cut go on, up to a larger max_tokens.",
+)
 @click.option("--stop-after", metavar="6h", help="Stop, resumably, after this long.")
-@click.option("--stop-at", metavar="06:00", help="Stop, resumably, when the clock here next says so.")
-@click.option("--grace", metavar="20s", help="After a signal, save and commit for at most this long.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="What stderr holds.")
+@click.option(
+    "--stop-at", metavar="06:00", help="Stop, resumably, when the clock here next says so."
+)
+@click.option(
+    "--grace", metavar="20s", help="After a signal, save and commit for at most this long."
+)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="What stderr holds."
+)
 @click.option(
     "--metrics-file",
     type=click.Path(path_type=Path),
     metavar="PATH",
     help="Keep Prometheus metrics in this file: PATH.prom for the node exporter.",
 )
-@click.option("--metrics-port", metavar="[HOST:]PORT", help="Serve them at /metrics; without HOST, to this machine.")
+@click.option(
+    "--metrics-port",
+    metavar="[HOST:]PORT",
+    help="Serve them at /metrics; without HOST, to this machine.",
+)
 @JSON
 @click.pass_context
 def command(
@@ -80,16 +94,23 @@ def command(
 ) -> None:
     """Run JOB, a YAML file, or go on with it where it stopped.
 
-    With --date A..B it is run for each day from A to B in turn, up to the first that does not come to its end.
+    With --date A..B it is run for each day from A to B in turn, up to the first that does not come
+    to its end.
     """
     with logging_as(log_format):
         specs = {
             day: read_job(
-                job, variant=variant, settings=settings, output=output, limit=limit, date=day, executor=executor,
+                job,
+                variant=variant,
+                settings=settings,
+                output=output,
+                limit=limit,
+                date=day,
+                executor=executor,
                 replicas=replicas,
             )
             for day in days(date)
-        }  # fmt: skip
+        }
         refuse_same_days(job, specs)
         stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
         stop_at_time = next_time(stop_at, dt.datetime.now())
@@ -115,7 +136,9 @@ def command(
             metrics_file=metrics_file,
             metrics_address=address(metrics_port),
         )
-        engine = ctx.find_object(EngineSpec)  # only tests call `main(…, obj=EngineSpec("replay", …))`
+        engine = ctx.find_object(
+            EngineSpec
+        )  # only tests call `main(…, obj=EngineSpec("replay", …))`
         if engine is not None:
             options = replace(options, engine=engine)
         code = 0
@@ -123,7 +146,9 @@ def command(
             if len(specs) > 1 and not as_json:
                 click.echo(f"{day}:")
             with named(job):
-                summary = run_job(spec, replace(options, date=dt.date.fromisoformat(day) if day else None))
+                summary = run_job(
+                    spec, replace(options, date=dt.date.fromisoformat(day) if day else None)
+                )
             of_day = {"date": day} if len(specs) > 1 else {}
             text = as_text(summary, _again(ctx), continues=continue_truncated)
             click.echo(json.dumps(of_day | as_document(summary)) if as_json else text)
@@ -188,41 +213,63 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
     left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
-    lines = [f"{counts.samples:,} {unit} = {counts.done:,} done + {counts.failed:,} failed + {left}"]
+    lines = [
+        f"{counts.samples:,} {unit} = {counts.done:,} done + {counts.failed:,} failed + {left}"
+    ]
     if counts.duplicates:
-        lines.append(f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude")
+        lines.append(
+            f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude"
+        )
     if tally.done:
         told = (
-            f"{tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
+            f"{tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in "
+            f"{summary.wall_s:,.1f} s, "
             f"{summary.tokens_per_s:,.0f} tokens/s while generating"
         )
         if summary.spend and not tally.tokens:
-            told = f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
+            told = (
+                f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
+            )
         lines.append(
             f"this run: {told}, {tally.truncated / tally.done:.1%} truncated"
             + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
         )
     elif not counts.pending and not tally.failed:
         why = "" if counts.rows or counts.duplicates else ": the input has no rows"
-        lines.append("nothing to do" + (": no row was cut below sampling.max_tokens" if continues else why))
+        lines.append(
+            "nothing to do" + (": no row was cut below sampling.max_tokens" if continues else why)
+        )
     if tally.discarded:
-        lines.append(f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were thrown away")
+        lines.append(
+            f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were "
+            f"thrown "
+            f"away"
+        )
     if tally.spared and tally.done:
         saved = tally.spared * tally.tokens / tally.done - tally.dropped_tokens
         lines.append(
-            f"spared: {tally.spared:,} samples of rows with enough right ones, about {max(0, saved):,.0f} tokens "
+            f"spared: {tally.spared:,} samples of rows with enough right ones, about "
+            f"{max(0, saved):,.0f} tokens "
             f"({tally.dropped_tokens:,} of theirs were generated before that was known)"
         )
     if summary.spend and (spent := spent_line(summary.spend, summary.max_cost)):
         lines.append(spent)
     for rung in summary.rungs:
-        changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items()) or "tried again as it was"
-        lines.append(f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})")
+        changes = (
+            ", ".join(f"{name}={value}" for name, value in rung.changes.items())
+            or "tried again as it was"
+        )
+        lines.append(
+            f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})"
+        )
     for worker, why in summary.given_up.items():
         others = "" if summary.stopped else ", and the others did its work"
         lines.append(f"given up: worker {worker}{others} ({why})")
     if tally.reasons:
-        lines.append("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items())))
+        lines.append(
+            "failed: "
+            + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items()))
+        )
     if summary.stopped:
         lines.append(f"stopped: {summary.stopped}")
     lines.append(f"output: {summary.output}")
@@ -230,7 +277,9 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
         case 75:
             lines.append(f"next: {again}    (goes on from here)")
         case 3:
-            lines.append(f"next: batchr1 status {shlex.quote(summary.output)} --failed    (why rows failed)")
+            lines.append(
+                f"next: batchr1 status {shlex.quote(summary.output)} --failed    (why rows failed)"
+            )
         case _:
             lines.append(f"next: batchr1 status {shlex.quote(summary.output)}")
     return "\n".join(lines)

@@ -19,7 +19,10 @@ def schema_of(what: str) -> dict[str, object]:
     if what == "job":
         from batchr1.job.spec import JobSpec
 
-        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **JobSpec.model_json_schema()}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **JobSpec.model_json_schema(),
+        }
     if what == "log":
         from batchr1 import events
 

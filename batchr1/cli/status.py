@@ -24,8 +24,16 @@ if TYPE_CHECKING:
 @job_options
 @click.option("--by", metavar="COLUMN", help="Also a line for each value of this column.")
 @click.option("--failed", "show_failed", is_flag=True, help="List the rows that failed, and why.")
-@click.option("--health", is_flag=True, help="Only whether a run is alive: exit code 0 healthy or complete, 1 not.")
-@click.option("--max-age", metavar="20m", help="With --health: a run that did nothing for so long is not healthy.")
+@click.option(
+    "--health",
+    is_flag=True,
+    help="Only whether a run is alive: exit code 0 healthy or complete, 1 not.",
+)
+@click.option(
+    "--max-age",
+    metavar="20m",
+    help="With --health: a run that did nothing for so long is not healthy.",
+)
 @JSON
 @click.pass_context
 def command(
@@ -44,17 +52,27 @@ def command(
 ) -> None:
     """Say what an output holds: rows done, failed and pending, truncation, right answers, tokens.
 
-    With a job file the input is read too, and pending rows are counted against it. With --health neither input nor
-    rows are read: its line says whether a run holds the output, gives signs of life and gets on, or what the last left.
+    With a job file the input is read too, and pending rows are counted against it. With --health
+    neither input nor rows are read: its line says whether a run holds the output, gives signs of
+    life and gets on, or what the last left.
     """
     is_job = Path(target).suffix in {".yaml", ".yml"}
     if not is_job and (variant or settings or output or limit is not None or date):
-        raise click.UsageError("--variant, --set, --output, --limit and --date need a job file, not an output")
+        raise click.UsageError(
+            "--variant, --set, --output, --limit and --date need a job file, not an output"
+        )
     if health:
         if by is not None or show_failed:
             raise click.UsageError("--health reads no rows: leave --by and --failed out")
         if is_job:
-            spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
+            spec = read_job(
+                Path(target),
+                variant=variant,
+                settings=settings,
+                output=output,
+                limit=limit,
+                date=date,
+            )
             with named(Path(target)):
                 looked_at = _output_of(spec)
         else:
@@ -70,7 +88,9 @@ def command(
     if is_job:
         from batchr1.driver.prepare import check_fingerprint, find_pending, prepare
 
-        spec = read_job(Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date)
+        spec = read_job(
+            Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date
+        )
         with named(Path(target)):
             prepared = prepare(spec)
             check_fingerprint(prepared)
@@ -78,7 +98,11 @@ def command(
             counts = find_pending(prepared).counts()
             pending, spared = counts.pending, counts.spared
         if not found.exists():
-            nothing = [] if show_failed else {"output": found.uri, "complete": False, "done": 0, "pending": pending}
+            nothing = (
+                []
+                if show_failed
+                else {"output": found.uri, "complete": False, "done": 0, "pending": pending}
+            )
             text = f"{found.uri}: nothing here yet, {pending:,} pending"
             click.echo(json.dumps(nothing) if as_json else text)
             return
@@ -149,15 +173,24 @@ def as_text(s: OutputSummary, by: str | None) -> str:
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     pending += f", {s.spared:,} spared" if s.spared else ""
     runs = f"{s.runs:,} run" + ("" if s.runs == 1 else "s")
-    lines = [f"{s.output}: {state}", f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}"]
+    lines = [
+        f"{s.output}: {state}",
+        f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}",
+    ]
     if s.repeated:
-        lines.append(f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): counted once")
+        lines.append(
+            f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): "
+            f"counted once"
+        )
     saved = s.in_flight
     if saved.under_way or saved.finished:
         rows = f"{saved.under_way:,} under way, {saved.finished:,} waiting for their file"
         lines.append(f"  in flight  {rows}: {saved.tokens:,} tokens saved")
     if saved.unreadable:
-        lines.append(f"  in flight  {saved.unreadable:,} snapshots cannot be read: their tokens are generated again")
+        lines.append(
+            f"  in flight  {saved.unreadable:,} snapshots cannot be read: their tokens are "
+            f"generated again"
+        )
     if s.tokens_per_s is not None:
         eta = f", ETA {format_seconds(s.eta_s)}" if s.eta_s is not None else ""
         since = "since this run began" if s.holder else "in the last run"
@@ -167,7 +200,9 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         preempted, queries, hits = (
             sum(load[k] for load in loads) for k in ("preempted", "prefix_queries", "prefix_hits")
         )
-        share = f", {hits / queries:.0%} of prompt tokens found in the prefix cache" if queries else ""
+        share = (
+            f", {hits / queries:.0%} of prompt tokens found in the prefix cache" if queries else ""
+        )
         lines.append(f"  engines    {preempted:,} preemptions in the last run{share}")
     if s.failed:
         lines.append("  failed     " + _list(s.failed))
@@ -184,7 +219,9 @@ def as_text(s: OutputSummary, by: str | None) -> str:
             lines.append(f"  flags      {_list(s.flags)}")
         told = s.token_stats
         lines.append(
-            f"  tokens     {s.tokens:,} generated; per row:" if told else "  tokens     the server counted none"
+            f"  tokens     {s.tokens:,} generated; per row:"
+            if told
+            else "  tokens     the server counted none"
         )
         for name, stats in s.token_stats.items():
             numbers = "  ".join(f"{key} {value:>8,.0f}" for key, value in stats.items())
@@ -204,7 +241,10 @@ def _measures(m: Measures) -> list[str]:
     """pass@k and cons@k with their intervals; cons@1 is pass@1."""
 
     def at(estimates: dict[int, Estimate]) -> str:
-        return "  ".join(f"@{k} {e.value:.1%} ({100 * e.low:.1f}-{100 * e.high:.1f})" for k, e in estimates.items())
+        return "  ".join(
+            f"@{k} {e.value:.1%} ({100 * e.low:.1f}-{100 * e.high:.1f})"
+            for k, e in estimates.items()
+        )
 
     agreed = {k: e for k, e in m.cons_at.items() if k > 1}
     lines = [f"  pass@k     {at(m.pass_at)}"] + ([f"  cons@k     {at(agreed)}"] if agreed else [])
@@ -214,7 +254,9 @@ def _measures(m: Measures) -> list[str]:
 def _at_most_k(m: Measures) -> str:
     """Both measures at the largest k that a group has."""
     k = max(m.pass_at, default=1)
-    return f"  pass@{k} {m.pass_at[k].value:.1%}  cons@{k} {m.cons_at[k].value:.1%}" if k > 1 else ""
+    return (
+        f"  pass@{k} {m.pass_at[k].value:.1%}  cons@{k} {m.cons_at[k].value:.1%}" if k > 1 else ""
+    )
 
 
 def _list(counts: dict[str, int]) -> str:

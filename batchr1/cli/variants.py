@@ -18,19 +18,29 @@ NO_REPOSITORY = "* nobody is known to publish these weights"
 
 
 @click.command()
-@click.option("--gpu", metavar="NAME", help='Say what fits this GPU ("RTX 4090"); it need not be here.')
-@click.option("--gpus", "count", type=click.IntRange(min=1), metavar="N", help="So many of them; 1 without it.")
+@click.option(
+    "--gpu", metavar="NAME", help='Say what fits this GPU ("RTX 4090"); it need not be here.'
+)
+@click.option(
+    "--gpus",
+    "count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="So many of them; 1 without it.",
+)
 @JSON
 def command(gpu: str | None, count: int | None, as_json: bool) -> None:
     """List the model variants: bytes of weights, and the smallest GPUs.
 
-    A variant fits where the engine holds its weights and at least one prompt of 1,024 tokens with the longest
-    generation that DeepSeek allows the model (32,768 tokens).
+    A variant fits where the engine holds its weights and at least one prompt of 1,024 tokens with
+    the longest generation that DeepSeek allows the model (32,768 tokens).
     """
     from batchr1.sizing.gpus import gpu_named
 
     if gpu is None and count is not None:
-        raise UsageError(f"--gpus: says how many of which GPU (got {count} of none, need --gpu). Add --gpu NAME.")
+        raise UsageError(
+            f"--gpus: says how many of which GPU (got {count} of none, need --gpu). Add --gpu NAME."
+        )
     if gpu is None:
         documents = [_document(name) for name in _names()]
         click.echo(json.dumps({"variants": documents}) if as_json else _needs_as_text(documents))
@@ -39,7 +49,11 @@ def command(gpu: str | None, count: int | None, as_json: bool) -> None:
     documents = [_document(name, gpu=found.name, count=number) for name in _names()]
     where = {"name": found.name, "count": number, "memory_gib": found.memory_gib}
     head = f"{number} × {found.name}, {found.memory_gib:.1f} GiB each"
-    click.echo(json.dumps({"gpu": where, "variants": documents}) if as_json else _fits_as_text(head, documents))
+    click.echo(
+        json.dumps({"gpu": where, "variants": documents})
+        if as_json
+        else _fits_as_text(head, documents)
+    )
 
 
 def _names() -> list[str]:
@@ -49,7 +63,9 @@ def _names() -> list[str]:
 
 
 def _document(name: str, *, gpu: str | None = None, count: int = 1) -> dict[str, Any]:
-    """A variant as JSON says it: with the smallest GPU set of each precision, or with its fit on `count` of `gpu`."""
+    """A variant as JSON says it: with the smallest GPU set of each precision, or with its fit on
+    `count` of `gpu`.
+    """
     from batchr1.models.catalogue import VARIANTS
     from batchr1.sizing.smallest_gpus import on_gpus, precisions, smallest_set
 
@@ -57,22 +73,33 @@ def _document(name: str, *, gpu: str | None = None, count: int = 1) -> dict[str,
     found = precisions(entry)
     arch = found[0].arch
     document: dict[str, Any] = {
-        "name": entry.name, "repository": entry.repo, "licence": entry.licence, "parameters": arch.parameters(),
-        "active_parameters": arch.active_parameters(), "context_len": entry.context_len,
-        "generation_len": entry.generation_len, "quantized": dict(entry.quantized), "precisions": [],
-    }  # fmt: skip
+        "name": entry.name,
+        "repository": entry.repo,
+        "licence": entry.licence,
+        "parameters": arch.parameters(),
+        "active_parameters": arch.active_parameters(),
+        "context_len": entry.context_len,
+        "generation_len": entry.generation_len,
+        "quantized": dict(entry.quantized),
+        "precisions": [],
+    }
     for precision in found:
         line: dict[str, Any] = {
-            "precision": precision.name, "quantization": precision.quantization, "repository": precision.repository,
-            "converted_while_loading": precision.converted, "weights_gib": round(precision.weight_bytes / GIB, 2),
-        }  # fmt: skip
+            "precision": precision.name,
+            "quantization": precision.quantization,
+            "repository": precision.repository,
+            "converted_while_loading": precision.converted,
+            "weights_gib": round(precision.weight_bytes / GIB, 2),
+        }
         if gpu is not None:
             line["fit"] = _fit(on_gpus(entry, precision, gpu, count), count)
         else:
             smallest = smallest_set(entry, precision)
             line["smallest"] = smallest and {
-                "gpu": smallest.gpu, "gpus": smallest.count, **_fit(smallest.fit, smallest.count)
-            }  # fmt: skip
+                "gpu": smallest.gpu,
+                "gpus": smallest.count,
+                **_fit(smallest.fit, smallest.count),
+            }
         document["precisions"].append(line)
     return document
 
@@ -81,29 +108,42 @@ def _fit(fit: Fit | None, count: int) -> dict[str, Any]:
     if fit is None:
         return {"fits": False, "missing_gib": None}
     if not fit.fits:
-        return {"fits": False, "missing_gib": round(fit.missing_bytes / GIB, 2), "kv_cache_tokens": fit.kv_cache_tokens}
+        return {
+            "fits": False,
+            "missing_gib": round(fit.missing_bytes / GIB, 2),
+            "kv_cache_tokens": fit.kv_cache_tokens,
+        }
     replicas = count // fit.width
     return {
-        "fits": True, "replicas": replicas, "tensor_parallel": fit.tensor_parallel,
-        "pipeline_parallel": fit.pipeline_parallel, "max_model_len": fit.max_model_len,
-        "kv_cache_tokens": fit.kv_cache_tokens, "max_num_seqs": fit.max_num_seqs,
+        "fits": True,
+        "replicas": replicas,
+        "tensor_parallel": fit.tensor_parallel,
+        "pipeline_parallel": fit.pipeline_parallel,
+        "max_model_len": fit.max_model_len,
+        "kv_cache_tokens": fit.kv_cache_tokens,
+        "max_num_seqs": fit.max_num_seqs,
         "tokens_per_s": round(fit.tokens_per_s * replicas),
-    }  # fmt: skip
+    }
 
 
 def _needs_as_text(documents: list[dict[str, Any]]) -> str:
-    heads = "".join(f"  {p['precision'] + ', smallest GPUs':29}" for p in documents[0]["precisions"])
+    heads = "".join(
+        f"  {p['precision'] + ', smallest GPUs':29}" for p in documents[0]["precisions"]
+    )
     lines = [f"{'variant':20} {'parameters':>10}{heads}"]
     for d in documents:
         cells = ""
         for p in d["precisions"]:
             smallest = p["smallest"]
-            gpus = "none catalogued" if smallest is None else f"{smallest['gpus']} × {smallest['gpu']}"
+            gpus = (
+                "none catalogued" if smallest is None else f"{smallest['gpus']} × {smallest['gpu']}"
+            )
             cells += f"  {p['weights_gib']:7,.1f} GiB{_mark(p)} {gpus:16}"
         lines.append(f"{d['name']:20} {_parameters(d['parameters']):>10}{cells}")
     lines += [
         NO_REPOSITORY,
-        "Smallest: it also holds a prompt of 1,024 tokens and 32,768 new ones (r1-tiny: 4,096 in all). 16 GPUs are two "
+        "Smallest: it also holds a prompt of 1,024 tokens and 32,768 new ones (r1-tiny: 4,096 in "
+        "all). 16 GPUs are two "
         "nodes of 8.",
         "Licences, repositories, contexts: --json.",
     ]
@@ -115,7 +155,10 @@ def _fits_as_text(head: str, documents: list[dict[str, Any]]) -> str:
     for d in documents:
         name = d["name"]
         for p in d["precisions"]:
-            lines.append(f"{name:20} {p['precision']:5} {p['weights_gib']:7,.1f} GiB{_mark(p)} {_how(p['fit'])}")
+            lines.append(
+                f"{name:20} {p['precision']:5} {p['weights_gib']:7,.1f} GiB{_mark(p)} "
+                f"{_how(p['fit'])}"
+            )
             name = ""
     return "\n".join([*lines, NO_REPOSITORY])
 
@@ -129,14 +172,17 @@ def _how(fit: dict[str, Any]) -> str:
         if fit["missing_gib"] is None:
             return "cannot be cut over so many GPUs"
         short = (
-            f"; sequences up to {fit['kv_cache_tokens']:,} tokens would fit" if fit["kv_cache_tokens"] > 1024 else ""
+            f"; sequences up to {fit['kv_cache_tokens']:,} tokens would fit"
+            if fit["kv_cache_tokens"] > 1024
+            else ""
         )
         return f"lacks {fit['missing_gib']:,.1f} GiB per GPU{short}"
     split = f"TP {fit['tensor_parallel']}" + (
         f" × PP {fit['pipeline_parallel']}" if fit["pipeline_parallel"] > 1 else ""
     )
     return (
-        f"{fit['replicas']} × {split}, KV cache of {fit['kv_cache_tokens']:,} tokens, {fit['max_num_seqs']} at a time, "
+        f"{fit['replicas']} × {split}, KV cache of {fit['kv_cache_tokens']:,} tokens, "
+        f"{fit['max_num_seqs']} at a time, "
         f"about {fit['tokens_per_s']:,} tokens/s"
     )
 

@@ -25,8 +25,9 @@ class ChatRenderer:
     """Turns rows into messages, as `PromptRenderer` turns them into token ids: system messages are folded into the
     first user turn, and the instruction is appended to the last.
 
-    What the server's chat template makes of them is not known here: neither how many tokens they are, nor whether the
-    prompt ends inside a think block. Text that spells a special token is sent as it is.
+    What the server's chat template makes of them is not known here: neither how many tokens they
+    are, nor whether the prompt ends inside a think block. Text that spells a special token is sent
+    as it is.
     """
 
     def __init__(self, *, instruction: str = "math") -> None:
@@ -34,7 +35,10 @@ class ChatRenderer:
         self.warnings: list[str] = []
 
     def render_many(self, rows: Iterable[PromptRow]) -> list[Prompt | RowError]:
-        """The rows as prompts, in order. A row that cannot become a prompt gives its RowError instead."""
+        """The rows as prompts, in order.
+
+        A row that cannot become a prompt gives its RowError instead.
+        """
         return [self._render(row) for row in rows]
 
     def show(self, prompt: Prompt) -> str:
@@ -52,12 +56,21 @@ class ChatRenderer:
         append_instruction(turns, self.instruction)
         messages = tuple((turn["role"], turn["content"]) for turn in turns)
         return Prompt(
-            id=row.id, text=user_turn(turns), token_ids=(), opened=False, digest=messages_digest(messages),
-            gold=row.gold, max_tokens=row.max_tokens, kept=row.kept, messages=messages,
-        )  # fmt: skip
+            id=row.id,
+            text=user_turn(turns),
+            token_ids=(),
+            opened=False,
+            digest=messages_digest(messages),
+            gold=row.gold,
+            max_tokens=row.max_tokens,
+            kept=row.kept,
+            messages=messages,
+        )
 
 
 def messages_digest(messages: Sequence[tuple[str, str]]) -> bytes:
     """128-bit BLAKE2b of the messages as JSON: the same on every platform."""
-    text = json.dumps([list(message) for message in messages], ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(
+        [list(message) for message in messages], ensure_ascii=False, separators=(",", ":")
+    )
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

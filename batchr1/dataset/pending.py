@@ -1,6 +1,7 @@
 """Which samples are still to do: the input's ids against what committed parts hold. Columns of numbers, not objects.
 
-Memory: 16 bytes of hash and 8 of sort order per input row while done rows are matched, then ceil(n / 8) bytes per row.
+Memory: 16 bytes of hash and 8 of sort order per input row while done rows are matched, then ceil(n
+/ 8) bytes per row.
 """
 
 from __future__ import annotations
@@ -63,11 +64,13 @@ class PendingRows:
 class Pending:
     """The ids of the input and a bitmap of the samples that each still needs.
 
-    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or nothing is there and
-    that is not allowed.
+    Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or
+    nothing is there and that is not allowed.
     """
 
-    def __init__(self, source: Source, n: int, *, ids_are_hashes: bool, allow_empty: bool = False) -> None:
+    def __init__(
+        self, source: Source, n: int, *, ids_are_hashes: bool, allow_empty: bool = False
+    ) -> None:
         hashes: list[np.ndarray[Any, Any]] = []
         row = 0
         self._starts: dict[str, int] = {}  # URI of a file: number of its first row
@@ -77,12 +80,15 @@ class Pending:
             if ids.null_count:
                 first_null = row + ids.to_pylist().index(None)
                 at = source.position(position.file, first_null - self._starts[position.file])
-                raise InputError(f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id.")
+                raise InputError(
+                    f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id."
+                )
             hashes.append(key_hashes(ids))
             row += len(ids)
         if not row and not allow_empty:
             raise InputError(
-                "input: no rows (got 0 after where and limit, need at least 1). Look at path, where and limit, or set "
+                "input: no rows (got 0 after where and limit, need at least 1). Look at path, "
+                "where and limit, or set "
                 "input.allow_empty: true where a night may bring none."
             )
         keys = np.concatenate([np.empty((0, 2), dtype=np.uint64), *hashes])
@@ -110,17 +116,22 @@ class Pending:
             again = int(self._order[same].min())
             at, name = _describe(source, again)
             raise InputError(
-                f"{at}: the id {name!r} came before (got {same.size} repeated ids, need unique ones). "
+                f"{at}: the id {name!r} came before (got {same.size} repeated ids, need unique "
+                f"ones). "
                 "Give input.id a unique column, or leave it out to use a hash of the prompt."
             )
         self._bits[self._order[same]] = 0  # the sort is stable: the first of equal prompts stays
         self._dropped = int(same.size)
 
-    def mark_done(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
+    def mark_done(
+        self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray
+    ) -> None:
         """Take committed (id, sample) pairs out."""
         self._clear(ids, samples)
 
-    def learn_lengths(self, ids: pa.Array | pa.ChunkedArray, tokens: pa.Array | pa.ChunkedArray) -> None:
+    def learn_lengths(
+        self, ids: pa.Array | pa.ChunkedArray, tokens: pa.Array | pa.ChunkedArray
+    ) -> None:
         """How long samples that are done became, in tokens: their rows' other samples are expected to be like them.
 
         Eight bytes per input row from the first call on.
@@ -132,21 +143,31 @@ class Pending:
         np.add.at(self._lengths, rows[known], told[known])
         np.add.at(self._reported, rows[known], 1)
 
-    def learn_right(self, ids: pa.Array | pa.ChunkedArray, correct: pa.Array | pa.ChunkedArray) -> None:
-        """Which samples that are done are right. Eight bytes per input row from the first call on."""
+    def learn_right(
+        self, ids: pa.Array | pa.ChunkedArray, correct: pa.Array | pa.ChunkedArray
+    ) -> None:
+        """Which samples that are done are right.
+
+        Eight bytes per input row from the first call on.
+        """
         rows = self.find(ids)
         if self._right is None:
             self._right = np.zeros(len(self._bits), dtype=np.int64)
         np.add.at(self._right, rows[(rows >= 0) & _are_right(correct)], 1)
 
     def spare(self, enough: int) -> None:
-        """Rows of which so many samples are right need no more. Call last, when all else is known."""
+        """Rows of which so many samples are right need no more.
+
+        Call last, when all else is known.
+        """
         if self._right is not None:
             rows = np.flatnonzero(self._right >= enough)
             self._spared += int(np.bitwise_count(self._bits[rows]).sum())
             self._bits[rows] = 0
 
-    def mark_failed(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> None:
+    def mark_failed(
+        self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray
+    ) -> None:
         """Take failed (id, sample) pairs out; call after every `mark_done`: done wins."""
         self._failed += self._clear(ids, samples)
 
@@ -173,23 +194,38 @@ class Pending:
 
     def reopen(self, gone: pa.Table) -> None:
         """Take rows in again that were done, and are in the output no more: whole rows of it."""
-        rows, numbers = self.find(gone.column("id")), gone.column("sample").to_numpy().astype(np.int64)
+        rows, numbers = (
+            self.find(gone.column("id")),
+            gone.column("sample").to_numpy().astype(np.int64),
+        )
         valid = (rows >= 0) & (numbers < self._n)
-        np.bitwise_or.at(self._bits, (rows[valid], numbers[valid] // 8), (1 << (numbers[valid] % 8)).astype(np.uint8))
+        np.bitwise_or.at(
+            self._bits,
+            (rows[valid], numbers[valid] // 8),
+            (1 << (numbers[valid] % 8)).astype(np.uint8),
+        )
         if self._right is not None:
             np.subtract.at(self._right, rows[_are_right(gone.column("correct")) & (rows >= 0)], 1)
 
     def begin_with(self, ids: pa.Array | pa.ChunkedArray) -> None:
-        """Rows of these ids come first, whatever their place in the input: their samples were begun before."""
+        """Rows of these ids come first, whatever their place in the input: their samples were begun
+        before.
+        """
         rows = self.find(ids)
         self._begun = np.zeros(len(self._bits), dtype=bool)
         self._begun[rows[rows >= 0]] = True
 
-    def done_rows(self, source: Source, files: Collection[str]) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
-        """Those rows of these files that have a done sample: their numbers, and what ids and prompts are made of."""
+    def done_rows(
+        self, source: Source, files: Collection[str]
+    ) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
+        """Those rows of these files that have a done sample: their numbers, and what ids and
+        prompts are made of.
+        """
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
         for start, batch in self._numbered(source, columns, files):
-            done = np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
+            done = (
+                np.bitwise_count(self._bits[start : start + batch.num_rows]).sum(axis=1) < self._n
+            )
             if done.any():
                 yield np.flatnonzero(done) + start, batch.filter(pa.array(done))
 
@@ -197,8 +233,13 @@ class Pending:
         self, source: Source, chosen: Bools, columns: Sequence[str]
     ) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
         """Those rows whose number is chosen: their numbers, and these columns."""
-        files = [uri for (uri, start), count in zip(self._starts.items(), self.rows_by_file().values(), strict=True)
-                 if chosen[start : start + count].any()]  # fmt: skip
+        files = [
+            uri
+            for (uri, start), count in zip(
+                self._starts.items(), self.rows_by_file().values(), strict=True
+            )
+            if chosen[start : start + count].any()
+        ]
         last = len(chosen) - 1 - int(np.argmax(chosen[::-1]))
         for start, batch in self._numbered(source, columns, files):
             if start > last:
@@ -211,7 +252,9 @@ class Pending:
         self, source: Source, columns: Sequence[str], files: Collection[str]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Batches of these files, each with the number of its first row."""
-        ends = dict(zip(self._starts, [*list(self._starts.values())[1:], len(self._bits)], strict=True))
+        ends = dict(
+            zip(self._starts, [*list(self._starts.values())[1:], len(self._bits)], strict=True)
+        )
         next_row = dict(self._starts)
         for position, batch in source.batches(columns, only=files):
             start = next_row.get(position.file)
@@ -232,13 +275,18 @@ class Pending:
         return int(before - np.bitwise_count(self._bits[touched]).sum())
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> Numbers:
-        """Row number in the input of each id, -1 where it is not there. Equal ids find their first row."""
+        """Row number in the input of each id, -1 where it is not there.
+
+        Equal ids find their first row.
+        """
         if isinstance(ids, pa.ChunkedArray):
             ids = ids.combine_chunks()
         if len(ids) == 0 or not len(self._order):
             return np.full(len(ids), -1, dtype=np.int64)
         keys = key_hashes(ids)
-        ascending = np.argsort(keys[:, 0])  # probes in order stay in the cache: four times as quick at 10 M rows
+        ascending = np.argsort(
+            keys[:, 0]
+        )  # probes in order stay in the cache: four times as quick at 10 M rows
         keys = keys[ascending]
         place = np.minimum(np.searchsorted(self._high, keys[:, 0]), len(self._order) - 1)
         match = (self._high[place] == keys[:, 0]) & (self._low[place] == keys[:, 1])
@@ -246,10 +294,13 @@ class Pending:
         found[ascending] = np.where(match, self._order[place], -1)
         return found
 
-    def states(self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray) -> tuple[Bools, Bools]:
+    def states(
+        self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray
+    ) -> tuple[Bools, Bools]:
         """Of each of these samples, whether the job asks for it, and whether it needs nothing any more.
 
-        Not asked for is what the input (within `where` and `limit`) does not name, `n` leaves out, or was excluded.
+        Not asked for is what the input (within `where` and `limit`) does not name, `n` leaves out,
+        or was excluded.
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
         asked: Bools = (rows >= 0) & (numbers < self._n)
@@ -262,9 +313,13 @@ class Pending:
         return asked, asked & (pending == 0)
 
     def rows_by_file(self) -> dict[str, int]:
-        """How many rows each file has within `where` and `limit`, by URI; none that has no such row."""
+        """How many rows each file has within `where` and `limit`, by URI; none that has no such
+        row.
+        """
         ends = [*list(self._starts.values())[1:], len(self._bits)][: len(self._starts)]
-        return {uri: end - start for (uri, start), end in zip(self._starts.items(), ends, strict=True)}
+        return {
+            uri: end - start for (uri, start), end in zip(self._starts.items(), ends, strict=True)
+        }
 
     @property
     def num_rows(self) -> int:
@@ -282,12 +337,16 @@ class Pending:
         self._high = self._low = self._order = np.empty(0, dtype=np.uint64)
 
     def rows(self, source: Source) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]]]]:
-        """Batches of the input that still have work, each with the pending samples of its rows (empty: none)."""
+        """Batches of the input that still have work, each with the pending samples of its rows
+        (empty: none).
+        """
         for found in self.rows_and_more(source):
             yield found.batch, found.samples
 
     def rows_and_more(self, source: Source) -> Iterator[PendingRows]:
-        """The same, with what was told of each row's done samples; rows that were begun come before all others."""
+        """The same, with what was told of each row's done samples; rows that were begun come before
+        all others.
+        """
         wanted: Bools = np.asarray(self._bits.any(axis=1))
         if self._begun is not None and (begun := wanted & self._begun).any():
             for numbers, batch in self.rows_at(source, begun, source.row_columns):
@@ -303,12 +362,18 @@ class Pending:
     def _with_more(self, numbers: Numbers, batch: pa.RecordBatch) -> PendingRows:
         """The pending samples of the rows with these numbers, and what was told of their done ones."""
         bits = self._bits[numbers]
-        samples = [tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits]
+        samples = [
+            tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits
+        ]
         lengths = np.full(len(samples), np.nan)
         if self._lengths is not None and self._reported is not None:
             told = self._reported[numbers]
             np.divide(self._lengths[numbers], told, out=lengths, where=told > 0)
-        right = self._right[numbers] if self._right is not None else np.zeros(len(samples), dtype=np.int64)
+        right = (
+            self._right[numbers]
+            if self._right is not None
+            else np.zeros(len(samples), dtype=np.int64)
+        )
         return PendingRows(batch, samples, lengths, right)
 
 
@@ -318,7 +383,10 @@ def _are_right(correct: pa.Array | pa.ChunkedArray) -> Bools:
 
 
 def _order(keys: np.ndarray[Any, Any]) -> Numbers:
-    """What sorts 128-bit keys; equal ones stay in order. By their first half alone, unless that leaves a tie open."""
+    """What sorts 128-bit keys; equal ones stay in order.
+
+    By their first half alone, unless that leaves a tie open.
+    """
     order: Numbers = np.argsort(keys[:, 0], kind="stable")
     high, low = keys[order, 0], keys[order, 1]
     if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
@@ -331,6 +399,8 @@ def _describe(source: Source, number: int) -> tuple[Position, str]:
     for position, batch in source.batches(source.id_columns):
         start = starts.setdefault(position.file, row)
         if number < row + batch.num_rows:
-            return source.position(position.file, number - start), str(source.ids(batch)[number - row])
+            return source.position(position.file, number - start), str(
+                source.ids(batch)[number - row]
+            )
         row += batch.num_rows
     raise AssertionError("a row that was counted must be there")

@@ -1,11 +1,12 @@
 r"""Prompts: a row's text or messages, through the model's chat template, to token ids.
 
-What DeepSeek advises for its R1 models is done here: no system message, the instruction to box the final answer in
-the user turn, and a prompt that ends inside an open think block. The template is always the model's own.
+What DeepSeek advises for its R1 models is done here: no system message, the instruction to box the
+final answer in the user turn, and a prompt that ends inside an open think block. The template is
+always the model's own.
 
-Text that comes from a row stays text: where it spells a special token (`<｜Assistant｜>`, `</think>`) a mark is set
-behind the token's first character before the template is rendered, and the rendered prompt is encoded in pieces, cut
-at the marks, so that no piece holds the whole token.
+Text that comes from a row stays text: where it spells a special token (`<｜Assistant｜>`, `</think>`)
+a mark is set behind the token's first character before the template is rendered, and the rendered
+prompt is encoded in pieces, cut at the marks, so that no piece holds the whole token.
 """
 
 from __future__ import annotations
@@ -20,14 +21,30 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from batchr1.dataset.tokenizer import break_specials, load_tokenizer, mark_for, pattern_of, special_tokens
+from batchr1.dataset.tokenizer import (
+    break_specials,
+    load_tokenizer,
+    mark_for,
+    pattern_of,
+    special_tokens,
+)
 from batchr1.errors import ModelError
 from batchr1.records import Prompt
 
 __all__ = [
-    "FEW_SHOT", "MATH_INSTRUCTION", "PromptRenderer", "PromptRow", "Renderer", "RowError", "append_instruction",
-    "digest", "instruction_text", "load_tokenizer", "turns_of", "user_turn",
-]  # fmt: skip
+    "FEW_SHOT",
+    "MATH_INSTRUCTION",
+    "PromptRenderer",
+    "PromptRow",
+    "Renderer",
+    "RowError",
+    "append_instruction",
+    "digest",
+    "instruction_text",
+    "load_tokenizer",
+    "turns_of",
+    "user_turn",
+]
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,13 +61,18 @@ _EMPTY_BLOCK_AT_END = re.compile(rf"{THINK_OPEN}\s*{THINK_CLOSE}\s*\Z")
 _TAIL_CHARS = 200
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _IGNORED_KEYS = {"role", "content", "name", "reasoning", "reasoning_content"}
-FEW_SHOT = "prompts hold assistant turns: reasoning models do better without examples (a few-shot dialogue was seen)"
+FEW_SHOT = (
+    "prompts hold assistant turns: reasoning models do better without examples (a "
+    "few-shot "
+    "dialogue was seen)"
+)
 
 
 class RowError(Exception):
     """One row cannot become a prompt; it fails alone.
 
-    `reason` is one of `bad_messages`, `empty_prompt`, `not_text`, `special_text`; the message holds no prompt text.
+    `reason` is one of `bad_messages`, `empty_prompt`, `not_text`, `special_text`; the message holds
+    no prompt text.
     """
 
     def __init__(self, id: str, reason: str, message: str) -> None:
@@ -92,15 +114,23 @@ class Renderer(Protocol):
 class PromptRenderer:
     r"""Turns rows into prompts for one model.
 
-    `instruction` is `math` (`MATH_INSTRUCTION`), `none`, or a text of one's own; it is appended to the last user turn
-    after a blank line, unless the turn already holds it. With `think="force"` a prompt always ends inside one open
-    think block; with `auto` it ends as the template leaves it. `warnings` collects what a user should know, each once.
-    The attribute `instruction` is the text itself.
+    `instruction` is `math` (`MATH_INSTRUCTION`), `none`, or a text of one's own; it is appended to
+    the last user turn after a blank line, unless the turn already holds it. With `think="force"` a
+    prompt always ends inside one open think block; with `auto` it ends as the template leaves it.
+    `warnings` collects what a user should know, each once. The attribute `instruction` is the text
+    itself.
 
-    Raises ModelError if the template cannot be rendered, or closes the block that `force` needs open.
+    Raises ModelError if the template cannot be rendered, or closes the block that `force` needs
+    open.
     """
 
-    def __init__(self, tokenizer: Any, *, instruction: str = "math", think: Literal["force", "auto"] = "force") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        instruction: str = "math",
+        think: Literal["force", "auto"] = "force",
+    ) -> None:
         self.warnings: list[str] = []
         self._tokenizer = tokenizer
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -109,7 +139,9 @@ class PromptRenderer:
         special = special_tokens(tokenizer)
         self._special_ids = frozenset(special.values()) - {tokenizer.unk_token_id}
         self._special = pattern_of(special)
-        self._special_but_tags = pattern_of(text for text in special if text not in (THINK_OPEN, THINK_CLOSE))
+        self._special_but_tags = pattern_of(
+            text for text in special if text not in (THINK_OPEN, THINK_CLOSE)
+        )
         self._bos_id: int | None = tokenizer.bos_token_id
         encoded = tokenizer("a").input_ids
         self._adds_bos = self._bos_id is not None and list(encoded[:1]) == [self._bos_id]
@@ -131,10 +163,20 @@ class PromptRenderer:
         return prompt
 
     def render_many(self, rows: Iterable[PromptRow]) -> list[Prompt | RowError]:
-        """Render rows, encoding them all in one call. A row that cannot become a prompt gives its RowError instead."""
+        """Render rows, encoding them all in one call.
+
+        A row that cannot become a prompt gives its RowError instead.
+        """
         drafts = [self._draft(row) for row in rows]
-        encoded = iter(self._encode([piece for draft in drafts if isinstance(draft, _Draft) for piece in draft.pieces]))
-        return [draft if isinstance(draft, RowError) else self._finish(draft, encoded) for draft in drafts]
+        encoded = iter(
+            self._encode(
+                [piece for draft in drafts if isinstance(draft, _Draft) for piece in draft.pieces]
+            )
+        )
+        return [
+            draft if isinstance(draft, RowError) else self._finish(draft, encoded)
+            for draft in drafts
+        ]
 
     def show(self, prompt: Prompt) -> str:
         return self.as_text(prompt.token_ids)
@@ -150,11 +192,15 @@ class PromptRenderer:
         try:
             rendered = self._template([{"role": "user", "content": "1 + 1"}])
         except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise ModelError(f"{where}: its chat template cannot be rendered ({error}). Correct it.") from error
+            raise ModelError(
+                f"{where}: its chat template cannot be rendered ({error}). Correct it."
+            ) from error
         if self._force and _EMPTY_BLOCK_AT_END.search(rendered):
             raise ModelError(
-                f"{where}: its chat template closes the think block at once, so the model would not reason (got an "
-                "empty block, need an open one). Use a template for reasoning, or set prompting.think to auto."
+                f"{where}: its chat template closes the think block at once, so the model would "
+                f"not reason (got an "
+                "empty block, need an open one). Use a template for reasoning, or set "
+                "prompting.think to auto."
             )
 
     def _draft(self, row: PromptRow) -> _Draft | RowError:
@@ -170,25 +216,38 @@ class PromptRenderer:
         text = user_turn(turns)
         mark = mark_for(text)
         for turn in turns:
-            # Think tags of earlier assistant turns are for the template, which usually takes the block out.
+            # Think tags of earlier assistant turns are for the template, which usually takes the
+            # block out.
             special = self._special_but_tags if turn["role"] == "assistant" else self._special
             turn["content"] = break_specials(turn["content"], special, mark)
         try:
             rendered = self._template(turns)
         except TemplateError as error:
-            return RowError(row.id, "bad_messages", f"the model's chat template refuses the messages: {error}"[:300])
+            return RowError(
+                row.id,
+                "bad_messages",
+                f"the model's chat template refuses the messages: {error}"[:300],
+            )
         tail = rendered[-_TAIL_CHARS:]
         opened = _OPEN_AT_END.search(tail) is not None
         if self._force and not opened:
             if _EMPTY_BLOCK_AT_END.search(tail):
-                return RowError(row.id, "bad_messages", "the chat template closes the think block for these messages")
+                return RowError(
+                    row.id,
+                    "bad_messages",
+                    "the chat template closes the think block for these messages",
+                )
             rendered += f"{THINK_OPEN}\n"
             opened = True
         expected = len(self._special.findall(rendered)) if self._special else 0
-        return _Draft(row, text, [piece for piece in rendered.split(mark) if piece], opened, expected)
+        return _Draft(
+            row, text, [piece for piece in rendered.split(mark) if piece], opened, expected
+        )
 
     def _template(self, turns: list[dict[str, str]]) -> str:
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return str(
+            self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
 
     def _encode(self, pieces: list[str]) -> list[list[int]]:
         if not pieces:
@@ -201,13 +260,21 @@ class PromptRenderer:
             self._backend.no_truncation()
         if self._backend.padding is not None:
             self._backend.no_padding()
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(pieces, add_special_tokens=False)]
+        return [
+            encoding.ids
+            for encoding in self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+        ]
 
     def _finish(self, draft: _Draft, encoded: Iterator[list[int]]) -> Prompt | RowError:
         ids = [token for piece in islice(encoded, len(draft.pieces)) for token in piece]
         if sum(map(self._special_ids.__contains__, ids)) > draft.special_tokens:
-            # Some tokenizers change text before they look for special tokens in it, so that it cannot be cut there.
-            return RowError(draft.row.id, "special_text", "the tokenizer reads a part of the row as a special token")
+            # Some tokenizers change text before they look for special tokens in it, so that it
+            # cannot be cut there.
+            return RowError(
+                draft.row.id,
+                "special_text",
+                "the tokenizer reads a part of the row as a special token",
+            )
         if self._bos_id is not None:
             start = 0
             while start < len(ids) and ids[start] == self._bos_id:
@@ -277,7 +344,11 @@ def turns_of(row: PromptRow) -> list[dict[str, str]]:
     if not messages:
         raise RowError(row.id, "bad_messages", "the list of messages is empty")
     if messages[-1][0] != "user":
-        raise RowError(row.id, "bad_messages", f"the last message must be the user's (got role {messages[-1][0]})")
+        raise RowError(
+            row.id,
+            "bad_messages",
+            f"the last message must be the user's (got role {messages[-1][0]})",
+        )
     if not messages[-1][1].strip():
         raise RowError(row.id, "empty_prompt", "the prompt is empty")
     system = [text.strip() for role, text in messages if role == "system" and text.strip()]
@@ -289,14 +360,26 @@ def turns_of(row: PromptRow) -> list[dict[str, str]]:
 
 def _message(row: PromptRow, message: Any) -> tuple[str, str]:
     if not isinstance(message, Mapping):
-        raise RowError(row.id, "bad_messages", f"a message must have role and content (got {type(message).__name__})")
+        raise RowError(
+            row.id,
+            "bad_messages",
+            f"a message must have role and content (got {type(message).__name__})",
+        )
     # A Parquet struct has every key in every message; those that are not set are null.
-    extra = sorted(str(key) for key, value in message.items() if key not in _IGNORED_KEYS and value is not None)
+    extra = sorted(
+        str(key) for key, value in message.items() if key not in _IGNORED_KEYS and value is not None
+    )
     if extra:
-        raise RowError(row.id, "bad_messages", f"a message has unknown keys ({', '.join(extra)[:100]})")
+        raise RowError(
+            row.id, "bad_messages", f"a message has unknown keys ({', '.join(extra)[:100]})"
+        )
     role = _ROLES.get(message["role"]) if isinstance(message.get("role"), str) else None
     if role is None:
-        raise RowError(row.id, "bad_messages", f"a message has an unknown role (need one of {', '.join(_ROLES)})")
+        raise RowError(
+            row.id,
+            "bad_messages",
+            f"a message has an unknown role (need one of {', '.join(_ROLES)})",
+        )
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         is_text = all(isinstance(part, Mapping) and part.get("type") == "text" for part in content)
@@ -311,7 +394,9 @@ def _text(row: PromptRow, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowError(row.id, "not_text", "the prompt is not valid Unicode (a lone surrogate)") from error
+        raise RowError(
+            row.id, "not_text", "the prompt is not valid Unicode (a lone surrogate)"
+        ) from error
     return text
 
 

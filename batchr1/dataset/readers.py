@@ -1,4 +1,6 @@
-"""Parquet and JSON lines as batches: chosen columns of the rows that pass a predicate, read as late as can be."""
+"""Parquet and JSON lines as batches: chosen columns of the rows that pass a predicate, read as late
+as can be.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _JSON_BLOCK_BYTES = 16 * 2**20
 
 
 class Predicate:
-    """`input.where`: a SQL predicate, evaluated by polars on batches of the columns it names. `key`: whose it is."""
+    """`input.where`: a SQL predicate, evaluated by polars on batches of the columns it names.
+    `key`: whose it is.
+    """
 
     def __init__(self, text: str, *, key: str = "input.where") -> None:
         self._text, self._key = text, key
@@ -28,10 +32,14 @@ class Predicate:
             self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expr.meta.root_names()))
         except pl.exceptions.PolarsError as exc:
             raise JobError(
-                f"{key}: not a SQL predicate (got {text!r}: {_first_line(exc)}). Write one such as level >= 4."
+                f"{key}: not a SQL predicate (got {text!r}: {_first_line(exc)}). Write one "
+                f"such "
+                f"as level >= 4."
             ) from exc
         if not self.columns:
-            raise JobError(f"{key}: names no column (got {text!r}). Write a condition such as level >= 4.")
+            raise JobError(
+                f"{key}: names no column (got {text!r}). Write a condition such as level >= 4."
+            )
 
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         try:
@@ -39,7 +47,8 @@ class Predicate:
             result = frame.select(self._expr.alias("_"))["_"]
         except pl.exceptions.PolarsError as exc:
             raise JobError(
-                f"{self._key}: cannot be evaluated (got {self._text!r}: {_first_line(exc)}). Correct the condition."
+                f"{self._key}: cannot be evaluated (got {self._text!r}: {_first_line(exc)}). "
+                f"Correct the condition."
             ) from exc
         if result.dtype != pl.Boolean or len(result) != table.num_rows:
             got = result.dtype if result.dtype != pl.Boolean else "one value for many rows"
@@ -57,13 +66,21 @@ def read_parquet(
         row = 0
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
-            mask = predicate.mask(parquet.read_row_group(group, list(predicate.columns))) if predicate else None
+            mask = (
+                predicate.mask(parquet.read_row_group(group, list(predicate.columns)))
+                if predicate
+                else None
+            )
             if mask is None or pc.any(mask).as_py():
                 offset = 0
-                for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns or None):
+                for batch in parquet.iter_batches(
+                    BATCH_ROWS, row_groups=[group], columns=columns or None
+                ):
                     end = offset + batch.num_rows
                     kept = batch.select(columns)
-                    kept.validate(full=True)  # text that is not UTF-8 would surface much later, as a crash
+                    kept.validate(
+                        full=True
+                    )  # text that is not UTF-8 would surface much later, as a crash
                     if mask is not None:
                         kept = kept.filter(mask.slice(offset, batch.num_rows).combine_chunks())
                     yield row + offset, kept
@@ -78,7 +95,9 @@ def read_jsonl(
         row = 0
         for batch in _open_json(handle):
             kept = batch.select(columns)
-            kept.validate(full=True)  # as above: Arrow takes bytes that are not UTF-8 from JSON, too
+            kept.validate(
+                full=True
+            )  # as above: Arrow takes bytes that are not UTF-8 from JSON, too
             if predicate is not None:
                 kept = kept.filter(predicate.mask(pa.table(batch)).combine_chunks())
             for start in range(0, kept.num_rows, BATCH_ROWS):
@@ -90,7 +109,8 @@ def refuse_changed(file: InputFile) -> None:
     found = file.storage.find_file(file.rel)
     if found is None or found.version != file.version:
         raise StorageError(
-            f"{file.uri}: changed since this command began (got {'no file' if found is None else 'another version'}, "
+            f"{file.uri}: changed since this command began (got "
+            f"{'no file' if found is None else 'another version'}, "
             "need the one that its ids were read from). Run the same command again."
         )
 
@@ -103,12 +123,17 @@ def schema_of(file: InputFile) -> pa.Schema:
 
 
 def _open_json(handle: Any) -> pj.JSONStreamingReader:
-    """A reader of JSON lines. Text that looks like a date stays text: Arrow alone would make an instant of it."""
+    """A reader of JSON lines.
+
+    Text that looks like a date stays text: Arrow alone would make an instant of it.
+    """
     options = pj.ReadOptions(block_size=_JSON_BLOCK_BYTES)
     found = pj.open_json(handle, read_options=options).schema
     handle.seek(0)
     as_text = pa.schema([pa.field(f.name, _dates_as_text(f.type)) for f in found])
-    return pj.open_json(handle, read_options=options, parse_options=pj.ParseOptions(explicit_schema=as_text))
+    return pj.open_json(
+        handle, read_options=options, parse_options=pj.ParseOptions(explicit_schema=as_text)
+    )
 
 
 def _dates_as_text(kind: pa.DataType) -> pa.DataType:
@@ -132,11 +157,14 @@ class _reading:
 
     def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
         # Arrow raises OSError without a number when a page cannot be decompressed or decoded.
-        broken = isinstance(exc, pa.ArrowException) or (isinstance(exc, OSError) and exc.errno is None)
+        broken = isinstance(exc, pa.ArrowException) or (
+            isinstance(exc, OSError) and exc.errno is None
+        )
         if exc is not None and broken and not isinstance(exc, MemoryError):
             what = "Parquet" if self._file.format == "parquet" else "JSON lines"
             raise InputError(
-                f"{self._file.uri}: not a readable {what} file ({_first_line(exc)}). Write it again, or take it out."
+                f"{self._file.uri}: not a readable {what} file ({_first_line(exc)}). Write it "
+                f"again, or take it out."
             ) from exc
 
 

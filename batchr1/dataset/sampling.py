@@ -1,4 +1,6 @@
-"""An even spread of rows over a dataset too large to read whole: which rows, and only the row groups that hold them."""
+"""An even spread of rows over a dataset too large to read whole: which rows, and only the row
+groups that hold them.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ import pyarrow as pa
 from batchr1.dataset.readers import Predicate, read_jsonl, read_parquet, refuse_changed
 from batchr1.storage.base import InputFile
 
-# Rows cannot be read singly, only by row group. Up to this many times the rows wanted, every group is read.
+# Rows cannot be read singly, only by row group. Up to this many times the rows wanted, every group
+# is read.
 READ_FACTOR = 8
-# Beyond, so many groups at least, however large they are: fewer would not show a dataset that drifts.
+# Beyond, so many groups at least, however large they are: fewer would not show a dataset that
+# drifts.
 MIN_GROUPS = 16
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -21,11 +25,15 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def count_groups(
-    files: Sequence[InputFile], columns: Sequence[str], predicate: Predicate | None, limit: int | None
+    files: Sequence[InputFile],
+    columns: Sequence[str],
+    predicate: Predicate | None,
+    limit: int | None,
 ) -> list[list[int]]:
     """For each file, how many rows of each row group pass `predicate`, up to `limit` in all.
 
-    Of Parquet only footers and the predicate's columns are read. The groups of JSON lines are the reader's batches.
+    Of Parquet only footers and the predicate's columns are read. The groups of JSON lines are the
+    reader's batches.
     """
     counts = []
     left = limit
@@ -50,12 +58,18 @@ def read_spread(
     counts: Sequence[Sequence[int]],
     at_most: int,
 ) -> Iterator[pa.RecordBatch]:
-    """About `at_most` of the rows that `count_groups` counted, in file order, each as likely to be taken as any."""
+    """About `at_most` of the rows that `count_groups` counted, in file order, each as likely to be
+    taken as any.
+    """
     wanted = iter(quotas([rows for groups in counts for rows in groups], at_most))
-    for file, groups in zip(files, counts, strict=False):  # a limit may leave the last files uncounted
+    for file, groups in zip(
+        files, counts, strict=False
+    ):  # a limit may leave the last files uncounted
         picks = [next(wanted) for _ in groups]
         if any(picks):
-            for _, batch in _read(file, columns, _Picker(predicate, zip(groups, picks, strict=True))):
+            for _, batch in _read(
+                file, columns, _Picker(predicate, zip(groups, picks, strict=True))
+            ):
                 if batch.num_rows:
                     yield batch
 
@@ -63,9 +77,9 @@ def read_spread(
 def quotas(counts: Sequence[int], at_most: int) -> list[int]:
     """How many rows to take of each row group, `at_most` in all (fewer where a small group stands for many rows).
 
-    Places are spread over all rows, and a group gives as many rows for each place that falls into it: larger groups
-    are taken more often, and no row is more likely than another. One row a place where all groups are read, else so
-    many places that about READ_FACTOR × at_most rows are read.
+    Places are spread over all rows, and a group gives as many rows for each place that falls into
+    it: larger groups are taken more often, and no row is more likely than another. One row a place
+    where all groups are read, else so many places that about READ_FACTOR × at_most rows are read.
     """
     total = sum(counts)
     if total <= at_most:
@@ -83,21 +97,27 @@ def quotas(counts: Sequence[int], at_most: int) -> list[int]:
 def _stratified(total: int, picks: int, *, seed: int) -> Numbers:
     """`picks` different numbers below `total`, in order: a random one of each of so many equal stretches.
 
-    Random within its stretch (the same each time), since equal steps could fall in with a pattern of the rows, such
-    as two tasks that alternate.
+    Random within its stretch (the same each time), since equal steps could fall in with a pattern
+    of the rows, such as two tasks that alternate.
     """
     edges: Numbers = np.arange(picks + 1) * total // picks
     chosen: Numbers = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
     return chosen
 
 
-def _read(file: InputFile, columns: Sequence[str], predicate: Predicate) -> Iterator[tuple[int, pa.RecordBatch]]:
+def _read(
+    file: InputFile, columns: Sequence[str], predicate: Predicate
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     refuse_changed(file)
-    return (read_parquet if file.format == "parquet" else read_jsonl)(file, list(columns), predicate)
+    return (read_parquet if file.format == "parquet" else read_jsonl)(
+        file, list(columns), predicate
+    )
 
 
 class _Counter(Predicate):
-    """Counts what passes in each row group and lets nothing through, so that its other columns are not read."""
+    """Counts what passes in each row group and lets nothing through, so that its other columns are
+    not read.
+    """
 
     def __init__(self, inner: Predicate | None) -> None:
         self._inner = inner
@@ -110,7 +130,9 @@ class _Counter(Predicate):
 
 
 class _Picker(Predicate):
-    """Lets through, of each row group in turn, `picks` spread over its first `rows` passing rows: (rows, picks)."""
+    """Lets through, of each row group in turn, `picks` spread over its first `rows` passing rows:
+    (rows, picks).
+    """
 
     def __init__(self, inner: Predicate | None, groups: Iterable[tuple[int, int]]) -> None:
         self._inner = inner
@@ -123,12 +145,20 @@ class _Picker(Predicate):
         chosen = np.zeros(table.num_rows, dtype=bool)
         if picks:
             self._seed += 1
-            chosen[np.flatnonzero(_passing(self._inner, table))[_stratified(rows, picks, seed=self._seed)]] = True
+            chosen[
+                np.flatnonzero(_passing(self._inner, table))[
+                    _stratified(rows, picks, seed=self._seed)
+                ]
+            ] = True
         return _chunked(chosen)
 
 
 def _passing(predicate: Predicate | None, table: pa.Table) -> Mask:
-    mask: Mask = np.ones(table.num_rows, dtype=bool) if predicate is None else predicate.mask(table).to_numpy()
+    mask: Mask = (
+        np.ones(table.num_rows, dtype=bool)
+        if predicate is None
+        else predicate.mask(table).to_numpy()
+    )
     return mask
 
 

@@ -1,4 +1,6 @@
-"""Parquet and JSON lines → rows, streamed: only the columns that a job names, one batch in memory at a time."""
+"""Parquet and JSON lines → rows, streamed: only the columns that a job names, one batch in memory
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,14 @@ class Position:
 
 
 class Source:
-    """A job's dataset. Opening it checks that files can be read and columns exist with usable types."""
+    """A job's dataset.
 
-    def __init__(self, spec: InputSpec, keep: list[str] | dict[str, str] | str, files: Sequence[InputFile]) -> None:
+    Opening it checks that files can be read and columns exist with usable types.
+    """
+
+    def __init__(
+        self, spec: InputSpec, keep: list[str] | dict[str, str] | str, files: Sequence[InputFile]
+    ) -> None:
         self._spec = spec
         self._files = list(files)
         self._predicate = Predicate(spec.where) if spec.where else None
@@ -45,7 +52,9 @@ class Source:
         first_file, first = schemas[0]
         self.kept_names = _kept_names(keep, first, first_file.uri, spec)
         self._check_columns(schemas)
-        fields = [pa.field(new, plain_type(first.field(old).type)) for new, old in self.kept_names.items()]
+        fields = [
+            pa.field(new, plain_type(first.field(old).type)) for new, old in self.kept_names.items()
+        ]
         self.kept_schema = pa.schema(fields)
 
     @property
@@ -64,7 +73,11 @@ class Source:
         """The columns that a run reads: nothing else is decoded."""
         spec = self._spec
         extra = [c for c in (spec.gold, spec.max_tokens, spec.expected_tokens) if c]
-        return tuple(dict.fromkeys([*self.id_columns, *self.prompt_columns, *extra, *self.kept_names.values()]))
+        return tuple(
+            dict.fromkeys(
+                [*self.id_columns, *self.prompt_columns, *extra, *self.kept_names.values()]
+            )
+        )
 
     @property
     def versions(self) -> dict[str, str]:
@@ -78,8 +91,9 @@ class Source:
 
         `only`: of the files with these URIs, and `limit` is the caller's business.
 
-        The predicate's columns are read first; where no row of a Parquet row group passes, the others stay unread.
-        Raises `StorageError` for a file that was replaced since: its rows would be taken for others.
+        The predicate's columns are read first; where no row of a Parquet row group passes, the
+        others stay unread. Raises `StorageError` for a file that was replaced since: its rows would
+        be taken for others.
         """
         left = self._spec.limit if only is None else None
         for file in self._files:
@@ -97,7 +111,10 @@ class Source:
                     return
 
     def position(self, uri: str, number: int) -> Position:
-        """Where the `number`-th row (from 0) of a file that passes `where` stands in it. Reads up to there."""
+        """Where the `number`-th row (from 0) of a file that passes `where` stands in it.
+
+        Reads up to there.
+        """
         if self._predicate is None:
             return Position(uri, number)
         [file] = [file for file in self._files if file.uri == uri]
@@ -119,14 +136,18 @@ class Source:
         The same rows each time. Row groups that hold none of them are not read.
         """
         limit = self._spec.limit
-        if limit is not None and limit <= at_most:  # few rows: read up to the limit, not the whole input
+        if (
+            limit is not None and limit <= at_most
+        ):  # few rows: read up to the limit, not the whole input
             probe = self._predicate.columns if self._predicate else columns[:1]
             rows = sum(batch.num_rows for _, batch in self.batches(probe))
         else:
             counts = count_groups(self._files, columns[:1], self._predicate, limit)
             rows = sum(sum(groups) for groups in counts)
             if rows > at_most:
-                return rows, read_spread(self._files, columns, self._predicate, counts, else_about or at_most)
+                return rows, read_spread(
+                    self._files, columns, self._predicate, counts, else_about or at_most
+                )
         return rows, (batch for _, batch in self.batches(columns))
 
     def ids(self, batch: pa.RecordBatch) -> list[str | None]:
@@ -140,7 +161,9 @@ class Source:
         column = batch.column(self._spec.id)
         if pa.types.is_integer(column.type):
             return column.cast(pa.string())
-        return column if pa.types.is_string(column.type) else pa.array(column.to_pylist(), pa.string())
+        return (
+            column if pa.types.is_string(column.type) else pa.array(column.to_pylist(), pa.string())
+        )
 
     def contents(self, batch: pa.RecordBatch) -> list[Any]:
         """What each row asks: text, a list of messages, or None."""
@@ -152,7 +175,9 @@ class Source:
 
     def golds(self, batch: pa.RecordBatch) -> list[str | None]:
         """The right answers as text; numbers are written as Python writes them."""
-        return _as_text(batch.column(self._spec.gold)) if self._spec.gold else [None] * batch.num_rows
+        return (
+            _as_text(batch.column(self._spec.gold)) if self._spec.gold else [None] * batch.num_rows
+        )
 
     def caps(self, batch: pa.RecordBatch) -> list[int | None]:
         """The rows' own caps of new tokens."""
@@ -160,7 +185,9 @@ class Source:
         return list(batch.column(name).to_pylist()) if name else [None] * batch.num_rows
 
     def expected_tokens(self, batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-        """The expected new tokens of the rows, as 64-bit floats: NaN where the row does not say (null, below 0, ∞)."""
+        """The expected new tokens of the rows, as 64-bit floats: NaN where the row does not say
+        (null, below 0, ∞).
+        """
         if self._spec.expected_tokens is None:
             nothing: np.ndarray[Any, Any] = np.full(batch.num_rows, np.nan)
             return nothing
@@ -171,7 +198,10 @@ class Source:
 
     def kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The kept columns of a batch, renamed, in plain types."""
-        columns = [batch.column(old).cast(self.kept_schema.field(new).type) for new, old in self.kept_names.items()]
+        columns = [
+            batch.column(old).cast(self.kept_schema.field(new).type)
+            for new, old in self.kept_names.items()
+        ]
         return pa.RecordBatch.from_arrays(columns, schema=self.kept_schema)
 
     def _fill(self, row: tuple[Any, ...]) -> str | None:
@@ -182,7 +212,9 @@ class Source:
 
     def _check_columns(self, schemas: Sequence[tuple[InputFile, pa.Schema]]) -> None:
         spec = self._spec
-        wanted: list[tuple[str, str, str]] = [("input.template", c, "any") for c in self._template_fields]
+        wanted: list[tuple[str, str, str]] = [
+            ("input.template", c, "any") for c in self._template_fields
+        ]
         for key, name, need in (
             ("input.id", spec.id, "text or whole numbers"),
             ("input.prompt", spec.prompt, "text"),
@@ -193,7 +225,9 @@ class Source:
         ):
             if name is not None:
                 wanted.append((key, name, need))
-        wanted += [("input.where", c, "any") for c in (self._predicate.columns if self._predicate else ())]
+        wanted += [
+            ("input.where", c, "any") for c in (self._predicate.columns if self._predicate else ())
+        ]
         wanted += [("output.keep", c, "any") for c in self.kept_names.values()]
         first = schemas[0][1]
         for file, schema in schemas:
@@ -202,31 +236,42 @@ class Source:
                     near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.6)
                     names = ", ".join(schema.names[:12]) + (", …" if len(schema.names) > 12 else "")
                     hint = f"Did you mean {near[0]}?" if near else "Name one of these."
-                    raise InputError(f"{file.uri}: {key}: there is no column {name!r} (the file has: {names}). {hint}")
+                    raise InputError(
+                        f"{file.uri}: {key}: there is no column {name!r} (the file has: "
+                        f"{names}). "
+                        f"{hint}"
+                    )
                 kind = schema.field(name).type
                 if not _TYPE_CHECKS[need](kind):
                     raise InputError(
-                        f"{file.uri}: {key}: column {name!r} has the wrong type (got {kind}, need {need}). "
+                        f"{file.uri}: {key}: column {name!r} has the wrong type (got {kind}, need "
+                        f"{need}). "
                         "Name another column, or convert it."
                     )
                 other = first.field(name).type
                 if key == "output.keep" and plain_type(kind) != plain_type(other):
                     raise InputError(
-                        f"{file.uri}: {key}: column {name!r} has another type than in the first file "
+                        f"{file.uri}: {key}: column {name!r} has another type than in the first "
+                        f"file "
                         f"(got {kind}, need {other}). Convert it, or do not keep it."
                     )
 
 
 def content_id(content: Any) -> str:
     """The id of a row that has none: 128-bit hash of what it asks, hexadecimal."""
-    text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    text = (
+        content
+        if isinstance(content, str)
+        else json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    )
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type as every reader knows it and as Parquet gives it back: no dictionaries, no views, no 64-bit offsets.
 
-    Instants are in UTC, lists have no fixed size, a duration is a number in its own unit: Parquet has no more.
+    Instants are in UTC, lists have no fixed size, a duration is a number in its own unit: Parquet
+    has no more.
     """
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
@@ -258,7 +303,8 @@ def _kept_names(
         for new, old in pairs:
             if [n for n, _ in pairs].count(new) > 1:
                 raise JobError(
-                    f"output.keep: all would give two columns the name {new!r} (one is {old!r} in {file}). "
+                    f"output.keep: all would give two columns the name {new!r} (one is {old!r} in "
+                    f"{file}). "
                     "List the columns to keep, or give them names: keep: {new_name: old_name}."
                 )
         return dict(pairs)
@@ -266,7 +312,8 @@ def _kept_names(
     for new, old in chosen.items():
         if new in NAMES:
             raise JobError(
-                f"output.keep: {new!r} is a column of the output already. Rename it: keep: {{input_{new}: {old}}}."
+                f"output.keep: {new!r} is a column of the output already. Rename it: keep: "
+                f"{{input_{new}: {old}}}."
             )
     return chosen
 
@@ -275,16 +322,24 @@ def _template_fields(template: str) -> tuple[str, ...]:
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as exc:
-        raise JobError(f"input.template: braces do not match ({exc}). Write {{{{ and }}}} for literal braces.") from exc
+        raise JobError(
+            f"input.template: braces do not match ({exc}). Write {{{{ and }}}} for literal braces."
+        ) from exc
     names = []
     for _, name, spec, conversion in parsed:
         if name is None:
             continue
         if not name or name.isdigit() or not name.replace("_", "a").isalnum() or spec or conversion:
-            raise JobError(f"input.template: {{{name}}} is not a plain column name. Write {{{{ and }}}} for braces.")
+            raise JobError(
+                f"input.template: {{{name}}} is not a plain column name. Write {{{{ and }}}} "
+                f"for "
+                f"braces."
+            )
         names.append(name)
     if not names:
-        raise JobError("input.template: names no column. Write {column} where a column's text belongs.")
+        raise JobError(
+            "input.template: names no column. Write {column} where a column's text belongs."
+        )
     return tuple(dict.fromkeys(names))
 
 
@@ -299,7 +354,9 @@ def _is_messages(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
 
 
 _TYPE_CHECKS: dict[str, Callable[[pa.DataType], bool]] = {
@@ -320,10 +377,13 @@ def _as_text(column: pa.Array) -> list[str | None]:
 def key_hashes(ids: pa.Array) -> np.ndarray[Any, Any]:
     """128-bit hashes of a column of text: shape (len(ids), 2), unsigned 64-bit. Good within this process only.
 
-    Two XXH3 hashes with seeds of their own; a cryptographic one costs 25 times as much, most of it in Python.
+    Two XXH3 hashes with seeds of their own; a cryptographic one costs 25 times as much, most of it
+    in Python.
     """
     import polars as pl
 
     column = pl.Series(pl.from_arrow(ids))
-    hashes: np.ndarray[Any, Any] = np.stack([column.hash(1).to_numpy(), column.hash(2).to_numpy()], axis=1)
+    hashes: np.ndarray[Any, Any] = np.stack(
+        [column.hash(1).to_numpy(), column.hash(2).to_numpy()], axis=1
+    )
     return hashes

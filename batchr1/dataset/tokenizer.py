@@ -1,4 +1,6 @@
-"""A model's tokenizer: loading it, and keeping text that only spells its special tokens from becoming them."""
+"""A model's tokenizer: loading it, and keeping text that only spells its special tokens from
+becoming them.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,26 @@ _runs_no_model = False
 
 
 def leave_torch_out() -> None:
-    """For a process that will never run a model: transformers, without torch, loads in one second instead of three."""
+    """For a process that will never run a model: transformers, without torch, loads in one second
+    instead of three.
+    """
     global _runs_no_model
     _runs_no_model = True
 
 
-def load_tokenizer(path_or_repo: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    path_or_repo: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """Load a model's tokenizer, with its chat template, from a folder or a Hugging Face repository.
 
-    A repository is taken from the local cache when there is no network (`HF_HUB_OFFLINE=1` skips the network).
-    Raises ModelError if it is missing or broken or has no chat template.
+    A repository is taken from the local cache when there is no network (`HF_HUB_OFFLINE=1` skips
+    the network). Raises ModelError if it is missing or broken or has no chat template.
     """
     if _runs_no_model and not trust_remote_code and "transformers" not in sys.modules:
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's own mark of a module that is not there
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # which it would remark upon
+        os.environ.setdefault(
+            "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
+        )  # which it would remark upon
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     where = f"model {path_or_repo}"
@@ -38,20 +46,23 @@ def load_tokenizer(path_or_repo: str, *, revision: str | None = None, trust_remo
     try:
         tokenizer = AutoTokenizer.from_pretrained(path_or_repo, **options)
         if not _keeps_text(tokenizer):
-            # transformers 5 builds a LlamaTokenizer, which drops all white space, for a byte-level vocabulary whose
-            # config names that class, as the Llama distills of R1 do. The file tokenizer.json is right.
+            # transformers 5 builds a LlamaTokenizer, which drops all white space, for a byte-level
+            # vocabulary whose config names that class, as the Llama distills of R1 do. The file
+            # tokenizer.json is right.
             plain = PreTrainedTokenizerFast.from_pretrained(path_or_repo, **options)
             tokenizer = plain if _keeps_text(plain) else tokenizer
     # The tokenizers library raises bare Exception for a file that it cannot read.
     except Exception as error:
         first_line = next(iter(str(error).strip().splitlines()), "")[:300].rstrip(".")
         raise ModelError(
-            f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {first_line}). Give a folder with "
+            f"{where}: its tokenizer cannot be loaded ({type(error).__name__}: {first_line}). "
+            f"Give a folder with "
             "tokenizer.json and tokenizer_config.json, or a repository that is reachable or cached."
         ) from error
     if not tokenizer.chat_template:
         raise ModelError(
-            f"{where}: its tokenizer has no chat template (need chat_template.jinja, or chat_template in "
+            f"{where}: its tokenizer has no chat template (need chat_template.jinja, or "
+            f"chat_template in "
             "tokenizer_config.json). Use an instruction-tuned model, or add the template."
         )
     return tokenizer
@@ -65,8 +76,8 @@ def _keeps_text(tokenizer: Any) -> bool:
 def special_tokens(tokenizer: Any) -> dict[str, int]:
     """The added tokens that steer a model, by their text.
 
-    Not all of them are marked as special (DeepSeek's `<｜User｜>` and `<think>` are not), and not all added tokens
-    steer: some vocabularies add runs of spaces or rare letters in the same way.
+    Not all of them are marked as special (DeepSeek's `<｜User｜>` and `<think>` are not), and not all
+    added tokens steer: some vocabularies add runs of spaces or rare letters in the same way.
     """
     return {
         token.content: token_id
@@ -105,7 +116,9 @@ def break_specials(text: str, special: re.Pattern[str] | None, mark: str) -> str
 
 
 def end_ids_of(path_or_repo: str, *, revision: str | None = None) -> tuple[int, ...]:
-    """The end tokens that a model's generation_config.json names beside the tokenizer's own; () without that file."""
+    """The end tokens that a model's generation_config.json names beside the tokenizer's own; ()
+    without that file.
+    """
     from transformers import GenerationConfig
 
     try:

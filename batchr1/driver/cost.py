@@ -1,7 +1,8 @@
 """What an output has cost at a server: what its runs recorded, and at least what its rows and saved answers say.
 
-A run that was killed recorded its spending a minute ago, so all that is committed or saved is counted as well, and the
-larger of both is taken. Only what was thrown away in that minute (`retry.on`) is in neither.
+A run that was killed recorded its spending a minute ago, so all that is committed or saved is
+counted as well, and the larger of both is taken. Only what was thrown away in that minute
+(`retry.on`) is in neither.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from batchr1.output.folder import Output
 NOTHING = {"prompt_tokens": 0, "completion_tokens": 0, "usd": 0.0}
 
 
-def spent_before(output: Output, saved: Iterable[GenerationCheckpoint], price: Price) -> dict[str, Any]:
+def spent_before(
+    output: Output, saved: Iterable[GenerationCheckpoint], price: Price
+) -> dict[str, Any]:
     """Tokens and USD of all earlier runs of an output; what no run recorded, at today's price."""
     prompt = completion = 0
     for table in output.tables(["prompt_tokens", "completion_tokens"]):
@@ -54,14 +57,20 @@ def _recorded(output: Output, price: Price) -> dict[str, Any]:
     return NOTHING
 
 
-def spend_document(spent: Spent, price: Price | None, before: dict[str, Any] | None) -> dict[str, Any]:
-    """What a run's record says: its own answers and their cost in USD, and what was spent `before` it."""
+def spend_document(
+    spent: Spent, price: Price | None, before: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What a run's record says: its own answers and their cost in USD, and what was spent `before`
+    it.
+    """
     return {
         "requests": spent.requests,
         "prompt_tokens": spent.prompt_tokens,
         "completion_tokens": spent.completion_tokens,
         "without_usage": spent.without_usage,
-        "usd": None if price is None else round(price.usd(spent.prompt_tokens, spent.completion_tokens), 6),
+        "usd": None
+        if price is None
+        else round(price.usd(spent.prompt_tokens, spent.completion_tokens), 6),
         "before": before,
     }
 
@@ -74,7 +83,8 @@ def spent_all(remote: ServerSetup, spent: Spent) -> str | None:
     if usd < remote.max_cost:
         return None
     return (
-        f"engine.max_cost is reached: {money(usd)} USD of {money(remote.max_cost)} are spent on this output. "
+        f"engine.max_cost is reached: {money(usd)} USD of {money(remote.max_cost)} are spent on "
+        f"this output. "
         "Raise it, and the same command goes on."
     )
 

@@ -1,7 +1,8 @@
 """The driver: leases work to workers, commits what they stage, and knows at any time what is whose.
 
-It holds the output's lock, the work items that are leased and not committed yet, and counts; never results. The loop
-waits for messages from workers; everything else (reading, rendering, generating, writing) happens elsewhere.
+It holds the output's lock, the work items that are leased and not committed yet, and counts; never
+results. The loop waits for messages from workers; everything else (reading, rendering, generating,
+writing) happens elsewhere.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class Driver:
         self._error: BatchError | None = None
         self._grace_ends = 0.0
         self.tally = Tally()
-        self.loads: dict[tuple[int, int], EngineLoad] = {}  # by worker and epoch: counts begin anew with each engine
+        self.loads: dict[
+            tuple[int, int], EngineLoad
+        ] = {}  # by worker and epoch: counts begin anew with each engine
         self.cpu_s = 0.0  # of this process, from the first lease to the end
 
     @property
@@ -140,7 +143,10 @@ class Driver:
         return self._lock.lost
 
     def run(self) -> None:
-        """Work until everything is committed; a `StoppedError` when it ends earlier. What was staged is committed."""
+        """Work until everything is committed; a `StoppedError` when it ends earlier.
+
+        What was staged is committed.
+        """
         self._replicas.start()
         self._feeder.start()
         while self._replicas.live:
@@ -154,7 +160,9 @@ class Driver:
             self._look_for_room()
             self._write_failures()
             self.tally.spared = self._feeder.spared
-            self._on_progress(self.tally, [r.progress for r in self._replicas.values() if r.progress])
+            self._on_progress(
+                self.tally, [r.progress for r in self._replicas.values() if r.progress]
+            )
         if self.tally.first_submit is not None:
             self.cpu_s += time.process_time()
         self._failures += self._suspects.verdicts()
@@ -183,7 +191,9 @@ class Driver:
                 replica.progress = message
                 self.loads[replica.setup.worker, replica.setup.epoch] = message.load
                 if message.spent is not None:
-                    self.tally.spent = replica.spent = message.spent  # a server's work has one worker
+                    self.tally.spent = replica.spent = (
+                        message.spent
+                    )  # a server's work has one worker
             case SamplesFinished(keys, tokens):
                 replica.in_flight.difference_update(keys)
                 replica.deaths_for_nothing = 0
@@ -212,7 +222,9 @@ class Driver:
                 error = error_of(message)
                 if not isinstance(error, EngineError) and replica.ready:
                     raise error  # storage, most often: all are in the same trouble
-                replica.fatal = message  # its death follows; then all that it printed is there to say why
+                replica.fatal = (
+                    message  # its death follows; then all that it printed is there to say why
+                )
                 log.error("worker %d: %s", replica.setup.worker, message.message)
             case WorkerExited():
                 self._replace(replica, message)
@@ -235,7 +247,9 @@ class Driver:
         log.info("committed %s: %d rows, %d tokens", part.name, rows, tokens, extra=said)
 
     def _fail(self, failure: Failure) -> None:
-        """A failed row counts when it is written: where the run ends before, the next one tries it again."""
+        """A failed row counts when it is written: where the run ends before, the next one tries it
+        again.
+        """
         self._failures.append(failure)
         if self._feeder.judged(failure.key, right=False):
             self._call_back(failure.id)
@@ -244,7 +258,11 @@ class Driver:
     def _call_back(self, id: str) -> None:
         """Enough samples of a row are right: the others are not wanted, wherever they are."""
         for replica in self._replicas.live:
-            keys = tuple(key for key in (SampleKey(id, s) for s in range(self._n)) if key in replica.in_flight)
+            keys = tuple(
+                key
+                for key in (SampleKey(id, s) for s in range(self._n))
+                if key in replica.in_flight
+            )
             if keys and replica.ready:
                 self._executor.send(replica.setup.worker, CancelSamples(keys))
         self._again = self._wanted(self._again)
@@ -261,14 +279,20 @@ class Driver:
         return wanted
 
     def _replace(self, replica: Replica, exited: WorkerExited) -> None:
-        """A worker's process is gone: take its work back and start another one, unless it keeps dying."""
+        """A worker's process is gone: take its work back and start another one, unless it keeps
+        dying.
+        """
         if replica.ended:
             return
         had_work = bool(replica.in_flight)
         self._feeder.lost(replica.leased)
         back = self._with_saved(replica)
         problem = self._replicas.memory_problem(replica, exited)
-        suspects = [item for item in back if item.key in replica.in_flight and not self._is_through(replica, item)]
+        suspects = [
+            item
+            for item in back
+            if item.key in replica.in_flight and not self._is_through(replica, item)
+        ]
         if problem or exited.lost:
             suspects = []  # memory ran out, or a machine went: that is no row's doing
         quarantined = {item.key for item in suspects}
@@ -299,7 +323,10 @@ class Driver:
         return is_saved_whole and not replica.setup.retry_on
 
     def _give_up(self, replica: Replica, error: BatchError) -> None:
-        """It gets no successor. Its work goes to the others; where there is none, the run ends with its error."""
+        """It gets no successor.
+
+        Its work goes to the others; where there is none, the run ends with its error.
+        """
         self._replicas.give_up(replica, error)
         is_done = self._replicas.ready and not self._is_pending()
         if not self._replicas.live and not is_done and not self._replicas.revive():
@@ -316,14 +343,21 @@ class Driver:
             self._replicas.revive()
 
     def _look_for_stall(self) -> None:
-        """Rows that were blamed wait for another to come through. Where all others wait for them, they are believed."""
-        is_idle = not (self._again or self._suspects or any(replica.in_flight for replica in self._replicas))
+        """Rows that were blamed wait for another to come through.
+
+        Where all others wait for them, they are believed.
+        """
+        is_idle = not (
+            self._again or self._suspects or any(replica.in_flight for replica in self._replicas)
+        )
         if is_idle and self._feeder.stalls:
             for failure in self._suspects.verdicts():
                 self._fail(failure)
 
     def _look_for_room(self) -> None:
-        """More machines are of use as long as something is not leased; none at all, and the run cannot go on."""
+        """More machines are of use as long as something is not leased; none at all, and the run
+        cannot go on.
+        """
         if self._interrupted:
             return
         if self._is_pending():
@@ -335,29 +369,43 @@ class Driver:
         setup, items = replica.setup, list(replica.leased.values())
         if setup.checkpoint is None or not items:
             return items
-        saved = read_worker(setup.storage, setup.run, setup.worker, setup.epoch, job=setup.checkpoint.job)
+        saved = read_worker(
+            setup.storage, setup.run, setup.worker, setup.epoch, job=setup.checkpoint.job
+        )
         back = []
         for item in items:
             one = saved.get(item.key)
             if one is not None and one.prompt_hash == item.prompt.digest:
                 seed = derive_seed(setup.seed, item.prompt.id, item.sample, one.attempt)
-                item = dataclasses.replace(item, partial=one.partial(), attempt=one.attempt, seed=seed)
+                item = dataclasses.replace(
+                    item, partial=one.partial(), attempt=one.attempt, seed=seed
+                )
             back.append(item)
         return back
 
     def _lease(self) -> None:
-        """Give to those who asked, a little to each in turn; tell them to end when there is nothing more to give."""
+        """Give to those who asked, a little to each in turn; tell them to end when there is nothing
+        more to give.
+        """
         if self._interrupted:
             return
         self._lease_suspects()
-        requesting = [r for r in self._replicas.values() if r.wanted > 0 and not r.told_to_end and not r.quarantined]
+        requesting = [
+            r
+            for r in self._replicas.values()
+            if r.wanted > 0 and not r.told_to_end and not r.quarantined
+        ]
         is_short = bool(requesting) and self._runs_short()
         while requesting:
             given = False
             for replica in requesting:
                 # What one keeps in hand at the end, another may be idle for.
-                room = replica.setup.max_num_seqs - len(replica.in_flight) if is_short else LEASE_SIZE
-                items = self._take(replica.setup.worker, max(0, min(replica.wanted, LEASE_SIZE, room)))
+                room = (
+                    replica.setup.max_num_seqs - len(replica.in_flight) if is_short else LEASE_SIZE
+                )
+                items = self._take(
+                    replica.setup.worker, max(0, min(replica.wanted, LEASE_SIZE, room))
+                )
                 if items:
                     given = True
                     self._give(replica, items)
@@ -388,7 +436,9 @@ class Driver:
         self._executor.send(replica.setup.worker, Lease(tuple(items)))
 
     def _lease_suspects(self) -> None:
-        """Rows that may kill engines: a group at a time, to a worker that has nothing else in its engine."""
+        """Rows that may kill engines: a group at a time, to a worker that has nothing else in its
+        engine.
+        """
         if not self._suspects:
             for replica in self._replicas.values():
                 replica.quarantined = replica.quarantined and bool(replica.in_flight)
@@ -397,7 +447,9 @@ class Driver:
             if replica.ready and not replica.told_to_end and not replica.in_flight:
                 group: list[WorkItem] = []
                 if replica.wanted > 0:
-                    group = self._suspects.next_group(replica.setup.worker, others=self._has_others(replica))
+                    group = self._suspects.next_group(
+                        replica.setup.worker, others=self._has_others(replica)
+                    )
                 replica.quarantined = bool(group)
                 if group:
                     self._give(replica, group)
@@ -446,7 +498,11 @@ class Driver:
 
         Nothing to do when they have ended, or when the output is another run's.
         """
-        busy = [r for r in self._replicas.values() if r.ready is not None and r.fatal is None and not r.ended]
+        busy = [
+            r
+            for r in self._replicas.values()
+            if r.ready is not None and r.fatal is None and not r.ended
+        ]
         if self.lost or not busy:
             return
         set_leaving(True)

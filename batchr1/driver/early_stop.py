@@ -2,9 +2,9 @@
 
     rows in the input's order ─▶ as many samples as are still wanted right ─▶ judged: enough, or twice as many, …
 
-A row whose wave was not enough goes first again: it is late already. What was out when a row had enough is called back,
-and what was never out is not begun. A row is forgotten when all that it needs is committed, because until then a dead
-worker may take right samples with it.
+A row whose wave was not enough goes first again: it is late already. What was out when a row had
+enough is called back, and what was never out is not begun. A row is forgotten when all that it
+needs is committed, because until then a dead worker may take right samples with it.
 
 Pure: who generates and judges is not its business. Not thread-safe; the feeder's lock guards it.
 """
@@ -39,8 +39,12 @@ class EarlyStop:
         self._enough = enough
         self._ready: deque[RowSamples] = deque()
         self._rows: dict[str, _Row] = {}  # by id, once its first wave is out
-        self._between: dict[int, _Row] = {}  # of these, by number, those that wait to be picked again
-        self._waiting: set[_Row] = set()  # those that have samples out, on whose verdicts others wait
+        self._between: dict[
+            int, _Row
+        ] = {}  # of these, by number, those that wait to be picked again
+        self._waiting: set[_Row] = (
+            set()
+        )  # those that have samples out, on whose verdicts others wait
         self._num_groups = 0
         self.spared = 0  # samples that will not be generated
 
@@ -68,7 +72,9 @@ class EarlyStop:
         while self._ready:
             group = self._ready.popleft()
             row = self._between.pop(group.number, None)
-            if group.samples:  # else it had enough after all, by verdicts on what a dead worker had taken along
+            if (
+                group.samples
+            ):  # else it had enough after all, by verdicts on what a dead worker had taken along
                 return self._wave(group, row)
         return None
 
@@ -94,7 +100,9 @@ class EarlyStop:
         self._settle(id, row)
 
     def judged(self, id: str, sample: int, *, right: bool) -> bool:
-        """A sample has its verdict, or failed; whether its row has enough by it, and what is out may be called back."""
+        """A sample has its verdict, or failed; whether its row has enough by it, and what is out
+        may be called back.
+        """
         row = self._rows.get(id)
         if row is None or sample not in row.out:
             return False
@@ -155,7 +163,9 @@ class EarlyStop:
         self.spared += len(new)
 
     def _settle(self, id: str, row: _Row) -> None:
-        """What follows for a row of which something has changed: it waits, or goes on, or is forgotten."""
+        """What follows for a row of which something has changed: it waits, or goes on, or is
+        forgotten.
+        """
         has_more = bool(row.group.samples)
         if row.out and has_more:
             self._waiting.add(row)

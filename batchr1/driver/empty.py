@@ -1,4 +1,6 @@
-"""A run with nothing to do: an empty night, or a job that is run once more. Nothing is loaded, a record is left."""
+"""A run with nothing to do: an empty night, or a job that is run once more. Nothing is loaded, a
+record is left.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,14 @@ from batchr1.driver.driver import Tally
 from batchr1.driver.monitor.watch import Watch
 from batchr1.driver.prepare import JobContext, RunOptions, take_over_checkpoints
 from batchr1.driver.resume.changed_prompts import agrees_with_input
-from batchr1.driver.summary import Summary, counted, exit_code_of, initial_record, job_document, now_text
+from batchr1.driver.summary import (
+    Summary,
+    counted,
+    exit_code_of,
+    initial_record,
+    job_document,
+    now_text,
+)
 from batchr1.events import event
 from batchr1.output.folder import Output
 from batchr1.storage.lock import Lock
@@ -34,9 +43,13 @@ def finish_without_work(
     take_over_checkpoints(prepared, pending, run)
     output.clear_inflight(run)
     record = initial_record(prepared, options, run) | {
-        "state": "ended", "ended": now_text(), "exit_code": code, "stopped": None, "counts": counts.to_dict(),
+        "state": "ended",
+        "ended": now_text(),
+        "exit_code": code,
+        "stopped": None,
+        "counts": counts.to_dict(),
         "tally": {"done": 0, "failed": 0, "tokens": 0},
-    }  # fmt: skip
+    }
     lock.check()
     if not output.exists():  # input.exclude left no row: whoever waits for _SUCCESS shall find it
         output.write_job(job_document(prepared))
@@ -45,7 +58,9 @@ def finish_without_work(
     if code == 0 and not output.is_complete():
         output.succeed()
     told |= record | {"output": output.uri}
-    said = event("nothing_to_do", run=run, job=name, output=output.uri, **counted(counts), exit_code=code)
+    said = event(
+        "nothing_to_do", run=run, job=name, output=output.uri, **counted(counts), exit_code=code
+    )
     log.info("nothing to do", extra=said)
     watch.begin(run, output.uri, counts)
     watch.end(code)

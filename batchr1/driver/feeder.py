@@ -2,11 +2,12 @@
 
     Pending ─▶ look-ahead (rows as they were read, in Arrow) ─▶ Schedule picks ─▶ rendered ─▶ take(worker)
 
-To order rows, many must be known: LOOK_AHEAD_ROWS of them, so that a job of 100,000 rows is ordered as a whole and one
-of ten million streams. They are kept as Arrow holds them, about a kilobyte a row, and at most LOOK_AHEAD_BYTES; prompts
-are rendered when they are picked, a few ahead of demand, because what is picked later is picked with more lengths
-known; only the first batch of each engine is rendered as a whole, while the engine loads. When an eighth of the
-look-ahead is left it is filled up, so that what is short and was put off never ends up as a tail of its own.
+To order rows, many must be known: LOOK_AHEAD_ROWS of them, so that a job of 100,000 rows is ordered
+as a whole and one of ten million streams. They are kept as Arrow holds them, about a kilobyte a
+row, and at most LOOK_AHEAD_BYTES; prompts are rendered when they are picked, a few ahead of demand,
+because what is picked later is picked with more lengths known; only the first batch of each engine
+is rendered as a whole, while the engine loads. When an eighth of the look-ahead is left it is
+filled up, so that what is short and was put off never ends up as a tail of its own.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ REFILL_SHARE = 8  # filled up when one in so many is left
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What bounds a completion, in tokens: the job's max_tokens (None: no bound) and the engine's context."""
+    """What bounds a completion, in tokens: the job's max_tokens (None: no bound) and the engine's
+    context.
+    """
 
     max_tokens: int | None
     max_model_len: int
@@ -46,9 +49,9 @@ class Limits:
 class Feeder:
     """Hands out work items in the schedule's order. `take` returns what is ready; `ended`: nothing more will come.
 
-    `ahead`: samples that are rendered before they are asked for; at the start `first`, until some are. With `enough`,
-    samples of a row go out in waves until so many are right, which `judged` is told; `spared` of them are then never
-    generated.
+    `ahead`: samples that are rendered before they are asked for; at the start `first`, until some
+    are. With `enough`, samples of a row go out in waves until so many are right, which `judged` is
+    told; `spared` of them are then never generated.
     """
 
     def __init__(
@@ -76,24 +79,33 @@ class Feeder:
         self.changed = 0  # saved generations whose prompt is another one by now
         self._waves = None if enough is None else EarlyStop(enough)
         self._schedule: Schedule | EarlyStop = self._waves or Schedule(longest_first=longest_first)
-        self._look_ahead_rows = look_ahead_rows if longest_first and not self._waves else RENDER_ROWS
+        self._look_ahead_rows = (
+            look_ahead_rows if longest_first and not self._waves else RENDER_ROWS
+        )
         self._batches: Iterator[PendingRows] | None = pending.rows_and_more(source)
         self._lock = threading.Condition()  # of all below, and of the schedule
         self._ready: deque[deque[WorkItem | Failure]] = deque()
         self._num_ready = 0  # in `_ready`
         self._rendering = 0  # picked, and not in `_ready` yet
-        self._open: dict[int, deque[WorkItem | Failure]] = {}  # what is left of the row that a worker is at
+        self._open: dict[
+            int, deque[WorkItem | Failure]
+        ] = {}  # what is left of the row that a worker is at
         self._probes: dict[SampleKey, RowSamples] = {}
         self._error: BaseException | None = None
         self._stopped = False
-        self._waiting = False  # for verdicts, with all rows read and all that can be picked handed out
+        self._waiting = (
+            False  # for verdicts, with all rows read and all that can be picked handed out
+        )
         self._thread = threading.Thread(target=self._work, name="feeder", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def take(self, worker: int, count: int) -> list[WorkItem | Failure]:
-        """Up to `count` items, without waiting; samples of one prompt go to one worker. Raises what went wrong."""
+        """Up to `count` items, without waiting; samples of one prompt go to one worker.
+
+        Raises what went wrong.
+        """
         items: list[WorkItem | Failure] = []
         with self._lock:
             while len(items) < count:
@@ -119,7 +131,9 @@ class Feeder:
         return 0 if self._waves is None else self._waves.spared
 
     def judged(self, key: SampleKey, *, right: bool) -> bool:
-        """A sample has its verdict, or failed: whether its row's other samples may be called back now."""
+        """A sample has its verdict, or failed: whether its row's other samples may be called back
+        now.
+        """
         if self._waves is None:
             return False
         with self._lock:
@@ -208,7 +222,9 @@ class Feeder:
             self._lock.notify()
 
     def _next_row(self, worker: int) -> deque[WorkItem | Failure] | None:
-        """The samples of the next prompt; at the very end a share of what was meant for another worker."""
+        """The samples of the next prompt; at the very end a share of what was meant for another
+        worker.
+        """
         if self._ready:
             mine = self._open[worker] = self._ready.popleft()
             self._num_ready -= len(mine)
@@ -239,7 +255,9 @@ class Feeder:
             return 0 if self._stopped else self._room - self._num_ready
 
     def _wait_for_verdicts(self) -> bool:
-        """Nothing can be picked: wait until verdicts, or the death of a worker, change that; False when closed."""
+        """Nothing can be picked: wait until verdicts, or the death of a worker, change that; False
+        when closed.
+        """
         waves = self._waves
         if waves is None:
             return False
@@ -254,7 +272,11 @@ class Feeder:
         self._look_ahead()
         picks: list[Pick] = []
         with self._lock:
-            while room > 0 and len(picks) < RENDER_ROWS and (pick := self._schedule.pick()) is not None:
+            while (
+                room > 0
+                and len(picks) < RENDER_ROWS
+                and (pick := self._schedule.pick()) is not None
+            ):
                 picks.append(pick)
                 room -= len(pick.samples)
                 self._rendering += len(pick.samples)
@@ -262,7 +284,10 @@ class Feeder:
 
     def _look_ahead(self) -> None:
         """Read on when few rows are left to choose from."""
-        if self._batches is None or self._schedule.rows_left > self._look_ahead_rows // REFILL_SHARE:
+        if (
+            self._batches is None
+            or self._schedule.rows_left > self._look_ahead_rows // REFILL_SHARE
+        ):
             return
         with self._lock:
             left = list(self._schedule.groups())
@@ -279,11 +304,17 @@ class Feeder:
             self._schedule.add(new)
 
     def _groups(self, found: PendingRows) -> list[RowSamples]:
-        """The rows of a batch. What a row expects of itself comes first, then what its finished samples say."""
+        """The rows of a batch.
+
+        What a row expects of itself comes first, then what its finished samples say.
+        """
         batch, samples, right = found.batch, found.samples, found.right.tolist()
         told = self._source.expected_tokens(batch)
         expected = np.where(np.isnan(told), found.lengths, told).tolist()
-        groups = [RowSamples((batch, i), list(samples[i]), expected[i], right=right[i]) for i in range(batch.num_rows)]
+        groups = [
+            RowSamples((batch, i), list(samples[i]), expected[i], right=right[i])
+            for i in range(batch.num_rows)
+        ]
         if self._saved:
             for id, group in zip(self._source.ids(batch), groups, strict=True):
                 self._add_saved(str(id), group)
@@ -295,7 +326,9 @@ class Feeder:
             saved = self._saved.get(SampleKey(id, sample))
             if saved is not None:
                 group.saved[sample] = saved.num_tokens
-                ended += [saved.num_tokens] * (saved.finish_reason is not None and saved.num_tokens > 0)
+                ended += [saved.num_tokens] * (
+                    saved.finish_reason is not None and saved.num_tokens > 0
+                )
         if ended and math.isnan(group.expected):
             group.expected = sum(ended) / len(ended)
 
@@ -303,8 +336,14 @@ class Feeder:
         """Render what was picked, each pick's samples together."""
         items: list[list[WorkItem | Failure]] = [[] for _ in picks]
         batches = _rows_of([pick.group for pick in picks])
-        prompts = [prompt for batch, _ in batches for prompt in render_batch(self._source, self._renderer, batch)]
-        for place, prompt in zip((place for _, places in batches for place in places), prompts, strict=True):
+        prompts = [
+            prompt
+            for batch, _ in batches
+            for prompt in render_batch(self._source, self._renderer, batch)
+        ]
+        for place, prompt in zip(
+            (place for _, places in batches for place in places), prompts, strict=True
+        ):
             pick = picks[place]
             items[place] = [self._item(prompt, sample, pick) for sample in pick.samples]
             if self._waves is not None:
@@ -328,16 +367,27 @@ class Feeder:
             )
             return Failure(prompt.id, sample, "prompt_too_long", message, 0, prompt.digest)
         if prompt.max_tokens is not None and prompt.max_tokens < 1:
-            message = f"the row's own cap allows no token (got {prompt.max_tokens}, need at least 1)"
+            message = (
+                f"the row's own cap allows no token (got {prompt.max_tokens}, need at least 1)"
+            )
             return Failure(prompt.id, sample, "bad_max_tokens", message, 0, prompt.digest)
-        asked = min((m for m in (self._limits.max_tokens, prompt.max_tokens) if m is not None), default=room + 1)
+        asked = min(
+            (m for m in (self._limits.max_tokens, prompt.max_tokens) if m is not None),
+            default=room + 1,
+        )
         limited_by: TruncatedBy = "max_tokens" if asked <= room else "context"
         partial, attempt = self._partial(prompt, sample)
         return WorkItem(
-            prompt, sample, min(asked, room), limited_by,
-            seed=derive_seed(self._seed, prompt.id, sample, attempt), attempt=attempt, partial=partial,
-            expected_tokens=None if math.isnan(pick.expected) else pick.expected, at_least_tokens=pick.at_least,
-        )  # fmt: skip
+            prompt,
+            sample,
+            min(asked, room),
+            limited_by,
+            seed=derive_seed(self._seed, prompt.id, sample, attempt),
+            attempt=attempt,
+            partial=partial,
+            expected_tokens=None if math.isnan(pick.expected) else pick.expected,
+            at_least_tokens=pick.at_least,
+        )
 
     def _partial(self, prompt: Prompt, sample: int) -> tuple[ResumePoint | None, int]:
         """What was saved of a sample, and in which attempt; nothing if it answers another prompt."""
@@ -351,7 +401,9 @@ class Feeder:
 
 
 def _gather(groups: Sequence[RowSamples]) -> int:
-    """Bring these rows together, so that what was read with them and was picked since is let go; their bytes."""
+    """Bring these rows together, so that what was read with them and was picked since is let go;
+    their bytes.
+    """
     num_bytes = 0
     for batch, places in _rows_of(groups):
         num_bytes += batch.nbytes
@@ -361,7 +413,9 @@ def _gather(groups: Sequence[RowSamples]) -> int:
 
 
 def _rows_of(groups: Sequence[RowSamples]) -> list[tuple[pa.RecordBatch, list[int]]]:
-    """The input rows of groups in one batch (one for each schema that files have), with the places of their groups."""
+    """The input rows of groups in one batch (one for each schema that files have), with the places
+    of their groups.
+    """
     by_batch: dict[int, tuple[pa.RecordBatch, list[int], list[int]]] = {}
     for place, group in enumerate(groups):
         batch, index = group.row
@@ -375,22 +429,39 @@ def _rows_of(groups: Sequence[RowSamples]) -> list[tuple[pa.RecordBatch, list[in
             by_schema.append(same := ([], []))
         same[0].append(batch.take(pa.array(indices)))
         same[1].extend(places)
-    return [(pa.Table.from_batches(batches).combine_chunks().to_batches()[0], places) for batches, places in by_schema]
+    return [
+        (pa.Table.from_batches(batches).combine_chunks().to_batches()[0], places)
+        for batches, places in by_schema
+    ]
 
 
-def prompts_in(source: Source, renderer: Renderer, batch: pa.RecordBatch) -> Iterator[Prompt | RowError]:
-    """The prompts of an input batch alone, in order, some at a time: to measure or compare. Errors name no id."""
+def prompts_in(
+    source: Source, renderer: Renderer, batch: pa.RecordBatch
+) -> Iterator[Prompt | RowError]:
+    """The prompts of an input batch alone, in order, some at a time: to measure or compare. Errors
+    name no id.
+    """
     for start in range(0, batch.num_rows, RENDER_ROWS):
         contents = source.contents(batch.slice(start, RENDER_ROWS))
         yield from renderer.render_many(PromptRow("", content) for content in contents)
 
 
-def render_batch(source: Source, renderer: Renderer, batch: pa.RecordBatch) -> list[Prompt | RowError]:
+def render_batch(
+    source: Source, renderer: Renderer, batch: pa.RecordBatch
+) -> list[Prompt | RowError]:
     """The rows of an input batch as prompts, kept columns cut out one by one."""
     kept = source.kept(batch) if len(source.kept_schema) else None
-    columns = zip(source.ids(batch), source.contents(batch), source.golds(batch), source.caps(batch), strict=True)
+    columns = zip(
+        source.ids(batch),
+        source.contents(batch),
+        source.golds(batch),
+        source.caps(batch),
+        strict=True,
+    )
     rows = [
-        PromptRow(str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None)
+        PromptRow(
+            str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None
+        )
         for i, (id, content, gold, cap) in enumerate(columns)
     ]
     return renderer.render_many(rows)

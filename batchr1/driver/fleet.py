@@ -1,7 +1,7 @@
 """The replicas of a run: started, watched, replaced when they die, given up when they keep dying, joined by new ones.
 
-What a replica held goes back to the driver, which gives it to whoever asks next. So a dead one costs what it alone
-could have done, and a run ends early only when none is left.
+What a replica held goes back to the driver, which gives it to whoever asks next. So a dead one
+costs what it alone could have done, and a run ends early only when none is left.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ from batchr1.sizing.oom import MemoryProblem, problem_in
 log = logging.getLogger("batchr1.driver")
 
 MAX_DEATHS_IN_A_ROW = 3  # of a worker that had nothing in its engine: no row is to blame
-MAX_DEATHS_BESIDE_OTHERS = 6  # of one that got no row through meanwhile, while others are there to do its work
-MAX_DEATHS_AT_WORK = 30  # of one that had work, and is the last: rows that kill it are sought so long
+MAX_DEATHS_BESIDE_OTHERS = (
+    6  # of one that got no row through meanwhile, while others are there to do its work
+)
+MAX_DEATHS_AT_WORK = (
+    30  # of one that had work, and is the last: rows that kill it are sought so long
+)
 HANG_S = 600.0  # a worker that was ready and has said nothing for so long is taken for hung
 LEAVE_S = 30.0  # and one that said that it cannot go on, for one that cannot leave either
 LOOK_FOR_ROOM_S = 5.0
@@ -57,7 +61,9 @@ class Executor(Protocol):
     def close(self) -> None: ...
 
     def room(self, taken: list[int]) -> list[int]:
-        """Kinds of machine with room for one more replica each, given how many of each kind there are by now."""
+        """Kinds of machine with room for one more replica each, given how many of each kind there
+        are by now.
+        """
         ...
 
     def waiting(self) -> set[int]:
@@ -162,14 +168,27 @@ class Fleet:
         self.end(replica)
 
     def memory_problem(self, replica: Replica, exited: WorkerExited) -> MemoryProblem | None:
-        """Whether memory was the cause of a death. A server's memory is not ours, whatever it says of it."""
+        """Whether memory was the cause of a death.
+
+        A server's memory is not ours, whatever it says of it.
+        """
         if replica.setup.remote is not None:
             return None
         said = replica.fatal.problem if replica.fatal else None
         return said or problem_in(exited.last_lines, running=replica.ready is not None)
 
-    def replace(self, replica: Replica, exited: WorkerExited, problem: MemoryProblem | None, *, had_work: bool) -> None:
-        """Start a dead replica's successor. Raises the error to give it up with when there is to be none."""
+    def replace(
+        self,
+        replica: Replica,
+        exited: WorkerExited,
+        problem: MemoryProblem | None,
+        *,
+        had_work: bool,
+    ) -> None:
+        """Start a dead replica's successor.
+
+        Raises the error to give it up with when there is to be none.
+        """
         self._note(replica, "lost" if exited.lost else "died")
         if problem:
             self._step_down(replica, problem)
@@ -194,7 +213,9 @@ class Fleet:
         return False
 
     def join(self) -> None:
-        """Start a replica on each machine that has come since and has room, up to the job's maximum."""
+        """Start a replica on each machine that has come since and has room, up to the job's
+        maximum.
+        """
         now = time.monotonic()
         if now - self._looked_at < LOOK_FOR_ROOM_S:
             return
@@ -216,12 +237,15 @@ class Fleet:
             self._placed_at = now
         elif now - self._placed_at > PLACE_S:
             raise EngineError(
-                f"executor: no node had room for a replica for {PLACE_S:.0f} s (got none, need one). "
+                f"executor: no node had room for a replica for {PLACE_S:.0f} s (got none, need "
+                f"one). "
                 "Add nodes, or free the ones that are there; the same command goes on."
             )
 
     def hung(self) -> list[Replica]:
-        """Those whose engine does not come back from a step: a worker reports twice a second while it lives."""
+        """Those whose engine does not come back from a step: a worker reports twice a second while
+        it lives.
+        """
         now, found = time.monotonic(), []
         for replica in self.live:
             limit_s = LEAVE_S if replica.fatal else HANG_S
@@ -253,25 +277,36 @@ class Fleet:
         log.info("worker %d: %s", replica.worker, what, extra=said)
 
     def _step_down(self, replica: Replica, problem: MemoryProblem) -> None:
-        """Out of memory is no death like others: the next engine asks for less, and no row is to blame."""
+        """Out of memory is no death like others: the next engine asks for less, and no row is to
+        blame.
+        """
         taken = [rung.rung for rung in self.rungs if rung.worker == replica.worker]
         replica.setup, rung = step_down.step_down(replica.setup, problem, taken=taken)
         at_s = round(time.monotonic() - self.started, 1)
-        self.rungs.append(step_down.RungTaken(replica.worker, rung.name, rung.changes, rung.reason, at_s))
+        self.rungs.append(
+            step_down.RungTaken(replica.worker, rung.name, rung.changes, rung.reason, at_s)
+        )
 
     def _count_death(self, replica: Replica, exited: WorkerExited, *, had_work: bool) -> None:
         replica.deaths_in_a_row += 1
         replica.deaths_for_nothing += not exited.lost
         worker, deaths = replica.worker, replica.deaths_in_a_row
         if exited.lost:
-            log.warning("worker %d was lost with its machine or its connection, %d times in a row", worker, deaths)
+            log.warning(
+                "worker %d was lost with its machine or its connection, %d times in a row",
+                worker,
+                deaths,
+            )
         else:
-            log.warning("worker %d died (exit code %s), %d times in a row", worker, exited.exit_code, deaths)
+            log.warning(
+                "worker %d died (exit code %s), %d times in a row", worker, exited.exit_code, deaths
+            )
         limit = MAX_DEATHS_AT_WORK if had_work or exited.lost else MAX_DEATHS_IN_A_ROW
         others = any(other is not replica for other in self.live)
         if deaths >= limit or (others and replica.deaths_for_nothing >= MAX_DEATHS_BESIDE_OTHERS):
             raise EngineError(
-                f"worker {worker}: died {deaths} times without finishing a part (exit code {exited.exit_code}). "
+                f"worker {worker}: died {deaths} times without finishing a part (exit code "
+                f"{exited.exit_code}). "
                 "The run's log says more; committed rows are safe, and the same command goes on."
             )
 

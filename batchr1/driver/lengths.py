@@ -1,4 +1,6 @@
-"""How long a job's prompts are, and how long its completions will be: what `sizing` must know of a dataset."""
+"""How long a job's prompts are, and how long its completions will be: what `sizing` must know of a
+dataset.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +32,13 @@ def measure_prompts(
 ) -> PromptLengths:
     """Render and tokenise the input's prompts as a run does: all up to `limit_rows` rows, else about `sample_rows`.
 
-    A sample is spread evenly over the whole input and is the same each time; a plan made of one leaves room for longer
-    prompts. Holds a few hundred prompts at a time. Raises what reading the input raises.
+    A sample is spread evenly over the whole input and is the same each time; a plan made of one
+    leaves room for longer prompts. Holds a few hundred prompts at a time. Raises what reading the
+    input raises.
     """
-    rows, batches = source.spread(source.prompt_columns, limit_rows, else_about=min(sample_rows, limit_rows))
+    rows, batches = source.spread(
+        source.prompt_columns, limit_rows, else_about=min(sample_rows, limit_rows)
+    )
     measured = good = total = longest = 0
     for batch in batches:
         prompts = prompts_in(source, renderer, batch)
@@ -50,8 +55,9 @@ def expected_completions(
 ) -> CompletionLengths:
     """The best that is known of a sample's new tokens: a column of the input, earlier rows, the variant, the task.
 
-    `outputs`: this job's own (of `output.path`) and those of `input.exclude`, which are asked together, after the own
-    one. One that does not exist yet is passed over; leave out one that another model made: it writes other lengths.
+    `outputs`: this job's own (of `output.path`) and those of `input.exclude`, which are asked
+    together, after the own one. One that does not exist yet is passed over; leave out one that
+    another model made: it writes other lengths.
     """
     own_uri = open_storage(spec.output.path).uri
     cap = min(spec.sampling.max_tokens or model.context_len, model.context_len)
@@ -82,7 +88,9 @@ class _Moments:
 
 
 def _from_column(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | None:
-    """The rows' own expectations, each capped at the row's own max_tokens too; None without a column or a number."""
+    """The rows' own expectations, each capped at the row's own max_tokens too; None without a
+    column or a number.
+    """
     name = spec.input.expected_tokens
     if name is None:
         return None
@@ -90,10 +98,14 @@ def _from_column(spec: JobSpec, source: Source, cap: int) -> CompletionLengths |
     for _, batch in source.batches([name, *_cap_columns(spec, besides=name)]):
         expected = np.minimum(source.expected_tokens(batch), _row_caps(source, batch, cap))
         rows += len(expected)
-        known.add(np.maximum(expected[~np.isnan(expected)], 1.0))  # a completion has a token at least, its end
+        known.add(
+            np.maximum(expected[~np.isnan(expected)], 1.0)
+        )  # a completion has a token at least, its end
     if not known.rows:
         return None
-    return known.lengths(f"column {name}" + ("" if known.rows == rows else f" ({known.rows:,} of {rows:,} rows)"))
+    return known.lengths(
+        f"column {name}" + ("" if known.rows == rows else f" ({known.rows:,} of {rows:,} rows)")
+    )
 
 
 def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | None:
@@ -116,12 +128,15 @@ def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | 
 def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | None:
     """Lengths of rows that are done, truncated ones at the length they had; None if they are too few.
 
-    An unfinished output counts only if it has many: what is done of a few batches is what was short.
+    An unfinished output counts only if it has many: what is done of a few batches is what was
+    short.
     """
     lengths, uris = _Moments(), []
     for output in outputs:
         tables = list(output.tables(["completion_tokens"])) if output.exists() else []
-        told = [table.column("completion_tokens").drop_null() for table in tables]  # a server may have told none
+        told = [
+            table.column("completion_tokens").drop_null() for table in tables
+        ]  # a server may have told none
         rows = sum(map(len, told))
         if rows and (output.is_complete() or rows >= MIN_UNFINISHED_ROWS):
             uris.append(output.uri)
@@ -129,14 +144,20 @@ def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | No
                 lengths.add(np.minimum(column.to_numpy().astype(np.float64), cap))
     if lengths.rows < MIN_EARLIER_ROWS:
         return None
-    runs = f"an earlier run at {uris[0]}" if len(uris) == 1 else f"earlier runs at {uris[0]} and {len(uris) - 1} more"
+    runs = (
+        f"an earlier run at {uris[0]}"
+        if len(uris) == 1
+        else f"earlier runs at {uris[0]} and {len(uris) - 1} more"
+    )
     return lengths.lengths(f"{lengths.rows:,} rows of {runs}")
 
 
 def _from_catalogue(spec: JobSpec, cap: int) -> CompletionLengths | None:
     entry = VARIANTS.get(spec.model.variant) if spec.model.variant else None
     mean = getattr(entry, "mean_completion_tokens", None)
-    return None if mean is None else assumed_lengths(mean, cap, f"the average of {spec.model.variant}")
+    return (
+        None if mean is None else assumed_lengths(mean, cap, f"the average of {spec.model.variant}")
+    )
 
 
 def _cap_columns(spec: JobSpec, *, besides: str) -> list[str]:
@@ -146,5 +167,7 @@ def _cap_columns(spec: JobSpec, *, besides: str) -> list[str]:
 
 def _row_caps(source: Source, batch: pa.RecordBatch, cap: int) -> Floats:
     """The cap of each row, in tokens: its own where that is below the job's."""
-    caps: Floats = np.array([cap if own is None else min(own, cap) for own in source.caps(batch)], dtype=np.float64)
+    caps: Floats = np.array(
+        [cap if own is None else min(own, cap) for own in source.caps(batch)], dtype=np.float64
+    )
     return caps

@@ -18,9 +18,14 @@ from batchr1.output.folder import RUNS_DIR, Output
 
 @contextlib.contextmanager
 def log_file(output: Output, run: str) -> Iterator[Path]:
-    """The run's log, beside its record; for S3 it is kept locally and uploaded at the end. Yields its local path."""
+    """The run's log, beside its record; for S3 it is kept locally and uploaded at the end.
+
+    Yields its local path.
+    """
     local = output.storage.kind == "local"
-    folder = Path(output.storage.path(RUNS_DIR)) if local else Path(tempfile.mkdtemp(prefix="batchr1-"))
+    folder = (
+        Path(output.storage.path(RUNS_DIR)) if local else Path(tempfile.mkdtemp(prefix="batchr1-"))
+    )
     path = folder / f"{run}.log"
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -44,7 +49,11 @@ def json_on_stderr() -> Iterator[None]:
     """All that this process says on stderr, as one JSON object a line: see `batchr1.events`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
-    handler.addFilter(lambda record: record.name.partition(".")[0] == "batchr1" or record.levelno >= logging.WARNING)
+    handler.addFilter(
+        lambda record: (
+            record.name.partition(".")[0] == "batchr1" or record.levelno >= logging.WARNING
+        )
+    )
     root, ours = logging.getLogger(), logging.getLogger("batchr1")
     root.addHandler(handler)
     ours.setLevel(logging.INFO)

@@ -1,7 +1,7 @@
 """`on_finish`: a command that is told of a run's end, with the run's record as JSON on its standard input.
 
-It runs when the output is free again, whatever the exit code, and changes none. No shell is involved: the command is a
-list, and nothing of the record is ever part of it.
+It runs when the output is free again, whatever the exit code, and changes none. No shell is
+involved: the command is a list, and nothing of the record is ever part of it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,50 @@ KEPT_LINES = 100
 
 
 def tell(spec: OnFinishSpec, record: dict[str, Any]) -> None:
-    """Run the command. What it prints goes to the log, and so does its failure, which is nobody's exit code."""
+    """Run the command.
+
+    What it prints goes to the log, and so does its failure, which is nobody's exit code.
+    """
     name, started = spec.command[0], time.monotonic()
     text = json.dumps(record, ensure_ascii=False, default=str)
     reason, printed = None, ""
     try:
         done = subprocess.run(
-            spec.command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=spec.timeout_s,
-            encoding="utf-8", errors="replace", check=False,
-        )  # fmt: skip
+            spec.command,
+            input=text,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=spec.timeout_s,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
         printed = done.stdout
         if done.returncode:
-            reason = f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
+            reason = (
+                f"exit code {done.returncode}"
+                if done.returncode > 0
+                else f"signal {-done.returncode}"
+            )
     except subprocess.TimeoutExpired:
         reason = f"killed after {spec.timeout_s:g} s, on_finish.timeout_s"
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
     for line in printed.splitlines()[-KEPT_LINES:]:
-        log.log(logging.WARNING if reason else logging.INFO, "%s: %s", name, line, extra=event("on_finish_output"))
+        log.log(
+            logging.WARNING if reason else logging.INFO,
+            "%s: %s",
+            name,
+            line,
+            extra=event("on_finish_output"),
+        )
     if reason is None:
         seconds = round(time.monotonic() - started, 3)
         log.info("on_finish: %s is done", name, extra=event("on_finish_ended", seconds=seconds))
     else:
-        log.warning("on_finish: %s failed (%s); the run's exit code is not changed by it", name, reason,
-                    extra=event("on_finish_failed", reason=reason))  # fmt: skip
+        log.warning(
+            "on_finish: %s failed (%s); the run's exit code is not changed by it",
+            name,
+            reason,
+            extra=event("on_finish_failed", reason=reason),
+        )

@@ -1,4 +1,6 @@
-"""After out-of-memory: the same worker one rung lower, or the end of the ladder with its cause and what to do."""
+"""After out-of-memory: the same worker one rung lower, or the end of the ladder with its cause and
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,13 @@ class RungTaken:
     at_s: float
 
 
-def step_down(setup: WorkerSetup, problem: MemoryProblem, *, taken: Collection[str]) -> tuple[WorkerSetup, Rung]:
+def step_down(
+    setup: WorkerSetup, problem: MemoryProblem, *, taken: Collection[str]
+) -> tuple[WorkerSetup, Rung]:
     """The setup to restart with, one rung lower. Call when the failed worker's processes are gone.
 
-    `taken`: names of the rungs that this worker took before. Raises `EngineMemoryError` at the end of the ladder.
+    `taken`: names of the rungs that this worker took before. Raises `EngineMemoryError` at the end
+    of the ladder.
     """
     holders = _holders(setup.devices)
     problem = _by_others(setup, problem, holders)
@@ -48,20 +53,32 @@ def step_down(setup: WorkerSetup, problem: MemoryProblem, *, taken: Collection[s
     if held:
         rung = replace(rung, reason=f"{rung.reason}; {held}")
     steps = [f"{name} {args.get(name)} → {value}" for name, value in rung.changes.items()]
-    log.warning("worker %d: %s: %s", setup.worker, rung.reason, ", ".join(steps) or "trying the same once more",
-                extra=event("engine_stepped_down", worker=setup.worker))  # fmt: skip
+    log.warning(
+        "worker %d: %s: %s",
+        setup.worker,
+        rung.reason,
+        ", ".join(steps) or "trying the same once more",
+        extra=event("engine_stepped_down", worker=setup.worker),
+    )
     engine = replace(setup.engine, args=args | rung.changes)
     seqs = rung.changes.get("max_num_seqs", setup.max_num_seqs)
     return replace(setup, engine=engine, max_num_seqs=min(seqs, setup.max_num_seqs)), rung
 
 
 def _by_others(setup: WorkerSetup, problem: MemoryProblem, holders: list[Holder]) -> MemoryProblem:
-    """Weights that did not load beside another process: what is free by now is what a smaller share can have."""
+    """Weights that did not load beside another process: what is free by now is what a smaller share
+    can have.
+    """
     if problem.cause != "oom_load" or not holders:
         return problem
     with contextlib.suppress(JobError):  # NVML cannot be asked any more: then it stays what it was
         tightest = min(describe_devices(setup.devices), key=lambda device: device.free_gib)
-        return replace(problem, cause="busy", available_gib=tightest.free_gib, total_gib=tightest.gpu.memory_gib)
+        return replace(
+            problem,
+            cause="busy",
+            available_gib=tightest.free_gib,
+            total_gib=tightest.gpu.memory_gib,
+        )
     return problem
 
 
@@ -75,10 +92,17 @@ def _holders(devices: tuple[str, ...]) -> list[Holder]:
 
 
 def _holders_text(holders: list[Holder], problem: MemoryProblem) -> str:
-    """`process 123 (python) holds 60.0 GiB`, the largest first; what torch saw where NVML says nothing."""
-    found = [(h.memory_gib, h.pid, h.name) for h in holders] or [(gib, pid, None) for pid, gib in problem.others]
+    """`process 123 (python) holds 60.0 GiB`, the largest first; what torch saw where NVML says
+    nothing.
+    """
+    found = [(h.memory_gib, h.pid, h.name) for h in holders] or [
+        (gib, pid, None) for pid, gib in problem.others
+    ]
     found.sort(key=lambda entry: -entry[0])
-    return ", ".join(f"process {pid}{f' ({name})' if name else ''} holds {gib:.1f} GiB" for gib, pid, name in found)
+    return ", ".join(
+        f"process {pid}{f' ({name})' if name else ''} holds {gib:.1f} GiB"
+        for gib, pid, name in found
+    )
 
 
 def _end_of_ladder(setup: WorkerSetup, problem: MemoryProblem, held: str) -> str:
@@ -87,10 +111,15 @@ def _end_of_ladder(setup: WorkerSetup, problem: MemoryProblem, held: str) -> str
         advice.append(f"Free the GPU: {held}.")
     for name in blocking(setup.engine.args, problem, fixed=setup.fixed_args):
         verb = "Leave out" if name == "enforce_eager" else "Lower"
-        advice.append(f"{verb} model.engine_args.{name}, which the job sets to {setup.engine.args.get(name)}.")
+        advice.append(
+            f"{verb} model.engine_args.{name}, which the job sets to {setup.engine.args.get(name)}."
+        )
     if problem.cause == "kv_too_small":
         for name in sorted({"gpu_memory_utilization", "kv_cache_memory_bytes"} & setup.fixed_args):
-            advice.append(f"Raise model.engine_args.{name}, which the job sets to {setup.engine.args.get(name)}.")
+            advice.append(
+                f"Raise model.engine_args.{name}, which the job sets to "
+                f"{setup.engine.args.get(name)}."
+            )
     if problem.cause == "unsteady":
         advice.append("Give the run GPUs that nothing else uses.")
     elif setup.engine.device == "cpu":
@@ -98,8 +127,11 @@ def _end_of_ladder(setup: WorkerSetup, problem: MemoryProblem, held: str) -> str
     else:
         advice.append("Give more GPUs or a quantised variant: `batchr1 plan` shows what fits.")
     if problem.max_model_len is not None:
-        advice.append(f"Prompt and max_tokens together could have {problem.max_model_len:,} tokens.")
+        advice.append(
+            f"Prompt and max_tokens together could have {problem.max_model_len:,} tokens."
+        )
     return (
-        f"worker {setup.worker}: {problem.message}, and nothing is left to lower. {' '.join(advice)} "
+        f"worker {setup.worker}: {problem.message}, and nothing is left to lower. "
+        f"{' '.join(advice)} "
         "Committed rows are safe, and the same command goes on."
     )

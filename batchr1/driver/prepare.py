@@ -1,4 +1,6 @@
-"""A job, looked at before anything is touched: its model, its input, its output, and what is still to do."""
+"""A job, looked at before anything is touched: its model, its input, its output, and what is still
+to do.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ log = logging.getLogger("batchr1.run")
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line adds to a job. `stop_after_s`, `stop_at`: leave, resumably, after this long or then."""
+    """What the command line adds to a job.
+
+    `stop_after_s`, `stop_at`: leave, resumably, after this long or then.
+    """
 
     fresh: bool = False
     retry_failed: bool = False
@@ -52,7 +57,9 @@ class RunOptions:
     window_began: float | None = None  # on the monotonic clock; None: with the run
     stop_at: dt.datetime | None = None  # with its time zone
     date: dt.date | None = None  # what {{ ds }} stands for; None: today
-    grace_s: float | None = None  # after a signal, for saving and committing; None: the driver's default
+    grace_s: float | None = (
+        None  # after a signal, for saving and committing; None: the driver's default
+    )
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
     elsewhere: bool = False  # only planned, for a machine that need not be here
@@ -81,10 +88,18 @@ DEFAULTS = RunOptions()
 
 
 def prepare(
-    spec: JobSpec, options: RunOptions = DEFAULTS, *, resolve: Callable[..., ModelSource] = resolve_model
+    spec: JobSpec,
+    options: RunOptions = DEFAULTS,
+    *,
+    resolve: Callable[..., ModelSource] = resolve_model,
 ) -> JobContext:
-    """Look at everything that a job names. Raises a `UsageError` for what cannot work, before any model loads."""
-    storage_options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    """Look at everything that a job names.
+
+    Raises a `UsageError` for what cannot work, before any model loads.
+    """
+    storage_options = StorageOptions(
+        spec.storage.endpoint, spec.storage.region, spec.storage.profile
+    )
     if spec.engine.is_server:
         model, devices = _server_model(spec, options)
     else:
@@ -134,7 +149,9 @@ def budgets_of(spec: JobSpec) -> BudgetSetup | None:
 
 
 def make_renderer(prepared: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
-    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be used."""
+    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be
+    used.
+    """
     if options.engine is None and not prepared.spec.engine.is_server:
         require_vllm()
     return _renderer(prepared.spec, *prepared.model.loads_from)
@@ -145,10 +162,12 @@ def note_uncached(prepared: JobContext, options: RunOptions) -> None:
     model = prepared.model
     if model.folder is None and options.engine is None and prepared.spec.executor.kind == "local":
         log.warning(
-            "model %s: its weights are not in the cache, and vLLM downloads them as it starts, on a GPU's time. "
+            "model %s: its weights are not in the cache, and vLLM downloads them as it starts, on "
+            "a GPU's time. "
             "`%s` does it beforehand, and goes on where it was interrupted.",
-            model.location, fetch_command(model),
-        )  # fmt: skip
+            model.location,
+            fetch_command(model),
+        )
 
 
 def has_weights(model: ModelSource) -> bool:
@@ -163,23 +182,30 @@ def fetch_command(model: ModelSource) -> str:
 
 
 def download_weights(prepared: JobContext, options: RunOptions) -> None:
-    """Weights that lie on S3, before the engines on this machine start; those elsewhere bring their own."""
+    """Weights that lie on S3, before the engines on this machine start; those elsewhere bring their
+    own.
+    """
     model, executor = prepared.model, prepared.spec.executor.kind
     if is_bucket(model.location) and executor == "local":
         say = log.info if options.log_json else None
-        download_to_cache(model.location, prepared.output.storage.options, digest=model.revision, say=say)
+        download_to_cache(
+            model.location, prepared.output.storage.options, digest=model.revision, say=say
+        )
 
 
 def planning_renderer(prepared: JobContext) -> tuple[Renderer, tuple[str, ...]]:
     """A renderer for a plan that may be made far from the model, and what to note about it.
 
-    Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is small, so that it takes
-    more tokens for a text, and the plan errs on the safe side.
+    Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is
+    small, so that it takes more tokens for a text, and the plan errs on the safe side.
     """
     model = prepared.model
     if model.identity != CATALOGUE:
         return _renderer(prepared.spec, *model.loads_from), ()
-    note = f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, longer than they will be"
+    note = (
+        f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, "
+        f"longer than they will be"
+    )
     return _renderer(prepared.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
 
 
@@ -191,13 +217,18 @@ def _renderer(spec: JobSpec, location: str, revision: str | None) -> Renderer:
     from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
     from batchr1.reasoning.formats import ThinkTags
 
-    tokenizer = load_tokenizer(location, revision=revision, trust_remote_code=spec.model.trust_remote_code)
+    tokenizer = load_tokenizer(
+        location, revision=revision, trust_remote_code=spec.model.trust_remote_code
+    )
     if spec.sampling.has_budget and ThinkTags.of(tokenizer).close_id is None:
         raise JobError(
-            f"sampling: budgets need a model whose think tags are single tokens ({location} spells </think> out). "
+            f"sampling: budgets need a model whose think tags are single tokens ({location} "
+            f"spells </think> out). "
             "Remove thinking_budget and answer_budget, or choose another model."
         )
-    return PromptRenderer(tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think)
+    return PromptRenderer(
+        tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think
+    )
 
 
 def plan_job(
@@ -233,7 +264,9 @@ class NoFitError(JobError):
 
     def __init__(self, misfit: MisfitError, ways: tuple[Alternative, ...]) -> None:
         offers = "; ".join(f"{way.flags} ({way.what})" for way in ways)
-        super().__init__(f"{misfit} " + (f"Add one of: {offers}." if ways else "Choose a smaller variant."))
+        super().__init__(
+            f"{misfit} " + (f"Add one of: {offers}." if ways else "Choose a smaller variant.")
+        )
         self.missing_gib = misfit.missing_gib
         self.ways = ways
 
@@ -255,7 +288,10 @@ def read_ids(prepared: JobContext) -> Pending:
     """
     spec = prepared.spec
     pending = Pending(
-        prepared.source, spec.sampling.n, ids_are_hashes=spec.input.id is None, allow_empty=spec.input.allow_empty
+        prepared.source,
+        spec.sampling.n,
+        ids_are_hashes=spec.input.id is None,
+        allow_empty=spec.input.allow_empty,
     )
 
     def renderer() -> Renderer:
@@ -270,7 +306,12 @@ def take_out_done(prepared: JobContext, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
     spec = prepared.spec
     siblings = spec.longest_first and spec.sampling.n > 1
-    columns = ["id", "sample", *(["completion_tokens"] if siblings else []), *(["correct"] if spec.stop_when else [])]
+    columns = [
+        "id",
+        "sample",
+        *(["completion_tokens"] if siblings else []),
+        *(["correct"] if spec.stop_when else []),
+    ]
     for table in prepared.output.tables(columns):
         pending.mark_done(table.column("id"), table.column("sample"))
         if siblings:
@@ -294,14 +335,17 @@ def take_out_unneeded(prepared: JobContext, pending: Pending) -> None:
 def take_over_checkpoints(prepared: JobContext, pending: Pending, run: str) -> FoundCheckpoints:
     """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
 
-    What it is not asked for is still to do by another, wider run; the other rows go first. Call with the lock held,
-    after `take_out_done`.
+    What it is not asked for is still to do by another, wider run; the other rows go first. Call
+    with the lock held, after `take_out_done`.
     """
     storage, job = prepared.output.storage, continued_digest(prepared.semantic)
     found = read_checkpoints(storage, job=job)
     keys, aside = list(found.saved), set[SampleKey]()
     if keys:
-        ids, samples = pa.array([k.id for k in keys], pa.string()), pa.array([k.sample for k in keys], pa.int32())
+        ids, samples = (
+            pa.array([k.id for k in keys], pa.string()),
+            pa.array([k.sample for k in keys], pa.int32()),
+        )
         for key, is_asked, is_done in zip(keys, *pending.states(ids, samples), strict=True):
             if is_done:
                 del found.saved[key]

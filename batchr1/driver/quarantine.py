@@ -1,8 +1,9 @@
 """Rows that kill engines: which one was it?
 
-A row is blamed only when it was alone in the engine at its last death. So rows that were in flight twice when an
-engine died are run apart from all others, in small groups, then one by one; innocent ones get through and are cleared.
-With several replicas a row must have killed two of them: a sick GPU kills with any row, and is no row's doing.
+A row is blamed only when it was alone in the engine at its last death. So rows that were in flight
+twice when an engine died are run apart from all others, in small groups, then one by one; innocent
+ones get through and are cleared. With several replicas a row must have killed two of them: a sick
+GPU kills with any row, and is no row's doing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from batchr1.records import Failure, SampleKey, WorkItem
 
 MAX_DEATHS = 3  # of the engine, with the same row in flight
 ALONE_UP_TO = 32  # so many suspects are run one by one at once; more of them first in groups
-MAX_VERDICTS = 3  # so many prompts blamed one after the other, none generated between: then it is the engine
+MAX_VERDICTS = (
+    3  # so many prompts blamed one after the other, none generated between: then it is the engine
+)
 
 
 class Quarantine:
@@ -32,11 +35,13 @@ class Quarantine:
         """Whether a group waits to be run apart."""
         return bool(self._groups)
 
-    def exited(self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False) -> list[WorkItem]:
+    def exited(
+        self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False
+    ) -> list[WorkItem]:
         """An engine died with these: gives those that just run again. The others wait in groups, or are blamed.
 
-        `others`: whether there are other workers to try a row on. Raises `EngineError` when the engine dies whatever it
-        is given: no row is to blame then.
+        `others`: whether there are other workers to try a row on. Raises `EngineError` when the
+        engine dies whatever it is given: no row is to blame then.
         """
         for item in in_flight:
             self._deaths[item.key] = self._deaths.get(item.key, 0) + 1
@@ -50,7 +55,9 @@ class Quarantine:
         again = [item for item in in_flight if self._deaths[item.key] < 2]
         quarantined = [item for item in in_flight if self._deaths[item.key] >= 2]
         size = 1 if len(quarantined) <= ALONE_UP_TO else math.isqrt(len(quarantined) - 1) + 1
-        self._groups.extendleft(reversed([quarantined[i : i + size] for i in range(0, len(quarantined), size)]))
+        self._groups.extendleft(
+            reversed([quarantined[i : i + size] for i in range(0, len(quarantined), size)])
+        )
         return again
 
     def next_group(self, worker: int = 0, *, others: bool = False) -> list[WorkItem]:
@@ -76,11 +83,15 @@ class Quarantine:
     def _blame(self, item: WorkItem, deaths: int) -> None:
         message = f"killed the engine {deaths} times, at last when it was alone in it"
         self._verdicts.append(
-            Failure(item.prompt.id, item.sample, "killed_engine", message, deaths, item.prompt.digest)
+            Failure(
+                item.prompt.id, item.sample, "killed_engine", message, deaths, item.prompt.digest
+            )
         )
         if len({failure.id for failure in self._verdicts}) >= MAX_VERDICTS:
             self._verdicts = []
             raise EngineError(
-                f"the engine died with each of {MAX_VERDICTS} rows that ran alone in it, one after the other: it is "
-                "not the rows. The run's log says more; committed rows are safe, and the same command goes on."
+                f"the engine died with each of {MAX_VERDICTS} rows that ran alone in it, one "
+                f"after the other: it is "
+                "not the rows. The run's log says more; committed rows are safe, and the same "
+                "command goes on."
             )

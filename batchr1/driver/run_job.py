@@ -2,7 +2,8 @@
 
 check everything that can be checked without an engine ─▶ lock ─▶ what is pending? ─▶ Driver ─▶ record, _SUCCESS
 
-Nothing is written before the checks are through, so that a job with a mistake in it leaves no trace.
+Nothing is written before the checks are through, so that a job with a mistake in it leaves no
+trace.
 """
 
 from __future__ import annotations
@@ -46,7 +47,15 @@ from batchr1.driver.prepare import (
 from batchr1.driver.resume.changed_prompts import agrees_with_input, check_prompts, files_to_check
 from batchr1.driver.resume.continue_truncated import continue_truncated_rows
 from batchr1.driver.signals import StopSignals, stop_signals
-from batchr1.driver.summary import Summary, counted, exit_code_of, initial_record, job_document, now_text, run_name
+from batchr1.driver.summary import (
+    Summary,
+    counted,
+    exit_code_of,
+    initial_record,
+    job_document,
+    now_text,
+    run_name,
+)
 from batchr1.engine.openai.server import Price, Spent
 from batchr1.engine.protocol import EngineLoad, Sampling
 from batchr1.errors import BatchError, JobError, OutputError, StoppedError, StorageError, UsageError
@@ -70,16 +79,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("batchr1.run")
 
-RECORD_EVERY_S = 60.0  # the record of a run that is under way, for reports on it and on one that was killed
-_NOT_TALLIED = {"first_submit", "last_commit", "spent"}  # moments on a clock; what a server's work costs stands apart
+RECORD_EVERY_S = (
+    60.0  # the record of a run that is under way, for reports on it and on one that was killed
+)
+_NOT_TALLIED = {
+    "first_submit",
+    "last_commit",
+    "spent",
+}  # moments on a clock; what a server's work costs stands apart
 PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
 
 
 def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
     """Run a job to its end, or to the next interruption.
 
-    Raises `BatchError` for what ends a run before it could begin or for good; a run that stopped half-way returns a
-    summary with exit code 75.
+    Raises `BatchError` for what ends a run before it could begin or for good; a run that stopped
+    half-way returns a summary with exit code 75.
     """
     record: dict[str, Any] = {}
     with watching(spec.name, options.metrics_file, options.metrics_address) as watch:
@@ -91,24 +106,32 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
                 tell(spec.on_finish, record)
 
 
-def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]) -> Summary:
+def _run_job(
+    spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch, record: dict[str, Any]
+) -> Summary:
     """`record` takes the run's record, where there is one to tell."""
     prepared = prepare(spec, options)
     if options.continue_truncated and spec.engine.is_server:
-        raise JobError("--continue-truncated: goes on from token ids, and engine.kind openai gives none. Leave it out.")
+        raise JobError(
+            "--continue-truncated: goes on from token ids, and engine.kind openai gives none. "
+            "Leave it out."
+        )
     output = prepared.output
     output.refuse_foreign()
     if not options.fresh:
         check_fingerprint(prepared, continue_truncated=options.continue_truncated)
     pending = read_ids(prepared)
-    # An output that is kept was made with this model, and often nothing is left to do: then spare the time.
+    # An output that is kept was made with this model, and often nothing is left to do: then spare
+    # the time.
     is_new = options.fresh or not output.exists()
     engines = _size_engines(prepared, options) if is_new and pending.counts().pending else None
     if options.fresh and output.exists():
         question = f"{output.uri}: delete {output.count_own()} result files?"
         if output.count_own() and not options.confirm_fresh(question):
             raise OutputError(
-                f"{output.uri}: --fresh would delete {output.count_own()} result files. Add --yes to agree."
+                f"{output.uri}: --fresh would delete {output.count_own()} result files. Add "
+                f"--yes "
+                f"to agree."
             )
     run = run_name(dt.datetime.now(dt.UTC))
     output.storage.check_writable()
@@ -125,7 +148,9 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         if options.continue_truncated:
             engines = engines or _size_engines(prepared, options)
             limit = Limit(spec.sampling.max_tokens, engines.plan.max_model_len)
-            continue_truncated_rows(prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check)
+            continue_truncated_rows(
+                prepared, pending, engines.renderer, limit, run=run, check_lock=lock.check
+            )
         take_out_unneeded(prepared, pending)
         counts = pending.counts()
         if counts.pending == 0:
@@ -136,7 +161,9 @@ def _run_job(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Wa
         if not spec.engine.is_server:
             note_uncached(prepared, options)
             download_weights(prepared, options)
-        return _Run(prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record).go()
+        return _Run(
+            prepared, options, run, lock, pending, counts, engines, signals, inflight, watch, record
+        ).go()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +182,12 @@ def _size_engines(prepared: JobContext, options: RunOptions) -> _Engines:
 
 
 def _check_prompts(
-    prepared: JobContext, options: RunOptions, pending: Pending, engines: _Engines | None, run: str, lock: Lock
+    prepared: JobContext,
+    options: RunOptions,
+    pending: Pending,
+    engines: _Engines | None,
+    run: str,
+    lock: Lock,
 ) -> _Engines | None:
     """Look for changed prompts under ids that are done, where an input file has changed."""
     files = files_to_check(prepared, pending)
@@ -191,7 +223,11 @@ class _Run:
         self._watch, self._reported = watch, record
         self._output = prepared.output
         self._price: Price | None = price_of(prepared.spec.engine)
-        self._before = spent_before(self._output, inflight.saved.values(), self._price) if self._price else None
+        self._before = (
+            spent_before(self._output, inflight.saved.values(), self._price)
+            if self._price
+            else None
+        )
         self._started = time.monotonic()
         self._claimed = False
         self._timeline = Timeline(self._started)
@@ -216,8 +252,12 @@ class _Run:
         self._watch.begin(self._run, self._output.uri, self._counts)
         with log_file(self._output, self._run) as log_path:
             named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
-            log.info("run %s: %d pending", self._run, self._counts.pending,
-                     extra=event("run_started", **named, **counted(self._counts)))  # fmt: skip
+            log.info(
+                "run %s: %d pending",
+                self._run,
+                self._counts.pending,
+                extra=event("run_started", **named, **counted(self._counts)),
+            )
             self._log_checkpoints()
             driver, executor, feeder = self._build(log_path)
             stopped: str | None = None
@@ -235,15 +275,30 @@ class _Run:
 
     def _log_checkpoints(self) -> None:
         for rel, why in self._inflight.unreadable.items():
-            log.warning("%s: not used (%s): its generations begin again", self._output.storage.where(rel), why)
+            log.warning(
+                "%s: not used (%s): its generations begin again",
+                self._output.storage.where(rel),
+                why,
+            )
         if self._inflight.saved:
-            generations, tokens, finished = len(self._inflight.saved), self._inflight.tokens, self._inflight.finished
-            log.info("going on with %d generations that were saved: %d tokens, %d of them finished",
-                     generations, tokens, finished,
-                     extra=event("going_on", generations=generations, finished=finished, tokens=tokens))  # fmt: skip
+            generations, tokens, finished = (
+                len(self._inflight.saved),
+                self._inflight.tokens,
+                self._inflight.finished,
+            )
+            log.info(
+                "going on with %d generations that were saved: %d tokens, %d of them finished",
+                generations,
+                tokens,
+                finished,
+                extra=event("going_on", generations=generations, finished=finished, tokens=tokens),
+            )
 
     def _engine_is_ready(self, ready: WorkerReady) -> None:
-        """From here on the output is this job's. Earlier, a wrong engine argument would bind it to that mistake."""
+        """From here on the output is this job's.
+
+        Earlier, a wrong engine argument would bind it to that mistake.
+        """
         if self._claimed:
             return
         self._claimed = True
@@ -257,11 +312,17 @@ class _Run:
         prepared, spec, plan = self._prepared, self._prepared.spec, self._plan
         limits = Limits(spec.sampling.max_tokens, plan.max_model_len)
         feeder = Feeder(
-            prepared.source, self._pending, self._renderer, limits, seed=spec.sampling.seed,
-            ahead=LEASE_SIZE * plan.replicas, first=most_in_flight(plan.max_num_seqs) * plan.replicas,
+            prepared.source,
+            self._pending,
+            self._renderer,
+            limits,
+            seed=spec.sampling.seed,
+            ahead=LEASE_SIZE * plan.replicas,
+            first=most_in_flight(plan.max_num_seqs) * plan.replicas,
             longest_first=spec.longest_first,
-            enough=spec.stop_when.correct if spec.stop_when else None, saved=self._inflight.saved,
-        )  # fmt: skip
+            enough=spec.stop_when.correct if spec.stop_when else None,
+            saved=self._inflight.saved,
+        )
         executor = open_executor(spec, plan, log_path.open("ab", buffering=0))
         setups = [self._setup(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
         self._fleet = Fleet(executor, setups, self._setup, most=spec.executor.replicas)
@@ -276,7 +337,9 @@ class _Run:
         def should_stop() -> str | None:
             if stop_after_s is not None and time.monotonic() >= began + stop_after_s:
                 return f"the time window of {stop_after_s:g} s is over"
-            if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:  # a wall clock's time, so by that clock
+            if (
+                stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at
+            ):  # a wall clock's time, so by that clock
                 return f"the time window is over: it is {stop_at:%H:%M}"
             return self._signals.reason
 
@@ -289,7 +352,9 @@ class _Run:
             failed_every_s=spec.output.part_every_s,
             should_stop=should_stop,
             on_ready=self._engine_is_ready,
-            on_progress=self._note_progress(display.update if display else lambda tally, workers: None),
+            on_progress=self._note_progress(
+                display.update if display else lambda tally, workers: None
+            ),
             grace_s=self._options.grace_s,
             n=spec.sampling.n,
         )
@@ -302,7 +367,11 @@ class _Run:
             self._timeline.update(tally, workers)
             self._note_where(tally)
             self._watch.update(tally, workers, self._timeline)
-            if workers and time.monotonic() - self._recorded_at >= RECORD_EVERY_S and not self._lock.lost:
+            if (
+                workers
+                and time.monotonic() - self._recorded_at >= RECORD_EVERY_S
+                and not self._lock.lost
+            ):
                 self._recorded_at = time.monotonic()
                 self._record["timeline"] = self._timeline.to_dict()
                 self._record["counts_so_far"] = self._counts_with(tally).to_dict()
@@ -323,9 +392,11 @@ class _Run:
         """Of the whole input, with what this run has done."""
         before = self._counts
         return replace(
-            before, done=before.done + tally.done, failed=before.failed + tally.failed,
+            before,
+            done=before.done + tally.done,
+            failed=before.failed + tally.failed,
             spared=before.spared + tally.spared,
-        )  # fmt: skip
+        )
 
     def _spend(self, tally: Tally) -> dict[str, Any]:
         """What the record says of a server's work."""
@@ -340,7 +411,9 @@ class _Run:
         remote = None
         if spec.engine.is_server:
             grace_s = GRACE_S if self._options.grace_s is None else self._options.grace_s
-            remote = server_setup(spec, before_usd=self._before["usd"] if self._before else 0.0, grace_s=grace_s)
+            remote = server_setup(
+                spec, before_usd=self._before["usd"] if self._before else 0.0, grace_s=grace_s
+            )
         engine = EngineSpec(
             kind="vllm" if remote is None else "openai",
             device="cuda" if plan.device == "cuda" else "cpu",
@@ -351,9 +424,15 @@ class _Run:
             sampling=Sampling(s.temperature, s.top_p, s.top_k, s.min_p, s.ignore_eos),
         )
         if self._options.engine is not None:
-            engine = replace(self._options.engine, args=plan.engine_args | self._options.engine.args)
+            engine = replace(
+                self._options.engine, args=plan.engine_args | self._options.engine.args
+            )
         local = spec.executor.kind == "local"
-        cpus = share_cores(plan.replicas)[worker] if local and plan.device == "cpu" and plan.replicas > 1 else ()
+        cpus = (
+            share_cores(plan.replicas)[worker]
+            if local and plan.device == "cpu" and plan.replicas > 1
+            else ()
+        )
         return WorkerSetup(
             run=self._run,
             worker=worker,
@@ -375,12 +454,16 @@ class _Run:
             judges=spec.stop_when is not None,
             retry_on=frozenset(spec.retry.on),
             keep_token_ids=spec.output.token_ids == "always",
-            devices=self._plan.device_groups[worker] if local else (),  # elsewhere the cluster chooses
+            devices=self._plan.device_groups[worker]
+            if local
+            else (),  # elsewhere the cluster chooses
             cpus=cpus,
             num_threads=len(cpus) or plan.cpus_per_replica,
             kind=kind,
             fixed_args=frozenset(plan.fixed),
-            checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(self._prepared.semantic)),
+            checkpoint=CheckpointSetup(
+                spec.checkpoint.every_s, continued_digest(self._prepared.semantic)
+            ),
             expected=self._plan.completions,
             remote=remote,
         )
@@ -391,9 +474,13 @@ class _Run:
         counts = self._counts_with(tally)
         code = error.exit_code if error else exit_code_of(counts, self._prepared.spec, stopped)
         wall = time.monotonic() - self._started
-        busy = (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
+        busy = (
+            (tally.last_commit or 0.0) - (tally.first_submit or 0.0) if tally.last_commit else 0.0
+        )
         rate = (tally.tokens - tally.carried) / busy if busy > 0 else 0.0
-        is_counted = tally.tokens > 0 or not self._prepared.spec.engine.is_server  # a server need not count
+        is_counted = (
+            tally.tokens > 0 or not self._prepared.spec.engine.is_server
+        )  # a server need not count
         self._record |= {
             "state": "stopped" if error else "ended",
             "ended": now_text(),
@@ -415,8 +502,16 @@ class _Run:
         self._record.pop("counts_so_far", None)
         self._watch.end(code, tally, self._timeline)
         named = {"run": self._run, "job": self._prepared.spec.name, "output": self._output.uri}
-        said = event("run_ended", **named, **counted(counts), exit_code=code, stopped=stopped, tokens=tally.tokens,
-                     tokens_per_s=round(rate, 1), seconds=round(wall, 3))  # fmt: skip
+        said = event(
+            "run_ended",
+            **named,
+            **counted(counts),
+            exit_code=code,
+            stopped=stopped,
+            tokens=tally.tokens,
+            tokens_per_s=round(rate, 1),
+            seconds=round(wall, 3),
+        )
         log.info("the run has ended: exit code %d, %d done in it", code, tally.done, extra=said)
         is_forgotten = isinstance(error, UsageError) and not self._claimed
         if is_forgotten:
@@ -429,7 +524,8 @@ class _Run:
             if not counts.pending:
                 self._lock.check()
                 self._output.clear_inflight(self._run)
-                self._output.clear_staging()  # a dead worker may have staged a part that nobody heard of
+                # a dead worker may have staged a part that nobody heard of
+                self._output.clear_staging()
                 fault_point("finish.cleared")
             if code == 0:
                 self._lock.check()
@@ -438,12 +534,24 @@ class _Run:
         if error is not None and stopped is None:
             raise error
         return Summary(
-            self._run, self._output.uri, counts, tally, wall, rate, code, stopped, tuple(fleet.rungs), fleet.given_up,
-            self._record.get("spend"), self._prepared.spec.engine.max_cost,
-        )  # fmt: skip
+            self._run,
+            self._output.uri,
+            counts,
+            tally,
+            wall,
+            rate,
+            code,
+            stopped,
+            tuple(fleet.rungs),
+            fleet.given_up,
+            self._record.get("spend"),
+            self._prepared.spec.engine.max_cost,
+        )
 
     def _replicas(self, driver: Driver) -> dict[str, Any]:
-        """When which engine lived, in seconds since the driver started, and what the driver itself cost."""
+        """When which engine lived, in seconds since the driver started, and what the driver itself
+        cost.
+        """
         first, last, fleet = driver.tally.first_submit, driver.tally.last_commit, self._fleet
         return {
             "first_submit_s": None if first is None else round(first - fleet.started, 3),
@@ -469,13 +577,19 @@ class _Run:
     def _memory(self, ready: WorkerReady, kind: int) -> dict[str, dict[str, float | None]]:
         """What was planned for an engine beside what it turned out to be, in GiB and tokens."""
         plan = self._plan.of_kind(kind)
-        planned: dict[str, float | None] = asdict(plan.memory) | {"kv_cache_tokens": plan.kv_cache_tokens}
+        planned: dict[str, float | None] = asdict(plan.memory) | {
+            "kv_cache_tokens": plan.kv_cache_tokens
+        }
         found = asdict(ready.info.memory) if ready.info.memory else dict.fromkeys(planned)
         measured = found | {"kv_cache_tokens": ready.info.kv_cache_tokens}
-        return {name: {"planned": planned[name], "measured": measured.get(name)} for name in planned}
+        return {
+            name: {"planned": planned[name], "measured": measured.get(name)} for name in planned
+        }
 
     def _write_record(self, stopped: str | None) -> None:
-        """Write the run's record; where storage is what stopped the run, it is allowed to be missing."""
+        """Write the run's record; where storage is what stopped the run, it is allowed to be
+        missing.
+        """
         try:
             self._output.write_run(self._run, self._record)
         except StorageError as exc:

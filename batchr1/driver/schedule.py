@@ -2,14 +2,16 @@
 
     rows looked ahead ─▶ begun before ─▶ probes: a sample of each row of which nothing is known ─▶ others, longest first
 
-A batch ends as late as its longest sample, so whatever is long had better begin early (longest processing time first:
-Graham, Bounds on multiprocessing timing anomalies, 1969). A row's samples are about equally long: the first that is
-done tells of the others. Nothing ever waits for a probe: while one is under way, its siblings are candidates too.
+A batch ends as late as its longest sample, so whatever is long had better begin early (longest
+processing time first: Graham, Bounds on multiprocessing timing anomalies, 1969). A row's samples
+are about equally long: the first that is done tells of the others. Nothing ever waits for a probe:
+while one is under way, its siblings are candidates too.
 
-What an earlier run began goes first, whatever its length: where each night's window is shorter than the work, it could
-wait for many nights.
+What an earlier run began goes first, whatever its length: where each night's window is shorter than
+the work, it could wait for many nights.
 
-Pure and deterministic: the same rows and the same lengths, told at the same places, give the same order.
+Pure and deterministic: the same rows and the same lengths, told at the same places, give the same
+order.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from typing import Any
 class RowSamples:
     """A row's pending samples. `expected`: tokens of one completion, NaN while nothing is known; `row` is the caller's.
 
-    `saved`: tokens that exist of a sample already, by sample. `right`: how many of its done samples are.
+    `saved`: tokens that exist of a sample already, by sample. `right`: how many of its done samples
+    are.
     """
 
     row: Any
@@ -41,7 +44,9 @@ class RowSamples:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Samples of one row, to be run by one replica close together: their prompt is then in its prefix cache."""
+    """Samples of one row, to be run by one replica close together: their prompt is then in its
+    prefix cache.
+    """
 
     group: RowSamples
     samples: tuple[int, ...]
@@ -58,9 +63,13 @@ class Schedule:
         self._in_order: deque[RowSamples] = (
             deque()
         )  # fifo: all; else rows of which nothing is known, before their probe
-        self._probed: dict[int, RowSamples] = {}  # probe under way, siblings not picked yet; by `sent`, so ascending
+        self._probed: dict[
+            int, RowSamples
+        ] = {}  # probe under way, siblings not picked yet; by `sent`, so ascending
         self._known: list[tuple[float, int, RowSamples]] = []  # a heap: longest first
-        self._stairs: list[tuple[int, float]] = []  # (sent, length) of finished probes, lengths strictly falling
+        self._stairs: list[
+            tuple[int, float]
+        ] = []  # (sent, length) of finished probes, lengths strictly falling
         self._num_groups = self._num_probes = 0
         self._finished = 0
         self._tokens = 0.0
@@ -111,12 +120,16 @@ class Schedule:
         return self._all_of(group, group.expected)
 
     def finished(self, group: RowSamples | None, tokens: int) -> None:
-        """A sample is complete, with so many tokens; `group`: its row, when it was that row's probe."""
+        """A sample is complete, with so many tokens; `group`: its row, when it was that row's
+        probe.
+        """
         self._finished += 1
         self._tokens += tokens
         if group is None or group.sent < 0:
             return
-        while (at := bisect_right(self._stairs, (group.sent, math.inf))) and self._stairs[at - 1][1] <= tokens:
+        while (at := bisect_right(self._stairs, (group.sent, math.inf))) and self._stairs[at - 1][
+            1
+        ] <= tokens:
             del self._stairs[at - 1]
         if at == len(self._stairs) or self._stairs[at][1] < tokens:
             insort(self._stairs, (group.sent, float(tokens)))
@@ -132,8 +145,12 @@ class Schedule:
         heapq.heappush(self._known, (-group.expected, group.number, group))
 
     def _continue(self, group: RowSamples) -> Pick:
-        """The begun samples of a row, the furthest first; the row's others wait as if these were its probe."""
-        samples = sorted((s for s in group.samples if s in group.saved), key=lambda s: (-group.saved[s], s))
+        """The begun samples of a row, the furthest first; the row's others wait as if these were
+        its probe.
+        """
+        samples = sorted(
+            (s for s in group.samples if s in group.saved), key=lambda s: (-group.saved[s], s)
+        )
         group.samples = [s for s in group.samples if s not in group.saved]
         if group.samples:
             if not self._longest_first:
@@ -164,6 +181,8 @@ class Schedule:
         return Pick(group, samples, expected, at_least)
 
     def _least_length(self, sent: int) -> float:
-        """What a probe under way has reached at least: the longest of those that went after it and are done."""
+        """What a probe under way has reached at least: the longest of those that went after it and
+        are done.
+        """
         at = bisect_right(self._stairs, (sent, math.inf))
         return self._stairs[at][1] if at < len(self._stairs) else 0.0

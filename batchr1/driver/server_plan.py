@@ -1,4 +1,6 @@
-"""What `batchr1 plan` can say of a job whose work a server does: how many requests, how many tokens, what they cost."""
+"""What `batchr1 plan` can say of a job whose work a server does: how many requests, how many
+tokens, what they cost.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ SAMPLE_ROWS = 20_000
 
 
 def plan_server_job(prepared: JobContext) -> dict[str, Any]:
-    """Reads the prompts; asks no server. Tokens and cost are of the whole input, whatever is done of it."""
+    """Reads the prompts; asks no server.
+
+    Tokens and cost are of the whole input, whatever is done of it.
+    """
     spec, source = prepared.spec, prepared.source
     renderer = make_renderer(prepared)
     rows, batches = source.spread(source.prompt_columns, SAMPLE_ROWS, else_about=SAMPLE_ROWS)
@@ -26,7 +31,9 @@ def plan_server_job(prepared: JobContext) -> dict[str, Any]:
             if not isinstance(prompt, RowError):
                 good += 1
                 chars += sum(len(content) for _, content in prompt.messages)
-    completions = expected_completions(spec, source, [prepared.output, *prepared.earlier], prepared.model)
+    completions = expected_completions(
+        spec, source, [prepared.output, *prepared.earlier], prepared.model
+    )
     requests = rows * spec.sampling.n
     prompt_tokens = round(requests * chars / good / CHARS_PER_TOKEN) if good else 0
     completion_tokens = round(requests * completions.mean)
@@ -42,7 +49,9 @@ def plan_server_job(prepared: JobContext) -> dict[str, Any]:
         "completion_tokens": completion_tokens,
         "lengths": completions.source,
         "price": None if price is None else {"input": price.input, "output": price.output},
-        "cost_usd": None if price is None else round(price.usd(prompt_tokens, completion_tokens), 4),
+        "cost_usd": None
+        if price is None
+        else round(price.usd(prompt_tokens, completion_tokens), 4),
         "max_cost": spec.engine.max_cost,
     }
 

@@ -19,8 +19,8 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """What came so far. `reason` is set by the first signal.
 
-    Until `is_polled` is set, that signal also breaks off what the main thread is doing; after that, it is left to
-    whoever looks at `reason`.
+    Until `is_polled` is set, that signal also breaks off what the main thread is doing; after that,
+    it is left to whoever looks at `reason`.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -37,7 +37,11 @@ class StopSignals:
             raise KeyboardInterrupt  # passes every `except Exception` on its way out
         set_leaving(True)
         if not self._quiet:
-            print("stopping: finished rows are being written; once more to leave at once", file=sys.stderr, flush=True)
+            print(
+                "stopping: finished rows are being written; once more to leave at once",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextlib.contextmanager
@@ -59,7 +63,9 @@ def stop_signals(*, quiet: bool = False) -> Iterator[StopSignals]:
     except KeyboardInterrupt as exc:
         if signals.reason is None:
             raise
-        raise InterruptedRun(f"{signals.reason} before the first row was begun. Run the same command again.") from exc
+        raise InterruptedRun(
+            f"{signals.reason} before the first row was begun. Run the same command again."
+        ) from exc
     finally:
         set_leaving(False)
         for number, handler in previous.items():

@@ -1,7 +1,7 @@
 """A run's record, `.batchr1/runs/<run>.json`, from its first words to its end, and the summary that is made of it.
 
-A record belongs to one run and is left alone by later ones, so that together they are the output's history: see
-`report.nights`.
+A record belongs to one run and is left alone by later ones, so that together they are the output's
+history: see `report.nights`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class Summary:
 
 
 def run_name(now: dt.datetime) -> str:
-    """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order too."""
+    """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order
+    too.
+    """
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
@@ -61,7 +63,10 @@ def initial_record(prepared: JobContext, options: RunOptions, run: str) -> dict[
 
 
 def job_document(prepared: JobContext) -> dict[str, Any]:
-    """What job.json says. Of a command that is told of the end, only which program: arguments may hold secrets."""
+    """What job.json says.
+
+    Of a command that is told of the end, only which program: arguments may hold secrets.
+    """
     model, spec = prepared.model, prepared.spec.model_dump(mode="json")
     if spec["on_finish"] is not None and len(spec["on_finish"]["command"]) > 1:
         spec["on_finish"]["command"][1:] = ["…"]
@@ -76,7 +81,9 @@ def job_document(prepared: JobContext) -> dict[str, Any]:
 
 def counted(counts: Counts) -> dict[str, int]:
     """What events say of counts."""
-    return {name: getattr(counts, name) for name in ("samples", "done", "failed", "spared", "pending")}
+    return {
+        name: getattr(counts, name) for name in ("samples", "done", "failed", "spared", "pending")
+    }
 
 
 def exit_code_of(counts: Counts, spec: JobSpec, stopped: str | None) -> int:

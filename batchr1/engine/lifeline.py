@@ -1,10 +1,11 @@
 """Processes that must not outlive the one that started them.
 
-The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL when the *thread*
-that created the process ends. It is not inherited, so vLLM's own subprocesses watch the worker (`follow_worker`):
-through vLLM's plugin hook, named in pyproject.toml, and where that is not looked at (VLLM_PLUGINS is set, or batchr1
-runs without being installed) once they load `memory_probe`. A watching thread also covers what the signal cannot: a
-parent that was gone before it was set, or a creating thread that ends early.
+The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL
+when the *thread* that created the process ends. It is not inherited, so vLLM's own subprocesses
+watch the worker (`follow_worker`): through vLLM's plugin hook, named in pyproject.toml, and where
+that is not looked at (VLLM_PLUGINS is set, or batchr1 runs without being installed) once they load
+`memory_probe`. A watching thread also covers what the signal cannot: a parent that was gone before
+it was set, or a creating thread that ends early.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def follow_worker() -> None:
-    """In a process that a batchr1 worker's engine started, end when that worker ends. May be called again."""
+    """In a process that a batchr1 worker's engine started, end when that worker ends.
+
+    May be called again.
+    """
     worker = int(os.environ.get(WORKER_PID, "0"))
     if worker and worker != os.getpid():
         _watch(worker, direct_child=False)
@@ -40,18 +44,27 @@ def follow_worker() -> None:
 
 def _watch(pid: int, *, direct_child: bool) -> None:
     if all(thread.name != _THREAD for thread in threading.enumerate()):
-        threading.Thread(target=_wait_and_die, args=(pid, direct_child), name=_THREAD, daemon=True).start()
+        threading.Thread(
+            target=_wait_and_die, args=(pid, direct_child), name=_THREAD, daemon=True
+        ).start()
 
 
 def _wait_and_die(pid: int, direct_child: bool) -> None:
     started = start_time(pid)
-    while started is not None and start_time(pid) == started and (not direct_child or os.getppid() == pid):
+    while (
+        started is not None
+        and start_time(pid) == started
+        and (not direct_child or os.getppid() == pid)
+    ):
         time.sleep(_POLL_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start_time(pid: int) -> str | None:
-    """When a process began, as the kernel counts it; None when it has ended. Tells it from its pid's next owner."""
+    """When a process began, as the kernel counts it; None when it has ended.
+
+    Tells it from its pid's next owner.
+    """
     if sys.platform != "linux":
         try:
             os.kill(pid, 0)

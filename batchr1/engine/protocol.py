@@ -1,4 +1,6 @@
-"""What a run needs from an inference engine: a handful of calls that vLLM, and a scripted stand-in, provide."""
+"""What a run needs from an inference engine: a handful of calls that vLLM, and a scripted stand-in,
+provide.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation. `token_ids` is everything to be fed: the prompt and what was generated of it before."""
+    """One generation.
+
+    `token_ids` is everything to be fed: the prompt and what was generated of it before.
+    """
 
     id: str
     token_ids: Sequence[int]
@@ -43,7 +48,8 @@ class Delta:
 class MeasuredMemory:
     """Where the memory went, in GiB of the GPU that holds most (on a CPU machine, of the process); None: not known.
 
-    `kv_gib` is of the GPU that has least of it. The names are those of the plan's memory, to be read side by side.
+    `kv_gib` is of the GPU that has least of it. The names are those of the plan's memory, to be
+    read side by side.
     """
 
     weights_gib: float | None
@@ -68,7 +74,8 @@ class EngineInfo:
 class EngineLoad:
     """How busy the engine is: requests running and waiting, share of the KV cache in use, preemptions so far.
 
-    `prefix_queries` of the tokens that were to be prefilled were looked for in the prefix cache, `prefix_hits` found.
+    `prefix_queries` of the tokens that were to be prefilled were looked for in the prefix cache,
+    `prefix_hits` found.
     """
 
     running: int = 0
@@ -101,8 +108,9 @@ class EngineLoad:
 class Engine(Protocol):
     """A continuously fed engine. Not thread-safe: one thread submits, steps and aborts.
 
-    `submit` raises `RequestError` when this request cannot be run and others can; `step` and `submit` raise
-    `EngineError` when the engine is gone. `step` blocks until tokens came, or returns nothing when idle.
+    `submit` raises `RequestError` when this request cannot be run and others can; `step` and
+    `submit` raise `EngineError` when the engine is gone. `step` blocks until tokens came, or
+    returns nothing when idle.
     """
 
     @property

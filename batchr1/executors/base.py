@@ -1,4 +1,6 @@
-"""Where a job's engines will live: this machine, or a Ray cluster. What that means for the plan, and for the output."""
+"""Where a job's engines will live: this machine, or a Ray cluster. What that means for the plan,
+and for the output.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,25 @@ if TYPE_CHECKING:
     from batchr1.sizing.plan import Plan
 
 
-def check_executor(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None, is_local_output: bool) -> None:
+def check_executor(
+    spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None, is_local_output: bool
+) -> None:
     """Raise `JobError` for options that cannot be meant where the engines are elsewhere."""
     if spec.executor.kind == "local":
         return
     for name, value in (("gpus", gpus), ("devices", devices)):
         if value is not None:
             raise JobError(
-                f"--{name}: chooses among this machine's GPUs, and the executor is ray (got {value!r}, need none). "
+                f"--{name}: chooses among this machine's GPUs, and the executor is ray (got "
+                f"{value!r}, need none). "
                 "Leave it out, and bound the number of engines with --replicas."
             )
     if is_local_output and not spec.executor.shared_storage:
         raise JobError(
-            f"output.path: a local folder, and workers on other nodes write to it (got {spec.output.path}, need s3://… "
-            "or a file system that all nodes share). Give an S3 path, or set executor.shared_storage: true if they do."
+            f"output.path: a local folder, and workers on other nodes write to it (got "
+            f"{spec.output.path}, need s3://… "
+            "or a file system that all nodes share). Give an S3 path, or set "
+            "executor.shared_storage: true if they do."
         )
 
 

@@ -29,21 +29,37 @@ class LocalExecutor:
         self._tails: dict[int, LogTail] = {}
 
     def start(self, setup: WorkerSetup) -> None:
-        """Start a worker's process (again). Call from the main thread: the worker dies with the thread that made it."""
+        """Start a worker's process (again).
+
+        Call from the main thread: the worker dies with the thread that made it.
+        """
         if setup.worker in self._processes:  # one that said it ended, and is on its way out
             self._reap(setup.worker)
         ours, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         if setup.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(setup.devices)
-            environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML counts so, CUDA by speed
-        command = [sys.executable, "-m", "batchr1.worker.main", str(theirs.fileno()), str(os.getpid())]
+            environment.setdefault(
+                "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
+            )  # NVML counts so, CUDA by speed
+        command = [
+            sys.executable,
+            "-m",
+            "batchr1.worker.main",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         tail = self._tails[setup.worker] = LogTail(self._log, name=f"log of worker {setup.worker}")
         with theirs:
             self._processes[setup.worker] = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=tail.fd, stderr=tail.fd,
-                start_new_session=True, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=tail.fd,
+                stderr=tail.fd,
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            )
         tail.start()
         line = Connection(ours.detach())
         self._lines[setup.worker] = line
@@ -109,13 +125,21 @@ class LocalExecutor:
         while _running(process.pid) and time.monotonic() < until:
             time.sleep(0.02)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # its session: the engine's own subprocesses go with it
+            os.killpg(
+                process.pid, signal.SIGKILL
+            )  # its session: the engine's own subprocesses go with it
         return WorkerExited(process.wait(), self._tails.pop(worker).last_lines(TAIL_S))
 
 
 def share_cores(replicas: int) -> list[tuple[int, ...]]:
-    """The cores of this machine that this process may use, divided: a block each, or one to several replicas."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    """The cores of this machine that this process may use, divided: a block each, or one to several
+    replicas.
+    """
+    cores = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
     if replicas >= len(cores):
         return [(cores[i % len(cores)],) for i in range(replicas)]
     bounds = [len(cores) * i // replicas for i in range(replicas + 1)]
@@ -123,5 +147,8 @@ def share_cores(replicas: int) -> list[tuple[int, ...]]:
 
 
 def _running(pid: int) -> bool:
-    """Whether a child still runs. One that has ended stays a zombie, so that its number cannot be given away."""
+    """Whether a child still runs.
+
+    One that has ended stays a zombie, so that its number cannot be given away.
+    """
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None

@@ -1,7 +1,8 @@
 """What a process and its subprocesses print: copied to the run's log as it comes, the last lines kept.
 
-The cause of a failed engine is often nowhere else: vLLM's EngineCore prints it and says "initialization failed" to its
-parent. The reader sits in the driver and not in the worker, so that a worker's last words survive its death.
+The cause of a failed engine is often nowhere else: vLLM's EngineCore prints it and says
+"initialization failed" to its parent. The reader sits in the driver and not in the worker, so that
+a worker's last words survive its death.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class LogTail:
         """The last lines, after waiting so long for the end of what is printed."""
         self._thread.join(timeout_s)
         with self._lock:
-            return tuple(line.decode(errors="replace") for line in (*self._lines, self._rest) if line)
+            return tuple(
+                line.decode(errors="replace") for line in (*self._lines, self._rest) if line
+            )
 
     def _read(self) -> None:
         while chunk := os.read(self._read_fd, _CHUNK):
-            # A full disk, or a log that is closed because the run is over, must not stop the reading: whoever prints
-            # into a full pipe would stand still.
+            # A full disk, or a log that is closed because the run is over, must not stop the
+            # reading: whoever prints into a full pipe would stand still.
             with contextlib.suppress(OSError, ValueError):
                 self._log.write(chunk)
             *lines, rest = (self._rest + chunk).split(b"\n")

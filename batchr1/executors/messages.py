@@ -47,9 +47,10 @@ class BudgetSetup:
 class ServerSetup:
     """What a worker needs to know of a server that does its work.
 
-    `forced`: whether its chat template is taken to open the think block. `patience_s`: so long it may give nothing but
-    errors. `grace_s`: in which a worker has to leave. USD: `max_cost` of the output, of which `before` was spent by
-    earlier runs. `spent`: by this run's workers before this one.
+    `forced`: whether its chat template is taken to open the think block. `patience_s`: so long it
+    may give nothing but errors. `grace_s`: in which a worker has to leave. USD: `max_cost` of the
+    output, of which `before` was spent by earlier runs. `spent`: by this run's workers before this
+    one.
     """
 
     server: Server
@@ -66,10 +67,10 @@ class ServerSetup:
 class WorkerSetup:
     """Everything a worker needs to know before its first lease.
 
-    `devices`: ids of its GPUs. `fixed_args`: engine arguments that the user set, which no step-down may change.
-    `cpus`: the cores that it may use, where several replicas share a machine's; empty: all. `num_threads`: of OpenMP,
-    on a CPU. `pause_s`: waited before the engine is made, because a GPU's memory is given back some time after its
-    user's death.
+    `devices`: ids of its GPUs. `fixed_args`: engine arguments that the user set, which no step-down
+    may change. `cpus`: the cores that it may use, where several replicas share a machine's; empty:
+    all. `num_threads`: of OpenMP, on a CPU. `pause_s`: waited before the engine is made, because a
+    GPU's memory is given back some time after its user's death.
     """
 
     run: str
@@ -97,7 +98,9 @@ class WorkerSetup:
     budgets: BudgetSetup | None = None
     stop_loops: bool = False
     judges: bool = False  # whether the driver waits for verdicts
-    retry_on: frozenset[str] = frozenset()  # outcomes that are tried again: values of reasoning_status, or looping
+    retry_on: frozenset[str] = (
+        frozenset()
+    )  # outcomes that are tried again: values of reasoning_status, or looping
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
     mixed_step_cost: float = MIXED_STEP_COST  # where the engine has CUDA graphs
@@ -151,12 +154,16 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """A server has answered: key, model name and parameters are right. It is `WorkerReady` before anybody can know that."""
+    """A server has answered: key, model name and parameters are right. It is `WorkerReady` before
+    anybody can know that.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStop:
-    """Nothing more is to be had here, for a reason that is no error of this worker's: the run is to stop, resumably."""
+    """Nothing more is to be had here, for a reason that is no error of this worker's: the run is to
+    stop, resumably.
+    """
 
     reason: str
 
@@ -170,7 +177,10 @@ class RequestWork:
 
 @dataclass(frozen=True, slots=True)
 class SamplesFinished:
-    """The engine is through with these samples; they are not staged yet. `tokens`: how long each became."""
+    """The engine is through with these samples; they are not staged yet.
+
+    `tokens`: how long each became.
+    """
 
     keys: tuple[SampleKey, ...]
     tokens: tuple[int, ...]
@@ -244,7 +254,8 @@ class WorkerEnded:
 class WorkerFailed:
     """The worker cannot go on. `kind` names the exception's class in `batchr1.errors`.
 
-    `problem`: what its exceptions say about memory. Where the engine is a process of its own, only the log knows.
+    `problem`: what its exceptions say about memory. Where the engine is a process of its own, only
+    the log knows.
     """
 
     kind: str
@@ -256,8 +267,9 @@ class WorkerFailed:
 class WorkerExited:
     """Said by the executor, not by the worker: its process is gone.
 
-    `last_lines`: the end of what it and its subprocesses printed; after `WorkerReady`, only what came since. `lost`: it went
-    with its machine, or the connection to it did, and nobody knows more.
+    `last_lines`: the end of what it and its subprocesses printed; after `WorkerReady`, only what
+    came since. `lost`: it went with its machine, or the connection to it did, and nobody knows
+    more.
     """
 
     exit_code: int | None

@@ -1,11 +1,13 @@
 """Replicas on a Ray cluster: the only module that imports ray.
 
-Ray finds the machine: each replica is an actor in a placement group of its own, and the actor is a relay
-(`run.relay`) that runs the same worker process as `run.local` does. Messages go over a connection between driver and
-relay, not through Ray: it ends within moments with either side, where Ray notices a lost node after many seconds.
+Ray finds the machine: each replica is an actor in a placement group of its own, and the actor is a
+relay (`run.relay`) that runs the same worker process as `run.local` does. Messages go over a
+connection between driver and relay, not through Ray: it ends within moments with either side, where
+Ray notices a lost node after many seconds.
 
-An engine inside one node (tensor parallel) gets a group of one bundle with its GPUs. One that spreads over nodes
-(pipeline parallel) asks Ray for its GPUs by itself, through vLLM's own Ray backend; its actor holds no GPU.
+An engine inside one node (tensor parallel) gets a group of one bundle with its GPUs. One that
+spreads over nodes (pipeline parallel) asks Ray for its GPUs by itself, through vLLM's own Ray
+backend; its actor holds no GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from typing import Any
 import ray
 from ray._private import services
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
 from batchr1 import __version__
 from batchr1.errors import JobError
@@ -61,7 +66,10 @@ class Node:
 
 
 def connect(spec: ExecutorSpec) -> None:
-    """Join the cluster as a driver, unless this process is one already. Raises `JobError` when there is none."""
+    """Join the cluster as a driver, unless this process is one already.
+
+    Raises `JobError` when there is none.
+    """
     global _is_ours
     if ray.is_initialized():
         return
@@ -72,14 +80,18 @@ def connect(spec: ExecutorSpec) -> None:
     try:
         _connect(spec.address)
         ray.init(
-            address=spec.address, log_to_driver=False, configure_logging=False, logging_level=logging.ERROR,
+            address=spec.address,
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.ERROR,
             include_dashboard=None,
-        )  # fmt: skip
+        )
     except (OSError, ValueError, RuntimeError) as exc:
         reason = str(exc).strip().splitlines()[0][:200] if str(exc).strip() else type(exc).__name__
         raise JobError(
             f"executor.address: no Ray cluster answers (got {spec.address!r}: {reason}). "
-            "Start one with `ray start --head` and run on one of its nodes, or give HOST:PORT of its head."
+            "Start one with `ray start --head` and run on one of its nodes, or give HOST:PORT of "
+            "its head."
         ) from exc
     else:
         _is_ours = True
@@ -89,7 +101,9 @@ def connect(spec: ExecutorSpec) -> None:
 
 
 def _connect(address: str) -> None:
-    """Raise `OSError` when nothing listens at HOST:PORT: Ray itself would try again for a quarter of an hour."""
+    """Raise `OSError` when nothing listens at HOST:PORT: Ray itself would try again for a quarter
+    of an hour.
+    """
     if address == "auto":  # what an earlier `ray start` wrote down here may be long gone
         address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) or ""
     host, _, port = address.rpartition(":")
@@ -100,11 +114,15 @@ def _connect(address: str) -> None:
 
 
 def _keep_stdout() -> None:
-    """Ray prints on stdout what befalls its nodes, and there is no setting for it: into the log with it."""
+    """Ray prints on stdout what befalls its nodes, and there is no setting for it: into the log
+    with it.
+    """
     from ray._private import worker
 
     def to_log(data: dict[str, Any], ignore_prefix: bool = False) -> None:
-        lines = [line for line in "\n".join(map(str, data.get("lines", ()))).splitlines() if line.strip()]
+        lines = [
+            line for line in "\n".join(map(str, data.get("lines", ()))).splitlines() if line.strip()
+        ]
         log.info("ray: %s", lines[0][:300] if lines else data)
 
     worker.print_to_stdstream = to_log
@@ -118,7 +136,9 @@ class Nodes:
         self._asked: dict[str, Any] = {}
 
     def alive(self, wait_s: float = 0.0) -> list[Node]:
-        """Nodes that are there now, can run a worker, and have said so; waits so long for those that have not."""
+        """Nodes that are there now, can run a worker, and have said so; waits so long for those
+        that have not.
+        """
         entries = {e["NodeID"]: e["Resources"] for e in ray.nodes() if e["Alive"]}
         for id in entries:
             if id not in self._known and id not in self._asked:
@@ -132,15 +152,17 @@ class Nodes:
                     self._known[id] = _node(id, entries.get(id, {}), answer)
         found = [node for id in sorted(entries) if (node := self._known.get(id)) is not None]
         for id in self._asked.keys() & entries.keys() if wait_s else ():
-            log.warning("node %s is not used yet: it did not say within %.0f s what it is", id[:8], wait_s)
+            log.warning(
+                "node %s is not used yet: it did not say within %.0f s what it is", id[:8], wait_s
+            )
         return found
 
 
 def _describe(num_gpus: int) -> tuple[str, tuple[Device, ...], float]:
     """Runs on a node: its version of batchr1, its GPUs, its free memory.
 
-    Ray hides the GPUs from a task that holds none, so they are asked for by number. Of a node that gives only some of
-    its GPUs to Ray these may be others, which matters only where they differ.
+    Ray hides the GPUs from a task that holds none, so they are asked for by number. Of a node that
+    gives only some of its GPUs to Ray these may be others, which matters only where they differ.
     """
     devices = describe_devices(tuple(str(i) for i in range(num_gpus))) if num_gpus else ()
     return __version__, devices, free_ram_gib()
@@ -160,7 +182,12 @@ def _node(id: str, resources: dict[str, float], answer: Any) -> Node | None:
         log.warning("node %s is not used: %s", id[:8], _line(exc))
         return None
     if version != __version__:
-        log.warning("node %s is not used: it has batchr1 %s, and the driver is %s", id[:8], version, __version__)
+        log.warning(
+            "node %s is not used: it has batchr1 %s, and the driver is %s",
+            id[:8],
+            version,
+            __version__,
+        )
         return None
     return Node(id, devices, int(resources.get("CPU", 0)), ram_gib)
 
@@ -168,12 +195,15 @@ def _node(id: str, resources: dict[str, float], answer: Any) -> Node | None:
 def cluster_machine(spec: ExecutorSpec) -> Machine:
     """The cluster as something to plan for: the GPUs of all nodes, or without any, the CPUs.
 
-    On CPUs, a replica takes as many as the smallest node has. Raises `JobError` when there is nothing to run on.
+    On CPUs, a replica takes as many as the smallest node has. Raises `JobError` when there is
+    nothing to run on.
     """
     connect(spec)
     nodes = Nodes().alive(LOOK_S)
     devices = tuple(
-        Device(f"{node.id[:8]}:{device.id}", device.gpu, device.free_gib, device.holders, node=number)
+        Device(
+            f"{node.id[:8]}:{device.id}", device.gpu, device.free_gib, device.holders, node=number
+        )
         for number, node in enumerate(nodes)
         for device in node.devices
     )
@@ -182,7 +212,8 @@ def cluster_machine(spec: ExecutorSpec) -> Machine:
     with_cpus = [node for node in nodes if node.cpus]
     if not with_cpus:
         raise JobError(
-            f"executor: the Ray cluster has nothing to run on (got {len(nodes)} nodes without GPUs or CPUs to give, "
+            f"executor: the Ray cluster has nothing to run on (got {len(nodes)} nodes without "
+            f"GPUs or CPUs to give, "
             "need one). Add nodes."
         )
     each = min(node.cpus for node in with_cpus)
@@ -209,7 +240,9 @@ class _Kind:
         """How many replicas these nodes have room for, when they are empty."""
         if self.gpu is None:
             return sum(node.cpus // self.cpus for node in nodes)
-        stages = sum(sum(_gpu(d) == self.gpu for d in node.devices) // self.tensor_parallel for node in nodes)
+        stages = sum(
+            sum(_gpu(d) == self.gpu for d in node.devices) // self.tensor_parallel for node in nodes
+        )
         return stages // self.pipeline_parallel
 
 
@@ -221,7 +254,9 @@ def _kinds(plan: Plan, nodes: list[Node]) -> list[_Kind]:
     if plan.device == "cpu":
         cpus = plan.cpus_per_replica or 1
         return [_Kind({"CPU": cpus}, None, 1, 1, cpus)]
-    by_id = {f"{node.id[:8]}:{device.id}": (node, device) for node in nodes for device in node.devices}
+    by_id = {
+        f"{node.id[:8]}:{device.id}": (node, device) for node in nodes for device in node.devices
+    }
     kinds = []
     for one in plan.kinds or (plan,):
         node, device = by_id[one.device_groups[0][0]]
@@ -244,7 +279,9 @@ def _resources(id: str) -> dict[str, float]:
 class _Relay:
     """The actor."""
 
-    def serve(self, address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster: str) -> None:
+    def serve(
+        self, address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster: str
+    ) -> None:
         serve(address, key, worker, epoch, cluster)
 
 
@@ -261,7 +298,10 @@ class _Away:
 
 
 class RayExecutor:
-    """Starts workers on a cluster's nodes, carries messages, notices deaths. `log` takes what workers print."""
+    """Starts workers on a cluster's nodes, carries messages, notices deaths.
+
+    `log` takes what workers print.
+    """
 
     def __init__(self, spec: ExecutorSpec, plan: Plan, log: Log) -> None:
         connect(spec)
@@ -284,11 +324,15 @@ class RayExecutor:
                 num_cpus=kind.bundle.get("CPU", 0),
                 num_gpus=kind.bundle.get("GPU", 0),
                 max_restarts=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    group, placement_group_bundle_index=0
+                ),
             )
             .remote()
         )
-        task = actor.serve.remote(self._door.address, self._key, setup.worker, setup.epoch, self._cluster)
+        task = actor.serve.remote(
+            self._door.address, self._key, setup.worker, setup.epoch, self._cluster
+        )
         self._away[setup.worker] = _Away(setup, group, actor, task)
 
     def send(self, worker: int, message: ToWorker) -> None:
@@ -298,7 +342,9 @@ class RayExecutor:
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]:
         """Messages that came, in order per worker; waits for the first one."""
-        by_line = {away.line: worker for worker, away in self._away.items() if away.line is not None}
+        by_line = {
+            away.line: worker for worker, away in self._away.items() if away.line is not None
+        }
         messages: list[tuple[int, FromWorker]] = []
         for ready in wait([*by_line, self._door.bell], timeout_s):
             if ready is self._door.bell:
@@ -359,7 +405,9 @@ class RayExecutor:
                 line.close()  # of one that was given up meanwhile
                 continue
             away.line = line
-            threading.Thread(target=_send_all, args=(away, line), name=f"to {hello.worker}", daemon=True).start()
+            threading.Thread(
+                target=_send_all, args=(away, line), name=f"to {hello.worker}", daemon=True
+            ).start()
 
     def _never_came(self) -> Iterator[tuple[int, FromWorker]]:
         """Relays that ended before they could say anything."""
@@ -381,7 +429,9 @@ class RayExecutor:
         return WorkerExited(None, lost=True)
 
     def _stop_now(self, worker: int) -> None:
-        """Nothing of this worker is wanted any more: close its line, end its actor, give its place back."""
+        """Nothing of this worker is wanted any more: close its line, end its actor, give its place
+        back.
+        """
         away = self._away.pop(worker, None)
         if away is None:
             return

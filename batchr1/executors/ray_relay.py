@@ -2,9 +2,10 @@
 
     driver ⇄ TCP ⇄ relay ⇄ socket pair ⇄ worker process
 
-The relay runs on the worker's machine and is its parent in every sense that `run.local` gives to the word: it keeps the
-last lines that the worker prints, notices its death, and takes it along when it dies itself. It ends with its line to
-the driver, so nothing outlives a driver that was killed. It knows nothing of Ray, which only starts it.
+The relay runs on the worker's machine and is its parent in every sense that `run.local` gives to
+the word: it keeps the last lines that the worker prints, notices its death, and takes it along when
+it dies itself. It ends with its line to the driver, so nothing outlives a driver that was killed.
+It knows nothing of Ray, which only starts it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from batchr1.executors.messages import WorkerExited, WorkerSetup
 from batchr1.executors.relay_listener import Hello, secured
 
 CONNECT_S = 30.0
-# What a worker reads from its environment, and finds in the driver's: keys to storage and hub, and settings.
+# What a worker reads from its environment, and finds in the driver's: keys to storage and hub, and
+# settings.
 FORWARDED = ("AWS_", "HF_", "VLLM_", "BATCHR1_")
 NOT_FORWARDED = frozenset({"VLLM_HOST_IP", "BATCHR1_WORKER_PID"})  # a machine's own
 
@@ -37,7 +39,9 @@ class Printed:
 
 def environment_to_forward() -> dict[str, str]:
     """The part of this process' environment that a worker elsewhere needs."""
-    return {k: v for k, v in os.environ.items() if k.startswith(FORWARDED) and k not in NOT_FORWARDED}
+    return {
+        k: v for k, v in os.environ.items() if k.startswith(FORWARDED) and k not in NOT_FORWARDED
+    }
 
 
 def serve(address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster: str) -> None:
@@ -52,7 +56,9 @@ def serve(address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster
     _prepare(setup, cluster)
     executor = LocalExecutor(_Log(line))
     executor.start(setup)
-    threading.Thread(target=_listen, args=(line.connection, executor, worker), name="driver", daemon=True).start()
+    threading.Thread(
+        target=_listen, args=(line.connection, executor, worker), name="driver", daemon=True
+    ).start()
     while True:
         for _, message in executor.poll(1.0):
             line.send(message)

@@ -1,4 +1,6 @@
-"""The line between the driver and a worker on another machine: who may come in, and when it counts as cut."""
+"""The line between the driver and a worker on another machine: who may come in, and when it counts
+as cut.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +27,18 @@ class Hello:
 def secured(sock: socket.socket, key: bytes, *, is_driver: bool) -> Connection:
     """A connection over `sock` whose other end has shown that it knows `key`.
 
-    Raises `OSError`, `EOFError` or `AuthenticationError` when it has not. Messages are pickles, so whoever could speak
-    here could run code: nothing is read before.
+    Raises `OSError`, `EOFError` or `AuthenticationError` when it has not. Messages are pickles, so
+    whoever could speak here could run code: nothing is read before.
     """
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: notice a machine that vanished, busy or idle
         for option, value in (
-            (socket.TCP_KEEPIDLE, SILENT_S // 3), (socket.TCP_KEEPINTVL, SILENT_S // 6), (socket.TCP_KEEPCNT, 4),
+            (socket.TCP_KEEPIDLE, SILENT_S // 3),
+            (socket.TCP_KEEPINTVL, SILENT_S // 6),
+            (socket.TCP_KEEPCNT, 4),
             (socket.TCP_USER_TIMEOUT, 1000 * SILENT_S),
-        ):  # fmt: skip
+        ):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     line = Connection(sock.detach())
@@ -86,7 +90,9 @@ class RelayListener:
                 sock, _ = self._socket.accept()
             except OSError:  # closed
                 return
-            threading.Thread(target=self._handshake, args=(sock,), name="greeting", daemon=True).start()
+            threading.Thread(
+                target=self._handshake, args=(sock,), name="greeting", daemon=True
+            ).start()
 
     def _handshake(self, sock: socket.socket) -> None:
         """Let in who knows the key. One that says nothing keeps only this thread waiting."""

@@ -29,7 +29,9 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
     """
     job = output.job()
     if job is None:
-        raise UsageError(f"{output.uri}: not an output of batchr1. Give the folder that a job wrote.")
+        raise UsageError(
+            f"{output.uri}: not an output of batchr1. Give the folder that a job wrote."
+        )
     destination = Destination(dest, overwrite=options.overwrite)
     destination.check(output.uri)
     selection = select(output, options)
@@ -44,7 +46,9 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
     return summary
 
 
-def _summary(output: Output, dest: Storage, options: ExportOptions, selection: Selection) -> dict[str, Any]:
+def _summary(
+    output: Output, dest: Storage, options: ExportOptions, selection: Selection
+) -> dict[str, Any]:
     rows = selection.rows
     splits = {}
     for name in SPLITS:
@@ -62,7 +66,9 @@ def _summary(output: Output, dest: Storage, options: ExportOptions, selection: S
         "reasoning": None if options.form == "raw" else "inline" if options.is_inline else "apart",
         "test_share": options.test_share,
         "rows_in": selection.total,
-        "steps": [{"name": step.name, "keeps": step.keeps, "rows": step.rows} for step in selection.steps],
+        "steps": [
+            {"name": step.name, "keeps": step.keeps, "rows": step.rows} for step in selection.steps
+        ],
         **_count(rows),
         "splits": splits,
         "incomplete": None if output.is_complete() else "not complete",
@@ -79,8 +85,13 @@ def _count(rows: pl.DataFrame) -> dict[str, int]:
     }
 
 
-def _write_rows(output: Output, options: ExportOptions, selection: Selection, folder: Path) -> pa.Schema:
-    """The selected rows, part by part, in the order of the parts. Returns the columns that were written."""
+def _write_rows(
+    output: Output, options: ExportOptions, selection: Selection, folder: Path
+) -> pa.Schema:
+    """The selected rows, part by part, in the order of the parts.
+
+    Returns the columns that were written.
+    """
     folder.mkdir()
     writers: dict[str, RowWriter] = {}
     numbers = dict.fromkeys(SPLITS, 0)
@@ -95,7 +106,9 @@ def _write_rows(output: Output, options: ExportOptions, selection: Selection, fo
                     path = folder / f"{split}-{numbers[split]:05d}.{options.format}"
                     writers[split] = RowWriter(path, options.format)
                     numbers[split] += 1
-                shaped = sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken
+                shaped = (
+                    sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken
+                )
                 writers[split].write(shaped)
                 schema = shaped.schema
                 if writers[split].size() >= MAX_FILE_BYTES:

@@ -35,15 +35,19 @@ class ExportOptions:
     def __post_init__(self) -> None:
         for name, value in (("--max-tokens", self.max_tokens), ("--per-prompt", self.per_prompt)):
             if value is not None and value < 1:
-                raise UsageError(f"{name}: too small (got {value}, need at least 1). Give more, or leave it out.")
+                raise UsageError(
+                    f"{name}: too small (got {value}, need at least 1). Give more, or leave it out."
+                )
         if not 0 <= self.test_share < 1:
             raise UsageError(
-                f"--test-share: not a share of the prompts (got {self.test_share:g}, need at least 0 and less than 1). "
+                f"--test-share: not a share of the prompts (got {self.test_share:g}, need at "
+                f"least 0 and less than 1). "
                 "Write 0.02 for 2 %."
             )
         if self.form == "raw" and self.reasoning is not None:
             raise UsageError(
-                "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own columns). Leave it out."
+                "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
+                "columns). Leave it out."
             )
 
     @property

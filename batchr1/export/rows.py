@@ -1,4 +1,6 @@
-"""The shape of exported rows: chat messages to train on, or the output's own columns; as Parquet or JSON lines."""
+"""The shape of exported rows: chat messages to train on, or the output's own columns; as Parquet or
+JSON lines.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,32 @@ from batchr1.export.options import FileFormat
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
-# Columns that trainers take for something of their own (TRL: prompt, completion, chat_template_kwargs, …).
+# Columns that trainers take for something of their own (TRL: prompt, completion,
+# chat_template_kwargs, …).
 TRAINERS_OWN = frozenset(
     {
-        "messages", "prompt", "completion", "text", "image", "images", "video", "videos", "tools", "label", "labels",
-        "chosen", "rejected", "input_ids", "attention_mask", "completion_mask", "assistant_masks", "position_ids",
-        "seq_lengths", "chat_template_kwargs",
+        "messages",
+        "prompt",
+        "completion",
+        "text",
+        "image",
+        "images",
+        "video",
+        "videos",
+        "tools",
+        "label",
+        "labels",
+        "chosen",
+        "rejected",
+        "input_ids",
+        "attention_mask",
+        "completion_mask",
+        "assistant_masks",
+        "position_ids",
+        "seq_lengths",
+        "chat_template_kwargs",
     }
-)  # fmt: skip
+)
 
 _ROW_OWN = (
     "gold",
@@ -46,14 +66,19 @@ def sft_columns(have: list[str]) -> list[str]:
 def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
     """Rows as `messages`, each a user and an assistant turn; then id, sample, kept columns, what is known of the row.
 
-    With `inline` the reasoning stands in think tags before the answer, else beside it as `reasoning_content`.
+    With `inline` the reasoning stands in think tags before the answer, else beside it as
+    `reasoning_content`.
     """
-    prompts, thoughts, answers = (table[name].to_pylist() for name in ("prompt", "reasoning", "answer"))
+    prompts, thoughts, answers = (
+        table[name].to_pylist() for name in ("prompt", "reasoning", "answer")
+    )
     turns = []
     for prompt, thought, answer in zip(prompts, thoughts, answers, strict=True):
         if inline:
             content = f"{THINK_OPEN}\n{thought}\n{THINK_CLOSE}\n\n{answer}"
-            turns.append([{"role": "user", "content": prompt}, {"role": "assistant", "content": content}])
+            turns.append(
+                [{"role": "user", "content": prompt}, {"role": "assistant", "content": content}]
+            )
         else:
             turns.append(
                 [
@@ -63,7 +88,11 @@ def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
             )
     names = ("role", "content") if inline else ("role", "content", "reasoning_content")
     turn = pa.struct([pa.field(name, pa.string()) for name in names])
-    columns = {"messages": pa.array(turns, pa.list_(turn)), "id": table["id"], "sample": table["sample"]}
+    columns = {
+        "messages": pa.array(turns, pa.list_(turn)),
+        "id": table["id"],
+        "sample": table["sample"],
+    }
     kept = _kept(table.column_names)
     for name in kept:
         new = name
@@ -111,7 +140,9 @@ class RowWriter:
 
 
 def json_line(row: dict[str, Any]) -> bytes:
-    """A row as one line of JSON: instants in ISO 8601, binary in base64, and null for what JSON has no number for."""
+    """A row as one line of JSON: instants in ISO 8601, binary in base64, and null for what JSON has
+    no number for.
+    """
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_json)
     except ValueError:
@@ -122,13 +153,15 @@ def json_line(row: dict[str, Any]) -> bytes:
 def json_features(schema: pa.Schema) -> list[dict[str, Any]] | None:
     """The columns of JSON lines as a card declares them (`dataset_info.features`), or None where that cannot be said.
 
-    Lines of JSON have no types: a column that is null, or an empty list, throughout one split would be read as another
-    type than in the next, and `datasets` gives up on that.
+    Lines of JSON have no types: a column that is null, or an empty list, throughout one split would
+    be read as another type than in the next, and `datasets` gives up on that.
     """
     found = [_feature(field.type) for field in schema]
     if any(feature is None for feature in found):
         return None
-    return [{"name": name, **(feature or {})} for name, feature in zip(schema.names, found, strict=True)]
+    return [
+        {"name": name, **(feature or {})} for name, feature in zip(schema.names, found, strict=True)
+    ]
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any] | None:
@@ -144,7 +177,12 @@ def _feature(kind: pa.DataType) -> dict[str, Any] | None:
         return None
     is_own = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
     is_own = is_own or pa.types.is_date32(kind) or pa.types.is_timestamp(kind)  # read from ISO 8601
-    names = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32"}
+    names = {
+        "double": "float64",
+        "float": "float32",
+        "halffloat": "float16",
+        "date32[day]": "date32",
+    }
     return {"dtype": names.get(str(kind), str(kind)) if is_own else "string"}
 
 

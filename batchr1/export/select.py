@@ -1,7 +1,8 @@
 """Which rows are exported: every filter over all rows, from numbers and hashes; texts are read a part at a time.
 
-A prompt is its text, not its id or its tokens: the same question under two ids, or given to two models, is one prompt.
-So --per-prompt counts over both, and it falls into the same split of every export.
+A prompt is its text, not its id or its tokens: the same question under two ids, or given to two
+models, is one prompt. So --per-prompt counts over both, and it falls into the same split of every
+export.
 """
 
 from __future__ import annotations
@@ -21,10 +22,24 @@ from batchr1.export.options import ExportOptions
 from batchr1.output.folder import Output
 from batchr1.records import FLAGS
 
-_READ = ("id", "sample", "prompt", "reasoning", "answer", "correct", "reasoning_status", "truncated",
-         "completion_tokens", "flags")  # fmt: skip
+_READ = (
+    "id",
+    "sample",
+    "prompt",
+    "reasoning",
+    "answer",
+    "correct",
+    "reasoning_status",
+    "truncated",
+    "completion_tokens",
+    "flags",
+)
 SPLITS = ("train", "test")
-_FIRST = ("prompt_key", "id", "sample")  # of several rows that would do, the first in this order is kept
+_FIRST = (
+    "prompt_key",
+    "id",
+    "sample",
+)  # of several rows that would do, the first in this order is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +53,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`rows`: part (its number in `parts`), row in it, prompt_key, is_test, completion_tokens of what is exported."""
+    """`rows`: part (its number in `parts`), row in it, prompt_key, is_test, completion_tokens of
+    what is exported.
+    """
 
     parts: list[str]
     rows: pl.DataFrame
@@ -50,7 +67,9 @@ class Selection:
         grouped = self.rows.sort("part", "row").partition_by("part", "is_test", as_dict=True)
         for number, rel in enumerate(self.parts):
             taken = {name: grouped.get((number, name == "test")) for name in SPLITS}
-            if found := {name: mine["row"].to_arrow() for name, mine in taken.items() if mine is not None}:
+            if found := {
+                name: mine["row"].to_arrow() for name, mine in taken.items() if mine is not None
+            }:
                 yield rel, found
 
 
@@ -61,7 +80,9 @@ def select(output: Output, options: ExportOptions) -> Selection:
     """
     parts = output.parts()
     if not parts:
-        raise UsageError(f"{output.uri}: no row is done yet (got no part). Export it when there are some.")
+        raise UsageError(
+            f"{output.uri}: no row is done yet (got no part). Export it when there are some."
+        )
     predicate = Predicate(options.where, key="--where") if options.where is not None else None
     if predicate is not None:
         _check_columns(output, predicate)
@@ -74,7 +95,8 @@ def select(output: Output, options: ExportOptions) -> Selection:
         if not rows.height:
             lost = ", ".join(f"{step.name} {step.rows:,}" for step in steps)
             raise UsageError(
-                f"{output.uri}: no row is left to export (got {total:,} rows; left after each filter: {lost}). "
+                f"{output.uri}: no row is left to export (got {total:,} rows; left after each "
+                f"filter: {lost}). "
                 f"Loosen {name}."
             )
     rows = rows.with_columns((pl.col("is_test_at") < options.test_share).alias("is_test"))
@@ -83,30 +105,53 @@ def select(output: Output, options: ExportOptions) -> Selection:
             f"--test-share: every prompt falls into the test split (got {options.test_share:g} of "
             f"{rows['prompt_key'].n_unique():,} prompts). Give a smaller share."
         )
-    return Selection(parts, rows.select("part", "row", "prompt_key", "is_test", "completion_tokens"), total, steps)
+    return Selection(
+        parts,
+        rows.select("part", "row", "prompt_key", "is_test", "completion_tokens"),
+        total,
+        steps,
+    )
 
 
 def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
     """(name, what it keeps, an expression or a function) of every filter that applies."""
     found: list[tuple[str, str, Any]] = []
     if options.form == "sft":
-        complete = (pl.col("reasoning_status") == "closed") & ~pl.col("truncated") & pl.col("has_answer")
+        complete = (
+            (pl.col("reasoning_status") == "closed") & ~pl.col("truncated") & pl.col("has_answer")
+        )
         found.append(("complete", "a closed think block and an answer, nothing cut", complete))
     if options.where is not None:
         found.append(("--where", options.where, pl.col("passes")))
     if options.correct_only:
-        found.append(("--correct-only", "the final answer is right", pl.col("correct").fill_null(False)))
+        found.append(
+            ("--correct-only", "the final answer is right", pl.col("correct").fill_null(False))
+        )
     for flag in options.drop_flags:
-        found.append((f"--drop-flag {flag}", f"not flagged {flag}", ~pl.col("flags").list.contains(flag)))
+        found.append(
+            (f"--drop-flag {flag}", f"not flagged {flag}", ~pl.col("flags").list.contains(flag))
+        )
     if options.max_tokens is not None:
         within = pl.col("completion_tokens") <= options.max_tokens
         found.append(("--max-tokens", f"at most {options.max_tokens:,} completion tokens", within))
     if options.drops_duplicates:
-        found.append(("--dedupe exact", "one of rows with the same prompt, reasoning and answer", _first_of_equals))
+        found.append(
+            (
+                "--dedupe exact",
+                "one of rows with the same prompt, reasoning and answer",
+                _first_of_equals,
+            )
+        )
     if options.per_prompt is not None:
         most = options.per_prompt
         keeps = f"at most {most} of a prompt, the first samples"
-        found.append(("--per-prompt", keeps, lambda rows: rows.sort(*_FIRST).group_by("prompt_key").head(most)))
+        found.append(
+            (
+                "--per-prompt",
+                keeps,
+                lambda rows: rows.sort(*_FIRST).group_by("prompt_key").head(most),
+            )
+        )
     return found
 
 
@@ -139,12 +184,16 @@ def _look_at(output: Output, rel: str, number: int, predicate: Predicate | None)
         pl.Series("prompt_key", keys, pl.Binary),
         pl.Series("content_key", contents, pl.Binary),
         pl.Series("is_test_at", [int.from_bytes(key[:8]) / 2**64 for key in keys], pl.Float64),
-        pl.Series("passes", predicate.mask(table) if predicate else [True] * table.num_rows, pl.Boolean),
+        pl.Series(
+            "passes", predicate.mask(table) if predicate else [True] * table.num_rows, pl.Boolean
+        ),
     )
 
 
 def _bytes(text: str | None) -> bytes:
-    return b"\1" if text is None else b"\2" + hashlib.blake2b(text.encode(), digest_size=16).digest()
+    return (
+        b"\1" if text is None else b"\2" + hashlib.blake2b(text.encode(), digest_size=16).digest()
+    )
 
 
 def _check_columns(output: Output, predicate: Predicate) -> None:
@@ -153,25 +202,30 @@ def _check_columns(output: Output, predicate: Predicate) -> None:
         for name in predicate.columns:
             if name not in have:
                 raise UsageError(
-                    f"--where: there is no column {name!r} (the output has: {', '.join(have)}). {_hint(name, have)}"
+                    f"--where: there is no column {name!r} (the output has: "
+                    f"{', '.join(have)}). "
+                    f"{_hint(name, have)}"
                 )
 
 
 def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -> None:
     if options.correct_only and not rows["correct"].count():
         raise UsageError(
-            f"--correct-only: nothing is known to be right in {output.uri} (got no value in the column correct). "
+            f"--correct-only: nothing is known to be right in {output.uri} (got no value in the "
+            f"column correct). "
             "Set input.gold in the job, or leave --correct-only out."
         )
     if options.max_tokens is not None and not rows["completion_tokens"].count():
         raise UsageError(
-            f"--max-tokens: no row of {output.uri} has a count (the server that answered gave none). Leave it out."
+            f"--max-tokens: no row of {output.uri} has a count (the server that answered gave "
+            f"none). Leave it out."
         )
     known = sorted({*FLAGS, *rows.filter(pl.col("flags").list.len() > 0)["flags"].explode()})
     for flag in options.drop_flags:
         if flag not in known:
             raise UsageError(
-                f"--drop-flag: there is no flag {flag!r} (known: {', '.join(known)}). {_hint(flag, known)}"
+                f"--drop-flag: there is no flag {flag!r} (known: {', '.join(known)}). "
+                f"{_hint(flag, known)}"
             )
 
 

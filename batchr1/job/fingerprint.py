@@ -1,7 +1,8 @@
 """What decides a job's answers, and how two jobs differ in it.
 
-Semantic keys change answers or the shape of the output: an output made with other values of them is never extended.
-Everything else (GPUs, batch sizes, intervals, paths, storage, how many rows or samples) may change from run to run.
+Semantic keys change answers or the shape of the output: an output made with other values of them is
+never extended. Everything else (GPUs, batch sizes, intervals, paths, storage, how many rows or
+samples) may change from run to run.
 """
 
 from __future__ import annotations
@@ -16,18 +17,42 @@ from batchr1.job.spec import JobSpec
 # Engine arguments that change speed and memory only. Any other is taken to change answers.
 HARMLESS_ENGINE_ARGS = frozenset(
     {
-        "block_size", "collect_detailed_traces", "cpu_offload_gb", "data_parallel_size", "disable_custom_all_reduce",
-        "disable_log_stats", "distributed_executor_backend", "download_dir", "enable_chunked_prefill",
-        "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes",
-        "max_num_batched_tokens", "max_num_partial_prefills", "max_num_seqs", "max_parallel_loading_workers",
-        "num_gpu_blocks_override", "otlp_traces_endpoint", "pipeline_parallel_size", "scheduling_policy",
-        "stream_interval", "swap_space", "tensor_parallel_size", "use_tqdm_on_load",
+        "block_size",
+        "collect_detailed_traces",
+        "cpu_offload_gb",
+        "data_parallel_size",
+        "disable_custom_all_reduce",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "download_dir",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_partial_prefills",
+        "max_num_seqs",
+        "max_parallel_loading_workers",
+        "num_gpu_blocks_override",
+        "otlp_traces_endpoint",
+        "pipeline_parallel_size",
+        "scheduling_policy",
+        "stream_interval",
+        "swap_space",
+        "tensor_parallel_size",
+        "use_tqdm_on_load",
     }
-)  # fmt: skip
+)
 
 
 _MAX_TOKENS = "sampling.max_tokens"
-_ADDED_LATER = {"thinking_budget": None, "answer_budget": None, "closing_sentence": None, "stop_loops": False}
+_ADDED_LATER = {
+    "thinking_budget": None,
+    "answer_budget": None,
+    "closing_sentence": None,
+    "stop_loops": False,
+}
 
 
 def _is_larger(before: int | None, now: int | None) -> bool:
@@ -40,19 +65,27 @@ def fingerprint(
 ) -> dict[str, Any]:
     """The semantic keys of a job as a flat mapping of plain values.
 
-    `model_identity` covers weights, tokenizer and chat template, and of a server's model is its name; `kept` gives the
-    type of each kept column; `verifier` is the digest of the module of a function that verifies.
+    `model_identity` covers weights, tokenizer and chat template, and of a server's model is its
+    name; `kept` gives the type of each kept column; `verifier` is the digest of the module of a
+    function that verifies.
     """
-    engine = {k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS}
+    engine = {
+        k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS
+    }
     sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
-    for name, default in _ADDED_LATER.items():  # unset, they change nothing of what outputs and snapshots say
+    for (
+        name,
+        default,
+    ) in _ADDED_LATER.items():  # unset, they change nothing of what outputs and snapshots say
         if sampling[name] == default:
             del sampling[name]
     remote = {}
     if spec.engine.is_server:
         remote = {"engine.kind": spec.engine.kind}
         remote |= {f"engine.extra_body.{k}": v for k, v in sorted(spec.engine.extra_body.items())}
-    source = spec.input.model_dump(mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"})
+    source = spec.input.model_dump(
+        mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"}
+    )
     return {
         "model": model_identity,
         "model.quantization": spec.model.quantization,
@@ -61,7 +94,10 @@ def fingerprint(
         **{f"prompting.{k}": v for k, v in spec.prompting.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in sampling.items()},
         **{f"input.{k}": v for k, v in source.items()},
-        **{f"verify.{k}": v for k, v in spec.verify.model_dump(mode="json", include={"kind", "extract"}).items()},
+        **{
+            f"verify.{k}": v
+            for k, v in spec.verify.model_dump(mode="json", include={"kind", "extract"}).items()
+        },
         "verify.kind's module": verifier,
         **({"retry.on": sorted(spec.retry.on)} if spec.retry.on else {}),
         "output.keep": spec.output.keep,
@@ -76,14 +112,22 @@ def digest(semantic: dict[str, Any]) -> str:
 
 
 def continued_digest(semantic: dict[str, Any]) -> str:
-    """Of what decides each token of a generation. Not how many: saved ones are good under a larger limit too."""
-    return digest({k: v for k, v in semantic.items() if k != _MAX_TOKENS and not k.startswith("verify.")})
+    """Of what decides each token of a generation.
+
+    Not how many: saved ones are good under a larger limit too.
+    """
+    return digest(
+        {k: v for k, v in semantic.items() if k != _MAX_TOKENS and not k.startswith("verify.")}
+    )
 
 
-def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str, continue_truncated: bool = False) -> None:
+def check_same(
+    before: dict[str, Any], now: dict[str, Any], *, output: str, continue_truncated: bool = False
+) -> None:
     """Raise `FingerprintError` with a line for each semantic key that differs, and the three ways out.
 
-    With `continue_truncated` a larger sampling.max_tokens is no difference: whatever was not cut is as it would be.
+    With `continue_truncated` a larger sampling.max_tokens is no difference: whatever was not cut is
+    as it would be.
     """
     larger = _is_larger(before.get(_MAX_TOKENS), now.get(_MAX_TOKENS)) and _MAX_TOKENS in before
     if continue_truncated and larger:
@@ -100,5 +144,8 @@ def check_same(before: dict[str, Any], now: dict[str, Any], *, output: str, cont
             if keys == [_MAX_TOKENS] and larger
             else ""
         )
-        + "\nRun the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
+        + (
+            "\nRun the job as it was, or give a new output.path, or start over with --fresh "
+            "(deletes these results)."
+        )
     )

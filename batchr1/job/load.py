@@ -1,4 +1,6 @@
-"""Job YAML → `JobSpec`: read, override, expand, validate. Complaints name file, key, what was given and allowed."""
+"""Job YAML → `JobSpec`: read, override, expand, validate. Complaints name file, key, what was given
+and allowed.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,13 @@ class Overrides:
     settings: tuple[str, ...] = ()  # key.path=value
 
 
-def load_job(path: Path, overrides: Overrides = Overrides(), *, date: dt.date | None = None) -> JobSpec:
+def load_job(
+    path: Path, overrides: Overrides = Overrides(), *, date: dt.date | None = None
+) -> JobSpec:
     """Read a job file.
 
-    Relative paths in it are relative to its folder; `--output` and `--set output.path=…` are relative to the working
-    directory. Raises `JobError` with one line for each thing that is wrong.
+    Relative paths in it are relative to its folder; `--output` and `--set output.path=…` are
+    relative to the working directory. Raises `JobError` with one line for each thing that is wrong.
     """
     raw = _read_yaml(path)
     from_cli = _override(raw, overrides)
@@ -48,7 +52,10 @@ def load_job(path: Path, overrides: Overrides = Overrides(), *, date: dt.date | 
         raise JobError("\n".join(_explain(path, group) for group in _by_key(exc))) from exc
 
 
-_SECRET = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY)S?(_|$)", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|(API|ACCESS|PRIVATE)_?KEY)S?(_|$)",
+    re.IGNORECASE,
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,7 +65,9 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not plain text", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is not plain text", key.start_mark
+                )
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} is given twice", key.start_mark
@@ -74,16 +83,24 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise JobError(f"{path}: there is no such job file. Give the path of a YAML file.") from exc
     except (OSError, UnicodeDecodeError) as exc:
         reason = (exc.strerror or "").lower() if isinstance(exc, OSError) else "not UTF-8 text"
-        raise JobError(f"{path}: the job file cannot be read ({reason}). Give the path of a YAML file.") from exc
+        raise JobError(
+            f"{path}: the job file cannot be read ({reason}). Give the path of a YAML file."
+        ) from exc
     try:
         raw = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark else 1
-        raise JobError(f"{path}:{line}: not valid YAML ({exc.problem}). Correct that line.") from exc
+        raise JobError(
+            f"{path}:{line}: not valid YAML ({exc.problem}). Correct that line."
+        ) from exc
     except yaml.YAMLError as exc:
         raise JobError(f"{path}: not valid YAML ({str(exc).splitlines()[0]}). Correct it.") from exc
     if not isinstance(raw, dict):
-        raise JobError(f"{path}: a job file is a mapping of keys (got {_kind(raw)}). See jobs/math.yaml for one.")
+        raise JobError(
+            f"{path}: a job file is a mapping of keys (got {_kind(raw)}). See jobs/math.yaml "
+            f"for "
+            f"one."
+        )
     return raw
 
 
@@ -103,7 +120,9 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
     for setting in overrides.settings:
         key, equals, text = setting.partition("=")
         if not equals or not all(key.split(".")):
-            raise JobError(f"--set {setting}: not key.path=value (got {setting!r}). Write --set sampling.n=4.")
+            raise JobError(
+                f"--set {setting}: not key.path=value (got {setting!r}). Write --set sampling.n=4."
+            )
         key_path = tuple(key.split("."))
         pairs.append((key_path, _typed(key_path, text)))
     for key_path, value in pairs:
@@ -113,14 +132,18 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
             if not isinstance(target, dict):
                 where = ".".join(key_path[: depth + 1])
                 raise JobError(
-                    f"--set {'.'.join(key_path)}: {where} is not a mapping (got {_kind(target)}). Set {where} itself."
+                    f"--set {'.'.join(key_path)}: {where} is not a mapping (got "
+                    f"{_kind(target)}). "
+                    f"Set {where} itself."
                 )
         target[key_path[-1]] = value
     return {key_path for key_path, _ in pairs}
 
 
 def _typed(key_path: Sequence[str], text: str) -> Any:
-    """The value of a --set: text where the spec takes text (a template is no YAML mapping), YAML elsewhere."""
+    """The value of a --set: text where the spec takes text (a template is no YAML mapping), YAML
+    elsewhere.
+    """
     kinds = _kinds_at(key_path)
     structured = kinds & {list, dict} and text.startswith(("[", "{"))
     if str in kinds and not structured:
@@ -129,7 +152,9 @@ def _typed(key_path: Sequence[str], text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as exc:
         got = "" if key_path[0] in _UNSHOWN else f" (got {_without_userinfo(text)!r})"
-        raise JobError(f"--set {'.'.join(key_path)}: the value is not valid YAML{got}. Quote it.") from exc
+        raise JobError(
+            f"--set {'.'.join(key_path)}: the value is not valid YAML{got}. Quote it."
+        ) from exc
     if float in kinds and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             return float(value)
@@ -160,7 +185,9 @@ def _plain_types(annotation: Any) -> set[Any]:
 
 
 def _variant_of(raw: Mapping[str, Any]) -> str | None:
-    """What `{{ variant }}` stands for: the variant's name, else the last part of the model's path or name."""
+    """What `{{ variant }}` stands for: the variant's name, else the last part of the model's path
+    or name.
+    """
     model = raw.get("model")
     if not isinstance(model, dict):
         return None
@@ -169,13 +196,24 @@ def _variant_of(raw: Mapping[str, Any]) -> str | None:
 
 
 def _expand_paths(
-    raw: dict[str, Any], job: Path, variables: Mapping[str, str | None], from_cli: set[tuple[str, ...]]
+    raw: dict[str, Any],
+    job: Path,
+    variables: Mapping[str, str | None],
+    from_cli: set[tuple[str, ...]],
 ) -> None:
-    """Expand `${NAME}` and `{{ name }}` in every path of the job and make local ones absolute, in place."""
+    """Expand `${NAME}` and `{{ name }}` in every path of the job and make local ones absolute, in
+    place.
+    """
     verify = raw.get("verify")
     if isinstance(verify, dict) and ":" in str(verify.get("kind")):
         verify.setdefault("path", ".")
-    places = (("model", "path"), ("input", "path"), ("input", "exclude"), ("output", "path"), ("verify", "path"))
+    places = (
+        ("model", "path"),
+        ("input", "path"),
+        ("input", "exclude"),
+        ("output", "path"),
+        ("verify", "path"),
+    )
     for section, key in places:
         holder = raw.get(section)
         if not isinstance(holder, dict) or holder.get(key) is None:
@@ -186,7 +224,9 @@ def _expand_paths(
         if isinstance(value, str):
             holder[key] = _expand(value, base, where, variables)
         elif isinstance(value, list):
-            holder[key] = [_expand(v, base, where, variables) if isinstance(v, str) else v for v in value]
+            holder[key] = [
+                _expand(v, base, where, variables) if isinstance(v, str) else v for v in value
+            ]
 
 
 def _expand(text: str, base: Path, where: str, variables: Mapping[str, str | None]) -> str:
@@ -194,17 +234,24 @@ def _expand(text: str, base: Path, where: str, variables: Mapping[str, str | Non
         if match[1] not in variables:
             known = " or ".join(f"{{{{ {name} }}}}" for name in sorted(variables))
             raise JobError(f"{where}: unknown variable (got {match[0]}, need {known}). Correct it.")
-        return variables[match[1]] or match[0]  # no variant: validation will say that no model is given
+        return (
+            variables[match[1]] or match[0]
+        )  # no variant: validation will say that no model is given
 
     def environment(match: re.Match[str]) -> str:
         if _SECRET.search(match[1]):
             raise JobError(
-                f"{where}: paths hold no secrets, they are written to logs and records (got {match[0]}). "
+                f"{where}: paths hold no secrets, they are written to logs and records (got "
+                f"{match[0]}). "
                 "Use another variable."
             )
         value = os.environ.get(match[1])
         if value is None:
-            raise JobError(f"{where}: the environment variable {match[1]} is not set. Set it, or write the path out.")
+            raise JobError(
+                f"{where}: the environment variable {match[1]} is not set. Set it, or write "
+                f"the "
+                f"path out."
+            )
         return value
 
     text = re.sub(r"\{\{\s*(\w+)\s*\}\}", variable, text)
@@ -248,11 +295,19 @@ def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
             kinds = ", ".join(VERIFY_KINDS)
             close = difflib.get_close_matches(str(error["input"]), VERIFY_KINDS, n=1, cutoff=0.6)
             hint = f"Did you mean {close[0]}?" if close else "Correct it."
-            return f"{path}: {key}: wrong value (got {got}, need {kinds}, or package.module:function). {hint}"
+            return (
+                f"{path}: {key}: wrong value (got {got}, need {kinds}, or "
+                f"package.module:function). {hint}"
+            )
         case "string_pattern_mismatch":
-            return f"{path}: {key}: wrong value (got {got}, need letters, digits, dot, dash, underscore). Correct it."
+            return (
+                f"{path}: {key}: wrong value (got {got}, need letters, digits, dot, dash, "
+                f"underscore). Correct it."
+            )
         case _:
-            need = " or ".join(dict.fromkeys(_NEEDS.get(e["type"]) or _need(e["msg"]) for e in errors))
+            need = " or ".join(
+                dict.fromkeys(_NEEDS.get(e["type"]) or _need(e["msg"]) for e in errors)
+            )
             return f"{path}: {key}: wrong value (got {got}, need {need}). Correct it."
 
 
@@ -275,7 +330,9 @@ def _need(message: str) -> str:
 
 
 def _is_union_branch(part: str) -> bool:
-    """pydantic adds the tried branch of a union ('list[str]', 'dict[str,str]', "literal['all']") to the location."""
+    """pydantic adds the tried branch of a union ('list[str]', 'dict[str,str]', "literal['all']") to
+    the location.
+    """
     return "[" in part or part in {"str", "int", "float", "bool"}
 
 
@@ -283,14 +340,25 @@ def _fields_at(loc: Sequence[str]) -> list[str]:
     model: type[BaseModel] = JobSpec
     for part in loc:
         field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        if (
+            field is None
+            or not isinstance(field.annotation, type)
+            or not issubclass(field.annotation, BaseModel)
+        ):
             return []
         model = field.annotation
     return list(model.model_fields)
 
 
 def _kind(value: object) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        bool: "true/false",
+        int: "a number",
+        float: "a number",
+    }
     return "nothing" if value is None else names.get(type(value), type(value).__name__)
 
 
@@ -301,5 +369,9 @@ def _without_userinfo(text: str) -> str:
 
 def _show(value: object) -> str:
     value = _without_userinfo(value) if isinstance(value, str) else value
-    text = f"{_kind(value)} {value!r}" if not isinstance(value, (dict, list, type(None))) else _kind(value)
+    text = (
+        f"{_kind(value)} {value!r}"
+        if not isinstance(value, (dict, list, type(None)))
+        else _kind(value)
+    )
     return text if len(text) <= 80 else text[:77] + "…"

@@ -1,6 +1,7 @@
 """The job file as typed, frozen models: what was asked, nothing derived.
 
-Each field's description is the documentation: `schemas/job.schema.json` is generated from here and editors show it.
+Each field's description is the documentation: `schemas/job.schema.json` is generated from here and
+editors show it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from batchr1.job.server_rules import check_api_key_env, check_base_url, check_extra_body, suits_engine
+from batchr1.job.server_rules import (
+    check_api_key_env,
+    check_base_url,
+    check_extra_body,
+    suits_engine,
+)
 from batchr1.records import VERIFY_KINDS
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -21,7 +27,9 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
 
 
 class ModelSpec(_Spec):
@@ -50,14 +58,19 @@ class ModelSpec(_Spec):
     def _holds_no_credentials(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name, one in value.items():
             if re.search(r"://[^/@\s]*@", str(one)):
-                raise ValueError(f"a job is copied into its output, and the URL in {name} holds credentials")
+                raise ValueError(
+                    f"a job is copied into its output, and the URL in {name} holds credentials"
+                )
         return value
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSpec:
         given = [k for k in ("variant", "path", "repo", "served") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of variant, path, repo, served (got {', '.join(given) or 'none'})")
+            raise ValueError(
+                f"give exactly one of variant, path, repo, served (got "
+                f"{', '.join(given) or 'none'})"
+            )
         if self.path and self.revision:
             raise ValueError("revision belongs to repo or variant; a path has none (got both)")
         return self
@@ -73,7 +86,9 @@ class PriceSpec(_Spec):
 
 
 class EngineKind(_Spec):
-    """What generates: vLLM, started by batchr1, or a server. Only `kind` and `extra_body` decide answers."""
+    """What generates: vLLM, started by batchr1, or a server. Only `kind` and `extra_body` decide
+    answers.
+    """
 
     kind: Literal["vllm", "openai"] = "vllm"
     """vllm: engines on this machine's GPUs, or a cluster's. openai: any server that has OpenAI's chat completions."""
@@ -123,7 +138,10 @@ class EngineKind(_Spec):
 
 
 class InputSpec(_Spec):
-    """Where the prompts are, and which columns mean what. Give one of `prompt`, `messages` or `template`."""
+    """Where the prompts are, and which columns mean what.
+
+    Give one of `prompt`, `messages` or `template`.
+    """
 
     path: str | list[str]
     """File, glob, folder, or a list of them; local or s3://. Parquet, or JSON lines (.jsonl)."""
@@ -161,7 +179,9 @@ class InputSpec(_Spec):
     def _one_prompt(self) -> InputSpec:
         given = [k for k in ("prompt", "messages", "template") if getattr(self, k) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of prompt, messages, template (got {', '.join(given) or 'none'})")
+            raise ValueError(
+                f"give exactly one of prompt, messages, template (got {', '.join(given) or 'none'})"
+            )
         return self
 
     @property
@@ -230,11 +250,15 @@ class SamplingSpec(_Spec):
         for name in ("thinking_budget", "answer_budget"):
             budget = getattr(self, name)
             if budget is not None and self.max_tokens is not None and budget >= self.max_tokens:
-                raise ValueError(f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
-                                 f"{self.max_tokens})")  # fmt: skip
+                raise ValueError(
+                    f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
+                    f"{self.max_tokens})"
+                )
         if self.closing_sentence is not None and not self.has_budget:
-            raise ValueError("closing_sentence is said where a budget closes a trace, and there is none (set "
-                             "thinking_budget or answer_budget)")  # fmt: skip
+            raise ValueError(
+                "closing_sentence is said where a budget closes a trace, and there is none (set "
+                "thinking_budget or answer_budget)"
+            )
         return self
 
 
@@ -256,7 +280,10 @@ class RetrySpec(_Spec):
 
 
 class StopWhenSpec(_Spec):
-    """When the samples of a row that are left are not wanted any more. Needs input.gold, or a verifying function."""
+    """When the samples of a row that are left are not wanted any more.
+
+    Needs input.gold, or a verifying function.
+    """
 
     correct: PositiveInt
     """So many of its samples are right. They then go out in waves: so many at first, then as many as are still wanting,
@@ -264,7 +291,10 @@ class StopWhenSpec(_Spec):
 
 
 class VerifySpec(_Spec):
-    """How `correct` is decided, and what a verifier that never comes back may cost. Needs input.gold."""
+    """How `correct` is decided, and what a verifier that never comes back may cost.
+
+    Needs input.gold.
+    """
 
     kind: Annotated[str, Field(pattern=_VERIFY_KIND)] = "auto"
     """auto: exact numbers, choices A to J, else mathematical equality. math: Math-Verify on all that is not equal as
@@ -295,7 +325,9 @@ class VerifySpec(_Spec):
         if self.extract is not None and self.kind == "none":
             raise ValueError("extract does nothing with kind none (got both)")
         if self.path is not None and ":" not in self.kind:
-            raise ValueError(f"path belongs to a function as package.module:function (got kind {self.kind})")
+            raise ValueError(
+                f"path belongs to a function as package.module:function (got kind {self.kind})"
+            )
         return self
 
 
@@ -368,13 +400,22 @@ class JobSpec(_Spec):
     @model_validator(mode="after")
     def _tries_something_else(self) -> JobSpec:
         if self.retry.on and self.sampling.temperature == 0:
-            raise ValueError("retry.on draws again, and at sampling.temperature 0 nothing is drawn (got both)")
+            raise ValueError(
+                "retry.on draws again, and at sampling.temperature 0 nothing is drawn (got both)"
+            )
         return self
 
     @model_validator(mode="after")
     def _verifies_something(self) -> JobSpec:
-        if self.input.gold is None and self.verify.kind not in ("auto", "none") and ":" not in self.verify.kind:
-            raise ValueError(f"verify.kind {self.verify.kind} compares with right answers, and input.gold names none")
+        if (
+            self.input.gold is None
+            and self.verify.kind not in ("auto", "none")
+            and ":" not in self.verify.kind
+        ):
+            raise ValueError(
+                f"verify.kind {self.verify.kind} compares with right answers, and input.gold "
+                f"names none"
+            )
         return self
 
     @model_validator(mode="after")
@@ -382,15 +423,21 @@ class JobSpec(_Spec):
         if self.stop_when is None:
             return self
         if self.verify.kind == "none" or (self.input.gold is None and ":" not in self.verify.kind):
-            raise ValueError("stop_when.correct needs verdicts (set input.gold, and a verify.kind but none)")
+            raise ValueError(
+                "stop_when.correct needs verdicts (set input.gold, and a verify.kind but none)"
+            )
         if self.stop_when.correct >= self.sampling.n:
-            raise ValueError(f"stop_when.correct stops nothing with sampling.n {self.sampling.n} (got "
-                             f"{self.stop_when.correct}, need less)")  # fmt: skip
+            raise ValueError(
+                f"stop_when.correct stops nothing with sampling.n {self.sampling.n} (got "
+                f"{self.stop_when.correct}, need less)"
+            )
         return self
 
     @property
     def longest_first(self) -> bool:
-        """Whether the order goes by expected length; where nothing is known of any, that is the input's order."""
+        """Whether the order goes by expected length; where nothing is known of any, that is the
+        input's order.
+        """
         known = self.input.expected_tokens is not None or self.sampling.n > 1
         return self.schedule == "longest_first" or (self.schedule == "auto" and known)
 

@@ -1,7 +1,8 @@
 """Models on S3: brought to this machine once for each content, and put there by `batchr1 fetch --to s3://…`.
 
-A model in a bucket is what its files are: names, sizes, and the checksums that a fetch recorded beside them, else their
-ETags. A run passes that on to its workers, so that all of them load the same, on whatever machine.
+A model in a bucket is what its files are: names, sizes, and the checksums that a fetch recorded
+beside them, else their ETags. A run passes that on to its workers, so that all of them load the
+same, on whatever machine.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ class BucketModel:
 
 
 def look_up(uri: str, options: StorageOptions | None = None) -> BucketModel:
-    """List a model on S3. Raises `ModelError` where there is none that can be loaded, or it cannot be read."""
+    """List a model on S3.
+
+    Raises `ModelError` where there is none that can be loaded, or it cannot be read.
+    """
     storage = open_storage(uri, options)
     try:
         listed = storage.list_files()
@@ -64,12 +68,16 @@ def look_up(uri: str, options: StorageOptions | None = None) -> BucketModel:
     except StorageError as exc:
         raise ModelError(f"model.path: {exc}") from exc.__cause__
     if not listed:
-        raise ModelError(f"model.path: {storage.uri}: no such folder, or nothing in it. Correct it.")
+        raise ModelError(
+            f"model.path: {storage.uri}: no such folder, or nothing in it. Correct it."
+        )
     known = {file.rel: file for file in recorded(record).files} if record else {}
     files = needed([_as_listed(info, known) for info in listed], f"model.path: {storage.uri}")
     versions = {info.rel: info.version for info in listed}
     identity = sorted((file.rel, file.size, file.checksum or versions[file.rel]) for file in files)
-    return BucketModel(storage, tuple(files), hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40])
+    return BucketModel(
+        storage, tuple(files), hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
+    )
 
 
 def _as_listed(info: FileInfo, known: dict[str, ModelFile]) -> ModelFile:
@@ -87,16 +95,19 @@ def download_to_cache(
 ) -> Path:
     """A model on S3 as a folder on this machine: at once where it is here already.
 
-    `digest`: what it was when the run began. Without `weights`, config and tokenizer alone. `say` is told how it goes;
-    without it, stderr is. Raises `ModelError`
-    when it is another by now, `StorageError` for disk and bucket.
+    `digest`: what it was when the run began. Without `weights`, config and tokenizer alone. `say`
+    is told how it goes; without it, stderr is. Raises `ModelError` when it is another by now,
+    `StorageError` for disk and bucket.
     """
     for ready in (_folder(digest, True), _folder(digest, weights)) if digest is not None else ():
         if ready.is_dir():
             return ready
     model = look_up(uri, options)
     if digest is not None and model.digest != digest:
-        raise ModelError(f"model.path: {uri}: the files were replaced since the run began. Run the same command again.")
+        raise ModelError(
+            f"model.path: {uri}: the files were replaced since the run began. Run the same "
+            f"command again."
+        )
     files = [file for file in model.files if weights or not file.rel.endswith(".safetensors")]
     place = _Own(_folder(model.digest, weights))
     if place.folder.is_dir():
@@ -106,12 +117,16 @@ def download_to_cache(
         missing = [file for file in files if place.find(file) is None]
         meter.kept(sum(file.size for file in files) - sum(file.size for file in missing))
         try:
-            download(missing, place, lambda file: _reader(model.storage, file.rel), meter, uri, tries=1)
+            download(
+                missing, place, lambda file: _reader(model.storage, file.rel), meter, uri, tries=1
+            )
             check_index(model.files, place, f"model.path: {uri}")
         finally:
             meter.close()
         if look_up(uri, options).digest != model.digest:
-            raise StorageError(f"{uri}: the files were replaced while they were read. Run the same command again.")
+            raise StorageError(
+                f"{uri}: the files were replaced while they were read. Run the same command again."
+            )
         place.publish(files, None)
     return place.folder
 
@@ -150,7 +165,10 @@ class _Own(Place):
 
     def find(self, file: ModelFile) -> Path | None:
         folders = (self.folder, self._building)
-        return next((folder / file.rel for folder in folders if size_of(folder / file.rel) == file.size), None)
+        return next(
+            (folder / file.rel for folder in folders if size_of(folder / file.rel) == file.size),
+            None,
+        )
 
     def partial(self, file: ModelFile) -> Path:
         return self._building / ".partial" / file.rel
@@ -179,7 +197,9 @@ def open_bucket(uri: str) -> S3Storage:
 
 
 class Bucket:
-    """A prefix on S3 that a fetched model is copied to; config.json goes last, so that it is a model only then."""
+    """A prefix on S3 that a fetched model is copied to; config.json goes last, so that it is a
+    model only then.
+    """
 
     def __init__(self, uri: str, repository: Repository) -> None:
         self._storage, self._repository = open_bucket(uri), repository
@@ -194,7 +214,10 @@ class Bucket:
         self._storage.write_bytes(RECORD, as_record(self._repository, ()))
 
     def copy(self, files: Sequence[ModelFile], folder: Path) -> int:
-        """Copy the model from `folder`, but for what is there already. Returns how many bytes that were."""
+        """Copy the model from `folder`, but for what is there already.
+
+        Returns how many bytes that were.
+        """
         *most, config = sorted(files, key=lambda file: file.rel == CONFIG)
         meter, copied = Meter(sum(file.size for file in files)), 0
         counting = threading.Lock()

@@ -1,4 +1,6 @@
-"""Is a model on this machine, whole? What a run asks before any engine starts, and a worker on its own machine."""
+"""Is a model on this machine, whole? What a run asks before any engine starts, and a worker on its
+own machine.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 def cached_snapshot(repo: str, revision: str | None) -> Path | None:
     """The folder of a repository that the hub's cache has whole, at `revision` as it was when it was fetched; or None.
 
-    Asks nobody. What `batchr1 fetch` brought is compared with its record; what another program brought, with the
-    weights' own index.
+    Asks nobody. What `batchr1 fetch` brought is compared with its record; what another program
+    brought, with the weights' own index.
     """
     commit = cached_commit(repo, revision)
     if commit is None:
@@ -60,8 +62,12 @@ def recorded_repository(repo: str, revision: str | None, to: Path | None = None)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder has config, tokenizer, and all weights that its index names (or some, without an index)."""
-    if not (folder / CONFIG).is_file() or not any((folder / name).is_file() for name in _TOKENIZERS):
+    """Whether a folder has config, tokenizer, and all weights that its index names (or some,
+    without an index).
+    """
+    if not (folder / CONFIG).is_file() or not any(
+        (folder / name).is_file() for name in _TOKENIZERS
+    ):
         return False
     try:
         shards = shards_of(folder / INDEX)

@@ -43,15 +43,21 @@ def download(
             with mapped(str(partial)):
                 partial.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(copy, partial)  # and verified below, like any other
-        Transfer(file, partial, read_from(file), meter, stopping, f"{where}: {file.rel}", tries=tries).run()
+        Transfer(
+            file, partial, read_from(file), meter, stopping, f"{where}: {file.rel}", tries=tries
+        ).run()
         place.keep(file)
 
-    alike = {place.partial(file): file for file in files}  # files with the same content are one blob of the hub's cache
+    alike = {
+        place.partial(file): file for file in files
+    }  # files with the same content are one blob of the hub's cache
     side_by_side(list(alike.values()), one, meter, stopping)
 
 
 def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
-    """Raise `ModelError` when the weights' index, if it is there, names a file that the model does not have."""
+    """Raise `ModelError` when the weights' index, if it is there, names a file that the model does
+    not have.
+    """
     index = next((file for file in files if file.rel == INDEX), None)
     path = place.find(index) if index is not None else None
     if path is None:
@@ -59,7 +65,9 @@ def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
     try:
         shards = shards_of(path)
     except (OSError, ValueError) as exc:
-        raise ModelError(f"{where}: {INDEX}: not an index of weights. Choose another repository.") from exc
+        raise ModelError(
+            f"{where}: {INDEX}: not an index of weights. Choose another repository."
+        ) from exc
     gone = sorted(shards - {file.rel for file in files})
     if gone:
         raise ModelError(
@@ -70,7 +78,10 @@ def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
 
 
 def side_by_side(
-    files: Sequence[ModelFile], one: Callable[[ModelFile], None], meter: Meter, stopping: threading.Event
+    files: Sequence[ModelFile],
+    one: Callable[[ModelFile], None],
+    meter: Meter,
+    stopping: threading.Event,
 ) -> None:
     """Call `one` for each file, four at a time; the first error ends it."""
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
@@ -82,7 +93,8 @@ def side_by_side(
             for future in done:
                 future.result()
     finally:
-        # Not waited for longer: a thread may wait for a hub that stalls. It ends at its next byte, or with us.
+        # Not waited for longer: a thread may wait for a hub that stalls. It ends at its next byte,
+        # or with us.
         stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
         wait(waiting, LEAVE_S)
@@ -95,6 +107,7 @@ def _refuse_full_disk(place: Place, files: Sequence[ModelFile]) -> None:
         need, have = sum(file.size for file in files) - here, place.free_bytes()
     if need > have:
         raise StorageError(
-            f"{place.folder}: not enough space (got {size_text(have)} free, need {size_text(need)} more). "
+            f"{place.folder}: not enough space (got {size_text(have)} free, need "
+            f"{size_text(need)} more). "
             f"Free some, or {place.elsewhere}."
         )

@@ -30,7 +30,9 @@ from batchr1.storage.errors import AGAIN, mapped
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """With a hub: a try ends when no byte came for `stall_s`, and all of it after `tries` in a row without a byte."""
+    """With a hub: a try ends when no byte came for `stall_s`, and all of it after `tries` in a row
+    without a byte.
+    """
 
     stall_s: float = 30.0
     tries: int = hub.TRIES
@@ -41,7 +43,10 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What is here now. Sizes in bytes; `fetched` came over the network, the rest was here before."""
+    """What is here now.
+
+    Sizes in bytes; `fetched` came over the network, the rest was here before.
+    """
 
     repo: str
     commit: str
@@ -57,10 +62,17 @@ class Fetched:
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return {
-            "repo": self.repo, "commit": self.commit, "folder": self.folder, "files": self.num_files,
-            "bytes": self.size, "fetched_bytes": self.fetched, "seconds": round(self.seconds, 1),
-            "verified": self.verified, "offline": self.offline, "copied_bytes": self.copied,
-        }  # fmt: skip
+            "repo": self.repo,
+            "commit": self.commit,
+            "folder": self.folder,
+            "files": self.num_files,
+            "bytes": self.size,
+            "fetched_bytes": self.fetched,
+            "seconds": round(self.seconds, 1),
+            "verified": self.verified,
+            "offline": self.offline,
+            "copied_bytes": self.copied,
+        }
 
 
 def fetch(
@@ -73,11 +85,11 @@ def fetch(
 ) -> Fetched:
     """Bring what a run needs of a repository into the hub's cache, or `to` a folder, or from the cache to s3://….
 
-    `revision`: a branch, tag or commit; None is the main branch. `verify`: read again what is here already, too, and
-    fetch anew what is damaged.
+    `revision`: a branch, tag or commit; None is the main branch. `verify`: read again what is here
+    already, too, and fetch anew what is damaged.
 
-    Raises `ModelError` (nothing to be had), `HubError` and `InterruptedRun` (run it again), `FailedError` (what comes
-    is damaged, again and again), `StorageError` (the disk).
+    Raises `ModelError` (nothing to be had), `HubError` and `InterruptedRun` (run it again),
+    `FailedError` (what comes is damaged, again and again), `StorageError` (the disk).
     """
     began = time.monotonic()
     with _stoppable(hub.where_of(repo, revision)):
@@ -91,7 +103,9 @@ def fetch(
     return replace(fetched, seconds=time.monotonic() - began)
 
 
-def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patience: Patience) -> Fetched:
+def _fetch(
+    repo: str, revision: str | None, to: Path | None, verify: bool, patience: Patience
+) -> Fetched:
     offline = hub.is_offline()
     if offline:
         repository = recorded_repository(repo, revision, to)
@@ -111,32 +125,54 @@ def _fetch(repo: str, revision: str | None, to: Path | None, verify: bool, patie
         if offline and missing and to is None:
             raise ModelError(
                 f"{where}: not all of it is in the cache, and HF_HUB_OFFLINE is set (got "
-                f"{len(files) - len(missing)} of {len(files)} files). Unset it, and run the same command again."
+                f"{len(files) - len(missing)} of {len(files)} files). Unset it, and run the same "
+                f"command again."
             )
 
         def read_from(file: ModelFile) -> ReadFrom:
-            return functools.partial(hub.body, repo, repository.commit, file.rel, stall_s=patience.stall_s)
+            return functools.partial(
+                hub.body, repo, repository.commit, file.rel, stall_s=patience.stall_s
+            )
 
         copy_of = HubCache(repository).find if to is not None else lambda file: None
         try:
-            index = [file for file in missing if file.rel == INDEX]  # first: it may tell that the rest is for nothing
+            index = [
+                file for file in missing if file.rel == INDEX
+            ]  # first: it may tell that the rest is for nothing
             for some in (index, [file for file in missing if file.rel != INDEX]):
-                download(some, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of)
+                download(
+                    some, place, read_from, meter, where, tries=patience.tries, copy_of=copy_of
+                )
                 check_index(files, place, where)
             place.publish(files, revision)
         finally:
             meter.close()
-    return Fetched(repo, repository.commit, str(place.folder), len(files), size, meter.fetched, 0.0, verify, offline)
+    return Fetched(
+        repo,
+        repository.commit,
+        str(place.folder),
+        len(files),
+        size,
+        meter.fetched,
+        0.0,
+        verify,
+        offline,
+    )
 
 
 def _copy_to_bucket(fetched: Fetched, to: str) -> Fetched:
     bucket = Bucket(to, repository := recorded_repository(fetched.repo, fetched.commit))
     bucket.check()
-    return replace(fetched, folder=bucket.uri, copied=bucket.copy(repository.files, Path(fetched.folder)))
+    return replace(
+        fetched, folder=bucket.uri, copied=bucket.copy(repository.files, Path(fetched.folder))
+    )
 
 
 def fetch_bucket(uri: str) -> Fetched:
-    """Bring a model on S3 to this machine, as a run would. Raises as `download_to_cache` does, and `InterruptedRun`."""
+    """Bring a model on S3 to this machine, as a run would.
+
+    Raises as `download_to_cache` does, and `InterruptedRun`.
+    """
     began = time.monotonic()
     with _stoppable(f"model {uri}"):
         model = look_up(uri)
@@ -145,13 +181,26 @@ def fetch_bucket(uri: str) -> Fetched:
     size = sum(file.size for file in model.files)
     seconds = time.monotonic() - began
     return Fetched(
-        uri, model.digest, str(folder), len(model.files), size, 0 if before else size, seconds, verified=False,
+        uri,
+        model.digest,
+        str(folder),
+        len(model.files),
+        size,
+        0 if before else size,
+        seconds,
+        verified=False,
         offline=False,
-    )  # fmt: skip
+    )
 
 
 def _missing(
-    files: Sequence[ModelFile], place: Place, where: str, meter: Meter, *, verify: bool, offline: bool
+    files: Sequence[ModelFile],
+    place: Place,
+    where: str,
+    meter: Meter,
+    *,
+    verify: bool,
+    offline: bool,
 ) -> list[ModelFile]:
     """The files that have to come. With `verify`, damaged ones are among them."""
     missing = []
@@ -164,7 +213,9 @@ def _missing(
                     checksums = f"got checksum {got[:12]}…, need {file.checksum[:12]}…"
                     what = f"{where}: {file.rel}: damaged on disk ({checksums})"
                     if offline:
-                        raise ModelError(f"{what}. Unset HF_HUB_OFFLINE, and run the same command again.")
+                        raise ModelError(
+                            f"{what}. Unset HF_HUB_OFFLINE, and run the same command again."
+                        )
                     meter.say(f"{what}, fetched again")
                     place.drop(file)
                     path = None

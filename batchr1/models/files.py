@@ -15,7 +15,8 @@ from batchr1.errors import ModelError
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _BLOCK_BYTES = 4 * 2**20
-# Config, tokenizer in all its forms, chat templates, code for trust_remote_code, and the terms that go with weights.
+# Config, tokenizer in all its forms, chat templates, code for trust_remote_code, and the terms that
+# go with weights.
 _SMALL = re.compile(
     r"[^/\0]+\.(json|jinja|model|txt|tiktoken|py)|additional_chat_templates/[^/\0]+\.jinja|(LICENSE|NOTICE)[^/\0]*",
     re.IGNORECASE,
@@ -27,8 +28,8 @@ _OTHER_WEIGHTS = (".gguf", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx")
 class ModelFile:
     """A file by its path below the model's root; `size` in bytes.
 
-    Checked by SHA-256, as the hub says it of large files, or by git's SHA-1 of the blob, as it says it of the others.
-    Where a server says neither, by its size alone.
+    Checked by SHA-256, as the hub says it of large files, or by git's SHA-1 of the blob, as it says
+    it of the others. Where a server says neither, by its size alone.
     """
 
     rel: str
@@ -75,21 +76,27 @@ def feed(hasher: Any, path: Path, on_bytes: Callable[[int], None] = lambda count
 def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
     """What a run needs of a model's files, the largest first and config.json last.
 
-    Weights are taken as safetensors and from the root alone: the same weights in another format, or once more as
-    Mistral's `consolidated*`, stay where they are. Raises `ModelError` for a model that batchr1 does not load.
+    Weights are taken as safetensors and from the root alone: the same weights in another format, or
+    once more as Mistral's `consolidated*`, stay where they are. Raises `ModelError` for a model
+    that batchr1 does not load.
     """
     weights = [file for file in files if re.fullmatch(r"[^/\0]+\.safetensors", file.rel)]
     if any(not _is_consolidated(file) for file in weights):
         files = [file for file in files if not _is_consolidated(file)]
         weights = [file for file in weights if not _is_consolidated(file)]
     if not weights:
-        got = next((suffix for suffix in _OTHER_WEIGHTS if any(f.rel.endswith(suffix) for f in files)), "none")
+        got = next(
+            (suffix for suffix in _OTHER_WEIGHTS if any(f.rel.endswith(suffix) for f in files)),
+            "none",
+        )
         raise ModelError(
             f"{where}: no weights that batchr1 loads (got {got}, need *.safetensors). "
             "Choose the repository of the model's original safetensors."
         )
     if all(file.rel != CONFIG for file in files):
-        raise ModelError(f"{where}: has no {CONFIG} (need Hugging Face layout). Choose another repository.")
+        raise ModelError(
+            f"{where}: has no {CONFIG} (need Hugging Face layout). Choose another repository."
+        )
     small = [file for file in files if _SMALL.fullmatch(file.rel)]
     return sorted([*weights, *small], key=lambda file: (file.rel == CONFIG, -file.size, file.rel))
 
@@ -99,9 +106,15 @@ def _is_consolidated(file: ModelFile) -> bool:
 
 
 def shards_of(index: Path) -> set[str]:
-    """The files that an index of weights names. Raises `OSError`, and `ValueError` for what is no index."""
+    """The files that an index of weights names.
+
+    Raises `OSError`, and `ValueError` for what is no index.
+    """
     try:
-        return {str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        return {
+            str(shard)
+            for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        }
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError("not an index of weights") from exc
 

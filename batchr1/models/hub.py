@@ -1,9 +1,10 @@
 """The hub's API as far as a fetch needs it: which commit, which files, and their bytes from an offset on.
 
-Plain HTTP through huggingface_hub's own session, so that HF_ENDPOINT, HF_TOKEN, proxies and offline mode mean what they
-mean everywhere. Files are asked for by their address at a commit; where the hub sends us on to a store, the token stays
-behind (httpx drops it when the host changes). huggingface_hub 2.4 itself begins a file anew in each process, and checks
-sizes, not checksums; and hf_xet keeps no file that another process could go on with.
+Plain HTTP through huggingface_hub's own session, so that HF_ENDPOINT, HF_TOKEN, proxies and offline
+mode mean what they mean everywhere. Files are asked for by their address at a commit; where the hub
+sends us on to a store, the token stays behind (httpx drops it when the host changes).
+huggingface_hub 2.4 itself begins a file anew in each process, and checks sizes, not checksums; and
+hf_xet keeps no file that another process could go on with.
 
 Nothing of a third party's message is repeated, because it may hold a token or a signed address.
 """
@@ -24,7 +25,9 @@ from batchr1.models.files import ModelFile
 from batchr1.storage.errors import AGAIN
 
 API_TIMEOUT_S = 20.0
-TRIES = 8  # in a row that bring nothing: with the pauses in between, half a minute of a hub that answers at once
+# in a row that bring nothing: with the pauses in between, half a minute of a hub that answers at
+# once
+TRIES = 8
 MAX_RETRY_AFTER_S = 120.0
 _PASSING = (408, 429, 500, 502, 503, 504)
 _CHECKSUM = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -54,7 +57,8 @@ def is_offline() -> bool:
 def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> Repository:
     """Ask the hub what `revision` (None: its main branch) is: that is a commit from then on.
 
-    Raises `ModelError` for what is not there or not for us, `HubError` where the hub does not answer.
+    Raises `ModelError` for what is not there or not for us, `HubError` where the hub does not
+    answer.
     """
     from huggingface_hub import HfApi
 
@@ -72,16 +76,27 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
                 repo, revision=revision or "main", files_metadata=True, timeout=API_TIMEOUT_S
             )
         if not re.fullmatch(r"[0-9a-f]{40}", info.sha or "") or not info.siblings:
-            raise ModelError(f"{where}: what answers is not the hub (got no commit or no files). Check HF_ENDPOINT.")
+            raise ModelError(
+                f"{where}: what answers is not the hub (got no commit or no files). Check "
+                f"HF_ENDPOINT."
+            )
         files = []
         for sibling in info.siblings:
             if sibling.size is None:
-                raise ModelError(f"{where}: the hub does not say how large its files are. Check HF_ENDPOINT.")
-            sha256 = sibling.lfs.sha256 if sibling.lfs else None
-            file = ModelFile(sibling.rfilename, sibling.size, sha256, None if sha256 else sibling.blob_id)
-            if file.checksum and not _CHECKSUM.fullmatch(file.checksum):  # it becomes the name of a file here
                 raise ModelError(
-                    f"{where}: what answers is not the hub (got a checksum that is none). Check HF_ENDPOINT."
+                    f"{where}: the hub does not say how large its files are. Check HF_ENDPOINT."
+                )
+            sha256 = sibling.lfs.sha256 if sibling.lfs else None
+            file = ModelFile(
+                sibling.rfilename, sibling.size, sha256, None if sha256 else sibling.blob_id
+            )
+            if file.checksum and not _CHECKSUM.fullmatch(
+                file.checksum
+            ):  # it becomes the name of a file here
+                raise ModelError(
+                    f"{where}: what answers is not the hub (got a checksum that is none). "
+                    f"Check "
+                    f"HF_ENDPOINT."
                 )
             files.append(file)
         return Repository(repo, str(info.sha), tuple(files))
@@ -90,7 +105,9 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
 
 
 @contextlib.contextmanager
-def body(repo: str, commit: str, rel: str, offset: int, stall_s: float) -> Iterator[tuple[int, Iterator[bytes]]]:
+def body(
+    repo: str, commit: str, rel: str, offset: int, stall_s: float
+) -> Iterator[tuple[int, Iterator[bytes]]]:
     """A file's bytes from `offset` on, or from where the server begins instead: (where that is, blocks).
 
     Raises `HubError` for what may pass, also in the middle: cut, or no byte for `stall_s`.
@@ -103,38 +120,58 @@ def body(repo: str, commit: str, rel: str, offset: int, stall_s: float) -> Itera
         if offset:
             headers["Range"] = f"bytes={offset}-"
         url = hf_hub_url(repo, rel, revision=commit)
-        with get_session().stream("GET", url, headers=headers, timeout=stall_s, follow_redirects=True) as response:
+        with get_session().stream(
+            "GET", url, headers=headers, timeout=stall_s, follow_redirects=True
+        ) as response:
             hf_raise_for_status(response)
             span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             yield int(span[1]) if response.status_code == 206 and span else 0, response.iter_bytes()
 
 
 def wait_s(state: tenacity.RetryCallState, tries: int) -> float:
-    """Before the next try: as long as the hub asked for, else at random, up to twice as long each time."""
+    """Before the next try: as long as the hub asked for, else at random, up to twice as long each
+    time.
+    """
     exc = state.outcome.exception() if state.outcome else None
     asked = exc.retry_after_s if isinstance(exc, HubError) else None
-    return random.uniform(0, min(20.0, 0.25 * 2**tries)) if asked is None else min(asked, MAX_RETRY_AFTER_S)
+    return (
+        random.uniform(0, min(20.0, 0.25 * 2**tries))
+        if asked is None
+        else min(asked, MAX_RETRY_AFTER_S)
+    )
 
 
 @contextlib.contextmanager
-def hub_errors(where: str, repo: str, revision: str | None, *, stall_s: float = API_TIMEOUT_S) -> Iterator[None]:
+def hub_errors(
+    where: str, repo: str, revision: str | None, *, stall_s: float = API_TIMEOUT_S
+) -> Iterator[None]:
     """Turns what huggingface_hub and its HTTP client raise into one line of ours."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    http_error: Any = HfHubHTTPError.__mro__[1]  # HTTPError of httpx or of httpx2, whichever this version builds on
+    http_error: Any = HfHubHTTPError.__mro__[
+        1
+    ]  # HTTPError of httpx or of httpx2, whichever this version builds on
     try:
         yield
     except HFValidationError as exc:
-        raise ModelError(f"{where}: not the name of a repository (need owner/name). Correct it.") from exc
+        raise ModelError(
+            f"{where}: not the name of a repository (need owner/name). Correct it."
+        ) from exc
     except OfflineModeIsEnabled as exc:
-        raise ModelError(f"{where}: the hub is not asked, because HF_HUB_OFFLINE is set. Unset it.") from exc
+        raise ModelError(
+            f"{where}: the hub is not asked, because HF_HUB_OFFLINE is set. Unset it."
+        ) from exc
     except UnicodeError as exc:
-        raise ModelError(f"{where}: HF_TOKEN is not a token (got letters that no token has). Correct it.") from exc
+        raise ModelError(
+            f"{where}: HF_TOKEN is not a token (got letters that no token has). Correct it."
+        ) from exc
     except http_error as exc:
         raise _problem(exc, where, repo, revision, stall_s) from exc
 
 
-def _problem(exc: BaseException, where: str, repo: str, revision: str | None, stall_s: float) -> BatchError:
+def _problem(
+    exc: BaseException, where: str, repo: str, revision: str | None, stall_s: float
+) -> BatchError:
     from huggingface_hub import errors, get_token
     from huggingface_hub.constants import ENDPOINT
 
@@ -146,11 +183,15 @@ def _problem(exc: BaseException, where: str, repo: str, revision: str | None, st
     match exc:
         case errors.GatedRepoError():
             return ModelError(
-                f"{where}: the repository is gated (got {token}, need one whose owner has accepted its terms). "
+                f"{where}: the repository is gated (got {token}, need one whose owner has "
+                f"accepted its terms). "
                 f"Accept them at {ENDPOINT}/{repo}, and set HF_TOKEN."
             )
         case errors.RevisionNotFoundError():
-            return ModelError(f"{where}: no such revision (got {revision}, need a branch, tag or commit). Correct it.")
+            return ModelError(
+                f"{where}: no such revision (got {revision}, need a branch, tag or commit). "
+                f"Correct it."
+            )
         case errors.RemoteEntryNotFoundError():
             return ModelError(f"{where}: the hub has no such file (got {got}). {AGAIN}.")
         case errors.RepositoryNotFoundError():
@@ -166,16 +207,22 @@ def _problem(exc: BaseException, where: str, repo: str, revision: str | None, st
             f"{where}: the hub fails or asks to slow down (got {got}). {AGAIN}.",
             retry_after_s=float(asked) if asked.isdigit() else None,
         )
-    return ModelError(f"{where}: the hub refuses it (got {got}). Check HF_ENDPOINT and the rights of HF_TOKEN.")
+    return ModelError(
+        f"{where}: the hub refuses it (got {got}). Check HF_ENDPOINT and the rights of HF_TOKEN."
+    )
 
 
 def _no_answer(name: str, where: str, stall_s: float) -> BatchError:
     if name in ("LocalProtocolError", "InvalidURL", "UnsupportedProtocol"):
-        return ModelError(f"{where}: the hub cannot be asked (got {name}). Check HF_ENDPOINT and HF_TOKEN.")
+        return ModelError(
+            f"{where}: the hub cannot be asked (got {name}). Check HF_ENDPOINT and HF_TOKEN."
+        )
     if name == "ReadTimeout":
         return HubError(f"{where}: the hub stalls (got no byte for {stall_s:g} s). {AGAIN}.")
     if name == "RemoteProtocolError":
         return HubError(f"{where}: the hub cut the line (got {name}). {AGAIN}.")
     return HubError(
-        f"{where}: the hub cannot be reached (got {name}). Check HF_ENDPOINT and the network, and run again."
+        f"{where}: the hub cannot be reached (got {name}). Check HF_ENDPOINT and the network, "
+        f"and "
+        f"run again."
     )

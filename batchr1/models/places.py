@@ -1,7 +1,7 @@
 """Where a fetched model goes: into the hub's own cache, for every program that uses it, or into a plain folder.
 
-Both take files one by one, each of them whole and verified, and become a model with the last step alone: a fetch that
-was killed leaves nothing that a run would take for one.
+Both take files one by one, each of them whole and verified, and become a model with the last step
+alone: a fetch that was killed leaves nothing that a run would take for one.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Place(ABC):
 
     @contextlib.contextmanager
     def locked(self, say: Any) -> Iterator[None]:
-        """Alone here; waits for another fetch, which may well do the work. The lock goes with its process."""
+        """Alone here; waits for another fetch, which may well do the work.
+
+        The lock goes with its process.
+        """
         with mapped(str(self.lock_path)):
             make_folder(self.lock_path.parent)
             file = self.lock_path.open("ab")
@@ -83,13 +86,17 @@ class Place(ABC):
         except BlockingIOError:
             say(f"{self.folder}: another fetch is under way there, waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as exc:  # without locks, two at once would write the same bytes to the same places
+        except (
+            OSError
+        ) as exc:  # without locks, two at once would write the same bytes to the same places
             if exc.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
                 raise
 
 
 class HubCache(Place):
-    """The cache of huggingface_hub (HF_HOME, HF_HUB_CACHE), in its documented layout: blobs, snapshots, refs."""
+    """The cache of huggingface_hub (HF_HOME, HF_HUB_CACHE), in its documented layout: blobs,
+    snapshots, refs.
+    """
 
     elsewhere = "set HF_HOME to another disk"
 
@@ -100,17 +107,32 @@ class HubCache(Place):
 
     @property
     def lock_path(self) -> Path:
-        return self._root.parent / ".locks" / self._root.name / "batchr1-fetch.lock"  # where its own locks are
+        return (
+            self._root.parent / ".locks" / self._root.name / "batchr1-fetch.lock"
+        )  # where its own locks are
 
     def _blob(self, file: ModelFile) -> Path:
-        return self._root / "blobs" / (file.checksum or f"{self._repository.commit[:12]}-{file.rel.replace('/', '--')}")
+        return (
+            self._root
+            / "blobs"
+            / (file.checksum or f"{self._repository.commit[:12]}-{file.rel.replace('/', '--')}")
+        )
 
     def find(self, file: ModelFile) -> Path | None:
-        return next((path for path in (self.folder / file.rel, self._blob(file)) if size_of(path) == file.size), None)
+        return next(
+            (
+                path
+                for path in (self.folder / file.rel, self._blob(file))
+                if size_of(path) == file.size
+            ),
+            None,
+        )
 
     def partial(self, file: ModelFile) -> Path:
         blob = self._blob(file)
-        return blob.with_name(f"{blob.name}.batchr1.incomplete")  # no name that huggingface_hub writes to
+        return blob.with_name(
+            f"{blob.name}.batchr1.incomplete"
+        )  # no name that huggingface_hub writes to
 
     def keep(self, file: ModelFile) -> None:
         move(self.partial(file), self._blob(file))
@@ -144,7 +166,10 @@ class HubCache(Place):
 
 
 class Folder(Place):
-    """A plain folder, `model.path` of a job. `.batchr1/` in it holds what is unfinished and what was fetched."""
+    """A plain folder, `model.path` of a job.
+
+    `.batchr1/` in it holds what is unfinished and what was fetched.
+    """
 
     elsewhere = "give another folder"
 
@@ -163,8 +188,14 @@ class Folder(Place):
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputError(f"{self.folder}: a file, not a folder. Give a new or empty folder.")
         record = read_record(self.folder / RECORD)
-        others = [] if record or not self.folder.is_dir() else sorted(p.name for p in self.folder.iterdir())
-        refuse_another(str(self.folder), record, self._repository, [] if others == [".batchr1"] else others)
+        others = (
+            []
+            if record or not self.folder.is_dir()
+            else sorted(p.name for p in self.folder.iterdir())
+        )
+        refuse_another(
+            str(self.folder), record, self._repository, [] if others == [".batchr1"] else others
+        )
 
     def claim(self) -> None:
         """Write whose folder this is to be."""
@@ -204,23 +235,32 @@ def cache_root(repo: str) -> Path:
     try:
         return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
     except HFValidationError as exc:
-        raise ModelError(f"model {repo}: not the name of a repository (need owner/name). Correct it.") from exc
+        raise ModelError(
+            f"model {repo}: not the name of a repository (need owner/name). Correct it."
+        ) from exc
 
 
 def own_cache() -> Path:
-    """What batchr1 itself keeps beside the hub's cache: records of fetches, models from S3. Below HF_HOME."""
+    """What batchr1 itself keeps beside the hub's cache: records of fetches, models from S3. Below
+    HF_HOME.
+    """
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "batchr1"
 
 
 def record_path(repo: str, name: str) -> Path:
-    """A file about a repository in the hub's cache. Not in that cache, whose own tools know what belongs there."""
+    """A file about a repository in the hub's cache.
+
+    Not in that cache, whose own tools know what belongs there.
+    """
     return own_cache() / "fetched" / repo.replace("/", "--") / name
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What an earlier fetch wrote of itself: repo, commit, files (empty: not finished); None without it."""
+    """What an earlier fetch wrote of itself: repo, commit, files (empty: not finished); None
+    without it.
+    """
     try:
         return parse_record(path.read_bytes())
     except OSError:
@@ -239,25 +279,39 @@ def parse_record(data: bytes) -> dict[str, Any] | None:
 
 def recorded(record: dict[str, Any]) -> Repository:
     """The repository that a record tells of, as far as it was fetched."""
-    return Repository(record["repo"], record["commit"], tuple(ModelFile(**file) for file in record["files"]))
+    return Repository(
+        record["repo"], record["commit"], tuple(ModelFile(**file) for file in record["files"])
+    )
 
 
-def refuse_another(where: str, record: dict[str, Any] | None, wanted: Repository, others: Sequence[str]) -> None:
-    """Raise `OutputError` for a place where another model is, or `others`: files that no fetch brought."""
+def refuse_another(
+    where: str, record: dict[str, Any] | None, wanted: Repository, others: Sequence[str]
+) -> None:
+    """Raise `OutputError` for a place where another model is, or `others`: files that no fetch
+    brought.
+    """
     if record is not None and (record["repo"], record["commit"]) != (wanted.repo, wanted.commit):
         raise OutputError(
-            f"{where}: another model is there (got {record['repo']} at {record['commit'][:12]}, need "
+            f"{where}: another model is there (got {record['repo']} at {record['commit'][:12]}, "
+            f"need "
             f"{wanted.repo} at {wanted.commit[:12]}). Give a folder of its own."
         )
     if others:
         raise OutputError(
-            f"{where}: the folder is not empty and was not fetched (it holds {others[0]}). Give a new or empty folder."
+            f"{where}: the folder is not empty and was not fetched (it holds {others[0]}). "
+            f"Give "
+            f"a "
+            f"new or empty folder."
         )
 
 
 def as_record(repository: Repository, files: Sequence[ModelFile]) -> bytes:
     """The content of a record; `files` stays empty until all of them are here."""
-    document = {"repo": repository.repo, "commit": repository.commit, "files": [file.to_dict() for file in files]}
+    document = {
+        "repo": repository.repo,
+        "commit": repository.commit,
+        "files": [file.to_dict() for file in files],
+    }
     return (json.dumps(document, indent=1) + "\n").encode()
 
 

@@ -1,4 +1,6 @@
-"""What a fetch says while it runs, on stderr: a tqdm bar on a terminal, a plain line every 30 s elsewhere."""
+"""What a fetch says while it runs, on stderr: a tqdm bar on a terminal, a plain line every 30 s
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Meter:
     `say` takes lines instead of stderr, and there is no bar.
     """
 
-    def __init__(self, total: int, say: Callable[[str], None] | None = None, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, total: int, say: Callable[[str], None] | None = None, stream: TextIO | None = None
+    ) -> None:
         self._total = total
         self._say = say
         self._stream = stream or sys.stderr

@@ -1,4 +1,6 @@
-"""From a job's `model:` to files: which folder or repository, at which revision, and what its config says."""
+"""From a job's `model:` to files: which folder or repository, at which revision, and what its
+config says.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from batchr1.storage.uri import StorageOptions
 
 log = logging.getLogger("batchr1.models")
 
-CATALOGUE = "catalogue"  # the identity of a source that only the catalogue knows: enough for a plan, not to run
+# the identity of a source that only the catalogue knows: enough for a plan, not to run
+CATALOGUE = "catalogue"
 
 WHOLE_FILE_LIMIT = 64 * 2**20
 _BLOCK = 2**20
@@ -32,11 +35,11 @@ _BLOCKS = 64
 class ModelSource:
     """A model whose files can be found.
 
-    `location` is what the job names: a folder, a repository together with `revision` (a commit), or a URI of S3 with
-    what its files were. `folder` is where config and tokenizer are on this machine, and the weights, unless they are on
-    S3; None for a repository of which not all is here yet: vLLM would download it. `identity` changes whenever the
-    answers could: repository@commit, or a hash over the files.
-    `context_len` is in tokens.
+    `location` is what the job names: a folder, a repository together with `revision` (a commit), or
+    a URI of S3 with what its files were. `folder` is where config and tokenizer are on this
+    machine, and the weights, unless they are on S3; None for a repository of which not all is here
+    yet: vLLM would download it. `identity` changes whenever the answers could: repository@commit,
+    or a hash over the files. `context_len` is in tokens.
     """
 
     name: str
@@ -49,7 +52,9 @@ class ModelSource:
 
     @property
     def loads_from(self) -> tuple[str, str | None]:
-        """What transformers loads a tokenizer from here, and its revision: without asking the hub where that can be."""
+        """What transformers loads a tokenizer from here, and its revision: without asking the hub
+        where that can be.
+        """
         return (self.folder, None) if self.folder else (self.location, self.revision)
 
 
@@ -57,18 +62,23 @@ class _UnreachableError(ModelError):
     """A repository that is not in the cache, while the hub cannot be reached."""
 
 
-def resolve_model(spec: ModelSpec, *, cached_only: bool = False, storage: StorageOptions | None = None) -> ModelSource:
+def resolve_model(
+    spec: ModelSpec, *, cached_only: bool = False, storage: StorageOptions | None = None
+) -> ModelSource:
     """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible.
 
-    A variant with a `quantization` is the repository that holds it so; `revision` is then that repository's. vLLM reads
-    from its config how it is quantised. `cached_only`: do not ask the hub. `storage`: for a path on S3. Raises
-    `JobError` for what is not supported, before anything is looked up.
+    A variant with a `quantization` is the repository that holds it so; `revision` is then that
+    repository's. vLLM reads from its config how it is quantised. `cached_only`: do not ask the hub.
+    `storage`: for a path on S3. Raises `JobError` for what is not supported, before anything is
+    looked up.
     """
     weightless = spec.engine_args.get("load_format") == "dummy"
     if spec.variant is not None:
         entry = variant(spec.variant)
         if entry.path is None:
-            source = _hub(repository(spec, entry), spec.revision, entry.name, cached_only=cached_only)
+            source = _hub(
+                repository(spec, entry), spec.revision, entry.name, cached_only=cached_only
+            )
         else:
             source = _local(entry.path, entry.name, weightless)
     elif spec.path is not None:
@@ -85,7 +95,9 @@ def resolve_model(spec: ModelSpec, *, cached_only: bool = False, storage: Storag
 
 
 def resolve_or_catalogue(spec: ModelSpec, *, storage: StorageOptions | None = None) -> ModelSource:
-    """`resolve_model`; a variant that is not in the cache, as the catalogue knows it: a plan needs no more."""
+    """`resolve_model`; a variant that is not in the cache, as the catalogue knows it: a plan needs
+    no more.
+    """
     try:
         return resolve_model(spec, cached_only=spec.variant is not None, storage=storage)
     except _UnreachableError:
@@ -108,7 +120,10 @@ def catalogue_source(spec: ModelSpec) -> ModelSource | None:
 
 
 def repository(spec: ModelSpec, entry: Variant) -> str:
-    """The repository of a variant in the quantisation that is asked for. Raises `JobError` where there is none."""
+    """The repository of a variant in the quantisation that is asked for.
+
+    Raises `JobError` where there is none.
+    """
     if spec.quantization is None:
         return str(entry.repo)
     if spec.quantization in entry.quantized:
@@ -116,7 +131,8 @@ def repository(spec: ModelSpec, entry: Variant) -> str:
     if spec.quantization == "fp8":  # vLLM converts 16-bit weights as it loads them
         return str(entry.repo)
     raise JobError(
-        f"model.quantization: no repository of {entry.name} is known for it (got {spec.quantization!r}, "
+        f"model.quantization: no repository of {entry.name} is known for it (got "
+        f"{spec.quantization!r}, "
         f"need {' or '.join(entry.quantized)}). Take one of these, or give model.repo."
     )
 
@@ -125,11 +141,15 @@ def repository(spec: ModelSpec, entry: Variant) -> str:
 _STORED: dict[str, dict[str, Any]] = {
     "fp8": {
         "quant_method": "compressed-tensors",
-        "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}},
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "channel"}}
+        },
     },
     "w4a16": {
         "quant_method": "compressed-tensors",
-        "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}},
+        "config_groups": {
+            "group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}
+        },
     },
     "awq": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
     "gptq": {"quant_method": "gptq", "bits": 4, "group_size": 128},
@@ -139,26 +159,38 @@ _STORED: dict[str, dict[str, Any]] = {
 def _check_quantization(spec: ModelSpec, source: ModelSource) -> None:
     """Raise `JobError` when the weights are not stored in the quantisation that is asked for, and cannot become so.
 
-    vLLM converts 16-bit weights to FP8 as it loads them; nothing else. Methods that are unknown here are left to it.
+    vLLM converts 16-bit weights to FP8 as it loads them; nothing else. Methods that are unknown
+    here are left to it.
     """
     asked, stored = spec.quantization, stored_quantization(source.config)
-    if asked is None or asked == stored or (stored is None and source.config.get("quantization_config")):
+    if (
+        asked is None
+        or asked == stored
+        or (stored is None and source.config.get("quantization_config"))
+    ):
         return
     if asked == "fp8" and stored is None:
         return
     raise JobError(
-        f"model.quantization: the weights of {spec.variant or source.location} are not stored so (got {asked!r}, "
-        f"its config.json says {stored or '16 bits'}). Leave it null, or give a repository that holds {asked}."
+        f"model.quantization: the weights of {spec.variant or source.location} are not stored so "
+        f"(got {asked!r}, "
+        f"its config.json says {stored or '16 bits'}). Leave it null, or give a repository that "
+        f"holds {asked}."
     )
 
 
 def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
     if not folder.is_dir():
-        raise ModelError(f"model {folder}: there is no such folder. Give a folder with config.json and *.safetensors.")
+        raise ModelError(
+            f"model {folder}: there is no such folder. Give a folder with config.json and "
+            f"*.safetensors."
+        )
     if not weightless and not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.gguf")):
             refuse_unsupported("model.path", str(next(folder.glob("*.gguf"))))
-        got = next((suffix for suffix in (".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none")
+        got = next(
+            (suffix for suffix in (".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none"
+        )
         raise ModelError(
             f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). "
             "Give the folder of the model's original safetensors."
@@ -170,18 +202,23 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
 
 
 def _bucket(uri: str, storage: StorageOptions | None) -> ModelSource:
-    """A model on S3: its small files are brought here; its weights only when there is something to run."""
+    """A model on S3: its small files are brought here; its weights only when there is something to
+    run.
+    """
     model = look_up(uri, storage)
     folder = download_to_cache(uri, storage, digest=model.digest, weights=False, say=log.info)
     config = _read_config(folder / "config.json", uri)
     context_len, name = _context_len(config, uri), Path(uri).name
-    return ModelSource(name, uri, model.digest, f"s3:{model.digest}", context_len, config, str(folder))
+    return ModelSource(
+        name, uri, model.digest, f"s3:{model.digest}", context_len, config, str(folder)
+    )
 
 
 def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> ModelSource:
     """A repository: as the cache has it whole, without asking the hub; else what the hub says it is.
 
-    So a job without `model.revision` keeps its model from night to night, until `batchr1 fetch` brings a newer one.
+    So a job without `model.revision` keeps its model from night to night, until `batchr1 fetch`
+    brings a newer one.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -193,29 +230,41 @@ def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> Mo
     else:
         try:
             with hub_errors(where, repo, revision):
-                path = Path(hf_hub_download(repo, "config.json", revision=revision, local_files_only=cached_only))
+                path = Path(
+                    hf_hub_download(
+                        repo, "config.json", revision=revision, local_files_only=cached_only
+                    )
+                )
         except LocalEntryNotFoundError as exc:
             raise _UnreachableError(
-                f"{where}: not in the local cache, and the hub cannot be reached. Run `batchr1 fetch {repo}"
+                f"{where}: not in the local cache, and the hub cannot be reached. Run `batchr1 "
+                f"fetch {repo}"
                 f"{f' --revision {revision}' if revision else ''}` with network, or set model.path."
             ) from exc
         except (ValueError, OSError) as exc:
             raise ModelError(
-                f"{where}: no config.json from the hub (got {type(exc).__name__}). Check HF_ENDPOINT and HF_HOME."
+                f"{where}: no config.json from the hub (got {type(exc).__name__}). Check "
+                f"HF_ENDPOINT and HF_HOME."
             ) from exc
     commit = path.parent.name  # …/snapshots/<commit>/config.json
     config = _read_config(path, where)
     context_len = _context_len(config, repo)
-    return ModelSource(name, repo, commit, f"{repo}@{commit}", context_len, config, str(folder) if folder else None)
+    return ModelSource(
+        name, repo, commit, f"{repo}@{commit}", context_len, config, str(folder) if folder else None
+    )
 
 
 def _read_config(path: Path, where: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        raise ModelError(f"model {where}: has no config.json. Give a folder in Hugging Face layout.") from exc
+        raise ModelError(
+            f"model {where}: has no config.json. Give a folder in Hugging Face layout."
+        ) from exc
     except (OSError, ValueError) as exc:
-        raise ModelError(f"model {where}: config.json is not readable JSON ({exc}). Download it again.") from exc
+        raise ModelError(
+            f"model {where}: config.json is not readable JSON ({exc}). Download it again."
+        ) from exc
     if not isinstance(config, dict):
         raise ModelError(f"model {where}: config.json is not an object. Download it again.")
     return config
@@ -228,15 +277,16 @@ def _context_len(config: dict[str, Any], where: str) -> int:
         if isinstance(text.get(key), int) and text[key] > 0:
             return int(text[key])
     raise ModelError(
-        f"model {where}: config.json does not say how long the context is (need max_position_embeddings). Add it there."
+        f"model {where}: config.json does not say how long the context is (need "
+        f"max_position_embeddings). Add it there."
     )
 
 
 def content_hash(folder: Path) -> str:
     """SHA-256 over names and contents of the files that decide a model's answers.
 
-    Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly over them, with their size: reading 140 GB at
-    each start would cost minutes, and weights that differ differ everywhere.
+    Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly over them, with their size:
+    reading 140 GB at each start would cost minutes, and weights that differ differ everywhere.
     """
     total = hashlib.sha256()
     for path in sorted(_model_files(folder)):

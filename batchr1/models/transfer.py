@@ -1,4 +1,6 @@
-"""One file, brought to its place whole: gone on with where an earlier try ended, tried again, and verified."""
+"""One file, brought to its place whole: gone on with where an earlier try ended, tried again, and
+verified.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,21 @@ class Listener(Protocol):
 
 
 class Transfer:
-    """Bytes of `file` into `partial`, which survives any death of this process and is what a later one goes on from."""
+    """Bytes of `file` into `partial`, which survives any death of this process and is what a later
+    one goes on from.
+    """
 
     def __init__(
-        self, file: ModelFile, partial: Path, read_from: ReadFrom, listener: Listener, stopping: threading.Event,
-        where: str, *, tries: int,
-    ) -> None:  # fmt: skip
+        self,
+        file: ModelFile,
+        partial: Path,
+        read_from: ReadFrom,
+        listener: Listener,
+        stopping: threading.Event,
+        where: str,
+        *,
+        tries: int,
+    ) -> None:
         self._file, self._partial, self._read_from = file, partial, read_from
         self._listener, self._stopping, self._where = listener, stopping, where
         self._tries = tries
@@ -50,7 +61,8 @@ class Transfer:
     def run(self) -> None:
         """Returns when `partial` holds the file, verified.
 
-        Raises `HubError` when that has to wait, `FailedError` when what comes is wrong again and again.
+        Raises `HubError` when that has to wait, `FailedError` when what comes is wrong again and
+        again.
         """
         with mapped(str(self._partial)):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +74,13 @@ class Transfer:
                     return
                 self._listener.kept(-self._have)
                 self._partial.unlink()
-                self._listener.say(f"{self._where}: damaged on its way (got {got[:12]}…), fetched again")
+                self._listener.say(
+                    f"{self._where}: damaged on its way (got {got[:12]}…), fetched again"
+                )
         raise FailedError(
             f"{self._where}: what comes is not what is listed, {WHOLE_TRIES} times (got checksum "
-            f"{got[:12]}…, need {str(self._file.checksum)[:12]}…). Check what it comes from, or a proxy in between."
+            f"{got[:12]}…, need {str(self._file.checksum)[:12]}…). Check what it comes from, or a "
+            f"proxy in between."
         )
 
     def _take_up(self) -> None:
@@ -91,8 +106,12 @@ class Transfer:
         if self._have == self._file.size and self._partial.exists():
             return
         self._partial.touch()
-        # Not appended: where a file system ignores locks, another fetch writes the same bytes to the same places.
-        with self._read_from(self._have) as (start, blocks), self._partial.open("r+b", buffering=0) as out:
+        # Not appended: where a file system ignores locks, another fetch writes the same bytes to
+        # the same places.
+        with (
+            self._read_from(self._have) as (start, blocks),
+            self._partial.open("r+b", buffering=0) as out,
+        ):
             if start != self._have:  # the server begins at the beginning, whatever it was asked for
                 self._listener.kept(-self._have)
                 self._hasher, self._have = self._file.hasher(), 0
@@ -108,7 +127,9 @@ class Transfer:
                 if self._have == self._file.size:  # whatever else comes, it is none of it
                     break
         if self._have < self._file.size:
-            raise HubError(f"{self._where}: it ended early (got {self._have} of {self._file.size} bytes).")
+            raise HubError(
+                f"{self._where}: it ended early (got {self._have} of {self._file.size} bytes)."
+            )
 
     @property
     def _retrying(self) -> tenacity.Retrying:
@@ -127,4 +148,6 @@ class Transfer:
     def _report(self, state: tenacity.RetryCallState) -> None:
         exc = state.outcome.exception() if state.outcome else None
         what = str(exc).partition(". ")[0]
-        self._listener.say(f"{what}; going on from {size_text(self._have)} of {size_text(self._file.size)}")
+        self._listener.say(
+            f"{what}; going on from {size_text(self._have)} of {size_text(self._file.size)}"
+        )

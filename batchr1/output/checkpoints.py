@@ -4,9 +4,9 @@
     .batchr1/inflight/snap-<run>-carried.bin                       what a run took over from the runs before it
     .batchr1/inflight/snap-<run>-aside.bin                         the same, of samples that this run was not asked for
 
-A snapshot is a hint and never the truth: rows that are committed are left out when it is read, one that cannot be read
-costs tokens, and two that name the same sample give the further one. File: magic, BLAKE2b-128 of the rest, then an
-Arrow IPC stream (zstd) with one row a generation.
+A snapshot is a hint and never the truth: rows that are committed are left out when it is read, one
+that cannot be read costs tokens, and two that name the same sample give the further one. File:
+magic, BLAKE2b-128 of the rest, then an Arrow IPC stream (zstd) with one row a generation.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ log = logging.getLogger("batchr1.journal")
 INFLIGHT_DIR = f"{CONTROL_DIR}/inflight"
 _MAGIC = b"batchr1 snapshot 1\n"
 _DIGEST_BYTES = 16
-_NAME = re.compile(r"/snap-(?P<run>.+?)-(?:carried|aside|cut-\d{5,}|(?P<worker>\d{3,}-\d{3,}-\d{7,}))\.bin$")
+_NAME = re.compile(
+    r"/snap-(?P<run>.+?)-(?:carried|aside|cut-\d{5,}|(?P<worker>\d{3,}-\d{3,}-\d{7,}))\.bin$"
+)
 _SCHEMA = pa.schema(
     [
         pa.field("id", pa.string()),
@@ -57,7 +59,8 @@ class CheckpointError(Exception):
 class GenerationCheckpoint:
     """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest.
 
-    `injected`: how many of the tokens batchr1 put in. `reply`: a server's answer, which has no tokens.
+    `injected`: how many of the tokens batchr1 put in. `reply`: a server's answer, which has no
+    tokens.
     """
 
     id: str
@@ -83,7 +86,12 @@ class GenerationCheckpoint:
     def partial(self) -> ResumePoint:
         """What a work item carries of it."""
         return ResumePoint(
-            tuple(self.tokens), self.resumed_at, self.finish_reason, self.finished_at, self.injected, self.reply
+            tuple(self.tokens),
+            self.resumed_at,
+            self.finish_reason,
+            self.finished_at,
+            self.injected,
+            self.reply,
         )
 
 
@@ -123,13 +131,17 @@ def reopened_name(run: str, number: int) -> str:
 
 
 def encode(saved: Sequence[GenerationCheckpoint], *, job: str) -> bytes:
-    """A snapshot's bytes. `job` names the job whose answers these are: another job's are never taken over."""
+    """A snapshot's bytes.
+
+    `job` names the job whose answers these are: another job's are never taken over.
+    """
     offsets, values = [0], array("i")
     for one in saved:
         values.extend(one.tokens)
         offsets.append(len(values))
     tokens = pa.LargeListArray.from_arrays(
-        pa.array(offsets, pa.int64()), pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)])
+        pa.array(offsets, pa.int64()),
+        pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(values)]),
     )
     columns = {
         "id": [s.id for s in saved],
@@ -143,17 +155,25 @@ def encode(saved: Sequence[GenerationCheckpoint], *, job: str) -> bytes:
         "injected": [s.injected for s in saved],
         "reply": [None if s.reply is None else json.dumps(asdict(s.reply)) for s in saved],
     }
-    arrays = [v if isinstance(v, pa.Array) else pa.array(v, _SCHEMA.field(n).type) for n, v in columns.items()]
+    arrays = [
+        v if isinstance(v, pa.Array) else pa.array(v, _SCHEMA.field(n).type)
+        for n, v in columns.items()
+    ]
     schema = _SCHEMA.with_metadata({"job": job})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    with pa.ipc.new_stream(
+        sink, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
     body: bytes = sink.getvalue().to_pybytes()
     return _MAGIC + _digest(body) + body
 
 
 def decode(data: bytes, *, job: str | None = None) -> list[GenerationCheckpoint]:
-    """The generations of a snapshot. Raises `CheckpointError` when it is torn, or (with `job`) of another job."""
+    """The generations of a snapshot.
+
+    Raises `CheckpointError` when it is torn, or (with `job`) of another job.
+    """
     start = len(_MAGIC) + _DIGEST_BYTES
     if not data.startswith(_MAGIC) or _digest(data[start:]) != data[len(_MAGIC) : start]:
         raise CheckpointError("torn, or not a snapshot")
@@ -171,12 +191,16 @@ def decode(data: bytes, *, job: str | None = None) -> list[GenerationCheckpoint]
             ids.frombytes(tokens[i].values.to_numpy().tobytes())
             reply = None if row.get("reply") is None else Reply(**json.loads(row["reply"]))
             saved.append(
-                GenerationCheckpoint(**{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply})
+                GenerationCheckpoint(
+                    **{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply}
+                )
             )
     return saved
 
 
-def write_checkpoint(storage: Storage, rel: str, saved: Sequence[GenerationCheckpoint], *, job: str) -> int:
+def write_checkpoint(
+    storage: Storage, rel: str, saved: Sequence[GenerationCheckpoint], *, job: str
+) -> int:
     """Write a snapshot, whole and durable when this returns. Returns its size in bytes."""
     data = encode(saved, job=job)
     storage.write_bytes(rel, data)
@@ -206,7 +230,10 @@ def _age(rel: str) -> tuple[str, bool, str]:
 def read_worker(
     storage: Storage, run: str, worker: int, epoch: int, *, job: str
 ) -> dict[SampleKey, GenerationCheckpoint]:
-    """What a worker saved last. Whatever is wrong with it costs tokens only, so it is reported and not raised."""
+    """What a worker saved last.
+
+    Whatever is wrong with it costs tokens only, so it is reported and not raised.
+    """
     saved: dict[SampleKey, GenerationCheckpoint] = {}
     try:
         for file in storage.list_files(INFLIGHT_DIR, ".bin"):
@@ -218,7 +245,12 @@ def read_worker(
 
 
 def consolidate(
-    storage: Storage, run: str, found: FoundCheckpoints, *, job: str, aside: Collection[SampleKey] = frozenset()
+    storage: Storage,
+    run: str,
+    found: FoundCheckpoints,
+    *,
+    job: str,
+    aside: Collection[SampleKey] = frozenset(),
 ) -> None:
     """Bring what earlier runs left into files of this run, then remove theirs. Call with the lock held.
 
@@ -236,7 +268,9 @@ def consolidate(
 
 
 def add(known: dict[SampleKey, GenerationCheckpoint], more: Iterable[GenerationCheckpoint]) -> None:
-    """Put in newer snapshots: of one sample the one that got further stays; another prompt or attempt replaces it."""
+    """Put in newer snapshots: of one sample the one that got further stays; another prompt or
+    attempt replaces it.
+    """
     for new in more:
         old = known.get(new.key)
         same = old is not None and (old.prompt_hash, old.attempt) == (new.prompt_hash, new.attempt)

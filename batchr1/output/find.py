@@ -17,8 +17,8 @@ _MAGIC = re.compile(r"[*?\[]")
 def find_outputs(uris: Sequence[str]) -> list[Output]:
     """The outputs that folders and globs name, each once, in their order; those of a glob sorted.
 
-    A folder that is named is taken as it is, whatever it holds; a glob takes the outputs of batchr1 among the folders
-    that it matches. Raises `UsageError` for a glob that takes none.
+    A folder that is named is taken as it is, whatever it holds; a glob takes the outputs of batchr1
+    among the folders that it matches. Raises `UsageError` for a glob that takes none.
     """
     found: dict[str, Output] = {}
     for uri in uris:
@@ -26,7 +26,9 @@ def find_outputs(uris: Sequence[str]) -> list[Output]:
         if not is_glob(uri) or named.was_tried():
             found[named.uri] = named
             continue
-        matches = [one for one in map(_opened, matching_folders(uri, what="OUTPUT")) if one.was_tried()]
+        matches = [
+            one for one in map(_opened, matching_folders(uri, what="OUTPUT")) if one.was_tried()
+        ]
         if not matches:
             raise UsageError(f"{uri}: the glob matches no output of batchr1. Check the pattern.")
         found |= {one.uri: one for one in matches}
@@ -37,19 +39,25 @@ def is_glob(uri: str) -> bool:
     return bool(_MAGIC.search(uri))
 
 
-def matching_folders(pattern: str, options: StorageOptions | None = None, *, what: str) -> list[str]:
+def matching_folders(
+    pattern: str, options: StorageOptions | None = None, *, what: str
+) -> list[str]:
     """The folders that a glob matches, by URI, sorted. `*` stays within a part of the path; not hidden ones.
 
     Raises `JobError` for `**`, in the name of `what`; `InputError` when storage cannot be listed.
     """
     if "**" in pattern:
-        raise JobError(f"{what}: ** is not understood here (got {pattern}). Write a * for each folder.")
+        raise JobError(
+            f"{what}: ** is not understood here (got {pattern}). Write a * for each folder."
+        )
     kind, place = split_uri(pattern)
     top, _, rel = place.partition("/")
     root = open_storage(f"s3://{top}" if kind == "s3" else "/", options, INPUT_RETRY)
     folders = [""]
     for part in rel.split("/"):
-        folders = [f"{above}/{name}".lstrip("/") for above in folders for name in _names(root, above, part)]
+        folders = [
+            f"{above}/{name}".lstrip("/") for above in folders for name in _names(root, above, part)
+        ]
     return sorted(root.where(folder) for folder in folders)
 
 
@@ -61,7 +69,11 @@ def _names(root: Storage, above: str, part: str) -> list[str]:
         names = root.list_folders(above)
     except StorageError as error:
         raise InputError(str(error)) from error.__cause__
-    return [name for name in names if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith("."))]
+    return [
+        name
+        for name in names
+        if fnmatchcase(name, part) and (not name.startswith(".") or part.startswith("."))
+    ]
 
 
 def _opened(uri: str) -> Output:

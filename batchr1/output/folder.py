@@ -53,11 +53,15 @@ class Output:
         return self.storage.exists(JOB_FILE)
 
     def was_tried(self) -> bool:
-        """The same, or has at least begun: where no engine came up, there is a run's record and nothing else."""
+        """The same, or has at least begun: where no engine came up, there is a run's record and
+        nothing else.
+        """
         return self.exists() or bool(self.storage.list_files(RUNS_DIR, ".json"))
 
     def refuse_foreign(self) -> None:
-        """Raise `OutputError` when the folder holds something that is not an output of batchr1, or cannot be one."""
+        """Raise `OutputError` when the folder holds something that is not an output of batchr1, or
+        cannot be one.
+        """
         if self.storage.kind == "local":
             refuse_place(Path(self.uri))
         try:
@@ -67,23 +71,29 @@ class Output:
         except StorageError as exc:
             if exc.__cause__ is None or is_passing(exc.__cause__):
                 raise
-            raise OutputError(str(exc)) from exc.__cause__  # no such bucket, access denied: it would be so next time
+            raise OutputError(
+                str(exc)
+            ) from exc.__cause__  # no such bucket, access denied: it would be so next time
         others = [f.rel for f in files if not f.rel.startswith(f"{CONTROL_DIR}/")]
         if others:
             raise OutputError(
-                f"{self.uri}: the folder is not empty and not an output of batchr1 (it holds {others[0]}). "
+                f"{self.uri}: the folder is not empty and not an output of batchr1 (it holds "
+                f"{others[0]}). "
                 "Give output.path a new or empty folder."
             )
 
     def refuse_overlap(self, patterns: Sequence[str], files: Sequence[InputFile]) -> None:
-        """Raise `OutputError` when the output lies beneath the input, or the input beneath the output."""
+        """Raise `OutputError` when the output lies beneath the input, or the input beneath the
+        output.
+        """
         part = f"{self.uri}/{DATA_DIR}/part-0.parquet"
         for pattern in patterns:
             kind, place = split_uri(pattern)
             folder = f"s3://{place}" if kind == "s3" else place
             if part.startswith(folder + "/") or _glob_matches(folder, part):
                 raise OutputError(
-                    f"{self.uri}: output.path lies beneath input.path {pattern}, so that results would become input. "
+                    f"{self.uri}: output.path lies beneath input.path {pattern}, so that results "
+                    f"would become input. "
                     "Give the output a folder of its own."
                 )
         for file in files:
@@ -104,7 +114,8 @@ class Output:
             document = None
         if not isinstance(document, dict) or not isinstance(document.get("fingerprint"), dict):
             raise OutputError(
-                f"{self.storage.where(JOB_FILE)}: not the record of a job (something else changed it). "
+                f"{self.storage.where(JOB_FILE)}: not the record of a job (something else changed "
+                f"it). "
                 "Put it back, or start over with --fresh (deletes these results)."
             )
         return document
@@ -113,7 +124,9 @@ class Output:
         self.storage.write_bytes(JOB_FILE, _json(document))
 
     def inputs(self) -> dict[str, str]:
-        """The input files, by URI, whose prompts are known to be those of the committed rows; each with its version."""
+        """The input files, by URI, whose prompts are known to be those of the committed rows; each
+        with its version.
+        """
         data = self.storage.find_bytes(INPUTS_FILE)
         try:
             document = json.loads(data) if data else {}
@@ -128,7 +141,9 @@ class Output:
     def runs(self) -> list[dict[str, Any]]:
         """The records of all runs, oldest first."""
         files = self.storage.list_files(RUNS_DIR, ".json")
-        found = (self.storage.find_bytes(file.rel) for file in files)  # a later run may just have taken one away
+        found = (
+            self.storage.find_bytes(file.rel) for file in files
+        )  # a later run may just have taken one away
         return [json.loads(data) for data in found if data is not None]
 
     def last_run(self) -> dict[str, Any] | None:
@@ -137,7 +152,9 @@ class Output:
         if not files:
             return None
         data = self.storage.find_bytes(files[-1].rel)
-        return self.last_run() if data is None else json.loads(data)  # None: a newer one has taken its place
+        return (
+            self.last_run() if data is None else json.loads(data)
+        )  # None: a newer one has taken its place
 
     def write_run(self, run: str, record: dict[str, Any]) -> None:
         self.storage.write_bytes(f"{RUNS_DIR}/{run}.json", _json(record))
@@ -149,7 +166,11 @@ class Output:
 
     def parts(self) -> list[str]:
         """The committed parts."""
-        return [f.rel for f in self.storage.list_files(DATA_DIR, ".parquet") if f.rel.startswith(f"{DATA_DIR}/part-")]
+        return [
+            f.rel
+            for f in self.storage.list_files(DATA_DIR, ".parquet")
+            if f.rel.startswith(f"{DATA_DIR}/part-")
+        ]
 
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Committed parts, these columns only, one part at a time."""
@@ -161,7 +182,10 @@ class Output:
         return self._read(rel, columns)
 
     def failed_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Rows that failed, oldest part first. A row may have been done since, or have failed again."""
+        """Rows that failed, oldest part first.
+
+        A row may have been done since, or have failed again.
+        """
         for file in self.storage.list_files(FAILED_DIR, ".parquet"):
             yield self._read(file.rel, columns)
 
@@ -178,11 +202,15 @@ class Output:
             with self.storage.open_input(rel) as file:
                 return read(file)
         except (pa.ArrowException, OSError) as exc:
-            if isinstance(exc, OSError) and exc.errno is not None:  # Arrow gives no number when it cannot decode
+            if (
+                isinstance(exc, OSError) and exc.errno is not None
+            ):  # Arrow gives no number when it cannot decode
                 raise
             raise OutputError(
-                f"{self.storage.where(rel)}: not a readable part ({str(exc).partition(chr(10))[0]}). "
-                "batchr1 publishes whole files only, so something else changed it: delete it, and its rows run again."
+                f"{self.storage.where(rel)}: not a readable part "
+                f"({str(exc).partition(chr(10))[0]}). "
+                "batchr1 publishes whole files only, so something else changed it: delete it, and "
+                "its rows run again."
             ) from exc
 
     def clear_staging(self) -> None:
@@ -237,11 +265,16 @@ class Output:
         left = self.parts()
         if left:
             raise OutputError(
-                f"{self.uri}: --fresh deleted its own results, but {left[0]} was not made here. Move it away first."
+                f"{self.uri}: --fresh deleted its own results, but {left[0]} was not made "
+                f"here. "
+                f"Move it away first."
             )
 
     def _own_parts(self) -> list[str]:
-        runs = {f.rel.rpartition("/")[2].removesuffix(".json") for f in self.storage.list_files(RUNS_DIR, ".json")}
+        runs = {
+            f.rel.rpartition("/")[2].removesuffix(".json")
+            for f in self.storage.list_files(RUNS_DIR, ".json")
+        }
         own = []
         for rel in self.parts():
             match = _PART.match(rel.removeprefix(f"{DATA_DIR}/"))
@@ -256,15 +289,21 @@ def refuse_place(folder: Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
-        raise OutputError(f"{folder}: cannot be a folder (got a file at {place}). Give another path.")
+        raise OutputError(
+            f"{folder}: cannot be a folder (got a file at {place}). Give another path."
+        )
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{folder}: cannot be written to (got no permission, or read-only: {place}). Give another path."
+            f"{folder}: cannot be written to (got no permission, or read-only: {place}). Give "
+            f"another path."
         )
 
 
 def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
-    """Write a part on local disk and put it, whole, where `commit_part` finds it. Safe to call in a worker."""
+    """Write a part on local disk and put it, whole, where `commit_part` finds it.
+
+    Safe to call in a worker.
+    """
     local = storage.scratch_dir() / f"{name}.tmp"
     try:
         with mapped(str(local)):  # a disk that is full here is no fault of the engine
@@ -287,13 +326,15 @@ def _glob_matches(pattern: str, path: str) -> bool:
         return False
     want, have = pattern.split("/"), path.split("/")
     if "**" in want:
-        return all(fnmatch(h, w) for h, w in zip(have, want[: want.index("**")], strict=False)) and fnmatch(
-            have[-1], want[-1]
-        )
+        return all(
+            fnmatch(h, w) for h, w in zip(have, want[: want.index("**")], strict=False)
+        ) and fnmatch(have[-1], want[-1])
     return len(want) == len(have) and all(fnmatch(h, w) for h, w in zip(have, want, strict=True))
 
 
 def _json(document: dict[str, Any]) -> bytes:
     """A line for each value, and one for a whole list of numbers."""
     text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
-    return (re.sub(r"(?<=: \[)\s+[-+\d.e,\s]+(?=\],?\n)", lambda m: " ".join(m[0].split()), text) + "\n").encode()
+    return (
+        re.sub(r"(?<=: \[)\s+[-+\d.e,\s]+(?=\],?\n)", lambda m: " ".join(m[0].split()), text) + "\n"
+    ).encode()

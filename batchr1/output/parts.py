@@ -13,7 +13,10 @@ from batchr1.records import Failure, Result
 
 
 def results_table(results: Sequence[Result], kept: pa.Schema) -> pa.Table:
-    """The rows of a part, in the order given. `kept` is the schema of each result's one-row `kept` batch."""
+    """The rows of a part, in the order given.
+
+    `kept` is the schema of each result's one-row `kept` batch.
+    """
     columns: dict[str, pa.Array] = {}
     for column in COLUMNS:
         values = [getattr(result, column.name) for result in results]
@@ -46,7 +49,15 @@ def failures_table(failures: Sequence[Failure], *, run: str, failed_at: object) 
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Write a table as one zstd Parquet file that every reader understands, without pandas or Arrow metadata tricks."""
+    """Write a table as one zstd Parquet file that every reader understands, without pandas or Arrow
+    metadata tricks.
+    """
     pq.write_table(
-        table, path, compression="zstd", version="2.6", store_schema=False, write_statistics=True, use_dictionary=True
+        table,
+        path,
+        compression="zstd",
+        version="2.6",
+        store_schema=False,
+        write_statistics=True,
+        use_dictionary=True,
     )

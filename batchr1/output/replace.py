@@ -2,8 +2,8 @@
 
     stage the new part ─▶ write the intent (old → new) ─▶ publish new ─▶ remove old ─▶ remove the intent
 
-A run that finds an intent rolls it forward before it reads what is committed. Call everything here with the lock held
-and `_SUCCESS` removed.
+A run that finds an intent rolls it forward before it reads what is committed. Call everything here
+with the lock held and `_SUCCESS` removed.
 """
 
 from __future__ import annotations
@@ -51,11 +51,22 @@ def truncated_rows(
             yield rel, table.filter(pa.array(mask)), table.filter(pa.array(~mask))
 
 
-COLUMNS = ["id", "sample", "prompt_hash", "truncated", "truncated_by", "prompt_tokens", "completion_tokens"]
+COLUMNS = [
+    "id",
+    "sample",
+    "prompt_hash",
+    "truncated",
+    "truncated_by",
+    "prompt_tokens",
+    "completion_tokens",
+]
 
 
 def may_go_on(table: pa.Table, limit: Limit) -> Bools:
-    """Which rows were cut by a limit, and before `limit`. A budget or a loop would cut them again."""
+    """Which rows were cut by a limit, and before `limit`.
+
+    A budget or a loop would cut them again.
+    """
     by_limit = pc.is_in(table.column("truncated_by"), pa.array(["max_tokens", "context"]))
     mask = pc.and_(table.column("truncated"), by_limit)
     if limit.max_tokens is not None:
@@ -70,7 +81,9 @@ def may_go_on(table: pa.Table, limit: Limit) -> Bools:
 def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:
     """Put `table` in the place of the committed part `old`; without rows, just remove that one."""
     stem = old.removeprefix(f"{DATA_DIR}/").removesuffix(".parquet").partition(_MARK)[0]
-    new = f"{stem}{_MARK}{run}.parquet" if table.num_rows else None  # keeps its run's name: whose it is stays known
+    new = (
+        f"{stem}{_MARK}{run}.parquet" if table.num_rows else None
+    )  # keeps its run's name: whose it is stays known
     if new is not None and f"{DATA_DIR}/{new}" == old:  # this run has replaced it once already
         new = f"{stem}{_MARK}{run}-2.parquet"
     if new is not None:
@@ -81,7 +94,10 @@ def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:
 
 
 def roll_forward(output: Output) -> bool:
-    """Finish a replacement that a killed run began; whether there was one. Call before staging is cleared."""
+    """Finish a replacement that a killed run began; whether there was one.
+
+    Call before staging is cleared.
+    """
     data = output.storage.find_bytes(INTENT_FILE)
     if data is None:
         return False
@@ -90,12 +106,18 @@ def roll_forward(output: Output) -> bool:
         old, new = str(intent["old"]), intent["new"]
     except (ValueError, KeyError, TypeError) as exc:
         raise OutputError(
-            f"{output.storage.where(INTENT_FILE)}: not a record of a replacement (something else changed it). "
-            "Look whether data/ holds a part and its replacement (-c- in its name), keep the latter, delete this file."
+            f"{output.storage.where(INTENT_FILE)}: not a record of a replacement (something else "
+            f"changed it). "
+            "Look whether data/ holds a part and its replacement (-c- in its name), keep the "
+            "latter, delete this file."
         ) from exc
     log.warning("%s: a replacement was not finished: going on with it", output.storage.where(old))
     output.begin()
-    staged = new is None or output.storage.exists(f"{STAGING_DIR}/{new}") or output.storage.exists(f"{DATA_DIR}/{new}")
+    staged = (
+        new is None
+        or output.storage.exists(f"{STAGING_DIR}/{new}")
+        or output.storage.exists(f"{DATA_DIR}/{new}")
+    )
     if staged:
         _forward(output, old, new)
     else:  # staging was emptied by hand: the old part is as good as it was

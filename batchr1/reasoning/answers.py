@@ -1,7 +1,8 @@
 r"""The final answer in a text, and whether it is the right one.
 
-Everything here is linear in the length of the text and accepts any text, because the text comes from a model.
-`is_correct` compares numbers exactly and everything else as normalised LaTeX; it knows no algebra.
+Everything here is linear in the length of the text and accepts any text, because the text comes
+from a model. `is_correct` compares numbers exactly and everything else as normalised LaTeX; it
+knows no algebra.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-# A box without braces is taken for an answer only if it reads like one: `\boxed 5`, `\boxed\frac12`, `\boxed A`.
+# A box without braces is taken for an answer only if it reads like one: `\boxed 5`,
+# `\boxed\frac12`, `\boxed A`.
 _BARE = r"[-+\u2212]?(?:[0-9][0-9.,/]*|\.[0-9]+|\\[dt]?frac(?:\{[^{}]*\}\{[^{}]*\}|[0-9]{2})|\\pi\b|[A-E]\b)"
 _BOX = rf"\\(?:boxed|fbox)(?![A-Za-z])[ \t\n]*(?:(?P<open>\{{)|(?P<bare>{_BARE}))?"
 _BOX_TOKEN = re.compile(rf"{_BOX}|\\.|[{{}}]", re.DOTALL)
@@ -17,14 +19,21 @@ _BOX_TOKEN = re.compile(rf"{_BOX}|\\.|[{{}}]", re.DOTALL)
 _MAX_NUMBER_CHARS = 1000  # a longer one is compared as text; int() refuses more than 4,300 digits
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+")
-_RATIO = re.compile(rf"(?P<whole>{_DIGITS})?\\frac\{{(?P<a>[-+]?[0-9.,]+)\}}\{{(?P<b>[-+]?[0-9.,]+)\}}")
+_RATIO = re.compile(
+    rf"(?P<whole>{_DIGITS})?\\frac\{{(?P<a>[-+]?[0-9.,]+)\}}\{{(?P<b>[-+]?[0-9.,]+)\}}"
+)
 _SLASH = re.compile(r"(?P<a>[0-9.,]+)/(?P<b>[-+]?[0-9.,]+)")
 
-_TEXT = r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|hbox|operatorname)[ ]?\{([^{}]*)\}"
+_TEXT = (
+    r"\\(?:text|textrm|textbf|textit|textnormal|mathrm|mathbf|mathit|mbox|hbox|operatorname)[ "
+    r"]?\{([^{}]*)\}"
+)
 _TEXT_GROUP = re.compile(_TEXT)
 _UNITS = re.compile(rf"(?: ?{_TEXT}(?:\^\{{?[-+]?[0-9]\}}?)?)+$")
 _SPACING = re.compile(r"\\(?:[,;:!> ]|q?quad(?![A-Za-z])) ?|~")
-_SPACE = re.compile(r"(?<![0-9]) | (?![0-9])")  # white space means something between two numbers only
+_SPACE = re.compile(
+    r"(?<![0-9]) | (?![0-9])"
+)  # white space means something between two numbers only
 _SIZING = re.compile(r"\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![A-Za-z])\.?")
 _FRAC = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _PART = r" ?(?:\{([^{}]*)\}|([0-9]))"
@@ -33,18 +42,22 @@ _SHORT_ROOT = re.compile(r"\\sqrt ?([0-9])")
 _CHOICE = re.compile(r"\(([A-Z])\)")
 _DEGREES = re.compile(r"\^(?:\\circ|\{\\circ\})(?![A-Za-z])|\u00b0")
 _DEFINITION = re.compile(r"[A-Za-z](?:_\{?[A-Za-z0-9]{1,8}\}?)?(?:\([A-Za-z]\))?=")
-_MINUS = str.maketrans({"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "})
+_MINUS = str.maketrans(
+    {"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "}
+)
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"))
 
 
 def boxed_answer(text: str) -> str | None:
     r"""The content of the last complete box in `text`, or None.
 
-    Knows `\boxed{…}` and `\fbox{…}` with nested and escaped braces, and `\boxed 5`. Of nested boxes the inner one
-    counts; boxes that are empty or never closed do not.
+    Knows `\boxed{…}` and `\fbox{…}` with nested and escaped braces, and `\boxed 5`. Of nested boxes
+    the inner one counts; boxes that are empty or never closed do not.
     """
     best: tuple[int, str] | None = None
-    open_braces: list[tuple[int, int] | None] = []  # for a box: where its command and its content begin
+    open_braces: list[
+        tuple[int, int] | None
+    ] = []  # for a box: where its command and its content begin
     for token in _BOX_TOKEN.finditer(text):
         start, content = -1, ""
         if token["open"]:
@@ -53,7 +66,12 @@ def boxed_answer(text: str) -> str | None:
             start, content = token.start(), token["bare"].rstrip(".,/")
         elif token[0] == "{":
             open_braces.append(None)
-        elif token[0] == "}" and open_braces and (box := open_braces.pop()) and (best is None or box[0] > best[0]):
+        elif (
+            token[0] == "}"
+            and open_braces
+            and (box := open_braces.pop())
+            and (best is None or box[0] > best[0])
+        ):
             start, content = box[0], text[box[1] : token.start()].strip()
         if content:
             best = start, content
@@ -68,15 +86,20 @@ def final_answer(answer: str | None) -> str | None:
 def is_correct(final: str | None, gold: str | None) -> bool | None:
     r"""Whether a final answer is the right one: None without a right answer, False without a final one.
 
-    Equal as exact numbers, or else equal as normalised LaTeX. A number may have thousands separators, a currency or
-    per cent sign, a unit in `\text{}`, a name (`x = 5`), and be a fraction. `gold` may be boxed or follow `####`.
+    Equal as exact numbers, or else equal as normalised LaTeX. A number may have thousands
+    separators, a currency or per cent sign, a unit in `\text{}`, a name (`x = 5`), and be a
+    fraction. `gold` may be boxed or follow `####`.
     """
     if gold is None:
         return None
     if final is None:
         return False
     as_numbers = same_number(final, gold)
-    return _compact(_clean(final)) == _compact(_clean(right_answer(gold))) if as_numbers is None else as_numbers
+    return (
+        _compact(_clean(final)) == _compact(_clean(right_answer(gold)))
+        if as_numbers is None
+        else as_numbers
+    )
 
 
 def same_number(final: str, gold: str) -> bool | None:
@@ -111,7 +134,9 @@ def _clean(text: str) -> str:
 
 
 def _compact(text: str) -> str:
-    """Cleaned LaTeX as it is compared: no idle white space, no text groups, no leading name, `(A)` as `A`."""
+    """Cleaned LaTeX as it is compared: no idle white space, no text groups, no leading name, `(A)`
+    as `A`.
+    """
     text = _SPACE.sub("", _TEXT_GROUP.sub(r"\1", text).strip())
     name = _DEFINITION.match(text)
     if name and "=" not in text[name.end() :]:

@@ -2,9 +2,9 @@
 
     prompt … <think> │ at most `thinking` tokens │ sentence </think> │ at most `answer` tokens
 
-Where thinking goes on beyond its budget it is cut there and closed with tokens of ours, and the answer is generated
-from them on as from any prompt: the same on every engine. All is a function of the token ids, so that an interrupted
-generation goes on as if nothing had happened.
+Where thinking goes on beyond its budget it is cut there and closed with tokens of ours, and the
+answer is generated from them on as from any prompt: the same on every engine. All is a function of
+the token ids, so that an interrupted generation goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -50,18 +50,25 @@ class Budgets:
 
     @property
     def most(self) -> int | None:
-        """The longest completion that both budgets allow, but for stray control tokens; None with one of them alone."""
+        """The longest completion that both budgets allow, but for stray control tokens; None with
+        one of them alone.
+        """
         if self.thinking is None or self.answer is None:
             return None
         return self.thinking + len(self.closing) + self.answer
 
     def meter(self, *, opened: bool, max_tokens: int, injected: int = 0) -> Meter:
-        """For one generation of at most `max_tokens`; `injected`: how many of its tokens are a closing already."""
+        """For one generation of at most `max_tokens`; `injected`: how many of its tokens are a
+        closing already.
+        """
         thinking = None if injected else self._thinking(max_tokens)
         return Meter(self.tags, thinking, self.answer, opened)
 
     def _thinking(self, max_tokens: int) -> int | None:
-        """Thinking ends early enough to leave room for the closing and an answer. None: there is none for either."""
+        """Thinking ends early enough to leave room for the closing and an answer.
+
+        None: there is none for either.
+        """
         room = max_tokens - len(self.closing)
         if room < 2:  # a thought and an answer, of a token each
             return None
@@ -77,12 +84,15 @@ class Budgets:
 class Meter:
     """Counts the tokens of one generation as they come.
 
-    Reasoning is counted as `split` does it, but that white space between repeated opening tags counts here.
+    Reasoning is counted as `split` does it, but that white space between repeated opening tags
+    counts here.
     """
 
     __slots__ = ("_answer", "_answered", "_phase", "_tags", "_thinking", "_thought")
 
-    def __init__(self, tags: ThinkTags, thinking: int | None, answer: int | None, opened: bool) -> None:
+    def __init__(
+        self, tags: ThinkTags, thinking: int | None, answer: int | None, opened: bool
+    ) -> None:
         self._tags = tags
         self._thinking, self._answer = thinking, answer
         self._thought = self._answered = 0
@@ -95,7 +105,8 @@ class Meter:
     def take(self, new: Sequence[int]) -> tuple[int, Act | None]:
         """How many of the new tokens are within the budgets, and what to do where the next one is not.
 
-        `close`: thinking is over, and the closing is to follow; `cut`: the answer is as long as it may be.
+        `close`: thinking is over, and the closing is to follow; `cut`: the answer is as long as it
+        may be.
         """
         tags = self._tags
         for at, token in enumerate(new):
@@ -117,7 +128,10 @@ class Meter:
         return len(new), None
 
     def close(self, closing: Sequence[int]) -> Sequence[int]:
-        """End thinking here. Returns what of the closing is to be put in: past its tag it counts as answer."""
+        """End thinking here.
+
+        Returns what of the closing is to be put in: past its tag it counts as answer.
+        """
         end = closing.index(self._tags.close_id) + 1
         if self._answer is not None:
             closing = closing[: end + self._answer - self._answered]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 
-# long_paragraph: bytes of UTF-8 between two line breaks; about 400 words of English, 800 characters of Chinese
+# long_paragraph: bytes of UTF-8 between two line breaks; about 400 words of English, 800 characters
+# of Chinese
 LONG_PARAGRAPH_BYTES = 2400
 
 # refusal
@@ -25,13 +26,19 @@ MIN_LEAK_CHARS = 20  # of text around the JSON
 MIN_VALUE_MARKS = 2  # different marks of deliberation in what the JSON itself says
 
 _REFUSES = (
-    r"(?:can(?:'t|not| not)|(?:am |'m )?(?:un|not )able to|won't|will not|(?:must|have to) (?:decline|refuse)|decline"
-    r"|refuse|(?:am |'m )not (?:comfortable|going|allowed|permitted|programmed|designed|able)|don't feel comfortable)"
+    r"(?:can(?:'t|not| not)|(?:am |'m )?(?:un|not )able to|won't|will not|(?:must|have to) "
+    r"(?:decline|refuse)|decline"
+    r"|refuse|(?:am |'m )not "
+    r"(?:comfortable|going|allowed|permitted|programmed|designed|able)|don't "
+    r"feel comfortable)"
 )
 _OBJECT = (
-    r"(?:help|assist|answer|provid|comply|fulfil|creat|writ|generat|shar|discuss|support|engag|do (?:that|this|so)"
-    r"|continu|offer|giv|respond|participat|promot|explain how|teach|instruct|produc|complet|process|facilitat"
-    r"|encourag|with (?:that|this)|talk about|comment|recommend|advise|disclose|reveal|carry out|meet|accommodate"
+    r"(?:help|assist|answer|provid|comply|fulfil|creat|writ|generat|shar|discuss|support|engag|do "
+    r"(?:that|this|so)"
+    r"|continu|offer|giv|respond|participat|promot|explain "
+    r"how|teach|instruct|produc|complet|process|facilitat"
+    r"|encourag|with (?:that|this)|talk about|comment|recommend|advise|disclose|reveal|carry "
+    r"out|meet|accommodate"
     r"|address|proceed)"
 )
 _REFUSAL = re.compile(
@@ -40,15 +47,19 @@ _REFUSAL = re.compile(
     rf"(?: to| be| in| with| ever| really| simply| actually| knowingly){{0,3}} {_OBJECT}"
     r"|i (?:must|have to) (?:respectfully |politely )?(?:decline|refuse)"
     r"|i(?: respectfully| politely)? decline (?:to|this|that|your)"
-    r"|(?:that's|that is|this is) (?:beyond|outside) (?:my|the) (?:current )?(?:scope|abilities|capabilities)"
+    r"|(?:that's|that is|this is) (?:beyond|outside) (?:my|the) (?:current "
+    r")?(?:scope|abilities|capabilities)"
     r"|against my (?:guidelines|programming|principles|policy|policies|values|ethical)"
     r"|\bi(?:'m| am) sorry,? (?:but )?(?:i can(?:'t|not)|no)(?: do (?:that|this|it))?[.!]?$"
     r"|(?:我|本人|作为[^，。,\n]{0,20}[，,]我?)(?:目前|暂时|也|还)?(?:无法|不能|不可以|没办法|没有办法|拒绝|不便|不会)"
     r"(?:为您|为你|向您|向你|给您|给你|对此)?(?:提供|回答|协助|帮助|满足|完成这|讨论|生成|参与|继续|处理|给出|支持|编写|撰写|回应|创作)"
     r"|还没有学会(?:如何)?(?:思考|回答)|(?:换个|换一个)(?:其他)?话题|超出了?我的(?:能力|知识)?范围"
-    r"|(?:no puedo|no podré|me es imposible) (?:ayudar|proporcionar|responder|asist|cumplir|ofrecer|generar|crear)"
-    r"|je ne (?:peux|puis) pas (?:vous |t'|te )?(?:aider|fournir|répondre|assister|donner|créer|accéder)"
-    r"|(?:kann|darf) (?:ich )?(?:dir |ihnen |dabei |hierbei |das |diese[rn]? \w+ )*(?:leider )?nicht "
+    r"|(?:no puedo|no podré|me es imposible) "
+    r"(?:ayudar|proporcionar|responder|asist|cumplir|ofrecer|generar|crear)"
+    r"|je ne (?:peux|puis) pas (?:vous |t'|te "
+    r")?(?:aider|fournir|répondre|assister|donner|créer|accéder)"
+    r"|(?:kann|darf) (?:ich )?(?:dir |ihnen |dabei |hierbei |das |diese[rn]? \w+ )*(?:leider "
+    r")?nicht "
     r"(?:helfen|weiterhelfen|beantworten|bereitstellen|erfüllen|unterstützen|geben)"
     r"|не могу (?:вам |тебе |с этим )?(?:помочь|предоставить|ответить|выполнить)"
     r"|(?:お答え|お手伝い|回答|提供)(?:することは)?できません"
@@ -56,10 +67,23 @@ _REFUSAL = re.compile(
 _NO_MARKUP = str.maketrans({"’": "'", "‘": "'", "*": None, "_": None, "#": None, ">": None})
 
 _FENCE = re.compile(
-    r"^[ \t]*(?:```|~~~)[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.MULTILINE | re.DOTALL
+    r"^[ \t]*(?:```|~~~)[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*(?:```|~~~)|\Z)",
+    re.MULTILINE | re.DOTALL,
 )
 _TEXT_FENCES = frozenset(
-    {"text", "txt", "plain", "plaintext", "latex", "tex", "math", "markdown", "md", "output", "none"}
+    {
+        "text",
+        "txt",
+        "plain",
+        "plaintext",
+        "latex",
+        "tex",
+        "math",
+        "markdown",
+        "md",
+        "output",
+        "none",
+    }
 )
 _CODE_LINE = re.compile(
     r"""\s*(?:
@@ -80,14 +104,18 @@ _CODE_LINE = re.compile(
     )""",
     re.VERBOSE,
 )
-_DECLARES = re.compile(r"\s*(?:(?:async\s+)?def\s|class\s|import\s|from\s|#include|#define|using\s)")
+_DECLARES = re.compile(
+    r"\s*(?:(?:async\s+)?def\s|class\s|import\s|from\s|#include|#define|using\s)"
+)
 _LOOKS_CODED = re.compile(r"[=(){};:]|return|import|print")
 
 _DELIBERATION = re.compile(
     r"\b(?:okay|ok|alright|hmm+|wait|hold on|actually)\s*[,.;—–-]|\bhmm+\b"
     r"|\blet me (?:think|see|check|try|re-?read|consider|re-?think)|\blet's (?:think|see|break)"
     r"|\bthe user (?:wants|is asking|asked|needs|has asked|says|provided|might|requested)"
-    r"|\bi (?:need|should|have|must|think i) (?:to )?(?:figure|think|respond|output|return|produce|make sure|parse"
+    r"|\bi (?:need|should|have|must|think i) (?:to "
+    r")?(?:figure|think|respond|output|return|produce|make "
+    r"sure|parse"
     r"|check|determine|provide|find|format|extract)"
     r"|\bfirst, i\b|\balternatively,|\bmaybe i (?:should|can|need)|\bnow, i (?:need|should)"
     r"|\bso,? i (?:need|should|think)"
@@ -97,12 +125,15 @@ _DELIBERATION = re.compile(
 )
 _THINK_TAG = re.compile(r"</?think(?:ing)?>|<｜?/?think", re.IGNORECASE)
 _THOUGHT_KEY = re.compile(
-    r'"((?:chain[_ -]?of[_ -]?thoughts?|cot|think|thinking|thoughts?|thought[_ -]?process|reasoning(?:[_ -]\w+)?'
+    r'"((?:chain[_ -]?of[_ -]?thoughts?|cot|think|thinking|thoughts?|thought[_ '
+    r"-]?process|reasoning(?:[_ -]\w+)?"
     r'|scratch[_ -]?pad|inner[_ -]?monologue|internal[_ -]?\w+|思考(?:过程)?|推理(?:过程)?))"\s*:',
     re.IGNORECASE,
 )
 _JSON_WANTED = re.compile(r"\bjson\b", re.IGNORECASE)
-_JSON_START = re.compile(r"```(?:json)?\s*(?=[\[{])|(?:^|(?<=[\s>:：。]))(?=\{\s*[\"}]|\[\s*[\[{\"\d])")
+_JSON_START = re.compile(
+    r"```(?:json)?\s*(?=[\[{])|(?:^|(?<=[\s>:：。]))(?=\{\s*[\"}]|\[\s*[\[{\"\d])"
+)
 _DECODER = json.JSONDecoder(strict=False)
 
 
@@ -118,7 +149,10 @@ def has_long_paragraph(text: str) -> bool:
 
 
 def is_refusal(answer: str, *, has_box: bool) -> bool:
-    """Whether an answer declines in the first person what it was asked. One that goes on to answer does not."""
+    """Whether an answer declines in the first person what it was asked.
+
+    One that goes on to answer does not.
+    """
     text = answer.strip()
     if has_box or not text or len(text) > MAX_REFUSAL_CHARS:
         return False
@@ -127,7 +161,9 @@ def is_refusal(answer: str, *, has_box: bool) -> bool:
 
 
 def has_code(text: str) -> bool:
-    """Whether a text holds a block of code: fenced, or a few lines close together that read as code."""
+    """Whether a text holds a block of code: fenced, or a few lines close together that read as
+    code.
+    """
     if "```" in text or "~~~" in text:
         for language, body in _FENCE.findall(text):
             lines = [line for line in body.splitlines() if line.strip()]
@@ -167,15 +203,19 @@ def leaks_into_json(prompt: str, answer: str) -> bool:
         return True
     if len(around.strip()) >= MIN_LEAK_CHARS and _DELIBERATION.search(around):
         return True
-    marks = {mark.group(0).lower() for mark in _DELIBERATION.finditer(inside) if mark.group(0) not in prompt}
+    marks = {
+        mark.group(0).lower()
+        for mark in _DELIBERATION.finditer(inside)
+        if mark.group(0) not in prompt
+    }
     return len(marks) >= MIN_VALUE_MARKS
 
 
 def _json_in(answer: str, *, is_wanted: bool) -> tuple[int, int] | None:
     """Where the JSON of an answer begins and ends; None when it has none that is its point.
 
-    JSON is the point of an answer when the prompt asks for it, or when most of the answer is JSON. What begins like it
-    and is cut, or broken by what leaked into it, counts up to its last bracket.
+    JSON is the point of an answer when the prompt asks for it, or when most of the answer is JSON.
+    What begins like it and is cut, or broken by what leaked into it, counts up to its last bracket.
     """
     for match in list(_JSON_START.finditer(answer))[:50]:
         start = match.end()
@@ -183,11 +223,19 @@ def _json_in(answer: str, *, is_wanted: bool) -> tuple[int, int] | None:
             value, end = _DECODER.raw_decode(answer, start)
         except (ValueError, RecursionError):
             end = max(answer.rfind("}"), answer.rfind("]")) + 1
-            if answer[start] != "{" or end <= start or '":' not in answer[start:end].replace(" ", ""):
+            if (
+                answer[start] != "{"
+                or end <= start
+                or '":' not in answer[start:end].replace(" ", "")
+            ):
                 continue
             value = {"broken": True}
-        is_record = isinstance(value, dict) or (isinstance(value, list) and value[:1] and isinstance(value[0], dict))
-        is_most = (end - start) * 2 >= len(answer.strip()) or answer.lstrip().startswith(("{", "```json"))
+        is_record = isinstance(value, dict) or (
+            isinstance(value, list) and value[:1] and isinstance(value[0], dict)
+        )
+        is_most = (end - start) * 2 >= len(answer.strip()) or answer.lstrip().startswith(
+            ("{", "```json")
+        )
         if is_wanted or (is_record and is_most):
             return start, end
     return None

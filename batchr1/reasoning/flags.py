@@ -1,7 +1,8 @@
 r"""Flags: what is odd about a row, so that it can be filtered out without reading it.
 
-Pure functions of a row's own texts, the same for every model. Their thresholds are constants at the top of the modules
-they are in (`loops`, `languages`, `contents`), and `docs/traces.md` lists them with how they were measured.
+Pure functions of a row's own texts, the same for every model. Their thresholds are constants at the
+top of the modules they are in (`loops`, `languages`, `contents`), and `docs/traces.md` lists them
+with how they were measured.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from batchr1.records import FLAGS
 def flags_of(split: Split, *, prompt: str = "", expects_box: bool = False) -> tuple[str, ...]:
     r"""The flags of a completion, in the order of `FLAGS`; linear in its length.
 
-    `prompt` is the user turn without what batchr1 appended to it. Of the part after the think block or before:
+    `prompt` is the user turn without what batchr1 appended to it. Of the part after the think block
+    or before:
 
     - `no_think`: no think block. `empty_think`: nothing in it. `extra_think_tag`: think tags were left in the text.
     - `answer_without_box`: there is an answer but no final one in it; only where `expects_box`, that is where the

@@ -14,8 +14,8 @@ Decode = Callable[[Sequence[int]], str]
 class ThinkTags:
     """The tags of a think block, as text and as token ids.
 
-    `open_id` and `close_id` are None where the tag is not a single token of this vocabulary; `end_ids` are the tokens
-    that end a generation.
+    `open_id` and `close_id` are None where the tag is not a single token of this vocabulary;
+    `end_ids` are the tokens that end a generation.
     """
 
     open_text: str = "<think>"
@@ -35,7 +35,8 @@ class ThinkTags:
     ) -> ThinkTags:
         """Read the tags from a transformers tokenizer.
 
-        `end_ids` are end tokens beyond the tokenizer's own, as a model's generation config names them.
+        `end_ids` are end tokens beyond the tokenizer's own, as a model's generation config names
+        them.
         """
         eos = tokenizer.eos_token_id
         own = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
@@ -51,19 +52,26 @@ class ThinkTags:
 def text_decoder(tokenizer: Any, tags: ThinkTags) -> Decode:
     """A function from token ids to text that keeps think tags and leaves out all other special tokens.
 
-    Think tags are ordinary added tokens in some vocabularies and special ones in others; here both are kept.
+    Think tags are ordinary added tokens in some vocabularies and special ones in others; here both
+    are kept.
     """
     kept = {tags.open_id: tags.open_text, tags.close_id: tags.close_text}
 
     def plain(ids: Sequence[int]) -> str:
-        wanted = [i for i in ids if i not in tags.end_ids]  # an end token of the generation config may not be special
-        return str(tokenizer.decode(wanted, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        wanted = [
+            i for i in ids if i not in tags.end_ids
+        ]  # an end token of the generation config may not be special
+        return str(
+            tokenizer.decode(wanted, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        )
 
     def decode(ids: Sequence[int]) -> str:
         if not any(i in kept for i in ids):
             return plain(ids)
         runs = groupby(ids, key=lambda i: kept.get(i))
-        return "".join(plain(list(run)) if tag is None else tag * len(list(run)) for tag, run in runs)
+        return "".join(
+            plain(list(run)) if tag is None else tag * len(list(run)) for tag, run in runs
+        )
 
     return decode
 

@@ -7,7 +7,8 @@ Two ways of mixing are told, neither of them by a model:
 - function words: languages that share a script are told apart by words that are frequent in one and rare in all
   others. So a Spanish prompt with an English trace is seen, and German clauses in an English one.
 
-Code, formulas and links are taken out first. A language that the prompt names ("translate into Russian") is asked for.
+Code, formulas and links are taken out first. A language that the prompt names ("translate into
+Russian") is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-MIN_FOREIGN = {"han": 3, "kana": 4, "hangul": 4}  # letters of a script that are a mix; in other scripts:
+MIN_FOREIGN = {
+    "han": 3,
+    "kana": 4,
+    "hangul": 4,
+}  # letters of a script that are a mix; in other scripts:
 MIN_FOREIGN_LETTERS = 10
 TOPIC_FACTOR = 5  # times as many where the prompt is about a country whose names are written so
 MENTION_CHARS = 24  # the longest that counts as a mention, in quotation marks or brackets
@@ -43,7 +48,8 @@ _RUN = re.compile("|".join(f"(?P<{name}>[{letters}]+)" for name, letters in _SCR
 _NOT_LATIN = re.compile(r"[^\x00-\u036f\u1e00-\u1eff\u2000-\u2fff\u3000-\u303f\ufe00-\U0001ffff]+")
 _GREEK_WORD = 4  # letters; shorter ones are symbols
 
-# What is not language: code, formulas, commands, links. Bounded, so that what is never closed costs linear time.
+# What is not language: code, formulas, commands, links. Bounded, so that what is never closed costs
+# linear time.
 _NOT_PROSE = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|\$\$.{1,999}?\$\$|\$[^$\n]{1,300}\$|\\\(.{1,500}?\\\)|\\\[.{1,999}?\\\]"
     r"|\\begin\{(\w{1,12}\*?)\}.{1,999}?\\end\{\1\}|\\(?!text|mbox)[A-Za-z]+|https?://\S+|<[^<>\n]{1,80}>",
@@ -56,18 +62,31 @@ _MENTION = re.compile(
 
 # Frequent in one language, and no word of any other of these, nor of mathematics or code.
 _WORDS = {
-    "english": "the of that this which would because what there should from they it's let's where each we're i'll "
-    "therefore whether wait okay need means since here but and not have has it if you can how when by",
-    "spanish": "los las una pero entonces está también porque según más cuando donde esto esta este ahora debemos "
+    "english": "the of that this which would because what there should from they it's let's where "
+    "each we're i'll "
+    "therefore whether wait okay need means since here but and not have has it if you can how "
+    "when by",
+    "spanish": "los las una pero entonces está también porque según más cuando donde esto esta "
+    "este ahora debemos "
     "necesitamos vamos hay cada tenemos cómo qué cuántos cuántas cuál quién",
-    "french": "les une dans avec donc alors cette sont aussi parce être nous vous c'est mais aux ainsi puis peut avons "
+    "french": "les une dans avec donc alors cette sont aussi parce être nous vous c'est mais aux "
+    "ainsi puis peut avons "
     "où chaque très faut combien quel quelle",
-    "german": "und der das ist nicht wir ein eine einen dass mit für auf sich wenn aber oder auch haben sind werden zu "
+    "german": "und der das ist nicht wir ein eine einen dass mit für auf sich wenn aber oder auch "
+    "haben sind werden zu "
     "müssen wie jetzt dann wann welche wieviel",
-    "italian": "che della sono quindi perché questo anche gli nel alla dobbiamo abbiamo più così ogni ora allora cioè "
+    "italian": "che della sono quindi perché questo anche gli nel alla dobbiamo abbiamo più così "
+    "ogni ora allora cioè "
     "quanti quante quale",
-    "portuguese": "não uma são então isso você pelo pela temos muito agora precisamos quando dois quantos quantas qual",
-    "dutch": "het een niet dat zijn maar ook voor deze naar dus wordt moeten hebben kunnen omdat hoeveel welke",
+    "portuguese": (
+        "não uma são então isso você pelo pela temos muito agora precisamos quando "
+        "dois "
+        "quantos quantas qual"
+    ),
+    "dutch": (
+        "het een niet dat zijn maar ook voor deze naar dus wordt moeten hebben kunnen omdat "
+        "hoeveel welke"
+    ),
     "polish": "jest nie się że oraz więc dla ale tylko jako mamy możemy ponieważ",
     "turkish": "bir ve için bu değil olarak çünkü ise olan daha",
     "swedish": "och att det är inte som för på eftersom måste alltså",
@@ -123,7 +142,10 @@ _NAMED = {
 }
 # Countries, cultures and authors whose names may well stand in their own script.
 _TOPICS = {
-    "han": r"china|beijing|shanghai|taiwan|hong kong|confuci|taois|daois|dynasty|li bai|du fu|mao\b|sun tzu",
+    "han": (
+        r"china|beijing|shanghai|taiwan|hong kong|confuci|taois|daois|dynasty|li bai|du "
+        r"fu|mao\b|sun tzu"
+    ),
     "kana": r"japan|tokyo|kyoto|osaka|haiku|samurai|shogun|anime|manga",
     "hangul": r"korea|seoul|joseon|k-?pop",
     "cyrillic": r"russia|soviet|moscow|ukrain|bulgari|serbi|tolsto|dosto|pushkin|chekhov|lenin|stalin|tsar",
@@ -134,13 +156,20 @@ _TOPICS = {
     "thai": r"thailand|bangkok|laos",
     "other": r"armenia|georgia|ethiopia|tibet|cambodia|khmer|myanmar|burma",
 }
-_TOPIC_NAMES = {name: re.compile(rf"\b(?:{words})", re.IGNORECASE) for name, words in _TOPICS.items()}
-_TOPIC_NAMES["han"] = re.compile(rf"\b(?:{_TOPICS['han']}|{_TOPICS['kana']}|{_TOPICS['hangul']})", re.IGNORECASE)
+_TOPIC_NAMES = {
+    name: re.compile(rf"\b(?:{words})", re.IGNORECASE) for name, words in _TOPICS.items()
+}
+_TOPIC_NAMES["han"] = re.compile(
+    rf"\b(?:{_TOPICS['han']}|{_TOPICS['kana']}|{_TOPICS['hangul']})", re.IGNORECASE
+)
 _NAMES = [(re.compile(names, re.IGNORECASE), allowed) for names, allowed in _NAMED.items()]
 
 
 def is_mixed(prompt: str, *parts: str | None) -> bool:
-    """Whether one of the parts of a trace leaves the languages of its prompt. Linear in the texts' length."""
+    """Whether one of the parts of a trace leaves the languages of its prompt.
+
+    Linear in the texts' length.
+    """
     texts = [_prose(part) for part in parts if part]
     if not texts:
         return False
@@ -149,13 +178,16 @@ def is_mixed(prompt: str, *parts: str | None) -> bool:
         return False
     question = _Prompt.of(prompt)
     return any(
-        _has_foreign_script(question, text, asked) or _has_foreign_words(question, text, asked) for text in texts
+        _has_foreign_script(question, text, asked) or _has_foreign_words(question, text, asked)
+        for text in texts
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """What a prompt is written in: scripts, and languages by their function words. Neither: it is all formulas."""
+    """What a prompt is written in: scripts, and languages by their function words. Neither: it is
+    all formulas.
+    """
 
     text: str
     scripts: frozenset[str]
@@ -165,10 +197,22 @@ class _Prompt:
     @classmethod
     def of(cls, text: str) -> _Prompt:
         prose = _NOT_PROSE.sub(" ", text)
-        words = len([word for word in _LATIN_WORD.findall(prose) if word.lower() not in _FUNCTION_NAMES])
-        letters = Counter({name: count for name, count in _letters(prose).items() if name != "greek" or count >= 10})
+        words = len(
+            [word for word in _LATIN_WORD.findall(prose) if word.lower() not in _FUNCTION_NAMES]
+        )
+        letters = Counter(
+            {
+                name: count
+                for name, count in _letters(prose).items()
+                if name != "greek" or count >= 10
+            }
+        )
         # A script that the prompt only cites (a name, a character) is none that it is written in.
-        own = {name for name, count in letters.items() if 10 * count / _WORD_LETTERS.get(name, 5) >= 3 * words}
+        own = {
+            name
+            for name, count in letters.items()
+            if 10 * count / _WORD_LETTERS.get(name, 5) >= 3 * words
+        }
         counts = _function_words(prose)
         found = {name for name, count in counts.items() if count >= MIN_PROMPT_WORDS} or set(counts)
         own |= {"han", "kana"} if "kana" in own else set()
@@ -191,8 +235,12 @@ def _has_foreign_script(prompt: _Prompt, text: str, asked: set[str]) -> bool:
                 return True
     if not prompt.scripts or prompt.languages or "english" in asked:
         return False
-    latin = len(_LATIN_WORD.findall(text))  # of a prompt in another script, answered in Latin letters
-    return latin >= MIN_LATIN_WORDS and latin > sum(n / _WORD_LETTERS.get(name, 5) for name, n in letters.items())
+    latin = len(
+        _LATIN_WORD.findall(text)
+    )  # of a prompt in another script, answered in Latin letters
+    return latin >= MIN_LATIN_WORDS and latin > sum(
+        n / _WORD_LETTERS.get(name, 5) for name, n in letters.items()
+    )
 
 
 def _has_foreign_words(prompt: _Prompt, text: str, asked: set[str]) -> bool:
@@ -204,14 +252,20 @@ def _has_foreign_words(prompt: _Prompt, text: str, asked: set[str]) -> bool:
         own = {found.most_common(1)[0][0]}
     total = found.total()
     for name, count in found.items():
-        least = MIN_MAIN_WORDS if count > MAIN_SHARE * total else max(MIN_FUNCTION_WORDS, FUNCTION_WORD_SHARE * total)
+        least = (
+            MIN_MAIN_WORDS
+            if count > MAIN_SHARE * total
+            else max(MIN_FUNCTION_WORDS, FUNCTION_WORD_SHARE * total)
+        )
         if name not in own | asked and count >= least:
             return True
     return False
 
 
 def _letters(text: str, *, besides: str = "") -> Counter[str]:
-    """Letters of each script but Latin, in runs that do not stand in `besides`; single Greek letters are symbols."""
+    """Letters of each script but Latin, in runs that do not stand in `besides`; single Greek
+    letters are symbols.
+    """
     found: Counter[str] = Counter()
     if text.isascii():
         return found

@@ -5,8 +5,9 @@ Two forms of it, both at the tail only, because a text that went on afterwards c
 - a period: the tail is the same stretch over and over, three times at least, whatever its length;
 - circling: the tail is mostly sentences that come again and again, in any order.
 
-A period is found by looking where the last few bytes stood before: the distance is the candidate, and comparing the
-tail with itself shifted by it says how far back it holds. Both are single operations on memory.
+A period is found by looking where the last few bytes stood before: the distance is the candidate,
+and comparing the tail with itself shifted by it says how far back it holds. Both are single
+operations on memory.
 """
 
 from __future__ import annotations
@@ -48,19 +49,25 @@ _LETTERS = re.compile(r"[^\W\d_]")
 def is_looping(text: str) -> bool:
     """Whether the end of a text is a loop. Takes time linear in the tail that is looked at."""
     tail = text[-TAIL_BYTES:].rstrip().encode(errors="replace")[-TAIL_BYTES:]
-    if _run_length(tail, 1, PROBE_BYTES, MIN_COPIES, MIN_RUN_BYTES) or _is_circling(text[-CIRCLE_CHARS:]):
+    if _run_length(tail, 1, PROBE_BYTES, MIN_COPIES, MIN_RUN_BYTES) or _is_circling(
+        text[-CIRCLE_CHARS:]
+    ):
         return True
     ends = [match.end() for match in _BREAK.finditer(tail, max(0, len(tail) - MAX_CLOSING_BYTES))]
-    return any(_run_length(tail[:end].rstrip(), 1, PROBE_BYTES, MIN_COPIES, MIN_CLOSED_RUN_BYTES) for end in ends[-8:])
+    return any(
+        _run_length(tail[:end].rstrip(), 1, PROBE_BYTES, MIN_COPIES, MIN_CLOSED_RUN_BYTES)
+        for end in ends[-8:]
+    )
 
 
 class LoopDetector:
     """Notices a loop in a generation under way, from its tokens alone.
 
-    `update` is given all tokens so far as often as one likes; it looks every `CHECK_EVERY` tokens at the last
-    `WINDOW_TOKENS`, which is a constant cost per token, and keeps nothing but a count. It is slower to call something
-    a loop than `is_looping`, because the text may still go on: it wants `STOP_COPIES` copies and `STOP_RUN_TOKENS`.
-    `seen`: tokens that were looked at before an interruption, so that it looks at the same places after it.
+    `update` is given all tokens so far as often as one likes; it looks every `CHECK_EVERY` tokens
+    at the last `WINDOW_TOKENS`, which is a constant cost per token, and keeps nothing but a count.
+    It is slower to call something a loop than `is_looping`, because the text may still go on: it
+    wants `STOP_COPIES` copies and `STOP_RUN_TOKENS`. `seen`: tokens that were looked at before an
+    interruption, so that it looks at the same places after it.
     """
 
     __slots__ = ("_checked",)
@@ -71,14 +78,20 @@ class LoopDetector:
     def update(self, tokens: array[int]) -> bool:
         if len(tokens) - self._checked < CHECK_EVERY:
             return False
-        self._checked = len(tokens) - len(tokens) % CHECK_EVERY  # at the same places whoever begins to look where
+        self._checked = (
+            len(tokens) - len(tokens) % CHECK_EVERY
+        )  # at the same places whoever begins to look where
         return tokens_loop(tokens)
 
 
 def tokens_loop(tokens: array[int]) -> bool:
-    """Whether the end of a sequence of token ids has been repeating itself for long enough to be stopped."""
+    """Whether the end of a sequence of token ids has been repeating itself for long enough to be
+    stopped.
+    """
     tail = tokens[-WINDOW_TOKENS:]
-    return _run_length(tail.tobytes(), tail.itemsize, PROBE_TOKENS, STOP_COPIES, STOP_RUN_TOKENS) > 0
+    return (
+        _run_length(tail.tobytes(), tail.itemsize, PROBE_TOKENS, STOP_COPIES, STOP_RUN_TOKENS) > 0
+    )
 
 
 def _run_length(tail: bytes, unit: int, probe: int, copies: int, shortest: int) -> int:
@@ -121,4 +134,6 @@ def _is_circling(tail: str) -> bool:
 
 def _returns(sentence: str, count: int) -> bool:
     letters = len(_LETTERS.findall(sentence))
-    return letters >= MIN_SENTENCE_LETTERS or (count >= MIN_SHORT_RETURNS and letters >= MIN_SHORT_LETTERS)
+    return letters >= MIN_SENTENCE_LETTERS or (
+        count >= MIN_SHORT_RETURNS and letters >= MIN_SHORT_LETTERS
+    )

@@ -28,10 +28,11 @@ def to_result(
 ) -> Result:
     r"""The output row of a completion, every column filled.
 
-    `decode` as for `split`; `expects_box` says whether the instruction asked for `\boxed{}`, `instruction` what
-    was appended to the prompt, in whatever language the prompt is; `keep_token_ids` keeps
-    the token ids of all rows and not only of truncated ones, which need them to be continued. `correct` is null where
-    verification takes more than a comparison: `run.verification` does it.
+    `decode` as for `split`; `expects_box` says whether the instruction asked for `\boxed{}`,
+    `instruction` what was appended to the prompt, in whatever language the prompt is;
+    `keep_token_ids` keeps the token ids of all rows and not only of truncated ones, which need them
+    to be continued. `correct` is null where verification takes more than a comparison:
+    `run.verification` does it.
     """
     item = completion.item
     prompt = item.prompt
@@ -42,14 +43,28 @@ def to_result(
         opened=prompt.opened,
         finish_reason=completion.finish_reason,
     )
-    if parts.reasoning_tokens is None or parts.answer_tokens is None or parts.control_tokens is None:
+    if (
+        parts.reasoning_tokens is None
+        or parts.answer_tokens is None
+        or parts.control_tokens is None
+    ):
         raise TypeError("split() of token ids gives counts")
     truncated = completion.finish_reason == "length"
-    marks = ("budget_forced",) * (completion.injected > 0) + ("looping",) * (completion.cut_by == "loop")
+    marks = ("budget_forced",) * (completion.injected > 0) + ("looping",) * (
+        completion.cut_by == "loop"
+    )
     row = row_of(
-        item, parts, finish_reason=completion.finish_reason, marks=marks, model=model, run=run,
-        expects_box=expects_box, instruction=instruction, verify=verify, finished_at=finished_at,
-    )  # fmt: skip
+        item,
+        parts,
+        finish_reason=completion.finish_reason,
+        marks=marks,
+        model=model,
+        run=run,
+        expects_box=expects_box,
+        instruction=instruction,
+        verify=verify,
+        finished_at=finished_at,
+    )
     return replace(
         row,
         truncated_by=(completion.cut_by or item.limited_by) if truncated else None,
@@ -76,7 +91,9 @@ def row_of(
     """A row with all that follows from its texts; `marks` are flags besides. What counts tokens is left to the caller,
     but for the counts of `parts`, and so is what cut it."""
     prompt = item.prompt
-    verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(final_answer(parts.answer), None)
+    verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(
+        final_answer(parts.answer), None
+    )
     return Result(
         id=prompt.id,
         sample=item.sample,
@@ -99,7 +116,12 @@ def row_of(
         injected_tokens=0,
         completion_tokens=None,
         flags=in_order(
-            (*flags_of(parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box), *marks)
+            (
+                *flags_of(
+                    parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box
+                ),
+                *marks,
+            )
         ),
         seed=item.seed,
         attempts=item.attempt,
@@ -113,10 +135,16 @@ def row_of(
 
 
 def resumed_at(partial: ResumePoint | None) -> tuple[int, ...]:
-    """The offsets at which a generation went on: those of earlier runs, and where this one took it up."""
+    """The offsets at which a generation went on: those of earlier runs, and where this one took it
+    up.
+    """
     if partial is None:
         return ()
     if partial.finish_reason is not None:  # it had ended before: nothing went on
         return partial.resumed_at
     offset = len(partial.token_ids)
-    return partial.resumed_at if offset == 0 or offset in partial.resumed_at[-1:] else (*partial.resumed_at, offset)
+    return (
+        partial.resumed_at
+        if offset == 0 or offset in partial.resumed_at[-1:]
+        else (*partial.resumed_at, offset)
+    )

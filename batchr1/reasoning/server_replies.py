@@ -1,7 +1,7 @@
 """From a server's answer to an output row. There are no token ids: the split is what the server made of it, or by text.
 
-Counts are what the server's `usage` says, and null where it says nothing. `answer_tokens` and `control_tokens` are
-never known: usage does not tell text from think tags and end token.
+Counts are what the server's `usage` says, and null where it says nothing. `answer_tokens` and
+`control_tokens` are never known: usage does not tell text from think tags and end token.
 """
 
 from __future__ import annotations
@@ -29,18 +29,31 @@ def server_result(
     verify: Verify = AUTO,
     finished_at: dt.datetime,
 ) -> Result:
-    """The output row of a server's answer. Arguments as for `to_result`, `forced` as for `split_reply`."""
+    """The output row of a server's answer.
+
+    Arguments as for `to_result`, `forced` as for `split_reply`.
+    """
     item, reply = completion.item, completion.reply
     row = row_of(
-        item, split_reply(reply, forced=forced), finish_reason=reply.finish_reason, model=model, run=run,
-        expects_box=expects_box, instruction=instruction, verify=verify, finished_at=finished_at,
-    )  # fmt: skip
+        item,
+        split_reply(reply, forced=forced),
+        finish_reason=reply.finish_reason,
+        model=model,
+        run=run,
+        expects_box=expects_box,
+        instruction=instruction,
+        verify=verify,
+        finished_at=finished_at,
+    )
     return replace(
         row,
         truncated_by=_truncated_by(item, reply) if row.truncated else None,
         prompt_tokens=reply.prompt_tokens,
-        # vLLM counts 0 where its chat template has opened the block (seen in 0.32): then it has not counted.
-        reasoning_tokens=None if row.reasoning and not reply.reasoning_tokens else reply.reasoning_tokens,
+        # vLLM counts 0 where its chat template has opened the block (seen in 0.32): then it has not
+        # counted.
+        reasoning_tokens=None
+        if row.reasoning and not reply.reasoning_tokens
+        else reply.reasoning_tokens,
         completion_tokens=reply.completion_tokens,
     )
 
@@ -57,7 +70,11 @@ def split_reply(reply: Reply, *, forced: bool) -> Split:
     if reply.reasoning:
         return _as_told(reply, reply.reasoning)
     text = reply.content or ""
-    return split_text(text, opened=_is_opened(text, reply.finish_reason, forced), finish_reason=reply.finish_reason)
+    return split_text(
+        text,
+        opened=_is_opened(text, reply.finish_reason, forced),
+        finish_reason=reply.finish_reason,
+    )
 
 
 def _is_opened(text: str, finish_reason: FinishReason, forced: bool) -> bool:
@@ -68,8 +85,13 @@ def _is_opened(text: str, finish_reason: FinishReason, forced: bool) -> bool:
 
 
 def _as_told(reply: Reply, reasoning: str) -> Split:
-    """Without anything beside it the block was never closed, as far as can be seen: servers say nothing of a tag."""
-    inside, is_closed = reasoning.strip(), bool(reply.content)  # white space comes after the closing tag too
+    """Without anything beside it the block was never closed, as far as can be seen: servers say
+    nothing of a tag.
+    """
+    inside, is_closed = (
+        reasoning.strip(),
+        bool(reply.content),
+    )  # white space comes after the closing tag too
     answer = (reply.content or "").strip() if is_closed else None
     is_cut = reply.finish_reason == "length"
     return Split(

@@ -4,8 +4,9 @@ A completion is laid out in this order, every part but one of them possibly abse
 
     text before │ <think> … │ reasoning │ </think> │ answer
 
-The prompt has usually opened the block, so that a completion begins inside the reasoning. The same rules are
-applied to ids, where positions are token offsets, and to text, where they are character offsets.
+The prompt has usually opened the block, so that a completion begins inside the reasoning. The same
+rules are applied to ids, where positions are token offsets, and to text, where they are character
+offsets.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from batchr1.records import FinishReason, ReasoningStatus, TruncatedIn
 class Split:
     """A completion, taken apart.
 
-    `reasoning` is null if the block is empty or missing, `answer` if the block was never closed and no text came
-    before it. Counts are tokens, and reasoning + answer + control is the whole completion; they are null where only
-    text was given. `extra_think_tags` counts the think tags that stayed in the text.
+    `reasoning` is null if the block is empty or missing, `answer` if the block was never closed and
+    no text came before it. Counts are tokens, and reasoning + answer + control is the whole
+    completion; they are null where only text was given. `extra_think_tags` counts the think tags
+    that stayed in the text.
     """
 
     reasoning: str | None
@@ -48,7 +50,9 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a completion of length `end` is cut: its opening tags (empty if the prompt has them), its closing tag."""
+    """Where a completion of length `end` is cut: its opening tags (empty if the prompt has them),
+    its closing tag.
+    """
 
     opening: tuple[int, int] | None
     closing: tuple[int, int] | None
@@ -73,17 +77,24 @@ class _Layout:
 
 
 def split(
-    token_ids: Sequence[int], *, tags: ThinkTags, decode: Decode, opened: bool, finish_reason: FinishReason
+    token_ids: Sequence[int],
+    *,
+    tags: ThinkTags,
+    decode: Decode,
+    opened: bool,
+    finish_reason: FinishReason,
 ) -> Split:
     """Take a completion of token ids apart.
 
-    `decode` turns ids into text, keeps think tags and leaves out other special tokens; `opened` says whether the
-    prompt ended inside a think block. Where both tags are single tokens, only those tokens are tags: a tag that the
-    model spells out of several tokens is text that talks about the tag. Elsewhere tags are searched for in the text.
+    `decode` turns ids into text, keeps think tags and leaves out other special tokens; `opened`
+    says whether the prompt ended inside a think block. Where both tags are single tokens, only
+    those tokens are tags: a tag that the model spells out of several tokens is text that talks
+    about the tag. Elsewhere tags are searched for in the text.
 
-    Control tokens are the end tokens, wherever they stand, and the tags that are left out of the text; a token that
-    holds any character of such a tag is one of them, whatever else it holds. Tags that stay in the text count where
-    they stand. White space between repeated opening tags goes with the tags.
+    Control tokens are the end tokens, wherever they stand, and the tags that are left out of the
+    text; a token that holds any character of such a tag is one of them, whatever else it holds.
+    Tags that stay in the text count where they stand. White space between repeated opening tags
+    goes with the tags.
     """
     ids = [i for i in token_ids if i not in tags.end_ids]
     if tags.open_id is not None and tags.close_id is not None:
@@ -92,7 +103,11 @@ def split(
 
 
 def split_text(
-    text: str, *, opened: bool = True, finish_reason: FinishReason = "stop", tags: ThinkTags | None = None
+    text: str,
+    *,
+    opened: bool = True,
+    finish_reason: FinishReason = "stop",
+    tags: ThinkTags | None = None,
 ) -> Split:
     """Take a completion apart of which only the text is left; the counts are null."""
     tags = tags or ThinkTags()
@@ -101,12 +116,22 @@ def split_text(
 
 
 def _split_ids(
-    ids: list[int], total: int, tags: ThinkTags, decode: Decode, opened: bool, finish_reason: FinishReason
+    ids: list[int],
+    total: int,
+    tags: ThinkTags,
+    decode: Decode,
+    opened: bool,
+    finish_reason: FinishReason,
 ) -> Split:
-    found = [Tag(t == tags.open_id, i, i + 1) for i, t in enumerate(ids) if t in (tags.open_id, tags.close_id)]
+    found = [
+        Tag(t == tags.open_id, i, i + 1)
+        for i, t in enumerate(ids)
+        if t in (tags.open_id, tags.close_id)
+    ]
 
     def text(start: int, end: int) -> str:
-        # Tag ids are never given to `decode`, which in some vocabularies would leave them out as special tokens.
+        # Tag ids are never given to `decode`, which in some vocabularies would leave them out as
+        # special tokens.
         parts, at = [], start
         for tag in found:
             if start <= tag.start and tag.end <= end:
@@ -120,7 +145,12 @@ def _split_ids(
 
 
 def _split_decoded(
-    ids: list[int], total: int, tags: ThinkTags, decode: Decode, opened: bool, finish_reason: FinishReason
+    ids: list[int],
+    total: int,
+    tags: ThinkTags,
+    decode: Decode,
+    opened: bool,
+    finish_reason: FinishReason,
 ) -> Split:
     text = decode(ids)
     layout = _lay_out(tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
@@ -136,8 +166,12 @@ def tags_in(text: str, tags: ThinkTags) -> list[Tag]:
     return [Tag(m.group(1) is not None, m.start(), m.end()) for m in re.finditer(pattern, text)]
 
 
-def _lay_out(found: list[Tag], end: int, blank: Callable[[int, int], bool], opened: bool) -> _Layout:
-    """Choose among the tags found, in order, those that delimit the block; the others stay in the text."""
+def _lay_out(
+    found: list[Tag], end: int, blank: Callable[[int, int], bool], opened: bool
+) -> _Layout:
+    """Choose among the tags found, in order, those that delimit the block; the others stay in the
+    text.
+    """
     at = 0
     opening: tuple[int, int] | None = (0, 0) if opened else None
     if not opened:
@@ -155,7 +189,10 @@ def _lay_out(found: list[Tag], end: int, blank: Callable[[int, int], bool], open
 
 
 def _build(
-    layout: _Layout, text: Callable[[int, int], str], finish_reason: FinishReason, counts: tuple[int, int, int] | None
+    layout: _Layout,
+    text: Callable[[int, int], str],
+    finish_reason: FinishReason,
+    counts: tuple[int, int, int] | None,
 ) -> Split:
     inside = text(*layout.reasoning).strip() if layout.reasoning else None
     before = "" if layout.opened else text(*layout.before).strip()
@@ -187,7 +224,9 @@ def _build(
 
 
 def _count(layout: _Layout, total: int) -> tuple[int, int, int]:
-    """Reasoning, answer and control tokens of a layout in token offsets, out of `total` with the end tokens."""
+    """Reasoning, answer and control tokens of a layout in token offsets, out of `total` with the
+    end tokens.
+    """
     before = layout.before[1] - layout.before[0]
     inside = layout.reasoning[1] - layout.reasoning[0] if layout.reasoning else 0
     after = layout.after[1] - layout.after[0]
@@ -211,8 +250,8 @@ def _to_tokens(
 def _tokens_reaching(chars: int, ids: list[int], text: str, decode: Decode) -> int:
     """The smallest number of leading tokens whose text holds the first `chars` characters of `text`.
 
-    Prefixes are decoded whole, because a token may hold a part of a character only; a decoded prefix reaches as far as
-    it agrees with the whole text. Takes about log2(tokens) decodings.
+    Prefixes are decoded whole, because a token may hold a part of a character only; a decoded
+    prefix reaches as far as it agrees with the whole text. Takes about log2(tokens) decodings.
     """
     low, high = 0, len(ids)
     while low < high:

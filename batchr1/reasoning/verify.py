@@ -3,8 +3,9 @@ r"""Whether an answer is right, in the form that the job asks for.
     quick_verdict   what needs no library and no pattern of the user's: exact numbers, equal LaTeX, choices, equal text
     full_verdict    everything; may hang, crash or eat memory, and so runs in processes of its own (`run.verification`)
 
-The final answer is what `extract` finds, else what the last `\boxed{}` holds, else what the kind says. Where there is
-no final answer, the answer is wrong; where there is no right answer to compare with, it is neither.
+The final answer is what `extract` finds, else what the last `\boxed{}` holds, else what the kind
+says. Where there is no final answer, the answer is wrong; where there is no right answer to compare
+with, it is neither.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from batchr1.records import VERIFY_KINDS
 
 MAX_MATH_CHARS = 2000  # longer ones are compared as text only: parsing takes more than linear time
 
-_NUMBER_IN_TEXT = re.compile(r"(?<![\w.,/])[-\u2212+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w/])")
+_NUMBER_IN_TEXT = re.compile(
+    r"(?<![\w.,/])[-\u2212+]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w/])"
+)
 _BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_(?:\{(?:\\text\{)?(?P<long>\d+)\}?\}|(?P<short>\d))")
 _MEMBER = re.compile(r"^ *[A-Za-z](?:_\{?\w{1,8}\}?)? *\\in(?![A-Za-z])")
 
 _STYLE = r"(?:\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boxed|bf|rm) *\{?|[*_`\"'$({\[ ]){0,9}"
 _CHOICE = re.compile(
-    rf"^(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)? *:? *)?{_STYLE}([A-J]|[a-j](?=\W*$))"
+    rf"^(?:(?:the )?(?:correct )?(?:answer|option|choice)(?: is)? *:? "
+    rf"*)?{_STYLE}([A-J]|[a-j](?=\W*$))"
     r"(?:[)\]}*_`\"'$ ]*[.:)}]+(?: .*)?|[)\]}*_`\"'$ ]*)$",
     re.IGNORECASE | re.DOTALL,
 )
@@ -40,8 +44,9 @@ _CHOICE_IN_TEXT = re.compile(
 class Verify:
     """What the job says about verification. `kind` is one of VERIFY_KINDS or a function as package.module:function.
 
-    `path` is the folder that the function's module is imported from, besides what is installed; `timeout_s` bounds a
-    row, `memory_gib` the address space of a verifying process, `processes` is how many of them a worker has.
+    `path` is the folder that the function's module is imported from, besides what is installed;
+    `timeout_s` bounds a row, `memory_gib` the address space of a verifying process, `processes` is
+    how many of them a worker has.
     """
 
     kind: str = "auto"
@@ -61,7 +66,9 @@ AUTO = Verify()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The final answer, and whether it is right; None: there is nothing to compare it with, or a function said so."""
+    """The final answer, and whether it is right; None: there is nothing to compare it with, or a
+    function said so.
+    """
 
     final: str | None
     correct: bool | None
@@ -73,14 +80,19 @@ class BadVerdictError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A verifying process's word that it is ready. `digest`: of the file that the function's module came from."""
+    """A verifying process's word that it is ready.
+
+    `digest`: of the file that the function's module came from.
+    """
 
     digest: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """A verifying process's word that a row has no verdict, and whether the process is still good for others."""
+    """A verifying process's word that a row has no verdict, and whether the process is still good
+    for others.
+    """
 
     why: str
     is_spoilt: bool
@@ -113,10 +125,12 @@ def full_verdict(
 ) -> Verdict:
     """The verdict by whatever it takes. `function` is the one that `kind` names.
 
-    Raises whatever the function or a library raises, `re.error` when the right answer of a row is no pattern, and
-    `BadVerdictError`.
+    Raises whatever the function or a library raises, `re.error` when the right answer of a row is
+    no pattern, and `BadVerdictError`.
     """
-    final = _extracted(verify.extract, answer) if verify.extract else _final(verify.kind, answer, gold)
+    final = (
+        _extracted(verify.extract, answer) if verify.extract else _final(verify.kind, answer, gold)
+    )
     if function is not None:
         verdict = function(answer, gold, {**row, "final_answer": final})
         if verdict is not None and not isinstance(verdict, bool):
@@ -133,7 +147,9 @@ def full_verdict(
 
 
 def choice_of(text: str) -> str | None:
-    r"""The letter that a final answer or a right one chooses, as a capital: of `C`, `(c)`, `\text{(C)}`, `C. 5 cm`."""
+    r"""The letter that a final answer or a right one chooses, as a capital: of `C`, `(c)`,
+    `\text{(C)}`, `C. 5 cm`.
+    """
     match = _CHOICE.match(text.strip()[:200])
     return match[1].upper() if match else None
 
@@ -152,7 +168,9 @@ def _final(kind: str, answer: str, gold: str | None) -> str | None:
 
 
 def _choice_in(answer: str) -> str | None:
-    """The choice of an answer without a box: the last that is announced as one, or a line that is nothing else."""
+    """The choice of an answer without a box: the last that is announced as one, or a line that is
+    nothing else.
+    """
     found = _CHOICE_IN_TEXT.findall(answer)
     if found:
         return str(found[-1])
@@ -169,7 +187,9 @@ def _number_in(answer: str) -> str | None:
 
 
 def _extracted(pattern: str, answer: str) -> str | None:
-    """The first group of the last match (all of it without groups), in the whole text of the answer."""
+    """The first group of the last match (all of it without groups), in the whole text of the
+    answer.
+    """
     matches = list(re.finditer(pattern, answer))
     found = matches[-1][1 if matches[-1].re.groups else 0] if matches else None
     return None if found is None else found.strip()
@@ -203,7 +223,9 @@ def _same_choice(final: str, gold: str) -> bool:
 
 
 def _same_in_base(final: str, gold: str) -> bool | None:
-    """Of numbers like 52_8, which Math-Verify takes for 52: the base may be left out, but not be another one."""
+    """Of numbers like 52_8, which Math-Verify takes for 52: the base may be left out, but not be
+    another one.
+    """
     a, b = (_BASED.fullmatch(re.sub(r"[\s$,]|\\[,!]", "", text)) for text in (final, gold))
     if b is None:
         return None
@@ -213,7 +235,9 @@ def _same_in_base(final: str, gold: str) -> bool | None:
 
 
 def _mathematically_equal(final: str, gold: str) -> bool:
-    """Math-Verify's word on it, without its own time limits: they need the main thread's signals, and we have ours."""
+    """Math-Verify's word on it, without its own time limits: they need the main thread's signals,
+    and we have ours.
+    """
     from math_verify import LatexExtractionConfig, parse, verify
 
     def parsed(text: str) -> Any:
@@ -221,4 +245,11 @@ def _mathematically_equal(final: str, gold: str) -> bool:
         config = LatexExtractionConfig(boxed_match_priority=0)
         return parse(f"\\boxed{{{text}}}", extraction_config=[config], parsing_timeout=None)
 
-    return bool(verify(parsed(right_answer(gold)), parsed(final), allow_set_relation_comp=True, timeout_seconds=None))
+    return bool(
+        verify(
+            parsed(right_answer(gold)),
+            parsed(final),
+            allow_set_relation_comp=True,
+            timeout_seconds=None,
+        )
+    )

@@ -1,7 +1,8 @@
 """The report's charts: numbers → Vega-Lite by altair → SVG by vl-convert, which brings its own renderer.
 
-Colours are CSS variables of the page, so that one drawing serves light, dark and print. A static drawing cannot change
-its proportions, so each chart is drawn twice: for a desktop, and for a telephone. No text of a row ever gets in here.
+Colours are CSS variables of the page, so that one drawing serves light, dark and print. A static
+drawing cannot change its proportions, so each chart is drawn twice: for a desktop, and for a
+telephone. No text of a row ever gets in here.
 """
 
 from __future__ import annotations
@@ -26,22 +27,35 @@ _CONFIG: dict[str, Any] = {
     "font": "system-ui, sans-serif",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": "var(--muted)", "titleColor": "var(--muted)", "gridColor": "var(--line)",
-        "domainColor": "var(--line)", "tickColor": "var(--line)", "labelFontSize": 11, "titleFontSize": 11,
-        "titleFontWeight": "normal", "titlePadding": 6,
+        "labelColor": "var(--muted)",
+        "titleColor": "var(--muted)",
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "titlePadding": 6,
     },
     "legend": {
-        "labelColor": "var(--fg)", "labelFontSize": 12, "orient": "top", "symbolType": "square", "offset": 8,
-        "padding": 0, "symbolOpacity": 1,
+        "labelColor": "var(--fg)",
+        "labelFontSize": 12,
+        "orient": "top",
+        "symbolType": "square",
+        "offset": 8,
+        "padding": 0,
+        "symbolOpacity": 1,
     },
-}  # fmt: skip
+}
 
 
 def draw(chart: Drawable, description: str, *, wide: int = WIDE, height: int = HEIGHT) -> Markup:
     """A chart as inline SVG, in both widths."""
     drawings = []
     for kind, width in (("wide", wide), ("narrow", NARROW)):
-        sized = chart.properties(width=width, height=height, background="transparent", config=_CONFIG)
+        sized = chart.properties(
+            width=width, height=height, background="transparent", config=_CONFIG
+        )
         svg = vl_convert.vegalite_to_svg(sized.to_json())
         drawings.append(Markup('<div class="{}">{}</div>').format(kind, Markup(svg)))
     return Markup('<div class="drawing" role="img" aria-label="{}">{}</div>').format(
@@ -50,7 +64,10 @@ def draw(chart: Drawable, description: str, *, wide: int = WIDE, height: int = H
 
 
 def histogram(bins: Sequence[dict[str, Any]], limits: dict[str, int], *, what: str) -> Markup:
-    """Rows by tokens, on a logarithmic axis. `bins`: from (inclusive), to (exclusive), whole, truncated."""
+    """Rows by tokens, on a logarithmic axis.
+
+    `bins`: from (inclusive), to (exclusive), whole, truncated.
+    """
     rows = [
         {"from": b["from"], "to": b["to"], "low": low, "high": high, "kind": kind}
         for b in bins
@@ -60,7 +77,10 @@ def histogram(bins: Sequence[dict[str, Any]], limits: dict[str, int], *, what: s
         )
         if high > low
     ]
-    x = _log_axis(f"{what} tokens", [b["from"] for b in bins] + [b["to"] for b in bins] + list(limits.values()))
+    x = _log_axis(
+        f"{what} tokens",
+        [b["from"] for b in bins] + [b["to"] for b in bins] + list(limits.values()),
+    )
     bars = (
         alt.Chart(pl.DataFrame(rows))
         .mark_rect(stroke="var(--card)", strokeWidth=0.5)
@@ -77,22 +97,43 @@ def histogram(bins: Sequence[dict[str, Any]], limits: dict[str, int], *, what: s
 
 def longer_than(points: Sequence[dict[str, Any]], limits: dict[str, int]) -> Markup:
     """Share of rows longer than x tokens. `points`: tokens, share."""
-    x = _log_axis("completion tokens", [p["tokens"] for p in points] + list(limits.values()), field="tokens")
+    x = _log_axis(
+        "completion tokens", [p["tokens"] for p in points] + list(limits.values()), field="tokens"
+    )
     line = (
         alt.Chart(pl.DataFrame(points))
         .mark_area(
-            interpolate="step-after", line={"color": "var(--blue)"}, color="var(--blue)", fillOpacity=0.15, clip=True
+            interpolate="step-after",
+            line={"color": "var(--blue)"},
+            color="var(--blue)",
+            fillOpacity=0.15,
+            clip=True,
         )
         .encode(
-            x=x, y=alt.Y("share:Q", title="share of rows longer", axis=_share_axis(), scale=alt.Scale(domain=[0, 1]))
+            x=x,
+            y=alt.Y(
+                "share:Q",
+                title="share of rows longer",
+                axis=_share_axis(),
+                scale=alt.Scale(domain=[0, 1]),
+            ),
         )
     )
-    return draw(_with_limits(line, limits), "share of rows longer than a number of tokens", wide=440)
+    return draw(
+        _with_limits(line, limits), "share of rows longer than a number of tokens", wide=440
+    )
 
 
 def right_by_length(bins: Sequence[dict[str, Any]]) -> Markup:
-    """Share of judged rows that are right, by completion tokens. `bins`: from, to, judged, right."""
-    rows = [{"from": b["from"], "to": b["to"], "share": b["right"] / b["judged"]} for b in bins if b["judged"]]
+    """Share of judged rows that are right, by completion tokens.
+
+    `bins`: from, to, judged, right.
+    """
+    rows = [
+        {"from": b["from"], "to": b["to"], "share": b["right"] / b["judged"]}
+        for b in bins
+        if b["judged"]
+    ]
     x = _log_axis("completion tokens", [b["from"] for b in rows] + [b["to"] for b in rows])
     bars = (
         alt.Chart(pl.DataFrame(rows))
@@ -112,7 +153,12 @@ def measures_by_k(lines: Sequence[dict[str, Any]]) -> Markup:
     """pass@k and cons@k with their intervals. `lines`: measure, k, value, low, high."""
     colours = _colours(**{"pass@k": "var(--blue)", "cons@k": "var(--green)"})
     ks = sorted({row["k"] for row in lines})
-    x = alt.X("k:Q", title="k samples", scale=alt.Scale(type="log", base=2, nice=False), axis=alt.Axis(values=ks))
+    x = alt.X(
+        "k:Q",
+        title="k samples",
+        scale=alt.Scale(type="log", base=2, nice=False),
+        axis=alt.Axis(values=ks),
+    )
     low, high = min(row["low"] for row in lines), max(row["high"] for row in lines)
     y_scale = alt.Scale(domain=[max(0.0, low - 0.02), min(1.0, high + 0.02)], nice=True, zero=False)
     frame = pl.DataFrame(lines)
@@ -124,7 +170,11 @@ def measures_by_k(lines: Sequence[dict[str, Any]]) -> Markup:
     line = (
         alt.Chart(frame)
         .mark_line(point=True)
-        .encode(x=x, y=alt.Y("value:Q", title="share of prompts", axis=_share_axis(), scale=y_scale), color=colours)
+        .encode(
+            x=x,
+            y=alt.Y("value:Q", title="share of prompts", axis=_share_axis(), scale=y_scale),
+            color=colours,
+        )
     )
     return draw(alt.layer(band, line), "pass@k and cons@k by k", wide=440)
 
@@ -136,7 +186,10 @@ def by_night(
     *,
     is_share: bool = False,
 ) -> Markup:
-    """Bars, one for each run in turn, stacked where there are several series. `series`: name → colour, values."""
+    """Bars, one for each run in turn, stacked where there are several series.
+
+    `series`: name → colour, values.
+    """
     rows = [
         {"night": night, "measure": name, "value": float(value)}
         for name, (_, values) in series.items()
@@ -156,12 +209,16 @@ def by_night(
             grid=False,
         ),
     )
-    y = alt.Y("value:Q", title=title, stack="zero", axis=_share_axis() if is_share else _count_axis())
+    y = alt.Y(
+        "value:Q", title=title, stack="zero", axis=_share_axis() if is_share else _count_axis()
+    )
     colours = {name: colour for name, (colour, _) in series.items()}
     several = sum(1 for _, values in series.values() if any(values)) > 1
     colour = _colours(**colours) if several else alt.value(next(iter(colours.values())))
     return draw(
-        alt.Chart(pl.DataFrame(rows)).mark_bar(aria=False).encode(x=x, y=y, color=colour), f"{title} by night", wide=440
+        alt.Chart(pl.DataFrame(rows)).mark_bar(aria=False).encode(x=x, y=y, color=colour),
+        f"{title} by night",
+        wide=440,
     )
 
 
@@ -176,27 +233,45 @@ def over_time(
     is_share: bool = False,
     height: int = 150,
 ) -> Markup:
-    """A series over the time of all runs. `points`: seconds and the column `name`; `starts`: where a run begins."""
+    """A series over the time of all runs.
+
+    `points`: seconds and the column `name`; `starts`: where a run begins.
+    """
     unit, per = time_unit(points[-1]["seconds"])
-    frame = pl.DataFrame({"at": [p["seconds"] / per for p in points], "value": [p[name] for p in points]})
+    frame = pl.DataFrame(
+        {"at": [p["seconds"] / per for p in points], "value": [p[name] for p in points]}
+    )
     end = points[-1]["seconds"] / per
-    axis = alt.Axis(format="~%" if is_share else "~s", tickCount=4, minExtent=32)  # the charts stand beneath each other
-    x = alt.X("at:Q", title=unit, scale=alt.Scale(domain=[0, end], nice=False), axis=alt.Axis(grid=False, tickCount=8))
+    axis = alt.Axis(
+        format="~%" if is_share else "~s", tickCount=4, minExtent=32
+    )  # the charts stand beneath each other
+    x = alt.X(
+        "at:Q",
+        title=unit,
+        scale=alt.Scale(domain=[0, end], nice=False),
+        axis=alt.Axis(grid=False, tickCount=8),
+    )
     y = alt.Y("value:Q", title=title, axis=axis, scale=alt.Scale(domainMin=0))
     layers: list[Any] = []
     if tail is not None:
         shade = pl.DataFrame({"at": [tail / per], "end": [end]})
         layers.append(
-            alt.Chart(shade).mark_rect(color="var(--orange)", opacity=0.16).encode(x=x, x2="end:Q", y=alt.value(0),
-                                                                                   y2=alt.value(height))
-        )  # fmt: skip
+            alt.Chart(shade)
+            .mark_rect(color="var(--orange)", opacity=0.16)
+            .encode(x=x, x2="end:Q", y=alt.value(0), y2=alt.value(height))
+        )
     mark = alt.Chart(frame).mark_area(
-        interpolate="step-before", line={"color": colour, "strokeWidth": 1.3}, color=colour, fillOpacity=0.15
+        interpolate="step-before",
+        line={"color": colour, "strokeWidth": 1.3},
+        color=colour,
+        fillOpacity=0.15,
     )
     layers.append(mark.encode(x=x, y=y))
     if len(starts) > 1:
         rules = pl.DataFrame({"at": [s / per for s in starts[1:]]})
-        layers.append(alt.Chart(rules).mark_rule(color="var(--muted)", strokeDash=[2, 3]).encode(x=x))
+        layers.append(
+            alt.Chart(rules).mark_rule(color="var(--muted)", strokeDash=[2, 3]).encode(x=x)
+        )
     return draw(alt.layer(*layers), f"{title} over time", wide=940, height=height)
 
 

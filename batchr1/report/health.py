@@ -1,6 +1,7 @@
 """Whether a run is alive and gets on: `batchr1 status --health`, for whoever looks every minute.
 
-A few small requests, however large the output is: the lock, the newest record, two listings. No row is read.
+A few small requests, however large the output is: the lock, the newest record, two listings. No row
+is read.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from batchr1.storage.lock import STALE_AFTER_S, read_lock, renewed_s
 
 MAX_AGE_S = 1200.0  # above the 600 s after which a run itself replaces an engine that stands still
 
-State = Literal["running", "complete", "failed rows", "stopped", "stuck", "lost", "killed", "absent"]
+State = Literal[
+    "running", "complete", "failed rows", "stopped", "stuck", "lost", "killed", "absent"
+]
 HEALTHY: frozenset[State] = frozenset({"running", "complete", "failed rows"})
 
 
@@ -23,11 +26,12 @@ HEALTHY: frozenset[State] = frozenset({"running", "complete", "failed rows"})
 class Health:
     """What was seen of an output from outside.
 
-    `state`: running; stuck (it lives, and for `max_age_s` has generated and written nothing) or lost (its heartbeat
-    stopped); else what the last run left: complete, failed rows (complete, but for more of them than max_failed),
-    stopped (with rows pending), killed; absent: nothing is there. `heartbeat_s`, `progress_s`: seconds since a run that
-    holds the output last renewed its lock, and last generated or wrote something, known to the minute. Counts are of
-    the last run's input, None before there was one.
+    `state`: running; stuck (it lives, and for `max_age_s` has generated and written nothing) or
+    lost (its heartbeat stopped); else what the last run left: complete, failed rows (complete, but
+    for more of them than max_failed), stopped (with rows pending), killed; absent: nothing is
+    there. `heartbeat_s`, `progress_s`: seconds since a run that holds the output last renewed its
+    lock, and last generated or wrote something, known to the minute. Counts are of the last run's
+    input, None before there was one.
     """
 
     output: str
@@ -48,8 +52,11 @@ class Health:
 
     def __str__(self) -> str:
         """One line."""
-        ages = [f"{what} {seconds:.0f} s ago" for what, seconds in (("heartbeat", self.heartbeat_s),
-                ("progress", self.progress_s)) if seconds is not None]  # fmt: skip
+        ages = [
+            f"{what} {seconds:.0f} s ago"
+            for what, seconds in (("heartbeat", self.heartbeat_s), ("progress", self.progress_s))
+            if seconds is not None
+        ]
         counts = ""
         if self.samples is not None:
             counts = f": {self.done:,} done, {self.failed:,} failed, {self.pending:,} pending"
@@ -60,7 +67,8 @@ class Health:
 def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
     """Look at an output. A run may be silent for `max_age_s`, which the loading of its model counts towards.
 
-    Ages are differences of this machine's clock and that of the storage. Raises `StorageError` when it cannot be read.
+    Ages are differences of this machine's clock and that of the storage. Raises `StorageError` when
+    it cannot be read.
     """
     info, last, now = read_lock(output.storage), output.last_run() or {}, time.time()
     heartbeat_s = progress_s = None
@@ -68,24 +76,40 @@ def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
         heartbeat_s = _age(now, renewed_s(output.storage))
         is_its = last.get("run") == info.run
         moments = [info.started, *([last["progressed"]] if is_its and "progressed" in last else [])]
-        newest = max(*(dt.datetime.fromisoformat(text).timestamp() for text in moments), _last_written(output))
+        newest = max(
+            *(dt.datetime.fromisoformat(text).timestamp() for text in moments),
+            _last_written(output),
+        )
         progress_s = _age(now, newest)
     else:
         info = None
     state = _state(output, last, heartbeat_s, progress_s, max_age_s)
     counts = last.get("counts") or last.get("counts_so_far") or last.get("counts_before") or {}
     return Health(
-        output=output.uri, healthy=state in HEALTHY, state=state,
-        run=info.run if info else last.get("run"), holder=str(info) if info else None,
-        heartbeat_s=heartbeat_s, progress_s=progress_s, max_age_s=max_age_s,
-        samples=counts.get("samples"), done=counts.get("done"), failed=counts.get("failed"),
-        spared=counts.get("spared"), pending=counts.get("pending"),
-        exit_code=last.get("exit_code"), stopped=last.get("stopped"),
-    )  # fmt: skip
+        output=output.uri,
+        healthy=state in HEALTHY,
+        state=state,
+        run=info.run if info else last.get("run"),
+        holder=str(info) if info else None,
+        heartbeat_s=heartbeat_s,
+        progress_s=progress_s,
+        max_age_s=max_age_s,
+        samples=counts.get("samples"),
+        done=counts.get("done"),
+        failed=counts.get("failed"),
+        spared=counts.get("spared"),
+        pending=counts.get("pending"),
+        exit_code=last.get("exit_code"),
+        stopped=last.get("stopped"),
+    )
 
 
 def _state(
-    output: Output, last: dict[str, Any], heartbeat_s: float | None, progress_s: float | None, max_age_s: float
+    output: Output,
+    last: dict[str, Any],
+    heartbeat_s: float | None,
+    progress_s: float | None,
+    max_age_s: float,
 ) -> State:
     if heartbeat_s is not None and progress_s is not None:
         if heartbeat_s > STALE_AFTER_S:
@@ -102,7 +126,11 @@ def _state(
 
 def _last_written(output: Output) -> float:
     """When the newest file of results or failed rows was written."""
-    files = [file for folder in (DATA_DIR, FAILED_DIR) for file in output.storage.list_files(folder, ".parquet")]
+    files = [
+        file
+        for folder in (DATA_DIR, FAILED_DIR)
+        for file in output.storage.list_files(folder, ".parquet")
+    ]
     return max((file.modified_s for file in files), default=0.0)
 
 

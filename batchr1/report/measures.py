@@ -1,7 +1,8 @@
 """How good a model is, from the rows of an output: pass@k, cons@k, tokens, truncation, each with its interval.
 
-Every figure is a mean over prompts or rows and comes with a bootstrap interval over *prompts*, because the samples of
-one prompt are not independent. A sample counts as judged when `correct` is not null.
+Every figure is a mean over prompts or rows and comes with a bootstrap interval over *prompts*,
+because the samples of one prompt are not independent. A sample counts as judged when `correct` is
+not null.
 
 - pass@k: the chance that one of k samples is right, without bias from n ≥ k of them (Chen et al. 2021,
   arXiv:2107.03374, eq. 1): 1 − C(n−c, k) / C(n, k) for c right ones, averaged over prompts. pass@1 is the mean of c/n.
@@ -25,14 +26,23 @@ import polars as pl
 from batchr1.errors import UsageError
 from batchr1.reasoning.answers import answer_key
 
-COLUMNS = ("id", "final_answer", "correct", "truncated", "reasoning_tokens", "completion_tokens")  # all that is read
+COLUMNS = (
+    "id",
+    "final_answer",
+    "correct",
+    "truncated",
+    "reasoning_tokens",
+    "completion_tokens",
+)  # all that is read
 RESAMPLES = 1000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its bootstrap interval [low, high] at `LEVEL`, and over how many prompts it was taken."""
+    """A mean with its bootstrap interval [low, high] at `LEVEL`, and over how many prompts it was
+    taken.
+    """
 
     value: float
     low: float
@@ -44,9 +54,9 @@ class Estimate:
 class Measures:
     """The measures of some rows of an output: all of them, or those of one value of a column (`group`).
 
-    `samples` is the largest number of judged samples of a prompt. `pass_at` and `cons_at` are by k, over the prompts
-    that have at least k judged samples, and empty when nothing is judged. Tokens are per row that has a count,
-    `truncated` is a share of rows; they are None without such rows.
+    `samples` is the largest number of judged samples of a prompt. `pass_at` and `cons_at` are by k,
+    over the prompts that have at least k judged samples, and empty when nothing is judged. Tokens
+    are per row that has a count, `truncated` is a share of rows; they are None without such rows.
     """
 
     group: str | None
@@ -78,7 +88,8 @@ def measure(
 ) -> Measures:
     """Measure rows of an output, which need the columns `COLUMNS`.
 
-    `ks`: for which k; None: `default_ks` of the samples there are. The same rows and seed give the same intervals.
+    `ks`: for which k; None: `default_ks` of the samples there are. The same rows and seed give the
+    same intervals.
     """
     return _measure(_prompts(rows.lazy().select(COLUMNS).collect()), ks, resamples, seed, group)
 
@@ -97,12 +108,18 @@ def measure_by(
     """
     lazy = rows.lazy()
     if column not in lazy.collect_schema():
-        raise UsageError(f"measures by {column}: there is no such column. Name one that the output has.")
-    table = lazy.select(*(c for c in COLUMNS if c != column), pl.col(column).alias("by"), pl.col(column)).collect()
+        raise UsageError(
+            f"measures by {column}: there is no such column. Name one that the output has."
+        )
+    table = lazy.select(
+        *(c for c in COLUMNS if c != column), pl.col(column).alias("by"), pl.col(column)
+    ).collect()
     if table.is_empty():
         return []
     parts = table.partition_by("by", maintain_order=True)
-    order = pl.DataFrame({"by": [part["by"][0] for part in parts]}, schema={"by": table.schema["by"]})
+    order = pl.DataFrame(
+        {"by": [part["by"][0] for part in parts]}, schema={"by": table.schema["by"]}
+    )
     prompts = [_prompts(parts[i].select(COLUMNS)) for i in order["by"].arg_sort()]
     names = [str(parts[i]["by"][0]) for i in order["by"].arg_sort()]
     ks = ks if ks is not None else default_ks(max(_most(p) for p in prompts))
@@ -118,7 +135,8 @@ def default_ks(samples: int) -> tuple[int, ...]:
 def pass_at(n: int, c: int, k: int) -> float:
     """The unbiased estimate of pass@k from n samples, c of them right; 1 ≤ k ≤ n.
 
-    Source: Chen et al. 2021, equation 1. Whole numbers up to the one division, so that large n lose nothing.
+    Source: Chen et al. 2021, equation 1. Whole numbers up to the one division, so that large n lose
+    nothing.
     """
     every = math.comb(n, k)
     return (every - math.comb(n - c, k)) / every
@@ -128,11 +146,12 @@ def pass_at(n: int, c: int, k: int) -> float:
 def cons_at(right: int, wrong: tuple[int, ...], silent: int, k: int) -> float:
     """The chance that the majority of k of the samples, drawn without repeating one, is right.
 
-    `right` samples gave the right answer, `wrong` lists how many gave each wrong one, `silent` gave none;
-    1 ≤ k ≤ their sum. Exact: for t right votes, every wrong class may have up to t, and of j that have t too the right
-    one wins one in j + 1. Counted as the coefficient of x^k in a product over classes. A class of fewer than t samples,
-    and the silent ones, cannot be limited by t: together they are (1 + x)^(their number). Whole numbers throughout;
-    a fraction of a second at worst for 256 samples, a few seconds for 512.
+    `right` samples gave the right answer, `wrong` lists how many gave each wrong one, `silent` gave
+    none; 1 ≤ k ≤ their sum. Exact: for t right votes, every wrong class may have up to t, and of j
+    that have t too the right one wins one in j + 1. Counted as the coefficient of x^k in a product
+    over classes. A class of fewer than t samples, and the silent ones, cannot be limited by t:
+    together they are (1 + x)^(their number). Whole numbers throughout; a fraction of a second at
+    worst for 256 samples, a few seconds for 512.
     """
     total = right + sum(wrong) + silent
     favourable = 0.0
@@ -157,8 +176,12 @@ def cons_at(right: int, wrong: tuple[int, ...], silent: int, k: int) -> float:
 
 
 def _prompts(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per prompt: judged samples, right ones, sizes of the classes of wrong answers, and sums."""
-    rows = rows.cast({"correct": pl.Boolean, "final_answer": pl.String})  # columns without any value may be of no type
+    """One row per prompt: judged samples, right ones, sizes of the classes of wrong answers, and
+    sums.
+    """
+    rows = rows.cast(
+        {"correct": pl.Boolean, "final_answer": pl.String}
+    )  # columns without any value may be of no type
     totals = rows.group_by("id", maintain_order=True).agg(
         pl.len().alias("rows"),
         pl.col("correct").count().alias("n"),
@@ -166,7 +189,9 @@ def _prompts(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("truncated").sum(),
         pl.col("completion_tokens").cast(pl.Int64).sum(),
         pl.col("reasoning_tokens").cast(pl.Int64).sum(),
-        pl.col("completion_tokens").count().alias("completion_tokens told"),  # a server may leave out what it counts
+        pl.col("completion_tokens")
+        .count()
+        .alias("completion_tokens told"),  # a server may leave out what it counts
         pl.col("reasoning_tokens").count().alias("reasoning_tokens told"),
     )
     wrong = rows.filter(~pl.col("correct") & pl.col("final_answer").is_not_null())
@@ -190,11 +215,20 @@ def _most(prompts: pl.DataFrame) -> int:
     return int(prompts["n"].max() or 0)  # type: ignore[arg-type]
 
 
-def _measure(prompts: pl.DataFrame, ks: Sequence[int] | None, resamples: int, seed: int, group: str | None) -> Measures:
+def _measure(
+    prompts: pl.DataFrame, ks: Sequence[int] | None, resamples: int, seed: int, group: str | None
+) -> Measures:
     rows, n = prompts["rows"].to_numpy(), prompts["n"].to_numpy()
     ks = [k for k in (default_ks(_most(prompts)) if ks is None else ks) if k <= _most(prompts)]
     # Prompts with the same counts have the same chances, and there are few different ones.
-    counts = list(zip(prompts["n"], prompts["c"], (tuple(w or ()) for w in prompts["wrong"].to_list()), strict=True))
+    counts = list(
+        zip(
+            prompts["n"],
+            prompts["c"],
+            (tuple(w or ()) for w in prompts["wrong"].to_list()),
+            strict=True,
+        )
+    )
     number = {one: i for i, one in enumerate(dict.fromkeys(counts))}
     which = np.array([number[one] for one in counts], dtype=np.int64)
     ratios: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {
@@ -204,10 +238,16 @@ def _measure(prompts: pl.DataFrame, ks: Sequence[int] | None, resamples: int, se
     ratios["truncated", 0] = (prompts["truncated"].to_numpy(), rows)
     for k in ks:
         passed = [pass_at(m, c, k) if m >= k else 0.0 for m, c, _ in number]
-        agreed = [cons_at(c, wrong, m - c - sum(wrong), k) if m >= k else 0.0 for m, c, wrong in number]
+        agreed = [
+            cons_at(c, wrong, m - c - sum(wrong), k) if m >= k else 0.0 for m, c, wrong in number
+        ]
         ratios["pass", k] = (np.array(passed)[which], n >= k)
         ratios["cons", k] = (np.array(agreed)[which], n >= k)
-    found = _estimates(list(ratios.values()), resamples, seed) if prompts.height else [None] * len(ratios)
+    found = (
+        _estimates(list(ratios.values()), resamples, seed)
+        if prompts.height
+        else [None] * len(ratios)
+    )
     estimates = dict(zip(ratios, found, strict=True))
     return Measures(
         group=group,
@@ -223,11 +263,14 @@ def _measure(prompts: pl.DataFrame, ks: Sequence[int] | None, resamples: int, se
     )
 
 
-def _estimates(ratios: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int) -> list[Estimate | None]:
+def _estimates(
+    ratios: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int
+) -> list[Estimate | None]:
     """Σ numerator / Σ denominator over prompts, with percentile intervals (Efron & Tibshirani 1993, ch. 13).
 
-    Each resample draws as many prompts as there are, with repetition, and gives every ratio of it, so that ratios of
-    one resample belong together. A resample that holds no prompt with enough samples says nothing about that ratio.
+    Each resample draws as many prompts as there are, with repetition, and gives every ratio of it,
+    so that ratios of one resample belong together. A resample that holds no prompt with enough
+    samples says nothing about that ratio.
     """
     above = np.array([a for a, _ in ratios], dtype=np.float64)
     below = np.array([b for _, b in ratios], dtype=np.float64)
@@ -245,6 +288,10 @@ def _estimates(ratios: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, 
         if value is None:
             found.append(None)
             continue
-        low, high = (float(np.quantile(drawn[0] / drawn[1], q)) for q in tails) if drawn.size else (value, value)
+        low, high = (
+            (float(np.quantile(drawn[0] / drawn[1], q)) for q in tails)
+            if drawn.size
+            else (value, value)
+        )
         found.append(Estimate(value, low, high, int((b > 0).sum())))
     return found

@@ -1,4 +1,6 @@
-"""Everything a report says, as plain values: what `report --json` prints and what the page is made from."""
+"""Everything a report says, as plain values: what `report --json` prints and what the page is made
+from.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,22 @@ from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
 from batchr1.report.summary import OutputSummary, summarise
 
-OUTCOMES = ("right", "not judged", "wrong", "ended without an answer", "cut in reasoning", "cut in answer")
+OUTCOMES = (
+    "right",
+    "not judged",
+    "wrong",
+    "ended without an answer",
+    "cut in reasoning",
+    "cut in answer",
+)
 BINS_PER_DECADE = 12
 TAIL_SHARE = 0.5  # the tail begins when fewer than this share of the most sequences run, for good
 _COUNTS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "completion_tokens")
 
 
-def read(output: Output, *, by: str | None = None, price: float | None = None) -> tuple[dict[str, Any], Scan]:
+def read(
+    output: Output, *, by: str | None = None, price: float | None = None
+) -> tuple[dict[str, Any], Scan]:
     """`read_all` of one output."""
     return read_all([output], by=by, price=price)
 
@@ -33,8 +44,9 @@ def read_all(
 ) -> tuple[dict[str, Any], Scan]:
     """The numbers of outputs, taken together, and the rows to quote.
 
-    `by` names a column to group by, as for `scan`; `price`: USD per GPU-hour. Settings are those of the output that ran
-    last. Raises `UsageError` when nothing of ours is there, or one has no column `by`.
+    `by` names a column to group by, as for `scan`; `price`: USD per GPU-hour. Settings are those of
+    the output that ran last. Raises `UsageError` when nothing of ours is there, or one has no
+    column `by`.
     """
     summaries = [summarise(output) for output in outputs]
     order = sorted(range(len(outputs)), key=lambda i: str(summaries[i].last_run.get("run") or ""))
@@ -48,19 +60,31 @@ def _numbers(
 ) -> dict[str, Any]:
     jobs = [output.job() or {} for output in outputs]
     job = jobs[-1]
-    records = sorted((record for output in outputs for record in output.runs()), key=lambda r: str(r.get("run")))
+    records = sorted(
+        (record for output in outputs for record in output.runs()), key=lambda r: str(r.get("run"))
+    )
     rows = found.rows
-    prompts = rows if len(outputs) == 1 else rows.with_columns(id=pl.format("{} {}", "output", "id"))
+    prompts = (
+        rows if len(outputs) == 1 else rows.with_columns(id=pl.format("{} {}", "output", "id"))
+    )
     spec = job.get("spec") or {}
     limits = _limits(spec)
     judged = rows.height - rows["correct"].null_count() if rows.height else 0
     by_night = nights.nights(outputs, rows, price=price)
-    names = [(one.get("spec") or {}).get("name") for one in jobs] + [record.get("job") for record in records]
+    names = [(one.get("spec") or {}).get("name") for one in jobs] + [
+        record.get("job") for record in records
+    ]
     return {
         "output": _named(outputs),
         "outputs": [
-            {"output": s.output, "state": _state(s), "done": s.done, "failed": sum(s.failed.values()),
-             "pending": s.pending, "spared": s.spared}
+            {
+                "output": s.output,
+                "state": _state(s),
+                "done": s.done,
+                "failed": sum(s.failed.values()),
+                "pending": s.pending,
+                "spared": s.spared,
+            }
             for s in summaries
         ],
         "name": ", ".join(dict.fromkeys(str(name) for name in names if name)) or None,
@@ -73,7 +97,9 @@ def _numbers(
         "truncated": _truncated(rows),
         "tokens": {name: _stats(rows[name]) for name in _COUNTS} if rows.height else {},
         "limits": limits,
-        "histograms": {n: _histogram(rows, n) for n in ("reasoning_tokens", "answer_tokens")} if rows.height else {},
+        "histograms": {n: _histogram(rows, n) for n in ("reasoning_tokens", "answer_tokens")}
+        if rows.height
+        else {},
         "longer_than": _longer_than(rows, limits),
         "by_prompt_length": _by_length(rows, "prompt_tokens"),
         "by_completion_length": _by_length(rows, "completion_tokens"),
@@ -89,7 +115,7 @@ def _numbers(
         "fingerprint": job.get("fingerprint") or {},
         "digest": job.get("digest"),
         "versions": _versions(records),
-    }  # fmt: skip
+    }
 
 
 def _named(outputs: Sequence[Output]) -> str:
@@ -127,7 +153,9 @@ def _state(s: OutputSummary) -> str:
 
 
 def _state_of_all(states: Sequence[str]) -> str:
-    """Of several outputs, the worst; one that is being written is no worse than one that is complete."""
+    """Of several outputs, the worst; one that is being written is no worse than one that is
+    complete.
+    """
     for state in ("interrupted", "not complete", "running"):
         if state in states:
             return state
@@ -155,7 +183,11 @@ def _truncated(rows: pl.DataFrame) -> dict[str, Any]:
     def counts(name: str) -> dict[str, int]:
         return dict(rows[name].drop_nulls().value_counts(sort=True).iter_rows())
 
-    return {"rows": int(rows["truncated"].sum()), "in": counts("truncated_in"), "by": counts("truncated_by")}
+    return {
+        "rows": int(rows["truncated"].sum()),
+        "in": counts("truncated_in"),
+        "by": counts("truncated_by"),
+    }
 
 
 def _stats(values: pl.Series) -> dict[str, float | None]:
@@ -174,7 +206,9 @@ def _stats(values: pl.Series) -> dict[str, float | None]:
 
 
 def log_edges(low: int, high: int, per_decade: int = BINS_PER_DECADE) -> list[int]:
-    """Whole numbers, about evenly spaced on a logarithmic axis, from at most `low` (≥ 1) to more than `high`."""
+    """Whole numbers, about evenly spaced on a logarithmic axis, from at most `low` (≥ 1) to more
+    than `high`.
+    """
     steps = range(10 * per_decade)
     edges = sorted({round(10 ** (step / per_decade)) for step in steps})
     first = max(i for i, edge in enumerate(edges) if edge <= max(1, low))
@@ -190,7 +224,8 @@ def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
         return {"none": none, "bins": []}
     edges = log_edges(int(values[name].min()), int(values[name].max()))  # type: ignore[arg-type]
     whole, cut = (
-        np.histogram(values.filter(pl.col("truncated") == flag)[name].to_numpy(), edges)[0] for flag in (False, True)
+        np.histogram(values.filter(pl.col("truncated") == flag)[name].to_numpy(), edges)[0]
+        for flag in (False, True)
     )
     bins = [
         {"from": low, "to": high, "whole": int(w), "truncated": int(c)}
@@ -200,8 +235,12 @@ def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 
 
 def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, Any]]:
-    """For lengths on a logarithmic scale, how many rows are longer: what a limit there would cut, or has cut."""
-    lengths = np.sort(rows["completion_tokens"].drop_nulls().to_numpy()) if rows.height else np.empty(0)
+    """For lengths on a logarithmic scale, how many rows are longer: what a limit there would cut,
+    or has cut.
+    """
+    lengths = (
+        np.sort(rows["completion_tokens"].drop_nulls().to_numpy()) if rows.height else np.empty(0)
+    )
     if not lengths.size:
         return []
     edges = log_edges(max(1, int(lengths[0])), int(lengths[-1]), 24)
@@ -210,7 +249,12 @@ def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, A
     for tokens in sorted({*edges, *marks}):
         longer = int(lengths.size - np.searchsorted(lengths, tokens, side="right"))
         found.append(
-            {"tokens": tokens, "rows": longer, "share": round(longer / lengths.size, 6), "mark": tokens in marks}
+            {
+                "tokens": tokens,
+                "rows": longer,
+                "share": round(longer / lengths.size, 6),
+                "mark": tokens in marks,
+            }
         )
     return found
 
@@ -232,7 +276,14 @@ def _by_length(rows: pl.DataFrame, name: str) -> list[dict[str, Any]]:
         .sort("exponent")
     )
     return [
-        {"from": 2**e, "to": 2 ** (e + 1), "rows": n, "truncated": cut, "judged": judged, "right": right}
+        {
+            "from": 2**e,
+            "to": 2 ** (e + 1),
+            "rows": n,
+            "truncated": cut,
+            "judged": judged,
+            "right": right,
+        }
         for e, n, cut, judged, right in grouped.iter_rows()
     ]
 
@@ -278,7 +329,10 @@ def _time(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         mine = [
             {
                 "seconds": round(offset + at[i], 2),
-                "tokens_per_s": round((series["tokens"][i] - series["tokens"][i - 1]) / max(0.01, at[i] - at[i - 1]), 1)
+                "tokens_per_s": round(
+                    (series["tokens"][i] - series["tokens"][i - 1]) / max(0.01, at[i] - at[i - 1]),
+                    1,
+                )
                 if i
                 else 0.0,
                 "running": series["running"][i],
@@ -295,8 +349,12 @@ def _time(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _tail(series: dict[str, Any], offset: float) -> dict[str, Any] | None:
-    """The end of a run, in which its batch drains: since when, how long, and what was made meanwhile."""
-    at, running, tokens, finished = (series[name] for name in ("seconds", "running", "tokens", "finished"))
+    """The end of a run, in which its batch drains: since when, how long, and what was made
+    meanwhile.
+    """
+    at, running, tokens, finished = (
+        series[name] for name in ("seconds", "running", "tokens", "finished")
+    )
     most = max(running)
     if most <= 0:
         return None
@@ -322,10 +380,19 @@ def _plan(records: Sequence[dict[str, Any]], rows: pl.DataFrame) -> list[dict[st
     worker = min(record["memory"])
     for name, values in record["memory"][worker].items():
         unit = "GiB" if name.endswith("_gib") else "tokens"
-        what = {"kv_gib": "KV cache", "kv_cache_tokens": "KV cache", "cuda_graph_gib": "CUDA graphs"}.get(
-            name, name.removesuffix("_gib").replace("_", " ")
+        what = {
+            "kv_gib": "KV cache",
+            "kv_cache_tokens": "KV cache",
+            "cuda_graph_gib": "CUDA graphs",
+        }.get(name, name.removesuffix("_gib").replace("_", " "))
+        found.append(
+            {
+                "what": what,
+                "unit": unit,
+                "planned": values["planned"],
+                "measured": values["measured"],
+            }
         )
-        found.append({"what": what, "unit": unit, "planned": values["planned"], "measured": values["measured"]})
     estimate = (record.get("plan") or {}).get("estimate")
     if estimate:
         rate, hours = record.get("tokens_per_s"), record.get("generating_s")
@@ -334,15 +401,31 @@ def _plan(records: Sequence[dict[str, Any]], rows: pl.DataFrame) -> list[dict[st
         is_known = rows.height and rows["completion_tokens"].count()
         measured_mean = float(rows["completion_tokens"].mean()) if is_known else None  # type: ignore[arg-type]
         found += [
-            {"what": "output speed", "unit": "tokens/s", "planned": estimate["tokens_per_s"], "measured": rate},
-            {"what": "completion length", "unit": "tokens a row", "planned": planned_mean, "measured": measured_mean},
-            {"what": "generating", "unit": "hours", "planned": estimate["hours"],
-             "measured": hours / 3600 if hours and not record["counts"]["pending"] else None},
-        ]  # fmt: skip
+            {
+                "what": "output speed",
+                "unit": "tokens/s",
+                "planned": estimate["tokens_per_s"],
+                "measured": rate,
+            },
+            {
+                "what": "completion length",
+                "unit": "tokens a row",
+                "planned": planned_mean,
+                "measured": measured_mean,
+            },
+            {
+                "what": "generating",
+                "unit": "hours",
+                "planned": estimate["hours"],
+                "measured": hours / 3600 if hours and not record["counts"]["pending"] else None,
+            },
+        ]
     return found
 
 
 def _versions(records: Sequence[dict[str, Any]]) -> list[str]:
     """The engines that ran, and the batchr1 that ran them."""
     engines = [e["info"]["engine"] for r in records for e in (r.get("engines") or {}).values()]
-    return list(dict.fromkeys([*engines, *(f"batchr1 {r['batchr1']}" for r in records if r.get("batchr1"))]))
+    return list(
+        dict.fromkeys([*engines, *(f"batchr1 {r['batchr1']}" for r in records if r.get("batchr1"))])
+    )

@@ -1,8 +1,9 @@
 """The report as one HTML file: no script, no request, and nothing in a row that could become either.
 
-Every text of a row or a job is escaped by the template engine. Its policy (the page's Content-Security-Policy) allows
-inline style and nothing else, so that even a mistake here could not run a script. Characters that cannot be seen or
-that turn the direction of text around are shown by name.
+Every text of a row or a job is escaped by the template engine. Its policy (the page's
+Content-Security-Policy) allows inline style and nothing else, so that even a mistake here could not
+run a script. Characters that cannot be seen or that turn the direction of text around are shown by
+name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from batchr1.report.scan import Scan
 MAX_BYTES = 4_500_000  # of the file: then texts are quoted shorter
 _QUOTE_CHARS = (6000, 3000, 1500, 600, 200, 60)
 
-# C0 and C1 controls but tab and line feed, soft hyphen, zero-width, bidirectional controls, line separators, BOM, tags.
+# C0 and C1 controls but tab and line feed, soft hyphen, zero-width, bidirectional controls, line
+# separators, BOM, tags.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
@@ -43,7 +45,9 @@ def render(numbers: dict[str, Any], found: Scan) -> bytes:
             quote=functools.partial(quote, chars=chars),
             place=functools.partial(_place, [one["output"] for one in numbers["outputs"]]),
             rows_note=functools.partial(_rows_note, numbers["rows"]),
-            settings=yaml.safe_dump(numbers["settings"], sort_keys=False, allow_unicode=True, width=100),
+            settings=yaml.safe_dump(
+                numbers["settings"], sort_keys=False, allow_unicode=True, width=100
+            ),
         )
         page = text.encode()
         if len(page) <= MAX_BYTES:
@@ -93,7 +97,13 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
     if measured and len(measured["pass_at"]) > 1:
         charts["measures"] = figures.measures_by_k(
             [
-                {"measure": name, "k": int(k), "value": e["value"], "low": e["low"], "high": e["high"]}
+                {
+                    "measure": name,
+                    "k": int(k),
+                    "value": e["value"],
+                    "low": e["low"],
+                    "high": e["high"],
+                }
                 for name, key in (("pass@k", "pass_at"), ("cons@k", "cons_at"))
                 for k, e in measured[key].items()
             ]
@@ -114,16 +124,26 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
 
 
 def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
-    """What runs brought and took, one after the other; nothing where a single one had something to do."""
+    """What runs brought and took, one after the other; nothing where a single one had something to
+    do.
+    """
     found = n["nights"]
     if sum(1 for night in found if night["engines"]) < 2:
         return {}
     dates = [night["date"] for night in found]
     hours = "gpu_hours" if n["all_nights"]["gpu_hours"] else "engine_hours"
     wanted: dict[str, tuple[str, dict[str, tuple[str, str]], bool]] = {
-        "night_rows": ("rows", {"done": ("rows", "var(--blue)"), "failed": ("failed", "var(--red)")}, False),
+        "night_rows": (
+            "rows",
+            {"done": ("rows", "var(--blue)"), "failed": ("failed", "var(--red)")},
+            False,
+        ),
         "night_speed": ("output tokens/s", {"speed": ("tokens_per_s", "var(--blue)")}, False),
-        "night_hours": (hours.replace("_", "-").replace("gpu", "GPU"), {"hours": (hours, "var(--violet)")}, False),
+        "night_hours": (
+            hours.replace("_", "-").replace("gpu", "GPU"),
+            {"hours": (hours, "var(--violet)")},
+            False,
+        ),
         "night_cost": ("USD", {"cost": ("cost_usd", "var(--violet)")}, False),
         "night_truncated": ("truncated", {"truncated": ("truncated_share", "var(--orange)")}, True),
         "night_right": ("right", {"right": ("pass_rate", "var(--green)")}, True),
@@ -132,7 +152,10 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
         del wanted["night_hours"]  # the cost has the same shape
     charts = {}
     for name, (title, series, is_share) in wanted.items():
-        values = {what: (colour, [night[key] for night in found]) for what, (key, colour) in series.items()}
+        values = {
+            what: (colour, [night[key] for night in found])
+            for what, (key, colour) in series.items()
+        }
         if any(value for _, column in values.values() for value in column):
             charts[name] = figures.by_night(dates, values, title, is_share=is_share)
     return charts
@@ -149,7 +172,11 @@ def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
 
 def _difference(share: float) -> str:
     """+6.2 %, and 0.0 % without a sign."""
-    return f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%") if abs(share) >= 0.0005 else "0.0\N{NO-BREAK SPACE}%"
+    return (
+        f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%")
+        if abs(share) >= 0.0005
+        else "0.0\N{NO-BREAK SPACE}%"
+    )
 
 
 def _percent(part: float, whole: float = 1.0) -> str:
@@ -221,12 +248,21 @@ def _template() -> jinja2.Template:
         finalize=_finalize,
     )
     environment.filters |= {
-        "visible": visible, "percent": _percent, "number": _number, "short": _short, "duration": _duration,
-        "hours": _hours, "difference": _difference, "estimate": _estimate, "interval": _interval,
-    }  # fmt: skip
+        "visible": visible,
+        "percent": _percent,
+        "number": _number,
+        "short": _short,
+        "duration": _duration,
+        "hours": _hours,
+        "difference": _difference,
+        "estimate": _estimate,
+        "interval": _interval,
+    }
     return environment.get_template("page.html.jinja")
 
 
 def _finalize(value: Any) -> Any:
     """Whatever the template prints goes through `visible`, unless it is markup already."""
-    return value if isinstance(value, Markup) else visible(value) if isinstance(value, str) else value
+    return (
+        value if isinstance(value, Markup) else visible(value) if isinstance(value, str) else value
+    )

@@ -1,7 +1,7 @@
 """One pass over the parts of an output, or of several, for what a report shows: numbers of every row, texts of few.
 
-The columns of numbers are kept for all rows (some 120 bytes each); texts are read only for rows that were chosen, from
-the parts that hold them, one part at a time.
+The columns of numbers are kept for all rows (some 120 bytes each); texts are read only for rows
+that were chosen, from the parts that hold them, one part at a time.
 """
 
 from __future__ import annotations
@@ -37,8 +37,20 @@ NUMBERS = (
     "run",
     "finished_at",
 )
-TEXTS = ("id", "sample", "prompt", "gold", "reasoning", "answer", "final_answer", "correct", "flags", "truncated_in",
-         "reasoning_tokens", "answer_tokens")  # fmt: skip
+TEXTS = (
+    "id",
+    "sample",
+    "prompt",
+    "gold",
+    "reasoning",
+    "answer",
+    "final_answer",
+    "correct",
+    "flags",
+    "truncated_in",
+    "reasoning_tokens",
+    "answer_tokens",
+)
 SAMPLES = 10
 MOST_GROUPS = 60  # a column with more values than this is no table for people
 MOST_COLUMNS = 3
@@ -50,8 +62,8 @@ class Scan:
     """`rows`: the numbers of all rows, each once, and the columns to group by, which `by` names. Their column `output`
     is the number of the output that they are of.
 
-    `quoted`: for each flag (and for "wrong" and "truncated") up to SAMPLES rows with their texts, the same ones
-    whenever the same rows are there.
+    `quoted`: for each flag (and for "wrong" and "truncated") up to SAMPLES rows with their texts,
+    the same ones whenever the same rows are there.
     """
 
     rows: pl.DataFrame
@@ -71,7 +83,9 @@ def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAM
     chosen = _Chosen(samples)
     for number, rel in parts:
         frame = _read(outputs[number], rel, [*NUMBERS, *(c for c in columns if c not in NUMBERS)])
-        frame = frame.with_columns(pl.lit(number, pl.Int32).alias("output"), pl.col("run").cast(pl.Categorical))
+        frame = frame.with_columns(
+            pl.lit(number, pl.Int32).alias("output"), pl.col("run").cast(pl.Categorical)
+        )
         frames.append(frame)
         chosen.look_at(number, rel, frame)
     if not frames:
@@ -83,7 +97,9 @@ def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAM
 
 
 def each_once(rows: pl.DataFrame, *more_keys: str) -> pl.DataFrame:
-    """Without rows that lie in data/ twice: a part was copied, or its replacement not finished. They are the same."""
+    """Without rows that lie in data/ twice: a part was copied, or its replacement not finished.
+    They are the same.
+    """
     keys = ["id", "sample", *more_keys]
     is_so = not rows.height or rows.select(keys).is_unique().all()
     return rows if is_so else rows.unique(keys, keep="first", maintain_order=True)
@@ -94,7 +110,9 @@ def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
     missing = [name for name in columns if name not in have]
     if missing:
         kept = ", ".join(name for name in have if name not in NAMES) or "none"
-        raise UsageError(f"{output.uri}: --by {missing[0]}: there is no such column (kept columns: {kept}).")
+        raise UsageError(
+            f"{output.uri}: --by {missing[0]}: there is no such column (kept columns: {kept})."
+        )
     return pl.DataFrame(output.read_part(rel, columns))
 
 
@@ -110,7 +128,9 @@ def _columns_of_all(outputs: Sequence[Output], parts: Sequence[tuple[int, str]])
 
 
 def _columns_to_group_by(output: Output, rel: str) -> list[str]:
-    """Kept columns that look like a category in one part: short texts, whole numbers, yes or no; few values."""
+    """Kept columns that look like a category in one part: short texts, whole numbers, yes or no;
+    few values.
+    """
     found = []
     for name in [name for name in output.part_columns(rel) if name not in NAMES]:
         values = pl.DataFrame(output.read_part(rel, [name]))[name].drop_nulls()
@@ -124,7 +144,10 @@ def _columns_to_group_by(output: Output, rel: str) -> list[str]:
 
 
 def outcome() -> pl.Expr:
-    """What became of a row, each row one thing. Right is right, even where a limit cut the answer's end."""
+    """What became of a row, each row one thing.
+
+    Right is right, even where a limit cut the answer's end.
+    """
     cut = pl.col("truncated_in")
     return (
         pl.when(pl.col("correct"))
@@ -143,7 +166,9 @@ def outcome() -> pl.Expr:
 
 
 class _Chosen:
-    """The rows to quote: those of each kind with the smallest hashes, so that no order of parts or runs matters."""
+    """The rows to quote: those of each kind with the smallest hashes, so that no order of parts or
+    runs matters.
+    """
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
@@ -154,7 +179,9 @@ class _Chosen:
         told = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
         self._add(number, rel, told.explode("flags").rename({"flags": "kind"}))
         for kind, wanted in (("truncated", pl.col("truncated")), ("wrong", outcome() == "wrong")):
-            self._add(number, rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind")))
+            self._add(
+                number, rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind"))
+            )
 
     def _add(self, number: int, rel: str, rows: pl.DataFrame) -> None:
         for id, sample, kind in rows.select("id", "sample", "kind").iter_rows():
@@ -163,7 +190,9 @@ class _Chosen:
             heap = self._heaps.setdefault(kind, [])
             if len(heap) == self._samples and entry <= heap[0]:
                 continue
-            if any((known[1], *known[3:]) == (number, id, sample) for known in heap):  # a part that was copied
+            if any(
+                (known[1], *known[3:]) == (number, id, sample) for known in heap
+            ):  # a part that was copied
                 continue
             if len(heap) < self._samples:
                 heapq.heappush(heap, entry)
@@ -181,8 +210,13 @@ class _Chosen:
             frame = pl.DataFrame(outputs[number].read_part(rel, list(TEXTS)))
             ids = pl.DataFrame({"id": [k[0] for k in keys], "sample": [k[1] for k in keys]})
             ids = ids.cast({"sample": frame.schema["sample"]})
-            texts |= {(number, r["id"], r["sample"]): r for r in frame.join(ids, on=["id", "sample"]).to_dicts()}
+            texts |= {
+                (number, r["id"], r["sample"]): r
+                for r in frame.join(ids, on=["id", "sample"]).to_dicts()
+            }
         return {
-            kind: [texts[number, id, sample] for _, number, _, id, sample in sorted(heap, reverse=True)]
+            kind: [
+                texts[number, id, sample] for _, number, _, id, sample in sorted(heap, reverse=True)
+            ]
             for kind, heap in self._heaps.items()
         }

@@ -53,7 +53,9 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """What snapshots hold of samples that are not committed: generations under way, finished ones, tokens of both."""
+    """What snapshots hold of samples that are not committed: generations under way, finished ones,
+    tokens of both.
+    """
 
     under_way: int
     finished: int
@@ -85,7 +87,8 @@ class OutputSummary:
     eta_s: float | None
     measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
-    spared: int = 0  # samples that `stop_when` left out, by the input that was read, or the last run and its rows
+    # samples that `stop_when` left out, by the input that was read, or the last run and its rows
+    spared: int = 0
     repeated: int = 0  # rows that lie in data/ twice, and are counted once
 
 
@@ -102,16 +105,27 @@ def summarise(
     for rel in output.parts():
         if by is not None and by not in (have := output.part_columns(rel)):
             kept = ", ".join(n for n in have if n not in NAMES) or "none"
-            raise UsageError(f"{output.uri}: --by {by}: there is no such column (kept columns: {kept}).")
+            raise UsageError(
+                f"{output.uri}: --by {by}: there is no such column (kept columns: {kept})."
+            )
         frames[rel] = pl.DataFrame(output.read_part(rel, columns))
-    every = pl.concat(frames.values()) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    every = (
+        pl.concat(frames.values())
+        if frames
+        else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    )
     rows = each_once(every)
     last = runs[-1] if runs else {}
     if last and (pending is None or spared is None):
         left, given_up = _left(output, last, frames)
-        pending, spared = left if pending is None else pending, given_up if spared is None else spared
+        pending, spared = (
+            left if pending is None else pending,
+            given_up if spared is None else spared,
+        )
     holder, in_flight = _holder(output), _in_flight(output, rows)
-    worked = next((run for run in reversed(runs) if "plan" in run), last)  # an empty night has no speed
+    worked = next(
+        (run for run in reversed(runs) if "plan" in run), last
+    )  # an empty night has no speed
     rate = _rate(worked, frames, in_flight, is_live=holder is not None)
     measures = _measures(rows)
     return OutputSummary(
@@ -125,7 +139,9 @@ def summarise(
         judged=rows.height - rows["correct"].null_count() if frames else 0,
         correct=int(rows["correct"].sum() or 0) if frames else 0,
         tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()) if frames else 0,
-        token_stats={c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens") and rows[c].count()}
+        token_stats={
+            c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens") and rows[c].count()
+        }
         if frames
         else {},
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
@@ -161,12 +177,17 @@ def failed_rows(output: Output) -> list[dict[str, Any]]:
 def _runs(output: Output) -> list[dict[str, Any]]:
     runs = output.runs()
     if not output.exists() and not runs:
-        raise UsageError(f"{output.uri}: not an output of batchr1. Give the folder that a job wrote, or the job file.")
+        raise UsageError(
+            f"{output.uri}: not an output of batchr1. Give the folder that a job wrote, or the "
+            f"job file."
+        )
     return runs
 
 
 def _left(output: Output, last: dict[str, Any], frames: dict[str, pl.DataFrame]) -> tuple[int, int]:
-    """Samples pending and spared, by the last run: as it counted them at its end, or else by what it has committed."""
+    """Samples pending and spared, by the last run: as it counted them at its end, or else by what
+    it has committed.
+    """
     if "counts" in last:
         return int(last["counts"]["pending"]), int(last["counts"].get("spared", 0))
     before = last["counts_before"]
@@ -181,23 +202,40 @@ def _left(output: Output, last: dict[str, Any], frames: dict[str, pl.DataFrame])
 
 
 def _spared(
-    job: dict[str, Any], mine: pl.DataFrame, others: Sequence[pl.DataFrame], failed: Sequence[pl.DataFrame]
+    job: dict[str, Any],
+    mine: pl.DataFrame,
+    others: Sequence[pl.DataFrame],
+    failed: Sequence[pl.DataFrame],
 ) -> int:
-    """Samples that `stop_when` left out because of the rows `mine`: their prompts had not enough right ones before."""
+    """Samples that `stop_when` left out because of the rows `mine`: their prompts had not enough
+    right ones before.
+    """
     spec = job.get("spec") or {}
     if not spec.get("stop_when"):
         return 0
-    enough, n, keys = int(spec["stop_when"]["correct"]), int(spec["sampling"]["n"]), ["id", "sample"]
+    enough, n, keys = (
+        int(spec["stop_when"]["correct"]),
+        int(spec["sampling"]["n"]),
+        ["id", "sample"],
+    )
     of_mine = mine.select("id").unique()
     earlier = [frame.join(of_mine, on="id", how="semi") for frame in others]
     rows = each_once(pl.concat([mine, *earlier]))
     right = rows.group_by("id").agg(pl.col("correct").sum().alias("now"))
-    before = pl.concat(earlier).group_by("id").agg(pl.col("correct").sum().alias("then")) if earlier else None
+    before = (
+        pl.concat(earlier).group_by("id").agg(pl.col("correct").sum().alias("then"))
+        if earlier
+        else None
+    )
     if before is not None and before.height:
         right = right.join(before, on="id", how="left").filter(pl.col("then").fill_null(0) < enough)
     solved = right.filter(pl.col("now") >= enough).select("id")
     settled = [rows.select(keys), *(table.select(keys) for table in failed)]
-    gone = pl.concat([frame.cast({"sample": pl.Int32}) for frame in settled]).unique().join(solved, on="id", how="semi")
+    gone = (
+        pl.concat([frame.cast({"sample": pl.Int32}) for frame in settled])
+        .unique()
+        .join(solved, on="id", how="semi")
+    )
     return solved.height * n - gone.height
 
 
@@ -258,26 +296,41 @@ def _groups(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[GroupS
 def _in_flight(output: Output, done: pl.DataFrame) -> InFlight:
     found = read_checkpoints(output.storage)
     if found.saved and done.height:
-        keys = pl.DataFrame({"id": [k.id for k in found.saved], "sample": [k.sample for k in found.saved]})
+        keys = pl.DataFrame(
+            {"id": [k.id for k in found.saved], "sample": [k.sample for k in found.saved]}
+        )
         keys = keys.cast({"sample": done.schema["sample"]})
         for id, sample in keys.join(done, on=["id", "sample"], how="semi").iter_rows():
             del found.saved[SampleKey(id, sample)]
-    return InFlight(len(found.saved) - found.finished, found.finished, found.tokens, len(found.unreadable))
+    return InFlight(
+        len(found.saved) - found.finished, found.finished, found.tokens, len(found.unreadable)
+    )
 
 
-def _rate(last: dict[str, Any], frames: dict[str, pl.DataFrame], in_flight: InFlight, *, is_live: bool) -> float | None:
-    """Tokens per second: of the last run as it recorded it; of a live one what it committed and saved until now."""
+def _rate(
+    last: dict[str, Any], frames: dict[str, pl.DataFrame], in_flight: InFlight, *, is_live: bool
+) -> float | None:
+    """Tokens per second: of the last run as it recorded it; of a live one what it committed and
+    saved until now.
+    """
     if not is_live or "started" not in last:
         rate = last.get("tokens_per_s")
         return None if rate is None else float(rate)
-    mine = [frame for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last['run']}-")]
-    tokens = sum(int(frame["completion_tokens"].cast(pl.Int64).sum()) for frame in mine) + in_flight.tokens
+    mine = [
+        frame for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last['run']}-")
+    ]
+    tokens = (
+        sum(int(frame["completion_tokens"].cast(pl.Int64).sum()) for frame in mine)
+        + in_flight.tokens
+    )
     tokens -= int(last.get("taken_over", {}).get("tokens", 0))
     seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(last["started"])).total_seconds()
     return round(max(0, tokens) / seconds, 1) if seconds > 0 else None
 
 
-def _eta(rows: pl.DataFrame, pending: int | None, in_flight: InFlight, rate: float | None) -> float | None:
+def _eta(
+    rows: pl.DataFrame, pending: int | None, in_flight: InFlight, rate: float | None
+) -> float | None:
     """Seconds until nothing is pending, if what is left is as long as what is done."""
     mean = rows["completion_tokens"].mean()
     if not pending or not rate or not isinstance(mean, float):

@@ -14,7 +14,8 @@ from batchr1.storage.uri import split_uri
 def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) -> str:
     """Write the page to `to`, or to OUTPUT/report.html of one output. It appears whole. Returns its absolute URI.
 
-    Raises `UsageError` when `to` is a folder, lies among the results, or is not there for several outputs.
+    Raises `UsageError` when `to` is a folder, lies among the results, or is not there for several
+    outputs.
     """
     output = outputs[0]
     if to is None:
@@ -25,11 +26,18 @@ def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) 
     folder, slash, name = place.rpartition("/")
     uri = f"s3://{place}" if kind == "s3" else place
     if to.endswith("/") or not name or not slash or (kind == "local" and Path(place).is_dir()):
-        raise UsageError(f"--to {to}: is a folder (need a file). Write --to {to.rstrip('/')}/report.html.")
+        raise UsageError(
+            f"--to {to}: is a folder (need a file). Write --to {to.rstrip('/')}/report.html."
+        )
     for inner in (DATA_DIR, CONTROL_DIR):
         if any(uri.startswith(f"{one.uri}/{inner}/") for one in outputs):
-            raise UsageError(f"--to {to}: lies among the results (got {inner}/ of the output). Give another place.")
-    open_storage(f"s3://{folder}" if kind == "s3" else folder or "/", output.storage.options).write_bytes(name, page)
+            raise UsageError(
+                f"--to {to}: lies among the results (got {inner}/ of the output). Give another "
+                f"place."
+            )
+    open_storage(
+        f"s3://{folder}" if kind == "s3" else folder or "/", output.storage.options
+    ).write_bytes(name, page)
     return uri
 
 
@@ -37,5 +45,7 @@ def refuse_no_place(outputs: Sequence[Output], to: str | None) -> None:
     """Raise `UsageError` where the page of several outputs has no place."""
     if to is None and len(outputs) > 1:
         raise UsageError(
-            f"--to: the page of several outputs has no place of its own (got {len(outputs)}). Add --to nights.html."
+            f"--to: the page of several outputs has no place of its own (got {len(outputs)}). "
+            f"Add "
+            f"--to nights.html."
         )

@@ -1,8 +1,8 @@
 """When a job does not fit: what would fit, computed, as the flags to add. Best first, three at most.
 
-Order: without an engine argument of the user's that takes too much; a published quantised repository (the same machine,
-answers change a little), if need be with a shorter `max_tokens`; more GPUs of the same kind (answers stay); a shorter
-`max_tokens` alone; a KV cache in FP8.
+Order: without an engine argument of the user's that takes too much; a published quantised
+repository (the same machine, answers change a little), if need be with a shorter `max_tokens`; more
+GPUs of the same kind (answers stay); a shorter `max_tokens` alone; a KV cache in FP8.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ class Alternative:
 
 
 def alternatives(
-    spec: JobSpec, model: ModelSource, machine: Machine, prompts: PromptLengths, completions: CompletionLengths
+    spec: JobSpec,
+    model: ModelSource,
+    machine: Machine,
+    prompts: PromptLengths,
+    completions: CompletionLengths,
 ) -> tuple[Alternative, ...]:
     """What to change so that the job fits, each tried before it is offered."""
     if not machine.devices:
@@ -49,17 +53,26 @@ def alternatives(
 
 
 def _all(
-    spec: JobSpec, arch: Architecture, demand: Workload, wish: EngineConstraints, devices: tuple[Device, ...]
+    spec: JobSpec,
+    arch: Architecture,
+    demand: Workload,
+    wish: EngineConstraints,
+    devices: tuple[Device, ...],
 ) -> Iterator[Alternative]:
     quantization, gpu = spec.model.quantization, devices[0].gpu
     for argument, freed in _without_one(spec):
         if fit := _fits(arch, quantization, demand, freed, devices):
-            yield Alternative(f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}")
-    smaller = _smaller(spec, arch, gpu) if wish.dtype_bytes == 2 else []  # vLLM's kernels for them take 16 bits
+            yield Alternative(
+                f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}"
+            )
+    smaller = (
+        _smaller(spec, arch, gpu) if wish.dtype_bytes == 2 else []
+    )  # vLLM's kernels for them take 16 bits
     for name in smaller:
         if fit := _fits(arch, name, demand, wish, devices):
             yield Alternative(
-                f"--set model.quantization={name}", f"{_NAMES[name]} weights{_where(spec, name)}: {_size(fit)}"
+                f"--set model.quantization={name}",
+                f"{_NAMES[name]} weights{_where(spec, name)}: {_size(fit)}",
             )
             break
     else:
@@ -67,10 +80,17 @@ def _all(
             if shorter := _shorter(arch, name, demand, wish, devices):
                 yield Alternative(
                     f"--set model.quantization={name} --set sampling.max_tokens={shorter}",
-                    f"{_NAMES[name]} weights{_where(spec, name)}, answers cut after {shorter:,} tokens",
+                    (
+                        f"{_NAMES[name]} weights{_where(spec, name)}, answers cut after "
+                        f"{shorter:,} "
+                        f"tokens"
+                    ),
                 )
     for count in GPU_COUNTS:
-        more = tuple(replace(devices[0], id=str(i), free_gib=gpu.memory_gib, holders=()) for i in range(count))
+        more = tuple(
+            replace(devices[0], id=str(i), free_gib=gpu.memory_gib, holders=())
+            for i in range(count)
+        )
         if count > len(devices) and (fit := _fits(arch, quantization, demand, wish, more)):
             split = f"TP {fit.tensor_parallel}" + (
                 f" × PP {fit.pipeline_parallel}" if fit.pipeline_parallel > 1 else ""
@@ -78,17 +98,27 @@ def _all(
             yield Alternative(f"--gpus {count}", f"{count} × {gpu.name}, {split}: {_size(fit)}")
             break
     if shorter := _shorter(arch, quantization, demand, wish, devices):
-        yield Alternative(f"--set sampling.max_tokens={shorter}", f"answers cut after {shorter:,} tokens")
+        yield Alternative(
+            f"--set sampling.max_tokens={shorter}", f"answers cut after {shorter:,} tokens"
+        )
     if gpu.capability >= (8, 9) and (
         fit := _fits(arch, quantization, demand, replace(wish, kv_dtype_bytes=1), devices)
     ):
-        yield Alternative("--set model.engine_args.kv_cache_dtype=fp8", f"a KV cache in FP8: {_size(fit)}")
+        yield Alternative(
+            "--set model.engine_args.kv_cache_dtype=fp8", f"a KV cache in FP8: {_size(fit)}"
+        )
 
 
 _ARGUMENTS = (
-    "dtype", "kv_cache_memory_bytes", "gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs",
-    "max_model_len", "tensor_parallel_size", "pipeline_parallel_size",
-)  # fmt: skip
+    "dtype",
+    "kv_cache_memory_bytes",
+    "gpu_memory_utilization",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_model_len",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+)
 
 
 def _without_one(spec: JobSpec) -> Iterator[tuple[str, EngineConstraints]]:
@@ -96,7 +126,10 @@ def _without_one(spec: JobSpec) -> Iterator[tuple[str, EngineConstraints]]:
     args = spec.model.engine_args
     for argument in _ARGUMENTS:
         if args.get(argument) is not None:
-            yield argument, constraints_of({key: value for key, value in args.items() if key != argument})
+            yield (
+                argument,
+                constraints_of({key: value for key, value in args.items() if key != argument}),
+            )
 
 
 _NAMES = {"fp8": "FP8", "w4a16": "4-bit", "awq": "4-bit (AWQ)", "gptq": "4-bit (GPTQ)"}
@@ -105,14 +138,21 @@ _NAMES = {"fp8": "FP8", "w4a16": "4-bit", "awq": "4-bit (AWQ)", "gptq": "4-bit (
 def _smaller(spec: JobSpec, arch: Architecture, gpu: Gpu) -> list[str]:
     """Quantisations that are published for this variant, smaller than what was asked, that the GPU can run.
 
-    The mildest first. FP8 runs natively from compute capability 8.9 and as weights only from 8.0; 4 bits from 7.5.
+    The mildest first. FP8 runs natively from compute capability 8.9 and as weights only from 8.0; 4
+    bits from 7.5.
     """
     entry = VARIANTS.get(spec.model.variant or "")
     now = arch.bytes_per_weight(spec.model.quantization)
-    published = [q for q in ("fp8", "w4a16", "awq", "gptq") if entry is not None and q in entry.quantized]
+    published = [
+        q for q in ("fp8", "w4a16", "awq", "gptq") if entry is not None and q in entry.quantized
+    ]
     if "fp8" not in published and arch.stored is None and arch.num_experts == 0:
         published.insert(0, "fp8")  # vLLM converts 16-bit weights as it loads them
-    return [q for q in published if BYTES_PER_WEIGHT[q] < now and gpu.capability >= ((8, 0) if q == "fp8" else (7, 5))]
+    return [
+        q
+        for q in published
+        if BYTES_PER_WEIGHT[q] < now and gpu.capability >= ((8, 0) if q == "fp8" else (7, 5))
+    ]
 
 
 def _where(spec: JobSpec, quantization: str) -> str:
@@ -122,22 +162,38 @@ def _where(spec: JobSpec, quantization: str) -> str:
 
 
 def _fits(
-    arch: Architecture, quantization: str | None, demand: Workload, wish: EngineConstraints, devices: tuple[Device, ...]
+    arch: Architecture,
+    quantization: str | None,
+    demand: Workload,
+    wish: EngineConstraints,
+    devices: tuple[Device, ...],
 ) -> Fit | None:
     found = best_fit(arch, quantization, demand, wish, devices)
     return found if found is not None and found.fits else None
 
 
 def _shorter(
-    arch: Architecture, quantization: str | None, demand: Workload, wish: EngineConstraints, devices: tuple[Device, ...]
+    arch: Architecture,
+    quantization: str | None,
+    demand: Workload,
+    wish: EngineConstraints,
+    devices: tuple[Device, ...],
 ) -> int | None:
-    """The largest multiple of 1,024 new tokens with which a sequence fits, by bisection; None below that."""
+    """The largest multiple of 1,024 new tokens with which a sequence fits, by bisection; None below
+    that.
+    """
     if wish.max_model_len is not None:
         return None
     low, high = 0, (demand.longest - demand.prompts.longest) // MIN_USEFUL_TOKENS
     while low < high:
         middle = (low + high + 1) // 2
-        if _fits(arch, quantization, replace(demand, max_tokens=middle * MIN_USEFUL_TOKENS), wish, devices):
+        if _fits(
+            arch,
+            quantization,
+            replace(demand, max_tokens=middle * MIN_USEFUL_TOKENS),
+            wish,
+            devices,
+        ):
             low = middle
         else:
             high = middle - 1

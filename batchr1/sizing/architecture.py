@@ -1,7 +1,8 @@
 """What a model's `config.json` says about its size: parameters, bytes of weights, bytes of KV cache per token.
 
-Sources: the keys are Hugging Face's; which tensors exist and how they are cut over GPUs is read from vLLM's model files
-(`qwen2.py`, `llama.py`, `deepseek_v2.py`, 0.26); the byte counts are checked against an H200 (docs/sizing.md).
+Sources: the keys are Hugging Face's; which tensors exist and how they are cut over GPUs is read
+from vLLM's model files (`qwen2.py`, `llama.py`, `deepseek_v2.py`, 0.26); the byte counts are
+checked against an H200 (docs/sizing.md).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from batchr1.errors import ModelError
 Attention = Literal["gqa", "mla"]
 Quantization = Literal["fp8", "awq", "gptq", "w4a16"]
 
-# Bytes per weight of a quantised linear layer. FP8: one byte, the scales (one per channel or per 128 × 128) are lost in
-# the rounding. The 4-bit formats: half a byte, and per group of 128 a 16-bit scale and (AWQ, GPTQ) a 4-bit zero point.
+# Bytes per weight of a quantised linear layer. FP8: one byte, the scales (one per channel or per
+# 128 × 128) are lost in the rounding. The 4-bit formats: half a byte, and per group of 128 a 16-bit
+# scale and (AWQ, GPTQ) a 4-bit zero point.
 BYTES_PER_WEIGHT: dict[str, float] = {
     "fp8": 1.0,
     "w4a16": 0.5 + 2 / 128,
@@ -65,7 +67,10 @@ class Architecture:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Architecture:
-        """Read a `config.json`. Raises `ModelError` when a number that everything depends on is missing."""
+        """Read a `config.json`.
+
+        Raises `ModelError` when a number that everything depends on is missing.
+        """
         nested = config.get("text_config")
         text: Mapping[str, Any] = nested if isinstance(nested, Mapping) else config
 
@@ -74,14 +79,21 @@ class Architecture:
                 value = text.get(name)
                 if value is None:
                     continue
-                if isinstance(value, bool) or not isinstance(value, int) or value < (0 if default == 0 else 1):
+                if (
+                    isinstance(value, bool)
+                    or not isinstance(value, int)
+                    or value < (0 if default == 0 else 1)
+                ):
                     raise ModelError(
-                        f"model: config.json's {name} is not a size (got {value!r}, need a whole number). Correct it."
+                        f"model: config.json's {name} is not a size (got {value!r}, need a "
+                        f"whole "
+                        f"number). Correct it."
                     )
                 return value
             if default is None:
                 raise ModelError(
-                    f"model: config.json does not say {names[0]} (need it to size the engine). Add it there."
+                    f"model: config.json does not say {names[0]} (need it to size the engine). "
+                    f"Add it there."
                 )
             return default
 
@@ -90,7 +102,9 @@ class Architecture:
         mla = number("kv_lora_rank", default=0)
         experts = number("n_routed_experts", "num_experts", "num_local_experts", default=0)
         dense = number("first_k_dense_replace", default=0) if experts else layers
-        moe_intermediate = number("moe_intermediate_size", "intermediate_size", default=0) if experts else 0
+        moe_intermediate = (
+            number("moe_intermediate_size", "intermediate_size", default=0) if experts else 0
+        )
         return cls(
             num_layers=layers,
             hidden=hidden,
@@ -118,7 +132,9 @@ class Architecture:
         )
 
     def divides_into(self, tensor_parallel: int) -> bool:
-        """Whether vLLM can cut the model so: attention heads evenly, KV heads evenly or into even copies."""
+        """Whether vLLM can cut the model so: attention heads evenly, KV heads evenly or into even
+        copies.
+        """
         heads = self.num_heads % tensor_parallel == 0
         kv = self.num_kv_heads % tensor_parallel == 0 or tensor_parallel % self.num_kv_heads == 0
         return heads and (kv or self.attention == "mla")
@@ -127,7 +143,9 @@ class Architecture:
         """Weights of the model, embeddings included."""
         return sum(
             rows * cols * count
-            for rows, cols, count, _ in self._tensors(1, range(self.num_layers), first=True, last=True)
+            for rows, cols, count, _ in self._tensors(
+                1, range(self.num_layers), first=True, last=True
+            )
         )
 
     def active_parameters(self) -> int:
@@ -138,7 +156,10 @@ class Architecture:
         return self.parameters() - idle * (self.num_layers - self.num_dense_layers)
 
     def bytes_per_weight(self, quantization: str | None = None, *, dtype_bytes: int = 2) -> float:
-        """Of a weight that can be quantised. `quantization` None means as stored, and `dtype_bytes` if that is not."""
+        """Of a weight that can be quantised.
+
+        `quantization` None means as stored, and `dtype_bytes` if that is not.
+        """
         kind = quantization or self.stored
         return BYTES_PER_WEIGHT[kind] if kind else dtype_bytes
 
@@ -152,15 +173,18 @@ class Architecture:
     ) -> int:
         """Bytes of GPU memory that the weights take on the fullest GPU, as vLLM loads them.
 
-        `quantization` None means as stored. Embeddings, the output layer, norms and routers are never quantised, and
-        take `dtype_bytes`. With them is counted the table of rotary angles, and what the allocator rounds up.
+        `quantization` None means as stored. Embeddings, the output layer, norms and routers are
+        never quantised, and take `dtype_bytes`. With them is counted the table of rotary angles,
+        and what the allocator rounds up.
         """
         per_weight = self.bytes_per_weight(quantization, dtype_bytes=dtype_bytes)
         stages = []
         for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
             last = stage == pipeline_parallel - 1
             total = 0.0
-            for rows, cols, count, linear in self._tensors(tensor_parallel, layers, first=stage == 0, last=last):
+            for rows, cols, count, linear in self._tensors(
+                tensor_parallel, layers, first=stage == 0, last=last
+            ):
                 total += count * _allocated(rows * cols * (per_weight if linear else dtype_bytes))
             stages.append(total)
         rotary = self.max_position * (self.qk_rope_head_dim or self.head_dim) * 2
@@ -171,8 +195,8 @@ class Architecture:
     ) -> int:
         """Bytes of KV cache that a token takes on one GPU (the one with most layers).
 
-        GQA: a key and a value per KV head; heads are cut over GPUs, and copied once there are more GPUs than heads.
-        MLA: one latent vector and one rotary key per layer, on every GPU.
+        GQA: a key and a value per KV head; heads are cut over GPUs, and copied once there are more
+        GPUs than heads. MLA: one latent vector and one rotary key per layer, on every GPU.
         """
         layers = max(len(stage) for stage in _stages(self.num_layers, pipeline_parallel))
         if self.attention == "mla":
@@ -180,8 +204,12 @@ class Architecture:
         heads = max(1, self.num_kv_heads // tensor_parallel)
         return 2 * layers * heads * self.head_dim * kv_dtype_bytes
 
-    def _tensors(self, tp: int, layers: range, *, first: bool, last: bool) -> Iterator[tuple[int, int, int, bool]]:
-        """(rows, columns, how many, whether quantised) of what one GPU holds, fused as vLLM fuses them."""
+    def _tensors(
+        self, tp: int, layers: range, *, first: bool, last: bool
+    ) -> Iterator[tuple[int, int, int, bool]]:
+        """(rows, columns, how many, whether quantised) of what one GPU holds, fused as vLLM fuses
+        them.
+        """
         vocab = math.ceil(self.vocab / 64 / tp) * 64
         if first:
             yield vocab, self.hidden, 1, False
@@ -222,11 +250,18 @@ class Architecture:
         yield self.hidden, heads * self.v_head_dim, True
 
     def absorbed_bytes(self, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> int:
-        """Under MLA vLLM keeps the up-projection of keys and values a second time, in 16 bits, for decoding."""
+        """Under MLA vLLM keeps the up-projection of keys and values a second time, in 16 bits, for
+        decoding.
+        """
         if self.attention != "mla":
             return 0
         layers = max(len(stage) for stage in _stages(self.num_layers, pipeline_parallel))
-        per_layer = (self.qk_nope_head_dim + self.v_head_dim) * self.kv_lora_rank * self.num_heads // tensor_parallel
+        per_layer = (
+            (self.qk_nope_head_dim + self.v_head_dim)
+            * self.kv_lora_rank
+            * self.num_heads
+            // tensor_parallel
+        )
         return 2 * layers * per_layer
 
 
@@ -235,7 +270,9 @@ def _allocated(size: float) -> float:
 
 
 def _stages(num_layers: int, pipeline_parallel: int) -> list[range]:
-    """Layers per pipeline stage: an equal share each, what is left over goes to the stages before the last."""
+    """Layers per pipeline stage: an equal share each, what is left over goes to the stages before
+    the last.
+    """
     share, left = divmod(num_layers, pipeline_parallel)
     sizes = [share] * pipeline_parallel
     for i in range(left):
@@ -265,7 +302,9 @@ def stored_quantization(config: Mapping[str, Any]) -> Quantization | None:
 def _unknown_parts(text: Mapping[str, Any]) -> str | None:
     """What makes this model's KV cache smaller than the formula says, or its state something else."""
     if isinstance(text.get("layer_types"), list) and len(set(text["layer_types"])) > 1:
-        return "some layers keep less than the whole context; sized as if all of them kept all of it"
+        return (
+            "some layers keep less than the whole context; sized as if all of them kept all of it"
+        )
     if text.get("sliding_window") and text.get("use_sliding_window", True):
         return "attention is over a sliding window; sized as if it were over the whole context"
     if any(key in text for key in ("ssm_state_size", "mamba_d_state", "linear_num_key_heads")):

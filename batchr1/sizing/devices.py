@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from batchr1.errors import JobError
-from batchr1.sizing.gpus import BF16_CAPABILITY, FP8_CAPABILITY, INSTEAD, Gpu, known_gpu, not_supported
+from batchr1.sizing.gpus import (
+    BF16_CAPABILITY,
+    FP8_CAPABILITY,
+    INSTEAD,
+    Gpu,
+    known_gpu,
+    not_supported,
+)
 from batchr1.sizing.nvml import Nvml, open_nvml
 
 GIB = 2**30
 
-# What a GPU that is not catalogued multiplies, in FLOP per byte that it reads: an assumption, a little below the
-# lowest of the catalogue (RTX 3090: 71 TFLOPS at 936 GB/s).
+# What a GPU that is not catalogued multiplies, in FLOP per byte that it reads: an assumption, a
+# little below the lowest of the catalogue (RTX 3090: 71 TFLOPS at 936 GB/s).
 FLOP_PER_BYTE = 75
 
 OpenNvml = Callable[[], AbstractContextManager[Nvml]]
@@ -39,7 +46,10 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A GPU, or a MIG instance. `id` as CUDA_VISIBLE_DEVICES wants it, on its machine; `node` counts machines."""
+    """A GPU, or a MIG instance.
+
+    `id` as CUDA_VISIBLE_DEVICES wants it, on its machine; `node` counts machines.
+    """
 
     id: str
     gpu: Gpu
@@ -48,7 +58,9 @@ class Device:
     node: int = 0
 
 
-def foreign_maker(root: Path = Path("/"), system: str = sys.platform, machine: str = platform.machine()) -> str | None:
+def foreign_maker(
+    root: Path = Path("/"), system: str = sys.platform, machine: str = platform.machine()
+) -> str | None:
     """AMD on a machine with its ROCm driver, Apple on one with Apple's processors; None elsewhere."""
     if system == "darwin" and machine == "arm64":
         return "Apple"
@@ -56,12 +68,16 @@ def foreign_maker(root: Path = Path("/"), system: str = sys.platform, machine: s
 
 
 def choose_devices(
-    gpus: str | None, devices: tuple[str, ...] | None, *, foreign: Callable[[], str | None] = foreign_maker
+    gpus: str | None,
+    devices: tuple[str, ...] | None,
+    *,
+    foreign: Callable[[], str | None] = foreign_maker,
 ) -> tuple[str, ...]:
     """Ids of the GPUs to use, as CUDA_VISIBLE_DEVICES wants them; empty: the CPU.
 
-    `gpus`: a number, "all" or "none"; None means all there are. `devices` names them one by one instead. Raises
-    `JobError` for GPUs that are not there, and says so where the machine's own are of another maker (`foreign`).
+    `gpus`: a number, "all" or "none"; None means all there are. `devices` names them one by one
+    instead. Raises `JobError` for GPUs that are not there, and says so where the machine's own are
+    of another maker (`foreign`).
     """
     if devices is not None and gpus is not None:
         raise JobError("--devices: cannot be given together with --gpus. Give one of them.")
@@ -70,25 +86,35 @@ def choose_devices(
     found = visible_devices()
     if not found and (gpus is not None or devices is not None) and (maker := foreign()):
         option = "--gpus" if gpus is not None else "--devices"
-        raise JobError(f"{option}: {not_supported(maker)} (found no NVIDIA GPU on this machine). {INSTEAD}")
+        raise JobError(
+            f"{option}: {not_supported(maker)} (found no NVIDIA GPU on this machine). {INSTEAD}"
+        )
     if devices is not None:
         missing = [d for d in devices if d not in found]
         if missing:
             raise JobError(
-                f"--devices: there is no such GPU (got {missing[0]}, found {', '.join(found) or 'none'}). "
+                f"--devices: there is no such GPU (got {missing[0]}, found "
+                f"{', '.join(found) or 'none'}). "
                 f"Give {'some of these' if found else '--gpus none'}."
             )
         if len(set(devices)) < len(devices) or not devices:
             given = ",".join(devices)
-            raise JobError(f"--devices: not a list of GPUs (got {given!r}, need each once, such as 0,1). Correct it.")
+            raise JobError(
+                f"--devices: not a list of GPUs (got {given!r}, need each once, such as 0,1). "
+                f"Correct it."
+            )
         return devices
     if gpus in (None, "all"):
         return found
     if not str(gpus).isdecimal() or int(str(gpus)) == 0:
-        raise JobError(f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more, all or none). Correct it.")
+        raise JobError(
+            f"--gpus: not a number of GPUs (got {gpus!r}, need 1 or more, all or none). Correct it."
+        )
     if int(str(gpus)) > len(found):
         most = len(found) or "none"
-        raise JobError(f"--gpus: not so many GPUs here (got {gpus}, found {len(found)}). Give --gpus {most}.")
+        raise JobError(
+            f"--gpus: not so many GPUs here (got {gpus}, found {len(found)}). Give --gpus {most}."
+        )
     return found[: int(str(gpus))]
 
 
@@ -110,15 +136,20 @@ def describe_devices(
 ) -> tuple[Device, ...]:
     """What these GPUs are, what is free on them, and who holds the rest, now.
 
-    Memory is NVML's own figure, also for catalogued GPUs: it is right for MIG instances and boards with error
-    correction on or off. Raises `JobError` when an id is not a GPU of this machine or NVML cannot be used.
+    Memory is NVML's own figure, also for catalogued GPUs: it is right for MIG instances and boards
+    with error correction on or off. Raises `JobError` when an id is not a GPU of this machine or
+    NVML cannot be used.
     """
     with nvml() as asked:
         return tuple(_describe(asked, id_, proc) for id_ in ids)
 
 
-def holders_of(id: str, *, nvml: OpenNvml = open_nvml, proc: Path = Path("/proc")) -> tuple[Holder, ...]:
-    """Processes that hold memory of a GPU now, the largest first, this one included; () when NVML cannot say."""
+def holders_of(
+    id: str, *, nvml: OpenNvml = open_nvml, proc: Path = Path("/proc")
+) -> tuple[Holder, ...]:
+    """Processes that hold memory of a GPU now, the largest first, this one included; () when NVML
+    cannot say.
+    """
     try:
         with nvml() as asked:
             handle = _handle(asked, id)
@@ -135,7 +166,9 @@ def _describe(nvml: Nvml, id_: str, proc: Path) -> Device:
     known = None if is_instance else known_gpu(name)
     if known is None:
         known = _unknown_gpu(nvml, handle, name, total / GIB, is_instance)
-    return Device(id_, replace(known, memory_gib=total / GIB), free / GIB, _holders(nvml, handle, proc))
+    return Device(
+        id_, replace(known, memory_gib=total / GIB), free / GIB, _holders(nvml, handle, proc)
+    )
 
 
 def _unknown_gpu(nvml: Nvml, handle: Any, name: str, memory_gib: float, is_instance: bool) -> Gpu:
@@ -145,13 +178,20 @@ def _unknown_gpu(nvml: Nvml, handle: Any, name: str, memory_gib: float, is_insta
     bandwidth_gb_s = 0.0 if bus is None else 2 * bus[1] * 1e6 * bus[0] / 8 / 1e9
     capability = nvml.capability(handle)
     return Gpu(
-        name.removeprefix("NVIDIA ").removeprefix("GeForce "), memory_gib, round(bandwidth_gb_s, 1), capability,
-        round(bandwidth_gb_s * FLOP_PER_BYTE / 1e3, 1), capability >= FP8_CAPABILITY, capability >= BF16_CAPABILITY,
-    )  # fmt: skip
+        name.removeprefix("NVIDIA ").removeprefix("GeForce "),
+        memory_gib,
+        round(bandwidth_gb_s, 1),
+        capability,
+        round(bandwidth_gb_s * FLOP_PER_BYTE / 1e3, 1),
+        capability >= FP8_CAPABILITY,
+        capability >= BF16_CAPABILITY,
+    )
 
 
 def _handle(nvml: Nvml, id_: str) -> Any:
-    """NVML's handle for an entry of CUDA_VISIBLE_DEVICES: an index, a UUID or its beginning, a MIG instance."""
+    """NVML's handle for an entry of CUDA_VISIBLE_DEVICES: an index, a UUID or its beginning, a MIG
+    instance.
+    """
     with contextlib.suppress(LookupError):
         if id_.isdecimal():
             return nvml.by_index(int(id_))
@@ -162,7 +202,8 @@ def _handle(nvml: Nvml, id_: str) -> Any:
         if len(matching) == 1:
             return matching[0]
     raise JobError(
-        f"GPU {id_}: NVML knows no such GPU (got {id_!r}, need an index below {nvml.count()}, or a UUID). "
+        f"GPU {id_}: NVML knows no such GPU (got {id_!r}, need an index below {nvml.count()}, or "
+        f"a UUID). "
         "Correct CUDA_VISIBLE_DEVICES or --devices."
     )
 

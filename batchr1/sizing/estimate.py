@@ -1,9 +1,10 @@
 """How long a batch will take: the decode roofline, with what a real engine loses against it.
 
-A decode step reads the weights once and every running sequence's KV cache; it cannot be shorter than those bytes over
-the memory bandwidth, nor than its multiplications over the arithmetic peak (Williams, Waterman and Patterson, Roofline,
-2009). On top comes what a step costs the host and the sampler, per sequence. The three constants are fitted to an
-H200 with vLLM 0.26 (docs/sizing.md); on other GPUs they are an assumption.
+A decode step reads the weights once and every running sequence's KV cache; it cannot be shorter
+than those bytes over the memory bandwidth, nor than its multiplications over the arithmetic peak
+(Williams, Waterman and Patterson, Roofline, 2009). On top comes what a step costs the host and the
+sampler, per sequence. The three constants are fitted to an H200 with vLLM 0.26 (docs/sizing.md); on
+other GPUs they are an assumption.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ PARALLEL_LOSS = 0.08  # of the throughput, for each doubling of the GPUs that sh
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a job asks of an engine. Lengths in tokens; `max_tokens` None: to the end of the context."""
+    """What a job asks of an engine.
+
+    Lengths in tokens; `max_tokens` None: to the end of the context.
+    """
 
     prompts: PromptLengths
     completions: CompletionLengths
@@ -35,22 +39,26 @@ class Workload:
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence that may come up, within the context."""
-        wanted = self.context_len if self.max_tokens is None else self.prompts.longest + self.max_tokens
+        wanted = (
+            self.context_len if self.max_tokens is None else self.prompts.longest + self.max_tokens
+        )
         return max(2, min(wanted, self.context_len))
 
     @property
     def mean_context(self) -> float:
         """Tokens that a running sequence holds on average, once starts and ends are mixed; long sequences run longer.
 
-        The mean age m₂ / 2m₁ of a renewal process. Sequences that start together and are equally long grow together,
-        to m₁: the larger of the two counts.
+        The mean age m₂ / 2m₁ of a renewal process. Sequences that start together and are equally
+        long grow together, to m₁: the larger of the two counts.
         """
         c = self.completions
         return self.prompts.mean + max(c.mean, c.mean_square / (2 * c.mean))
 
     @property
     def context_deviation(self) -> float:
-        """Standard deviation of those, in tokens: from the age's second moment m₃ / 3m₁, with a log-normal's m₃."""
+        """Standard deviation of those, in tokens: from the age's second moment m₃ / 3m₁, with a
+        log-normal's m₃.
+        """
         c = self.completions
         third = (c.mean_square / c.mean) ** 3
         age = c.mean_square / (2 * c.mean)
@@ -71,17 +79,19 @@ class Workload:
     def fit_within(self, kv_tokens: int, *, num_seqs: int) -> bool:
         """Whether so many sequences hardly ever preempt one another.
 
-        What they hold together as the run unfolds, and three and a half standard deviations of it, must always fit:
-        the run is many moments, and at two and a half a 7B shape preempted 32 of 512 requests (docs/sizing.md).
+        What they hold together as the run unfolds, and three and a half standard deviations of it,
+        must always fit: the run is many moments, and at two and a half a 7B shape preempted 32 of
+        512 requests (docs/sizing.md).
         """
         return num_seqs == 1 or self.peak_tokens(num_seqs, deviations=3.5) <= kv_tokens
 
     def peak_tokens(self, num_seqs: int, *, deviations: float = 0.0) -> float:
         """Tokens that so many running sequences hold at most: on average over runs, and so many deviations above it.
 
-        All start at once; each that ends makes room for the next sample, until none is left. A few steps of a renewal
-        process with the lengths' survival function: a short job never reaches the mean that a long one settles at.
-        The deviation is that of `num_seqs` independent slots, each with a sequence of some age in it, or none.
+        All start at once; each that ends makes room for the next sample, until none is left. A few
+        steps of a renewal process with the lengths' survival function: a short job never reaches
+        the mean that a long one settles at. The deviation is that of `num_seqs` independent slots,
+        each with a sequence of some age in it, or none.
         """
         survival, step = self._survival()
         started: list[float] = []
@@ -100,7 +110,9 @@ class Workload:
         return peak
 
     def _survival(self) -> tuple[list[float], float]:
-        """P(length > (i + ½) × step) for a log-normal with the expected mean and mean square; the step in tokens."""
+        """P(length > (i + ½) × step) for a log-normal with the expected mean and mean square; the
+        step in tokens.
+        """
         c = self.completions
         variance = math.log(max(1.0, c.mean_square / c.mean**2))
         center = math.log(c.mean) - variance / 2
@@ -108,7 +120,9 @@ class Workload:
         middles = [(i + 0.5) * step for i in range(_STEPS)]
         if variance < 1e-4:
             return [1.0 if middle < c.mean else 0.0 for middle in middles], step
-        return [math.erfc((math.log(m) - center) / math.sqrt(2 * variance)) / 2 for m in middles], step
+        return [
+            math.erfc((math.log(m) - center) / math.sqrt(2 * variance)) / 2 for m in middles
+        ], step
 
 
 def tokens_per_s(
@@ -123,16 +137,24 @@ def tokens_per_s(
     dtype_bytes: int = 2,
     kv_dtype_bytes: int = 2,
 ) -> float:
-    """Output tokens per second of one replica with a full batch; 0 where the GPU's bandwidth is not known."""
+    """Output tokens per second of one replica with a full batch; 0 where the GPU's bandwidth is not
+    known.
+    """
     if not gpu.bandwidth_gb_s:
         return 0.0
     width = tensor_parallel * pipeline_parallel
     read = arch.parameters()
-    if arch.num_experts:  # every sequence picks its own experts: the more sequences, the more of them are read
+    if (
+        arch.num_experts
+    ):  # every sequence picks its own experts: the more sequences, the more of them are read
         touched = 1 - (1 - arch.experts_per_token / arch.num_experts) ** num_seqs
-        read = int(arch.active_parameters() + touched * (arch.parameters() - arch.active_parameters()))
+        read = int(
+            arch.active_parameters() + touched * (arch.parameters() - arch.active_parameters())
+        )
     weights = read * arch.bytes_per_weight(quantization, dtype_bytes=dtype_bytes) / width
-    per_token = arch.kv_bytes_per_token(kv_dtype_bytes=kv_dtype_bytes, tensor_parallel=tensor_parallel)
+    per_token = arch.kv_bytes_per_token(
+        kv_dtype_bytes=kv_dtype_bytes, tensor_parallel=tensor_parallel
+    )
     cache = num_seqs * demand.mean_context * per_token / pipeline_parallel
     reading_s = (weights + cache) / (gpu.bandwidth_gb_s * 1e9)
     computing_s = 2 * arch.active_parameters() * num_seqs / width / (gpu.bf16_tflops * 1e12)
@@ -142,7 +164,9 @@ def tokens_per_s(
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a job will take, all replicas together; loading and the tail of the last rows come on top."""
+    """What a job will take, all replicas together; loading and the tail of the last rows come on
+    top.
+    """
 
     tokens_per_s: float
     output_tokens: float
@@ -153,8 +177,12 @@ class Estimate:
     efficiency: float = EFFICIENCY
 
 
-def estimate(demand: Workload, *, rate: float, num_gpus: int, price: float | None = None) -> Estimate | None:
-    """`rate`: output tokens per second of all replicas; `price`: USD per GPU-hour. None where there is no rate."""
+def estimate(
+    demand: Workload, *, rate: float, num_gpus: int, price: float | None = None
+) -> Estimate | None:
+    """`rate`: output tokens per second of all replicas; `price`: USD per GPU-hour. None where there
+    is no rate.
+    """
     if rate <= 0:
         return None
     output = demand.samples * demand.completions.mean

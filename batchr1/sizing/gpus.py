@@ -1,18 +1,20 @@
 """The GPUs that batchr1 knows by name: memory, bandwidth, arithmetic, and what their tensor cores can do.
 
-Bandwidth and dense bf16 arithmetic are from NVIDIA's datasheets and architecture papers (where a sheet gives the figure
-with sparsity, half of it; for GeForce the one with 32-bit accumulation): GA102, Ada and Blackwell papers for the RTX
-cards; datasheets of A10, L4, L40S, A100, H100, H200; the HGX B200 sheet. Compute capabilities: NVIDIA's list "CUDA
-GPUs".
+Bandwidth and dense bf16 arithmetic are from NVIDIA's datasheets and architecture papers (where a
+sheet gives the figure with sparsity, half of it; for GeForce the one with 32-bit accumulation):
+GA102, Ada and Blackwell papers for the RTX cards; datasheets of A10, L4, L40S, A100, H100, H200;
+the HGX B200 sheet. Compute capabilities: NVIDIA's list "CUDA GPUs".
 
-`memory_gib` is not the number on the box: it is what CUDA gives a process as the total, after the driver's and (on
-A10, L4, L40S) the error correction's share. Totals differ by up to 0.2 GiB between drivers; the lower one is kept, in
-tenths of a GiB. H200 measured by this project (139.8). The others from "total capacity" in people's out-of-memory
-reports: RTX 3090 23.69 (vllm-project/vllm#2140); RTX 4090 23.64 (ali-vilab/VGen#104), 23.52 under newer drivers; RTX
-5090 31.37 (Wan-Video/Wan2.1#465); L4 22.03; A10 22.06; L40S 44.53 (Wan-Video/Wan2.1#205), its sibling L40 44.40
-(QwenLM/Qwen3-VL#2097); A100 40GB 42,298,834,944 bytes (bottlerocket-os/bottlerocket#3873); A100 80GB 79.14 to 79.33
-(hahnyuan/PB-LLM#3); H100 81,559 MiB on the board (modal-labs/modal-client#2797), 79.18 for CUDA; B200 178.35. On the
-machine itself NVML's figure replaces these (`sizing.devices`).
+`memory_gib` is not the number on the box: it is what CUDA gives a process as the total, after the
+driver's and (on A10, L4, L40S) the error correction's share. Totals differ by up to 0.2 GiB between
+drivers; the lower one is kept, in tenths of a GiB. H200 measured by this project (139.8). The
+others from "total capacity" in people's out-of-memory reports: RTX 3090 23.69
+(vllm-project/vllm#2140); RTX 4090 23.64 (ali-vilab/VGen#104), 23.52 under newer drivers; RTX 5090
+31.37 (Wan-Video/Wan2.1#465); L4 22.03; A10 22.06; L40S 44.53 (Wan-Video/Wan2.1#205), its sibling
+L40 44.40 (QwenLM/Qwen3-VL#2097); A100 40GB 42,298,834,944 bytes
+(bottlerocket-os/bottlerocket#3873); A100 80GB 79.14 to 79.33 (hahnyuan/PB-LLM#3); H100 81,559 MiB
+on the board (modal-labs/modal-client#2797), 79.18 for CUDA; B200 178.35. On the machine itself
+NVML's figure replaces these (`sizing.devices`).
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ BF16_CAPABILITY = (8, 0)
 class Gpu:
     """One GPU model.
 
-    `memory_gib` as CUDA reports the total, `bandwidth_gb_s` in 10⁹ bytes per second, `bf16_tflops` dense; `fp8` and
-    `bf16`: whether the tensor cores multiply in these formats.
+    `memory_gib` as CUDA reports the total, `bandwidth_gb_s` in 10⁹ bytes per second, `bf16_tflops`
+    dense; `fp8` and `bf16`: whether the tensor cores multiply in these formats.
     """
 
     name: str
@@ -44,7 +46,13 @@ class Gpu:
     bf16: bool
 
 
-def _gpu(name: str, memory_gib: float, bandwidth_gb_s: float, capability: tuple[int, int], bf16_tflops: float) -> Gpu:
+def _gpu(
+    name: str,
+    memory_gib: float,
+    bandwidth_gb_s: float,
+    capability: tuple[int, int],
+    bf16_tflops: float,
+) -> Gpu:
     fp8, bf16 = capability >= FP8_CAPABILITY, capability >= BF16_CAPABILITY
     return Gpu(name, memory_gib, bandwidth_gb_s, capability, bf16_tflops, fp8, bf16)
 
@@ -85,10 +93,19 @@ _NOISE = {
     "hgx",
 }
 _ON_THE_BOX = {
-    "RTX 3090": {"24gb"}, "RTX 4090": {"24gb"}, "RTX 5090": {"32gb"}, "A10": {"24gb"}, "L4": {"24gb"}, "L40S": {"48gb"},
-    "A100 40GB": {"pcie"}, "A100 80GB": {"pcie"}, "H100": {"80gb"}, "H100 PCIe": {"80gb"}, "H200": {"141gb"},
+    "RTX 3090": {"24gb"},
+    "RTX 4090": {"24gb"},
+    "RTX 5090": {"32gb"},
+    "A10": {"24gb"},
+    "L4": {"24gb"},
+    "L40S": {"48gb"},
+    "A100 40GB": {"pcie"},
+    "A100 80GB": {"pcie"},
+    "H100": {"80gb"},
+    "H100 PCIe": {"80gb"},
+    "H200": {"141gb"},
     "B200": {"180gb", "192gb"},
-}  # fmt: skip
+}
 
 _OTHER_MAKERS = {
     "AMD": r"amd|radeon|instinct|mi ?\d{2,3}[a-z]?|(rx|pro w|w) ?\d{4}( ?xtx?| ?gre)?|gfx\d+|rocm",
@@ -100,22 +117,31 @@ _OTHER_MAKERS = {
 def gpu_named(name: str) -> Gpu:
     """The catalogue's entry for a name as people or drivers write it: "rtx4090", "NVIDIA A100-SXM4-80GB".
 
-    A card of another size or build ("RTX 4090 Laptop GPU", "L40") is not taken for its sibling. Raises `JobError` with
-    the nearest names, and says so where the maker is not NVIDIA.
+    A card of another size or build ("RTX 4090 Laptop GPU", "L40") is not taken for its sibling.
+    Raises `JobError` with the nearest names, and says so where the maker is not NVIDIA.
     """
     if found := known_gpu(name):
         return found
     if maker := other_maker(name):
-        raise JobError(f"--gpu: {not_supported(maker)} (got {name!r}, need NVIDIA's CUDA). {INSTEAD}")
+        raise JobError(
+            f"--gpu: {not_supported(maker)} (got {name!r}, need NVIDIA's CUDA). {INSTEAD}"
+        )
     words = _words(name)
     if "a100" in words:
         near = ["A100 40GB", "A100 80GB"]
     else:
         lower = {known.lower(): known for known in GPUS}
         near = [
-            lower[n] for n in difflib.get_close_matches(" ".join(sorted(words, reverse=True)), lower, n=2, cutoff=0.6)
+            lower[n]
+            for n in difflib.get_close_matches(
+                " ".join(sorted(words, reverse=True)), lower, n=2, cutoff=0.6
+            )
         ]
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(GPUS)}; for others give --vram GIB."
+    hint = (
+        f"Did you mean {' or '.join(near)}?"
+        if near
+        else f"Known: {', '.join(GPUS)}; for others give --vram GIB."
+    )
     raise JobError(f"--gpu: unknown GPU (got {name!r}). {hint}")
 
 
@@ -129,7 +155,9 @@ def known_gpu(name: str) -> Gpu | None:
     return None
 
 
-INSTEAD = "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none)."
+INSTEAD = (
+    "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none)."
+)
 
 
 def not_supported(maker: str) -> str:
@@ -143,7 +171,8 @@ def other_maker(name: str) -> str | None:
     for maker, pattern in _OTHER_MAKERS.items():
         first = re.match(rf"({pattern})\b", text)
         if first and (
-            first.end() == len(text) or first.group() in ("amd", "radeon", "instinct", "apple", "mac", "intel")
+            first.end() == len(text)
+            or first.group() in ("amd", "radeon", "instinct", "apple", "mac", "intel")
         ):
             return maker
     return None

@@ -9,8 +9,9 @@ import math
 
 from batchr1.records import CompletionLengths
 
-# DeepSeek-R1 (arXiv:2501.12948), data statistics of the 800k supervised traces: domain → (traces, mean tokens).
-# R1 and its distills learnt to write like them. The paper counts whole traces, so a prompt may be in the figure.
+# DeepSeek-R1 (arXiv:2501.12948), data statistics of the 800k supervised traces: domain → (traces,
+# mean tokens). R1 and its distills learnt to write like them. The paper counts whole traces, so a
+# prompt may be in the figure.
 TRACES_BY_DOMAIN: dict[str, tuple[int, int]] = {
     "math": (395_285, 6_094),
     "code": (211_129, 7_436),
@@ -21,9 +22,10 @@ TRACES_BY_DOMAIN: dict[str, tuple[int, int]] = {
 TRACES = sum(traces for traces, _ in TRACES_BY_DOMAIN.values())
 MEAN_TOKENS = sum(traces * tokens for traces, tokens in TRACES_BY_DOMAIN.values()) / TRACES
 
-# An assumption, no figure of the paper: reasoning traces are long-tailed, since a hard problem takes many times the
-# tokens of an easy one. With a standard deviation of 1 in ln(tokens), 5 % of the traces are longer than 3.1 times
-# the mean and 1 % longer than 6.2 times. It only matters for the share that a cap cuts and for the mean square.
+# An assumption, no figure of the paper: reasoning traces are long-tailed, since a hard problem
+# takes many times the tokens of an easy one. With a standard deviation of 1 in ln(tokens), 5 % of
+# the traces are longer than 3.1 times the mean and 1 % longer than 6.2 times. It only matters for
+# the share that a cap cuts and for the mean square.
 LOG_SIGMA = 1.0
 
 
@@ -35,11 +37,15 @@ def default_lengths(instruction: str, cap: int) -> CompletionLengths:
     if instruction == "math":
         _, tokens = TRACES_BY_DOMAIN["math"]
         return assumed_lengths(tokens, cap, "DeepSeek's average for maths")
-    return assumed_lengths(MEAN_TOKENS, cap, f"DeepSeek's average over {TRACES:,} traces of all tasks")
+    return assumed_lengths(
+        MEAN_TOKENS, cap, f"DeepSeek's average over {TRACES:,} traces of all tasks"
+    )
 
 
 def assumed_lengths(mean: float, cap: int, whose: str) -> CompletionLengths:
-    """Log-normal lengths of which only the mean (in tokens, uncapped) is known; `whose` says in words what it is."""
+    """Log-normal lengths of which only the mean (in tokens, uncapped) is known; `whose` says in
+    words what it is.
+    """
     capped, mean_square = capped_moments(mean, cap)
     cut = f", capped at {cap:,}" if round(capped) < round(mean) else ""
     return CompletionLengths(capped, mean_square, f"{mean:,.0f} tokens, {whose}{cut}")
@@ -48,9 +54,9 @@ def assumed_lengths(mean: float, cap: int, whose: str) -> CompletionLengths:
 def capped_moments(mean: float, cap: float, sigma: float = LOG_SIGMA) -> tuple[float, float]:
     """Mean and mean square of min(L, cap) for a log-normal L with this mean and this standard deviation of ln L.
 
-    With μ = ln(mean) - σ²/2 and z = (ln(cap) - μ) / σ, the partial moments of a log-normal (Johnson, Kotz and
-    Balakrishnan, Continuous Univariate Distributions 1, ch. 14) give
-    E[min(L, cap)^k] = exp(kμ + k²σ²/2) Φ(z - kσ) + cap^k (1 - Φ(z)).
+    With μ = ln(mean) - σ²/2 and z = (ln(cap) - μ) / σ, the partial moments of a log-normal
+    (Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions 1, ch. 14) give E[min(L,
+    cap)^k] = exp(kμ + k²σ²/2) Φ(z - kσ) + cap^k (1 - Φ(z)).
     """
     mu = math.log(mean) - sigma**2 / 2
     z = (math.log(cap) - mu) / sigma

@@ -36,18 +36,26 @@ def this_machine(ids: tuple[str, ...], *, cpu_replicas: int = 1) -> Machine:
 
 
 def named_machine(gpu: str | None, *, vram_gib: float | None = None, count: int = 1) -> Machine:
-    """`count` GPUs that need not be here: of the catalogue by name, or any with so much memory (bandwidth unknown)."""
+    """`count` GPUs that need not be here: of the catalogue by name, or any with so much memory
+    (bandwidth unknown).
+    """
     if gpu is not None:
         found = gpu_named(gpu)
     elif vram_gib is not None and 0 < vram_gib < math.inf:
         found = Gpu(f"GPU with {vram_gib:g} GiB", vram_gib, 0.0, (8, 0), 0.0, fp8=False, bf16=True)
     else:
-        raise UsageError(f"--vram: not an amount of memory (got {vram_gib}, need GiB, such as 24). Correct it.")
-    return Machine(tuple(Device(str(i), found, found.memory_gib, node=i // NODE_GPUS) for i in range(count)))
+        raise UsageError(
+            f"--vram: not an amount of memory (got {vram_gib}, need GiB, such as 24). Correct it."
+        )
+    return Machine(
+        tuple(Device(str(i), found, found.memory_gib, node=i // NODE_GPUS) for i in range(count))
+    )
 
 
 def free_ram_gib() -> float:
-    """Memory that a new process may take: what the kernel calls available, within this container's limit."""
+    """Memory that a new process may take: what the kernel calls available, within this container's
+    limit.
+    """
     available = float("inf")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -58,7 +66,10 @@ def free_ram_gib() -> float:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
     ):
         try:
             available = min(available, int(Path(limit).read_text()) - int(Path(used).read_text()))

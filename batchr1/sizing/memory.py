@@ -3,9 +3,10 @@
     total × utilisation = weights + activation peak + other + KV cache        (what vLLM was asked to stay within)
     outside of that     = CUDA context + CUDA graphs + the sampler's buffers  (what it takes on top)
 
-vLLM loads the weights, runs one forward pass of `max_num_batched_tokens` made-up tokens and one sampling step of
-`max_num_seqs` rows, and takes for the KV cache what the peak of these left over. Source: vLLM 0.26, model runner V2 and
-`Worker.determine_available_memory`; constants from an H200 (docs/sizing.md says how each was found).
+vLLM loads the weights, runs one forward pass of `max_num_batched_tokens` made-up tokens and one
+sampling step of `max_num_seqs` rows, and takes for the KV cache what the peak of these left over.
+Source: vLLM 0.26, model runner V2 and `Worker.determine_available_memory`; constants from an H200
+(docs/sizing.md says how each was found).
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from batchr1.sizing.architecture import Architecture
 GIB = 2**30
 _MIB = 2**20
 
-CONTEXT_BYTES = 530 * _MIB  # CUDA context and loaded kernels, before vLLM looks at the memory for the first time
-OTHER_BYTES = 230 * _MIB  # what vLLM calls non-torch: libraries that came in while the model was profiled
+CONTEXT_BYTES = (
+    530 * _MIB
+)  # CUDA context and loaded kernels, before vLLM looks at the memory for the first time
+OTHER_BYTES = (
+    230 * _MIB
+)  # what vLLM calls non-torch: libraries that came in while the model was profiled
 NCCL_BYTES = 600 * _MIB  # communication buffers of a tensor-parallel group, before the first look
 CUBLAS_BYTES = 32 * _MIB  # cuBLAS' workspace on Hopper
 L2_BYTES = 60 * _MIB  # an H200's L2 cache; smaller ones elsewhere
@@ -28,7 +33,10 @@ BLOCK_TOKENS = 16  # tokens of a block of KV cache
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One GPU's memory, in bytes. The first four and `other` are within what vLLM is asked to stay within."""
+    """One GPU's memory, in bytes.
+
+    The first four and `other` are within what vLLM is asked to stay within.
+    """
 
     weights: int
     activation: int
@@ -50,24 +58,31 @@ def activation_bytes(
 ) -> int:
     """The activation peak: the largest of three moments while vLLM measures.
 
-    Forward, at the widest point of a block (16-bit elements per token): the joint gate-and-up projection (2 ×
-    intermediate) and its product (1 ×) live together, beside the block's input, the attention's output and the
-    residual (3 × hidden); with cuBLAS' workspace. Under tensor parallelism the first two are cut, the others are not.
-    A mixture of experts holds the chosen experts' inputs and outputs instead.
+    Forward, at the widest point of a block (16-bit elements per token): the joint gate-and-up
+    projection (2 × intermediate) and its product (1 ×) live together, beside the block's input, the
+    attention's output and the residual (3 × hidden); with cuBLAS' workspace. Under tensor
+    parallelism the first two are cut, the others are not. A mixture of experts holds the chosen
+    experts' inputs and outputs instead.
 
-    Sampling: a row of logits per sequence and the hidden states of the whole pass. Dense models' logits stay in 16
-    bits and are worked on in place (model runner V2); those of a mixture of experts (V1) are copied to 32 bits, sorted
-    with their indices, and summed up.
+    Sampling: a row of logits per sequence and the hidden states of the whole pass. Dense models'
+    logits stay in 16 bits and are worked on in place (model runner V2); those of a mixture of
+    experts (V1) are copied to 32 bits, sorted with their indices, and summed up.
 
-    Compiling, at the first start with these settings: the compiler tries kernels on made-up arguments, among them a
-    copy of the embedding table and two of the hidden states, and empties the L2 cache with a buffer of its size. Later
-    starts find the compiled code and have that much more KV cache; a plan counts on the first.
+    Compiling, at the first start with these settings: the compiler tries kernels on made-up
+    arguments, among them a copy of the embedding table and two of the hidden states, and empties
+    the L2 cache with a buffer of its size. Later starts find the compiled code and have that much
+    more KV cache; a plan counts on the first.
 
-    All of this is in 16 bits. With another `dtype_bytes` the whole is taken in proportion, the buffers too: not less.
+    All of this is in 16 bits. With another `dtype_bytes` the whole is taken in proportion, the
+    buffers too: not less.
     """
-    forward = 2 * num_batched_tokens * (_widest(arch, tensor_parallel) + 3 * arch.hidden) + CUBLAS_BYTES
+    forward = (
+        2 * num_batched_tokens * (_widest(arch, tensor_parallel) + 3 * arch.hidden) + CUBLAS_BYTES
+    )
     per_logit = 20 if arch.num_experts else 2
-    sampling = num_seqs * arch.vocab * per_logit + 2 * num_batched_tokens * arch.hidden + CUBLAS_BYTES
+    sampling = (
+        num_seqs * arch.vocab * per_logit + 2 * num_batched_tokens * arch.hidden + CUBLAS_BYTES
+    )
     if eager or not first_start:
         peak = max(forward, sampling)
     else:
@@ -80,7 +95,9 @@ def _widest(arch: Architecture, tensor_parallel: int) -> int:
     """Elements per token of a block's widest intermediate results."""
     wide = 3 * arch.intermediate // tensor_parallel
     if arch.num_experts:
-        routed = arch.experts_per_token * (3 * arch.moe_intermediate // tensor_parallel + arch.hidden)
+        routed = arch.experts_per_token * (
+            3 * arch.moe_intermediate // tensor_parallel + arch.hidden
+        )
         shared = 3 * arch.moe_intermediate * arch.num_shared_experts // tensor_parallel
         wide = max(wide, routed + shared)
     if arch.attention == "mla":  # prefill unpacks keys and values of all heads of the rank
@@ -91,13 +108,19 @@ def _widest(arch: Architecture, tensor_parallel: int) -> int:
 
 
 def graph_sizes(num_seqs: int) -> int:
-    """How many batch sizes vLLM captures: 1, 2, 4, every 8 to 256, every 16 to 512; up to twice the sequences."""
+    """How many batch sizes vLLM captures: 1, 2, 4, every 8 to 256, every 16 to 512; up to twice the
+    sequences.
+    """
     largest = min(2 * num_seqs, GRAPH_SIZES_MAX)
-    return sum(largest >= s for s in (1, 2, 4, *range(8, 256, 8), *range(256, GRAPH_SIZES_MAX + 1, 16)))
+    return sum(
+        largest >= s for s in (1, 2, 4, *range(8, 256, 8), *range(256, GRAPH_SIZES_MAX + 1, 16))
+    )
 
 
 def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:
-    """CUDA graphs: a fixed pool, and a little per captured size, twice (piecewise, and whole decode steps)."""
+    """CUDA graphs: a fixed pool, and a little per captured size, twice (piecewise, and whole decode
+    steps).
+    """
     return 0 if eager else (100 + 8 * graph_sizes(num_seqs)) * _MIB
 
 

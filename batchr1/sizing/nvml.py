@@ -13,13 +13,19 @@ from batchr1.errors import JobError
 
 
 class Nvml(Protocol):
-    """Questions about GPUs. A handle is NVML's; a handle of a MIG instance answers for that instance."""
+    """Questions about GPUs.
+
+    A handle is NVML's; a handle of a MIG instance answers for that instance.
+    """
 
     def count(self) -> int:
         """GPUs of the machine."""
 
     def by_index(self, index: int) -> Any:
-        """The handle of the GPU with this index, in the order of the PCI bus. LookupError: there is none."""
+        """The handle of the GPU with this index, in the order of the PCI bus.
+
+        LookupError: there is none.
+        """
 
     def by_uuid(self, uuid: str) -> Any:
         """The handle of a GPU ("GPU-…") or a MIG instance ("MIG-…"). LookupError: there is none."""
@@ -29,7 +35,9 @@ class Nvml(Protocol):
     def name(self, handle: Any) -> str: ...
 
     def memory(self, handle: Any) -> tuple[int, int]:
-        """(total, free) in bytes; the total without the driver's share, which is the total that CUDA reports."""
+        """(total, free) in bytes; the total without the driver's share, which is the total that
+        CUDA reports.
+        """
 
     def capability(self, handle: Any) -> tuple[int, int]: ...
 
@@ -54,18 +62,25 @@ def open_nvml() -> Iterator[Nvml]:
         pynvml.nvmlInit()
     except pynvml.NVMLError as exc:
         raise JobError(
-            f"--gpus: GPUs cannot be looked at (got {exc}, need NVIDIA's driver). Install it, or give --gpus none."
+            f"--gpus: GPUs cannot be looked at (got {exc}, need NVIDIA's driver). Install it, "
+            f"or "
+            f"give --gpus none."
         ) from exc
     try:
         yield Pynvml(pynvml)
     except pynvml.NVMLError as exc:
-        raise JobError(f"--gpus: NVIDIA's driver does not answer (got {exc}). Look at nvidia-smi.") from exc
+        raise JobError(
+            f"--gpus: NVIDIA's driver does not answer (got {exc}). Look at nvidia-smi."
+        ) from exc
     finally:
         pynvml.nvmlShutdown()
 
 
 class Pynvml:
-    """`Nvml` by the package nvidia-ml-py. What a GPU does not answer becomes None or an empty list."""
+    """`Nvml` by the package nvidia-ml-py.
+
+    What a GPU does not answer becomes None or an empty list.
+    """
 
     def __init__(self, pynvml: Any) -> None:
         self._nvml = pynvml
@@ -106,13 +121,18 @@ class Pynvml:
     def memory_bus(self, handle: Any) -> tuple[int, int] | None:
         try:
             width = int(self._nvml.nvmlDeviceGetMemoryBusWidth(handle))
-            return width, int(self._nvml.nvmlDeviceGetMaxClockInfo(handle, self._nvml.NVML_CLOCK_MEM))
+            return width, int(
+                self._nvml.nvmlDeviceGetMaxClockInfo(handle, self._nvml.NVML_CLOCK_MEM)
+            )
         except self._nvml.NVMLError:
             return None
 
     def processes(self, handle: Any) -> list[tuple[int, int | None]]:
         found: dict[int, int | None] = {}
-        for ask in (self._nvml.nvmlDeviceGetComputeRunningProcesses, self._nvml.nvmlDeviceGetGraphicsRunningProcesses):
+        for ask in (
+            self._nvml.nvmlDeviceGetComputeRunningProcesses,
+            self._nvml.nvmlDeviceGetGraphicsRunningProcesses,
+        ):
             try:
                 processes = ask(handle)
             except self._nvml.NVMLError:

@@ -2,12 +2,14 @@
 
     log text ─ problem_in ─▶ MemoryProblem ─ next_rung ─▶ Rung (changes to the engine's arguments), or None: the end
 
-The rungs, in this order: fewer batched tokens → fewer sequences → no CUDA graphs → a smaller share of the memory. Where
-another process holds the memory, the last one comes at once. A rung never raises a quantity, never shortens what a
-user may generate (`max_model_len`, `max_tokens`), and never touches what the user set.
+The rungs, in this order: fewer batched tokens → fewer sequences → no CUDA graphs → a smaller share
+of the memory. Where another process holds the memory, the last one comes at once. A rung never
+raises a quantity, never shortens what a user may generate (`max_model_len`, `max_tokens`), and
+never touches what the user set.
 
-Texts are those of vLLM 0.26 and 0.32 (v1/worker/utils.py, gpu_worker.py, cpu_worker.py, v1/core/kv_cache_utils.py), of
-torch's allocators (c10/cuda/CUDACachingAllocator.cpp, c10/core/impl/alloc_cpu.cpp) and of CUDA's libraries.
+Texts are those of vLLM 0.26 and 0.32 (v1/worker/utils.py, gpu_worker.py, cpu_worker.py,
+v1/core/kv_cache_utils.py), of torch's allocators (c10/cuda/CUDACachingAllocator.cpp,
+c10/core/impl/alloc_cpu.cpp) and of CUDA's libraries.
 """
 
 from __future__ import annotations
@@ -31,23 +33,31 @@ LEFT_FREE_GIB = 0.5  # beside another process: its memory moves, and torch and C
 _UNITS = {"bytes": 1 / GIB, "B": 1 / GIB, "KiB": 2**-20, "MiB": 2**-10, "GiB": 1.0, "TiB": 1024.0}
 _SIZE = r"([\d.]+) (bytes|KiB|MiB|GiB|TiB)"
 _BUSY = re.compile(
-    r"(?:Free|Available) memory on (?:device|node).*?\(([\d.]+)/([\d.]+) GiB\) on startup is less than desired "
+    r"(?:Free|Available) memory on (?:device|node).*?\(([\d.]+)/([\d.]+) GiB\) on startup is less "
+    r"than desired "
     r"[GC]PU memory utilization \([\d.]+, ([\d.]+) GiB\)"
 )
 _BUSY_CPU = re.compile(
-    r"Available memory on node .*?\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than requested memory for "
+    r"Available memory on node .*?\(([\d.]+)/([\d.]+) GiB\) on kv cache allocation is less than "
+    r"requested memory for "
     r"kv \(([\d.]+)"
 )
 _KV = re.compile(
-    r"To serve at least one request with the model's max seq len \((\d+)\), \(?([\d.]+) GiB KV cache is needed, which "
+    r"To serve at least one request with the model's max seq len \((\d+)\), \(?([\d.]+) GiB KV "
+    r"cache is needed, which "
     r"is larger than the available KV cache memory \(([\d.]+) GiB\)"
 )
 _KV_LEN = re.compile(r"estimated maximum model length is (\d+)")
-_UNSTEADY = re.compile(r"Error in memory profiling\. Initial free memory ([\d.]+) GiB, current free memory ([\d.]+)")
+_UNSTEADY = re.compile(
+    r"Error in memory profiling\. Initial free memory ([\d.]+) GiB, current free memory ([\d.]+)"
+)
 _OOM = re.compile(
-    r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|c10::OutOfMemoryError|CUDA (?:driver )?error: out of memory"
-    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|Cuda failure.*'out of memory'"
-    r"|Triton Error \[CUDA\]: out of memory|std::bad_alloc|DefaultCPUAllocator: (?:can't allocate|not enough) memory"
+    r"CUDA out of memory|torch\.(?:cuda\.)?OutOfMemoryError|c10::OutOfMemoryError|CUDA (?:driver "
+    r")?error: out of memory"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY|Cuda "
+    r"failure.*'out of memory'"
+    r"|Triton Error \[CUDA\]: out of memory|std::bad_alloc|DefaultCPUAllocator: (?:can't "
+    r"allocate|not enough) memory"
     r"|\bMemoryError\b|\[Errno 12\] Cannot allocate memory"
 )
 _TRIED = re.compile(rf"[Tt]ried to allocate {_SIZE}")
@@ -61,9 +71,10 @@ _LOADING = re.compile(r"\bin load_model\b|Failed to load model - not enough GPU 
 class MemoryProblem:
     """What went wrong with the memory. `message` is a clause for people; sizes are of one GPU, None where not said.
 
-    `available_gib`: what this engine could have had: free before it began (busy), for the KV cache (kv_too_small), or
-    free plus its own at the failure (oom). `max_model_len`: the longest sequence that would fit, as vLLM reckons.
-    `others`: (process id, GiB) of other processes that torch saw on the GPU.
+    `available_gib`: what this engine could have had: free before it began (busy), for the KV cache
+    (kv_too_small), or free plus its own at the failure (oom). `max_model_len`: the longest sequence
+    that would fit, as vLLM reckons. `others`: (process id, GiB) of other processes that torch saw
+    on the GPU.
     """
 
     cause: Cause
@@ -120,7 +131,9 @@ def _at_start(line: str, text: list[str]) -> MemoryProblem | None:
         )
         return MemoryProblem("kv_too_small", message, needed, available, fitting)
     if "No available memory for the cache blocks" in line:
-        return MemoryProblem("kv_too_small", "no memory is left for the KV cache", available_gib=0.0)
+        return MemoryProblem(
+            "kv_too_small", "no memory is left for the KV cache", available_gib=0.0
+        )
     if match := _UNSTEADY.search(line):
         before, after = float(match[1]), float(match[2])
         message = (
@@ -138,8 +151,9 @@ def _out_of_memory(cause: Cause, line: str) -> MemoryProblem:
     if match := _CAPACITY.search(line):
         total, free = float(match[1]) * _UNITS[match[2]], float(match[3]) * _UNITS[match[4]]
     own = _gib(_OWN.search(line))
-    # In a container the driver's process ids are the host's, and torch then lists this very process as another one.
-    # Only where it found itself are the others others. Drivers that know no sizes give nonsense (2**64 bytes).
+    # In a container the driver's process ids are the host's, and torch then lists this very process
+    # as another one. Only where it found itself are the others others. Drivers that know no sizes
+    # give nonsense (2**64 bytes).
     if own is not None and total is not None and free is not None and own <= total:
         available = free + own
         seen = [(int(pid), float(size) * _UNITS[unit]) for pid, size, unit in _OTHER.findall(line)]
@@ -166,8 +180,9 @@ def next_rung(
 ) -> Rung | None:
     """What to lower now; None at the end of the ladder.
 
-    `fixed`: arguments that the user set. `total_gib`: the GPU's memory, where the problem does not say it. `taken`:
-    names of rungs taken before by this worker; only "again" looks at it, because it changes nothing.
+    `fixed`: arguments that the user set. `total_gib`: the GPU's memory, where the problem does not
+    say it. `taken`: names of rungs taken before by this worker; only "again" looks at it, because
+    it changes nothing.
     """
     total = problem.total_gib or total_gib
     changes: dict[str, Any] | None = None
@@ -180,14 +195,24 @@ def next_rung(
             return _again(problem, taken)
         changes = _fit_beside(engine_args, problem, total, fixed)
     elif problem.cause != "oom_load":  # weights need what they need: no batch makes them smaller
-        changes = _fewer_tokens(engine_args, fixed) or _fewer_seqs(engine_args, fixed) or _no_graphs(engine_args, fixed)
-        if changes is None and problem.cause != "kv_too_small":  # a smaller share would only shrink the KV cache
+        changes = (
+            _fewer_tokens(engine_args, fixed)
+            or _fewer_seqs(engine_args, fixed)
+            or _no_graphs(engine_args, fixed)
+        )
+        if (
+            changes is None and problem.cause != "kv_too_small"
+        ):  # a smaller share would only shrink the KV cache
             changes = _smaller_share(engine_args, fixed)
     return Rung(next(iter(changes)), changes, problem.message) if changes else None
 
 
 def blocking(
-    engine_args: Mapping[str, Any], problem: MemoryProblem, *, fixed: Collection[str], total_gib: float | None = None
+    engine_args: Mapping[str, Any],
+    problem: MemoryProblem,
+    *,
+    fixed: Collection[str],
+    total_gib: float | None = None,
 ) -> tuple[str, ...]:
     """Of the arguments that the user set, those that a rung would have lowered."""
     names = []
@@ -203,15 +228,24 @@ def _again(problem: MemoryProblem, taken: Collection[str]) -> Rung | None:
 
 
 def _squeezed(args: Mapping[str, Any], problem: MemoryProblem, total: float | None) -> bool:
-    """Whether an allocation failed because the engine could not have what its share of the GPU promises it."""
+    """Whether an allocation failed because the engine could not have what its share of the GPU
+    promises it.
+    """
     share = args.get("gpu_memory_utilization")
-    if problem.cause in ("kv_too_small", "busy") or problem.available_gib is None or total is None or share is None:
+    if (
+        problem.cause in ("kv_too_small", "busy")
+        or problem.available_gib is None
+        or total is None
+        or share is None
+    ):
         return False
     return problem.available_gib < float(share) * total
 
 
 def _holds(args: Mapping[str, Any], problem: MemoryProblem, total: float | None) -> bool:
-    """Whether what is free suffices by now: the memory of a process that had just died, for instance."""
+    """Whether what is free suffices by now: the memory of a process that had just died, for
+    instance.
+    """
     share = args.get("gpu_memory_utilization")
     if problem.available_gib is None or total is None or share is None:
         return False
@@ -231,7 +265,9 @@ def _fit_beside(
     if problem.available_gib is not None and total is not None:
         lower = min((problem.available_gib - LEFT_FREE_GIB) / total, float(share) - 0.01)
     lower = _down_to_cents(lower)
-    return {"gpu_memory_utilization": lower} if MIN_UTILIZATION_BUSY <= lower < float(share) else None
+    return (
+        {"gpu_memory_utilization": lower} if MIN_UTILIZATION_BUSY <= lower < float(share) else None
+    )
 
 
 def _fewer_tokens(args: Mapping[str, Any], fixed: Collection[str]) -> dict[str, Any] | None:
@@ -239,7 +275,9 @@ def _fewer_tokens(args: Mapping[str, Any], fixed: Collection[str]) -> dict[str, 
     if tokens is None or "max_num_batched_tokens" in fixed:
         return None
     floor = max(MIN_BATCHED_TOKENS, args.get("max_num_seqs") or 0)
-    if args.get("enable_chunked_prefill") is False:  # then vLLM wants every prompt to fit into one step
+    if (
+        args.get("enable_chunked_prefill") is False
+    ):  # then vLLM wants every prompt to fit into one step
         if not isinstance(args.get("max_model_len"), int):
             return None
         floor = max(floor, args["max_model_len"])
@@ -271,7 +309,9 @@ def _smaller_share(args: Mapping[str, Any], fixed: Collection[str]) -> dict[str,
     return {"gpu_memory_utilization": lower} if lower < float(share) else None
 
 
-def _smaller_kv(args: Mapping[str, Any], fixed: Collection[str], free_gib: float | None) -> dict[str, Any] | None:
+def _smaller_kv(
+    args: Mapping[str, Any], fixed: Collection[str], free_gib: float | None
+) -> dict[str, Any] | None:
     """For engines whose KV cache is given in bytes, as on a CPU: what is free, or half as much."""
     size = args.get("kv_cache_memory_bytes")
     if size is None or "kv_cache_memory_bytes" in fixed:

@@ -1,7 +1,8 @@
 """The plan: what a run will ask of the machine. Derived from the spec, the model and the lengths; never written back.
 
-What the user set in `model.engine_args` wins, and the rest is computed around it. Nothing that changes answers
-(quantisation, the KV cache's type) is ever chosen here, only offered (`alternatives`).
+What the user set in `model.engine_args` wins, and the rest is computed around it. Nothing that
+changes answers (quantisation, the KV cache's type) is ever chosen here, only offered
+(`alternatives`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
 CPU_SHARE = 0.8  # of the memory that is free
 IN_USE_GIB = 1.0  # less in use is a display or an empty context
 UNKNOWN_CONTEXT = 2**31 - 1  # of a server's model, in tokens: nothing is too long here
-STREAM_INTERVAL = 8  # tokens that vLLM gathers before it hands them over: fewer messages, the same tokens
+STREAM_INTERVAL = (
+    8  # tokens that vLLM gathers before it hands them over: fewer messages, the same tokens
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,10 @@ class MemoryGib:
 class Plan:
     """Replicas and the engine arguments of each.
 
-    `device_groups` holds, for each replica, the ids of its GPUs (empty on a CPU machine). Lengths are in tokens, per
-    replica. `fixed` names the engine arguments that the user set. A server (`server_plan`) is not sized: of its plan
-    only `max_num_seqs` says something, the requests under way at a time.
+    `device_groups` holds, for each replica, the ids of its GPUs (empty on a CPU machine). Lengths
+    are in tokens, per replica. `fixed` names the engine arguments that the user set. A server
+    (`server_plan`) is not sized: of its plan only `max_num_seqs` says something, the requests under
+    way at a time.
     """
 
     device: Literal["cpu", "cuda", "server"]
@@ -69,7 +73,9 @@ class Plan:
     fixed: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
     completions: CompletionLengths | None = None  # what was expected of them
-    kinds: tuple[Plan, ...] = ()  # where machines differ: a plan each; this one is the first's, with all groups
+    kinds: tuple[
+        Plan, ...
+    ] = ()  # where machines differ: a plan each; this one is the first's, with all groups
     cpus_per_replica: int | None = None  # where a cluster's CPU nodes are divided
 
     @property
@@ -90,8 +96,14 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, as `plan --json` and the run record give it."""
         if self.device == "server":
-            return {"fits": True, "device": self.device, "replicas": 1, "max_num_seqs": self.max_num_seqs,
-                    "estimate": None, "notes": list(self.notes)}  # fmt: skip
+            return {
+                "fits": True,
+                "device": self.device,
+                "replicas": 1,
+                "max_num_seqs": self.max_num_seqs,
+                "estimate": None,
+                "notes": list(self.notes),
+            }
         return {
             "fits": True,
             "replicas": self.replicas,
@@ -113,17 +125,26 @@ class Plan:
 
 
 class MisfitError(JobError):
-    """The model and one sequence of the job do not fit. `missing_gib` per GPU (or of the machine's memory)."""
+    """The model and one sequence of the job do not fit.
+
+    `missing_gib` per GPU (or of the machine's memory).
+    """
 
     def __init__(self, message: str, *, missing_gib: float) -> None:
         super().__init__(message)
         self.missing_gib = missing_gib
 
 
-def workload_of(spec: JobSpec, model: ModelSource, prompts: PromptLengths, completions: CompletionLengths) -> Workload:
+def workload_of(
+    spec: JobSpec, model: ModelSource, prompts: PromptLengths, completions: CompletionLengths
+) -> Workload:
     """What the job asks of an engine."""
     return Workload(
-        prompts, completions, max(1, prompts.rows * spec.sampling.n), spec.sampling.max_tokens, model.context_len
+        prompts,
+        completions,
+        max(1, prompts.rows * spec.sampling.n),
+        spec.sampling.max_tokens,
+        model.context_len,
     )
 
 
@@ -138,7 +159,8 @@ def make_plan(
 ) -> Plan:
     """Size the engines of a job. `price`: USD per GPU-hour.
 
-    Raises `JobError` for engine arguments that cannot work, `MisfitError` when the memory does not suffice.
+    Raises `JobError` for engine arguments that cannot work, `MisfitError` when the memory does not
+    suffice.
     """
     wish = check_arguments(spec, model, num_gpus=len(machine.devices))
     demand = workload_of(spec, model, prompts, completions)
@@ -153,28 +175,50 @@ def make_plan(
     if found is None:
         raise JobError(
             f"model.engine_args: no split over {len(machine.devices)} GPUs is possible "
-            f"({arch.num_heads} attention heads). Change tensor_parallel_size or the number of GPUs."
+            f"({arch.num_heads} attention heads). Change tensor_parallel_size or the number of "
+            f"GPUs."
         )
     if not found.fits:
         raise MisfitError(_misfit(model, found, machine), missing_gib=found.missing_bytes / GIB)
-    check_batch(found.max_num_seqs, found.max_num_batched_tokens, found.max_model_len, chunked=wish.chunked_prefill)
+    check_batch(
+        found.max_num_seqs,
+        found.max_num_batched_tokens,
+        found.max_model_len,
+        chunked=wish.chunked_prefill,
+    )
     return _gpu_plan(spec, arch, machine, demand, found, price)
 
 
 def server_plan(spec: JobSpec) -> Plan:
     """One client, whose server is somebody else's to size."""
     return Plan(
-        "server", ((),), 1, 1, UNKNOWN_CONTEXT, spec.engine.concurrency, 0, 0, None, MemoryGib(0, 0, 0, 0, 0), None, {}
+        "server",
+        ((),),
+        1,
+        1,
+        UNKNOWN_CONTEXT,
+        spec.engine.concurrency,
+        0,
+        0,
+        None,
+        MemoryGib(0, 0, 0, 0, 0),
+        None,
+        {},
     )
 
 
 def check_batch(num_seqs: int, batched: int, max_model_len: int, *, chunked: bool) -> None:
-    """vLLM refuses a step that cannot hold a token of each sequence or, without chunked prefill, a whole prompt."""
+    """vLLM refuses a step that cannot hold a token of each sequence or, without chunked prefill, a
+    whole prompt.
+    """
     need = num_seqs if chunked else max(num_seqs, max_model_len)
     if batched < need:
-        whose = "max_num_seqs" if batched < num_seqs else "the context, since prefill is not chunked"
+        whose = (
+            "max_num_seqs" if batched < num_seqs else "the context, since prefill is not chunked"
+        )
         raise JobError(
-            f"model.engine_args.max_num_batched_tokens: too few for {whose} (got {batched}, need at least {need}). "
+            f"model.engine_args.max_num_batched_tokens: too few for {whose} (got {batched}, need "
+            f"at least {need}). "
             "Raise it, or leave it out."
         )
 
@@ -189,22 +233,33 @@ def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Engi
     width = (wish.tensor_parallel or 1) * (wish.pipeline_parallel or 1)
     if num_gpus and width > num_gpus:
         raise JobError(
-            f"model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the machine "
-            f"(got {width}, need at most {num_gpus} GPUs). Lower one of them, or give the run more GPUs."
+            f"model.engine_args: tensor_parallel_size × pipeline_parallel_size does not fit the "
+            f"machine "
+            f"(got {width}, need at most {num_gpus} GPUs). Lower one of them, or give the run "
+            f"more GPUs."
         )
     arch = Architecture.of_config(model.config)
     if wish.tensor_parallel is not None and not arch.divides_into(wish.tensor_parallel):
         evenly = arch.num_heads % wish.tensor_parallel == 0
         which = "KV heads" if evenly else "attention heads"
-        need = f"a divisor or multiple of {arch.num_kv_heads}" if evenly else f"a divisor of {arch.num_heads}"
+        need = (
+            f"a divisor or multiple of {arch.num_kv_heads}"
+            if evenly
+            else f"a divisor of {arch.num_heads}"
+        )
         raise JobError(
             f"model.engine_args.tensor_parallel_size: does not divide the model's {which} "
             f"(got {wish.tensor_parallel}, need {need}). Correct it."
         )
-    if wish.max_model_len is not None and wish.max_model_len > model.context_len and not _longer_allowed():
+    if (
+        wish.max_model_len is not None
+        and wish.max_model_len > model.context_len
+        and not _longer_allowed()
+    ):
         raise JobError(
             f"model.engine_args.max_model_len: longer than the model's context "
-            f"(got {wish.max_model_len}, need at most {model.context_len}). Lower it, or leave it out."
+            f"(got {wish.max_model_len}, need at most {model.context_len}). Lower it, or leave it "
+            f"out."
         )
     return wish
 
@@ -215,7 +270,8 @@ def constraints_of(args: Mapping[str, Any]) -> EngineConstraints:
     number = isinstance(utilization, int | float) and not isinstance(utilization, bool)
     if utilization is not None and not (number and 0 < utilization <= 1):
         raise JobError(
-            f"model.engine_args.gpu_memory_utilization: not a share of the memory (got {utilization!r}, "
+            f"model.engine_args.gpu_memory_utilization: not a share of the memory (got "
+            f"{utilization!r}, "
             "need more than 0, at most 1). Correct it."
         )
     dtype_bytes = 4 if args.get("dtype") in ("float32", "float") else 2
@@ -228,7 +284,9 @@ def constraints_of(args: Mapping[str, Any]) -> EngineConstraints:
         gpu_memory_utilization=utilization,
         kv_cache_memory_bytes=whole_number(args, "kv_cache_memory_bytes"),
         dtype_bytes=dtype_bytes,
-        kv_dtype_bytes=1 if str(args.get("kv_cache_dtype", "auto")).startswith("fp8") else dtype_bytes,
+        kv_dtype_bytes=1
+        if str(args.get("kv_cache_dtype", "auto")).startswith("fp8")
+        else dtype_bytes,
         eager=_flag(args, "enforce_eager", default=False),
         chunked_prefill=_flag(args, "enable_chunked_prefill", default=True),
     )
@@ -247,14 +305,23 @@ def whole_number(args: Mapping[str, Any], key: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise JobError(f"model.engine_args.{key}: not a positive whole number (got {value!r}). Correct it.")
+        raise JobError(
+            f"model.engine_args.{key}: not a positive whole number (got {value!r}). Correct it."
+        )
     return value
 
 
 def _gpu_plan(
-    spec: JobSpec, arch: Architecture, machine: Machine, demand: Workload, found: Fit, price: float | None
+    spec: JobSpec,
+    arch: Architecture,
+    machine: Machine,
+    demand: Workload,
+    found: Fit,
+    price: float | None,
 ) -> Plan:
-    grouped = groups_of(machine.devices, found.tensor_parallel, found.pipeline_parallel)[: spec.executor.replicas]
+    grouped = groups_of(machine.devices, found.tensor_parallel, found.pipeline_parallel)[
+        : spec.executor.replicas
+    ]
     groups = tuple(tuple(device.id for device in group) for group in grouped)
     asked = _asked(spec)
     args: dict[str, Any] = {
@@ -275,20 +342,46 @@ def _gpu_plan(
         args["quantization"] = "fp8"  # vLLM converts 16-bit weights as it loads them
     notes = [arch.note] if arch.note else []
     if left := len(machine.devices) - len(groups) * found.width:
-        notes.append(f"{left} of {len(machine.devices)} GPUs left idle: replicas are {found.width} GPUs wide")
+        notes.append(
+            f"{left} of {len(machine.devices)} GPUs left idle: replicas are {found.width} GPUs wide"
+        )
     for device in machine.devices:
         if device.gpu.memory_gib - device.free_gib > IN_USE_GIB:
-            held = [f"process {h.pid} ({h.name or '?'}) {h.memory_gib:.1f} GiB" for h in device.holders]
+            held = [
+                f"process {h.pid} ({h.name or '?'}) {h.memory_gib:.1f} GiB" for h in device.holders
+            ]
             who = ", ".join(held) or "by what, the driver does not say"
-            notes.append(f"GPU {device.id} is in use: {who}; planned with the {device.free_gib:.1f} GiB that are free")
+            notes.append(
+                f"GPU {device.id} is in use: {who}; planned with the {device.free_gib:.1f} GiB "
+                f"that are free"
+            )
     if demand.prompts.sampled:
-        notes.append(f"prompt lengths from a sample of {demand.prompts.measured:,} of {demand.prompts.rows:,} rows")
-    cost = estimate(demand, rate=found.tokens_per_s * len(groups), num_gpus=len(groups) * found.width, price=price)
+        notes.append(
+            f"prompt lengths from a sample of {demand.prompts.measured:,} of "
+            f"{demand.prompts.rows:,} rows"
+        )
+    cost = estimate(
+        demand,
+        rate=found.tokens_per_s * len(groups),
+        num_gpus=len(groups) * found.width,
+        price=price,
+    )
     return Plan(
-        "cuda", groups, found.tensor_parallel, found.pipeline_parallel, found.max_model_len, found.max_num_seqs,
-        found.max_num_batched_tokens, found.kv_cache_tokens, found.utilization, _in_gib(found.memory), cost,
-        args | asked, tuple(asked), tuple(notes),
-    )  # fmt: skip
+        "cuda",
+        groups,
+        found.tensor_parallel,
+        found.pipeline_parallel,
+        found.max_model_len,
+        found.max_num_seqs,
+        found.max_num_batched_tokens,
+        found.kv_cache_tokens,
+        found.utilization,
+        _in_gib(found.memory),
+        cost,
+        args | asked,
+        tuple(asked),
+        tuple(notes),
+    )
 
 
 def _kinds_of(machine: Machine) -> list[Machine]:
@@ -313,7 +406,10 @@ def _mixed_plan(
     """
 
     def fits_of(wish: EngineConstraints) -> list[tuple[Machine, Fit]]:
-        fits = [(kind, best_fit(arch, spec.model.quantization, demand, wish, kind.devices)) for kind in kinds]
+        fits = [
+            (kind, best_fit(arch, spec.model.quantization, demand, wish, kind.devices))
+            for kind in kinds
+        ]
         return [(kind, fit) for kind, fit in fits if fit is not None and fit.fits]
 
     found = fits_of(wish)
@@ -322,52 +418,85 @@ def _mixed_plan(
     found = fits_of(replace(wish, max_model_len=min(fit.max_model_len for _, fit in found)))
     plans, left = [], spec.executor.replicas
     for kind, fit in found:
-        check_batch(fit.max_num_seqs, fit.max_num_batched_tokens, fit.max_model_len, chunked=wish.chunked_prefill)
+        check_batch(
+            fit.max_num_seqs,
+            fit.max_num_batched_tokens,
+            fit.max_model_len,
+            chunked=wish.chunked_prefill,
+        )
         plan = _gpu_plan(spec, arch, kind, demand, fit, price)
         if left is not None:
             plan = replace(plan, device_groups=plan.device_groups[:left])
             left -= plan.replicas
         plans += [plan] if plan.replicas else []
     gpus = sum(len(group) for plan in plans for group in plan.device_groups)
-    rate = sum(fit.tokens_per_s * plan.replicas for (_, fit), plan in zip(found, plans, strict=False))
+    rate = sum(
+        fit.tokens_per_s * plan.replicas for (_, fit), plan in zip(found, plans, strict=False)
+    )
     notes = [
-        f"{plan.replicas} × {kind.devices[0].gpu.name}: TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}, "
+        f"{plan.replicas} × {kind.devices[0].gpu.name}: TP {plan.tensor_parallel} × PP "
+        f"{plan.pipeline_parallel}, "
         f"{plan.max_num_seqs:,} sequences, {plan.kv_cache_tokens:,} tokens of KV cache"
         for (kind, _), plan in zip(found, plans, strict=False)
     ]
     for kind in kinds:
         if not any(kind is used for used, _ in found):
-            notes.append(f"{len(kind.devices)} × {kind.devices[0].gpu.name} left idle: the job does not fit them")
+            notes.append(
+                f"{len(kind.devices)} × {kind.devices[0].gpu.name} left idle: the job does not "
+                f"fit them"
+            )
     notes += dict.fromkeys(note for plan in plans for note in plan.notes)
     return replace(
-        plans[0], device_groups=tuple(group for plan in plans for group in plan.device_groups),
-        estimate=estimate(demand, rate=rate, num_gpus=gpus, price=price), notes=tuple(notes), kinds=tuple(plans),
-    )  # fmt: skip
+        plans[0],
+        device_groups=tuple(group for plan in plans for group in plan.device_groups),
+        estimate=estimate(demand, rate=rate, num_gpus=gpus, price=price),
+        notes=tuple(notes),
+        kinds=tuple(plans),
+    )
 
 
 def _cpu_plan(
-    spec: JobSpec, model: ModelSource, arch: Architecture, machine: Machine, demand: Workload, wish: EngineConstraints
+    spec: JobSpec,
+    model: ModelSource,
+    arch: Architecture,
+    machine: Machine,
+    demand: Workload,
+    wish: EngineConstraints,
 ) -> Plan:
-    """A CPU machine's memory: the weights, a process, and a KV cache for what will run side by side."""
+    """A CPU machine's memory: the weights, a process, and a KV cache for what will run side by
+    side.
+    """
     replicas = machine.cpu_replicas
     share = int(machine.ram_gib * GIB * CPU_SHARE) // replicas
     weights = arch.weight_bytes(spec.model.quantization, dtype_bytes=wish.dtype_bytes)
     per_token = arch.kv_bytes_per_token(kv_dtype_bytes=wish.kv_dtype_bytes)
     longest = wish.max_model_len or demand.longest
-    most = min(CPU_MAX_NUM_SEQS, math.ceil(demand.samples / replicas), wish.max_num_batched_tokens or CPU_MAX_NUM_SEQS)
+    most = min(
+        CPU_MAX_NUM_SEQS,
+        math.ceil(demand.samples / replicas),
+        wish.max_num_batched_tokens or CPU_MAX_NUM_SEQS,
+    )
     num_seqs = wish.max_num_seqs or most
-    # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset there).
+    # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset
+    # there).
     chunked = wish.chunked_prefill and spec.sampling.seed is None
-    batched = wish.max_num_batched_tokens or max(CPU_BATCHED_TOKENS, num_seqs, 0 if chunked else longest)
-    activation = wish.dtype_bytes * batched * (3 * arch.intermediate + 3 * arch.hidden) + num_seqs * arch.vocab * 6
+    batched = wish.max_num_batched_tokens or max(
+        CPU_BATCHED_TOKENS, num_seqs, 0 if chunked else longest
+    )
+    activation = (
+        wish.dtype_bytes * batched * (3 * arch.intermediate + 3 * arch.hidden)
+        + num_seqs * arch.vocab * 6
+    )
     room = share - weights - activation - CPU_OTHER_BYTES
     block = CPU_BLOCK_TOKENS * per_token
     one = (math.ceil(longest / CPU_BLOCK_TOKENS) + 1) * block  # one block stays empty
     if room < one:
         missing = (one - room) * replicas / GIB
         raise MisfitError(
-            f"model {model.name}: does not fit the memory of this machine ({weights / GIB:.1f} GiB of weights, one "
-            f"sequence of {longest:,} tokens {one / GIB:.1f} GiB of KV cache; {machine.ram_gib:.1f} GiB are free, "
+            f"model {model.name}: does not fit the memory of this machine ({weights / GIB:.1f} "
+            f"GiB of weights, one "
+            f"sequence of {longest:,} tokens {one / GIB:.1f} GiB of KV cache; "
+            f"{machine.ram_gib:.1f} GiB are free, "
             f"{missing:.1f} GiB are missing).",
             missing_gib=missing,
         )
@@ -380,18 +509,36 @@ def _cpu_plan(
     if demand.prompts.sampled and wish.max_model_len is None and chunked:
         max_model_len = max(longest, min(demand.context_len, tokens))
     args: dict[str, Any] = {
-        "load_format": "safetensors", "max_model_len": max_model_len, "max_num_seqs": num_seqs, "enforce_eager": True,
-        "kv_cache_memory_bytes": kv, "max_num_batched_tokens": batched, "stream_interval": STREAM_INTERVAL,
-    }  # fmt: skip
+        "load_format": "safetensors",
+        "max_model_len": max_model_len,
+        "max_num_seqs": num_seqs,
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": kv,
+        "max_num_batched_tokens": batched,
+        "stream_interval": STREAM_INTERVAL,
+    }
     if not chunked:
         args["enable_chunked_prefill"] = False
     check_batch(num_seqs, batched, max_model_len, chunked=chunked)
     memory = Memory(weights, activation, CPU_OTHER_BYTES, kv, 0, 0)
     asked = _asked(spec)
     return Plan(
-        "cpu", ((),) * replicas, 1, 1, max_model_len, num_seqs, batched, tokens, None, _in_gib(memory), None,
-        args | asked, tuple(asked), (arch.note,) if arch.note else (), cpus_per_replica=machine.cpus_per_replica,
-    )  # fmt: skip
+        "cpu",
+        ((),) * replicas,
+        1,
+        1,
+        max_model_len,
+        num_seqs,
+        batched,
+        tokens,
+        None,
+        _in_gib(memory),
+        None,
+        args | asked,
+        tuple(asked),
+        (arch.note,) if arch.note else (),
+        cpus_per_replica=machine.cpus_per_replica,
+    )
 
 
 def _asked(spec: JobSpec) -> dict[str, Any]:
@@ -407,12 +554,16 @@ def _misfit(model: ModelSource, found: Fit, machine: Machine) -> str:
     split += f" × PP {found.pipeline_parallel}" if found.pipeline_parallel > 1 else ""
     taken = memory.weights + memory.activation + memory.other + memory.outside + memory.cuda_graph
     held = [h for device in machine.devices for h in device.holders]
-    holders = ", ".join(f"process {h.pid} ({h.name or '?'}) holds {h.memory_gib:.1f} GiB" for h in held)
+    holders = ", ".join(
+        f"process {h.pid} ({h.name or '?'}) holds {h.memory_gib:.1f} GiB" for h in held
+    )
     return (
         f"model {model.name}: does not fit {count}{split} ({gpu.memory_gib:.1f} GiB each: "
-        f"{memory.weights / GIB:.1f} weights, {(taken - memory.weights) / GIB:.1f} activations and engine, "
+        f"{memory.weights / GIB:.1f} weights, {(taken - memory.weights) / GIB:.1f} activations "
+        f"and engine, "
         f"and one sequence of {found.max_model_len:,} tokens; "
-        f"{found.missing_bytes / GIB:.1f} GiB per GPU are missing{'; ' + holders if holders else ''})."
+        f"{found.missing_bytes / GIB:.1f} GiB per GPU are "
+        f"missing{'; ' + holders if holders else ''})."
     )
 
 

@@ -1,4 +1,6 @@
-"""What each variant needs: bytes of weights at three precisions, and the smallest GPUs that run it usefully."""
+"""What each variant needs: bytes of weights at three precisions, and the smallest GPUs that run it
+usefully.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import named_machine
 
-# The job that "fits" is said of: maths, prompts as people's benchmarks have them, one whole generation in the cache.
+# The job that "fits" is said of: maths, prompts as people's benchmarks have them, one whole
+# generation in the cache.
 PROMPTS = PromptLengths(rows=1000, measured=1000, longest=1024, mean=256.0)
 GPU_COUNTS = (1, 2, 4, 8, 16)  # 16: two nodes of eight
 
@@ -23,8 +26,9 @@ GPU_COUNTS = (1, 2, 4, 8, 16)  # 16: two nodes of eight
 class Precision:
     """A variant's weights in one precision.
 
-    `quantization` as in `model.quantization`. `repository` None: nobody's that batchr1 knows; `converted`: vLLM makes
-    them from 16-bit weights while it loads. `arch` says how they are stored.
+    `quantization` as in `model.quantization`. `repository` None: nobody's that batchr1 knows;
+    `converted`: vLLM makes them from 16-bit weights while it loads. `arch` says how they are
+    stored.
     """
 
     name: str
@@ -49,7 +53,9 @@ class GpuSet:
 
 
 def precisions(entry: Variant) -> tuple[Precision, ...]:
-    """bf16, FP8 and 4 bits, whether or not someone publishes them; 4 bits as w4a16 where there is a choice."""
+    """bf16, FP8 and 4 bits, whether or not someone publishes them; 4 bits as w4a16 where there is a
+    choice.
+    """
     arch = Architecture.of_config(entry.config)
     plain = replace(arch, stored=None)
     own = entry.repo or str(entry.path)
@@ -57,7 +63,13 @@ def precisions(entry: Variant) -> tuple[Precision, ...]:
     four_bits = next((q for q in ("w4a16", "awq", "gptq") if q in entry.quantized), "w4a16")
     return (
         Precision("bf16", None, None if is_fp8 else own, plain),
-        Precision("FP8", "fp8", entry.quantized.get("fp8", own), plain, converted="fp8" not in entry.quantized),
+        Precision(
+            "FP8",
+            "fp8",
+            entry.quantized.get("fp8", own),
+            plain,
+            converted="fp8" not in entry.quantized,
+        ),
         Precision("4 bit", four_bits, entry.quantized.get(four_bits), plain),
     )
 
@@ -72,11 +84,15 @@ def demand(entry: Variant) -> Workload:
 def on_gpus(entry: Variant, precision: Precision, gpu: str, count: int) -> Fit | None:
     """How the variant runs on these GPUs, or what it lacks there; None where it cannot be cut so."""
     devices = named_machine(gpu, count=count).devices
-    return best_fit(precision.arch, precision.quantization, demand(entry), EngineConstraints(), devices)
+    return best_fit(
+        precision.arch, precision.quantization, demand(entry), EngineConstraints(), devices
+    )
 
 
 def smallest_set(entry: Variant, precision: Precision) -> GpuSet | None:
-    """The set of catalogued GPUs with the least memory on which the variant fits; then the one with fewest GPUs."""
+    """The set of catalogued GPUs with the least memory on which the variant fits; then the one with
+    fewest GPUs.
+    """
     for gpu, count in _sets_by_memory():
         if GPUS[gpu].memory_gib * count * 2**30 < precision.weight_bytes:
             continue
@@ -87,6 +103,8 @@ def smallest_set(entry: Variant, precision: Precision) -> GpuSet | None:
 
 
 def _sets_by_memory() -> Iterator[tuple[str, int]]:
-    sets = [(gpu.memory_gib * count, count, gpu.name) for gpu in GPUS.values() for count in GPU_COUNTS]
+    sets = [
+        (gpu.memory_gib * count, count, gpu.name) for gpu in GPUS.values() for count in GPU_COUNTS
+    ]
     for _, count, gpu in sorted(sets, key=lambda s: s[:2]):
         yield gpu, count

@@ -4,8 +4,9 @@
                                            └─ S3Storage      storage_s3.py
     expand_inputs(paths, options) ─▶ [InputFile, …]
 
-A Storage is a folder; `rel` is always a path below it with forward slashes. Files appear whole or not at all, and
-are durable when the call returns. Every method raises StorageError (or its caller's class, see `storage_errors`).
+A Storage is a folder; `rel` is always a path below it with forward slashes. Files appear whole or
+not at all, and are durable when the call returns. Every method raises StorageError (or its caller's
+class, see `storage_errors`).
 """
 
 from __future__ import annotations
@@ -23,15 +24,24 @@ from batchr1.storage.errors import Retry, mapped
 from batchr1.storage.uri import Kind, StorageOptions, checked, split_uri
 
 __all__ = [
-    "CONTROL_DIR", "STAGING_DIR", "FileInfo", "InputFile", "Retry", "Storage", "StorageOptions",
-    "expand_inputs", "open_storage",
-]  # fmt: skip
+    "CONTROL_DIR",
+    "STAGING_DIR",
+    "FileInfo",
+    "InputFile",
+    "Retry",
+    "Storage",
+    "StorageOptions",
+    "expand_inputs",
+    "open_storage",
+]
 
 FileFormat = Literal["parquet", "jsonl"]
 
 CONTROL_DIR = ".batchr1"
 STAGING_DIR = f"{CONTROL_DIR}/staging"
-INPUT_RETRY = Retry(for_s=10.0)  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
+INPUT_RETRY = Retry(
+    for_s=10.0
+)  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
 _FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl"}
 _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(^|/)[._]")
@@ -41,18 +51,23 @@ _HIDDEN = re.compile(r"(^|/)[._]")
 class FileInfo:
     """A file below a storage's root: `rel`, `size` in bytes, and `version`, which changes when the content does.
 
-    `version` is the ETag on S3 and the modification time in ns on disk. `modified_s`: when it was last written, in
-    seconds since the epoch by the storage's clock.
+    `version` is the ETag on S3 and the modification time in ns on disk. `modified_s`: when it was
+    last written, in seconds since the epoch by the storage's clock.
     """
 
     rel: str
     size: int
     version: str
-    modified_s: float = field(default=0.0, compare=False)  # S3 rounds it, here and there differently
+    modified_s: float = field(
+        default=0.0, compare=False
+    )  # S3 rounds it, here and there differently
 
 
 class Storage(ABC):
-    """A folder on disk or a prefix in a bucket. Made by `open_storage`; safe to use from several threads; picklable."""
+    """A folder on disk or a prefix in a bucket.
+
+    Made by `open_storage`; safe to use from several threads; picklable.
+    """
 
     kind: Kind
 
@@ -75,7 +90,10 @@ class Storage(ABC):
     @property
     @abstractmethod
     def fs(self) -> Any:
-        """The fsspec file system, for readers that want one; pair it with `path`. Its errors are not mapped."""
+        """The fsspec file system, for readers that want one; pair it with `path`.
+
+        Its errors are not mapped.
+        """
 
     @abstractmethod
     def path(self, rel: str = "") -> str:
@@ -90,8 +108,13 @@ class Storage(ABC):
         return self.find_file(rel) is not None
 
     @abstractmethod
-    def list_files(self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False) -> list[FileInfo]:
-        """The files of a folder that end in `suffix`, sorted by `rel`. A missing folder is empty."""
+    def list_files(
+        self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False
+    ) -> list[FileInfo]:
+        """The files of a folder that end in `suffix`, sorted by `rel`.
+
+        A missing folder is empty.
+        """
 
     @abstractmethod
     def list_folders(self, rel_dir: str = "") -> list[str]:
@@ -110,18 +133,23 @@ class Storage(ABC):
 
     @abstractmethod
     def write_bytes(self, rel: str, data: bytes) -> None:
-        """Writes or replaces a small file: readers see the old or the new content, and the new is durable."""
+        """Writes or replaces a small file: readers see the old or the new content, and the new is
+        durable.
+        """
 
     @abstractmethod
     def stage_file(self, local_path: str | os.PathLike[str], rel: str) -> None:
-        """Moves a finished local file to `rel`, replacing what is there; `local_path` is gone afterwards."""
+        """Moves a finished local file to `rel`, replacing what is there; `local_path` is gone
+        afterwards.
+        """
 
     @abstractmethod
     def commit(self, staged_rel: str, final_rel: str) -> None:
         """Publishes a staged file under its final name, in one step.
 
-        May be repeated after a kill: a final that has the staged content, or whose staged file is gone, is done.
-        Never replaces another content: that is a StorageError, as is a staged file that is gone without a final.
+        May be repeated after a kill: a final that has the staged content, or whose staged file is
+        gone, is done. Never replaces another content: that is a StorageError, as is a staged file
+        that is gone without a final.
         """
 
     @abstractmethod
@@ -130,15 +158,23 @@ class Storage(ABC):
 
     @abstractmethod
     def delete_tree(self, rel_dir: str) -> None:
-        """Deletes a folder with all that is in it; a missing one is fine. The root itself is refused (ValueError)."""
+        """Deletes a folder with all that is in it; a missing one is fine.
+
+        The root itself is refused (ValueError).
+        """
 
     @abstractmethod
     def open_input(self, rel: str) -> BinaryIO:
-        """A seekable binary file for pyarrow or polars. Its reads are retried and mapped like every other call."""
+        """A seekable binary file for pyarrow or polars.
+
+        Its reads are retried and mapped like every other call.
+        """
 
     @abstractmethod
     def scratch_dir(self) -> Path:
-        """A local folder to build parts in before `stage_file`: on the output's own disk, or temporary for S3."""
+        """A local folder to build parts in before `stage_file`: on the output's own disk, or
+        temporary for S3.
+        """
 
     @abstractmethod
     def is_empty(self) -> bool:
@@ -148,12 +184,15 @@ class Storage(ABC):
     def check_writable(self) -> None:
         """Writes and deletes a probe under `.batchr1/`.
 
-        Raises OutputError for what lasts (no such bucket, access denied, no credentials, read-only), StorageError
-        for what may pass.
+        Raises OutputError for what lasts (no such bucket, access denied, no credentials,
+        read-only), StorageError for what may pass.
         """
 
     def abort_uploads(self) -> None:
-        """Aborts unfinished multipart uploads below `.batchr1/`, which a killed run left. Call it under the lock."""
+        """Aborts unfinished multipart uploads below `.batchr1/`, which a killed run left.
+
+        Call it under the lock.
+        """
         return  # a disk has none
 
 
@@ -178,15 +217,19 @@ def open_storage(
 def different_final(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
     """What `commit` raises rather than replace another file."""
     return StorageError(
-        f"{storage.where(final_rel)}: a different file has this name (got other bytes than {staged_rel}, need the same "
+        f"{storage.where(final_rel)}: a different file has this name (got other bytes than "
+        f"{staged_rel}, need the same "
         "or no file). Move it away, then run the same command again."
     )
 
 
 def staged_gone(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
-    """What `commit` raises if there is nothing to publish: another run that took the lock has emptied staging."""
+    """What `commit` raises if there is nothing to publish: another run that took the lock has
+    emptied staging.
+    """
     return StorageError(
-        f"{storage.where(staged_rel)}: the staged file is gone (got neither it nor {final_rel}, need one of them). "
+        f"{storage.where(staged_rel)}: the staged file is gone (got neither it nor {final_rel}, "
+        f"need one of them). "
         "Run the same command again."
     )
 
@@ -214,9 +257,10 @@ def expand_inputs(
 ) -> list[InputFile]:
     """The .parquet and .jsonl files that files, globs and folders name, sorted by URI, each once.
 
-    Folders are searched to any depth, leaving out names that begin with `.` or `_`; `**` in a glob spans folders.
-    A path that exists is taken as it is, even if it holds a glob's characters. Raises InputError, whatever the
-    reason, if one of `paths` gives no file or cannot be read (JobError for a scheme that is not supported).
+    Folders are searched to any depth, leaving out names that begin with `.` or `_`; `**` in a glob
+    spans folders. A path that exists is taken as it is, even if it holds a glob's characters.
+    Raises InputError, whatever the reason, if one of `paths` gives no file or cannot be read
+    (JobError for a scheme that is not supported).
     """
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     roots: dict[str, Storage] = {}  # one client for each bucket
@@ -233,7 +277,10 @@ def expand_inputs(
             raise InputError(str(error)) from error.__cause__
         found.update((file.uri, file) for file in files)
     if not found:
-        raise InputError("input.path: an empty list (got no path, need at least one). Name a file, glob or folder.")
+        raise InputError(
+            "input.path: an empty list (got no path, need at least one). Name a file, glob or "
+            "folder."
+        )
     return [found[uri] for uri in sorted(found)]
 
 
@@ -246,14 +293,19 @@ def _as_folder(root: Storage, rel: str) -> list[InputFile]:
     infos = root.list_files(rel, recursive=True)
     if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
         return []
-    return _data_files(root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))])
+    return _data_files(
+        root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))]
+    )
 
 
 def _as_glob(root: Storage, rel: str) -> list[InputFile]:
     from fsspec.utils import glob_translate
 
     if not _MAGIC.search(rel):
-        raise InputError(f"{root.where(rel)}: no such file or folder (need .parquet or .jsonl files). Check the path.")
+        raise InputError(
+            f"{root.where(rel)}: no such file or folder (need .parquet or .jsonl files). Check "
+            f"the path."
+        )
     folder = _MAGIC.split(rel, maxsplit=1)[0].rpartition("/")[0]
     matches = re.compile(glob_translate(rel)).match
     hidden_too = _HIDDEN.search(rel.removeprefix(folder))
@@ -264,7 +316,9 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
     ]
     if not infos:
         raise InputError(
-            f"{root.where(rel)}: the glob matches no file (got none below {root.where(folder)}). Check the pattern."
+            f"{root.where(rel)}: the glob matches no file (got none below "
+            f"{root.where(folder)}). "
+            f"Check the pattern."
         )
     return _data_files(root, rel, infos)
 
@@ -275,10 +329,19 @@ def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFil
     for info in infos:
         file_format = _FORMATS.get(Path(info.rel).suffix)
         if file_format is not None:
-            found.append(InputFile(root.where(info.rel), info.size, info.version, file_format, info.rel, root))
+            found.append(
+                InputFile(
+                    root.where(info.rel), info.size, info.version, file_format, info.rel, root
+                )
+            )
     if not found:
-        endings = ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in infos})[:5]) or "no file"
+        endings = (
+            ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in infos})[:5])
+            or "no file"
+        )
         raise InputError(
-            f"{root.where(rel)}: no data files (got {endings}, need .parquet or .jsonl). Convert the data first."
+            f"{root.where(rel)}: no data files (got {endings}, need .parquet or .jsonl). "
+            f"Convert "
+            f"the data first."
         )
     return found

@@ -1,8 +1,9 @@
 """What went wrong in storage, in one line; and which of it is worth trying again.
 
-Every exception of the operating system, fsspec, s3fs, botocore and aiohttp passes through `storage_error`. Nothing of
-a third party's message is repeated, because it may hold a signed URL or a key: only errno names, S3 error codes and
-HTTP statuses are. Classes are recognised by name, so that a local run need not import botocore.
+Every exception of the operating system, fsspec, s3fs, botocore and aiohttp passes through
+`storage_error`. Nothing of a third party's message is repeated, because it may hold a signed URL or
+a key: only errno names, S3 error codes and HTTP statuses are. Classes are recognised by name, so
+that a local run need not import botocore.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ class Retry:
     max_wait_s: float = 5.0
 
     def call(self, request: Callable[[], T], where: str) -> T:
-        """`request()`, tried again while `is_passing` says so; its last exception is raised as it is."""
+        """`request()`, tried again while `is_passing` says so; its last exception is raised as it
+        is.
+        """
 
         def say(state: tenacity.RetryCallState) -> None:
             cause = state.outcome.exception() if state.outcome else None
             got = _describe(cause).what if cause else "?"
             said = event("storage_retry", where=where, attempt=state.attempt_number)
-            log.warning("%s: %s; try %d failed, trying again", where, got, state.attempt_number, extra=said)
+            log.warning(
+                "%s: %s; try %d failed, trying again", where, got, state.attempt_number, extra=said
+            )
 
         over = tenacity.stop_before_delay(self.for_s)
         retrying = tenacity.Retrying(
@@ -63,7 +68,9 @@ class Retry:
 
 
 def set_leaving(leaving: bool) -> None:
-    """Whether this process is about to end: then no request, not even one under way, is tried again for long."""
+    """Whether this process is about to end: then no request, not even one under way, is tried again
+    for long.
+    """
     global _leaves_at
     _leaves_at = time.monotonic() + LEAVE_S if leaving else None
 
@@ -75,19 +82,33 @@ def _is_leaving(state: tenacity.RetryCallState) -> bool:
 class _Case(NamedTuple):
     what: str
     advice: str
-    lasting: bool = True  # whether the same request would fail again for as long as nobody changes anything
+    lasting: bool = (
+        True  # whether the same request would fail again for as long as nobody changes anything
+    )
 
 
 _DENIED = _Case("access is denied", "Give these credentials the permission, or use others")
-_REFUSED = _Case("the credentials are refused", "Renew AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile")
-_REGION = _Case("the bucket is in another region or at another endpoint", "Set storage.region or storage.endpoint")
+_REFUSED = _Case(
+    "the credentials are refused",
+    "Renew AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile",
+)
+_REGION = _Case(
+    "the bucket is in another region or at another endpoint",
+    "Set storage.region or storage.endpoint",
+)
 _MISSING = _Case("no such file", "Check the path")
 _FULL = _Case("the disk is full", "Free some space, then run the same command again")
 _BUSY = _Case("the object store fails or asks to slow down", AGAIN, lasting=False)
-_UNREACHABLE = _Case("the object store does not answer", "Check storage.endpoint and the network, and run again", False)
+_UNREACHABLE = _Case(
+    "the object store does not answer",
+    "Check storage.endpoint and the network, and run again",
+    False,
+)
 
 _S3_CODES = {
-    "NoSuchBucket": _Case("no such bucket", "Check the bucket's name, storage.endpoint and storage.region"),
+    "NoSuchBucket": _Case(
+        "no such bucket", "Check the bucket's name, storage.endpoint and storage.region"
+    ),
     "InvalidBucketName": _Case("not a valid bucket name", "Check the bucket's name"),
     "NoSuchKey": _MISSING,
     "404": _MISSING,
@@ -99,7 +120,9 @@ _S3_CODES = {
     "ExpiredToken": _REFUSED,
     "InvalidToken": _REFUSED,
     "RequestTimeTooSkewed": _Case("the clock of this machine is wrong", "Set the clock"),
-    "QuotaExceeded": _Case("the quota of the bucket or user is used up", "Free some space, then run again"),
+    "QuotaExceeded": _Case(
+        "the quota of the bucket or user is used up", "Free some space, then run again"
+    ),
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
@@ -107,10 +130,18 @@ _S3_CODES = {
     "NoSuchUpload": _Case("an upload was aborted while it ran", AGAIN, lasting=False),
 }
 _PASSING_CODES = {
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
-    "InternalError", "ServiceUnavailable", "ConditionalRequestConflict", "OperationAborted",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "RequestLimitExceeded",
+    "TooManyRequests",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "ConditionalRequestConflict",
+    "OperationAborted",
     "XAmzContentSHA256Mismatch",
-}  # fmt: skip
+}
 
 _CLASSES = {
     "NoCredentialsError": _Case("no S3 credentials were found", CREDENTIALS),
@@ -119,8 +150,12 @@ _CLASSES = {
     "ProfileNotFound": _Case("no such AWS profile", "Check storage.profile and AWS_PROFILE"),
     "ParamValidationError": _Case("not a valid bucket or key", "Check the path"),
     "InvalidRegionError": _Case("not a valid region", "Check storage.region"),
-    "SSLError": _Case("the TLS connection is refused", "Check storage.endpoint and its certificate"),
-    "ProxyConnectionError": _Case("the HTTP proxy does not answer", "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"),
+    "SSLError": _Case(
+        "the TLS connection is refused", "Check storage.endpoint and its certificate"
+    ),
+    "ProxyConnectionError": _Case(
+        "the HTTP proxy does not answer", "Check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+    ),
     "HTTPClientError": _UNREACHABLE,  # botocore: refused, reset, closed, timed out
     "ConnectionError": _UNREACHABLE,  # botocore's and Python's own
     "IncompleteReadError": _UNREACHABLE,
@@ -134,11 +169,21 @@ _CLASSES = {
 
 _ERRNOS = {
     errno.ENOSPC: _FULL,
-    errno.EDQUOT: _Case("the disk quota is used up", "Free some space, then run the same command again"),
-    errno.EACCES: _Case("permission is denied", "Check the owner and mode of the file and its folders"),
-    errno.EPERM: _Case("permission is denied", "Check the owner and mode of the file and its folders"),
-    errno.EROFS: _Case("the file system is read-only", "Choose another path, or mount it for writing"),
-    errno.EIO: _Case("the disk reports an error", "Check the disk, then run the same command again"),
+    errno.EDQUOT: _Case(
+        "the disk quota is used up", "Free some space, then run the same command again"
+    ),
+    errno.EACCES: _Case(
+        "permission is denied", "Check the owner and mode of the file and its folders"
+    ),
+    errno.EPERM: _Case(
+        "permission is denied", "Check the owner and mode of the file and its folders"
+    ),
+    errno.EROFS: _Case(
+        "the file system is read-only", "Choose another path, or mount it for writing"
+    ),
+    errno.EIO: _Case(
+        "the disk reports an error", "Check the disk, then run the same command again"
+    ),
     errno.ESTALE: _Case("the network file system lost the file", AGAIN),
     errno.ENOENT: _MISSING,
     errno.EISDIR: _Case("a folder, not a file", "Check the path"),
@@ -158,19 +203,27 @@ def storage_error(
 ) -> BatchError:
     """The error to raise for `exc`, met at `where` (a path or URI without secrets).
 
-    `lasting` is its class if the same request would fail again until somebody changes something (a missing bucket,
-    denied access), `passing` if it may succeed later by itself (throttling, resets, time-outs). Use `raise … from exc`.
+    `lasting` is its class if the same request would fail again until somebody changes something (a
+    missing bucket, denied access), `passing` if it may succeed later by itself (throttling, resets,
+    time-outs). Use `raise … from exc`.
     """
     case = _describe(exc)
     got = _code(exc)
-    return (lasting if case.lasting else passing)(f"{where}: {case.what} (got {got}). {case.advice}.")
+    return (lasting if case.lasting else passing)(
+        f"{where}: {case.what} (got {got}). {case.advice}."
+    )
 
 
 @contextmanager
 def mapped(
-    where: str, *, lasting: type[BatchError] = StorageError, passing: type[BatchError] = StorageError
+    where: str,
+    *,
+    lasting: type[BatchError] = StorageError,
+    passing: type[BatchError] = StorageError,
 ) -> Iterator[None]:
-    """Turns third-party exceptions of the block into `storage_error`'s; ours, and programming errors, pass through."""
+    """Turns third-party exceptions of the block into `storage_error`'s; ours, and programming
+    errors, pass through.
+    """
     try:
         yield
     except BatchError:
@@ -184,7 +237,12 @@ def mapped(
 def is_storage_exception(exc: BaseException) -> bool:
     """Whether `exc` speaks of storage at all: an OSError, or one of botocore's or aiohttp's."""
     module = type(exc).__module__.partition(".")[0]
-    return isinstance(exc, (OSError, asyncio.TimeoutError)) or module in ("botocore", "aiobotocore", "aiohttp", "s3fs")
+    return isinstance(exc, (OSError, asyncio.TimeoutError)) or module in (
+        "botocore",
+        "aiobotocore",
+        "aiohttp",
+        "s3fs",
+    )
 
 
 def is_passing(exc: BaseException) -> bool:
@@ -194,7 +252,11 @@ def is_passing(exc: BaseException) -> bool:
 
 def is_missing(exc: BaseException) -> bool:
     """Whether `exc` says that a file, key or bucket is not there."""
-    return isinstance(exc, FileNotFoundError) or _s3_answer(exc)[0] in ("NoSuchKey", "404", "NoSuchBucket")
+    return isinstance(exc, FileNotFoundError) or _s3_answer(exc)[0] in (
+        "NoSuchKey",
+        "404",
+        "NoSuchBucket",
+    )
 
 
 def is_missing_upload(exc: BaseException) -> bool:

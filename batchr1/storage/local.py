@@ -1,4 +1,7 @@
-"""Storage on a local or mounted file system. Durable means: the file and the folder that names it are fsynced."""
+"""Storage on a local or mounted file system.
+
+Durable means: the file and the folder that names it are fsynced.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,14 @@ from typing import Any, BinaryIO
 
 from batchr1.errors import OutputError
 from batchr1.faults import fault_point
-from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, FileInfo, Storage, different_final, staged_gone
+from batchr1.storage.base import (
+    CONTROL_DIR,
+    STAGING_DIR,
+    FileInfo,
+    Storage,
+    different_final,
+    staged_gone,
+)
 from batchr1.storage.errors import mapped
 from batchr1.storage.uri import Kind, checked
 
@@ -51,11 +61,15 @@ class LocalStorage(Storage):
     def list_folders(self, rel_dir: str = "") -> list[str]:
         with mapped(self.where(rel_dir)):
             try:
-                return sorted(entry.name for entry in os.scandir(self._path(rel_dir)) if entry.is_dir())
+                return sorted(
+                    entry.name for entry in os.scandir(self._path(rel_dir)) if entry.is_dir()
+                )
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
-    def list_files(self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False) -> list[FileInfo]:
+    def list_files(
+        self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False
+    ) -> list[FileInfo]:
         found: list[FileInfo] = []
         folders, seen = [rel_dir], set[tuple[int, int]]()
         while folders:
@@ -77,7 +91,9 @@ class LocalStorage(Storage):
                         continue
                     if not stat.S_ISDIR(info.st_mode):
                         if entry.name.endswith(suffix) and not _is_temporary(entry.name):
-                            found.append(FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime))
+                            found.append(
+                                FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime)
+                            )
                     elif recursive:
                         folders.append(rel)
         return sorted(found, key=lambda info: info.rel)
@@ -139,7 +155,9 @@ class LocalStorage(Storage):
             while path.exists():
                 try:
                     shutil.rmtree(path)
-                except OSError as exc:  # another process adds or removes files meanwhile: begin anew
+                except (
+                    OSError
+                ) as exc:  # another process adds or removes files meanwhile: begin anew
                     if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                         raise
                 else:
@@ -179,7 +197,9 @@ def make_folder(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Makes the names in a folder durable; file systems that cannot sync folders (some FUSE) are left as they are."""
+    """Makes the names in a folder durable; file systems that cannot sync folders (some FUSE) are
+    left as they are.
+    """
     try:
         _fsync(path)
     except OSError as exc:
@@ -212,7 +232,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _copy_across(source: Path, target: Path) -> None:
-    """Moves a file from another file system: copied beside the target first, so that the target appears whole."""
+    """Moves a file from another file system: copied beside the target first, so that the target
+    appears whole.
+    """
     temporary = _temporary_beside(target)
     try:
         shutil.copyfile(source, temporary)
@@ -225,7 +247,9 @@ def _copy_across(source: Path, target: Path) -> None:
 
 
 def _link_or_rename(staged: Path, final: Path) -> None:
-    """Gives `staged` its final name; FileExistsError if that is taken (a rename alone would replace it)."""
+    """Gives `staged` its final name; FileExistsError if that is taken (a rename alone would replace
+    it).
+    """
     try:
         final.hardlink_to(staged)
     except OSError as exc:

@@ -3,10 +3,11 @@
     free ──acquire──▶ held (epoch n) ──renew, check──▶ held ──release──▶ free
                         └──owner dead, or unchanged for stale_after_s──▶ held by another (epoch n + 1)
 
-The record is replaced only if nobody replaced it since it was read (`lock_record`), so that of many takers one wins,
-and an owner that was paused learns at its next `check` that it lost. What a check cannot see is a pause between itself
-and the commit that follows. Therefore a run that took the lock deletes `.batchr1/staging/` before it reads which parts
-are committed: a late commit then finds no staged file and fails.
+The record is replaced only if nobody replaced it since it was read (`lock_record`), so that of many
+takers one wins, and an owner that was paused learns at its next `check` that it lost. What a check
+cannot see is a pause between itself and the commit that follows. Therefore a run that took the lock
+deletes `.batchr1/staging/` before it reads which parts are committed: a late commit then finds no
+staged file and fails.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from types import TracebackType
 from batchr1.errors import LockHeldError, LockLostError, StorageError
 from batchr1.faults import fault_point
 from batchr1.storage.base import CONTROL_DIR, Retry, Storage
-from batchr1.storage.lock_record import Found, LockInfo, LockRecord, open_record, pid_started, replace_as, this_machine
+from batchr1.storage.lock_record import (
+    Found,
+    LockInfo,
+    LockRecord,
+    open_record,
+    pid_started,
+    replace_as,
+    this_machine,
+)
 
 __all__ = ["STALE_AFTER_S", "Lock", "LockInfo", "read_lock", "renewed_s"]
 
@@ -36,7 +45,10 @@ log = logging.getLogger(__name__)
 
 
 class Lock:
-    """The held lock of an output, renewed by a thread of its own. Made by `acquire`; a context manager."""
+    """The held lock of an output, renewed by a thread of its own.
+
+    Made by `acquire`; a context manager.
+    """
 
     def __init__(
         self,
@@ -72,12 +84,13 @@ class Lock:
     ) -> Lock:
         """Takes the lock `rel` of an output for the run named `run`.
 
-        A lock whose owner is known to be dead is taken at once. Any other is watched, on this process's own clock, and
-        taken if it does not change for `stale_after_s`; `on_wait` gets a line that says so. All runs of an output must
-        use the same `stale_after_s`, several times `heartbeat_s`.
+        A lock whose owner is known to be dead is taken at once. Any other is watched, on this
+        process's own clock, and taken if it does not change for `stale_after_s`; `on_wait` gets a
+        line that says so. All runs of an output must use the same `stale_after_s`, several times
+        `heartbeat_s`.
 
-        Raises LockHeldError as soon as the lock is seen to be alive, or if another run takes it first; OutputError if
-        the object store ignores conditional writes.
+        Raises LockHeldError as soon as the lock is seen to be alive, or if another run takes it
+        first; OutputError if the object store ignores conditional writes.
         """
         record = open_record(storage, rel)
         while True:
@@ -91,7 +104,14 @@ class Lock:
             if version is not None:
                 fault_point("lock.taken")
                 record.check_conditions(replace(info, released=True).to_json())
-                return cls(record, info, version, heartbeat_s=heartbeat_s, stale_after_s=stale_after_s, clock=clock)
+                return cls(
+                    record,
+                    info,
+                    version,
+                    heartbeat_s=heartbeat_s,
+                    stale_after_s=stale_after_s,
+                    clock=clock,
+                )
             winner = record.read()
             if winner is not None and not _is_free(winner):
                 raise _held(storage.uri, winner)
@@ -103,15 +123,22 @@ class Lock:
 
     @property
     def lost(self) -> bool:
-        """Whether another run has the lock, or may have it, because it was not renewed for `stale_after_s`."""
+        """Whether another run has the lock, or may have it, because it was not renewed for
+        `stale_after_s`.
+        """
         return self._gone or self._clock() - self._renewed_at > self._stale_after_s
 
     def renew(self, retry: Retry | None = None) -> None:
-        """Writes the record anew. Raises LockLostError if it is another's, StorageError if it cannot be reached."""
+        """Writes the record anew.
+
+        Raises LockLostError if it is another's, StorageError if it cannot be reached.
+        """
         with self._turn:
             if self._gone:
                 raise self._lost_error()
-            asked_at = self._clock()  # before the request: an observer's waiting begins when the record changes
+            asked_at = (
+                self._clock()
+            )  # before the request: an observer's waiting begins when the record changes
             info = replace(self._info, beat=self._info.beat + 1)
             version = replace_as(self._record, info, self._version, retry)
             if version is None:
@@ -122,8 +149,9 @@ class Lock:
     def check(self) -> None:
         """Call it before each commit: it returns only if the lock is ours at this moment.
 
-        It renews the lock, which succeeds only if the record is the one that we wrote last. A store that cannot be
-        reached is a StorageError, and a LockLostError when the lock was not renewed for `stale_after_s`.
+        It renews the lock, which succeeds only if the record is the one that we wrote last. A store
+        that cannot be reached is a StorageError, and a LockLostError when the lock was not renewed
+        for `stale_after_s`.
         """
         try:
             self.renew()
@@ -147,12 +175,16 @@ class Lock:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         try:
             self.release()
         except StorageError as failure:
-            # What the run came to matters more, and a lock whose owner is gone falls free by itself.
+            # What the run came to matters more, and a lock whose owner is gone falls free by
+            # itself.
             log.warning("the lock was not released: %s", failure)
 
     def _beat(self) -> None:
@@ -166,24 +198,33 @@ class Lock:
             except StorageError as error:
                 since = self._clock() - self._renewed_at
                 log.warning(
-                    "the lock was last renewed %.0f s ago (%.0f are too long): %s", since, self._stale_after_s, error
+                    "the lock was last renewed %.0f s ago (%.0f are too long): %s",
+                    since,
+                    self._stale_after_s,
+                    error,
                 )
 
     def _lost_error(self) -> LockLostError:
         return LockLostError(
-            f"{self._record.where}: run {self._info.run} no longer holds the output (got another lock, need its own, "
+            f"{self._record.where}: run {self._info.run} no longer holds the output (got another "
+            f"lock, need its own, "
             f"epoch {self._info.epoch}). Run the same command again when no other run writes there."
         )
 
 
 def read_lock(storage: Storage, rel: str = LOCK) -> LockInfo | None:
-    """Who holds the lock of an output, or held it last (`released`); None if nobody did. For `batchr1 status`."""
+    """Who holds the lock of an output, or held it last (`released`); None if nobody did.
+
+    For `batchr1 status`.
+    """
     found = open_record(storage, rel).read()
     return None if found is None else LockInfo.from_json(found.data)
 
 
 def renewed_s(storage: Storage, rel: str = LOCK) -> float | None:
-    """When the lock was last renewed, in seconds since the epoch by the storage's clock; None if there is none."""
+    """When the lock was last renewed, in seconds since the epoch by the storage's clock; None if
+    there is none.
+    """
     found = storage.find_file(rel)  # one object on S3, the files of a folder on disk
     files = [found] if found is not None else storage.list_files(rel, ".json")
     return max((file.modified_s for file in files), default=None)
@@ -216,9 +257,15 @@ def _watch(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> Found:
-    """A record that may be replaced: `found` if it does not change for `stale_after_s`, or one that became free."""
+    """A record that may be replaced: `found` if it does not change for `stale_after_s`, or one that
+    became free.
+    """
     holder = LockInfo.from_json(found.data) or "an unknown run"
-    on_wait(f"{where}: the lock is held by {holder}; waiting up to {stale_after_s:.0f} s for a sign of life")
+    on_wait(
+        f"{where}: the lock is held by {holder}; waiting up to {stale_after_s:.0f} s for a "
+        f"sign "
+        f"of life"
+    )
     end = clock() + stale_after_s
     while (left := end - clock()) > 0:
         sleep(min(left, max(0.05, stale_after_s / 60)))
@@ -234,6 +281,8 @@ def _watch(
 
 def _held(where: str, found: Found) -> LockHeldError:
     return LockHeldError(
-        f"{where}: another run holds the output (got {LockInfo.from_json(found.data) or 'an unknown run'}, need it "
+        f"{where}: another run holds the output (got "
+        f"{LockInfo.from_json(found.data) or 'an unknown run'}, "
+        f"need it "
         "free). Wait for that run, stop it, or choose another output."
     )

@@ -1,8 +1,9 @@
 """What a lock says, and how it is replaced: only if nobody replaced it since it was read.
 
-On disk the record is the highest numbered file of a folder, `.batchr1/lock/00000007.json`. Replacing number n is
-creating number n + 1, which the file system grants to one process only. A latecomer may still succeed in creating
-n + 1 after that was used and removed; it sees a higher number then, and gives up. The highest file is never removed.
+On disk the record is the highest numbered file of a folder, `.batchr1/lock/00000007.json`.
+Replacing number n is creating number n + 1, which the file system grants to one process only. A
+latecomer may still succeed in creating n + 1 after that was used and removed; it sees a higher
+number then, and gives up. The highest file is never removed.
 
 On S3 it is one small object, `.batchr1/lock`, replaced with If-Match on its ETag.
 """
@@ -34,8 +35,9 @@ _WRONG_ETAG = '"' + "0" * 32 + '"'
 class LockInfo:
     """Who holds a lock. `started` is when it was taken (ISO 8601, UTC); `beat` counts the renewals since.
 
-    `machine` is the kernel's boot id and the process namespace: only there does `pid` mean a process, and
-    `pid_started` (clock ticks after boot) tells that process from a later one with the same number.
+    `machine` is the kernel's boot id and the process namespace: only there does `pid` mean a
+    process, and `pid_started` (clock ticks after boot) tells that process from a later one with the
+    same number.
     """
 
     token: str
@@ -55,7 +57,11 @@ class LockInfo:
     def owner_is_dead(self) -> bool:
         """Whether the owner ran on this machine and is gone; False where that cannot be known."""
         here = (os.uname().nodename, this_machine())
-        return here[1] != "" and here == (self.host, self.machine) and not _is_running(self.pid, self.pid_started)
+        return (
+            here[1] != ""
+            and here == (self.host, self.machine)
+            and not _is_running(self.pid, self.pid_started)
+        )
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=1).encode()
@@ -95,18 +101,28 @@ class LockRecord(ABC):
         """
 
     def check_conditions(self, released: bytes) -> None:
-        """Raises OutputError if the store grants what it must refuse; `released` is what it may then keep."""
+        """Raises OutputError if the store grants what it must refuse; `released` is what it may
+        then keep.
+        """
         return
 
 
-def replace_as(record: LockRecord, info: LockInfo, version: str | None, retry: Retry | None = None) -> str | None:
-    """`record.replace`, for the only process that writes `info.token`: its own earlier writes are not refusals."""
+def replace_as(
+    record: LockRecord, info: LockInfo, version: str | None, retry: Retry | None = None
+) -> str | None:
+    """`record.replace`, for the only process that writes `info.token`: its own earlier writes are
+    not refusals.
+    """
     data = info.to_json()
     written = record.replace(data, version, retry)
     if written is not None:
         return written
     now = record.read()
-    if now is None or (holder := LockInfo.from_json(now.data)) is None or holder.token != info.token:
+    if (
+        now is None
+        or (holder := LockInfo.from_json(now.data)) is None
+        or holder.token != info.token
+    ):
         return None
     return now.version if now.data == data else record.replace(data, now.version, retry)
 
@@ -165,7 +181,9 @@ class FileRecord(LockRecord):
             except OSError as exc:
                 if exc.errno not in _NO_LINKS:
                     raise
-                with path.open("xb") as file:  # without links a reader may see it half written: an unknown owner
+                with path.open(
+                    "xb"
+                ) as file:  # without links a reader may see it half written: an unknown owner
                     file.write(data)
         except FileExistsError:
             return False
@@ -192,8 +210,10 @@ class ObjectRecord(LockRecord):
         for etag in (_WRONG_ETAG, None):
             if self._storage.put_if(self._rel, released, etag) is not None:
                 raise OutputError(
-                    f"{self.where}: the object store ignores conditional writes, so that two runs could write at once "
-                    "(got a success for a wrong If-Match or If-None-Match, need 412). Write to a disk or another store."
+                    f"{self.where}: the object store ignores conditional writes, so that two runs "
+                    f"could write at once "
+                    "(got a success for a wrong If-Match or If-None-Match, need 412). Write to a "
+                    "disk or another store."
                 )
 
 
@@ -207,7 +227,9 @@ def open_record(storage: Storage, rel: str) -> LockRecord:
 
 
 def this_machine() -> str:
-    """Names the kernel and process namespace that this process's pid belongs to; "" where that cannot be told."""
+    """Names the kernel and process namespace that this process's pid belongs to; "" where that
+    cannot be told.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -216,7 +238,9 @@ def this_machine() -> str:
 
 
 def pid_started(pid: int) -> int:
-    """When a running process started, in clock ticks after boot; 0 if that cannot be told (not Linux, or ended)."""
+    """When a running process started, in clock ticks after boot; 0 if that cannot be told (not
+    Linux, or ended).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,8 +1,9 @@
 """Storage in an S3 bucket, through s3fs's plain S3 calls: one request is one step, and no listing is cached.
 
-An object is published by one PUT, one CompleteMultipartUpload or one CopyObject, so that it appears whole. Staged
-files carry their SHA-256 as metadata, which a copy keeps: that is how `commit` tells a repeated copy from another file
-(an ETag cannot: it depends on how a file was cut into upload parts).
+An object is published by one PUT, one CompleteMultipartUpload or one CopyObject, so that it appears
+whole. Staged files carry their SHA-256 as metadata, which a copy keeps: that is how `commit` tells
+a repeated copy from another file (an ETag cannot: it depends on how a file was cut into upload
+parts).
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from typing import Any, BinaryIO, cast
 from batchr1.errors import FailedError, OutputError, StorageError
 from batchr1.faults import fault_point
 from batchr1.storage.base import CONTROL_DIR, FileInfo, Storage, different_final, staged_gone
-from batchr1.storage.errors import Retry, is_missing, is_missing_upload, is_refused_condition, mapped
+from batchr1.storage.errors import (
+    Retry,
+    is_missing,
+    is_missing_upload,
+    is_refused_condition,
+    mapped,
+)
 from batchr1.storage.s3_client import RangeReader, open_s3fs
 from batchr1.storage.uri import Kind, StorageOptions, checked
 
@@ -68,16 +75,22 @@ class S3Storage(Storage):
         return "/".join(part for part in (self._prefix, checked(rel)) if part)
 
     def _call(self, rel: str, method: str, *, retry: Retry | None = None, **arguments: Any) -> Any:
-        """One S3 request about `rel`, tried again while it fails in passing; exceptions are not mapped."""
+        """One S3 request about `rel`, tried again while it fails in passing; exceptions are not
+        mapped.
+        """
         where = self.where(rel)
-        return (retry or self.retry).call(lambda: self._api.call_s3(method, Bucket=self.bucket, **arguments), where)
+        return (retry or self.retry).call(
+            lambda: self._api.call_s3(method, Bucket=self.bucket, **arguments), where
+        )
 
     def _get(self, rel: str, **arguments: Any) -> tuple[bytes, str]:
         """An object's content and ETag; a body that is cut is fetched again."""
         from fsspec.asyn import sync
 
         def request() -> tuple[bytes, str]:
-            answer = self._api.call_s3("get_object", Bucket=self.bucket, Key=self.key(rel), **arguments)
+            answer = self._api.call_s3(
+                "get_object", Bucket=self.bucket, Key=self.key(rel), **arguments
+            )
             try:
                 return sync(self._api.loop, answer["Body"].read), answer["ETag"]
             finally:
@@ -98,17 +111,25 @@ class S3Storage(Storage):
             head = self._head(rel)
         if head is None:
             return None
-        return FileInfo(rel, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp())
+        return FileInfo(
+            rel, head["ContentLength"], head["ETag"].strip('"'), head["LastModified"].timestamp()
+        )
 
-    def list_files(self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False) -> list[FileInfo]:
+    def list_files(
+        self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False
+    ) -> list[FileInfo]:
         with mapped(self.where(rel_dir)):
             found = (info for page in self._pages(rel_dir, recursive=recursive) for info in page)
-            return sorted((info for info in found if info.rel.endswith(suffix)), key=lambda info: info.rel)
+            return sorted(
+                (info for info in found if info.rel.endswith(suffix)), key=lambda info: info.rel
+            )
 
     def list_folders(self, rel_dir: str = "") -> list[str]:
         with mapped(self.where(rel_dir)):
             answers = self._answers(rel_dir, recursive=False)
-            prefixes = [entry["Prefix"] for answer in answers for entry in answer.get("CommonPrefixes", [])]
+            prefixes = [
+                entry["Prefix"] for answer in answers for entry in answer.get("CommonPrefixes", [])
+            ]
         return sorted(prefix.rstrip("/").rpartition("/")[2] for prefix in prefixes)
 
     def _pages(self, rel_dir: str, *, recursive: bool) -> Iterator[list[FileInfo]]:
@@ -116,7 +137,10 @@ class S3Storage(Storage):
         for answer in self._answers(rel_dir, recursive=recursive):
             yield [
                 FileInfo(
-                    entry["Key"][root:], entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].timestamp()
+                    entry["Key"][root:],
+                    entry["Size"],
+                    entry["ETag"].strip('"'),
+                    entry["LastModified"].timestamp(),
                 )
                 for entry in answer.get("Contents", [])
                 if not entry["Key"].endswith("/")  # what consoles create to show an empty folder
@@ -139,7 +163,9 @@ class S3Storage(Storage):
         return None if found is None else found[0]
 
     def find_with_etag(self, rel: str) -> tuple[bytes, str] | None:
-        """An object's content and its ETag (with the quotes that belong to it), or None if there is no such object."""
+        """An object's content and its ETag (with the quotes that belong to it), or None if there is
+        no such object.
+        """
         with mapped(self.where(rel)):
             try:
                 return self._get(rel)
@@ -152,21 +178,28 @@ class S3Storage(Storage):
         with mapped(self.where(rel)):
             self._call(rel, "put_object", Key=self.key(rel), Body=data)
 
-    def put_if(self, rel: str, data: bytes, etag: str | None, *, retry: Retry | None = None) -> str | None:
+    def put_if(
+        self, rel: str, data: bytes, etag: str | None, *, retry: Retry | None = None
+    ) -> str | None:
         """Writes a small object only if it still has `etag`, or only if there is none (`etag=None`).
 
-        Returns the new ETag, or None if the condition did not hold. Only single puts: some servers ignore conditions
-        on multipart uploads. A refusal may be the echo of our own write, whose answer was lost: read the object back.
+        Returns the new ETag, or None if the condition did not hold. Only single puts: some servers
+        ignore conditions on multipart uploads. A refusal may be the echo of our own write, whose
+        answer was lost: read the object back.
         """
         if etag is None:
             return self._put_if(rel, data, retry, IfNoneMatch="*")
         # AWS takes an ETag in its quotes; Ceph 16 matches only the bare one.
-        return self._put_if(rel, data, retry, IfMatch=etag) or self._put_if(rel, data, retry, IfMatch=etag.strip('"'))
+        return self._put_if(rel, data, retry, IfMatch=etag) or self._put_if(
+            rel, data, retry, IfMatch=etag.strip('"')
+        )
 
     def _put_if(self, rel: str, data: bytes, retry: Retry | None, **condition: str) -> str | None:
         with mapped(self.where(rel)):
             try:
-                answer = self._call(rel, "put_object", retry=retry, Key=self.key(rel), Body=data, **condition)
+                answer = self._call(
+                    rel, "put_object", retry=retry, Key=self.key(rel), Body=data, **condition
+                )
             except Exception as exc:
                 if is_refused_condition(exc) or ("IfMatch" in condition and is_missing(exc)):
                     return None
@@ -179,14 +212,17 @@ class S3Storage(Storage):
             size = source.stat().st_size
             if size >= COPY_LIMIT_BYTES:
                 raise FailedError(
-                    f"{self.where(rel)}: too large for one part (got {size} bytes, need less than {COPY_LIMIT_BYTES}). "
+                    f"{self.where(rel)}: too large for one part (got {size} bytes, need less than "
+                    f"{COPY_LIMIT_BYTES}). "
                     "Lower output.rows_per_part."
                 )
             self._put(source, size, rel)
             source.unlink()
 
     def upload_file(self, local_path: Path, rel: str) -> None:
-        """Copies a local file to `rel`, replacing what is there; of any size, as it is never copied on the server."""
+        """Copies a local file to `rel`, replacing what is there; of any size, as it is never copied
+        on the server.
+        """
         with mapped(self.where(rel)):
             self._put(local_path, local_path.stat().st_size, rel)
 
@@ -195,7 +231,13 @@ class S3Storage(Storage):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             if size <= 2 * UPLOAD_PART_BYTES:
-                self._call(rel, "put_object", Key=self.key(rel), Body=file.read(), Metadata={_SHA256: digest})
+                self._call(
+                    rel,
+                    "put_object",
+                    Key=self.key(rel),
+                    Body=file.read(),
+                    Metadata={_SHA256: digest},
+                )
             else:
                 self._upload(file, size, rel, {_SHA256: digest})
 
@@ -207,7 +249,9 @@ class S3Storage(Storage):
             parts: list[dict[str, Any]] = []
             while data := file.read(part_bytes):
                 number = len(parts) + 1
-                answer = self._call(rel, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=data)
+                answer = self._call(
+                    rel, "upload_part", Key=key, UploadId=upload, PartNumber=number, Body=data
+                )
                 parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             complete = {"Key": key, "UploadId": upload, "MultipartUpload": {"Parts": parts}}
             self._complete(rel, complete, metadata[_SHA256])
@@ -216,7 +260,10 @@ class S3Storage(Storage):
             raise
 
     def _complete(self, rel: str, complete: dict[str, Any], digest: str) -> None:
-        """Completes an upload. A second try finds none where the first one's answer was lost: then look."""
+        """Completes an upload.
+
+        A second try finds none where the first one's answer was lost: then look.
+        """
 
         def request() -> None:
             try:
@@ -229,15 +276,21 @@ class S3Storage(Storage):
         self.retry.call(request, self.where(rel))
 
     def _abort(self, key: str, upload: str) -> None:
-        """Gives back the space of an unfinished upload; what cannot be reached now, `abort_uploads` finds later."""
+        """Gives back the space of an unfinished upload; what cannot be reached now, `abort_uploads`
+        finds later.
+        """
         try:
-            self._api.call_s3("abort_multipart_upload", Bucket=self.bucket, Key=key, UploadId=upload)
+            self._api.call_s3(
+                "abort_multipart_upload", Bucket=self.bucket, Key=key, UploadId=upload
+            )
         except Exception:  # on the way out with the first error, which is the one to report
             return
 
     def abort_uploads(self) -> None:
         with mapped(self.where(CONTROL_DIR)):
-            answer = self._call(CONTROL_DIR, "list_multipart_uploads", Prefix=self.key(CONTROL_DIR) + "/")
+            answer = self._call(
+                CONTROL_DIR, "list_multipart_uploads", Prefix=self.key(CONTROL_DIR) + "/"
+            )
             for upload in answer.get("Uploads", []):
                 self._abort(upload["Key"], upload["UploadId"])
 
@@ -266,7 +319,8 @@ class S3Storage(Storage):
     def delete_tree(self, rel_dir: str) -> None:
         if not rel_dir:
             raise ValueError("the root of a storage is never deleted")
-        # One by one: DeleteObjects wants checksums that servers do not agree on, and reports failures in its answer.
+        # One by one: DeleteObjects wants checksums that servers do not agree on, and reports
+        # failures in its answer.
         files = self.list_files(rel_dir, recursive=True)
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda info: self.delete(info.rel), files))
@@ -278,11 +332,14 @@ class S3Storage(Storage):
         def read(start: int, stop: int) -> bytes:
             with mapped(self.where(rel)):
                 try:
-                    return self._get(rel, Range=f"bytes={start}-{stop - 1}", IfMatch=head["ETag"])[0]
+                    return self._get(rel, Range=f"bytes={start}-{stop - 1}", IfMatch=head["ETag"])[
+                        0
+                    ]
                 except Exception as exc:
                     if is_refused_condition(exc):
                         raise StorageError(
-                            f"{self.where(rel)}: the file was replaced while it was read (got another ETag). "
+                            f"{self.where(rel)}: the file was replaced while it was read (got "
+                            f"another ETag). "
                             "Run the same command again."
                         ) from exc
                     raise

@@ -1,4 +1,6 @@
-"""The two things that s3fs is asked for, or asked less of: a client, and a file that is read by ranges."""
+"""The two things that s3fs is asked for, or asked less of: a client, and a file that is read by
+ranges.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ READ_TIMEOUT_S = 20
 def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
     """An s3fs file system of its own, without cached listings, that tries each request `retries` times.
 
-    Endpoint and region come from `options`, else from the environment, else from the profile (botocore finds those).
+    Endpoint and region come from `options`, else from the environment, else from the profile
+    (botocore finds those).
     """
     import s3fs
 
@@ -33,7 +36,8 @@ def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
                 "connect_timeout": CONNECT_TIMEOUT_S,
                 "read_timeout": READ_TIMEOUT_S,
                 "retries": {"total_max_attempts": 1, "mode": "standard"},
-                # Servers other than AWS need the bucket in the path, and know none of the newer checksums.
+                # Servers other than AWS need the bucket in the path, and know none of the newer
+                # checksums.
                 "s3": {"addressing_style": "path" if endpoint else "auto"},
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
@@ -61,7 +65,9 @@ class RangeReader(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        self._at = max(
+            0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        )
         return self._at
 
     def readinto(self, buffer: Any) -> int:

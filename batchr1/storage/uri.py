@@ -17,8 +17,9 @@ Kind = Literal["local", "s3"]
 class StorageOptions:
     """Where S3 is. Keys and secrets are never part of it: they come from the environment, a profile or the machine.
 
-    Without a value, `endpoint` comes from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, `region` from AWS_REGION or
-    AWS_DEFAULT_REGION, `profile` from AWS_PROFILE, and all of them from the profile itself.
+    Without a value, `endpoint` comes from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, `region` from
+    AWS_REGION or AWS_DEFAULT_REGION, `profile` from AWS_PROFILE, and all of them from the profile
+    itself.
     """
 
     endpoint: str | None = None
@@ -31,7 +32,9 @@ class StorageOptions:
 
 
 def endpoint_of(options: StorageOptions) -> str | None:
-    """The S3 server: the job's, or the one that the environment names. Raises `JobError` for one that cannot be."""
+    """The S3 server: the job's, or the one that the environment names. Raises `JobError` for one
+    that cannot be.
+    """
     if options.endpoint:
         return options.endpoint
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
@@ -46,9 +49,13 @@ def _check_endpoint(where: str, url: str) -> None:
     try:
         parts = urlsplit(url)
     except ValueError as exc:
-        raise JobError(f"{where}: not a URL (need http://host:port or https://host). Correct it.") from exc
+        raise JobError(
+            f"{where}: not a URL (need http://host:port or https://host). Correct it."
+        ) from exc
     if parts.username is not None or parts.password is not None or parts.query:
-        raise JobError(f"{where}: the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.")
+        raise JobError(
+            f"{where}: the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."
+        )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise JobError(f"{where}: not a URL (need http://host:port or https://host). Correct it.")
 
@@ -63,23 +70,40 @@ def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:
         return "local", _absolute(unquote(rest))
     if scheme not in ("s3", "s3a"):
         raise JobError(
-            f"{scheme}://…: storage of this kind is not supported (got {scheme!r}, need a path, file:// or s3://). "
+            f"{scheme}://…: storage of this kind is not supported (got {scheme!r}, need a path, "
+            f"file:// or s3://). "
             "Copy the data, or use the store's S3 interface with storage.endpoint."
         )
     bucket, _, key = rest.partition("/")
     if "@" in bucket:
-        raise JobError("s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.")
+        raise JobError(
+            "s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY "
+            "instead."
+        )
     if not bucket:
-        raise JobError(f"{text}: no bucket (got {text!r}, need s3://bucket/prefix). Name the bucket.")
+        raise JobError(
+            f"{text}: no bucket (got {text!r}, need s3://bucket/prefix). Name the bucket."
+        )
     key = key.rstrip("/")
     if any(part in ("", ".", "..") for part in key.split("/")) and key:
-        raise JobError(f"{text}: not a usable key (got an empty part, `.` or `..`). Write the prefix without it.")
+        raise JobError(
+            f"{text}: not a usable key (got an empty part, `.` or `..`). Write the prefix "
+            f"without "
+            f"it."
+        )
     return "s3", f"{bucket}/{key}".rstrip("/")
 
 
 def checked(rel: str) -> str:
-    """`rel` itself, if it stays below the root; a ValueError otherwise (a programming error, not a user's)."""
-    if rel.startswith("/") or rel.endswith("/") or any(part in ("", ".", "..") for part in rel.split("/") if rel):
+    """`rel` itself, if it stays below the root; a ValueError otherwise (a programming error, not a
+    user's).
+    """
+    if (
+        rel.startswith("/")
+        or rel.endswith("/")
+        or any(part in ("", ".", "..") for part in rel.split("/") if rel)
+    ):
         raise ValueError(f"not a path below the storage: {rel!r}")
     return rel
 

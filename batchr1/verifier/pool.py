@@ -2,9 +2,9 @@
 
     Collector ─▶ queue ─▶ a thread for each process ─▶ the process (one row at a time) ─▶ back to the Collector
 
-A verifier is the user's code, or a parser run on a model's text. It may hang, crash or eat memory: then its process is
-killed, its row gets no verdict and the flag `verify_failed`, and a new process takes the next row. Nothing waits for a
-verdict but its own row.
+A verifier is the user's code, or a parser run on a model's text. It may hang, crash or eat memory:
+then its process is killed, its row gets no verdict and the flag `verify_failed`, and a new process
+takes the next row. Nothing waits for a verdict but its own row.
 """
 
 from __future__ import annotations
@@ -46,25 +46,40 @@ class VerifierProcess:
 
     def __init__(self, verify: Verify) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "batchr1.verifier.process", str(theirs.fileno()), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "batchr1.verifier.process",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         with theirs:  # what a verifier prints may hold a prompt: it goes nowhere
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                process_group=0, pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+                pass_fds=[theirs.fileno()],
+            )
         self._line = Connection(ours.detach())
         self._verify = verify
 
     def start(self, timeout_s: float = START_S) -> Loaded:
-        """Wait until the verifier is imported. Raises `JobError` when it cannot be, with the reason."""
+        """Wait until the verifier is imported.
+
+        Raises `JobError` when it cannot be, with the reason.
+        """
         reply = self._say(self._verify, timeout_s)
         if not isinstance(reply, Loaded):
             raise JobError(str(reply))
         return reply
 
     def verdict(self, row: Result) -> Verdict | NoVerdict:
-        reply = self._say((row.answer, row.gold, _as_mapping(row) if self._verify.is_function else {}),
-                          self._verify.timeout_s)  # fmt: skip
+        reply = self._say(
+            (row.answer, row.gold, _as_mapping(row) if self._verify.is_function else {}),
+            self._verify.timeout_s,
+        )
         if isinstance(reply, NoVerdict) and reply.is_spoilt:
             raise VerifierGoneError(reply.why)
         assert isinstance(reply, (Verdict, NoVerdict))
@@ -88,7 +103,10 @@ class VerifierProcess:
 
 
 class VerifierPool:
-    """Takes rows and gives each back, judged, through `done`, in any order. Neither blocks nor raises."""
+    """Takes rows and gives each back, judged, through `done`, in any order.
+
+    Neither blocks nor raises.
+    """
 
     def __init__(self, verify: Verify, done: Callable[[Result], None]) -> None:
         self._verify = verify
@@ -101,10 +119,17 @@ class VerifierPool:
         """Whether a row was left without a verdict because only a process may give it."""
         comparable = row.gold is not None or self._verify.is_function
         needs_process = comparable or self._verify.extract is not None
-        return row.correct is None and row.answer is not None and needs_process and self._verify.kind != "none"
+        return (
+            row.correct is None
+            and row.answer is not None
+            and needs_process
+            and self._verify.kind != "none"
+        )
 
     def put(self, row: Result) -> None:
-        if len(self._threads) < self._verify.processes:  # a process dies with the thread that made it
+        if (
+            len(self._threads) < self._verify.processes
+        ):  # a process dies with the thread that made it
             thread = threading.Thread(target=self._work, name="verification", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -117,8 +142,11 @@ class VerifierPool:
         for thread in self._threads:
             thread.join()
         if self._failures:
-            log.warning("verification failed on %d rows: %s", self._failures.total(),
-                        ", ".join(f"{count} × {why}" for why, count in self._failures.most_common()))  # fmt: skip
+            log.warning(
+                "verification failed on %d rows: %s",
+                self._failures.total(),
+                ", ".join(f"{count} × {why}" for why, count in self._failures.most_common()),
+            )
 
     def _work(self) -> None:
         process: VerifierProcess | None = None
@@ -128,13 +156,17 @@ class VerifierPool:
                     process = VerifierProcess(self._verify)
                     process.start()
                 verdict = process.verdict(row)
-            except Exception as exc:  # whatever it is, the row must come back: the collector waits for it
+            except (
+                Exception
+            ) as exc:  # whatever it is, the row must come back: the collector waits for it
                 if process is not None:
                     process.close()
                 known = isinstance(exc, (VerifierGoneError, JobError))
                 process, verdict = (
                     None,
-                    NoVerdict(str(exc) if known else f"could not be asked ({type(exc).__name__})", True),
+                    NoVerdict(
+                        str(exc) if known else f"could not be asked ({type(exc).__name__})", True
+                    ),
                 )
             if isinstance(verdict, Verdict):
                 row = dataclasses.replace(row, final_answer=verdict.final, correct=verdict.correct)
@@ -154,18 +186,26 @@ class VerifierPool:
 def check_verifier(verify: Verify, *, has_gold: bool, timeout_s: float = CHECK_S) -> str | None:
     """Import a function that verifies, in a process and under the limits that it will run under: its module's digest.
 
-    Of the kinds that are built in, only see whether their library is there. Raises `JobError` with what is wrong.
+    Of the kinds that are built in, only see whether their library is there. Raises `JobError` with
+    what is wrong.
     """
     if not verify.is_function:
-        if has_gold and verify.kind in ("auto", "math") and importlib.util.find_spec("math_verify") is None:
-            raise JobError(f"verify.kind: {verify.kind} needs Math-Verify. Run pip install math-verify.")
+        if (
+            has_gold
+            and verify.kind in ("auto", "math")
+            and importlib.util.find_spec("math_verify") is None
+        ):
+            raise JobError(
+                f"verify.kind: {verify.kind} needs Math-Verify. Run pip install math-verify."
+            )
         return None
     process = VerifierProcess(verify)
     try:
         return process.start(timeout_s).digest
     except VerifierGoneError as exc:
         raise JobError(
-            f"verify.kind: {verify.kind}: the process that imports it {exc} (memory_gib: {verify.memory_gib:g}). "
+            f"verify.kind: {verify.kind}: the process that imports it {exc} (memory_gib: "
+            f"{verify.memory_gib:g}). "
             "Import it in Python to see why, or raise verify.memory_gib."
         ) from exc
     finally:
@@ -174,7 +214,17 @@ def check_verifier(verify: Verify, *, has_gold: bool, timeout_s: float = CHECK_S
 
 def _as_mapping(row: Result) -> dict[str, Any]:
     """What a user's function gets of a row: the output's columns that are known, and the kept ones."""
-    names = ("id", "sample", "prompt", "gold", "reasoning", "answer", "truncated", "finish_reason", "completion_tokens")
+    names = (
+        "id",
+        "sample",
+        "prompt",
+        "gold",
+        "reasoning",
+        "answer",
+        "truncated",
+        "finish_reason",
+        "completion_tokens",
+    )
     kept: dict[str, Any] = row.kept.to_pylist()[0] if row.kept is not None else {}
     return {**kept, **{name: getattr(row, name) for name in names}}
 

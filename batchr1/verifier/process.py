@@ -19,13 +19,23 @@ from typing import Any
 
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.errors import JobError
-from batchr1.reasoning.verify import BadVerdictError, Function, Loaded, NoVerdict, Verdict, Verify, full_verdict
+from batchr1.reasoning.verify import (
+    BadVerdictError,
+    Function,
+    Loaded,
+    NoVerdict,
+    Verdict,
+    Verify,
+    full_verdict,
+)
 
 
 def main(fd: int, parent: int) -> None:
     die_with_parent(parent)
     sys.dont_write_bytecode = True  # no cache folder beside the user's module
-    logging.disable(logging.CRITICAL)  # Math-Verify logs what it could not parse: a part of an answer
+    logging.disable(
+        logging.CRITICAL
+    )  # Math-Verify logs what it could not parse: a part of an answer
     line = Connection(fd)
     verify: Verify = line.recv()
     limit = round(verify.memory_gib * 2**30)
@@ -45,7 +55,10 @@ def main(fd: int, parent: int) -> None:
 
 
 def load_function(verify: Verify) -> Function:
-    """The function that `kind` names. Raises `JobError` when it cannot be imported or called as it has to be."""
+    """The function that `kind` names.
+
+    Raises `JobError` when it cannot be imported or called as it has to be.
+    """
     where = f"verify.kind: {verify.kind}"
     module_name, _, name = verify.kind.partition(":")
     if verify.path is not None:
@@ -53,21 +66,39 @@ def load_function(verify: Verify) -> Function:
     try:
         module = importlib.import_module(module_name)
     except BaseException as exc:
-        if isinstance(exc, ModuleNotFoundError) and exc.name and f"{module_name}.".startswith(f"{exc.name}."):
+        if (
+            isinstance(exc, ModuleNotFoundError)
+            and exc.name
+            and f"{module_name}.".startswith(f"{exc.name}.")
+        ):
             raise JobError(
-                f"{where}: there is no module {exc.name} (looked in {verify.path} and in what is installed). "
+                f"{where}: there is no module {exc.name} (looked in {verify.path} and in what is "
+                f"installed). "
                 "Correct the name, or give its folder as verify.path."
             ) from exc
-        raise JobError(f"{where}: importing {module_name} raised {_brief(exc)}. Correct the module.") from exc
+        raise JobError(
+            f"{where}: importing {module_name} raised {_brief(exc)}. Correct the module."
+        ) from exc
     function: Any = module
     for part in name.split("."):
         function = getattr(function, part, None)
         if function is None:
-            raise JobError(f"{where}: {module_name} has no {name} ({Path(module.__file__ or '?')}). Correct the name.")
+            raise JobError(
+                f"{where}: {module_name} has no {name} ({Path(module.__file__ or '?')}). "
+                f"Correct "
+                f"the name."
+            )
     if not callable(function):
-        raise JobError(f"{where}: this is no function (got {type(function).__name__}). Name one that can be called.")
+        raise JobError(
+            f"{where}: this is no function (got {type(function).__name__}). Name one that can "
+            f"be "
+            f"called."
+        )
     if inspect.iscoroutinefunction(function):
-        raise JobError(f"{where}: this is a coroutine function, and nothing would await it. Name a plain function.")
+        raise JobError(
+            f"{where}: this is a coroutine function, and nothing would await it. Name a plain "
+            f"function."
+        )
     try:
         inspect.signature(function).bind("answer", "gold", {})
     except TypeError as exc:
@@ -97,8 +128,12 @@ def _digest(verify: Verify) -> str | None:
 
 
 def _brief(exc: BaseException, *, with_text: bool = True) -> str:
-    """An exception in a line: its type and where it was raised; its text may hold a part of an answer."""
-    frames = [] if isinstance(exc, SyntaxError) else traceback.extract_tb(exc.__traceback__)  # its text says where
+    """An exception in a line: its type and where it was raised; its text may hold a part of an
+    answer.
+    """
+    frames = (
+        [] if isinstance(exc, SyntaxError) else traceback.extract_tb(exc.__traceback__)
+    )  # its text says where
     at = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     text = f" ({str(exc).splitlines()[0][:200]})" if with_text and str(exc) else ""
     return f"{type(exc).__name__}{text}{at}"

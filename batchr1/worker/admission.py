@@ -1,14 +1,15 @@
 """How many samples may be in the engine at once: as many as its KV cache will hold while they grow.
 
-A cache that runs full makes vLLM preempt: a sequence loses its cache and is prefilled again. So a sample is admitted
-only if at every later moment, by all that is known of lengths, what is in flight fits. Known is its expected length (a
-column, or its finished siblings), else how long this job's completions are: the plan's guess at first, more and more
-what has finished. To admit by the future need of a batch, as its sequences grow and end, is the rule of the
-Past-Future Scheduler (Gong et al., ASPLOS 2025); here the need is computed from survival functions, with its variance.
+A cache that runs full makes vLLM preempt: a sequence loses its cache and is prefilled again. So a
+sample is admitted only if at every later moment, by all that is known of lengths, what is in flight
+fits. Known is its expected length (a column, or its finished siblings), else how long this job's
+completions are: the plan's guess at first, more and more what has finished. To admit by the future
+need of a batch, as its sequences grow and end, is the rule of the Past-Future Scheduler (Gong et
+al., ASPLOS 2025); here the need is computed from survival functions, with its variance.
 
-On a GPU a batch that was full is filled up again several samples at a time. A step that prefills runs outside vLLM's
-CUDA graphs, and the whole batch waits for it; left alone, vLLM fills each slot as it falls free, which is in two of
-five steps with 512 sequences of 1,000 tokens.
+On a GPU a batch that was full is filled up again several samples at a time. A step that prefills
+runs outside vLLM's CUDA graphs, and the whole batch waits for it; left alone, vLLM fills each slot
+as it falls free, which is in two of five steps with 512 sequences of 1,000 tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from batchr1.records import CompletionLengths
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
-WAITING_SHARE = 8  # one waiting request for this many running: a slot that falls free is filled in the same step
-MIXED_STEP_COST = 0.1  # of a decode step on a GPU, added by the first prefill in it: docs/benchmarks.md
+# one waiting request for this many running: a slot that falls free is filled in the same step
+WAITING_SHARE = 8
+MIXED_STEP_COST = (
+    0.1  # of a decode step on a GPU, added by the first prefill in it: docs/benchmarks.md
+)
 MOST_EMPTY = 16  # a refill is at most one slot of so many
 DEVIATIONS = 2.5  # of the sum of lengths, left free; as the plan does
 BLOCK_TOKENS = 16  # a sequence's last block of cache is half empty on average
@@ -40,12 +44,16 @@ LEAST_SHARE = 0.7
 PRIOR_ROWS = 16.0  # the plan's guess counts like so many finished rows
 DOUBT = 1.0  # standard errors by which a length model's rates may be too high as a whole
 MOST_ENDED = 1024  # completions that wait to be learnt from
-RATIO_SIGMA = 0.5  # of ln(length / expectation) before any was seen: samples of one prompt differ about so much
+# of ln(length / expectation) before any was seen: samples of one prompt differ about so much
+RATIO_SIGMA = 0.5
 _EDGES = 64  # of a length model's table
 
 
 class Sequence(Protocol):
-    """A sample in flight. Lengths in tokens; `at_least`: what a sibling of it has reached elsewhere, 0 if unknown."""
+    """A sample in flight.
+
+    Lengths in tokens; `at_least`: what a sibling of it has reached elsewhere, 0 if unknown.
+    """
 
     @property
     def prompt_len(self) -> int: ...
@@ -69,8 +77,9 @@ class Sequence(Protocol):
 class LengthModel:
     """How likely a completion ends after so many tokens: a life table (Böhmer 1912), to which a prior was added.
 
-    By interval of length: how many ended in it, over how much time was spent in it. Completions still under way count
-    for the time they have spent, so that the table is not short-sighted while only the short ones have finished.
+    By interval of length: how many ended in it, over how much time was spent in it. Completions
+    still under way count for the time they have spent, so that the table is not short-sighted while
+    only the short ones have finished.
     """
 
     def __init__(self, mean: float, sigma: float) -> None:
@@ -81,7 +90,8 @@ class LengthModel:
         alive = np.array([math.erfc(x / math.sqrt(2)) / 2 for x in z])
         alive[0] = 1.0
         self._widths = np.diff(self._edges)
-        # An interval's average number alive, times its width: the time that one completion spends in it.
+        # An interval's average number alive, times its width: the time that one completion spends
+        # in it.
         self._ended = PRIOR_ROWS * -np.diff(alive)
         self._spent = PRIOR_ROWS * (alive[:-1] + alive[1:]) / 2 * self._widths
         self._under_way = np.zeros(_EDGES)
@@ -89,7 +99,10 @@ class LengthModel:
         self._fit()
 
     def finished(self, lengths: Floats, cut: Bools, weights: Floats) -> None:
-        """Completions are through; those that were `cut` would have gone on. `weights`: as how many rows they count."""
+        """Completions are through; those that were `cut` would have gone on.
+
+        `weights`: as how many rows they count.
+        """
         self._spent += self._time_in(lengths, weights)
         at = np.searchsorted(self._edges, lengths[~cut], side="left") - 1
         np.add.at(self._ended, np.clip(at, 0, _EDGES - 1), weights[~cut])
@@ -113,14 +126,17 @@ class LengthModel:
     def _fit(self) -> None:
         spent = self._spent + self._under_way
         self._rates = self._ended / np.maximum(spent, 1e-12)
-        # In the far tail, where the prior has no rows left to speak of, nothing is known: as before it.
+        # In the far tail, where the prior has no rows left to speak of, nothing is known: as before
+        # it.
         thin = spent < 1e-3 * self._widths
         last = int(np.flatnonzero(~thin)[-1]) if not thin.all() else 0
         self._rates[last + 1 :] = self._rates[last]
         self._hazard = np.concatenate([[0.0], np.cumsum(self._rates * self._widths)])
 
     def _time_in(self, lengths: Floats, weights: Floats) -> Floats:
-        time: Floats = weights @ np.clip(lengths[:, None] - self._edges[None, :-1], 0.0, self._widths[None, :])
+        time: Floats = weights @ np.clip(
+            lengths[:, None] - self._edges[None, :-1], 0.0, self._widths[None, :]
+        )
         return time
 
 
@@ -141,40 +157,61 @@ def most_in_flight(max_num_seqs: int) -> int:
 def refill_share(mean: float, mixed_step_cost: float) -> float:
     """How much of a full batch should fall free before it is filled up again, for completions of `mean` tokens.
 
-    `mixed_step_cost` is what a prefill adds to a step, as a share of it. Of N slots, N / mean fall free in a step. If k
-    are filled at a time, k / 2 are empty on average and every (k · mean / N)th step is a mixed one: k / 2N + cost · N /
-    (k · mean) of the time is lost, which is least at k = N · √(2 · cost / mean).
+    `mixed_step_cost` is what a prefill adds to a step, as a share of it. Of N slots, N / mean fall
+    free in a step. If k are filled at a time, k / 2 are empty on average and every (k · mean / N)th
+    step is a mixed one: k / 2N + cost · N / (k · mean) of the time is lost, which is least at k = N
+    · √(2 · cost / mean).
     """
     return min(1 / MOST_EMPTY, math.sqrt(2 * mixed_step_cost / mean))
 
 
 class Admission:
-    """Says whether one more sample may go into the engine. Tell it what starts and ends, and what the engine did."""
+    """Says whether one more sample may go into the engine.
+
+    Tell it what starts and ends, and what the engine did.
+    """
 
     def __init__(
-        self, *, kv_cache_tokens: int, max_num_seqs: int, max_model_len: int, expected: CompletionLengths | None = None,
+        self,
+        *,
+        kv_cache_tokens: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        expected: CompletionLengths | None = None,
         mixed_step_cost: float = 0.0,
-    ) -> None:  # fmt: skip
-        """`kv_cache_tokens` 0: not known, and only `max_num_seqs` counts. `mixed_step_cost`: see `refill_share`."""
+    ) -> None:
+        """`kv_cache_tokens` 0: not known, and only `max_num_seqs` counts. `mixed_step_cost`: see
+        `refill_share`.
+        """
         self._capacity = float(kv_cache_tokens) or math.inf
         mean = max(1.0, expected.mean) if expected else max_model_len / 4
         self._refill_share = refill_share(mean, mixed_step_cost)
-        refills_at_once = self._refill(max_num_seqs) <= 1  # then some wait in the engine for the next slot
+        refills_at_once = (
+            self._refill(max_num_seqs) <= 1
+        )  # then some wait in the engine for the next slot
         self.window = most_in_flight(max_num_seqs) if refills_at_once else max_num_seqs
-        self._full_at = 0  # so many were in flight when one was refused; 0: none was since one was admitted
+        self._full_at = (
+            0  # so many were in flight when one was refused; 0: none was since one was admitted
+        )
         sigma = math.sqrt(math.log(max(1.0, expected.mean_square / mean**2))) if expected else 1.0
         self._lengths = LengthModel(mean, max(sigma, RATIO_SIGMA))
         self._ratios = LengthModel(1.0, RATIO_SIGMA)
-        self._moments = np.concatenate([[0.0], np.geomspace(max_model_len / 1024, max_model_len, STEPS - 1)])
+        self._moments = np.concatenate(
+            [[0.0], np.geomspace(max_model_len / 1024, max_model_len, STEPS - 1)]
+        )
         self.share = 1.0  # of the cache that may be planned for
         self._preempted = 0
         self._calm = 0  # samples that ended since a preemption, or since `share` was raised
         self._ended_since = 0  # since it was lowered
         self._worst = 0.0  # tokens in flight if all went to their caps
-        self._in_flight: dict[Sequence, tuple[Floats, Floats] | None] = {}  # what each adds to the need
+        self._in_flight: dict[
+            Sequence, tuple[Floats, Floats] | None
+        ] = {}  # what each adds to the need
         self._siblings: dict[str, _Siblings] = {}  # by prompt, while one is in flight
         self._mean, self._variance = np.zeros((2, STEPS))  # of the need, at each moment
-        self._ended: list[tuple[float, float, float, bool]] = []  # length, expectation or 0, weight, cut: to learn from
+        self._ended: list[
+            tuple[float, float, float, bool]
+        ] = []  # length, expectation or 0, weight, cut: to learn from
         self._grown = math.inf  # tokens generated since the need was computed
         self._refused: Sequence | None = None  # and nothing has changed since
 
@@ -230,7 +267,9 @@ class Admission:
             del self._siblings[sequence.prompt_id]
         self._refused = None
         if sequence.expected or not sequence.at_least:  # others were chosen for being long
-            self._ended.append((sequence.generated, sequence.expected or 0.0, 1 / siblings.most, cut))
+            self._ended.append(
+                (sequence.generated, sequence.expected or 0.0, 1 / siblings.most, cut)
+            )
         if len(self._ended) >= MOST_ENDED:
             self._learn()
         self._calm += 1
@@ -243,7 +282,9 @@ class Admission:
         """The engine generated so many tokens. From time to time the need is computed anew."""
         if load.preempted > self._preempted:
             self._preempted = load.preempted
-            if self._ended_since * 4 >= len(self._in_flight):  # else the last cut has not worked yet
+            if self._ended_since * 4 >= len(
+                self._in_flight
+            ):  # else the last cut has not worked yet
                 self._ended_since = 0
                 self.share = max(LEAST_SHARE, self.share * BACK_OFF)
             self._calm = 0
@@ -276,7 +317,9 @@ class Admission:
         Samples that had one were chosen for it, so that their lengths say nothing of other samples.
         """
         if self._ended:
-            lengths, expected, weights = np.array([entry[:3] for entry in self._ended], dtype=np.float64).T
+            lengths, expected, weights = np.array(
+                [entry[:3] for entry in self._ended], dtype=np.float64
+            ).T
             cut = np.array([entry[3] for entry in self._ended])
             known = expected > 0
             self._lengths.finished(lengths[~known], cut[~known], weights[~known])
@@ -284,16 +327,20 @@ class Admission:
             self._ended = []
 
     def _need(self, sequences: list[Sequence]) -> tuple[Floats, Floats]:
-        """Mean and variance of the tokens that each holds at each moment from now: shape (sequences, moments)."""
+        """Mean and variance of the tokens that each holds at each moment from now: shape
+        (sequences, moments).
+        """
         generated = np.array([s.generated for s in sequences], dtype=np.float64)[:, None]
         caps = np.array([s.max_tokens for s in sequences], dtype=np.float64)[:, None]
         prompts = np.array([s.prompt_len for s in sequences], dtype=np.float64)[:, None]
         later = generated + self._moments[None, :]
         siblings = [self._siblings.get(s.prompt_id, _Siblings()) for s in sequences]
         expected = np.array([s.expected or 0.0 for s in sequences])
-        # Of a sample of unknown length: it is as long, at least, as its siblings have become by now.
+        # Of a sample of unknown length: it is as long, at least, as its siblings have become by
+        # now.
         floor = np.array(
-            [max(s.at_least, one.reached) for s, one in zip(sequences, siblings, strict=True)], dtype=float
+            [max(s.at_least, one.reached) for s, one in zip(sequences, siblings, strict=True)],
+            dtype=float,
         )
         floor, known = np.where(expected > 0, 0.0, floor)[:, None], expected > 0
         scale = np.where(known, expected, 1.0)[:, None]
@@ -306,7 +353,9 @@ class Admission:
         alive[later >= caps] = 0.0
         alive[:, 0] = 1.0
         held = prompts + np.minimum(later, caps) + BLOCK_TOKENS / 2
-        others = np.array([max(0, one.in_flight - 1) for one in siblings], dtype=np.float64)[:, None]
+        others = np.array([max(0, one.in_flight - 1) for one in siblings], dtype=np.float64)[
+            :, None
+        ]
         return alive * held, alive * (1.0 - alive) * held**2 * (1.0 + ALIKE * others)
 
 

@@ -1,7 +1,7 @@
 """The worker's snapshots: every `every_s` seconds, on a thread beside the step loop.
 
-The loop is not stopped for it: lists of generations are copied under the interpreter's own lock, tokens as blocks of
-memory; compressing and writing need neither.
+The loop is not stopped for it: lists of generations are copied under the interpreter's own lock,
+tokens as blocks of memory; compressing and writing need neither.
 """
 
 from __future__ import annotations
@@ -33,12 +33,21 @@ class CheckpointSetup:
 
 
 class Checkpointer:
-    """Writes what `collect` gives, then removes the snapshot before. A failure is reported, and tried again later."""
+    """Writes what `collect` gives, then removes the snapshot before.
+
+    A failure is reported, and tried again later.
+    """
 
     def __init__(
-        self, storage: Storage, setup: CheckpointSetup, *, run: str, worker: int, epoch: int,
+        self,
+        storage: Storage,
+        setup: CheckpointSetup,
+        *,
+        run: str,
+        worker: int,
+        epoch: int,
         collect: Callable[[], list[GenerationCheckpoint]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._storage, self._setup, self._collect = storage, setup, collect
         self._run, self._worker, self._epoch = run, worker, epoch
         self._last: str | None = None
@@ -65,8 +74,13 @@ class Checkpointer:
             except StorageError as exc:
                 log.warning("worker %d: no snapshot: %s", self._worker, exc)
                 return
-            log.debug("worker %d: %d generations, %d bytes in %.3f s",
-                      self._worker, len(saved), size, time.monotonic() - started)  # fmt: skip
+            log.debug(
+                "worker %d: %d generations, %d bytes in %.3f s",
+                self._worker,
+                len(saved),
+                size,
+                time.monotonic() - started,
+            )
 
     def _rotate(self, saved: list[GenerationCheckpoint]) -> int:
         before, self._last, size = self._last, None, 0
@@ -91,10 +105,17 @@ class Checkpointer:
             self.save()
 
 
-def checkpointer_of(setup: WorkerSetup, collect: Callable[[], list[GenerationCheckpoint]]) -> Checkpointer | None:
+def checkpointer_of(
+    setup: WorkerSetup, collect: Callable[[], list[GenerationCheckpoint]]
+) -> Checkpointer | None:
     """A worker's own; None where nothing is to be saved."""
     if setup.checkpoint is None:
         return None
     return Checkpointer(
-        setup.storage, setup.checkpoint, run=setup.run, worker=setup.worker, epoch=setup.epoch, collect=collect
+        setup.storage,
+        setup.checkpoint,
+        run=setup.run,
+        worker=setup.worker,
+        epoch=setup.epoch,
+        collect=collect,
     )

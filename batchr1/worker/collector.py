@@ -13,7 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchr1.executors.messages import FromWorker, PartCounts, PartStaged, SampleVerified, WorkerSetup
+from batchr1.executors.messages import (
+    FromWorker,
+    PartCounts,
+    PartStaged,
+    SampleVerified,
+    WorkerSetup,
+)
 from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.output.folder import part_name, stage_part
 from batchr1.output.parts import results_table
@@ -22,7 +28,9 @@ from batchr1.seeds import next_attempt
 from batchr1.verifier.pool import VerifierPool
 
 AnyCompletion = Completion | ServerCompletion
-_Entry = tuple[AnyCompletion, dt.datetime] | Result | None  # a completion; a row that was verified; no more comes
+_Entry = (
+    tuple[AnyCompletion, dt.datetime] | Result | None
+)  # a completion; a row that was verified; no more comes
 ToResult = Callable[[Any, dt.datetime], Result]  # of the completions that its engine makes
 
 WAIT_S = 0.5
@@ -32,11 +40,13 @@ _NOTHING = PartCounts(0, 0, 0, 0, 0, 0)
 class Collector:
     """Takes completions, never blocks the caller, and stages a part when it is full or old enough.
 
-    With `retry_on`, `decided` says of each completion what becomes of it: its key, where its row is kept; a work item,
-    where it is to be tried again.
+    With `retry_on`, `decided` says of each completion what becomes of it: its key, where its row is
+    kept; a work item, where it is to be tried again.
     """
 
-    def __init__(self, setup: WorkerSetup, to_result: ToResult, send: Callable[[FromWorker], None]) -> None:
+    def __init__(
+        self, setup: WorkerSetup, to_result: ToResult, send: Callable[[FromWorker], None]
+    ) -> None:
         self._setup = setup
         self._to_result = to_result
         self._send = send
@@ -71,7 +81,9 @@ class Collector:
             self._uncommitted.pop(key, None)
 
     def give_up(self, keys: Iterable[SampleKey]) -> int:
-        """These will have no row: nothing is saved of them any more. Gives the tokens of attempts that they had."""
+        """These will have no row: nothing is saved of them any more. Gives the tokens of attempts
+        that they had.
+        """
         tokens = 0
         for key in keys:
             self._uncommitted.pop(key, None)
@@ -86,7 +98,8 @@ class Collector:
     def finish(self, while_waiting: Callable[[], None] = lambda: None) -> None:
         """Stage everything that was put, and end. Raises what went wrong on the thread.
 
-        Verification may have a backlog: `while_waiting` is called again and again until it is through.
+        Verification may have a backlog: `while_waiting` is called again and again until it is
+        through.
         """
         self._queue.put(None)
         while self._thread.is_alive():
@@ -123,7 +136,10 @@ class Collector:
             self._error = exc
 
     def _tries_again(self, item: WorkItem, row: Result) -> bool:
-        """Whether the row is not what is wanted, and may be tried once more. What it was stays saved till then."""
+        """Whether the row is not what is wanted, and may be tried once more.
+
+        What it was stays saved till then.
+        """
         setup = self._setup
         if not setup.retry_on:
             return False
@@ -132,7 +148,9 @@ class Collector:
             self.decided.put(item.key)
             return False
         self._discarded[item.key] += row.completion_tokens or 0
-        self.decided.put(replace(next_attempt(item, setup.seed), partial=None, expected_tokens=None))
+        self.decided.put(
+            replace(next_attempt(item, setup.seed), partial=None, expected_tokens=None)
+        )
         return True
 
     def _take(self, row: Result) -> None:
@@ -169,7 +187,9 @@ class Collector:
         for row in rows:
             carried, discarded = self._carried.pop(row.key, 0), self._discarded.pop(row.key, 0)
             counts = replace(
-                _plus(counts, row), carried=counts.carried + carried, discarded=counts.discarded + discarded
+                _plus(counts, row),
+                carried=counts.carried + carried,
+                discarded=counts.discarded + discarded,
             )
         self._send(PartStaged(name, tuple(row.key for row in rows), counts))
 

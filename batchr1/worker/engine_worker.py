@@ -2,8 +2,8 @@
 
     channel ─▶ backlog ─▶ engine.step() ─▶ Collector (a thread: split, detokenise, Parquet, staging) ─▶ channel
 
-The loop below does nothing but receive, submit, step and hand over. It knows neither processes nor Ray: a `Channel`
-brings leases and takes messages.
+The loop below does nothing but receive, submit, step and hand over. It knows neither processes nor
+Ray: a `Channel` brings leases and takes messages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ from batchr1.worker.collector import Collector
 from batchr1.worker.generation import NO_RULES, Generation, Rules
 from batchr1.worker.outbox import Outbox
 
-BACKLOG_SHARE = 4  # of a batch in the worker's own hand, so that a refill never waits for the driver
+BACKLOG_SHARE = (
+    4  # of a batch in the worker's own hand, so that a refill never waits for the driver
+)
 
 
 class Channel(Protocol):
@@ -59,22 +61,32 @@ class EngineWorker:
     """Runs leases through an engine until it is told to finish or to stop."""
 
     def __init__(
-        self, setup: WorkerSetup, engine: Engine, collector: Collector, channel: Channel,
-        clock: Callable[[], float] = time.monotonic, *, rules: Rules = NO_RULES,
-    ) -> None:  # fmt: skip
+        self,
+        setup: WorkerSetup,
+        engine: Engine,
+        collector: Collector,
+        channel: Channel,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        rules: Rules = NO_RULES,
+    ) -> None:
         self._setup = setup
         self._engine = engine
         self._collector = collector
         self._channel = channel
         self._rules = rules
         self._admission = Admission(
-            kv_cache_tokens=engine.info.kv_cache_tokens, max_num_seqs=setup.max_num_seqs,
-            max_model_len=engine.info.max_model_len, expected=setup.expected,
+            kv_cache_tokens=engine.info.kv_cache_tokens,
+            max_num_seqs=setup.max_num_seqs,
+            max_model_len=engine.info.max_model_len,
+            expected=setup.expected,
             mixed_step_cost=setup.mixed_step_cost if setup.engine.has_cuda_graphs else 0.0,
-        )  # fmt: skip
+        )
         self._backlog_target = max(8, setup.max_num_seqs // BACKLOG_SHARE)
         self._backlog: deque[WorkItem] = deque()
-        self._next: Generation | None = None  # the first of the backlog, refused by admission for now
+        self._next: Generation | None = (
+            None  # the first of the backlog, refused by admission for now
+        )
         self._under_way: dict[str, Generation] = {}
         self._handover = Outbox(collector, channel.send, clock, decides=bool(setup.retry_on))
         self._checkpointer = checkpointer_of(setup, self._collect)
@@ -85,7 +97,10 @@ class EngineWorker:
         self._stopping = False
 
     def run(self, load_s: float) -> None:
-        """Serve until `Drain` and everything is staged, or `Stop`. Where a part cannot be staged, save and raise."""
+        """Serve until `Drain` and everything is staged, or `Stop`.
+
+        Where a part cannot be staged, save and raise.
+        """
         try:
             self._serve(load_s)
         except StorageError:
@@ -113,13 +128,17 @@ class EngineWorker:
         if self._under_way:
             self._engine.abort(list(self._under_way))
         self._collector.finish(self._while_finishing)
-        if self._checkpointer is not None:  # verification may have taken long: what waited for it was saved meanwhile
+        if (
+            self._checkpointer is not None
+        ):  # verification may have taken long: what waited for it was saved meanwhile
             self._checkpointer.close()
         self._report(now=True)
         self._channel.send(WorkerEnded())
 
     def _while_finishing(self) -> None:
-        """Verification may outlast generation by long: a `Stop` that comes meanwhile saves what still waits for it."""
+        """Verification may outlast generation by long: a `Stop` that comes meanwhile saves what
+        still waits for it.
+        """
         was_stopping = self._stopping
         self._receive()
         if self._checkpointer is not None and self._stopping and not was_stopping:
@@ -128,7 +147,12 @@ class EngineWorker:
 
     @property
     def _is_idle(self) -> bool:
-        return not self._backlog and self._next is None and not self._under_way and not self._handover.is_waiting
+        return (
+            not self._backlog
+            and self._next is None
+            and not self._under_way
+            and not self._handover.is_waiting
+        )
 
     def _receive(self) -> None:
         idle = self._is_idle
@@ -148,18 +172,30 @@ class EngineWorker:
                 case Stop():
                     self._stopping = True
             message = self._channel.receive(0)
-        # What lies in the backlog already waits for memory or a slot: then no more is wanted for free slots.
-        free = 0 if self._next is not None or self._backlog else max(0, self._admission.window - len(self._under_way))
-        # And at first nothing is kept in hand: what is decided later is decided with more lengths known.
+        # What lies in the backlog already waits for memory or a slot: then no more is wanted for
+        # free slots.
+        free = (
+            0
+            if self._next is not None or self._backlog
+            else max(0, self._admission.window - len(self._under_way))
+        )
+        # And at first nothing is kept in hand: what is decided later is decided with more lengths
+        # known.
         in_hand = self._backlog_target if self._under_way else 0
         room = free + in_hand - len(self._backlog) - self._wanted
-        if room > 0 and not (self._finishing or self._stopping) and (room * 4 >= self._backlog_target or idle):
+        if (
+            room > 0
+            and not (self._finishing or self._stopping)
+            and (room * 4 >= self._backlog_target or idle)
+        ):
             self._wanted += room
             self._channel.send(RequestWork(room))
 
     def _drop(self, keys: set[SampleKey]) -> None:
         """Give up what is not generated yet."""
-        under_way = {id: generation for id, generation in self._under_way.items() if generation.key in keys}
+        under_way = {
+            id: generation for id, generation in self._under_way.items() if generation.key in keys
+        }
         if under_way:
             self._engine.abort(list(under_way))
         for id, generation in under_way.items():
@@ -203,7 +239,14 @@ class EngineWorker:
         if item.attempt < self._setup.attempts:
             self._backlog.append(next_attempt(item, self._setup.seed))
             return
-        failure = Failure(item.prompt.id, item.sample, "engine_refused", str(exc), item.attempt, item.prompt.digest)
+        failure = Failure(
+            item.prompt.id,
+            item.sample,
+            "engine_refused",
+            str(exc),
+            item.attempt,
+            item.prompt.digest,
+        )
         self._collector.give_up([item.key])
         self._channel.send(SamplesFailed((failure,)))
 
@@ -224,7 +267,9 @@ class EngineWorker:
             self._end(generation, reason if act is None and reason is not None else "length")
         else:
             return
-        del self._under_way[delta.id]  # after: a snapshot sees it here, or there, or twice, but never nowhere
+        del self._under_way[
+            delta.id
+        ]  # after: a snapshot sees it here, or there, or twice, but never nowhere
 
     def _end(self, generation: Generation, reason: FinishReason) -> None:
         self._hand_over(generation, reason)
@@ -239,8 +284,15 @@ class EngineWorker:
         self._handover.put(completion, saved, length, carried=min(generation.offset, length))
 
     def _collect(self) -> list[GenerationCheckpoint]:
-        """What is to be saved. Called on the checkpoint's thread: first what is under way, then what is through."""
-        saved = {one.key: one for one in (g.saved() for g in list(self._under_way.values())) if one.tokens}
+        """What is to be saved.
+
+        Called on the checkpoint's thread: first what is under way, then what is through.
+        """
+        saved = {
+            one.key: one
+            for one in (g.saved() for g in list(self._under_way.values()))
+            if one.tokens
+        }
         for one in self._collector.uncommitted():
             again = saved.get(one.key)
             if again is None or again.attempt <= one.attempt:  # else this one is being tried again
@@ -251,5 +303,7 @@ class EngineWorker:
         self._collector.raise_error()
         if now or self._handover.is_due:
             self._handover.tell(
-                generated_tokens=self._generated, under_way=len(self._under_way), load=self._engine.load()
+                generated_tokens=self._generated,
+                under_way=len(self._under_way),
+                load=self._engine.load(),
             )

@@ -1,4 +1,6 @@
-"""A sample under way in a worker: its tokens so far, and what may end or turn it before the engine does."""
+"""A sample under way in a worker: its tokens so far, and what may end or turn it before the engine
+does.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,27 @@ NO_RULES = Rules()
 
 
 class Generation:
-    """A sample under way: all its tokens, of which the first `offset` were saved before it was submitted."""
+    """A sample under way: all its tokens, of which the first `offset` were saved before it was
+    submitted.
+    """
 
-    __slots__ = ("_budgets", "_closed_at", "_loops", "_meter", "injected", "item", "offset", "tokens")
+    __slots__ = (
+        "_budgets",
+        "_closed_at",
+        "_loops",
+        "_meter",
+        "injected",
+        "item",
+        "offset",
+        "tokens",
+    )
 
     def __init__(self, item: WorkItem, rules: Rules = NO_RULES) -> None:
         partial = item.partial
         self.item = item
-        self.tokens = array("i", partial.token_ids if partial else ())  # copied in one piece by snapshots
+        self.tokens = array(
+            "i", partial.token_ids if partial else ()
+        )  # copied in one piece by snapshots
         self.offset = len(self.tokens)
         self.injected = partial.injected if partial else 0
         self._closed_at = 0  # tokens before what was injected, as far as that happened here
@@ -45,13 +60,17 @@ class Generation:
         self._budgets, self._meter = rules.budgets, None
         if rules.budgets is not None:
             opened, injected = item.prompt.opened, self.injected
-            self._meter = rules.budgets.meter(opened=opened, max_tokens=item.max_tokens, injected=injected)
+            self._meter = rules.budgets.meter(
+                opened=opened, max_tokens=item.max_tokens, injected=injected
+            )
             kept, act = self._meter.take(self.tokens)
             del self.tokens[kept:]  # only where the context has become smaller since
             if act == "close":
                 self.close()
         if partial is not None and partial.finish_reason is not None and self.ended() is None:
-            self.item = dataclasses.replace(item, partial=ResumePoint(partial.token_ids, partial.resumed_at))
+            self.item = dataclasses.replace(
+                item, partial=ResumePoint(partial.token_ids, partial.resumed_at)
+            )
 
     @property
     def at_least(self) -> int:
@@ -85,7 +104,9 @@ class Generation:
         return Request(id, (*item.prompt.token_ids, *self.tokens), item.max_tokens - length, seed)
 
     def take(self, new: Sequence[int]) -> Literal["close", "cut"] | None:
-        """Take what the engine gave, as far as it is within the budgets: `close` it there, `cut` it, or go on."""
+        """Take what the engine gave, as far as it is within the budgets: `close` it there, `cut`
+        it, or go on.
+        """
         if self._meter is None:
             self.tokens.extend(new)
             act = None
@@ -108,7 +129,9 @@ class Generation:
             self._loops = LoopDetector(len(self.tokens))
 
     def ended(self) -> FinishReason | None:
-        """Why nothing is left to generate, although it was not submitted yet; None when something is."""
+        """Why nothing is left to generate, although it was not submitted yet; None when something
+        is.
+        """
         partial = self.item.partial
         if partial is None or not partial.token_ids:
             return None
@@ -131,14 +154,25 @@ class Generation:
         cut_by = self._cut_by() if reason == "length" and len(self.tokens) < most else None
         return Completion(self.item, tuple(self.tokens), reason, self.injected, cut_by)
 
-    def saved(self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None) -> GenerationCheckpoint:
+    def saved(
+        self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None
+    ) -> GenerationCheckpoint:
         """As snapshots keep it. Safe beside the step loop."""
         item, tokens = self.item, self.tokens[:]
-        injected = self.injected if len(tokens) > self._closed_at else 0  # else it was closed after they were copied
+        injected = (
+            self.injected if len(tokens) > self._closed_at else 0
+        )  # else it was closed after they were copied
         return GenerationCheckpoint(
-            item.prompt.id, item.sample, item.attempt, item.prompt.digest, tokens, resumed_at(item.partial),
-            reason, finished_at, injected,
-        )  # fmt: skip
+            item.prompt.id,
+            item.sample,
+            item.attempt,
+            item.prompt.digest,
+            tokens,
+            resumed_at(item.partial),
+            reason,
+            finished_at,
+            injected,
+        )
 
     @property
     def key(self) -> SampleKey:

@@ -1,6 +1,7 @@
 """`python -m batchr1.worker.main FD DRIVER`: a worker process, with its end of the line to the driver on FD.
 
-The process is a session of its own, so that Ctrl-C reaches the driver alone, and cannot outlive the driver.
+The process is a session of its own, so that Ctrl-C reaches the driver alone, and cannot outlive the
+driver.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from typing import Any
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.engine.protocol import Engine
 from batchr1.errors import BatchError, EngineError, ModelError
-from batchr1.executors.messages import EngineSpec, FromWorker, ToWorker, WorkerFailed, WorkerReady, WorkerSetup
+from batchr1.executors.messages import (
+    EngineSpec,
+    FromWorker,
+    ToWorker,
+    WorkerFailed,
+    WorkerReady,
+    WorkerSetup,
+)
 from batchr1.models.bucket import download_to_cache, is_bucket
 from batchr1.models.cached import cached_snapshot
 from batchr1.sizing.oom import MemoryProblem, problem_in
@@ -32,7 +40,10 @@ log = logging.getLogger("batchr1.worker")
 
 
 class PipeChannel:
-    """A `Channel` over a connection. A thread receives, so that the engine's loop never waits for a large lease."""
+    """A `Channel` over a connection.
+
+    A thread receives, so that the engine's loop never waits for a large lease.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -90,7 +101,10 @@ def main(fd: int, driver: int) -> int:
 
 
 def share_cores(setup: WorkerSetup) -> None:
-    """Keep to this replica's cores. Call before other threads are started: they inherit it, and OpenMP counts it."""
+    """Keep to this replica's cores.
+
+    Call before other threads are started: they inherit it, and OpenMP counts it.
+    """
     if setup.cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, setup.cpus)
     if setup.num_threads is not None:
@@ -98,7 +112,9 @@ def share_cores(setup: WorkerSetup) -> None:
 
 
 def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | None:
-    """What an exception and its causes say about memory: all there is to know where the engine is in this process."""
+    """What an exception and its causes say about memory: all there is to know where the engine is
+    in this process.
+    """
     if isinstance(exc, BatchError) and not isinstance(exc, EngineError):
         return None
     return problem_in(traceback.format_exception(exc), running=channel.said_ready)
@@ -120,12 +136,21 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
     tags, tokenizer = model_tags(setup)
     to_result = result_maker(setup, tags, tokenizer)
     load_s = time.monotonic() - started
-    log.info("worker %d: %s ready after %.1f s: %s", setup.worker, engine.info.engine, load_s, engine.info)
+    log.info(
+        "worker %d: %s ready after %.1f s: %s",
+        setup.worker,
+        engine.info.engine,
+        load_s,
+        engine.info,
+    )
     collector = Collector(setup, to_result, channel.send)
     gc.collect()
-    gc.freeze()  # a million objects of vLLM's that stay: no collection in the step loop looks at them again
+    # a million objects of vLLM's that stay: no collection in the step loop looks at them again
+    gc.freeze()
     try:
-        EngineWorker(setup, engine, collector, channel, rules=rules_of(setup, tags, tokenizer)).run(load_s)
+        EngineWorker(setup, engine, collector, channel, rules=rules_of(setup, tags, tokenizer)).run(
+            load_s
+        )
     except EngineError:
         collector.finish()  # rows that were finished before the engine died are not generated again
         raise
@@ -136,13 +161,15 @@ def _serve(setup: WorkerSetup, channel: PipeChannel) -> None:
 def from_this_machine(spec: EngineSpec, options: StorageOptions) -> EngineSpec:
     """With a folder of this machine: of a repository that is here whole, so that nobody asks the hub, or from S3.
 
-    Not for an engine that spans nodes, whose folders may lie elsewhere: there each looks up the repository itself.
+    Not for an engine that spans nodes, whose folders may lie elsewhere: there each looks up the
+    repository itself.
     """
     spans_nodes = spec.args.get("distributed_executor_backend") == "ray"
     if is_bucket(spec.model):
         if spans_nodes:
             raise ModelError(
-                f"model.path: {spec.model}: an engine that spans nodes wants its model where all of them see it. "
+                f"model.path: {spec.model}: an engine that spans nodes wants its model where all "
+                f"of them see it. "
                 "Copy it to a folder that they share, or give model.repo."
             )
         folder = download_to_cache(spec.model, options, digest=spec.revision, say=log.info)
@@ -179,8 +206,12 @@ def model_tags(setup: WorkerSetup) -> tuple[Any, Any]:
     from batchr1.reasoning import ThinkTags
 
     spec = setup.engine
-    tokenizer = load_tokenizer(spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    return ThinkTags.of(tokenizer, end_ids=end_ids_of(spec.model, revision=spec.revision)), tokenizer
+    tokenizer = load_tokenizer(
+        spec.model, revision=spec.revision, trust_remote_code=spec.trust_remote_code
+    )
+    return ThinkTags.of(
+        tokenizer, end_ids=end_ids_of(spec.model, revision=spec.revision)
+    ), tokenizer
 
 
 def rules_of(setup: WorkerSetup, tags: Any, tokenizer: Any) -> Any:
@@ -192,7 +223,9 @@ def rules_of(setup: WorkerSetup, tags: Any, tokenizer: Any) -> Any:
     if asked is None:
         return Rules(None, setup.stop_loops)
     closing = closing_ids(tokenizer, tags, asked.sentence)
-    return Rules(Budgets(asked.thinking, asked.answer, asked.max_tokens, closing, tags), setup.stop_loops)
+    return Rules(
+        Budgets(asked.thinking, asked.answer, asked.max_tokens, closing, tags), setup.stop_loops
+    )
 
 
 def result_maker(setup: WorkerSetup, tags: Any, tokenizer: Any) -> Callable[..., Any]:

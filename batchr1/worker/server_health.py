@@ -1,7 +1,8 @@
 """How long a server is waited for, and when a fault of the server is, after all, a row's.
 
-Rows are not to blame for a server that is overloaded, restarted or gone, so its faults use up no attempt of theirs; but
-one that fails at a row for long, while it answers others, will not answer that row. Both take `patience_s`.
+Rows are not to blame for a server that is overloaded, restarted or gone, so its faults use up no
+attempt of theirs; but one that fails at a row for long, while it answers others, will not answer
+that row. Both take `patience_s`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class ServerGone(Exception):
 
 
 class Wait(wait_base):
-    """Until the next try: as long as the server wishes, or exponentially longer. With jitter, so not all at once."""
+    """Until the next try: as long as the server wishes, or exponentially longer. With jitter, so
+    not all at once.
+    """
 
     def __init__(self) -> None:
         self._own = wait_random_exponential(multiplier=BACKOFF_S, max=BACKOFF_MAX_S)
@@ -65,7 +68,8 @@ class ServerHealth:
     def note(self, fault: ServerFault, key: SampleKey, *, since: float | None = None) -> None:
         """The server failed at a sample, which it was asked for at `since`. Returns where it is to be asked again.
 
-        Raises `ServerGone` when it failed at all for too long, `RowFailed` when it did at this row alone.
+        Raises `ServerGone` when it failed at all for too long, `RowFailed` when it did at this row
+        alone.
         """
         now = self._clock()
         self._log(str(fault), now)
@@ -74,7 +78,8 @@ class ServerHealth:
         silent_s = now - self._failing_at
         if fault.retry_after_s is not None and fault.retry_after_s > self._patience_s:
             raise ServerGone(
-                f"the server asks to be left alone for {fault.retry_after_s:,.0f} s, which is longer than "
+                f"the server asks to be left alone for {fault.retry_after_s:,.0f} s, which is "
+                f"longer than "
                 f"engine.patience_s ({fault}). Try again then; the same command goes on."
             )
         if silent_s >= self._patience_s:
@@ -88,7 +93,10 @@ class ServerHealth:
         if now - first >= self._patience_s and self._alive_at > first:
             raise RowFailed(
                 "server_failed",
-                f"the server failed at it for {now - first:,.0f} s, while it answered others (last: {fault})",
+                (
+                    f"the server failed at it for {now - first:,.0f} s, while it answered others "
+                    f"(last: {fault})"
+                ),
             )
 
     def _log(self, words: str, now: float) -> None:

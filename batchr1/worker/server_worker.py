@@ -2,8 +2,9 @@
 
     channel ─▶ backlog ─▶ requests under way (a task each) ─▶ Collector (split, verify, Parquet, staging) ─▶ channel
 
-To the driver it is a worker like any other. What differs: there are no tokens under way to save, answers cost money, so
-finished ones are saved whole until they are committed, and the server's troubles are nobody's row.
+To the driver it is a worker like any other. What differs: there are no tokens under way to save,
+answers cost money, so finished ones are saved whole until they are committed, and the server's
+troubles are nobody's row.
 """
 
 from __future__ import annotations
@@ -57,9 +58,15 @@ def serve(setup: WorkerSetup, remote: ServerSetup, channel: Channel) -> None:
 
     def to_result(completion: ServerCompletion, finished_at: dt.datetime) -> Result:
         return server_result(
-            completion, forced=remote.forced, model=setup.model_label, run=setup.run, expects_box=setup.expects_box,
-            instruction=setup.instruction, verify=setup.verify, finished_at=finished_at,
-        )  # fmt: skip
+            completion,
+            forced=remote.forced,
+            model=setup.model_label,
+            run=setup.run,
+            expects_box=setup.expects_box,
+            instruction=setup.instruction,
+            verify=setup.verify,
+            finished_at=finished_at,
+        )
 
     collector = Collector(setup, to_result, channel.send)
     try:
@@ -75,16 +82,24 @@ class ServerWorker:
     """Runs leases through a server until it is told to finish or to stop."""
 
     def __init__(
-        self, setup: WorkerSetup, remote: ServerSetup, collector: Collector, channel: Channel,
+        self,
+        setup: WorkerSetup,
+        remote: ServerSetup,
+        collector: Collector,
+        channel: Channel,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._setup, self._remote = setup, remote
         self._collector, self._channel, self._clock = collector, channel, clock
         self._client = ChatClient(remote.server)
         self._asking = ServerRequests(
-            self._client, remote, seed=setup.seed, attempts=setup.attempts,
-            is_tail=lambda: self._finishing and not self._backlog, clock=clock,
-        )  # fmt: skip
+            self._client,
+            remote,
+            seed=setup.seed,
+            attempts=setup.attempts,
+            is_tail=lambda: self._finishing and not self._backlog,
+            clock=clock,
+        )
         self._backlog: deque[WorkItem] = deque()
         self._wanted = 0
         self._under_way: dict[SampleKey, asyncio.Task[None]] = {}
@@ -99,13 +114,15 @@ class ServerWorker:
     async def run(self) -> None:
         """Serve until `Drain` and everything is staged, or `Stop`.
 
-        Raises `EngineError` for a server that is not there, `UsageError` for one that answers nothing of this job, and
-        `StorageError`, after saving, where a part cannot be staged.
+        Raises `EngineError` for a server that is not there, `UsageError` for one that answers
+        nothing of this job, and `StorageError`, after saving, where a part cannot be staged.
         """
         async with self._client:
             started = self._clock()
             served, server = await self._asking.reach(), self._remote.server
-            info = EngineInfo(f"openai at {server.base_url}", served.max_model_len or 0, server.concurrency, 0)
+            info = EngineInfo(
+                f"openai at {server.base_url}", served.max_model_len or 0, server.concurrency, 0
+            )
             self._channel.send(WorkerReady(info, self._clock() - started))
             try:
                 await self._serve()
@@ -132,7 +149,9 @@ class ServerWorker:
             self._asking.check_usage()
             self._report()
         await self._leave_undone()
-        self._collector.finish(self._while_finishing)  # the event loop stands still: nothing is under way any more
+        self._collector.finish(
+            self._while_finishing
+        )  # the event loop stands still: nothing is under way any more
         if self._checkpointer is not None:
             self._checkpointer.close()
         self._report(now=True)
@@ -180,7 +199,13 @@ class ServerWorker:
                 case Stop():
                     self._stop()
         most = self._remote.server.concurrency
-        room = most + max(1, most // BACKLOG_SHARE) - len(self._under_way) - len(self._backlog) - self._wanted
+        room = (
+            most
+            + max(1, most // BACKLOG_SHARE)
+            - len(self._under_way)
+            - len(self._backlog)
+            - self._wanted
+        )
         if room > 0 and self._may_send and not self._finishing:
             self._wanted += room
             self._channel.send(RequestWork(room))
@@ -197,7 +222,10 @@ class ServerWorker:
         return self._stopping_at is None and not self._halted and self._error is None
 
     def _drop(self, keys: set[SampleKey]) -> None:
-        """Give up what is not generated yet. An answer that is under way is cut, and perhaps paid for."""
+        """Give up what is not generated yet.
+
+        An answer that is under way is cut, and perhaps paid for.
+        """
         dropped = [key for key in self._under_way if key in keys]
         for key in dropped:
             self._under_way.pop(key).cancel()
@@ -209,10 +237,16 @@ class ServerWorker:
     # Requests
 
     def _send_requests(self) -> None:
-        while self._backlog and self._may_send and len(self._under_way) < self._remote.server.concurrency:
+        while (
+            self._backlog
+            and self._may_send
+            and len(self._under_way) < self._remote.server.concurrency
+        ):
             saved = self._backlog[0].partial
             if saved is not None and saved.reply is not None:
-                self._hand_over(self._backlog.popleft(), saved.reply, saved.finished_at, is_new=False)
+                self._hand_over(
+                    self._backlog.popleft(), saved.reply, saved.finished_at, is_new=False
+                )
                 continue
             if (reason := spent_all(self._remote, self._asking.spent)) is not None:
                 if not self._under_way:  # what is under way ends in peace
@@ -249,18 +283,29 @@ class ServerWorker:
 
     # Answers
 
-    def _hand_over(self, item: WorkItem, reply: Reply, finished_at: dt.datetime | None, *, is_new: bool) -> None:
+    def _hand_over(
+        self, item: WorkItem, reply: Reply, finished_at: dt.datetime | None, *, is_new: bool
+    ) -> None:
         """An answer is whole: to the collector. It is saved as it is until its part is committed."""
         if not self._has_proven:
             self._has_proven = True
             self._channel.send(FirstAnswer())
         finished_at = finished_at or dt.datetime.now(dt.UTC)
         saved = GenerationCheckpoint(
-            item.prompt.id, item.sample, item.attempt, item.prompt.digest, array("i"), (), reply.finish_reason,
-            finished_at, reply=reply,
-        )  # fmt: skip
+            item.prompt.id,
+            item.sample,
+            item.attempt,
+            item.prompt.digest,
+            array("i"),
+            (),
+            reply.finish_reason,
+            finished_at,
+            reply=reply,
+        )
         length = reply.completion_tokens or 0
-        self._handover.put(ServerCompletion(item, reply), saved, length, carried=0 if is_new else length)
+        self._handover.put(
+            ServerCompletion(item, reply), saved, length, carried=0 if is_new else length
+        )
 
     def _report(self, *, now: bool = False) -> None:
         self._collector.raise_error()
@@ -285,4 +330,7 @@ def _raise_open_files(concurrency: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = concurrency + 256
     if soft < need and (hard == resource.RLIM_INFINITY or hard > soft):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need if hard == resource.RLIM_INFINITY else min(need, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE,
+            (need if hard == resource.RLIM_INFINITY else min(need, hard), hard),
+        )

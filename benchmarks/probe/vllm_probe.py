@@ -1,9 +1,10 @@
 """A vLLM plugin that writes down how many tokens an engine gives, in bins of half a second: the same for every system.
 
-vLLM loads it in each of its processes when `benchmarks/probe` is on PYTHONPATH (entry point `vllm.general_plugins`). It
-wraps the two calls that all front ends share, a request going into the engine's core and a step's outputs coming back
-(read in vLLM 0.26 and 0.32), and writes to `$BATCHR1_PROBE/<pid>.jsonl`. Per step it adds up the lengths of the new
-tokens: some 30 µs at 512 sequences.
+vLLM loads it in each of its processes when `benchmarks/probe` is on PYTHONPATH (entry point
+`vllm.general_plugins`). It wraps the two calls that all front ends share, a request going into the
+engine's core and a step's outputs coming back (read in vLLM 0.26 and 0.32), and writes to
+`$BATCHR1_PROBE/<pid>.jsonl`. Per step it adds up the lengths of the new tokens: some 30 µs at 512
+sequences.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ BIN_S = 0.5
 
 
 class Counter:
-    """Bins of this process. `at` is a bin's beginning, `first` when its first request came: seconds since 1970."""
+    """Bins of this process.
+
+    `at` is a bin's beginning, `first` when its first request came: seconds since 1970.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / f"{os.getpid()}.jsonl"
@@ -57,7 +61,14 @@ class Counter:
         at = time.time() // BIN_S * BIN_S
         if self._bin is None or self._bin["at"] != at:
             self.flush()
-            self._bin = {"at": at, "tokens": 0, "steps": 0, "sequences": 0, "added": 0, "finished": 0}
+            self._bin = {
+                "at": at,
+                "tokens": 0,
+                "steps": 0,
+                "sequences": 0,
+                "added": 0,
+                "finished": 0,
+            }
         return self._bin
 
 

@@ -1,7 +1,7 @@
 """What every measured system is given, and what it gives back.
 
-A system is one module here: it runs a `Workload` in processes of its own and returns an `Outcome`. Nothing that runs in
-a peer's environment imports batchr1.
+A system is one module here: it runs a `Workload` in processes of its own and returns an `Outcome`.
+Nothing that runs in a peer's environment imports batchr1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ TEMPERATURE, TOP_P = 0.6, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The same for all systems. `dataset`: Parquet with id, prompt (the user turn), max_tokens (to be reached)."""
+    """The same for all systems.
+
+    `dataset`: Parquet with id, prompt (the user turn), max_tokens (to be reached).
+    """
 
     model: str
     device: str
@@ -34,7 +37,9 @@ class Workload:
 
     @property
     def warm_up(self) -> tuple[int, int]:
-        """Requests at once, and the tokens of one long prompt: what a warm-up has to reach, kernels included."""
+        """Requests at once, and the tokens of one long prompt: what a warm-up has to reach, kernels
+        included.
+        """
         return self.engine_args["max_num_seqs"], min(2048, self.engine_args["max_model_len"] // 2)
 
     def write(self, path: Path) -> None:
@@ -49,8 +54,9 @@ class Workload:
 class Outcome:
     """One measured run. `seconds`: from the first submitted request to the last commit, model loading apart.
 
-    `started`: the clock's beginning, seconds since 1970. `timeline`: for each half second (seconds since `started`,
-    output tokens, engine steps, sequences summed over steps), from the probe. `prompts`: digest of all prompts' ids.
+    `started`: the clock's beginning, seconds since 1970. `timeline`: for each half second (seconds
+    since `started`, output tokens, engine steps, sequences summed over steps), from the probe.
+    `prompts`: digest of all prompts' ids.
     """
 
     tokens: int
@@ -87,16 +93,26 @@ class SystemFailed(Exception):
 
 
 def environment(work: Workload, folder: Path) -> dict[str, str]:
-    """Environment variables for a system's processes: what batchr1 sets for its own engine, given to all."""
+    """Environment variables for a system's processes: what batchr1 sets for its own engine, given
+    to all.
+    """
     probe = folder / "probe"
     probe.mkdir(exist_ok=True)
-    paths = [str(BENCHMARKS), str(BENCHMARKS / "probe"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [
+        str(BENCHMARKS),
+        str(BENCHMARKS / "probe"),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "BATCHR1_PROBE": str(probe)}
     for name in ("VLLM_NO_USAGE_STATS", "VLLM_DO_NOT_TRACK", "HF_HUB_OFFLINE"):
         env.setdefault(name, "1")
     env.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if work.device == "cpu":
-        env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "GOMP_SPINCOUNT": "10000", "CUDA_VISIBLE_DEVICES": ""}
+        env |= {
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "GOMP_SPINCOUNT": "10000",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)
     else:
         env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
@@ -105,7 +121,9 @@ def environment(work: Workload, folder: Path) -> dict[str, str]:
 
 def peer_python(name: str) -> str:
     """The interpreter of a peer's own environment (`make bench-peers`), or $BATCHR1_BENCH_<NAME>."""
-    path = os.environ.get(f"BATCHR1_BENCH_{name.upper()}") or str(BENCHMARKS.parent / ".bench" / name / "bin/python")
+    path = os.environ.get(f"BATCHR1_BENCH_{name.upper()}") or str(
+        BENCHMARKS.parent / ".bench" / name / "bin/python"
+    )
     if not Path(path).exists():
         raise SystemFailed(f"{name}: there is no environment at {path}. Run `make bench-peers`.")
     return path
@@ -120,7 +138,9 @@ def rows_of(dataset: str) -> list[dict[str, Any]]:
 
 
 def prompt_hash(token_ids: Sequence[int]) -> str:
-    """As in batchr1's column `prompt_hash`: 128-bit BLAKE2b of the ids as little-endian 32-bit integers."""
+    """As in batchr1's column `prompt_hash`: 128-bit BLAKE2b of the ids as little-endian 32-bit
+    integers.
+    """
     packed = array("I", token_ids)
     if sys.byteorder == "big":
         packed.byteswap()
@@ -135,12 +155,18 @@ def digest_of(hashes: Iterable[tuple[str, str]]) -> str:
 
 def probe_bins(folder: Path) -> list[dict[str, Any]]:
     """Everything that the probe wrote below a run's folder, in order of time."""
-    lines = [line for path in (folder / "probe").glob("*.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        line
+        for path in (folder / "probe").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     return sorted((json.loads(line) for line in lines), key=lambda one: one["at"])
 
 
 def first_request(folder: Path) -> float:
-    """When the first request reached an engine, seconds since 1970: where the clock of run_batch and Ray begins."""
+    """When the first request reached an engine, seconds since 1970: where the clock of run_batch
+    and Ray begins.
+    """
     firsts = [one["first"] for one in probe_bins(folder) if "first" in one]
     if not firsts:
         raise SystemFailed("the probe saw no request: vLLM did not load its plugin")
@@ -148,6 +174,12 @@ def first_request(folder: Path) -> float:
 
 
 def timeline(folder: Path, started: float, seconds: float) -> list[tuple[float, int, int, int]]:
-    """The probe's bins from `started` on, for `Outcome.timeline`; the warm-up before it is left out."""
-    bins = [b for b in probe_bins(folder) if started - 0.5 < b["at"] <= started + seconds and b["tokens"]]
+    """The probe's bins from `started` on, for `Outcome.timeline`; the warm-up before it is left
+    out.
+    """
+    bins = [
+        b
+        for b in probe_bins(folder)
+        if started - 0.5 < b["at"] <= started + seconds and b["tokens"]
+    ]
     return [(round(b["at"] - started, 2), b["tokens"], b["steps"], b["sequences"]) for b in bins]

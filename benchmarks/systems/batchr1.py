@@ -1,7 +1,7 @@
 """batchr1 through its command line: reads Parquet, renders, splits, detokenises, writes Parquet and commits.
 
-Its clock is its own record's: from the first leased row to the last committed part. With `profile` it runs under
-py-spy, driver, worker and engine alike; such a run's speed is not to be compared.
+Its clock is its own record's: from the first leased row to the last committed part. With `profile`
+it runs under py-spy, driver, worker and engine alike; such a run's speed is not to be compared.
 """
 
 from __future__ import annotations
@@ -13,15 +13,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from systems import TEMPERATURE, TOP_P, Outcome, SystemFailed, Workload, digest_of, environment, timeline
+from systems import (
+    TEMPERATURE,
+    TOP_P,
+    Outcome,
+    SystemFailed,
+    Workload,
+    digest_of,
+    environment,
+    timeline,
+)
 
 
 class Batchr1:
-    """A job of its own for each run. `settings`: more of `--set`; `profile`: a folder for py-spy's stacks."""
+    """A job of its own for each run.
+
+    `settings`: more of `--set`; `profile`: a folder for py-spy's stacks.
+    """
 
     name = "batchr1"
 
-    def __init__(self, work: Workload, *, settings: list[str], profile: Path | None, py_spy: list[str]) -> None:
+    def __init__(
+        self, work: Workload, *, settings: list[str], profile: Path | None, py_spy: list[str]
+    ) -> None:
         self._work = work
         self._settings = settings
         self._profile = profile
@@ -32,10 +46,20 @@ class Batchr1:
         job = {
             "name": "throughput",
             "model": {"path": work.model, "engine_args": work.engine_args},
-            "input": {"path": work.dataset, "id": "id", "prompt": "prompt", "max_tokens": "max_tokens"},
+            "input": {
+                "path": work.dataset,
+                "id": "id",
+                "prompt": "prompt",
+                "max_tokens": "max_tokens",
+            },
             "output": {"path": str(folder / "out")},
             "prompting": {"instruction": "none"},
-            "sampling": {"max_tokens": work.cap, "ignore_eos": True, "temperature": TEMPERATURE, "top_p": TOP_P},
+            "sampling": {
+                "max_tokens": work.cap,
+                "ignore_eos": True,
+                "temperature": TEMPERATURE,
+                "top_p": TOP_P,
+            },
         }
         (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--json"]
@@ -48,8 +72,13 @@ class Batchr1:
         done = subprocess.run(command, stdout=subprocess.PIPE, env=environment(work, folder))
         runs = sorted((folder / "out/.batchr1/runs").glob("*.json"))
         if not runs or (record := json.loads(runs[-1].read_text())).get("exit_code") != 0:
-            logs = "".join(path.read_text() for path in (folder / "out/.batchr1/runs").glob("*.log"))
-            raise SystemFailed(f"batchr1 ended with {done.returncode}: {done.stdout.decode()[-2000:]}\n{logs[-4000:]}")
+            logs = "".join(
+                path.read_text() for path in (folder / "out/.batchr1/runs").glob("*.log")
+            )
+            raise SystemFailed(
+                f"batchr1 ended with {done.returncode}: "
+                f"{done.stdout.decode()[-2000:]}\n{logs[-4000:]}"
+            )
         if self._profile:
             split_by_process(self._profile / "all.txt")
         return self._outcome(folder, record)
@@ -58,17 +87,33 @@ class Batchr1:
         import pyarrow.parquet as pq
 
         parts = list((folder / "out/data").glob("*.parquet"))
-        tables = [pq.read_table(part, columns=["id", "prompt_hash", "completion_tokens"]) for part in parts]
-        hashes = [pair for t in tables for pair in zip(t["id"].to_pylist(), t["prompt_hash"].to_pylist(), strict=True)]
+        tables = [
+            pq.read_table(part, columns=["id", "prompt_hash", "completion_tokens"])
+            for part in parts
+        ]
+        hashes = [
+            pair
+            for t in tables
+            for pair in zip(t["id"].to_pylist(), t["prompt_hash"].to_pylist(), strict=True)
+        ]
         tokens = sum(sum(t["completion_tokens"].to_pylist()) for t in tables)
         seconds = record["generating_s"]
-        started = max(part.stat().st_mtime for part in parts) - seconds  # a part is committed by renaming it
+        started = (
+            max(part.stat().st_mtime for part in parts) - seconds
+        )  # a part is committed by renaming it
         return Outcome(
-            tokens, seconds, started, digest_of(hashes),
+            tokens,
+            seconds,
+            started,
+            digest_of(hashes),
             load_s=max(engine["load_s"] for engine in record["engines"].values()),
             timeline=timeline(folder, started, seconds),
-            extra={"record": {k: record.get(k) for k in ("plan", "tally", "engines", "wall_s", "rungs")}},
-        )  # fmt: skip
+            extra={
+                "record": {
+                    k: record.get(k) for k in ("plan", "tally", "engines", "wall_s", "rungs")
+                }
+            },
+        )
 
     def close(self) -> None:
         pass
@@ -77,7 +122,8 @@ class Batchr1:
 def split_by_process(path: Path) -> None:
     """Write py-spy's collapsed stacks of all processes as one file for each: driver-PID.txt, worker-PID.txt, …
 
-    A stack begins with its process and all that started it, outermost first: `process PID:"COMMAND";`.
+    A stack begins with its process and all that started it, outermost first: `process
+    PID:"COMMAND";`.
     """
     files: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -95,6 +141,9 @@ def split_by_process(path: Path) -> None:
 
 _PROCESS = re.compile(r'process (\d+):"(.*?)";')
 _ROLES = (
-    ("batchr1.worker.main", "worker"), ("EngineCore", "engine"), ("spawn_main", "engine"), ("resource_tracker", "tracker"),
+    ("batchr1.worker.main", "worker"),
+    ("EngineCore", "engine"),
+    ("spawn_main", "engine"),
+    ("resource_tracker", "tracker"),
     ("batchr1 run", "driver"),
-)  # fmt: skip
+)

@@ -24,11 +24,22 @@ def measure(llm: Any, work: Workload, folder: Path) -> dict[str, Any]:
         chunk = rows[start : start + work.chunk]
         ids = render(llm, chunk)
         prompts = [{"prompt_token_ids": one} for one in ids]
-        outputs = llm.generate(prompts, [sampling(row["max_tokens"]) for row in chunk], use_tqdm=False)
+        outputs = llm.generate(
+            prompts, [sampling(row["max_tokens"]) for row in chunk], use_tqdm=False
+        )
         write(folder / f"chunk-{start:06d}.parquet", chunk, outputs)
         tokens += sum(len(output.outputs[0].token_ids) for output in outputs)
         hashes.append((chunk, ids))
     seconds = time.perf_counter() - clock
-    pairs = [(row["id"], prompt_hash(one)) for chunk, ids in hashes for row, one in zip(chunk, ids, strict=True)]
-    return {"tokens": tokens, "seconds": seconds, "started": started, "prompts": digest_of(pairs),
-            "extra": {"chunk": work.chunk}}  # fmt: skip
+    pairs = [
+        (row["id"], prompt_hash(one))
+        for chunk, ids in hashes
+        for row, one in zip(chunk, ids, strict=True)
+    ]
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "started": started,
+        "prompts": digest_of(pairs),
+        "extra": {"chunk": work.chunk},
+    }

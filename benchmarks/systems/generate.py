@@ -1,7 +1,7 @@
 """Raw `LLM.generate` with text: all requests at once, everything in memory until the end, nothing written.
 
-Its prompts are rendered and tokenised before the clock starts, and its clock stops when the text is in memory: both are
-in its favour. `written_s` is when one Parquet file of it would be there.
+Its prompts are rendered and tokenised before the clock starts, and its clock stops when the text is
+in memory: both are in its favour. `written_s` is when one Parquet file of it would be there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def measure(llm: Any, work: Workload, folder: Path) -> dict[str, Any]:
         "tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
         "seconds": seconds,
         "started": started,
-        "prompts": digest_of((row["id"], prompt_hash(one)) for row, one in zip(rows, ids, strict=True)),
+        "prompts": digest_of(
+            (row["id"], prompt_hash(one)) for row, one in zip(rows, ids, strict=True)
+        ),
         "extra": {"written_s": time.perf_counter() - clock},
     }
 
@@ -41,8 +43,10 @@ def write(path: Path, rows: list[dict[str, Any]], outputs: list[Any]) -> None:
 
     completions = [output.outputs[0] for output in outputs]
     columns = {
-        "id": [row["id"] for row in rows], "prompt": [row["prompt"] for row in rows],
-        "text": [one.text for one in completions], "completion_tokens": [len(one.token_ids) for one in completions],
+        "id": [row["id"] for row in rows],
+        "prompt": [row["prompt"] for row in rows],
+        "text": [one.text for one in completions],
+        "completion_tokens": [len(one.token_ids) for one in completions],
         "finish_reason": [one.finish_reason for one in completions],
-    }  # fmt: skip
+    }
     pq.write_table(pa.table(columns), path)

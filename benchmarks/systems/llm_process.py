@@ -1,7 +1,8 @@
 """One process with one loaded `vllm.LLM`, for the systems that call it: alone, or one after the other on one engine.
 
-`python -m systems.llm_process WORKLOAD.json` loads and warms up, then reads commands from stdin, one JSON object a line
-({"system": …, "folder": …}), and answers each with a file in that folder and a line on stdout.
+`python -m systems.llm_process WORKLOAD.json` loads and warms up, then reads commands from stdin,
+one JSON object a line ({"system": …, "folder": …}), and answers each with a file in that folder and
+a line on stdout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from systems import TEMPERATURE, TOP_P, Outcome, SystemFailed, Workload, environment, rows_of, timeline
+from systems import (
+    TEMPERATURE,
+    TOP_P,
+    Outcome,
+    SystemFailed,
+    Workload,
+    environment,
+    rows_of,
+    timeline,
+)
 
 DONE = "@done"
 LEAVE_S = 60.0
@@ -35,9 +45,16 @@ class LlmProcess:
         if self._process is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._work.write(self._folder / "workload.json")
-            command = [sys.executable, "-m", "systems.llm_process", str(self._folder / "workload.json")]
+            command = [
+                sys.executable,
+                "-m",
+                "systems.llm_process",
+                str(self._folder / "workload.json"),
+            ]
             env = environment(self._work, self._folder)
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            )
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # then there is nothing to read either
             self._process.stdin.write(json.dumps({"system": system, "folder": str(folder)}) + "\n")
@@ -59,7 +76,9 @@ class LlmProcess:
                 self._process.stdin.close()
             try:
                 self._process.wait(LEAVE_S)
-            except subprocess.TimeoutExpired:  # it is still generating: the benchmark was told to stop
+            except (
+                subprocess.TimeoutExpired
+            ):  # it is still generating: the benchmark was told to stop
                 self._process.kill()
                 self._process.wait()
             self._process = None
@@ -82,11 +101,18 @@ class LlmSystem:
 def serve(work: Workload) -> None:
     """The child's side."""
     if work.device == "cpu":
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in-process is twice as quick on a CPU; batchr1 does so too
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
+            "0"  # in-process is twice as quick on a CPU; batchr1 does so too
+        )
     from vllm import LLM
 
     started = time.perf_counter()
-    llm = LLM(model=work.model, generation_config="vllm", disable_log_stats=not work.log_stats, **work.engine_args)
+    llm = LLM(
+        model=work.model,
+        generation_config="vllm",
+        disable_log_stats=not work.log_stats,
+        **work.engine_args,
+    )
     load_s = time.perf_counter() - started
     warm_up(llm, work)
     for line in sys.stdin:
@@ -101,23 +127,32 @@ def serve(work: Workload) -> None:
 
 
 def warm_up(llm: Any, work: Workload) -> None:
-    """A full batch of a few tokens and a long prompt, so that what is compiled on first use is ready."""
+    """A full batch of a few tokens and a long prompt, so that what is compiled on first use is
+    ready.
+    """
     seqs, prompt_len = work.warm_up
-    prompts = [{"prompt_token_ids": [i % 1000] * 8} for i in range(seqs)] + [{"prompt_token_ids": [7] * prompt_len}]
+    prompts = [{"prompt_token_ids": [i % 1000] * 8} for i in range(seqs)] + [
+        {"prompt_token_ids": [7] * prompt_len}
+    ]
     llm.generate(prompts, [sampling(8)] * len(prompts), use_tqdm=False)
 
 
 def sampling(max_tokens: int) -> Any:
     from vllm import SamplingParams
 
-    return SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, max_tokens=max_tokens, ignore_eos=True)
+    return SamplingParams(
+        temperature=TEMPERATURE, top_p=TOP_P, max_tokens=max_tokens, ignore_eos=True
+    )
 
 
 def render(llm: Any, rows: list[dict[str, Any]]) -> list[list[int]]:
     """Token ids of the rows' prompts, as the model's chat template and tokenizer make them."""
     tokenizer = llm.get_tokenizer()
     turns = [[{"role": "user", "content": row["prompt"]}] for row in rows]
-    texts = [tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) for turn in turns]
+    texts = [
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        for turn in turns
+    ]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
     return ids
 

@@ -1,9 +1,10 @@
 """Ray Data's batch inference (`ray.data.llm`) with its vLLM processor, in an environment of its own.
 
-Two settings: its defaults (batches of 32, eight of them at a time), and tuned: batches of 16, as many at a time as fill
-`max_num_seqs` and a tenth more, and no metrics exported to Ray. Every stage is Ray's: reading Parquet, chat template,
-tokenizer, engine, detokenizer, writing Parquet. Each execution of a dataset starts an engine of its own, so there is no
-warm-up. Its clock, from the probe: the first request that reaches its engine, until its last file was written.
+Two settings: its defaults (batches of 32, eight of them at a time), and tuned: batches of 16, as
+many at a time as fill `max_num_seqs` and a tenth more, and no metrics exported to Ray. Every stage
+is Ray's: reading Parquet, chat template, tokenizer, engine, detokenizer, writing Parquet. Each
+execution of a dataset starts an engine of its own, so there is no warm-up. Its clock, from the
+probe: the first request that reaches its engine, until its last file was written.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from systems import (
 )
 
 TUNED_BATCH = 16
-LOGICAL_CPUS = 8  # each of its stages holds one of Ray's CPUs; on a machine with two it would wait for ever
+LOGICAL_CPUS = (
+    8  # each of its stages holds one of Ray's CPUs; on a machine with two it would wait for ever
+)
 
 
 class RayData:
@@ -46,7 +49,13 @@ class RayData:
     def run(self, folder: Path) -> Outcome:
         self._work.write(folder / "workload.json")
         python = peer_python("ray_data")
-        command = [python, "-m", "systems.ray_data", str(folder), json.dumps(settings(self._work, tuned=self._tuned))]
+        command = [
+            python,
+            "-m",
+            "systems.ray_data",
+            str(folder),
+            json.dumps(settings(self._work, tuned=self._tuned)),
+        ]
         env = environment(self._work, folder) | {"RAY_USAGE_STATS_ENABLED": "0"}
         env["PATH"] = os.pathsep.join([str(Path(python).parent), env["PATH"]])
         env.pop("RAY_ADDRESS", None)
@@ -55,21 +64,34 @@ class RayData:
         with log.open("wb") as file:
             done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env)
         if done.returncode:
-            raise SystemFailed(f"{self.name} ended with {done.returncode}: {log.read_text()[-3000:]}")
+            raise SystemFailed(
+                f"{self.name} ended with {done.returncode}: {log.read_text()[-3000:]}"
+            )
         return self._outcome(folder, called)
 
     def _outcome(self, folder: Path, called: float) -> Outcome:
         import pyarrow.parquet as pq
 
         files = list((folder / "out").glob("*.parquet"))
-        tables = [pq.read_table(file, columns=["id", "prompt_hash", "completion_tokens"]) for file in files]
-        hashes = [pair for t in tables for pair in zip(t["id"].to_pylist(), t["prompt_hash"].to_pylist(), strict=True)]
+        tables = [
+            pq.read_table(file, columns=["id", "prompt_hash", "completion_tokens"])
+            for file in files
+        ]
+        hashes = [
+            pair
+            for t in tables
+            for pair in zip(t["id"].to_pylist(), t["prompt_hash"].to_pylist(), strict=True)
+        ]
         started, ended = first_request(folder), max(file.stat().st_mtime for file in files)
         return Outcome(
-            sum(sum(t["completion_tokens"].to_pylist()) for t in tables), ended - started, started, digest_of(hashes),
-            load_s=started - called, timeline=timeline(folder, started, ended - started),
+            sum(sum(t["completion_tokens"].to_pylist()) for t in tables),
+            ended - started,
+            started,
+            digest_of(hashes),
+            load_s=started - called,
+            timeline=timeline(folder, started, ended - started),
             extra={"files": len(files), "settings": settings(self._work, tuned=self._tuned)},
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         pass
@@ -80,7 +102,11 @@ def settings(work: Workload, *, tuned: bool) -> dict[str, Any]:
     if not tuned:
         return {}
     batches = math.ceil(1.1 * work.engine_args["max_num_seqs"] / TUNED_BATCH)
-    return {"batch_size": TUNED_BATCH, "max_concurrent_batches": batches, "log_engine_metrics": False}
+    return {
+        "batch_size": TUNED_BATCH,
+        "max_concurrent_batches": batches,
+        "log_engine_metrics": False,
+    }
 
 
 def process(work: Workload, folder: Path, more: dict[str, Any]) -> None:
@@ -88,7 +114,9 @@ def process(work: Workload, folder: Path, more: dict[str, Any]) -> None:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-    ray.init(address="local", num_cpus=LOGICAL_CPUS, include_dashboard=False, object_store_memory=2**30)
+    ray.init(
+        address="local", num_cpus=LOGICAL_CPUS, include_dashboard=False, object_store_memory=2**30
+    )
     if work.device == "cpu":
         more |= {"placement_group_config": {"bundle_per_worker": {"CPU": 1}}}
     engine = work.engine_args | {"generation_config": "vllm"}
@@ -100,8 +128,17 @@ def process(work: Workload, folder: Path, more: dict[str, Any]) -> None:
 
 def preprocess(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the dataset as the processor wants it."""
-    sampling = {"max_tokens": row["max_tokens"], "temperature": TEMPERATURE, "top_p": TOP_P, "ignore_eos": True}
-    return {"messages": [{"role": "user", "content": row["prompt"]}], "sampling_params": sampling, "id": row["id"]}
+    sampling = {
+        "max_tokens": row["max_tokens"],
+        "temperature": TEMPERATURE,
+        "top_p": TOP_P,
+        "ignore_eos": True,
+    }
+    return {
+        "messages": [{"role": "user", "content": row["prompt"]}],
+        "sampling_params": sampling,
+        "id": row["id"],
+    }
 
 
 def postprocess(row: dict[str, Any]) -> dict[str, Any]:
@@ -115,4 +152,8 @@ def postprocess(row: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    process(Workload.read(Path(sys.argv[1]) / "workload.json"), Path(sys.argv[1]), json.loads(sys.argv[2]))
+    process(
+        Workload.read(Path(sys.argv[1]) / "workload.json"),
+        Path(sys.argv[1]),
+        json.loads(sys.argv[2]),
+    )

@@ -1,8 +1,9 @@
 """`vllm run-batch`: vLLM's command for files of requests in OpenAI's batch format, in an environment of its own.
 
-It submits everything at once and writes one file when all is done; what is killed before has nothing. Its clock, from
-the probe: the first request that reaches its engine, until its output file was last written. It has no warm-up.
-Started as the module behind the command: the command of the CPU build asks for a package named vllm, and ends.
+It submits everything at once and writes one file when all is done; what is killed before has
+nothing. Its clock, from the probe: the first request that reaches its engine, until its output file
+was last written. It has no warm-up. Started as the module behind the command: the command of the
+CPU build asks for a package named vllm, and ends.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from systems import (
     timeline,
 )
 
-CHECKED = 16  # requests that are asked to return their prompt's ids, which costs: of the others the number is checked
+# requests that are asked to return their prompt's ids, which costs: of the others the number is
+# checked
+CHECKED = 16
 
 
 class RunBatch:
@@ -50,11 +53,15 @@ class RunBatch:
         log = folder / "run_batch.log"
         called = time.time()
         with log.open("wb") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment(work, folder))
+            done = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment(work, folder)
+            )
         if done.returncode or not responses.exists():
             raise SystemFailed(f"run_batch ended with {done.returncode}: {log.read_text()[-3000:]}")
         started, ended = first_request(folder), responses.stat().st_mtime
-        return outcome(work, responses, started, ended - started, load_s=started - called, folder=folder)
+        return outcome(
+            work, responses, started, ended - started, load_s=started - called, folder=folder
+        )
 
     def close(self) -> None:
         pass
@@ -63,9 +70,13 @@ class RunBatch:
 def request(model: str, row: dict[str, Any], return_token_ids: bool) -> dict[str, Any]:
     """A line of the batch file."""
     body: dict[str, Any] = {
-        "model": model, "messages": [{"role": "user", "content": row["prompt"]}], "max_tokens": row["max_tokens"],
-        "temperature": TEMPERATURE, "top_p": TOP_P, "ignore_eos": True,
-    }  # fmt: skip
+        "model": model,
+        "messages": [{"role": "user", "content": row["prompt"]}],
+        "max_tokens": row["max_tokens"],
+        "temperature": TEMPERATURE,
+        "top_p": TOP_P,
+        "ignore_eos": True,
+    }
     if return_token_ids:
         body["return_token_ids"] = True
     return {"custom_id": row["id"], "method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -80,7 +91,9 @@ def flags(args: dict[str, Any]) -> list[str]:
     return words
 
 
-def outcome(work: Workload, responses: Path, started: float, seconds: float, *, load_s: float, folder: Path) -> Outcome:
+def outcome(
+    work: Workload, responses: Path, started: float, seconds: float, *, load_s: float, folder: Path
+) -> Outcome:
     """Count what the output file holds, and hold its prompts against those of the other systems."""
     wanted = {row["id"]: row for row in rows_of(work.dataset)}
     tokens, seen, checked = 0, set(), 0
@@ -90,14 +103,23 @@ def outcome(work: Workload, responses: Path, started: float, seconds: float, *, 
             raise SystemFailed(f"run_batch: request {answer['custom_id']} failed: {line[:500]}")
         body, row = answer["response"]["body"], wanted[answer["custom_id"]]
         ids = body.get("prompt_token_ids")
-        if body["usage"]["prompt_tokens"] != row["prompt_tokens"] or (ids and prompt_hash(ids) != row["prompt_hash"]):
-            raise SystemFailed(f"run_batch: the prompt of {row['id']} is not that of the other systems")
+        if body["usage"]["prompt_tokens"] != row["prompt_tokens"] or (
+            ids and prompt_hash(ids) != row["prompt_hash"]
+        ):
+            raise SystemFailed(
+                f"run_batch: the prompt of {row['id']} is not that of the other systems"
+            )
         tokens += body["usage"]["completion_tokens"]
         seen.add(row["id"])
         checked += ids is not None
     if len(seen) != len(wanted):
         raise SystemFailed(f"run_batch: {len(seen)} responses (need {len(wanted)})")
     return Outcome(
-        tokens, seconds, started, digest_of((id, row["prompt_hash"]) for id, row in wanted.items()), load_s=load_s,
-        timeline=timeline(folder, started, seconds), extra={"prompts_whose_ids_were_compared": checked},
-    )  # fmt: skip
+        tokens,
+        seconds,
+        started,
+        digest_of((id, row["prompt_hash"]) for id, row in wanted.items()),
+        load_s=load_s,
+        timeline=timeline(folder, started, seconds),
+        extra={"prompts_whose_ids_were_compared": checked},
+    )

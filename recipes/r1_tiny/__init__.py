@@ -1,4 +1,6 @@
-"""The recipe that made r1-tiny: problem generator, tokenizer, training, evaluation and the shipped data set."""
+"""The recipe that made r1-tiny: problem generator, tokenizer, training, evaluation and the shipped
+data set.
+"""
 
 from pathlib import Path
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from recipes.r1_tiny.model import Attend
 
-# makes the attention of a batch from (example numbers rows × length, starts of the examples in the flattened rows)
+# makes the attention of a batch from (example numbers rows × length, starts of the examples in the
+# flattened rows)
 Prepare = Callable[[Tensor, Tensor], Any]
 Use = Callable[[Any], Attend]
 
@@ -45,7 +46,9 @@ def varlen_use(starts: Tensor) -> Attend:
     from torch.nn.attention.varlen import varlen_attn
 
     names = inspect.signature(varlen_attn).parameters
-    causal: dict[str, Any] = {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    causal: dict[str, Any] = (
+        {"is_causal": True} if "is_causal" in names else {"window_size": (-1, 0)}
+    )
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, heads, length, dim = q.shape

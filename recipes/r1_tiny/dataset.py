@@ -1,4 +1,6 @@
-"""Writes the shipped data set: held-out problems with answers, spread over the families, easy to hard."""
+"""Writes the shipped data set: held-out problems with answers, spread over the families, easy to
+hard.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def draw_held_out(rng: Random, task: str, level: int, noisy: bool = False) -> Pr
 
 
 def spread(rng: Random, count: int) -> Iterator[Problem]:
-    """``count`` different held-out problems: families in turn, their tasks in turn, all levels alike."""
+    """``count`` different held-out problems: families in turn, their tasks in turn, all levels
+    alike.
+    """
     turns = {
         f: cycle(rng.sample(names, len(names)))
         for f in FAMILIES
@@ -34,7 +38,9 @@ def spread(rng: Random, count: int) -> Iterator[Problem]:
     for i in range(count):
         family, level = FAMILIES[i % len(FAMILIES)], i // len(FAMILIES) % 5 + 1
         task = next(turns[family])
-        while (problem := draw_held_out(rng, task, level, noisy=rng.random() < 0.15)).question in seen:
+        while (
+            problem := draw_held_out(rng, task, level, noisy=rng.random() < 0.15)
+        ).question in seen:
             pass
         seen.add(problem.question)
         yield problem

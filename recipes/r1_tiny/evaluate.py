@@ -42,8 +42,14 @@ def read_problems(path: Path) -> list[Asked]:
 
         rows = pq.read_table(path).to_pylist()
     else:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [Asked(str(r["problem"]), str(r["answer"]), str(r["family"]), str(r["task"])) for r in rows]
+        rows = [
+            json.loads(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
+    return [
+        Asked(str(r["problem"]), str(r["answer"]), str(r["family"]), str(r["task"])) for r in rows
+    ]
 
 
 def boxed(text: str) -> str | None:
@@ -77,8 +83,13 @@ class _Cache:
             new = slice(self.end - k.shape[2], self.end)
             self.store[layer, 0, :, :, new] = k
             self.store[layer, 1, :, :, new] = v
-            keys, values = self.store[layer, 0, :, :, : self.end], self.store[layer, 1, :, :, : self.end]
-            return F.scaled_dot_product_attention(q, keys, values, attn_mask=self.mask, enable_gqa=True)
+            keys, values = (
+                self.store[layer, 0, :, :, : self.end],
+                self.store[layer, 1, :, :, : self.end],
+            )
+            return F.scaled_dot_product_attention(
+                q, keys, values, attn_mask=self.mask, enable_gqa=True
+            )
 
         return attention
 
@@ -134,11 +145,19 @@ def generate(
                 break
             keep = ~ended
             if int(keep.sum()) < 0.7 * len(keep):  # drop the rows that have ended
-                for row, completion in zip(rows.tolist(), torch.stack(pieces, 1).tolist(), strict=True):
+                for row, completion in zip(
+                    rows.tolist(), torch.stack(pieces, 1).tolist(), strict=True
+                ):
                     done[row] += completion
                 pieces = []
                 cache.store = cache.store[:, :, keep].contiguous()
-                rows, real, place, token, ended = rows[keep], real[keep], place[keep], token[keep], ended[keep]
+                rows, real, place, token, ended = (
+                    rows[keep],
+                    real[keep],
+                    place[keep],
+                    token[keep],
+                    ended[keep],
+                )
         real[:, cache.end] = True
         cache.end += 1
         cache.mask = real[:, None, None, : cache.end]
@@ -159,7 +178,9 @@ def evaluate(
     max_new: int = 2400,
     limit_s: float = 30.0,
 ) -> dict[str, Any]:
-    """Share of right answers, overall and by family and task, lengths of the completions, and the failures."""
+    """Share of right answers, overall and by family and task, lengths of the completions, and the
+    failures.
+    """
     prompts = [encoder.prompt(f"{a.problem.strip()}\n\n{INSTRUCTION}") for a in asked]
     completions = generate(model, prompts, encoder.eos, max_new, temperature, top_p, limit_s)
     texts = [encoder.tokenizer.decode(c, skip_special_tokens=False) for c in completions]
@@ -176,12 +197,22 @@ def score(asked: Sequence[Asked], texts: Sequence[str], lengths: Sequence[int]) 
             groups[group].append(right)
         if not right:
             failures.append(
-                {"task": a.task, "problem": a.problem, "gold": a.answer, "given": boxed(text), "text": text[:1500]}
+                {
+                    "task": a.task,
+                    "problem": a.problem,
+                    "gold": a.answer,
+                    "given": boxed(text),
+                    "text": text[:1500],
+                }
             )
     ordered = sorted(lengths)
     return {
         "accuracy": {g: [round(sum(r) / len(r), 4), len(r)] for g, r in sorted(groups.items())},
-        "tokens": {"mean": sum(ordered) / len(ordered), "p95": ordered[int(len(ordered) * 0.95)], "max": ordered[-1]},
+        "tokens": {
+            "mean": sum(ordered) / len(ordered),
+            "p95": ordered[int(len(ordered) * 0.95)],
+            "max": ordered[-1],
+        },
         "failures": failures,
     }
 

@@ -1,4 +1,6 @@
-"""Draws problems: task by weight, level, wording, and the chat turns that training and evaluation use."""
+"""Draws problems: task by weight, level, wording, and the chat turns that training and evaluation
+use.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from recipes.r1_tiny.questions import Bank, slot_text
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 TASKS: dict[str, Task] = {
-    t.name: t for t in tasks_number.TASKS + tasks_algebra.TASKS + tasks_units.TASKS + tasks_words.TASKS
+    t.name: t
+    for t in tasks_number.TASKS + tasks_algebra.TASKS + tasks_units.TASKS + tasks_words.TASKS
 }
 HELD_OUT_ONE_IN = 64
 REFUSED = 0.025
@@ -50,23 +53,33 @@ _WEIGHTS = tuple(TASKS[n].weight for n in _NAMES)
 _CUMULATIVE = [sum(_WEIGHTS[: i + 1]) for i in range(len(_WEIGHTS))]
 
 
-def draw_problem(rng: Random, task: str | None = None, level: int | None = None, noisy: bool = True) -> Problem:
-    """A problem of a task and level (drawn where None); ``noisy`` adds text around, typos and the like."""
+def draw_problem(
+    rng: Random, task: str | None = None, level: int | None = None, noisy: bool = True
+) -> Problem:
+    """A problem of a task and level (drawn where None); ``noisy`` adds text around, typos and the
+    like.
+    """
     chosen = TASKS[task or rng.choices(_NAMES, cum_weights=_CUMULATIVE)[0]]
     hardness = level or rng.choices((1, 2, 3, 4, 5), _LEVEL_WEIGHTS)[0]
     core = chosen.make(rng, hardness)
     question = word(rng, chosen, core)
     if noisy:
         question = noise.disturb(rng, noise.wrap(rng, bank(), question), "eq" not in core.slots)
-    return Problem(question.strip(), "\n".join(core.lines), core.answer, chosen.family, chosen.name, hardness)
+    return Problem(
+        question.strip(), "\n".join(core.lines), core.answer, chosen.family, chosen.name, hardness
+    )
 
 
 def word(rng: Random, task: Task, core: Core) -> str:
     """The question of a problem, from a template of its task."""
     separators = rng.random() < 0.12
-    in_words = rng.random() < (0.16 if task.family == "word_problem" or task.name in _IN_WORDS else 0.02)
+    in_words = rng.random() < (
+        0.16 if task.family == "word_problem" or task.name in _IN_WORDS else 0.02
+    )
     slots = {
-        name: slot_text(rng, value, separators, in_words and name not in _NO_WORDS and rng.random() < 0.7)
+        name: slot_text(
+            rng, value, separators, in_words and name not in _NO_WORDS and rng.random() < 0.7
+        )
         for name, value in core.slots.items()
     }
     for name in ("expr", "eq", "terms"):
@@ -134,7 +147,9 @@ _ANSWERS = (
 
 
 def user_turn(rng: Random, question: str) -> str:
-    """The question with the instruction of the main job, mostly; without it or with another one at times."""
+    """The question with the instruction of the main job, mostly; without it or with another one at
+    times.
+    """
     kind = rng.random()
     if kind < 0.75:
         return f"{question}\n\n{INSTRUCTION}"

@@ -11,7 +11,11 @@ _FOLDER = Path(__file__).parent / "phrasings"
 
 
 def _bars(name: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(w.strip() for w in (_FOLDER / name).read_text(encoding="utf-8").strip().split("|")))
+    return tuple(
+        dict.fromkeys(
+            w.strip() for w in (_FOLDER / name).read_text(encoding="utf-8").strip().split("|")
+        )
+    )
 
 
 def _lines(name: str) -> list[str]:
@@ -26,7 +30,14 @@ def read_words(name: str) -> tuple[str, ...]:
 
 def singular(noun: str) -> str:
     """Singular of a regular plural."""
-    for end, replacement in (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", "")):
+    for end, replacement in (
+        ("ies", "y"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("sses", "ss"),
+        ("xes", "x"),
+        ("s", ""),
+    ):
         if noun.endswith(end):
             return noun[: -len(end)] + replacement
     return noun
@@ -47,7 +58,9 @@ INGREDIENTS = _bars("ingredients.txt")
 LENGTHS = ("meters", "m", "cm", "feet", "metres", "inches")
 
 # beginnings, middles and ends of made-up syllables
-_ONSETS, _VOWELS, _CODAS = ([part.strip("-") for part in line.split()] for line in _lines("syllables.txt"))
+_ONSETS, _VOWELS, _CODAS = (
+    [part.strip("-") for part in line.split()] for line in _lines("syllables.txt")
+)
 
 
 def _made_up() -> tuple[str, ...]:
@@ -55,7 +68,8 @@ def _made_up() -> tuple[str, ...]:
     words: set[str] = set()
     while len(words) < 6000:
         word = "".join(
-            rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3)))
+            rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+            for _ in range(rng.choice((1, 2, 2, 2, 3)))
         )
         if 3 <= len(word) <= 11:
             words.add(word)
@@ -65,7 +79,11 @@ def _made_up() -> tuple[str, ...]:
 MADE_UP = _made_up()
 
 
-_NUMBERS = {"clock": (1, 12), "room": (2, 400), "year": (1950, 2040)}  # numbers that don't matter to the question
+_NUMBERS = {
+    "clock": (1, 12),
+    "room": (2, 400),
+    "year": (1950, 2040),
+}  # numbers that don't matter to the question
 
 
 def pick_name(rng: Random) -> str:
@@ -97,7 +115,9 @@ def pick_text(rng: Random, slot: str) -> str:
         return str(rng.randint(*_NUMBERS[slot]))
     if slot in ("su", "du"):
         return {"su": "km/h", "du": "km"}[slot]
-    raise KeyError(f"questions: slot {slot!r} has no value. Give it in the task or correct the template.")
+    raise KeyError(
+        f"questions: slot {slot!r} has no value. Give it in the task or correct the template."
+    )
 
 
 ADJECTIVES = read_words("adjectives.txt")
@@ -107,10 +127,14 @@ class Synonyms:
     """One pattern over all phrases, longest first."""
 
     def __init__(self, name: str) -> None:
-        entries = (line.split(": ", 1) for line in _lines(name) if line and not line.startswith("#"))
+        entries = (
+            line.split(": ", 1) for line in _lines(name) if line and not line.startswith("#")
+        )
         self.table = {phrase: tuple(others.split("|")) for phrase, others in entries}
         longest_first = sorted(self.table, key=len, reverse=True)
-        self._pattern = re.compile(r"(?<![\w{])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w}])", re.I)
+        self._pattern = re.compile(
+            r"(?<![\w{])(?:" + "|".join(map(re.escape, longest_first)) + r")(?![\w}])", re.I
+        )
 
     def sub(self, replace: Callable[[re.Match[str]], str], text: str) -> str:
         """Replaces each phrase that occurs."""

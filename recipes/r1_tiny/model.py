@@ -1,4 +1,6 @@
-"""Qwen2 in plain PyTorch, with Hugging Face's parameter names, so that the weights load unchanged elsewhere."""
+"""Qwen2 in plain PyTorch, with Hugging Face's parameter names, so that the weights load unchanged
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# (query, key, value), each batch × heads × length × head_dim, to the attended values in the same shape
+# (query, key, value), each batch × heads × length × head_dim, to the attended values in the same
+# shape
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -50,7 +53,10 @@ class Norm(nn.Module):  # type: ignore[misc]
 
 def rotary(positions: Tensor, shape: Shape) -> tuple[Tensor, Tensor]:
     """Cosines and sines for positions (batch × length), each batch × 1 × length × head_dim."""
-    exponent = torch.arange(0, shape.head_dim, 2, device=positions.device, dtype=torch.float32) / shape.head_dim
+    exponent = (
+        torch.arange(0, shape.head_dim, 2, device=positions.device, dtype=torch.float32)
+        / shape.head_dim
+    )
     angles = positions[..., None].float() / shape.rope_theta**exponent
     both = torch.cat((angles, angles), dim=-1)[:, None]
     return both.cos(), both.sin()
@@ -66,7 +72,11 @@ class Attention(nn.Module):  # type: ignore[misc]
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim
+        self.heads, self.kv_heads, self.head_dim = (
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+            shape.head_dim,
+        )
         self.q_proj = nn.Linear(shape.hidden_size, self.heads * self.head_dim)
         self.k_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim)
         self.v_proj = nn.Linear(shape.hidden_size, self.kv_heads * self.head_dim)
@@ -78,7 +88,9 @@ class Attention(nn.Module):  # type: ignore[misc]
         k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         y = attend(_rotate(q, cos, sin), _rotate(k, cos, sin), v)
-        out: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
+        out: Tensor = self.o_proj(
+            y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
+        )
         return out
 
 
@@ -132,14 +144,22 @@ class Qwen2(nn.Module):  # type: ignore[misc]
         for name, p in self.named_parameters():
             if p.ndim == 2:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(p, std=0.02 / (2 * shape.num_hidden_layers) ** 0.5 if deep else 0.02)
+                nn.init.normal_(
+                    p, std=0.02 / (2 * shape.num_hidden_layers) ** 0.5 if deep else 0.02
+                )
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
     def hidden(
-        self, ids: Tensor, positions: Tensor, attend: Callable[[int], Attend], dtype: torch.dtype | None = None
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        attend: Callable[[int], Attend],
+        dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Last hidden states of ids (batch × length); ``attend(layer)`` gives the attention of a layer."""
+        """Last hidden states of ids (batch × length); ``attend(layer)`` gives the attention of a
+        layer.
+        """
         x = self.model.embed_tokens(ids).to(dtype or self.model.embed_tokens.weight.dtype)
         cos, sin = rotary(positions, self.shape)
         for i, layer in enumerate(self.model.layers):
@@ -155,7 +175,9 @@ class Qwen2(nn.Module):  # type: ignore[misc]
 def save_model(model: Qwen2, folder: Path) -> None:
     """Writes model.safetensors (bf16), config.json and generation_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {
+        k: v.detach().to(torch.bfloat16).cpu().contiguous() for k, v in model.state_dict().items()
+    }
     save_file(state, str(folder / "model.safetensors"), metadata={"format": "pt"})
     sizes = asdict(model.shape)
     theta = sizes.pop("rope_theta")
@@ -193,5 +215,7 @@ def load_model(folder: Path) -> Qwen2:
     """The model of a folder written by ``save_model``, in float32."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = Qwen2(Shape(**{k: config[k] for k in asdict(Shape())}))
-    model.load_state_dict({k: v.float() for k, v in load_file(str(folder / "model.safetensors")).items()})
+    model.load_state_dict(
+        {k: v.float() for k, v in load_file(str(folder / "model.safetensors")).items()}
+    )
     return model

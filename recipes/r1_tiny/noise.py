@@ -1,4 +1,6 @@
-"""What happens to a question after the template is filled: text around it, typos, unknown words, odd symbols."""
+"""What happens to a question after the template is filled: text around it, typos, unknown words,
+odd symbols.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,21 @@ from random import Random
 from recipes.r1_tiny.lexicon import MADE_UP, read_words
 from recipes.r1_tiny.questions import Bank
 
-# words that decide what is asked: never replaced by made-up ones (also every word of up to three letters)
+# words that decide what is asked: never replaced by made-up ones (also every word of up to three
+# letters)
 _KEYWORDS = frozenset(read_words("keywords.txt"))
-_AFTER = re.compile(r"\b(the|a|an|of|his|her|their|our|my|some|this|in|at|for|to|new) ([a-z]{4,})\b")
+_AFTER = re.compile(
+    r"\b(the|a|an|of|his|her|their|our|my|some|this|in|at|for|to|new) ([a-z]{4,})\b"
+)
 _WORD = re.compile(r"[A-Za-z]{4,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z])")
 _DROP = re.compile(r"\b(?:the|a|an|of|please|that|some|will|is|are|does|do|has) ", re.I)
 
 
 def typo(rng: Random, word: str) -> str:
-    """A word with two letters swapped, one dropped, doubled or changed; the first letter mostly stays."""
+    """A word with two letters swapped, one dropped, doubled or changed; the first letter mostly
+    stays.
+    """
     i = rng.randrange(1, len(word) - 1)
     kind = rng.random()
     if kind < 0.35:

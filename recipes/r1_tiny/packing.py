@@ -19,7 +19,8 @@ from recipes.r1_tiny.tokenizer import Encoder
 class Batch:
     """Rows × length: token ids, the number of the example a token belongs to (by row), what is trained on.
 
-    ``starts`` are the places at which examples begin in the flattened rows, filled up with the total.
+    ``starts`` are the places at which examples begin in the flattened rows, filled up with the
+    total.
     """
 
     ids: NDArray[np.int16]
@@ -85,7 +86,9 @@ class Packer:
                 at = end
             if at < self.length:
                 starts.append(r * self.length + at)
-        filled: NDArray[np.int32] = np.full(rows * (MAX_EXAMPLES_PER_ROW + 1), rows * self.length, dtype=np.int32)
+        filled: NDArray[np.int32] = np.full(
+            rows * (MAX_EXAMPLES_PER_ROW + 1), rows * self.length, dtype=np.int32
+        )
         filled[: len(starts)] = starts
         return Batch(ids, number, trained, filled)
 
@@ -100,11 +103,17 @@ def _work(tokenizer: Path, seed: int, length: int, rows: int, out: object) -> No
 class Feed:
     """Batches from worker processes."""
 
-    def __init__(self, tokenizer: Path, workers: int, rows: int, length: int, seed: int, ahead: int = 64) -> None:
+    def __init__(
+        self, tokenizer: Path, workers: int, rows: int, length: int, seed: int, ahead: int = 64
+    ) -> None:
         context = get_context("spawn")
         self._queue = context.Queue(ahead)
         self._processes = [
-            context.Process(target=_work, args=(tokenizer, seed * 1000 + i, length, rows, self._queue), daemon=True)
+            context.Process(
+                target=_work,
+                args=(tokenizer, seed * 1000 + i, length, rows, self._queue),
+                daemon=True,
+            )
             for i in range(workers)
         ]
         for p in self._processes:
@@ -117,7 +126,9 @@ class Feed:
                 return Batch(*self._queue.get(timeout=20))
             except queue.Empty:
                 if not any(p.is_alive() for p in self._processes):
-                    raise RuntimeError("packing: all worker processes have ended. Their errors are above.") from None
+                    raise RuntimeError(
+                        "packing: all worker processes have ended. Their errors are above."
+                    ) from None
 
     def close(self) -> None:
         """Ends the workers."""

@@ -25,7 +25,9 @@ FAMILIES = (
 
 
 class Core(NamedTuple):
-    """A problem without its wording: slots of the question, lines of reasoning, the answer as a plain number."""
+    """A problem without its wording: slots of the question, lines of reasoning, the answer as a
+    plain number.
+    """
 
     slots: dict[str, Slot]
     lines: list[str]
@@ -65,7 +67,9 @@ def price(rng: Random, high: int) -> int | Num:
     kind = rng.random()
     if kind < 0.72:
         return rng.randint(1, high)
-    cents = rng.randint(0, high) * 100 + (rng.choice((25, 50, 75)) if kind < 0.86 else rng.randint(1, 99))
+    cents = rng.randint(0, high) * 100 + (
+        rng.choice((25, 50, 75)) if kind < 0.86 else rng.randint(1, 99)
+    )
     if cents % 100 == 0:
         return max(1, cents // 100)
     return Num(cents, 2)

@@ -1,7 +1,8 @@
 """Phrasing banks: loading, checking, compiling and filling of question templates.
 
-A bank is a text file: a ``[task]`` header, then one template a line. ``{slot}`` stands for a value, ``(a|b|c)`` for a
-choice (may nest; an empty choice is allowed). At load time known words become choices among their synonyms.
+A bank is a text file: a ``[task]`` header, then one template a line. ``{slot}`` stands for a value,
+``(a|b|c)`` for a choice (may nest; an empty choice is allowed). At load time known words become
+choices among their synonyms.
 """
 
 from __future__ import annotations
@@ -64,7 +65,21 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "age": ("a", "d", "y"),
 }
 OPTIONAL = frozenset(
-    ("item", "item2", "one_item", "one_item2", "name", "name2", "place", "ingredient", "su", "du", "lu", "v", "thing")
+    (
+        "item",
+        "item2",
+        "one_item",
+        "one_item2",
+        "name",
+        "name2",
+        "place",
+        "ingredient",
+        "su",
+        "du",
+        "lu",
+        "v",
+        "thing",
+    )
 )
 _REPEATABLE = OPTIONAL | {"from", "to"}
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -79,9 +94,16 @@ _MARKUP = (
     (re.compile(r"(?<=\}) percent\b"), "(%|%| percent| percent| per cent)"),
     (
         re.compile(r"\$\{(\w+)\}"),
-        r"(${\1}|${\1}|${\1}|${\1}|€{\1}|£{\1}|{\1} dollars|{\1} dollars|USD {\1}|{\1} bucks|{\1} euros)",
+        (
+            r"(${\1}|${\1}|${\1}|${\1}|€{\1}|£{\1}|{\1} dollars|{\1} dollars|USD {\1}|{\1} "
+            r"bucks|{\1} "
+            r"euros)"
+        ),
     ),
-    (re.compile(r"(?<=\}) dollars\b"), "( dollars| dollars| dollars| bucks| USD|$|€| euros| pounds)"),
+    (
+        re.compile(r"(?<=\}) dollars\b"),
+        "( dollars| dollars| dollars| bucks| USD|$|€| euros| pounds)",
+    ),
 )
 
 
@@ -125,7 +147,9 @@ def template_fault(task: str, template: str) -> str | None:
 
 
 def _rewrite(template: str, choice: Callable[[str], str]) -> str:
-    """Replaces every ``(a|b)`` by ``choice("a|b")``, innermost first; parentheses without a bar stay."""
+    """Replaces every ``(a|b)`` by ``choice("a|b")``, innermost first; parentheses without a bar
+    stay.
+    """
 
     def replace(match: re.Match[str]) -> str:
         inside = match.group(1)
@@ -209,7 +233,9 @@ class Bank:
                 if task in parts:
                     continue
                 for line in expand_parts(lines, parts):
-                    fault = template_fault(task, line) if task in REQUIRED else f"unknown task {task}"
+                    fault = (
+                        template_fault(task, line) if task in REQUIRED else f"unknown task {task}"
+                    )
                     if fault:
                         self.faults.append(f"{path.name} [{task}] {line!r}: {fault}")
                         continue
@@ -217,7 +243,9 @@ class Bank:
                     compiled = compile_template(line)
                     self.templates.setdefault(task, []).extend([compiled] * weight)
         around = read_sections(folder / "around.txt")
-        self.around = {name: [compile_template(t, False) for t in lines] for name, lines in around.items()}
+        self.around = {
+            name: [compile_template(t, False) for t in lines] for name, lines in around.items()
+        }
 
     def question(self, rng: Random, task: str, slots: dict[str, str]) -> str:
         """A question for ``task`` with the slots filled."""
@@ -229,7 +257,9 @@ class Bank:
 
 
 def fill(rng: Random, nodes: list[Node], slots: dict[str, str]) -> str:
-    """The text of a compiled template; missing people, things and places are drawn and kept in ``slots``."""
+    """The text of a compiled template; missing people, things and places are drawn and kept in
+    ``slots``.
+    """
     parts: list[str] = []
     _emit(rng, nodes, slots, parts)
     text = "".join(parts)
@@ -267,7 +297,9 @@ def draw(rng: Random, name: str, slots: dict[str, str]) -> str:
     return value
 
 
-_WORDS: dict[int, tuple[str, float]] = {  # the word for a number and how often it is used when words are wanted
+_WORDS: dict[
+    int, tuple[str, float]
+] = {  # the word for a number and how often it is used when words are wanted
     n: (word, 1.0 if n <= 12 else 0.4)
     for n, word in zip((*range(2, 21), *range(30, 101, 10)), read_words("numbers.txt"), strict=True)
 }

@@ -1,7 +1,7 @@
 """Worked whole-number arithmetic: every function appends its steps to a list of lines and returns the result.
 
-The steps are spelt out digit by digit (columns with carries, partial products, long division), so that each next token
-follows from a few earlier ones and a model of 6 M parameters can be exact.
+The steps are spelt out digit by digit (columns with carries, partial products, long division), so
+that each next token follows from a few earlier ones and a model of 6 M parameters can be exact.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def add(out: list[str], a: int, b: int) -> int:
 
 
 def sub(out: list[str], a: int, b: int) -> int:
-    """Difference of two non-negative whole numbers (may be negative), by columns when one has three digits or more."""
+    """Difference of two non-negative whole numbers (may be negative), by columns when one has three
+    digits or more.
+    """
     result = a - b
     if result < 0:
         out.append(f"{b} is larger than {a}, so {a} - {b} is negative.")
@@ -129,7 +131,9 @@ def mul_digit(out: list[str], a: int, d: int) -> int:
             out.append(f"{PLACES[place]}: {x} × {d} = {s}, write {s % 10}, carry {s // 10}")
         else:
             out.append(
-                f"{PLACES[place]}: {x} × {d} = {x * d}, {x * d} + {carry} = {s}, write {s % 10}, carry {s // 10}"
+                f"{PLACES[place]}: {x} × {d} = {x * d}, {x * d} + {carry} = {s}, write "
+                f"{s % 10}, "
+                f"carry {s // 10}"
             )
         carry = s // 10
     if carry:
@@ -141,7 +145,12 @@ def mul_digit(out: list[str], a: int, d: int) -> int:
 def mul(out: list[str], a: int, b: int) -> int:
     """Product of two non-negative whole numbers, by partial products."""
     product = a * b
-    if (a < _DIRECT_FACTOR and b < _DIRECT_FACTOR) or min(a, b) <= 1 or is_power_of_ten(a) or is_power_of_ten(b):
+    if (
+        (a < _DIRECT_FACTOR and b < _DIRECT_FACTOR)
+        or min(a, b) <= 1
+        or is_power_of_ten(a)
+        or is_power_of_ten(b)
+    ):
         out.append(f"{a} × {b} = {product}.")
         return product
     if len(str(b)) > len(str(a)):
@@ -185,7 +194,9 @@ def divide(out: list[str], a: int, b: int) -> tuple[int, int]:
 def list_multiples(out: list[str], b: int) -> None:
     """The multiples of ``b`` that long division looks up; none for the divisors of the times table."""
     if b >= _DIRECT_FACTOR:
-        out.append(f"Multiples of {b}: " + ", ".join(f"{k} × {b} = {k * b}" for k in range(1, 10)) + ".")
+        out.append(
+            f"Multiples of {b}: " + ", ".join(f"{k} × {b} = {k * b}" for k in range(1, 10)) + "."
+        )
 
 
 def bring_down(out: list[str], rest: int, digit: int, b: int) -> tuple[int, int]:
@@ -196,7 +207,9 @@ def bring_down(out: list[str], rest: int, digit: int, b: int) -> tuple[int, int]
         out.append(f"bring down {digit}: {current}, {b} goes 0 times, left {left}")
     else:
         out.append(
-            f"bring down {digit}: {current}, {b} goes {q} times, {q * b}, {current} - {q * b} = {left}, left {left}"
+            f"bring down {digit}: {current}, {b} goes {q} times, {q * b}, {current} - {q * b} "
+            f"= "
+            f"{left}, left {left}"
         )
     return q, left
 

@@ -164,7 +164,9 @@ def lin_words(rng: Random, level: int) -> Core:
 
 def _percent(rng: Random, level: int, high: int) -> int | Num:
     if level <= 2 and rng.random() < 0.7:
-        return rng.choice([p for p in (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90) if p <= high])
+        return rng.choice(
+            [p for p in (5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90) if p <= high]
+        )
     if level >= 3 and rng.random() < 0.06:
         return Num(rng.randint(1, high - 1) * 10 + 5, 1)
     return rng.randint(1, high)
@@ -208,7 +210,9 @@ def pct_what(rng: Random, level: int) -> Core:
             if level < 3 or rng.random() < 0.3
             else rng.randint(5, (0, 0, 100, 400, 999)[level - 1])
         )
-        p4 = rng.randint(1, 150 if rng.random() < 0.1 else 99) * (4 if rng.random() < 0.85 else 1)  # quarters of %
+        p4 = rng.randint(1, 150 if rng.random() < 0.1 else 99) * (
+            4 if rng.random() < 0.85 else 1
+        )  # quarters of %
         if b * p4 % 400 == 0:
             break
     a = b * p4 // 400
@@ -230,8 +234,14 @@ def seq_next(rng: Random, level: int) -> Core:
     if rng.random() < 0.3:
         out.append("Check with the last two terms.")
         steps.sub_signed(out, terms[-1], terms[-2])
-    out.append(f"Each term changes by {step}. Next: {terms[-1]} {'+' if step >= 0 else '-'} {abs(step)}.")
-    value = steps.add_signed(out, terms[-1], step) if step >= 0 else steps.sub_signed(out, terms[-1], -step)
+    out.append(
+        f"Each term changes by {step}. Next: {terms[-1]} {'+' if step >= 0 else '-'} {abs(step)}."
+    )
+    value = (
+        steps.add_signed(out, terms[-1], step)
+        if step >= 0
+        else steps.sub_signed(out, terms[-1], -step)
+    )
     return Core({"terms": ", ".join(map(str, terms))}, out, str(value))
 
 

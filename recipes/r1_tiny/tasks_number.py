@@ -106,7 +106,8 @@ def chain(rng: Random, level: int) -> Core:
         value += n * factor if sign == "+" else -n * factor
         terms.append((sign, n, factor))
     shown = " ".join(
-        ("" if i == 0 else f"{s} ") + (f"{n} × {f}" if f > 1 else str(n)) for i, (s, n, f) in enumerate(terms)
+        ("" if i == 0 else f"{s} ") + (f"{n} × {f}" if f > 1 else str(n))
+        for i, (s, n, f) in enumerate(terms)
     )
     out = [f"We need {shown}."]
     plain = []
@@ -116,7 +117,11 @@ def chain(rng: Random, level: int) -> Core:
             n = steps.mul(out, n, factor)
         plain.append((sign, n))
     if product_at >= 0:
-        out.append("Now " + " ".join(("" if i == 0 else f"{s} ") + str(n) for i, (s, n) in enumerate(plain)) + ".")
+        out.append(
+            "Now "
+            + " ".join(("" if i == 0 else f"{s} ") + str(n) for i, (s, n) in enumerate(plain))
+            + "."
+        )
     total = run_chain(out, plain[0][1], plain[1:])
     return Core({"expr": shown}, out, str(total))
 
@@ -127,7 +132,11 @@ def chain_words(rng: Random, level: int) -> Core:
     if a + b < c and rng.random() < 0.85:
         a, c = c, a
     out = [f"We need {a} + {b} - {c} + {d}."]
-    return Core({"a": a, "b": b, "c": c, "d": d}, out, str(run_chain(out, a, [("+", b), ("-", c), ("+", d)])))
+    return Core(
+        {"a": a, "b": b, "c": c, "d": d},
+        out,
+        str(run_chain(out, a, [("+", b), ("-", c), ("+", d)])),
+    )
 
 
 def euclid(out: list[str], a: int, b: int) -> int:
@@ -151,7 +160,13 @@ def _pair(rng: Random, limit: int) -> tuple[int, int]:
         a = max(2, b * rng.randint(1, max(1, limit // b)) + rng.randint(-3, 3))
     elif kind < 0.32:  # digits alike
         a = rng.randint(2, limit)
-        b = max(2, min(limit, a + rng.choice((-1, 1)) * rng.choice((1, 2, 4, 10, 90, 100, 900, 996, 1000, 1004))))
+        b = max(
+            2,
+            min(
+                limit,
+                a + rng.choice((-1, 1)) * rng.choice((1, 2, 4, 10, 90, 100, 900, 996, 1000, 1004)),
+            ),
+        )
     else:
         g = rng.randint(2, max(2, limit // rng.choice((3, 5, 8, 15))))
         a, b = g * rng.randint(1, limit // g), g * rng.randint(1, limit // g)

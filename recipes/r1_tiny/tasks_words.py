@@ -1,4 +1,6 @@
-"""Word problems: the first line of the reasoning names the quantity and writes the formula, without any nouns."""
+"""Word problems: the first line of the reasoning names the quantity and writes the formula, without
+any nouns.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,19 @@ _SPEED_UNITS = (
     ("kilometres per hour", "kilometres"),
     ("km per hour", "km"),
 )
-_LENGTH_UNITS = ("meters", "metres", "m", "cm", "centimeters", "feet", "inches", "yards", "km", "ft", "centimetres")
+_LENGTH_UNITS = (
+    "meters",
+    "metres",
+    "m",
+    "cm",
+    "centimeters",
+    "feet",
+    "inches",
+    "yards",
+    "km",
+    "ft",
+    "centimetres",
+)
 
 
 def total_cost(rng: Random, level: int) -> Core:
@@ -36,14 +50,20 @@ def two_items(rng: Random, level: int) -> Core:
     out = [f"Total of two purchases = {n} × {p} + {n2} × {p2}."]
     first, second = decimals.mul(out, n, p), decimals.mul(out, n2, p2)
     out.append(f"Add them: {first} + {second}.")
-    return Core({"n": n, "price": p, "n2": n2, "price2": p2}, out, str(decimals.add(out, first, second)))
+    return Core(
+        {"n": n, "price": p, "n2": n2, "price2": p2}, out, str(decimals.add(out, first, second))
+    )
 
 
 def change(rng: Random, level: int) -> Core:
     n, p = rng.randint(2, max(6, _COUNT[level - 1] // 2)), price(rng, _PRICE[level - 1])
     cents = n * decimals.as_num(p).scaled(2)
     notes = [d for d in (5, 10, 20, 50, 100, 200, 500, 1000, 2000) if d * 100 > cents]
-    paid = rng.choice(notes[:2]) if notes and rng.random() < 0.75 else cents // 100 + rng.randint(1, 60)
+    paid = (
+        rng.choice(notes[:2])
+        if notes and rng.random() < 0.75
+        else cents // 100 + rng.randint(1, 60)
+    )
     out = [f"Change = paid - number × price = {paid} - {n} × {p}."]
     cost = decimals.mul(out, n, p)
     out.append(f"Change: {paid} - {cost}.")
@@ -139,7 +159,9 @@ def average(rng: Random, level: int) -> Core:
     out.append(f"Average = sum ÷ count = {total} ÷ {n}.")
     steps.divide(out, total, n)
     joiner = rng.choice((" and ", " and ", ", and ", ", "))
-    return Core({"list": ", ".join(map(str, values[:-1])) + joiner + str(values[-1])}, out, str(total // n))
+    return Core(
+        {"list": ", ".join(map(str, values[:-1])) + joiner + str(values[-1])}, out, str(total // n)
+    )
 
 
 def savings(rng: Random, level: int) -> Core:
@@ -154,7 +176,11 @@ def savings(rng: Random, level: int) -> Core:
 
 
 def discount(rng: Random, level: int) -> Core:
-    p: int | Num = rng.choice((5, 10, 15, 20, 25, 30, 35, 40, 50, 60, 75)) if rng.random() < 0.7 else rng.randint(2, 90)
+    p: int | Num = (
+        rng.choice((5, 10, 15, 20, 25, 30, 35, 40, 50, 60, 75))
+        if rng.random() < 0.7
+        else rng.randint(2, 90)
+    )
     cost: int | Num = rng.randint(1, (10, 20, 40, 60, 200)[level - 1]) * rng.choice((5, 10))
     if level > 2 and rng.random() < 0.5:
         cost = price(rng, (0, 0, 99, 400, 3000)[level - 1])
@@ -170,13 +196,19 @@ def gains_losses(rng: Random, level: int) -> Core:
     loss = rng.randint(1, start + gain - 1)
     out = [f"Now = start + gain - loss = {start} + {gain} - {loss}."]
     return Core(
-        {"start": start, "gain": gain, "loss": loss}, out, str(steps.sub(out, steps.add(out, start, gain), loss))
+        {"start": start, "gain": gain, "loss": loss},
+        out,
+        str(steps.sub(out, steps.add(out, start, gain), loss)),
     )
 
 
 def times_as_many(rng: Random, level: int) -> Core:
     a = whole(rng, 1, (1, 2, 2, 3, 4)[level - 1])
-    k = rng.choice((2, 2, 3, 3, 4, 5)) if rng.random() < 0.6 else rng.randint(2, (5, 8, 12, 15, 20)[level - 1])
+    k = (
+        rng.choice((2, 2, 3, 3, 4, 5))
+        if rng.random() < 0.6
+        else rng.randint(2, (5, 8, 12, 15, 20)[level - 1])
+    )
     out = [f"Together = {a} + {k} × {a}."]
     other = steps.mul(out, a, k)
     out.append(f"Add both: {a} + {other}.")
@@ -185,7 +217,10 @@ def times_as_many(rng: Random, level: int) -> Core:
 
 def recipe(rng: Random, level: int) -> Core:
     while True:
-        s, t = rng.randint(2, (4, 6, 8, 12, 20)[level - 1]), rng.randint(2, (8, 12, 20, 40, 90)[level - 1])
+        s, t = (
+            rng.randint(2, (4, 6, 8, 12, 20)[level - 1]),
+            rng.randint(2, (8, 12, 20, 40, 90)[level - 1]),
+        )
         amount = rng.randint(1, (10, 20, 40, 80, 200)[level - 1]) * rng.choice((5, 10, 25, s))
         if s != t and amount * t % s == 0:
             break
@@ -197,7 +232,10 @@ def recipe(rng: Random, level: int) -> Core:
 
 
 def days_needed(rng: Random, level: int) -> Core:
-    per, days = rng.randint(2, (9, 15, 40, 80, 99)[level - 1]), rng.randint(2, (9, 15, 40, 120, 365)[level - 1])
+    per, days = (
+        rng.randint(2, (9, 15, 40, 80, 99)[level - 1]),
+        rng.randint(2, (9, 15, 40, 120, 365)[level - 1]),
+    )
     out = [f"Days = total ÷ per day = {per * days} ÷ {per}."]
     steps.divide(out, per * days, per)
     return Core({"total": per * days, "per": per}, out, str(days))
@@ -205,7 +243,11 @@ def days_needed(rng: Random, level: int) -> Core:
 
 def age(rng: Random, level: int) -> Core:
     top = (12, 20, 50, 60, 70)[level - 1]
-    a, d, y = rng.randint(2, top), rng.randint(2, max(4, top // 2)), rng.randint(2, max(5, top // 2))
+    a, d, y = (
+        rng.randint(2, top),
+        rng.randint(2, max(4, top // 2)),
+        rng.randint(2, max(5, top // 2)),
+    )
     out = [f"Age = {a} + {d} + {y}."]
     return Core({"a": a, "d": d, "y": y}, out, str(steps.add(out, steps.add(out, a, d), y)))
 

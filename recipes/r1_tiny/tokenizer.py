@@ -1,4 +1,6 @@
-"""Byte-level BPE with single-digit tokens and DeepSeek's special tokens: training, files, and a quick encoder."""
+"""Byte-level BPE with single-digit tokens and DeepSeek's special tokens: training, files, and a
+quick encoder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from recipes.r1_tiny import R1_TINY
 from recipes.r1_tiny.generator import Turn, draw_turn
@@ -20,12 +31,16 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, END_THINK = "<think>", "</think>"
 SPECIAL = (BOS, EOS, PAD, USER, ASSISTANT)
 VOCAB_SIZE = 1408
-# Qwen2's own split (transformers 5 applies it to every Qwen2 model, whatever the files say): digits one by one
+# Qwen2's own split (transformers 5 applies it to every Qwen2 model, whatever the files say): digits
+# one by one
 _SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| "
+    r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _SPLIT_ASCII = re.compile(
-    _SPLIT.replace(r"\p{L}\p{N}", r"A-Za-z\d").replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", r"\d")
+    _SPLIT.replace(r"\p{L}\p{N}", r"A-Za-z\d")
+    .replace(r"\p{L}", "[A-Za-z]")
+    .replace(r"\p{N}", r"\d")
 )
 _NOT_QUICK = re.compile(r"[^\n -~×÷−–’…·€£]|<[/｜t]")
 CHAT_TEMPLATE = (
@@ -118,7 +133,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 class Encoder:
-    """Token ids of training examples; remembers the ids of every word, which is quicker than the tokenizer itself."""
+    """Token ids of training examples; remembers the ids of every word, which is quicker than the
+    tokenizer itself.
+    """
 
     def __init__(self, path: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(path))
@@ -158,7 +175,13 @@ class Encoder:
         """Ids of a whole training example, and how many of them are the prompt."""
         prompt = self.prompt(turn.user)
         thought, _, answer = turn.response.partition(END_THINK)
-        return [*prompt, *self.encode(thought), self.end_think, *self.encode(answer), self.eos], len(prompt)
+        return [
+            *prompt,
+            *self.encode(thought),
+            self.end_think,
+            *self.encode(answer),
+            self.eos,
+        ], len(prompt)
 
 
 def main() -> None:

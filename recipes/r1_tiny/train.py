@@ -54,20 +54,30 @@ def make_loss(model: Qwen2, way: str, compiled: bool) -> Loss:
             attend = use(prepared)
             hidden = model.hidden(ids, positions, lambda _: attend, torch.bfloat16)
             scores = model.logits(hidden)
-        return F.cross_entropy(scores.float().flatten(0, 1), labels.flatten(), ignore_index=_IGNORED)
+        return F.cross_entropy(
+            scores.float().flatten(0, 1), labels.flatten(), ignore_index=_IGNORED
+        )
 
     return torch.compile(loss, dynamic=False) if compiled else loss
 
 
-def choose_way(model: Qwen2, batch: Batch, device: str) -> tuple[str, Callable[[Tensor, Tensor], Any], Loss]:
-    """The first way of attention that runs compiled and gives the loss and gradient of the plain one."""
+def choose_way(
+    model: Qwen2, batch: Batch, device: str
+) -> tuple[str, Callable[[Tensor, Tensor], Any], Loss]:
+    """The first way of attention that runs compiled and gives the loss and gradient of the plain
+    one.
+    """
     ids, positions, labels, example, starts = to_device(batch, device)
 
-    def measure(prepare: Callable[[Tensor, Tensor], Any], loss: Loss, rows: int) -> tuple[float, float]:
+    def measure(
+        prepare: Callable[[Tensor, Tensor], Any], loss: Loss, rows: int
+    ) -> tuple[float, float]:
         model.zero_grad(set_to_none=True)
         value = loss(ids[:rows], positions[:rows], labels[:rows], prepare(example[:rows], starts))
         value.backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in model.parameters() if p.grad is not None]
+        )
         model.zero_grad(set_to_none=True)
         return value.item(), norm.item()
 
@@ -84,7 +94,13 @@ def choose_way(model: Qwen2, batch: Batch, device: str) -> tuple[str, Callable[[
             print(f"{way}: {type(error).__name__}: {str(error)[:600]}", flush=True)
             torch._dynamo.reset()
             continue
-        print(f"{way}: loss, gradient {got}, plain {want}, {time.monotonic() - begin:.1f} s to compile", flush=True)
+        print(
+            (
+                f"{way}: loss, gradient {got}, plain {want}, {time.monotonic() - begin:.1f} s to "
+                f"compile"
+            ),
+            flush=True,
+        )
         if abs(got[0] - want[0]) < 0.02 and abs(got[1] / want[1] - 1) < 0.05:
             return way, prepare, loss
     raise RuntimeError("train: no way of attention works on this machine. See the lines above.")
@@ -92,7 +108,11 @@ def choose_way(model: Qwen2, batch: Batch, device: str) -> tuple[str, Callable[[
 
 def learning_rate(step: int, share: float, peak: float, warmup: int) -> float:
     """Linear warm-up by steps, then a cosine over the share of the time that is used."""
-    return peak * min(1.0, (step + 1) / warmup) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    return (
+        peak
+        * min(1.0, (step + 1) / warmup)
+        * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    )
 
 
 def optimizer_of(model: Qwen2, device: str) -> torch.optim.AdamW:
@@ -118,7 +138,9 @@ def train(arguments: argparse.Namespace) -> Qwen2:
     ready: queue.Queue[tuple[Tensor, ...]] = queue.Queue(8)
     threading.Thread(target=lambda: _fill(ready, feed, device), daemon=True).start()
     count = sum(p.numel() for p in model.parameters())
-    print(f"ready to train after {time.monotonic() - begin:.1f} s, {count:,} parameters", flush=True)
+    print(
+        f"ready to train after {time.monotonic() - begin:.1f} s, {count:,} parameters", flush=True
+    )
     train_from = time.monotonic()
     seconds = arguments.minutes * 60 - (train_from - begin)
     step, losses, starved, last = 0, [], 0, train_from
@@ -139,7 +161,10 @@ def train(arguments: argparse.Namespace) -> Qwen2:
             now = time.monotonic()
             rate = arguments.log_every * arguments.rows * arguments.length / (now - last)
             print(
-                f"step {step} {now - begin:.0f} s loss {mean:.4f} {rate / 1e6:.2f} M tok/s starved {starved}",
+                (
+                    f"step {step} {now - begin:.0f} s loss {mean:.4f} {rate / 1e6:.2f} M tok/s "
+                    f"starved {starved}"
+                ),
                 flush=True,
             )
             losses, starved, last = [], 0, now
@@ -147,7 +172,8 @@ def train(arguments: argparse.Namespace) -> Qwen2:
                 save_model(model, arguments.out)
     feed.close()
     print(
-        f"{step} steps, {step * arguments.rows * arguments.length / 1e6:.0f} M tokens, {time.monotonic() - begin:.0f} s"
+        f"{step} steps, {step * arguments.rows * arguments.length / 1e6:.0f} M tokens, "
+        f"{time.monotonic() - begin:.0f} s"
     )
     save_model(model, arguments.out)
     return model
@@ -163,7 +189,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, default=R1_TINY)
-    parser.add_argument("--minutes", type=float, default=7.0, help="wall-clock time of training, compilation included")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=7.0,
+        help="wall-clock time of training, compilation included",
+    )
     parser.add_argument("--max-steps", type=int, default=10**9)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=2048)
@@ -173,7 +204,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=200)
     parser.add_argument("--evaluate", type=Path, nargs="*", default=[])
-    parser.add_argument("--evaluate-s", type=float, default=12.0, help="most seconds for one evaluation")
+    parser.add_argument(
+        "--evaluate-s", type=float, default=12.0, help="most seconds for one evaluation"
+    )
     arguments = parser.parse_args()
     train(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -182,11 +215,16 @@ def main() -> None:
     for path in arguments.evaluate:
         for temperature in (0.0, 0.6):
             begin = time.monotonic()
-            result = evaluate(shipped, encoder, read_problems(path), temperature, limit_s=arguments.evaluate_s)
+            result = evaluate(
+                shipped, encoder, read_problems(path), temperature, limit_s=arguments.evaluate_s
+            )
             (arguments.out / f"{path.stem}-{temperature}.json").write_text(
                 json.dumps(result, ensure_ascii=False, indent=1)
             )
-            print(f"{path.name} at {temperature}: {result['tokens']} in {time.monotonic() - begin:.1f} s")
+            print(
+                f"{path.name} at {temperature}: {result['tokens']} in "
+                f"{time.monotonic() - begin:.1f} s"
+            )
             print("  ", {k: v for k, v in result["accuracy"].items() if "/" not in k}, flush=True)
 
 

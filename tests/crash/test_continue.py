@@ -1,4 +1,6 @@
-"""Rows that a limit cut go on under a larger one, from their own tokens, wherever that is interrupted."""
+"""Rows that a limit cut go on under a larger one, from their own tokens, wherever that is
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def test_a_larger_limit_is_refused_without_the_option_and_a_smaller_one_with_it(
     with pytest.raises(FingerprintError) as refused:
         run_replay(job, replay(**QUICK))
     assert f"\n  sampling.max_tokens: {SMALL} → {LARGE}\n" in str(refused.value)
-    assert "\nWith --continue-truncated the rows that were cut go on to the larger limit.\n" in str(refused.value)
+    assert "\nWith --continue-truncated the rows that were cut go on to the larger limit.\n" in str(
+        refused.value
+    )
     with pytest.raises(FingerprintError) as smaller:
         run_replay(job_in(job.parent, 20), replay(**QUICK), continue_truncated=True)
     assert "--continue-truncated" not in str(smaller.value)
@@ -102,7 +106,11 @@ def test_a_changed_prompt_is_noticed_before_its_row_goes_on(job: Path, choice: s
     before = rows_of(output)
     cut = before.filter("truncated")["id"].to_list()
     changed = cut[:3]
-    now = pl.when(pl.col("id").is_in(changed)).then(pl.col("problem") + " Now.").otherwise(pl.col("problem"))
+    now = (
+        pl.when(pl.col("id").is_in(changed))
+        .then(pl.col("problem") + " Now.")
+        .otherwise(pl.col("problem"))
+    )
     questions(ROWS).with_columns(problem=now).write_parquet(job.parent / "in.parquet")
     job = write_job(job.parent, sampling={"max_tokens": LARGE}, input={"on_changed_prompt": choice})
     if choice == "refuse":
@@ -122,7 +130,10 @@ def test_a_changed_prompt_is_noticed_before_its_row_goes_on(job: Path, choice: s
 def test_a_row_at_its_own_cap_does_not_go_on(tmp_path: Path) -> None:
     caps = pl.when(pl.int_range(20) < 10).then(10).otherwise(None)
     questions(20).with_columns(cap=caps).write_parquet(tmp_path / "in.parquet")
-    run_replay(write_job(tmp_path, input={"max_tokens": "cap"}, sampling={"max_tokens": 20}), replay(**QUICK))
+    run_replay(
+        write_job(tmp_path, input={"max_tokens": "cap"}, sampling={"max_tokens": 20}),
+        replay(**QUICK),
+    )
     cut = rows_of(tmp_path / "out").filter("truncated")
     free = cut.filter(pl.col("completion_tokens") == 20).height
     assert 0 < free < cut.height
@@ -130,7 +141,9 @@ def test_a_row_at_its_own_cap_does_not_go_on(tmp_path: Path) -> None:
     summary = run_replay(job, replay(**QUICK), continue_truncated=True)
     assert (summary.exit_code, summary.tally.done) == (0, free)
     caps = pl.when(pl.int_range(20) < 10).then(15).otherwise(None)
-    questions(20).with_columns(cap=caps).write_parquet(tmp_path / "in.parquet")  # the caps have grown
+    questions(20).with_columns(cap=caps).write_parquet(
+        tmp_path / "in.parquet"
+    )  # the caps have grown
     assert run_replay(job, replay(**QUICK), continue_truncated=True).tally.done == cut.height - free
 
 
@@ -138,9 +151,15 @@ INTENT_STEPS = sorted(name for name in POINTS if name.startswith("intent."))
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(name, marks=[] if name == "intent.published" else pytest.mark.slow) for name in INTENT_STEPS]
+    "step",
+    [
+        pytest.param(name, marks=[] if name == "intent.published" else pytest.mark.slow)
+        for name in INTENT_STEPS
+    ],
 )
-def test_killed_while_parts_are_replaced_it_ends_right(job: Path, from_the_start: pl.DataFrame, step: str) -> None:
+def test_killed_while_parts_are_replaced_it_ends_right(
+    job: Path, from_the_start: pl.DataFrame, step: str
+) -> None:
     output = job.parent / "out"
     (job.parent / "script.json").write_text(json.dumps(QUICK))
     command = [HELPER, str(job.parent / "script.json"), "run", str(job), "--continue-truncated"]

@@ -1,4 +1,6 @@
-"""vLLM with its engine in a process of its own, as on a GPU: that process is killed, and the work goes on."""
+"""vLLM with its engine in a process of its own, as on a GPU: that process is killed, and the work
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,11 @@ def test_a_killed_engine_process_is_noticed_at_once_and_its_work_goes_on(
         tmp_path / "out",
     )
     with tree(["-m", "batchr1", "run", str(job), "--gpus", "none"], tmp_path) as run:
-        until(lambda: (output / "data").exists() and list((output / "data").glob("*")), 800, "the first part")
+        until(
+            lambda: (output / "data").exists() and list((output / "data").glob("*")),
+            800,
+            "the first part",
+        )
         [worker], core = run.workers(), engine_process(run)
         assert core is not None and core != worker
         os.kill(core, signal.SIGKILL)

@@ -22,29 +22,53 @@ from batchr1.faults import POINTS
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 PACKAGE = Path(__file__).parent.parent.parent / "batchr1"
 ROWS = 40
-SCRIPT: dict[str, Any] = {"mean_len": 60.0, "tokens_per_step": 1, "step_s": 0.005, "max_num_seqs": 8}
+SCRIPT: dict[str, Any] = {
+    "mean_len": 60.0,
+    "tokens_per_step": 1,
+    "step_s": 0.005,
+    "max_num_seqs": 8,
+}
 
-# step → which of its passings kills, and whose process dies. Of a replacement: test_continue.py; of an
-# export: test_export.py.
+# step → which of its passings kills, and whose process dies. Of a replacement: test_continue.py; of
+# an export: test_export.py.
 DRIVER = {
-    "commit.checked": 2, "commit.published": 2, "commit.done": 2, "lock.watched": 1, "lock.taken": 1,
-    "finish.recorded": 1, "finish.cleared": 1, "finish.succeeded": 1,
-}  # fmt: skip
-WORKER = {"stage.written": 2, "stage.staged": 2, "snapshot.begun": 3, "snapshot.written": 2, "snapshot.rotated": 2}
+    "commit.checked": 2,
+    "commit.published": 2,
+    "commit.done": 2,
+    "lock.watched": 1,
+    "lock.taken": 1,
+    "finish.recorded": 1,
+    "finish.cleared": 1,
+    "finish.succeeded": 1,
+}
+WORKER = {
+    "stage.written": 2,
+    "stage.staged": 2,
+    "snapshot.begun": 3,
+    "snapshot.written": 2,
+    "snapshot.rotated": 2,
+}
 TAKE_OVER = {"carry.written": 1, "carry.removing": 1, "lock.watched": 1, "lock.taken": 1}
 
 
 def steps(names: dict[str, int], quick: str) -> list[Any]:
     """One of them in every run of the tests, all of them in `make crash`."""
-    return [pytest.param(name, marks=[] if name == quick else pytest.mark.slow) for name in sorted(names)]
+    return [
+        pytest.param(name, marks=[] if name == quick else pytest.mark.slow)
+        for name in sorted(names)
+    ]
 
 
 def test_every_step_is_in_the_code_and_in_a_test() -> None:
     used = [
-        name for path in PACKAGE.rglob("*.py") for name in re.findall(r'fault_point\("([\w.]+)"\)', path.read_text())
+        name
+        for path in PACKAGE.rglob("*.py")
+        for name in re.findall(r'fault_point\("([\w.]+)"\)', path.read_text())
     ]
     assert sorted(set(used)) == sorted(POINTS)
-    tested = {*DRIVER, *WORKER, *TAKE_OVER} | {name for name in POINTS if name.startswith(("intent.", "export."))}
+    tested = {*DRIVER, *WORKER, *TAKE_OVER} | {
+        name for name in POINTS if name.startswith(("intent.", "export."))
+    }
     assert tested == set(POINTS)
 
 
@@ -89,7 +113,9 @@ def assert_goes_on(job: Path, undisturbed: pl.DataFrame) -> None:
         pq.ParquetFile(path).read()
     assert (output / "_SUCCESS").exists()
     control = output / ".batchr1"
-    assert [str(p) for folder in ("staging", "inflight") for p in (control / folder).glob("*")] == []
+    assert [
+        str(p) for folder in ("staging", "inflight") for p in (control / folder).glob("*")
+    ] == []
 
 
 @pytest.mark.parametrize("step", steps(DRIVER, quick="commit.published"))

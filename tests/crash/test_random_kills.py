@@ -1,9 +1,10 @@
 """SIGKILL to the driver, a worker, the whole tree or the engine's process, at random moments, until the job is done.
 
-On real vLLM and the model that ships. After each kill nothing of what was killed is left by pid within five seconds (a
-worker whose engine's process died may take a minute), and all that was committed is there and readable. Greedy in
-float32, what comes out has to be what an undisturbed run gives, byte for byte. BATCHR1_KILLS is how often each job is
-killed: ten times the short one in CI, 25 times each of the four others in the long leg. Figures are printed (-s).
+On real vLLM and the model that ships. After each kill nothing of what was killed is left by pid
+within five seconds (a worker whose engine's process died may take a minute), and all that was
+committed is there and readable. Greedy in float32, what comes out has to be what an undisturbed run
+gives, byte for byte. BATCHR1_KILLS is how often each job is killed: ten times the short one in CI,
+25 times each of the four others in the long leg. Figures are printed (-s).
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def content(output: Path) -> pl.DataFrame:
 
 
 def ready_lines(output: Path) -> int:
-    return sum(path.read_text().count(" ready after ") for path in (output / ".batchr1/runs").glob("*.log"))
+    return sum(
+        path.read_text().count(" ready after ") for path in (output / ".batchr1/runs").glob("*.log")
+    )
 
 
 def newest_snapshot(output: Path) -> float:
@@ -96,19 +99,24 @@ def newest_snapshot(output: Path) -> float:
 
 
 class Toll:
-    """What the kills cost: seconds since the last snapshot, which is work that has to be done again."""
+    """What the kills cost: seconds since the last snapshot, which is work that has to be done
+    again.
+    """
 
     def __init__(self) -> None:
         self.kills = 0
         self.lost_s = 0.0
         self.by_target: dict[str, int] = {}
-        self.blaming_runs = 0  # ended with rows that three kills had hit: failed, as promised, until asked for again
+        # ended with rows that three kills had hit: failed, as promised, until asked for again
+        self.blaming_runs = 0
         self._committed: dict[str, str] = {}
 
     def kill(self, rng: random.Random, run: Tree, output: Path, ready_at: float) -> bool:
         """Kill something; whether the run is over with it."""
         workers, engine = run.workers(), engine_process(run)
-        target = rng.choice(["driver", "worker", "tree"] + ["engine", "engine"] * (engine is not None))
+        target = rng.choice(
+            ["driver", "worker", "tree"] + ["engine", "engine"] * (engine is not None)
+        )
         if run.driver.poll() is not None or not workers:
             return True
         age = time.time() - max(newest_snapshot(output), ready_at)
@@ -117,9 +125,15 @@ class Toll:
         self.kills += 1
         self.by_target[target] = self.by_target.get(target, 0) + 1
         if target in ("worker", "engine"):
-            os.kill(engine if target == "engine" and engine is not None else workers[0], signal.SIGKILL)
+            os.kill(
+                engine if target == "engine" and engine is not None else workers[0], signal.SIGKILL
+            )
             limit_s = ORPHAN_S if target == "worker" else NOTICE_S
-            until(lambda: not {workers[0], engine} & {*run.left()}, limit_s, "the end of worker and engine")
+            until(
+                lambda: not {workers[0], engine} & {*run.left()},
+                limit_s,
+                "the end of worker and engine",
+            )
             self.look_at(output)
             return False
         if target == "tree":
@@ -191,8 +205,10 @@ def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
     resumed = rows.filter(pl.col("resumed_at").list.len() > 0).height
     bound_s = 1.2 * toll.kills * EVERY_S
     print(
-        f"\n{name}: {toll.kills} kills {toll.by_target}, {toll.blaming_runs} runs ended with rows blamed; "
-        f"{rows.height} rows, {resumed} resumed; {toll.lost_s:.1f} s of work done again, bound {bound_s:.1f} s"
+        f"\n{name}: {toll.kills} kills {toll.by_target}, {toll.blaming_runs} runs ended with rows "
+        f"blamed; "
+        f"{rows.height} rows, {resumed} resumed; {toll.lost_s:.1f} s of work done again, bound "
+        f"{bound_s:.1f} s"
     )
     assert toll.kills == KILLS
     assert toll.lost_s <= bound_s
@@ -201,7 +217,11 @@ def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
         wanted, rate = undisturbed(job_of(tmp_path / "calm", kind), tmp_path / "calm/out")
         got = content(output)
         same = (got["reasoning"].eq_missing(wanted["reasoning"])).mean()
-        print(f"{same:.1%} equal; about {toll.lost_s * rate:,.0f} tokens done again, {rate:,.0f} a second")
+        print(
+            f"{same:.1%} equal; about {toll.lost_s * rate:,.0f} tokens done again, "
+            f"{rate:,.0f} a "
+            f"second"
+        )
         if kind.is_repeatable:
             assert got.equals(wanted)
         elif not kind.sampling:
@@ -211,7 +231,9 @@ def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_truncated_rows_go_on_to_what_a_larger_limit_gives(tmp_path: Path) -> None:
-    """300 rows, 128 tokens and then 2,048, against 2,048 from the start: the same, and only the rest is generated."""
+    """300 rows, 128 tokens and then 2,048, against 2,048 from the start: the same, and only the
+    rest is generated.
+    """
     outputs: list[pl.DataFrame] = []
     tokens: list[int] = []
     for name, limits in {"twice": (128, 2048), "once": (2048,)}.items():

@@ -1,4 +1,6 @@
-"""docs/deploy/airflow_dag.py by the real Airflow, which `make airflow` puts into an environment of its own."""
+"""docs/deploy/airflow_dag.py by the real Airflow, which `make airflow` puts into an environment of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ pytestmark = [
 
 def airflow(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a command with an Airflow whose data base, logs and DAGs are below `folder`."""
-    settings = {"HOME": f"{folder}/home", "_CORE__DAGS_FOLDER": f"{folder}/dags", "_CORE__LOAD_EXAMPLES": "False"}
+    settings = {
+        "HOME": f"{folder}/home",
+        "_CORE__DAGS_FOLDER": f"{folder}/dags",
+        "_CORE__LOAD_EXAMPLES": "False",
+    }
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {f"AIRFLOW_{name}": value for name, value in settings.items()}
     environment["PATH"] = f"{AIRFLOW.parent}:{environment['PATH']}"
@@ -40,7 +46,12 @@ def airflow(folder: Path, *command: str | Path) -> subprocess.CompletedProcess[s
 def test_airflow_takes_the_dag_and_its_tasks_do_what_the_head_says(tmp_path: Path) -> None:
     (tmp_path / "batchr1").write_text(STAND_IN)
     (tmp_path / "batchr1").chmod(0o755)
-    command = [AIRFLOW, ROOT / "tests/helpers/airflow_probe.py", ROOT / "docs/deploy/airflow_dag.py", tmp_path]
+    command = [
+        AIRFLOW,
+        ROOT / "tests/helpers/airflow_probe.py",
+        ROOT / "docs/deploy/airflow_dag.py",
+        tmp_path,
+    ]
     codes = ["0", "1", "2", "3", "4", "75", "137"]
     done = airflow(tmp_path, *command, *codes)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,14 +66,18 @@ def test_airflow_takes_the_dag_and_its_tasks_do_what_the_head_says(tmp_path: Pat
     }
     succeeded, _ = found["outcomes"].pop("0")
     assert succeeded
-    assert found["outcomes"] == {code: [False, failed.format(code)] for code in ("1", "2", "3", "4")}
+    assert found["outcomes"] == {
+        code: [False, failed.format(code)] for code in ("1", "2", "3", "4")
+    }
     assert found["stopped"] == "saved\n"
     words = "run jobs/nightly.yaml --date 2026-11-03 --grace 60s --log-format json"
     assert (tmp_path / "arguments").read_text().splitlines() == [words] * (len(codes) + 1)
 
 
 def test_in_a_dag_run_75_is_tried_again_and_failed_rows_fail_the_outcome(tmp_path: Path) -> None:
-    """All of it real but batchr1: Airflow's data base, its retries, what one task hands to the next."""
+    """All of it real but batchr1: Airflow's data base, its retries, what one task hands to the
+    next.
+    """
     dag = (ROOT / "docs/deploy/airflow_dag.py").read_text(encoding="utf-8")
     for installed, here in (
         ("/opt/batchr1/bin/batchr1", f"{tmp_path}/batchr1"),
@@ -73,12 +88,21 @@ def test_in_a_dag_run_75_is_tried_again_and_failed_rows_fail_the_outcome(tmp_pat
         dag = dag.replace(installed, here)
     (tmp_path / "dags").mkdir()
     (tmp_path / "dags/nightly.py").write_text(dag)
-    stand_in = '#!/bin/sh\necho "$@" >>arguments\n[ "$(wc -l <arguments)" = 1 ] && exit 75\nexit 3\n'
+    stand_in = (
+        '#!/bin/sh\necho "$@" >>arguments\n[ "$(wc -l <arguments)" = 1 ] && exit 75\nexit 3\n'
+    )
     (tmp_path / "batchr1").write_text(stand_in)
     (tmp_path / "batchr1").chmod(0o755)
     migrated = airflow(tmp_path, AIRFLOW.parent / "airflow", "db", "migrate")
     assert migrated.returncode == 0, migrated.stderr
-    run = airflow(tmp_path, AIRFLOW.parent / "airflow", "dags", "test", "batchr1_nightly", "2026-11-03T21:00:00+00:00")
+    run = airflow(
+        tmp_path,
+        AIRFLOW.parent / "airflow",
+        "dags",
+        "test",
+        "batchr1_nightly",
+        "2026-11-03T21:00:00+00:00",
+    )
     said = run.stdout + run.stderr
     assert run.returncode == 1, said
     assert re.findall(r"non-zero exit code (\d+)\.$", said, re.MULTILINE) == ["75", "3"], said

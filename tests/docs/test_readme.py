@@ -1,6 +1,7 @@
 """The README says what the code does: its job file, its columns, its commands, its recorded output.
 
-`UPDATE_GOLDEN=1 pytest tests/docs/test_readme.py` rewrites the blocks that are derived from the code.
+`UPDATE_GOLDEN=1 pytest tests/docs/test_readme.py` rewrites the blocks that are derived from the
+code.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ README = REPOSITORY / "README.md"
 def block(name: str) -> str:
     """What stands between `<!-- name -->` and the next blank line after its fence or table."""
     text = README.read_text(encoding="utf-8")
-    match = re.search(rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|[^\n]*\n)+)", text, re.DOTALL)
+    match = re.search(
+        rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|[^\n]*\n)+)", text, re.DOTALL
+    )
     assert match, f"README has no block {name}"
     return match[1].strip()
 
@@ -43,20 +46,27 @@ def block(name: str) -> str:
 def hold(name: str, wanted: str) -> None:
     have = block(name)
     if os.environ.get("UPDATE_GOLDEN") and have != wanted:
-        README.write_text(README.read_text(encoding="utf-8").replace(have, wanted), encoding="utf-8")
+        README.write_text(
+            README.read_text(encoding="utf-8").replace(have, wanted), encoding="utf-8"
+        )
         pytest.skip("rewritten")
     assert have == wanted
 
 
 def test_the_job_file_shown_is_the_one_that_ships() -> None:
-    hold("jobs/math.yaml", "```yaml\n" + (REPOSITORY / "jobs/math.yaml").read_text(encoding="utf-8").strip() + "\n```")
+    hold(
+        "jobs/math.yaml",
+        "```yaml\n" + (REPOSITORY / "jobs/math.yaml").read_text(encoding="utf-8").strip() + "\n```",
+    )
 
 
 def test_the_columns_shown_are_the_ones_that_are_written() -> None:
     lines = ["| column | type | null | meaning |", "|---|---|---|---|"]
     for c in COLUMNS:
         values = f" ({', '.join(f'`{v}`' for v in c.values)})" if c.values else ""
-        lines.append(f"| `{c.name}` | {c.type} | {'yes' if c.nullable else ''} | {c.meaning}{values} |")
+        lines.append(
+            f"| `{c.name}` | {c.type} | {'yes' if c.nullable else ''} | {c.meaning}{values} |"
+        )
     hold("columns", "\n".join(lines))
 
 
@@ -89,28 +99,54 @@ def test_the_status_shown_is_what_status_prints() -> None:
         for name, rest in re.findall(r"^    (\w+_tokens) (.*)$", text, re.MULTILINE)
     }
     groups = [
-        GroupSummary(name, int(n), round(int(n) * float(c) / 100), int(n), round(int(n) * float(t) / 100), float(mean))
+        GroupSummary(
+            name,
+            int(n),
+            round(int(n) * float(c) / 100),
+            int(n),
+            round(int(n) * float(t) / 100),
+            float(mean),
+        )
         for name, n, c, t, mean in re.findall(
             r"family (\w+) +(\d+) rows +([\d.]+)% correct +([\d.]+)% truncated +(\d+) tokens", text
         )
     ]
     summary = OutputSummary(
-        output=shown[0].removesuffix(": complete"), complete=True, done=400, failed={}, pending=0,
-        statuses={"closed": 400}, truncated_in={"answer": 1}, judged=int(judged), correct=int(right),
-        tokens=int(tokens), token_stats=stats, flags={"answer_without_box": 1}, runs=1, last_run={}, holder=None,
-        in_flight=InFlight(0, 0, 0, 0), tokens_per_s=float(speed), eta_s=None, groups=groups,
-    )  # fmt: skip
+        output=shown[0].removesuffix(": complete"),
+        complete=True,
+        done=400,
+        failed={},
+        pending=0,
+        statuses={"closed": 400},
+        truncated_in={"answer": 1},
+        judged=int(judged),
+        correct=int(right),
+        tokens=int(tokens),
+        token_stats=stats,
+        flags={"answer_without_box": 1},
+        runs=1,
+        last_run={},
+        holder=None,
+        in_flight=InFlight(0, 0, 0, 0),
+        tokens_per_s=float(speed),
+        eta_s=None,
+        groups=groups,
+    )
     assert shown == status_text(summary, "family").splitlines()
     assert sum(group.rows for group in groups) == 400
 
 
-def test_the_plan_shown_is_what_plan_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_plan_shown_is_what_plan_prints(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # a machine that has not seen the model
     monkeypatch.chdir(REPOSITORY)
     shown = block("plan").splitlines()[1]
     code = "from batchr1.cli.main import program; program()"
     words = shlex.split(shown.removeprefix("$ batchr1 "))
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
     hold("plan", f"```console\n{shown}\n{done.stdout.strip()}\n```")
 
 
@@ -118,36 +154,75 @@ def test_the_export_shown_is_what_export_prints() -> None:
     """The figures are those of a real export; the words are the code's."""
     shown = block("export").splitlines()[1:-1]
     words = shlex.split(shown[0].removeprefix("$ batchr1 export "))
-    params = export_command.make_context("export", words, **main.context_settings).params  # its help option is kept
-    names = ("form", "where", "correct_only", "drop_flags", "max_tokens", "per_prompt", "dedupe", "reasoning")
-    options = ExportOptions(**{name: params[name] for name in names}, test_share=params["test_share"])
+    params = export_command.make_context(
+        "export", words, **main.context_settings
+    ).params  # its help option is kept
+    names = (
+        "form",
+        "where",
+        "correct_only",
+        "drop_flags",
+        "max_tokens",
+        "per_prompt",
+        "dedupe",
+        "reasoning",
+    )
+    options = ExportOptions(
+        **{name: params[name] for name in names}, test_share=params["test_share"]
+    )
     dest, size = re.findall(r"^(\S+): [\d,]+ rows, parquet, ([\d.]+) MB$", shown[1])[0]
     counts = [int(re.findall(r"[\d,]+", line)[0].replace(",", "")) for line in shown[2:]]
-    steps = [Step(name, keeps, rows) for (name, keeps, _), rows in zip(filters(options), counts[1:], strict=False)]
+    steps = [
+        Step(name, keeps, rows)
+        for (name, keeps, _), rows in zip(filters(options), counts[1:], strict=False)
+    ]
     splits = {}
     for line in shown[3 + len(steps) :]:
-        rows, prompts, tokens = (int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", line))
+        rows, prompts, tokens = (
+            int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", line)
+        )
         splits[line.split()[0]] = {"rows": rows, "prompts": prompts, "completion_tokens": tokens}
     summary = {
-        "dest": dest, "format": "parquet", "bytes": float(size) * 1e6, "rows_in": counts[0],
-        "rows": sum(split["rows"] for split in splits.values()), "steps": [asdict(step) for step in steps],
-        "splits": splits, "test_share": options.test_share, "incomplete": None,
-    }  # fmt: skip
+        "dest": dest,
+        "format": "parquet",
+        "bytes": float(size) * 1e6,
+        "rows_in": counts[0],
+        "rows": sum(split["rows"] for split in splits.values()),
+        "steps": [asdict(step) for step in steps],
+        "splits": splits,
+        "test_share": options.test_share,
+        "incomplete": None,
+    }
     assert shown[1:] == export_text(summary).splitlines()
     assert summary["rows"] == steps[-1].rows
 
 
 def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:
     text = README.read_text(encoding="utf-8")
-    for command in re.findall(r"\bbatchr1 (run|check|status|schema|plan|report|export|variants|fetch)\b", text):
+    for command in re.findall(
+        r"\bbatchr1 (run|check|status|schema|plan|report|export|variants|fetch)\b", text
+    ):
         assert command in COMMANDS, f"README names `batchr1 {command}`, which is not there"
-    for code in ("0 complete", "1 failed for good", "2 usage", "3 complete but", "4 another run", "75 stopped"):
+    for code in (
+        "0 complete",
+        "1 failed for good",
+        "2 usage",
+        "3 complete but",
+        "4 another run",
+        "75 stopped",
+    ):
         assert code in text
 
 
 def test_make_targets_named_exist() -> None:
-    targets = set(re.findall(r"^([a-z][\w-]*):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    named = re.findall(r"^ +make ([a-z ]+?)(?: +#.*)?$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    targets = set(
+        re.findall(
+            r"^([a-z][\w-]*):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    named = re.findall(
+        r"^ +make ([a-z ]+?)(?: +#.*)?$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert named
     for line in named:
         assert set(line.split()) <= targets, f"no such target: {line}"

@@ -27,7 +27,9 @@ JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
 
 
 def published(what: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((ROOT / "schemas" / f"{what}.schema.json").read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(
+        (ROOT / "schemas" / f"{what}.schema.json").read_text(encoding="utf-8")
+    )
     return document
 
 
@@ -55,7 +57,9 @@ def test_every_key_of_a_job_is_described() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=[job.name for job in JOBS])
-def test_a_shipped_job_is_valid_by_schema_and_by_spec(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shipped_job_is_valid_by_schema_and_by_spec(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BUCKET", "mine")
     monkeypatch.setenv("BENCHMARK", "math500")
     jsonschema.validate(expanded(job), published("job"))
@@ -121,19 +125,26 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> pa.Schema:
     return pq.read_schema(storage.path(Output(storage).parts()[0]))
 
 
-def test_a_written_part_has_the_columns_of_the_published_schema_by_name_and_by_type(part: pa.Schema) -> None:
+def test_a_written_part_has_the_columns_of_the_published_schema_by_name_and_by_type(
+    part: pa.Schema,
+) -> None:
     columns = published("output")["columns"]
     kept = ["level", "tags"]
     assert [n for n in part.names if n not in kept] == [c["name"] for c in columns]
     for column in columns:
         field = part.field(column["name"])
-        assert (plain(field.type), field.nullable) == (column["type"], column["nullable"]), column["name"]
+        assert (plain(field.type), field.nullable) == (column["type"], column["nullable"]), column[
+            "name"
+        ]
 
 
 def test_kept_columns_stand_behind_the_sample_with_the_inputs_types(part: pa.Schema) -> None:
     at = part.get_field_index(KEPT_AFTER)
     assert part.names[at + 1 : at + 3] == ["level", "tags"]
-    assert (part.field("level").type, plain(part.field("tags").type)) == (pa.int16(), "list<item: string>")
+    assert (part.field("level").type, plain(part.field("tags").type)) == (
+        pa.int16(),
+        "list<item: string>",
+    )
 
 
 def plain(kind: pa.DataType) -> str:

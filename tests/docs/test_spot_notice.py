@@ -1,4 +1,6 @@
-"""docs/deploy/spot-notice.sh beside a real run: a notice comes to it as SIGTERM, and what was begun goes on later."""
+"""docs/deploy/spot-notice.sh beside a real run: a notice comes to it as SIGTERM, and what was begun
+goes on later.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,20 @@ from batchr1.storage.base import open_storage
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs/deploy/spot-notice.sh"
 HELPER = str(ROOT / "tests/helpers/replay_job.py")
-SLOW = {"mean_len": 200.0, "sigma": 0.1, "tokens_per_step": 1, "step_s": 0.05, "max_num_seqs": 8}  # 10 s a row
+SLOW = {
+    "mean_len": 200.0,
+    "sigma": 0.1,
+    "tokens_per_step": 1,
+    "step_s": 0.05,
+    "max_num_seqs": 8,
+}  # 10 s a row
 NOTICE = '{"action": "terminate", "time": "2026-11-03T02:10:00Z"}'
 
 
 class Metadata(ThreadingHTTPServer):
-    """As an EC2 machine's metadata service, version 2: nothing is said without a token, and each token once here."""
+    """As an EC2 machine's metadata service, version 2: nothing is said without a token, and each
+    token once here.
+    """
 
     daemon_threads = True
 
@@ -50,7 +60,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         lasts_s = self.headers.get("X-aws-ec2-metadata-token-ttl-seconds", "")
-        if self.path != "/latest/api/token" or not lasts_s.isdigit() or not 1 <= int(lasts_s) <= 21600:
+        if (
+            self.path != "/latest/api/token"
+            or not lasts_s.isdigit()
+            or not 1 <= int(lasts_s) <= 21600
+        ):
             self._answer(400, "")
         elif self.server.is_down:
             self.server.refused += 1
@@ -91,9 +105,16 @@ def metadata() -> Iterator[Metadata]:
 @contextmanager
 def watching(metadata: Metadata, *command: str) -> Iterator[subprocess.Popen[str]]:
     """The script, asking this service ten times a second. `communicate` gives what it said."""
-    environment = os.environ | {"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url, "SPOT_NOTICE_EVERY_S": "0.1"}
+    environment = os.environ | {
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.url,
+        "SPOT_NOTICE_EVERY_S": "0.1",
+    }
     with subprocess.Popen(
-        [SCRIPT, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [SCRIPT, *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as script:
         try:
             yield script
@@ -108,13 +129,18 @@ def test_a_notice_makes_a_real_run_save_and_leave_with_75_and_the_next_goes_on(
     inputs.write_parquet(tmp_path / "in.parquet")
     job = write_job(tmp_path, sampling={"max_tokens": 300}, checkpoint={"every_s": 0.2})
     (tmp_path / "script.json").write_text(json.dumps(SLOW))
-    with tree([HELPER, str(tmp_path / "script.json"), "run", str(job), "--grace", "90s"], tmp_path) as run:
+    with tree(
+        [HELPER, str(tmp_path / "script.json"), "run", str(job), "--grace", "90s"], tmp_path
+    ) as run:
         until(lambda: list(output.glob(".batchr1/inflight/*-000-*")), what="a first snapshot")
         with watching(metadata, "kill", "-TERM", str(run.driver.pid)) as script:
             until(lambda: metadata.questions > 2, what="the third question")
             assert script.poll() is None and run.driver.poll() is None, "no notice, no signal"
             metadata.notice = NOTICE
-            assert script.communicate(timeout=30) == ("", f"spot-notice.sh: {NOTICE}: kill -TERM {run.driver.pid}\n")
+            assert script.communicate(timeout=30) == (
+                "",
+                f"spot-notice.sh: {NOTICE}: kill -TERM {run.driver.pid}\n",
+            )
             assert script.returncode == 0
         assert run.wait(60) == 75, run.stderr
     begun = {key.id for key in read_checkpoints(open_storage(output)).saved}
@@ -129,12 +155,19 @@ def test_a_service_that_does_not_answer_is_asked_on_and_said_once(metadata: Meta
     metadata.is_down = True
     with watching(metadata, "echo", "taken") as script:
         assert script.stderr is not None
-        assert script.stderr.readline() == f"spot-notice.sh: no answer from {metadata.url}; asking on\n"
+        assert (
+            script.stderr.readline()
+            == f"spot-notice.sh: no answer from {metadata.url}; asking on\n"
+        )
         refused = metadata.refused
         until(lambda: metadata.refused > refused + 1, what="the script to ask on")
         metadata.is_down, metadata.notice = False, NOTICE
         out, err = script.communicate(timeout=30)
-    assert (script.returncode, out, err) == (0, "taken\n", f"spot-notice.sh: {NOTICE}: echo taken\n")
+    assert (script.returncode, out, err) == (
+        0,
+        "taken\n",
+        f"spot-notice.sh: {NOTICE}: echo taken\n",
+    )
 
 
 def test_the_exit_code_is_the_commands(metadata: Metadata) -> None:
@@ -145,4 +178,7 @@ def test_the_exit_code_is_the_commands(metadata: Metadata) -> None:
 
 def test_without_a_command_it_says_where_to_look() -> None:
     done = subprocess.run([SCRIPT], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "spot-notice.sh: which command? See the head of this file.\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "spot-notice.sh: which command? See the head of this file.\n",
+    )

@@ -1,7 +1,7 @@
 """A program for Airflow's own Python: what its DagBag makes of a file, and what the operators in it do, as JSON.
 
-`python airflow_probe.py DAG FOLDER CODE…` runs the tasks with FOLDER/batchr1 for batchr1, once for each exit code that
-it is to end with, and once more to be stopped.
+`python airflow_probe.py DAG FOLDER CODE…` runs the tasks with FOLDER/batchr1 for batchr1, once for
+each exit code that it is to end with, and once more to be stopped.
 """
 
 from __future__ import annotations
@@ -67,11 +67,16 @@ def stopped(bag: Any, folder: Path) -> Any:
 def main() -> None:
     path, folder, codes = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     bag = DagBag(path)
-    found: dict[str, Any] = {"errors": {str(k): str(v) for k, v in bag.import_errors.items()}, "dags": list(bag.dags)}
+    found: dict[str, Any] = {
+        "errors": {str(k): str(v) for k, v in bag.import_errors.items()},
+        "dags": list(bag.dags),
+    }
     if DAG_ID in bag.dags:
         dag = bag.dags[DAG_ID]
         found["catchup"], found["max_active_runs"] = dag.catchup, dag.max_active_runs
-        found["tasks"] = {each.task_id: [each.retries, sorted(each.downstream_task_ids)] for each in dag.tasks}
+        found["tasks"] = {
+            each.task_id: [each.retries, sorted(each.downstream_task_ids)] for each in dag.tasks
+        }
         found["nights"], found["outcomes"] = {}, {}
         for code in codes:
             (folder / "code").write_text(code)

@@ -1,7 +1,7 @@
 """A server of OpenAI's chat completions on loopback that answers, and fails, as told; and jobs that are run against it.
 
-What happens to a request is the next word of its row's script: `ok`, `429`, `500`, `cut`, `json`, `slow`, `hang` and so
-on, each a function below. A row without a script is answered.
+What happens to a request is the next word of its row's script: `ok`, `429`, `500`, `cut`, `json`,
+`slow`, `hang` and so on, each a function below. A row without a script is answered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ MODEL = "teacher/r1"
 
 
 class ChatServer(ThreadingHTTPServer):
-    """`scripts`: by a part of the prompt, what happens to its first request, its second, …; the last goes on."""
+    """`scripts`: by a part of the prompt, what happens to its first request, its second, …; the
+    last goes on.
+    """
 
     daemon_threads = True
     block_on_close = False  # a request that hangs shall not hang the test
@@ -68,7 +70,9 @@ class ChatServer(ThreadingHTTPServer):
 
 
 def answer_to(prompt: str, seed: int | None = None) -> tuple[str, str]:
-    """Reasoning and answer: the same for the same prompt and seed. Of characters that a line may end with, too."""
+    """Reasoning and answer: the same for the same prompt and seed. Of characters that a line may
+    end with, too.
+    """
     mark = hashlib.sha256(f"{prompt}{seed}".encode()).hexdigest()[:8]
     return f"Let me see. \u2028 {mark} \x85 é 東 😀", f"It is \\boxed{{{mark}}}."
 
@@ -87,7 +91,9 @@ class Handler(BaseHTTPRequestHandler):
         if not self.path.endswith("/models") or names is None:
             self._send(404, {"detail": "Not Found"})
             return
-        self._send(200, {"object": "list", "data": [{"id": name, "max_model_len": 4096} for name in names]})
+        self._send(
+            200, {"object": "list", "data": [{"id": name, "max_model_len": 4096} for name in names]}
+        )
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -112,16 +118,28 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Authorization")
         if self.server.key is None or given == f"Bearer {self.server.key}":
             return False
-        self._send(401, {"error": {"message": f"Incorrect API key provided: {given}.", "code": "invalid_api_key"}})
+        self._send(
+            401,
+            {
+                "error": {
+                    "message": f"Incorrect API key provided: {given}.",
+                    "code": "invalid_api_key",
+                }
+            },
+        )
         return True
 
     def _act(self, word: str, body: dict[str, Any]) -> None:
         name, _, argument = word.partition(":")
         if name.isdigit():
             headers = {"Retry-After": argument} if argument else {}
-            self._send(int(name), {"error": {"message": f"as told: {name}", "type": "told"}}, headers)
+            self._send(
+                int(name), {"error": {"message": f"as told: {name}", "type": "told"}}, headers
+            )
         elif name == "echo":  # FastAPI's way: what was wrong is shown
-            self._send(422, {"detail": [{"msg": f"bad {body['messages'][-1]['content']}", "input": body}]})
+            self._send(
+                422, {"detail": [{"msg": f"bad {body['messages'][-1]['content']}", "input": body}]}
+            )
         elif name == "hang":
             self.server.release.wait(60)
         elif name == "json":
@@ -143,17 +161,27 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(body)
 
     def _answer(
-        self, body: dict[str, Any], *, cut: bool = False, finish: str = "stop", trickle_s: float = 0.0,
+        self,
+        body: dict[str, Any],
+        *,
+        cut: bool = False,
+        finish: str = "stop",
+        trickle_s: float = 0.0,
         words: str = "",
-    ) -> None:  # fmt: skip
+    ) -> None:
         reasoning, answer = answer_to(body["messages"][-1]["content"], body.get("seed"))
         message: dict[str, Any] = {"role": "assistant"}
         form = self.server.form
         if form in ("native", "reasoning"):
-            message |= {"reasoning_content" if form == "native" else "reasoning": reasoning, "content": answer}
+            message |= {
+                "reasoning_content" if form == "native" else "reasoning": reasoning,
+                "content": answer,
+            }
         else:
             opening = {"tags": "<think>\n", "open_tag": "", "none": ""}[form]
-            message["content"] = answer if form == "none" else f"{opening}{reasoning}\n</think>\n\n{answer}"
+            message["content"] = (
+                answer if form == "none" else f"{opening}{reasoning}\n</think>\n\n{answer}"
+            )
         if words:
             message = {"role": "assistant", "content": words}
         usage = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
@@ -203,13 +231,19 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data[: len(data) // 2])
         self.close_connection = True
 
-    def _send(self, status: int, document: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self, status: int, document: dict[str, Any], headers: dict[str, str] | None = None
+    ) -> None:
         self._send_text(status, json.dumps(document), "application/json", headers)
 
-    def _send_text(self, status: int, text: str, kind: str, headers: dict[str, str] | None = None) -> None:
+    def _send_text(
+        self, status: int, text: str, kind: str, headers: dict[str, str] | None = None
+    ) -> None:
         data = text.encode()
         self.send_response(status)
-        for name, value in ({"Content-Type": kind, "Content-Length": str(len(data))} | (headers or {})).items():
+        for name, value in (
+            {"Content-Type": kind, "Content-Length": str(len(data))} | (headers or {})
+        ).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
@@ -232,12 +266,19 @@ def remote_job(folder: Path, server: ChatServer | str, *, rows: int = 12, **sect
     """A job file in `folder` whose work a server does, and its input of so many rows."""
     numbers = range(rows)
     pl.DataFrame(
-        {"id": [f"row/{i}" for i in numbers], "problem": [f"What is {i} + {i}? (row {i}.)" for i in numbers]}
+        {
+            "id": [f"row/{i}" for i in numbers],
+            "problem": [f"What is {i} + {i}? (row {i}.)" for i in numbers],
+        }
     ).write_parquet(folder / "in.parquet")
     job: dict[str, Any] = {
         "name": "remote",
         "model": {"served": MODEL},
-        "engine": {"kind": "openai", "base_url": server if isinstance(server, str) else server.url, "concurrency": 4},
+        "engine": {
+            "kind": "openai",
+            "base_url": server if isinstance(server, str) else server.url,
+            "concurrency": 4,
+        },
         "input": {"path": "in.parquet", "id": "id", "prompt": "problem"},
         "output": {"path": "out", "rows_per_part": 5},
         "sampling": {"max_tokens": 200},

@@ -1,7 +1,8 @@
 """The labelled set for flags: `python tests/helpers/flag_cases.py` writes tests/data/flags.jsonl.
 
-A case is a prompt, a reasoning, an answer, and the flags that a reader would set, of the six that are judged by
-content. All texts are written for this purpose. Cases marked `held` were written after the rules.
+A case is a prompt, a reasoning, an answer, and the flags that a reader would set, of the six that
+are judged by content. All texts are written for this purpose. Cases marked `held` were written
+after the rules.
 """
 # ruff: noqa: E501  (texts of one line each)
 
@@ -16,44 +17,184 @@ from typing import Any
 PATH = Path(__file__).parents[1] / "data" / "flags.jsonl"
 
 MATHS = [
-    "Okay, so I need to find the sum of the first 40 odd numbers. The odd numbers are 1, 3, 5, and so on.\n\nI recall that the sum of the first n odd numbers is n squared. Let me test it: 1 + 3 = 4, 1 + 3 + 5 = 9. Yes, that fits.\n\nSo for n = 40 the sum is 1600. Wait, let me double-check with the formula: (first + last) / 2 times n. The last one is 79, so (1 + 79) / 2 * 40 = 1600. Good.",
-    "We want all integers x with x^2 - 5x + 6 = 0. Factoring gives (x - 2)(x - 3) = 0, therefore x = 2 or x = 3.\n\nLet me check: 4 - 10 + 6 = 0, and 9 - 15 + 6 = 0. Both work.\n\nSo there are two solutions, and their sum is 5, which agrees with Vieta's formulas.",
-    "Let \\(f(x) = \\frac{2x+1}{x-3}\\). To find the inverse, I set \\(y = \\frac{2x+1}{x-3}\\) and solve for \\(x\\).\n\n\\[ y(x-3) = 2x+1 \\implies xy - 3y = 2x + 1 \\implies x(y-2) = 3y+1 \\]\n\nSo \\(x = \\frac{3y+1}{y-2}\\). Hence \\(f^{-1}(x) = \\frac{3x+1}{x-2}\\). Wait, is x = 2 a problem? The range of f excludes 2, so that is consistent.",
-    "A train leaves at 8:15 and travels 240 km at 80 km/h. That is 3 hours, so it arrives at 11:15.\n\nBut there's a stop of 20 minutes. So 11:35. Hmm, does the stop count as part of the travel? The problem says the train stops for 20 minutes on the way, so yes.\n\nTherefore the arrival is at 11:35.",
-    "The probability of drawing two red balls without replacement: there are 5 red and 7 blue, 12 in total. First draw: 5/12. Second: 4/11. The product is 20/132 = 5/33.\n\nAlternatively, C(5,2)/C(12,2) = 10/66 = 5/33. Same result. Good.",
-    "Compute 347 × 26. First 347 × 20 = 6940. Then 347 × 6 = 2082. The sum is 6940 + 2082 = 9022.\n\nLet me verify by estimating: 350 × 26 = 9100, minus 3 × 26 = 78, gives 9022. Yes.",
-    "Let ABC be a triangle with AB = 13, BC = 14, CA = 15. By Heron, s = 21 and the area is sqrt(21·8·7·6) = sqrt(7056) = 84.\n\nThe inradius is area / s = 4. And the circumradius is abc/(4·84) = 2730/336 = 8.125. So R = 65/8.",
-    "Since α + β = π/2, we have sin α = cos β. Then tan α tan β = 1. With θ = α − β, the expression becomes sin θ / cos θ.\n\nWith Δ = b² − 4ac > 0 there are two real roots, λ₁ and λ₂, and Σ λᵢ = −b/a.",
+    (
+        "Okay, so I need to find the sum of the first 40 odd numbers. The odd numbers are 1, 3, 5, "
+        "and so on.\n\nI recall that the sum of the first n odd numbers is n squared. Let me test "
+        "it: "
+        "1 + 3 = 4, 1 + 3 + 5 = 9. Yes, that fits.\n\nSo for n = 40 the sum is 1600. Wait, let me "
+        "double-check with the formula: (first + last) / 2 times n. "
+        "The last one is 79, so (1 + 79) / "
+        "2 * 40 = 1600. Good."
+    ),
+    (
+        "We want all integers x with x^2 - 5x + 6 = 0. Factoring gives (x - 2)(x - 3) = 0, "
+        "therefore "
+        "x = 2 or x = 3.\n\nLet me check: 4 - 10 + 6 = 0, and 9 - 15 + 6 = 0. Both work.\n\nSo "
+        "there "
+        "are two solutions, and their sum is 5, which agrees with "
+        "Vieta's formulas."
+    ),
+    (
+        "Let \\(f(x) = \\frac{2x+1}{x-3}\\). To find the inverse, I set \\(y = "
+        "\\frac{2x+1}{x-3}\\) "
+        "and solve for \\(x\\).\n\n\\[ y(x-3) = 2x+1 \\implies xy - 3y = 2x + 1 \\implies x(y-2) = "
+        "3y+1 \\]\n\nSo \\(x = \\frac{3y+1}{y-2}\\). Hence \\(f^{-1}(x) = \\frac{3x+1}{x-2}\\). "
+        "Wait, "
+        "is x = 2 a problem? The range of f excludes 2, so that is "
+        "consistent."
+    ),
+    (
+        "A train leaves at 8:15 and travels 240 km at 80 km/h. That is 3 hours, so it arrives at "
+        "11:15.\n\nBut there's a stop of 20 minutes. So 11:35. Hmm, does the stop count as part of "
+        "the travel? The problem says the train stops for 20 minutes "
+        "on the way, so yes.\n\nTherefore "
+        "the arrival is at 11:35."
+    ),
+    (
+        "The probability of drawing two red balls without replacement: there are 5 red and 7 "
+        "blue, 12 "
+        "in total. First draw: 5/12. Second: 4/11. The product is "
+        "20/132 = 5/33.\n\nAlternatively, "
+        "C(5,2)/C(12,2) = 10/66 = 5/33. Same result. Good."
+    ),
+    (
+        "Compute 347 × 26. First 347 × 20 = 6940. Then 347 × 6 = 2082. The sum is 6940 + 2082 = "
+        "9022.\n\nLet me verify by estimating: 350 × 26 = 9100, "
+        "minus 3 × 26 = 78, gives 9022. Yes."
+    ),
+    (
+        "Let ABC be a triangle with AB = 13, BC = 14, CA = 15. By Heron, s = 21 and the area is "
+        "sqrt(21·8·7·6) = sqrt(7056) = 84.\n\nThe inradius is area / "
+        "s = 4. And the circumradius is "
+        "abc/(4·84) = 2730/336 = 8.125. So R = 65/8."
+    ),
+    (
+        "Since α + β = π/2, we have sin α = cos β. Then tan α tan β = 1. With θ = α − β, the "
+        "expression becomes sin θ / cos θ.\n\nWith Δ = b² − 4ac > 0 "
+        "there are two real roots, λ₁ and "
+        "λ₂, and Σ λᵢ = −b/a."
+    ),
 ]
 PROSE = [
-    "The user wants a short explanation of photosynthesis for a ten-year-old. I should keep the words simple and use a picture that a child knows, such as a kitchen.\n\nPlants make their own food. They take in light, water and air. I could say that the leaf is a kitchen and the sun is the stove. That should be enough for a start, and I can end with a question to keep the child curious.",
-    "Okay, let me think about how the French Revolution began. There was a financial crisis, a bad harvest in 1788, and a tax system which burdened the third estate. The Estates-General met in May 1789, and the third estate declared itself the National Assembly in June.\n\nI should mention the Tennis Court Oath and the storming of the Bastille on 14 July. Then I can explain why the bread price mattered.",
-    "The question is whether the seller must refund the buyer. The contract says that goods can be returned within 14 days. The buyer returned them on day 12. But the box was opened.\n\nThere is no clause about opened boxes. So the general rule applies, and the refund is due. However, the seller may deduct a loss of value if the goods were used beyond what is needed to test them.",
-    "To plan a week of meals for two people with a budget of 60 euros, I need cheap staples: rice, lentils, eggs, oats, seasonal vegetables. Breakfast can be oats with fruit. Lunch could be lentil soup on three days.\n\nWhat about protein? Eggs, beans and some chicken. Let me list prices: rice 2, lentils 3, eggs 4, oats 2, vegetables 15, fruit 10, chicken 8, oil and spices 6. The sum is 50, so it fits.",
-    'Hmm, the poem should have four lines and rhyme in pairs. Something about the sea in winter. "The sea lies grey beneath the snow" could be the first line. Then "and no one sees the currents go".\n\nFor the second pair: "but deep below the frozen foam / a thousand fish are swimming home". That is nice and the metre is mostly iambic.',
+    (
+        "The user wants a short explanation of photosynthesis for a ten-year-old. I should keep "
+        "the "
+        "words simple and use a picture that a child knows, such as a kitchen.\n\nPlants make "
+        "their "
+        "own food. They take in light, water and air. I could say that the leaf is a kitchen and "
+        "the "
+        "sun is the stove. That should be enough for a start, and I "
+        "can end with a question to keep "
+        "the child curious."
+    ),
+    (
+        "Okay, let me think about how the French Revolution began. There was a financial crisis, a "
+        "bad harvest in 1788, and a tax system which burdened the third estate. The "
+        "Estates-General "
+        "met in May 1789, and the third estate declared itself the National Assembly in June.\n\nI "
+        "should mention the Tennis Court Oath and the storming of "
+        "the Bastille on 14 July. Then I can "
+        "explain why the bread price mattered."
+    ),
+    (
+        "The question is whether the seller must refund the buyer. The contract says that goods "
+        "can "
+        "be returned within 14 days. The buyer returned them on day 12. But the box was "
+        "opened.\n\nThere is no clause about opened boxes. So the general rule applies, and the "
+        "refund is due. However, the seller may deduct a loss of "
+        "value if the goods were used beyond "
+        "what is needed to test them."
+    ),
+    (
+        "To plan a week of meals for two people with a budget of 60 euros, I need cheap staples: "
+        "rice, lentils, eggs, oats, seasonal vegetables. Breakfast can be oats with fruit. Lunch "
+        "could be lentil soup on three days.\n\nWhat about protein? Eggs, beans and some chicken. "
+        "Let "
+        "me list prices: rice 2, lentils 3, eggs 4, oats 2, "
+        "vegetables 15, fruit 10, chicken 8, oil "
+        "and spices 6. The sum is 50, so it fits."
+    ),
+    (
+        "Hmm, the poem should have four lines and rhyme in pairs. Something about the sea in "
+        "winter. "
+        '"The sea lies grey beneath the snow" could be the first line. Then "and no one sees the '
+        'currents go".\n\nFor the second pair: "but deep below the '
+        "frozen foam / a thousand fish are "
+        'swimming home". That is nice and the metre is mostly iambic.'
+    ),
 ]
 CHINESE = [
-    "嗯，用户问的是鸡兔同笼的问题。头一共有35个，脚一共有94只。先假设全部是鸡，那么脚有70只，比实际少24只。\n\n每把一只鸡换成一只兔子，脚就多2只，所以兔子有12只，鸡有23只。\n\n检验一下：12×4 + 23×2 = 48 + 46 = 94，正确。",
-    "首先我需要求函数 f(x) = x^2 - 4x + 7 的最小值。配方得到 (x-2)^2 + 3，因此最小值是 3，在 x = 2 时取得。\n\n等一下，题目要求的是区间 [3, 5] 上的最小值。函数在这个区间上单调递增，所以最小值是 f(3) = 4。",
+    (
+        "嗯，用户问的是鸡兔同笼的问题。头一共有35个，脚一共有94只。先假设全部是鸡，那么脚有70只，比实际少24只。\n\n每把一只鸡换成一只兔子，脚就多2只，所以兔子有12只，鸡有23只。\n\n检验一下：12×4 "
+        "+ 23×2 = 48 + 46 = 94，正确。"
+    ),
+    (
+        "首先我需要求函数 f(x) = x^2 - 4x + 7 的最小值。配方得到 (x-2)^2 + 3，因此最小值是 3，在 x = 2 时取得。\n\n等一下，题目要求的是区间 "
+        "[3, "
+        "5] 上的最小值。函数在这个区间上单调递增，所以最小值是 f(3) = 4。"
+    ),
     "用户想要了解如何改善睡眠。我应该先说明规律作息的重要性，再提到减少咖啡因和睡前使用手机。\n\n另外，可以建议适量运动，以及在睡前做深呼吸练习。最后提醒，如果长期失眠，应当咨询医生。",
-    "这道题涉及 DNA 的复制。设亲代 DNA 用 15N 标记，在 14N 的培养基中复制三次，一共得到 8 个 DNA 分子，其中含有 15N 的有 2 个。\n\n所以比例是 1/4。再确认一下：半保留复制，两条旧链分到两个分子里，没有问题。",
+    (
+        "这道题涉及 DNA 的复制。设亲代 DNA 用 15N 标记，在 14N 的培养基中复制三次，一共得到 8 个 DNA 分子，其中含有 15N 的有 2 个。\n\n所以比例是 "
+        "1/4。再确认一下：半保留复制，两条旧链分到两个分子里，没有问题。"
+    ),
 ]
 OTHERS = {
     "spanish": (
-        "¿Cuántos litros de pintura se necesitan para pintar una pared de 12 metros cuadrados si un litro cubre 4 metros cuadrados?",
-        "Primero, necesitamos saber cuánta superficie cubre cada litro. Según el enunciado, un litro cubre 4 metros cuadrados, y la pared tiene 12.\n\nEntonces dividimos 12 entre 4 y tenemos 3 litros. También debemos pensar si hay dos capas, pero el problema no lo dice. Por lo tanto, la respuesta está clara: 3 litros.",
+        (
+            "¿Cuántos litros de pintura se necesitan para pintar una pared de 12 metros cuadrados "
+            "si "
+            "un litro cubre 4 metros cuadrados?"
+        ),
+        (
+            "Primero, necesitamos saber cuánta superficie cubre cada litro. Según el enunciado, un "
+            "litro cubre 4 metros cuadrados, y la pared tiene 12.\n\nEntonces dividimos 12 entre "
+            "4 y "
+            "tenemos 3 litros. También debemos pensar si hay dos capas, "
+            "pero el problema no lo dice. "
+            "Por lo tanto, la respuesta está clara: 3 litros."
+        ),
     ),
     "german": (
-        "Ein Zug fährt um 9 Uhr ab und braucht für 180 km zwei Stunden. Wie schnell ist er im Durchschnitt, und wann kommt er an?",
-        "Zuerst berechnen wir die Geschwindigkeit. Der Zug fährt 180 km in zwei Stunden, das sind 90 km pro Stunde. Wenn er um 9 Uhr abfährt, dann ist er um 11 Uhr da.\n\nAber wir müssen auch prüfen, ob es eine Pause gibt. Das ist nicht der Fall, und die Antwort ist für beide Fragen klar.",
+        (
+            "Ein Zug fährt um 9 Uhr ab und braucht für 180 km zwei Stunden. Wie schnell ist er im "
+            "Durchschnitt, und wann kommt er an?"
+        ),
+        (
+            "Zuerst berechnen wir die Geschwindigkeit. Der Zug fährt 180 km in zwei Stunden, das "
+            "sind "
+            "90 km pro Stunde. Wenn er um 9 Uhr abfährt, dann ist er um 11 Uhr da.\n\nAber wir "
+            "müssen "
+            "auch prüfen, ob es eine Pause gibt. Das ist nicht der Fall, "
+            "und die Antwort ist für "
+            "beide Fragen klar."
+        ),
     ),
     "french": (
-        "Une boîte contient 24 chocolats. Paul en mange le quart. Combien en reste-t-il dans la boîte ?",
-        "D'abord, nous devons calculer le quart de 24, c'est 6. Donc Paul mange 6 chocolats, et il en reste 18 dans la boîte.\n\nVérifions avec une autre méthode : il reste les trois quarts, et trois fois six font dix-huit. Nous avons alors la même réponse, ce qui est rassurant.",
+        (
+            "Une boîte contient 24 chocolats. Paul en mange le quart. Combien en reste-t-il dans "
+            "la "
+            "boîte ?"
+        ),
+        (
+            "D'abord, nous devons calculer le quart de 24, c'est 6. Donc Paul mange 6 chocolats, "
+            "et "
+            "il en reste 18 dans la boîte.\n\nVérifions avec une autre méthode : il reste les "
+            "trois "
+            "quarts, et trois fois six font dix-huit. Nous avons alors "
+            "la même réponse, ce qui est "
+            "rassurant."
+        ),
     ),
     "russian": (
         "Сколько существует двузначных чисел, кратных 7?",
-        "Нужно найти количество двузначных чисел, которые делятся на 7. Первое такое число равно 14, последнее равно 98.\n\nПолучаем (98 - 14) / 7 + 1 = 13. Значит, всего тринадцать чисел.",
+        (
+            "Нужно найти количество двузначных чисел, которые делятся на 7. Первое такое число "
+            "равно "
+            "14, последнее равно 98.\n\nПолучаем (98 - 14) / 7 + 1 = 13. "
+            "Значит, всего тринадцать "
+            "чисел."
+        ),
     ),
     "japanese": (
         "りんごが12個あります。3人で同じ数ずつ分けると、1人何個ですか。",
@@ -61,7 +202,13 @@ OTHERS = {
     ),
     "italian": (
         "Quanti minuti ci sono in due ore e mezza?",
-        "Dobbiamo convertire le ore in minuti. Sappiamo che ogni ora ha 60 minuti, quindi due ore sono 120 minuti, e mezza ora è di 30 minuti.\n\nAllora la somma è 150 minuti. Questo è anche quello che si trova con il calcolo 2,5 per 60.",
+        (
+            "Dobbiamo convertire le ore in minuti. Sappiamo che ogni ora ha 60 minuti, quindi due "
+            "ore "
+            "sono 120 minuti, e mezza ora è di 30 minuti.\n\nAllora la "
+            "somma è 150 minuti. Questo è "
+            "anche quello che si trova con il calcolo 2,5 per 60."
+        ),
     ),
 }
 QUESTIONS = [
@@ -97,12 +244,17 @@ CHINESE_SENTENCES = [
 ]
 
 
-def case(prompt: str, reasoning: str, answer: str, *flags: str, family: str, held: bool = False) -> dict[str, Any]:
+def case(
+    prompt: str, reasoning: str, answer: str, *flags: str, family: str, held: bool = False
+) -> dict[str, Any]:
     if (
         "loop" in family or "circling" in family
     ):  # on one line, a loop is a long paragraph too: a matter of length alone
         is_long = any(len(line.encode()) > 2400 for line in reasoning.splitlines())
-        flags = (*(f for f in flags if f != "long_paragraph"), *(["long_paragraph"] if is_long else []))
+        flags = (
+            *(f for f in flags if f != "long_paragraph"),
+            *(["long_paragraph"] if is_long else []),
+        )
     return {
         "family": family,
         "held": held,
@@ -143,7 +295,9 @@ def clean(rng: random.Random) -> Iterator[dict[str, Any]]:
             family="clean",
         )
     for text in CHINESE:
-        yield case(rng.choice(CHINESE_QUESTIONS), text, "答案是 \\boxed{12}。", family="clean chinese")
+        yield case(
+            rng.choice(CHINESE_QUESTIONS), text, "答案是 \\boxed{12}。", family="clean chinese"
+        )
     for prompt, text in OTHERS.values():
         yield case(prompt, text, "\\boxed{3}", family="clean other")
 
@@ -152,11 +306,21 @@ def loops(rng: random.Random) -> Iterator[dict[str, Any]]:
     for i, sentence in enumerate(SENTENCES):
         lead = rng.choice([*MATHS, *PROSE])
         looped = " ".join([sentence] * rng.randint(7, 60))
-        yield case(rng.choice(QUESTIONS), f"{lead}\n\n{looped}", "", "looping", family="loop sentence")
+        yield case(
+            rng.choice(QUESTIONS), f"{lead}\n\n{looped}", "", "looping", family="loop sentence"
+        )
         cut = looped[: -rng.randint(2, len(sentence) - 2)]
-        yield case(rng.choice(QUESTIONS), f"{lead} {cut}", "", "looping", family="loop sentence cut")
+        yield case(
+            rng.choice(QUESTIONS), f"{lead} {cut}", "", "looping", family="loop sentence cut"
+        )
         if i % 2:
-            yield case(rng.choice(QUESTIONS), lead, f"The result: {looped}", "looping", family="loop in answer")
+            yield case(
+                rng.choice(QUESTIONS),
+                lead,
+                f"The result: {looped}",
+                "looping",
+                family="loop in answer",
+            )
     for sentence in CHINESE_SENTENCES:
         yield case(
             rng.choice(CHINESE_QUESTIONS),
@@ -191,8 +355,12 @@ def loops(rng: random.Random) -> Iterator[dict[str, Any]]:
             "looping",
             family="circling",
         )
-        lines = "\n\n".join(rng.choice(["Go.", "Ok.", "I'll output.", "Done.", "Yes."]) for _ in range(300))
-        yield case(rng.choice(QUESTIONS), MATHS[4] + "\n\n" + lines, "", "looping", family="circling short")
+        lines = "\n\n".join(
+            rng.choice(["Go.", "Ok.", "I'll output.", "Done.", "Yes."]) for _ in range(300)
+        )
+        yield case(
+            rng.choice(QUESTIONS), MATHS[4] + "\n\n" + lines, "", "looping", family="circling short"
+        )
 
 
 def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
@@ -201,18 +369,23 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
         for q, r, a in [
             (
                 QUESTIONS[0],
-                "\n".join(f"{n} mod 7 = {n % 7}" for n in range(100, 180)) + "\n\nSo 105 is the first.",
+                "\n".join(f"{n} mod 7 = {n % 7}" for n in range(100, 180))
+                + "\n\nSo 105 is the first.",
                 "\\boxed{105}",
             ),
             (
                 QUESTIONS[0],
-                "| n | f(n) |\n|---|---|\n" + "\n".join(f"| {n} | {n * n - n + 41} |" for n in range(60)),
+                "| n | f(n) |\n|---|---|\n"
+                + "\n".join(f"| {n} | {n * n - n + 41} |" for n in range(60)),
                 "All are prime up to n = 40.",
             ),
             (
                 QUESTIONS[1],
                 "\n\n".join(
-                    f"Wait, what about {n}? {n} is divisible by {n // 2} if n is even. Let me check {n + 1} next."
+                    (
+                        f"Wait, what about {n}? {n} is divisible by {n // 2} if n is even. Let me "
+                        f"check {n + 1} next."
+                    )
                     for n in range(6, 30)
                 ),
                 "\\boxed{28}",
@@ -236,16 +409,29 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 QUESTIONS[0],
-                "2 × 2 = 4, 4 × 2 = 8, 8 × 2 = 16, " + ", ".join(f"{2**k} × 2 = {2 ** (k + 1)}" for k in range(4, 40)),
+                "2 × 2 = 4, 4 × 2 = 8, 8 × 2 = 16, "
+                + ", ".join(f"{2**k} × 2 = {2 ** (k + 1)}" for k in range(4, 40)),
                 "\\boxed{1099511627776}",
             ),
             (
                 QUESTIONS[0],
-                "1/7 = 0.142857142857142857142857… so the digits repeat with period 6. The 100th digit is the 4th of the cycle, which is 8.",
+                (
+                    "1/7 = 0.142857142857142857142857… so the digits repeat with period 6. The "
+                    "100th "
+                    "digit is the 4th of the cycle, which is 8."
+                ),
                 "\\boxed{8}",
             ),
-            (QUESTIONS[0], MATHS[0] + "\n\nWait. Wait. Wait. Let me start over.\n\n" + MATHS[0][:120], "\\boxed{1600}"),
-            (QUESTIONS[1], MATHS[1] + "\n\nLet me verify it once more.\n\n" + MATHS[1], "x = 2 or x = 3"),
+            (
+                QUESTIONS[0],
+                MATHS[0] + "\n\nWait. Wait. Wait. Let me start over.\n\n" + MATHS[0][:120],
+                "\\boxed{1600}",
+            ),
+            (
+                QUESTIONS[1],
+                MATHS[1] + "\n\nLet me verify it once more.\n\n" + MATHS[1],
+                "x = 2 or x = 3",
+            ),
             (
                 QUESTIONS[0],
                 "The matrix is\n"
@@ -255,19 +441,33 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 QUESTIONS[0],
-                "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 are the first values, and then comes a 1. "
+                (
+                    "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "
+                    "0, "
+                    "0, 0, 0, 0, 0 are the first values, and then comes a 1. "
+                )
                 + MATHS[4],
                 "\\boxed{1}",
             ),
             (
                 "Write a song with a chorus.",
                 PROSE[4],
-                "Row the boat across the bay,\nrow until the end of day.\n\nOh the sea, the sea is wide,\ntake me to the other side.\n\nGulls are crying overhead,\nall the sails are white and red.\n\nOh the sea, the sea is wide,\ntake me to the other side.",
+                (
+                    "Row the boat across the bay,\nrow until the end of day.\n\nOh the sea, the "
+                    "sea "
+                    "is wide,\ntake me to the other side.\n\nGulls are crying overhead,\nall the "
+                    "sails are white and red.\n\nOh the sea, the sea is "
+                    "wide,\ntake me to the other "
+                    "side."
+                ),
             ),
             (
                 QUESTIONS[1],
                 "\n".join(
-                    f"Day {d}: she saves {d * 5} dollars, total {sum(5 * k for k in range(1, d + 1))}."
+                    (
+                        f"Day {d}: she saves {d * 5} dollars, total "
+                        f"{sum(5 * k for k in range(1, d + 1))}."
+                    )
                     for d in range(1, 41)
                 ),
                 "\\boxed{4100}",
@@ -280,7 +480,11 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
             (
                 QUESTIONS[1],
                 "\n\n".join(
-                    f"Alternatively, maybe I can use {m}. Hmm, but {m} needs that the terms are {p}."
+                    (
+                        f"Alternatively, maybe I can use {m}. Hmm, but {m} needs that the terms "
+                        f"are "
+                        f"{p}."
+                    )
                     for m, p in [
                         ("induction", "ordered"),
                         ("a bijection", "distinct"),
@@ -295,7 +499,8 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
                 QUESTIONS[0],
                 "Long division of 1000003 by 17:\n"
                 + "\n".join(
-                    f"step {k}: bring down, {k * 13 % 17}7 ÷ 17 = {k * 13 % 17 * 10 // 17}" for k in range(1, 50)
+                    f"step {k}: bring down, {k * 13 % 17}7 ÷ 17 = {k * 13 % 17 * 10 // 17}"
+                    for k in range(1, 50)
                 ),
                 "\\boxed{58823}",
             ),
@@ -348,7 +553,9 @@ def mended(rng: random.Random) -> Iterator[dict[str, Any]]:
         )
     yield case(
         rng.choice(QUESTIONS),
-        "The sum of the rows is zero:\n" + "0 0 0 0 0 0 0 0 0 0\n" * 10 + "So this is the zero matrix.",
+        "The sum of the rows is zero:\n"
+        + "0 0 0 0 0 0 0 0 0 0\n" * 10
+        + "So this is the zero matrix.",
         "0",
         family="zeros",
     )
@@ -388,7 +595,11 @@ def mended(rng: random.Random) -> Iterator[dict[str, Any]]:
     )
     yield case(
         "Was bedeutet das Wort Weltschmerz, und woher kommt es?",
-        "Das Wort ist aus Welt und Schmerz zusammengesetzt. Es wird oft mit Jean Paul verbunden, der es um 1827 verwendet hat.",
+        (
+            "Das Wort ist aus Welt und Schmerz zusammengesetzt. Es wird oft mit Jean Paul "
+            "verbunden, "
+            "der es um 1827 verwendet hat."
+        ),
         "Es ist ein Schmerz über die Unzulänglichkeit der Welt.",
         family="not mixed",
     )
@@ -438,7 +649,11 @@ def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             family="thought in chinese",
         )
         yield case(
-            rng.choice(CHINESE_QUESTIONS), text, "答案是 \\boxed{12}。", "mixed_language", family="thought in english"
+            rng.choice(CHINESE_QUESTIONS),
+            text,
+            "答案是 \\boxed{12}。",
+            "mixed_language",
+            family="thought in english",
         )
     for prompt, text in OTHERS.values():
         yield case(
@@ -458,7 +673,11 @@ def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
     for word in ("计算一下", "所以应该", "等于多少呢"):
         yield case(
             rng.choice(QUESTIONS),
-            f"Okay, so first we {word} the total, and then {word} what is left. The total is 30, so 12 are left.",
+            (
+                f"Okay, so first we {word} the total, and then {word} what is left. The total is "
+                f"30, "
+                f"so 12 are left."
+            ),
             "\\boxed{12}",
             "mixed_language",
             family="words mixed in",
@@ -466,14 +685,24 @@ def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
     yield case(
         CHINESE_QUESTIONS[1],
         CHINESE[0]
-        + "\n\nWait, let me check this again. The number of heads is 35, so that would mean there are 23 chickens, which is what we have. But the problem needs the number of rabbits, so I should also check that.",
+        + (
+            "\n\nWait, let me check this again. The number of heads is 35, so that would mean "
+            "there "
+            "are 23 chickens, which is what we have. But the problem "
+            "needs the number of rabbits, "
+            "so I should also check that."
+        ),
         "12只",
         "mixed_language",
         family="english clause in chinese",
     )
     yield case(
         CHINESE_QUESTIONS[3],
-        "所以 the answer should be 12, but we need to check this condition. 因为 the number of legs that each rabbit has is four, 那么 which means there are 12.",
+        (
+            "所以 the answer should be 12, but we need to check this condition. 因为 the number of "
+            "legs "
+            "that each rabbit has is four, 那么 which means there are 12."
+        ),
         "12",
         "mixed_language",
         family="english clause in chinese",
@@ -486,7 +715,11 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
         for q, r, a in [
             (
                 "Translate to Chinese: The cat sleeps on the roof.",
-                "The user wants a translation into Chinese. Cat is 猫, roof is 屋顶, and sleeps is 睡在. So it becomes 猫睡在屋顶上。",
+                (
+                    "The user wants a translation into Chinese. Cat is 猫, roof is 屋顶, and sleeps "
+                    "is "
+                    "睡在. So it becomes 猫睡在屋顶上。"
+                ),
                 "猫睡在屋顶上。",
             ),
             (
@@ -512,7 +745,12 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             (
                 "请用 Python 写一个函数，判断一个数是否为质数。",
                 "用户需要一个 Python 函数。可以用 for 循环检查到 sqrt(n)。如果 n < 2，返回 False。时间复杂度是 O(sqrt(n))。",
-                "```python\ndef is_prime(n):\n    # check that the number is not divisible by any of these\n    return n > 1 and all(n % i for i in range(2, int(n**0.5) + 1))\n```",
+                (
+                    "```python\ndef is_prime(n):\n    # check that the number is not divisible by "
+                    "any "
+                    "of these\n    return n > 1 and all(n % i for i in range(2, "
+                    "int(n**0.5) + 1))\n```"
+                ),
             ),
             (
                 "求解方程组 x + y = 5, x - y = 1。",
@@ -521,7 +759,11 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 "What do α, β and Ω stand for in physics?",
-                "The letters α and β often stand for angles, Ω for resistance in ohms, and λ for wavelength. Let me also mention μ and Δ.",
+                (
+                    "The letters α and β often stand for angles, Ω for resistance in ohms, and λ "
+                    "for "
+                    "wavelength. Let me also mention μ and Δ."
+                ),
                 "α, β: angles; Ω: ohm.",
             ),
             (
@@ -531,12 +773,20 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 "Translate into German: The weather is nice and we are going for a walk.",
-                "The weather is nice: das Wetter ist schön. And we are going for a walk: und wir gehen spazieren.",
+                (
+                    "The weather is nice: das Wetter ist schön. And we are going for a walk: und "
+                    "wir "
+                    "gehen spazieren."
+                ),
                 "Das Wetter ist schön und wir gehen spazieren.",
             ),
             (
                 "Which pizza toppings are in a quattro formaggi?",
-                "Quattro formaggi has mozzarella, gorgonzola, fontina and parmigiano reggiano. I think that is the usual list.",
+                (
+                    "Quattro formaggi has mozzarella, gorgonzola, fontina and parmigiano "
+                    "reggiano. I "
+                    "think that is the usual list."
+                ),
                 "Mozzarella, gorgonzola, fontina, parmigiano.",
             ),
             (
@@ -545,25 +795,48 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "It means: such is life.",
             ),
             ("12 + 30 * 2 = ?", "First the product: 30 * 2 = 60. Then 12 + 60 = 72.", "72"),
-            ("∫_0^1 x^2 dx", "The antiderivative is x^3/3. So the value is 1/3.", "\\boxed{\\frac{1}{3}}"),
-            ("计算 ∫_0^1 x^2 dx。", "原函数是 x^3/3，代入上下限得到 1/3。", "\\boxed{\\frac{1}{3}}"),
+            (
+                "∫_0^1 x^2 dx",
+                "The antiderivative is x^3/3. So the value is 1/3.",
+                "\\boxed{\\frac{1}{3}}",
+            ),
+            (
+                "计算 ∫_0^1 x^2 dx。",
+                "原函数是 x^3/3，代入上下限得到 1/3。",
+                "\\boxed{\\frac{1}{3}}",
+            ),
             (
                 "公司使用 GPU 训练 Transformer 模型，batch size 为 32，请估计显存。",
-                "模型参数是 7B，使用 bf16 需要 14 GB。optimizer state 用 AdamW 需要更多，大约 56 GB。batch size 为 32 时 activation 也很大，可以用 gradient checkpointing。",
+                (
+                    "模型参数是 7B，使用 bf16 需要 14 GB。optimizer state 用 AdamW 需要更多，大约 56 GB。batch size 为 "
+                    "32 "
+                    "时 activation 也很大，可以用 gradient checkpointing。"
+                ),
                 "大约需要 80 GB 以上的显存，建议使用 ZeRO 或 LoRA。",
             ),
             (
                 "What is the meaning of the character 道?",
-                "The character 道 means way or path. In the Daodejing it stands for the principle behind all things.",
+                (
+                    "The character 道 means way or path. In the Daodejing it stands for the "
+                    "principle "
+                    "behind all things."
+                ),
                 '道 means "way".',
             ),
             (
                 "Name three German car makers and their cities.",
-                "Volkswagen is in Wolfsburg, BMW in München, and Mercedes-Benz in Stuttgart. München is Munich in English.",
+                (
+                    "Volkswagen is in Wolfsburg, BMW in München, and Mercedes-Benz in Stuttgart. "
+                    "München is Munich in English."
+                ),
                 "Volkswagen (Wolfsburg), BMW (Munich), Mercedes-Benz (Stuttgart).",
             ),
             (OTHERS["spanish"][0], OTHERS["spanish"][1], "Se necesitan \\boxed{3} litros."),
-            (OTHERS["german"][0], OTHERS["german"][1], "Der Zug ist 90 km/h schnell und kommt um 11 Uhr an."),
+            (
+                OTHERS["german"][0],
+                OTHERS["german"][1],
+                "Der Zug ist 90 km/h schnell und kommt um 11 Uhr an.",
+            ),
             (OTHERS["french"][0], OTHERS["french"][1], "Il reste 18 chocolats."),
         ]
     )
@@ -585,7 +858,11 @@ THOUGHTS = [
     "Okay, so the user wants the name and the age. Let me look at the text again.",
     "Hmm, I need to output the keys in the right order. First, I should find the city.",
     "Wait, the second item has no quantity. Let me think about what to do with it.",
-    "The user is asking for a list, so I should return an array. Alternatively, an object would do.",
+    (
+        "The user is asking for a list, so I should return an array. Alternatively, an object "
+        "would "
+        "do."
+    ),
     "嗯，用户需要一个 JSON 对象，我应该先提取姓名。",
 ]
 
@@ -593,12 +870,23 @@ THOUGHTS = [
 def leaks(rng: random.Random) -> Iterator[dict[str, Any]]:
     for i, good in enumerate(GOOD_JSON):
         prompt, thought = JSON_PROMPTS[i], THOUGHTS[i]
-        yield case(prompt, PROSE[0], f"<think>{thought}</think>\n{good}", "json_leak", family="tags in json answer")
-        yield case(prompt, PROSE[2], f"{thought}\n\n{good}", "json_leak", family="thought before json")
+        yield case(
+            prompt,
+            PROSE[0],
+            f"<think>{thought}</think>\n{good}",
+            "json_leak",
+            family="tags in json answer",
+        )
+        yield case(
+            prompt, PROSE[2], f"{thought}\n\n{good}", "json_leak", family="thought before json"
+        )
         yield case(
             prompt,
             PROSE[2],
-            f"```json\n{good}\n```\n\nWait, I should check that the keys are right. {THOUGHTS[(i + 1) % 4]}",
+            (
+                f"```json\n{good}\n```\n\nWait, I should check that the keys are right. "
+                f"{THOUGHTS[(i + 1) % 4]}"
+            ),
             "json_leak",
             family="thought after json",
         )
@@ -616,7 +904,9 @@ def leaks(rng: random.Random) -> Iterator[dict[str, Any]]:
         yield case(
             prompt,
             MATHS[0],
-            good[: len(good) // 2] + f"\n{thought} {THOUGHTS[(i + 3) % 4]}\n" + good[len(good) // 2 :],
+            good[: len(good) // 2]
+            + f"\n{thought} {THOUGHTS[(i + 3) % 4]}\n"
+            + good[len(good) // 2 :],
             "json_leak",
             family="thought breaks json",
         )
@@ -629,7 +919,11 @@ def not_leaks() -> Iterator[dict[str, Any]]:
         yield case(
             JSON_PROMPTS[i],
             PROSE[2],
-            f"Here is the JSON you asked for:\n\n```json\n{good}\n```\n\nLet me know if you need other keys.",
+            (
+                f"Here is the JSON you asked for:\n\n```json\n{good}\n```\n\nLet me know if you "
+                f"need "
+                f"other keys."
+            ),
             family="json",
         )
     yield case(
@@ -645,7 +939,10 @@ def not_leaks() -> Iterator[dict[str, Any]]:
         family="json",
     )
     yield case(
-        'Extract the quotes of this dialogue as JSON: "Wait, where are you going?" she said. "Okay, I will stay."',
+        (
+            'Extract the quotes of this dialogue as JSON: "Wait, where are you going?" she said. '
+            '"Okay, I will stay."'
+        ),
         PROSE[4],
         '{"quotes": ["Wait, where are you going?", "Okay, I will stay."]}',
         family="json",
@@ -665,7 +962,10 @@ def not_leaks() -> Iterator[dict[str, Any]]:
     yield case(
         "Give the config as JSON.",
         PROSE[1],
-        '{"explanation": "The revolution began in 1789 because of a financial crisis and bread prices.", "year": 1789}',
+        (
+            '{"explanation": "The revolution began in 1789 because of a financial crisis and bread '
+            'prices.", "year": 1789}'
+        ),
         family="json",
     )
     yield case(
@@ -677,7 +977,10 @@ def not_leaks() -> Iterator[dict[str, Any]]:
     yield case(
         "Return JSON with the review and its sentiment.",
         PROSE[1],
-        '{"review": "I had to wait for an hour, and the waiter was not okay with it.", "sentiment": "negative"}',
+        (
+            '{"review": "I had to wait for an hour, and the waiter was not okay with it.", '
+            '"sentiment": "negative"}'
+        ),
         family="json",
     )
 
@@ -703,8 +1006,16 @@ def paragraphs(rng: random.Random) -> Iterator[dict[str, Any]]:
         )
     joined = "".join("".join(text.split()) for text in CHINESE)
     for k in (3, 4, 5):
-        other = "".join(f"第{n}种情况，{joined[n * 17 % 90 : n * 17 % 90 + 60]}。" for n in range(k * 8))
-        yield case(CHINESE_QUESTIONS[1], other, "\\boxed{1}", "long_paragraph", family="long paragraph chinese")
+        other = "".join(
+            f"第{n}种情况，{joined[n * 17 % 90 : n * 17 % 90 + 60]}。" for n in range(k * 8)
+        )
+        yield case(
+            CHINESE_QUESTIONS[1],
+            other,
+            "\\boxed{1}",
+            "long_paragraph",
+            family="long paragraph chinese",
+        )
     for _ in range(8):
         yield case(
             rng.choice(QUESTIONS),
@@ -723,19 +1034,34 @@ def paragraphs(rng: random.Random) -> Iterator[dict[str, Any]]:
 CODE = [
     "```python\ndef area(r):\n    return 3.14159 * r * r\n```",
     "```\nfor i in range(10):\n    print(i * i)\n```",
-    "def count(words):\n    total = 0\n    for word in words:\n        total += len(word)\n    return total",
+    (
+        "def count(words):\n    total = 0\n    for word in words:\n        total += len(word)\n    "
+        "return total"
+    ),
     "```cpp\n#include <iostream>\nint main() { std::cout << 1; }\n```",
     "import math\nn = int(input())\nprint(math.factorial(n))",
     "```sql\nSELECT name FROM users WHERE age > 30;\n```",
     "function add(a, b) {\n  const sum = a + b;\n  return sum;\n}",
     "```js\nconst xs = [1, 2, 3].map(x => x * 2);\nconsole.log(xs);\n```",
-    "class Node:\n    def __init__(self, value):\n        self.value = value\n        self.next = None",
+    (
+        "class Node:\n    def __init__(self, value):\n        self.value = value\n        "
+        "self.next "
+        "= "
+        "None"
+    ),
     '```java\npublic static void main(String[] args) {\n    System.out.println("hi");\n}\n```',
     '#include <stdio.h>\nint main(void) {\n    printf("%d\\n", 42);\n    return 0;\n}',
     '```bash\nfor f in *.txt; do wc -l "$f"; done\n```',
     "~~~python\nx = sum(range(5))\nprint(x)\n~~~",
-    "    while lo < hi:\n        mid = (lo + hi) // 2\n        if ok(mid):\n            hi = mid\n        else:\n            lo = mid + 1",
-    "SELECT a, b\nFROM t\nWHERE a > 3;\nINSERT INTO t VALUES (1, 2);\nUPDATE t SET a = 2;\nDELETE FROM t WHERE b = 1;",
+    (
+        "    while lo < hi:\n        mid = (lo + hi) // 2\n        if ok(mid):\n            hi = "
+        "mid\n        else:\n            lo = mid + 1"
+    ),
+    (
+        "SELECT a, b\nFROM t\nWHERE a > 3;\nINSERT INTO t VALUES (1, 2);\nUPDATE t SET a = "
+        "2;\nDELETE "
+        "FROM t WHERE b = 1;"
+    ),
 ]
 
 
@@ -760,20 +1086,49 @@ def code(rng: random.Random) -> Iterator[dict[str, Any]]:
 
 def not_code() -> Iterator[dict[str, Any]]:
     for block in CODE[:8]:
-        yield case("Write a program for this.", PROSE[3], f"Here it is:\n\n{block}", family="code in the answer only")
+        yield case(
+            "Write a program for this.",
+            PROSE[3],
+            f"Here it is:\n\n{block}",
+            family="code in the answer only",
+        )
     yield from (
         case(QUESTIONS[1], r, "\\boxed{2}", family="not code")
         for r in [
             "x = 5\ny = 2x + 1\nz = x + y = 16\nSo z is 16.",
             "f(x) = x^2 + 1;\ng(x) = 2x;\nh(x) = f(g(x)) = 4x^2 + 1;\nThat is all.",
-            "If n is even:\nthen n = 2k, and n^2 = 4k^2.\nIf n is odd:\nthen n = 2k + 1.\nFor all n:\nthe square leaves 0 or 1.",
-            "The function `len(xs)` gives the number of items, and `xs[0]` the first. So I can say that in words.",
+            (
+                "If n is even:\nthen n = 2k, and n^2 = 4k^2.\nIf n is odd:\nthen n = 2k + 1.\nFor "
+                "all "
+                "n:\nthe square leaves 0 or 1."
+            ),
+            (
+                "The function `len(xs)` gives the number of items, and `xs[0]` the first. So I can "
+                "say that in words."
+            ),
             "```\n  12\n× 34\n----\n  48\n 36\n----\n 408\n```\nSo the product is 408.",
             "```text\nA -- B -- C\n     |\n     D\n```\nThe graph has four vertices.",
-            "Let a = 3, b = 4.\nThen c = sqrt(a^2 + b^2) = 5.\nArea = a*b/2 = 6.\nPerimeter = a + b + c = 12.",
-            "I would use a for loop over the list, print each item, and return the sum. In Python that would be three lines. But the question asks only for the idea.",
-            "\\begin{align}\na &= b + c \\\\\nd &= e \\cdot f \\\\\n\\end{align}\nSo a + d = b + c + ef.",
-            "- first: import the data\n- then: clean it\n- while cleaning: count the gaps\n- finally: return the report",
+            (
+                "Let a = 3, b = 4.\nThen c = sqrt(a^2 + b^2) = 5.\nArea = a*b/2 = 6.\nPerimeter = "
+                "a "
+                "+ "
+                "b + c = 12."
+            ),
+            (
+                "I would use a for loop over the list, print each item, and return the sum. In "
+                "Python "
+                "that would be three lines. But the question asks only for "
+                "the idea."
+            ),
+            (
+                "\\begin{align}\na &= b + c \\\\\nd &= e \\cdot f \\\\\n\\end{align}\nSo a + d = "
+                "b + "
+                "c + ef."
+            ),
+            (
+                "- first: import the data\n- then: clean it\n- while cleaning: count the gaps\n- "
+                "finally: return the report"
+            ),
             "Given:\n  speed = 60 km/h\n  time = 2 h\nTo find:\n  distance = speed × time = 120 km",
             "P(A) = 0.3, P(B) = 0.5\nP(A ∩ B) = 0.15\nP(A ∪ B) = 0.3 + 0.5 - 0.15 = 0.65",
         ]
@@ -783,11 +1138,18 @@ def not_code() -> Iterator[dict[str, Any]]:
 REFUSALS = [
     "I'm sorry, but I can't assist with that request.",
     "I cannot help with that. It would put people at risk.",
-    "I am sorry, I cannot answer that question. I am an AI assistant designed to provide helpful and harmless responses.",
+    (
+        "I am sorry, I cannot answer that question. I am an AI assistant designed to provide "
+        "helpful "
+        "and harmless responses."
+    ),
     "Sorry, I can't provide instructions for building weapons.",
     "I'm unable to provide medical dosages for this purpose. Please consult a doctor.",
     "As an AI language model, I cannot create content of that kind.",
-    "I won't help you to write malware. If you want to learn about security, I can suggest courses.",
+    (
+        "I won't help you to write malware. If you want to learn about security, I can suggest "
+        "courses."
+    ),
     "I must decline this request, as it goes against my guidelines.",
     "Unfortunately, I am not able to generate images of real people in this way.",
     "**I'm sorry, but I can't help with that.**",
@@ -811,7 +1173,10 @@ NO_REFUSALS = [
     "I cannot find any integer solution, so the equation has none.",
     "Unfortunately, the series does not converge, and there is no closed form.",
     "The store can't provide a refund after 30 days, so Anna gets nothing back.",
-    "Dear Ms Li,\n\nI'm sorry, but I can't attend the meeting on Monday. Could we meet on Tuesday?\n\nBest regards,\nTom",
+    (
+        "Dear Ms Li,\n\nI'm sorry, but I can't attend the meeting on Monday. Could we meet on "
+        "Tuesday?\n\nBest regards,\nTom"
+    ),
     "It cannot be determined from the given information whether x is positive.",
     "You can't assist a bird by feeding it bread; seeds are better.",
     'He said: "I won\'t go", and stayed at home.',
@@ -831,7 +1196,9 @@ NO_REFUSALS = [
 
 def refusals() -> Iterator[dict[str, Any]]:
     for i, text in enumerate(REFUSALS):
-        chinese = not text.isascii() and any("\u4e00" <= c <= "\u9fff" for c in text) and "ご" not in text
+        chinese = (
+            not text.isascii() and any("\u4e00" <= c <= "\u9fff" for c in text) and "ご" not in text
+        )
         if chinese:
             yield case(CHINESE_QUESTIONS[3], CHINESE[2], text, "refusal", family="refusal")
         elif i >= 18:
@@ -857,22 +1224,75 @@ def not_refusals() -> Iterator[dict[str, Any]]:
             text,
             family="not a refusal",
         )
-    yield case("Tell me.", MATHS[0], "I cannot give more than the number: \\boxed{1600}.", family="not a refusal")
+    yield case(
+        "Tell me.",
+        MATHS[0],
+        "I cannot give more than the number: \\boxed{1600}.",
+        family="not a refusal",
+    )
 
 
 # What follows was written after the rules had been fixed on what stands above.
 
 H_MATHS = [
-    "Alright, let's see. A farmer has 48 metres of fence and wants a rectangle of the largest area. If one side is x, the other is 24 - x. The area x(24 - x) is largest at x = 12, a square, with 144 square metres.\n\nHmm, but one side is a wall, isn't it? Let me read it again: \"against a wall\". So only three sides need fence: 2x + y = 48. The area is x(48 - 2x), largest at x = 12, y = 24. That gives 288.",
-    "First I compute gcd(252, 198). 252 = 198 + 54; 198 = 3·54 + 36; 54 = 36 + 18; 36 = 2·18. So it is 18.\n\nThen lcm = 252·198/18 = 2772.",
-    "$\\int_0^{\\pi} \\sin x\\,dx = [-\\cos x]_0^{\\pi} = 2$. And $\\sum_{k=1}^n k = \\frac{n(n+1)}{2}$, so for $n=20$ it is $210$.\n\nThe difference is $208$.",
-    "Suppose p/q is in lowest terms and (p/q)^2 = 2. Then p^2 = 2q^2, so p is even, p = 2r, and 4r^2 = 2q^2, so q is even as well. That contradicts lowest terms. Hence no such fraction exists.",
-    "The clock shows 3:40. The minute hand is at 240 degrees, and the hour hand at 3·30 + 20 = 110 degrees. The difference is 130 degrees, which is less than 180, so the angle is 130 degrees.\n\nWait, the hour hand moves half a degree per minute: 40·0.5 = 20. Yes.",
+    (
+        "Alright, let's see. A farmer has 48 metres of fence and wants a rectangle of the largest "
+        "area. If one side is x, the other is 24 - x. The area x(24 - x) is largest at x = 12, a "
+        "square, with 144 square metres.\n\nHmm, but one side is a wall, isn't it? Let me read it "
+        'again: "against a wall". So only three sides need fence: '
+        "2x + y = 48. The area is x(48 - "
+        "2x), largest at x = 12, y = 24. That gives 288."
+    ),
+    (
+        "First I compute gcd(252, 198). 252 = 198 + 54; 198 = 3·54 + 36; 54 = 36 + 18; 36 = 2·18. "
+        "So "
+        "it is 18.\n\nThen lcm = 252·198/18 = 2772."
+    ),
+    (
+        "$\\int_0^{\\pi} \\sin x\\,dx = [-\\cos x]_0^{\\pi} = 2$. And $\\sum_{k=1}^n k = "
+        "\\frac{n(n+1)}{2}$, so for $n=20$ it is $210$.\n\nThe "
+        "difference is $208$."
+    ),
+    (
+        "Suppose p/q is in lowest terms and (p/q)^2 = 2. Then p^2 = 2q^2, so p is even, p = 2r, "
+        "and "
+        "4r^2 = 2q^2, so q is even as well. That contradicts lowest "
+        "terms. Hence no such fraction "
+        "exists."
+    ),
+    (
+        "The clock shows 3:40. The minute hand is at 240 degrees, and the hour hand at 3·30 + 20 = "
+        "110 degrees. The difference is 130 degrees, which is less than 180, so the angle is 130 "
+        "degrees.\n\nWait, the hour hand moves half a degree per "
+        "minute: 40·0.5 = 20. Yes."
+    ),
 ]
 H_PROSE = [
-    "The user is asking me to compare two phones. One has a better camera, the other a longer battery life. I don't know what matters more to them, so I should list both and ask.\n\nPrice is a factor too. The first costs 699, the second 549. I might put this into a small table, and then give a recommendation for each kind of buyer.",
-    "Let me recall what is known about coral bleaching. When the water is too warm, corals expel the algae that live in their tissue. Without these they lose their colour and a large part of their food. If it cools down in time, they can recover.\n\nI want to mention that warming, acidity and pollution act together, but keep it to two paragraphs.",
-    "This is a logic puzzle with three houses. The Norwegian lives in the first house, the red house is directly left of the blue one, and the cat's owner drinks tea. If the first house were blue, nothing could be left of it. So the blue house is second or third.\n\nNow the tea: it isn't drunk in the red house. Then the cat isn't there.",
+    (
+        "The user is asking me to compare two phones. One has a better camera, the other a longer "
+        "battery life. I don't know what matters more to them, so I should list both and "
+        "ask.\n\nPrice is a factor too. The first costs 699, the second 549. I might put this "
+        "into a "
+        "small table, and then give a recommendation for each kind "
+        "of buyer."
+    ),
+    (
+        "Let me recall what is known about coral bleaching. When the water is too warm, corals "
+        "expel "
+        "the algae that live in their tissue. Without these they lose their colour and a large "
+        "part "
+        "of their food. If it cools down in time, they can recover.\n\nI want to mention that "
+        "warming, acidity and pollution act together, but keep it to "
+        "two paragraphs."
+    ),
+    (
+        "This is a logic puzzle with three houses. The Norwegian lives in the first house, the red "
+        "house is directly left of the blue one, and the cat's owner drinks tea. If the first "
+        "house "
+        "were blue, nothing could be left of it. So the blue house is second or third.\n\nNow the "
+        "tea: it isn't drunk in the red house. Then the cat isn't "
+        "there."
+    ),
 ]
 H_CHINESE = [
     "好的，我来分析一下这道题。甲乙两地相距 360 千米，汽车每小时行 72 千米，那么需要 5 小时。\n\n但是题目里说途中休息了半小时，所以一共是 5.5 小时。",
@@ -898,8 +1318,15 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         return case(prompt, reasoning, answer, *flags, family=family, held=True)
 
     for i, text in enumerate([*H_MATHS, *H_PROSE]):
-        yield make(rng.choice(H_QUESTIONS), text, f"**Answer:** \\(\\boxed{{{i}}}\\)", family="clean")
-        yield make(rng.choice(H_QUESTIONS), "\n\n".join([text, *rng.sample(H_MATHS, 3)]), "See above.", family="clean")
+        yield make(
+            rng.choice(H_QUESTIONS), text, f"**Answer:** \\(\\boxed{{{i}}}\\)", family="clean"
+        )
+        yield make(
+            rng.choice(H_QUESTIONS),
+            "\n\n".join([text, *rng.sample(H_MATHS, 3)]),
+            "See above.",
+            family="clean",
+        )
         yield make(
             rng.choice(H_QUESTIONS),
             text,
@@ -933,8 +1360,20 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             family="loop of answers",
         )
     period = "\n\n".join([H_PROSE[0], H_MATHS[3], H_PROSE[2], H_MATHS[1]])
-    yield make(H_QUESTIONS[1], H_MATHS[0] + "\n\n" + "\n\n".join([period] * 4), "", "looping", family="long period")
-    yield make(H_QUESTIONS[1], "\n\n".join([period] * 3) + "\n\n" + period[:300], "", "looping", family="long period")
+    yield make(
+        H_QUESTIONS[1],
+        H_MATHS[0] + "\n\n" + "\n\n".join([period] * 4),
+        "",
+        "looping",
+        family="long period",
+    )
+    yield make(
+        H_QUESTIONS[1],
+        "\n\n".join([period] * 3) + "\n\n" + period[:300],
+        "",
+        "looping",
+        family="long period",
+    )
     yield make(
         "请详细解答下面的问题。",
         H_CHINESE[0] + "\n" + "不过，我们还需要考虑另一种可能。再看一遍题目。" * 9,
@@ -950,7 +1389,12 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         + "\n"
         + "\n".join(
             rng.choice(
-                ["But is it prime?", "Check the parity again.", "Maybe count pairs instead.", "That gives 12 again."]
+                [
+                    "But is it prime?",
+                    "Check the parity again.",
+                    "Maybe count pairs instead.",
+                    "That gives 12 again.",
+                ]
             )
             for _ in range(90)
         ),
@@ -964,12 +1408,17 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         for q, r, a in [
             (
                 H_QUESTIONS[1],
-                "Let me list the squares: " + ", ".join(f"{n}² = {n * n}" for n in range(1, 60)) + ".",
+                "Let me list the squares: "
+                + ", ".join(f"{n}² = {n * n}" for n in range(1, 60))
+                + ".",
                 "\\boxed{3481}",
             ),
             (
                 H_QUESTIONS[1],
-                "\n".join(f"Round {k}: A has {k + 3}, B has {2 * k}, C has {30 - 3 * k}." for k in range(1, 10)),
+                "\n".join(
+                    f"Round {k}: A has {k + 3}, B has {2 * k}, C has {30 - 3 * k}."
+                    for k in range(1, 10)
+                ),
                 "C runs out in round 10.",
             ),
             (
@@ -987,22 +1436,33 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 H_QUESTIONS[1],
-                "Binary: 0000, 0001, 0010, 0011, 0100, 0101, 0110, 0111, 1000, 1001, 1010, 1011, 1100, 1101, 1110, 1111. Count those without two ones in a row.",
+                (
+                    "Binary: 0000, 0001, 0010, 0011, 0100, 0101, 0110, 0111, 1000, 1001, 1010, "
+                    "1011, "
+                    "1100, 1101, 1110, 1111. Count those without two ones in a "
+                    "row."
+                ),
                 "\\boxed{8}",
             ),
             (
                 H_QUESTIONS[1],
-                "\n".join(["a b c", "b c a", "c a b", "a c b", "c b a", "b a c"] * 1) + "\nThese are all six orders.",
+                "\n".join(["a b c", "b c a", "c a b", "a c b", "c b a", "b a c"] * 1)
+                + "\nThese are all six orders.",
                 "6",
             ),
             (
                 H_QUESTIONS[0],
-                "Wait, no. Wait, yes: 12. Wait, is it? 3·4 = 12. Wait, I forgot the border: 12 + 2 = 14. Wait, both sides: 12 + 4 = 16. Okay, 16.",
+                (
+                    "Wait, no. Wait, yes: 12. Wait, is it? 3·4 = 12. Wait, I forgot the border: "
+                    "12 + "
+                    "2 = 14. Wait, both sides: 12 + 4 = 16. Okay, 16."
+                ),
                 "\\boxed{16}",
             ),
             (
                 H_QUESTIONS[1],
-                "Euler: y_{n+1} = y_n + 0.1·y_n.\n" + "\n".join(f"y_{n} = {1.1**n:.6f}" for n in range(40)),
+                "Euler: y_{n+1} = y_n + 0.1·y_n.\n"
+                + "\n".join(f"y_{n} = {1.1**n:.6f}" for n in range(40)),
                 "\\boxed{45.26}",
             ),
             (
@@ -1019,7 +1479,10 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 H_QUESTIONS[2],
-                "\n".join(f"Q{k}. True. The statement follows from lemma {k % 4 + 1}." for k in range(1, 13)),
+                "\n".join(
+                    f"Q{k}. True. The statement follows from lemma {k % 4 + 1}."
+                    for k in range(1, 13)
+                ),
                 "All are true.",
             ),
         ]
@@ -1049,7 +1512,9 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             "mixed_language",
             family="foreign clause",
         )
-    yield make(H_QUESTIONS[1], H_MATHS[0], H_CHINESE[0], "mixed_language", family="answer in chinese")
+    yield make(
+        H_QUESTIONS[1], H_MATHS[0], H_CHINESE[0], "mixed_language", family="answer in chinese"
+    )
     yield make(
         H_QUESTIONS[3],
         H_CHINESE[1],
@@ -1095,13 +1560,23 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
     yield make(
         H_QUESTIONS[1],
         H_PROSE[2],
-        "Die rote Katze wohnt nicht in dem blauen Haus, und das ist auch die einzige Lösung, die wir haben.",
+        (
+            "Die rote Katze wohnt nicht in dem blauen Haus, und das ist auch die einzige Lösung, "
+            "die "
+            "wir haben."
+        ),
         "mixed_language",
         family="answer in german",
     )
     yield make(
         H_QUESTIONS[1],
-        "Pour commencer, nous avons une clôture de 48 mètres, et nous voulons une aire maximale. Donc nous devons chercher le maximum, et cette fonction est une parabole. Alors le maximum est dans le milieu.",
+        (
+            "Pour commencer, nous avons une clôture de 48 mètres, et nous voulons une aire "
+            "maximale. "
+            "Donc nous devons chercher le maximum, et cette fonction est "
+            "une parabole. Alors le "
+            "maximum est dans le milieu."
+        ),
         "\\boxed{144}",
         "mixed_language",
         family="thought in french",
@@ -1111,7 +1586,10 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         for q, r, a in [
             (
                 "Who was Confucius?",
-                "Confucius (孔子, Kǒngzǐ) was a Chinese philosopher. His sayings are in the Analects (论语). I should mention the Five Classics.",
+                (
+                    "Confucius (孔子, Kǒngzǐ) was a Chinese philosopher. His sayings are in the "
+                    "Analects (论语). I should mention the Five Classics."
+                ),
                 "Confucius (孔子) was a philosopher of the Spring and Autumn period.",
             ),
             (
@@ -1119,10 +1597,18 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "In Japanese: ありがとうございます. In Korean: 감사합니다.",
                 "ありがとうございます / 감사합니다",
             ),
-            ("What is the capital of Georgia (the country)?", "The capital is Tbilisi (თბილისი).", "Tbilisi"),
+            (
+                "What is the capital of Georgia (the country)?",
+                "The capital is Tbilisi (თბილისი).",
+                "Tbilisi",
+            ),
             (
                 "解释一下什么是 API，并举例说明 REST API 的用法。",
-                "API 是应用程序接口。REST API 使用 HTTP 方法，例如 GET、POST、PUT、DELETE。可以举一个 GET /users/1 的例子，返回 JSON。",
+                (
+                    "API 是应用程序接口。REST API 使用 HTTP 方法，例如 GET、POST、PUT、DELETE。可以举一个 GET /users/1 "
+                    "的例子，返回 "
+                    "JSON。"
+                ),
                 "API（Application Programming Interface）是应用程序之间的接口，例如 `GET /users/1`。",
             ),
             (
@@ -1134,22 +1620,37 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             ("2x+3=11", "两边减去 3，得到 2x = 8，所以 x = 4。", "x = 4"),
             (
                 "What does 'Schadenfreude' mean?",
-                "It is a German word for pleasure at another's misfortune, from Schaden (harm) and Freude (joy).",
+                (
+                    "It is a German word for pleasure at another's misfortune, from Schaden (harm) "
+                    "and Freude (joy)."
+                ),
                 "Joy at the misfortune of others.",
             ),
             (
                 "In the equation F = ma, what does each letter stand for? Use μ for friction.",
-                "F is force, m mass, a acceleration. With friction, F − μN = ma, where N is the normal force; θ would be the angle of the slope.",
+                (
+                    "F is force, m mass, a acceleration. With friction, F − μN = ma, where N is "
+                    "the "
+                    "normal force; θ would be the angle of the slope."
+                ),
                 "F: force, m: mass, a: acceleration, μ: friction.",
             ),
             (
                 "Comment dit-on « chien » en anglais ?",
-                "La question est simple : chien se dit dog en anglais. Donc je peux répondre avec une phrase courte.",
+                (
+                    "La question est simple : chien se dit dog en anglais. Donc je peux répondre "
+                    "avec "
+                    "une phrase courte."
+                ),
                 "« Chien » se dit *dog* en anglais.",
             ),
             (
                 "Summarise the plot of La vita è bella.",
-                "La vita è bella is a film by Roberto Benigni of 1997. A father hides the horror of the camp from his son by making it a game.",
+                (
+                    "La vita è bella is a film by Roberto Benigni of 1997. A father hides the "
+                    "horror "
+                    "of the camp from his son by making it a game."
+                ),
                 "A father protects his son by means of a game.",
             ),
             (
@@ -1159,7 +1660,11 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 "Which of these is a palindrome: топот, дом, кот?",
-                "топот read backwards is топот. дом becomes мод, кот becomes ток. So only топот is one.",
+                (
+                    "топот read backwards is топот. дом becomes мод, кот becomes ток. So only "
+                    "топот "
+                    "is one."
+                ),
                 "топот",
             ),
             (
@@ -1182,15 +1687,31 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         "Validate the form; reply with JSON.",
     ]
     talk = [
-        "Alright, the user wants just the title and the year. I need to make sure the year is a number.",
+        (
+            "Alright, the user wants just the title and the year. I need to make sure the year is "
+            "a "
+            "number."
+        ),
         "Let me think. Question 1 is about cells, so B. Hmm, question 2 could be C or D.",
         "I should check the date first. Wait, there is no date at all.",
     ]
     for doc, ask, said in zip(docs, asks, talk, strict=True):
-        yield make(ask, H_PROSE[0], f"{said}\n</think>\n{doc}", "json_leak", family="thought, tag, json")
-        yield make(ask, H_PROSE[0], f"{said}\n\n```json\n{doc}\n```", "json_leak", family="thought before json")
         yield make(
-            ask, H_MATHS[1], json.dumps({"chain_of_thought": said, "output": 1}), "json_leak", family="thought as key"
+            ask, H_PROSE[0], f"{said}\n</think>\n{doc}", "json_leak", family="thought, tag, json"
+        )
+        yield make(
+            ask,
+            H_PROSE[0],
+            f"{said}\n\n```json\n{doc}\n```",
+            "json_leak",
+            family="thought before json",
+        )
+        yield make(
+            ask,
+            H_MATHS[1],
+            json.dumps({"chain_of_thought": said, "output": 1}),
+            "json_leak",
+            family="thought as key",
         )
         yield make(
             ask,
@@ -1206,7 +1727,9 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             "json_leak",
             family="thought as value",
         )
-        yield make(ask, H_MATHS[1], f"<think>\n{said}\n</think>\n\n{doc}", "json_leak", family="tags")
+        yield make(
+            ask, H_MATHS[1], f"<think>\n{said}\n</think>\n\n{doc}", "json_leak", family="tags"
+        )
         yield make(ask, H_PROSE[1], doc, family="json")
         yield make(ask, H_PROSE[1], f"```json\n{doc}\n```", family="json")
         yield make(ask, H_PROSE[1], f"Sure! Here is the result:\n\n{doc}", family="json")
@@ -1219,7 +1742,10 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
     yield make(
         "Write a JSON schema for a person.",
         H_PROSE[1],
-        '{"type": "object", "properties": {"thoughtful": {"type": "boolean"}, "name": {"type": "string"}}}',
+        (
+            '{"type": "object", "properties": {"thoughtful": {"type": "boolean"}, "name": {"type": '
+            '"string"}}}'
+        ),
         family="json",
     )
     yield make(
@@ -1231,7 +1757,11 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
     yield make(
         "Return JSON with an explanation.",
         H_PROSE[2],
-        '{"explanation": "The hour hand moves half a degree per minute, so at 3:40 it stands at 110 degrees.", "angle": 130}',
+        (
+            '{"explanation": "The hour hand moves half a degree per minute, so at 3:40 it stands '
+            "at "
+            '110 degrees.", "angle": 130}'
+        ),
         family="json",
     )
     # paragraphs
@@ -1241,7 +1771,10 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         yield make(
             H_QUESTIONS[1],
             "\n\n".join(
-                ["Let me begin.", " ".join([*flat, *rng.sample([" ".join(t.split()) for t in MATHS], 3 + k % 3)])]
+                [
+                    "Let me begin.",
+                    " ".join([*flat, *rng.sample([" ".join(t.split()) for t in MATHS], 3 + k % 3)]),
+                ]
             ),
             "\\boxed{1}",
             "long_paragraph",
@@ -1274,15 +1807,30 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
     yield from (
         make(H_QUESTIONS[1], r, "\\boxed{4}", family="not code")
         for r in [
-            "Let x = 3.\nLet y = x + 1 = 4.\nSo x*y = 12;\nand x + y = 7;\nhence the answer is 12 - 7 = 5.",
+            (
+                "Let x = 3.\nLet y = x + 1 = 4.\nSo x*y = 12;\nand x + y = 7;\nhence the answer is "
+                "12 "
+                "- 7 = 5."
+            ),
             "A: 12 km\nB: 15 km\nC: 9 km\nTotal: 36 km",
             "S_1 = 1\nS_2 = 1 + 2 = 3\nS_3 = 3 + 3 = 6\nS_n = n(n+1)/2",
-            "We return to the first equation.\nFor every n there is an m.\nWhile this holds, the sum grows.\nIf not, it stops.",
-            "The loop invariant of `while i < n` is that `s` holds the sum so far. So at the end s is the total.",
+            (
+                "We return to the first equation.\nFor every n there is an m.\nWhile this holds, "
+                "the "
+                "sum grows.\nIf not, it stops."
+            ),
+            (
+                "The loop invariant of `while i < n` is that `s` holds the sum so far. So at the "
+                "end "
+                "s is the total."
+            ),
             "```\n1 2 3\n4 5 6\n7 8 9\n```\nThe diagonal sums to 15.",
             "v(t) = 3t^2\na(t) = 6t\na(2) = 12\nx(2) = 8",
             "\\[\nA = \\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}\n\\]\ndet(A) = -2.",
-            "1. Import taxes rise.\n2. Exports fall.\n3. The public deficit grows;\n4. the currency weakens.",
+            (
+                "1. Import taxes rise.\n2. Exports fall.\n3. The public deficit grows;\n4. the "
+                "currency weakens."
+            ),
             "Given a = 2;\nb = 3;\nc = a + b;\nwe need c squared, so 25.",
         ]
     )
@@ -1302,7 +1850,11 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         "Hi! I can't engage in this conversation. Shall we talk about something else?",
     ]:
         yield make("Do as I say.", H_PROSE[0], text, "refusal", family="refusal")
-    for text in ["我不能协助你做这件事。", "抱歉，这个话题我不便讨论。", "作为一个人工智能助手，我无法提供此类信息。"]:
+    for text in [
+        "我不能协助你做这件事。",
+        "抱歉，这个话题我不便讨论。",
+        "作为一个人工智能助手，我无法提供此类信息。",
+    ]:
         yield make("请告诉我怎么做。", H_CHINESE[1], text, "refusal", family="refusal")
     for text in [
         "I can't believe it either, but the answer is 130 degrees.",

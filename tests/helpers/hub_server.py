@@ -4,8 +4,9 @@
         commit = hub.add("org/model", {"config.json": b"…", "model.safetensors": b"…"})
         hub.faults.append(Fault("model.safetensors", after=1000, cut=True))
 
-As on the hub, weights are LFS files: known by SHA-256, and served by a redirect to a store at another address, where a
-token has no business. Small files are known by git's SHA-1 and served as they are.
+As on the hub, weights are LFS files: known by SHA-256, and served by a redirect to a store at
+another address, where a token has no business. Small files are known by git's SHA-1 and served as
+they are.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ BLOCK = 16_384
 class Fault:
     """What goes wrong with the next `times` requests for `what`: a file's name, or "api".
 
-    After so many bytes of the answer's body: `cut` it, or let it `stall_s`. Or: an answer of HTTP `status`; `corrupt`
-    bytes; a Range that is ignored.
+    After so many bytes of the answer's body: `cut` it, or let it `stall_s`. Or: an answer of HTTP
+    `status`; `corrupt` bytes; a Range that is ignored.
     """
 
     what: str
@@ -47,13 +48,17 @@ class Fault:
 
 @dataclass
 class Repo:
-    """`commits`: what each revision means; all of them hold `files`. Gated: for those with `token` only."""
+    """`commits`: what each revision means; all of them hold `files`. Gated: for those with `token`
+    only.
+    """
 
     files: dict[str, bytes]
     commits: dict[str, str]
     gated: bool = False
     token: str | None = None
-    sizes: dict[str, int] = field(default_factory=dict)  # claimed instead of the true ones, and so are
+    sizes: dict[str, int] = field(
+        default_factory=dict
+    )  # claimed instead of the true ones, and so are
     checksums: dict[str, str] = field(default_factory=dict)
 
 
@@ -156,7 +161,9 @@ class _Server(ThreadingHTTPServer):
         self.hub, self.at = hub, at
         host = "127.0.0.1" if at == "hub" else "localhost"
         self.url = f"http://{host}:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         return  # a client that was killed
@@ -177,14 +184,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
-        self._seen = Seen(self.server.at, self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
+        self._seen = Seen(
+            self.server.at, self.command, self.path, {k.lower(): v for k, v in self.headers.items()}
+        )
         hub.seen.append(self._seen)
         if self.server.at == "store":
             repo, _, rel = path.lstrip("/").partition("//")
             self._send_file(hub.repos[repo].files[rel], rel, {})
         elif match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+)/?)?", path):
             if (repo_ := self._allowed(match[1], match[3] or "main", is_file=False)) is not None:
-                self._send_json(self._api(match[1], repo_, match[2] or "revision", match[3] or "main"))
+                self._send_json(
+                    self._api(match[1], repo_, match[2] or "revision", match[3] or "main")
+                )
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if (repo_ := self._allowed(match[1], match[2], is_file=True)) is not None:
                 self._resolve(match[1], repo_, repo_.commits[match[2]], match[3])
@@ -203,8 +214,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(401, "", "Invalid credentials in Authorization header")
         elif repo is None:
             self._send_error(404 if token else 401, "RepoNotFound", "Repository not found")
-        elif repo.gated and is_file and token != repo.token:  # who looks may see a gated repository, without its files
-            self._send_error(403 if token else 401, "GatedRepo", f"Access to model {name} is restricted.")
+        elif (
+            repo.gated and is_file and token != repo.token
+        ):  # who looks may see a gated repository, without its files
+            self._send_error(
+                403 if token else 401, "GatedRepo", f"Access to model {name} is restricted."
+            )
         elif not repo.gated and repo.token and token != repo.token:
             self._send_error(404 if token else 401, "RepoNotFound", "Repository not found")
         elif revision not in repo.commits:
@@ -222,11 +237,22 @@ class _Handler(BaseHTTPRequestHandler):
                 lfs = {"sha256": sha256, "size": entry["size"], "pointerSize": 134}
                 entry["lfs"] = lfs if kind == "revision" else lfs | {"oid": lfs["sha256"]}
             sha1 = repo.checksums.get(rel, git_sha1(data))
-            entry |= {"rfilename": rel, "blobId": sha1} if kind == "revision" else {"path": rel, "oid": sha1}
+            entry |= (
+                {"rfilename": rel, "blobId": sha1}
+                if kind == "revision"
+                else {"path": rel, "oid": sha1}
+            )
             entries.append(entry if kind == "revision" else entry | {"type": "file"})
         if kind == "tree":
             return entries
-        return {"_id": "0", "id": name, "modelId": name, "sha": repo.commits[revision], "siblings": entries, "tags": []}
+        return {
+            "_id": "0",
+            "id": name,
+            "modelId": name,
+            "sha": repo.commits[revision],
+            "siblings": entries,
+            "tags": [],
+        }
 
     def _resolve(self, name: str, repo: Repo, commit: str, rel: str) -> None:
         data = repo.files.get(rel)
@@ -235,8 +261,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_error(404, "EntryNotFound", "Entry not found", headers)
         elif _is_lfs(rel):
             sha256 = hashlib.sha256(data).hexdigest()
-            headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "X-Xet-Hash": sha256}
-            headers |= {"Location": f"{self.server.hub.store}/{name}//{rel}?X-Amz-Signature=signed-for-you"}
+            headers |= {
+                "X-Linked-Etag": f'"{sha256}"',
+                "X-Linked-Size": str(len(data)),
+                "X-Xet-Hash": sha256,
+            }
+            headers |= {
+                "Location": f"{self.server.hub.store}/{name}//{rel}?X-Amz-Signature=signed-for-you"
+            }
             self._send(302, b"", headers)
         else:
             self._send_file(data, rel, headers | {"ETag": f'"{git_sha1(data)}"'})
@@ -263,11 +295,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_json(self, document: Any) -> None:
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
-    def _send_error(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+    def _send_error(
+        self, status: int, code: str, message: str, headers: dict[str, str] | None = None
+    ) -> None:
         coded = {"X-Error-Code": code} if code else {}
         self._send(status, b"", {"X-Error-Message": message, **coded, **(headers or {})})
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
+    def _send(
+        self, status: int, data: bytes, headers: dict[str, str], fault: Fault | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)

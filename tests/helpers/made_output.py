@@ -1,7 +1,8 @@
 """Outputs that no engine made: of any size, with whatever lengths, outcomes and texts a test needs.
 
-Also a program: `python tests/helpers/made_output.py FOLDER 100000` writes an output of 100,000 rows, as a long run on a GPU
-would leave it: long-tailed lengths, eight subjects, four samples a prompt, flags, a record with its series.
+Also a program: `python tests/helpers/made_output.py FOLDER 100000` writes an output of 100,000
+rows, as a long run on a GPU would leave it: long-tailed lengths, eight subjects, four samples a
+prompt, flags, a record with its series.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from batchr1.output.folder import Output, part_name, stage_part
 from batchr1.storage.base import Storage, open_storage
 
 RUN = "20261120T101500000Z-abcd"
-SUBJECTS = ("Algebra", "Counting", "Geometry", "Number theory", "Prealgebra", "Precalculus", "Probability", "Sets")
+SUBJECTS = (
+    "Algebra",
+    "Counting",
+    "Geometry",
+    "Number theory",
+    "Prealgebra",
+    "Precalculus",
+    "Probability",
+    "Sets",
+)
 KEPT = pa.schema([("subject", pa.string()), ("level", pa.int64())])
 WHEN = dt.datetime(2026, 11, 20, 10, 15, tzinfo=dt.UTC)
 MAX_TOKENS = 16_384
@@ -45,19 +55,38 @@ def table_of(rows: Sequence[dict[str, Any]], kept: pa.Schema = KEPT) -> pa.Table
 def good_row(number: int, *, sample: int = 0, **values: Any) -> dict[str, Any]:
     """A row that nothing is wrong with; `values` replace its own."""
     row: dict[str, Any] = {
-        "id": f"row/{number}", "sample": sample, "subject": SUBJECTS[number % 8], "level": number % 5 + 1,
-        "prompt": f"What is {number} + {number}?", "gold": str(2 * number),
+        "id": f"row/{number}",
+        "sample": sample,
+        "subject": SUBJECTS[number % 8],
+        "level": number % 5 + 1,
+        "prompt": f"What is {number} + {number}?",
+        "gold": str(2 * number),
         "reasoning": f"Twice {number} is {2 * number}. (sample {sample})",
-        "answer": f"\\boxed{{{2 * number}}}", "final_answer": str(2 * number), "correct": True,
-        "reasoning_status": "closed", "finish_reason": "stop", "prompt_tokens": 20, "reasoning_tokens": 12,
-        "answer_tokens": 6, "control_tokens": 2, "completion_tokens": 20, "attempts": 1,
-        "prompt_hash": f"{number:032x}", "model": "r1-tiny (made)", "run": RUN, "finished_at": WHEN,
-    }  # fmt: skip
+        "answer": f"\\boxed{{{2 * number}}}",
+        "final_answer": str(2 * number),
+        "correct": True,
+        "reasoning_status": "closed",
+        "finish_reason": "stop",
+        "prompt_tokens": 20,
+        "reasoning_tokens": 12,
+        "answer_tokens": 6,
+        "control_tokens": 2,
+        "completion_tokens": 20,
+        "attempts": 1,
+        "prompt_hash": f"{number:032x}",
+        "model": "r1-tiny (made)",
+        "run": RUN,
+        "finished_at": WHEN,
+    }
     return row | values
 
 
-def write_output(storage: Storage | Path, parts: Iterable[pa.Table], *, pending: int = 0, **changes: Any) -> Output:
-    """An output with these parts, its job and the record of its one run; `changes` replace keys of the job's spec."""
+def write_output(
+    storage: Storage | Path, parts: Iterable[pa.Table], *, pending: int = 0, **changes: Any
+) -> Output:
+    """An output with these parts, its job and the record of its one run; `changes` replace keys of
+    the job's spec.
+    """
     output = Output(open_storage(storage) if isinstance(storage, Path) else storage)
     done = 0
     for number, table in enumerate(parts):
@@ -71,28 +100,52 @@ def write_output(storage: Storage | Path, parts: Iterable[pa.Table], *, pending:
         "input": {"path": "data/math.parquet", "id": "id", "prompt": "problem", "gold": "answer"},
         "output": {"path": output.uri, "keep": ["subject", "level"]},
         "prompting": {"instruction": "math", "think": "force"},
-        "sampling": {"n": N, "temperature": 0.6, "top_p": 0.95, "max_tokens": MAX_TOKENS, "seed": None},
+        "sampling": {
+            "n": N,
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "max_tokens": MAX_TOKENS,
+            "seed": None,
+        },
         **changes,
     }
-    fingerprint = {"model": "sha256:0123456789abcdef", "sampling.temperature": 0.6, "sampling.max_tokens": MAX_TOKENS}
+    fingerprint = {
+        "model": "sha256:0123456789abcdef",
+        "sampling.temperature": 0.6,
+        "sampling.max_tokens": MAX_TOKENS,
+    }
     output.write_job(
         {
             "batchr1": "0.1.0",
             "fingerprint": fingerprint,
             "digest": "00112233445566778899aabbccddeeff",
-            "model": {"name": "r1-distill-qwen-7b", "location": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
-                      "revision": "916b56a44061fd5cd7d6a8fb632557ed4f724f60"},
+            "model": {
+                "name": "r1-distill-qwen-7b",
+                "location": "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+                "revision": "916b56a44061fd5cd7d6a8fb632557ed4f724f60",
+            },
             "spec": spec,
         }
-    )  # fmt: skip
-    counts = {"rows": done + pending, "n": 1, "done": 0, "failed": 0, "duplicates": 0, "samples": done + pending}
+    )
+    counts = {
+        "rows": done + pending,
+        "n": 1,
+        "done": 0,
+        "failed": 0,
+        "duplicates": 0,
+        "samples": done + pending,
+    }
     memory = {
         name: {"planned": planned, "measured": measured}
         for name, planned, measured in (
-            ("weights_gib", 14.33, 14.27), ("activation_gib", 1.12, 1.05), ("cuda_graph_gib", 0.5, 0.44),
-            ("other_gib", 1.33, 1.41), ("kv_gib", 59.47, 59.61), ("kv_cache_tokens", 1_113_488, 1_116_240),
+            ("weights_gib", 14.33, 14.27),
+            ("activation_gib", 1.12, 1.05),
+            ("cuda_graph_gib", 0.5, 0.44),
+            ("other_gib", 1.33, 1.41),
+            ("kv_gib", 59.47, 59.61),
+            ("kv_cache_tokens", 1_113_488, 1_116_240),
         )
-    }  # fmt: skip
+    }
     record = {
         "run": RUN,
         "state": "stopped" if pending else "ended",
@@ -102,10 +155,25 @@ def write_output(storage: Storage | Path, parts: Iterable[pa.Table], *, pending:
         "stopped": "a signal arrived (SIGTERM)" if pending else None,
         "batchr1": "0.1.0",
         "job": "made",
-        "plan": {"replicas": 1, "tensor_parallel": 1, "pipeline_parallel": 1, "max_model_len": 20_480,
-                 "max_num_seqs": 512, "device": "cuda", "kv_cache_tokens": 1_113_488,
-                 "estimate": {"tokens_per_s": 22_000.0, "output_tokens": 82_000_000, "hours": 1.04, "gpu_hours": 1.04,
-                              "cost_usd": None, "lengths": "made up", "efficiency": 0.75}, "notes": []},
+        "plan": {
+            "replicas": 1,
+            "tensor_parallel": 1,
+            "pipeline_parallel": 1,
+            "max_model_len": 20_480,
+            "max_num_seqs": 512,
+            "device": "cuda",
+            "kv_cache_tokens": 1_113_488,
+            "estimate": {
+                "tokens_per_s": 22_000.0,
+                "output_tokens": 82_000_000,
+                "hours": 1.04,
+                "gpu_hours": 1.04,
+                "cost_usd": None,
+                "lengths": "made up",
+                "efficiency": 0.75,
+            },
+            "notes": [],
+        },
         "counts_before": {**counts, "pending": done + pending},
         "counts": {**counts, "done": done, "pending": pending},
         "wall_s": 3600.0,
@@ -115,7 +183,7 @@ def write_output(storage: Storage | Path, parts: Iterable[pa.Table], *, pending:
         "memory": {"0": memory},
         "rungs": [],
         "timeline": _timeline(),
-    }  # fmt: skip
+    }
     output.write_run(RUN, record)
     if not pending:
         output.succeed()
@@ -153,41 +221,56 @@ def large_table(first: int, rows: int, text: str) -> pa.Table:
         right = bool(rng.random() < skill) and not unclosed
         start = int(rng.integers(0, len(text) // 2))
         flags = [
-            name for name, p in (("looping", 0.02), ("mixed_language", 0.01), ("refusal", 0.0005)) if rng.random() < p
+            name
+            for name, p in (("looping", 0.02), ("mixed_language", 0.01), ("refusal", 0.0005))
+            if rng.random() < p
         ]
         made.append(
             good_row(
-                number, sample=sample,
+                number,
+                sample=sample,
                 reasoning=text[start : start + 4 * thought],
                 answer=None if unclosed else text[start : start + 4 * said],
-                final_answer=None if unclosed else str(2 * number if right else rng.integers(0, 9)), correct=right,
-                reasoning_status="unclosed" if unclosed else "closed", truncated=cut,
+                final_answer=None if unclosed else str(2 * number if right else rng.integers(0, 9)),
+                correct=right,
+                reasoning_status="unclosed" if unclosed else "closed",
+                truncated=cut,
                 truncated_in="reasoning" if unclosed else "answer" if cut else None,
-                truncated_by="max_tokens" if cut else None, finish_reason="length" if cut else "stop",
-                prompt_tokens=int(40 + rng.integers(0, 200)), reasoning_tokens=thought,
-                answer_tokens=0 if unclosed else said, completion_tokens=thought + (0 if unclosed else said) + 2,
-                control_tokens=2, flags=flags, finished_at=WHEN + dt.timedelta(seconds=index / 30),
+                truncated_by="max_tokens" if cut else None,
+                finish_reason="length" if cut else "stop",
+                prompt_tokens=int(40 + rng.integers(0, 200)),
+                reasoning_tokens=thought,
+                answer_tokens=0 if unclosed else said,
+                completion_tokens=thought + (0 if unclosed else said) + 2,
+                control_tokens=2,
+                flags=flags,
+                finished_at=WHEN + dt.timedelta(seconds=index / 30),
             )
-        )  # fmt: skip
+        )
     return table_of(made)
 
 
 def prose(chars: int) -> str:
     """Text that compresses about as well as traces do."""
-    problem = json.loads(Path(__file__).parents[1].joinpath("data/reworded.jsonl").read_text().splitlines()[2])[
-        "problem"
-    ]
+    problem = json.loads(
+        Path(__file__).parents[1].joinpath("data/reworded.jsonl").read_text().splitlines()[2]
+    )["problem"]
     vocabulary = [*problem.split(), "wait,", "so", "hmm.", "let", "me", "check", "then"]
     rng = np.random.default_rng(1)
     chosen = rng.choice(vocabulary, chars // 4)
     digits = rng.integers(0, 1000, chars // 4)
-    return " ".join(f"{w} {d}" if d < 200 else w for w, d in zip(chosen, digits, strict=True))[:chars]
+    return " ".join(f"{w} {d}" if d < 200 else w for w, d in zip(chosen, digits, strict=True))[
+        :chars
+    ]
 
 
 def write_large(folder: Path, rows: int, rows_per_part: int = 2000) -> Output:
     """An output of `rows` rows."""
     text = prose(8_000_000)
-    parts = (large_table(first, min(rows_per_part, rows - first), text) for first in range(0, rows, rows_per_part))
+    parts = (
+        large_table(first, min(rows_per_part, rows - first), text)
+        for first in range(0, rows, rows_per_part)
+    )
     return write_output(folder, parts)
 
 

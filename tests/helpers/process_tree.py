@@ -1,4 +1,6 @@
-"""A command in a process of its own, and every process that comes of it, in whatever session: to watch and to kill."""
+"""A command in a process of its own, and every process that comes of it, in whatever session: to
+watch and to kill.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ class Tree:
         self._out, self._err = folder / f"{value}.out", folder / f"{value}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.driver = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=os.environ | {name: value}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=os.environ | {name: value},
             )
 
     @property
@@ -49,7 +55,9 @@ class Tree:
         return self._err.read_text()
 
     def pids(self) -> list[int]:
-        """Every live process of the tree, the driver first: found by walking from parents to children."""
+        """Every live process of the tree, the driver first: found by walking from parents to
+        children.
+        """
         children: dict[int, list[int]] = {}
         for pid in _all_pids():
             if (parent := _parent(pid)) is not None:
@@ -64,13 +72,19 @@ class Tree:
     def workers(self) -> list[int]:
         """The worker processes: the driver's own children."""
         return [
-            pid for pid in self.pids() if _parent(pid) == self.driver.pid and "batchr1.worker.main" in _command(pid)
+            pid
+            for pid in self.pids()
+            if _parent(pid) == self.driver.pid and "batchr1.worker.main" in _command(pid)
         ]
 
     def left(self) -> list[int]:
-        """Every live process that carries the tag or was seen in the tree, whoever its parent is by now."""
+        """Every live process that carries the tag or was seen in the tree, whoever its parent is by
+        now.
+        """
         alive = [(pid, started) for pid in _all_pids() if (started := start_time(pid)) is not None]
-        return [pid for pid, started in alive if (pid, started) in self._seen or self._is_tagged(pid)]
+        return [
+            pid for pid, started in alive if (pid, started) in self._seen or self._is_tagged(pid)
+        ]
 
     def _is_tagged(self, pid: int) -> bool:
         try:

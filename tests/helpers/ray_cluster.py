@@ -1,8 +1,9 @@
 """A Ray cluster on this machine, each node a raylet of its own, to add nodes to and to kill nodes of.
 
-Also a program, because the cluster must die with its tests and be no part of the tests' own process:
-`python tests/helpers/ray_cluster.py FOLDER N` starts a head that runs nothing and N nodes of one CPU, and then does what it
-finds in FOLDER: `add` starts a node, `kill` kills the oldest with everything on it. The file goes when it is done.
+Also a program, because the cluster must die with its tests and be no part of the tests' own
+process: `python tests/helpers/ray_cluster.py FOLDER N` starts a head that runs nothing and N nodes
+of one CPU, and then does what it finds in FOLDER: `add` starts a node, `kill` kills the oldest with
+everything on it. The file goes when it is done.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ class RayCluster:
 
     def __init__(self, running: Tree, folder: Path) -> None:
         self._running, self._folder = running, folder
-        until(lambda: "address " in running.stdout or running.driver.poll() is not None, START_S, "the Ray cluster")
+        until(
+            lambda: "address " in running.stdout or running.driver.poll() is not None,
+            START_S,
+            "the Ray cluster",
+        )
         assert "address " in running.stdout, running.stderr
         self.address = running.stdout.split("address ")[1].split()[0]
 
@@ -75,7 +80,8 @@ def main(folder: Path, count: int) -> None:
 
     common = {"object_store_memory": STORE_BYTES}
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, **common}
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False, **common},
     )
     nodes = [cluster.add_node(num_cpus=1, num_gpus=0, **common) for _ in range(count)]
     print("address", cluster.address, flush=True)

@@ -1,7 +1,7 @@
 """Jobs that the replay engine runs: driver, worker process, tokenizer, splitting and Parquet are the real ones.
 
-Also a program: `python tests/helpers/replay_job.py SCRIPT.json run JOB …` is `batchr1 run JOB …` with that engine, for tests
-that need a process of its own to signal or to kill.
+Also a program: `python tests/helpers/replay_job.py SCRIPT.json run JOB …` is `batchr1 run JOB …`
+with that engine, for tests that need a process of its own to signal or to kill.
 """
 
 from __future__ import annotations
@@ -58,11 +58,22 @@ def replay(**script: Any) -> EngineSpec:
 
 
 def feeder_of(
-    folder: Path, inputs: pl.DataFrame, renderer: Renderer, *, n: int = 1, ahead: int = 64, first: int = 0,
-    longest_first: bool = True, saved: dict[SampleKey, GenerationCheckpoint] | None = None, row_group_size: int = 50,
-    look_ahead_rows: int | None = None, enough: int | None = None,
-) -> Feeder:  # fmt: skip
-    """A started feeder over these rows (id, problem, perhaps hint), as a run has it; reading and rendering are real."""
+    folder: Path,
+    inputs: pl.DataFrame,
+    renderer: Renderer,
+    *,
+    n: int = 1,
+    ahead: int = 64,
+    first: int = 0,
+    longest_first: bool = True,
+    saved: dict[SampleKey, GenerationCheckpoint] | None = None,
+    row_group_size: int = 50,
+    look_ahead_rows: int | None = None,
+    enough: int | None = None,
+) -> Feeder:
+    """A started feeder over these rows (id, problem, perhaps hint), as a run has it; reading and
+    rendering are real.
+    """
     from batchr1.dataset.pending import Pending
     from batchr1.dataset.source import Source
     from batchr1.driver.feeder import LOOK_AHEAD_ROWS, Feeder, Limits
@@ -72,18 +83,33 @@ def feeder_of(
     path = folder / "in.parquet"
     inputs.write_parquet(path, row_group_size=row_group_size)
     hint = "hint" if "hint" in inputs.columns else None
-    source = Source(InputSpec(path=str(path), id="id", prompt="problem", expected_tokens=hint), [], expand_inputs(path))
+    source = Source(
+        InputSpec(path=str(path), id="id", prompt="problem", expected_tokens=hint),
+        [],
+        expand_inputs(path),
+    )
     pending = Pending(source, n, ids_are_hashes=False)
     feeder = Feeder(
-        source, pending, renderer, Limits(1000, 4096), seed=1, ahead=ahead, first=first, longest_first=longest_first,
-        saved=saved, look_ahead_rows=look_ahead_rows or LOOK_AHEAD_ROWS, enough=enough,
-    )  # fmt: skip
+        source,
+        pending,
+        renderer,
+        Limits(1000, 4096),
+        seed=1,
+        ahead=ahead,
+        first=first,
+        longest_first=longest_first,
+        saved=saved,
+        look_ahead_rows=look_ahead_rows or LOOK_AHEAD_ROWS,
+        enough=enough,
+    )
     feeder.start()
     return feeder
 
 
 def write_job(folder: Path, **sections: Any) -> Path:
-    """A job file in `folder` that reads in.parquet (id, problem) and writes out/; `sections` add keys to it."""
+    """A job file in `folder` that reads in.parquet (id, problem) and writes out/; `sections` add
+    keys to it.
+    """
     job: dict[str, Any] = {
         "name": "replayed",
         "model": {"variant": "r1-tiny"},
@@ -108,13 +134,18 @@ def questions(rows: int, *, start: int = 0) -> pl.DataFrame:
     """Input rows that the helpers here use."""
     numbers = range(start, start + rows)
     return pl.DataFrame(
-        {"id": [f"row/{i}" for i in numbers], "problem": [f"What is {i} + {i}? ½ é 東" for i in numbers]}
+        {
+            "id": [f"row/{i}" for i in numbers],
+            "problem": [f"What is {i} + {i}? ½ é 東" for i in numbers],
+        }
     )
 
 
 def run_replay(job: Path, engine: EngineSpec | None = None, **options: Any) -> Summary:
     """Run a job file in this process."""
-    return run_job(load_job(job), RunOptions(engine=engine or replay(), show_progress=False, **options))
+    return run_job(
+        load_job(job), RunOptions(engine=engine or replay(), show_progress=False, **options)
+    )
 
 
 def rows_of(output: Path | str) -> pl.DataFrame:
@@ -141,7 +172,9 @@ def main() -> None:
 
     leave_torch_out()  # as `program` does, but `replay` asks for the tokenizer before it
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
-    batchr1.driver.run_job.RECORD_EVERY_S = script.pop("record_every_s", batchr1.driver.run_job.RECORD_EVERY_S)
+    batchr1.driver.run_job.RECORD_EVERY_S = script.pop(
+        "record_every_s", batchr1.driver.run_job.RECORD_EVERY_S
+    )
     batchr1.driver.driver.GRACE_S = script.pop("grace_s", batchr1.driver.driver.GRACE_S)
     program(obj=replay(**script))
 

@@ -1,7 +1,8 @@
 r"""Right answers of MATH-500, written differently, and nearly. Rules on the text of an answer; nothing parses it.
 
-`equal_forms` keeps the meaning: delimiters, spacing, fonts, `\dfrac`, sizes, names, units, order of sums and sets,
-unreduced fractions, decimals. `near_miss` changes it by little: a digit, a sign, a bracket, a letter.
+`equal_forms` keeps the meaning: delimiters, spacing, fonts, `\dfrac`, sizes, names, units, order of
+sums and sets, unreduced fractions, decimals. `near_miss` changes it by little: a digit, a sign, a
+bracket, a letter.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ SHORT_FRACTION = re.compile(r"\\frac ?(\d) ?(\d)")
 WORD = re.compile(r"\\text\{([A-Za-z]{2,})\}")
 CHOICE = re.compile(r"\\text\{\(([A-E])\)\}")
 ROOT = re.compile(r"(\d+) ?\\sqrt\{?(\d+)\}?")
-TUPLE = re.compile(r"(?P<open>(?:\\left ?)?[(\[]) *(?P<inside>[^()\[\]]+?) *(?P<close>(?:\\right ?)?[)\]])")
+TUPLE = re.compile(
+    r"(?P<open>(?:\\left ?)?[(\[]) *(?P<inside>[^()\[\]]+?) *(?P<close>(?:\\right ?)?[)\]])"
+)
 
 
 def equal_forms(gold: str) -> list[str]:
@@ -35,11 +38,23 @@ def _forms(gold: str) -> Iterator[str]:
         yield f"{n:,}".replace(",", "{,}") if abs(n) >= 1000 else rf"{n - 7} + 7"
         return
     if match := CHOICE.fullmatch(gold):
-        yield from (match[1], f"({match[1]})", rf"\textbf{{({match[1]})}}", f"{match[1]}.", rf"\mathrm{{{match[1]}}}")
+        yield from (
+            match[1],
+            f"({match[1]})",
+            rf"\textbf{{({match[1]})}}",
+            f"{match[1]}.",
+            rf"\mathrm{{{match[1]}}}",
+        )
         return
     if match := WORD.fullmatch(gold):
         word = match[1]
-        yield from (word, rf"\textbf{{{word}}}", rf"\mathrm{{{word}}}", rf"\text{{ {word} }}", rf"\mbox{{{word}}}.")
+        yield from (
+            word,
+            rf"\textbf{{{word}}}",
+            rf"\mathrm{{{word}}}",
+            rf"\text{{ {word} }}",
+            rf"\mbox{{{word}}}.",
+        )
         return
     if match := FRACTION.fullmatch(gold):
         a, b = int(match[1] + match[2]), int(match[3])
@@ -58,7 +73,9 @@ def _forms(gold: str) -> Iterator[str]:
     if re.fullmatch(r"-?\d+^\\circ", gold) or gold.endswith(r"^\circ"):
         number = gold.removesuffix(r"^\circ")
         yield from (number, rf"{number}\text{{ degrees}}", rf"{number}^{{\circ}}", rf"{number}°")
-    if re.fullmatch(r"-?[\d ]*(?:\\?\w+|\(.*\)|\^\{?\d\}?| )*(?: ?[-+] ?(?:[\d ]*\\?\w*(?:\^\{?\d\}?)?))+", gold):
+    if re.fullmatch(
+        r"-?[\d ]*(?:\\?\w+|\(.*\)|\^\{?\d\}?| )*(?: ?[-+] ?(?:[\d ]*\\?\w*(?:\^\{?\d\}?)?))+", gold
+    ):
         yield _reordered(gold)
     if re.fullmatch(r"-?[\w ]+(?:, ?-?[\w ]+)+", gold):  # a set, written as a list
         parts = [part.strip() for part in gold.split(",")]
@@ -85,8 +102,16 @@ def _dressed(gold: str) -> Iterator[str]:
     yield re.sub(r"\\(left|right)", "", gold)
     yield gold.replace("(", r"\left(").replace(")", r"\right)") if r"\left" not in gold else gold
     yield rf"\displaystyle {gold}"
-    yield gold.replace(" ", "") if not re.search(r"\\[a-z]+ [A-Za-z]", gold) else gold.replace(" ", "  ")
-    yield gold.replace("+", " + ").replace(",", r",\,") if not re.search(r"\d,", gold) else f" {gold} "
+    yield (
+        gold.replace(" ", "")
+        if not re.search(r"\\[a-z]+ [A-Za-z]", gold)
+        else gold.replace(" ", "  ")
+    )
+    yield (
+        gold.replace("+", " + ").replace(",", r",\,")
+        if not re.search(r"\d,", gold)
+        else f" {gold} "
+    )
     yield rf"\boxed{{{gold}}}"
     yield f"{gold}."
     yield f" {gold}\n"
@@ -95,7 +120,9 @@ def _dressed(gold: str) -> Iterator[str]:
 
 def _reordered(gold: str) -> str:
     """A sum with its terms in the other order."""
-    terms = re.findall(r"[-+]?[^-+]+", gold.replace(" ", "") if not re.search(r"\\[a-z]+ [a-z]", gold) else gold)
+    terms = re.findall(
+        r"[-+]?[^-+]+", gold.replace(" ", "") if not re.search(r"\\[a-z]+ [a-z]", gold) else gold
+    )
     return "+".join(term.strip().lstrip("+") for term in reversed(terms)).replace("+-", "-")
 
 
@@ -104,7 +131,9 @@ def near_miss(gold: str) -> str:
     if match := CHOICE.fullmatch(gold):
         return rf"\text{{({'ABCDE'[('ABCDE'.index(match[1]) + 1) % 5]})}}"
     if WORD.fullmatch(gold):
-        return {r"\text{even}": r"\text{odd}", r"\text{east}": r"\text{west}"}.get(gold, gold.replace("}", "ly}"))
+        return {r"\text{even}": r"\text{odd}", r"\text{east}": r"\text{west}"}.get(
+            gold, gold.replace("}", "ly}")
+        )
     for change in _CHANGES[len(gold) % 3 :] + _CHANGES[: len(gold) % 3]:
         changed = change(gold)
         if changed != gold:
@@ -124,7 +153,11 @@ def _sign(gold: str) -> str:
     if "," in gold and re.search(r"\d,(\\!)? ?\d{3}", gold):
         return gold
     if "-" in gold:
-        return gold.replace("-", "+", 1) if not gold.lstrip("({[ ").startswith("-") else gold.replace("-", "", 1)
+        return (
+            gold.replace("-", "+", 1)
+            if not gold.lstrip("({[ ").startswith("-")
+            else gold.replace("-", "", 1)
+        )
     return gold.replace("+", "-", 1)
 
 

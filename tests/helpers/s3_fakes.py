@@ -36,7 +36,8 @@ class S3:
 class FaultyS3(ThreadingHTTPServer):
     """Answers requests one after the other as `script` says, then with 404; counts them in `seen`.
 
-    An entry is "200 body", "STATUS CODE" (with a secret in the message), "reset" or "cut" (half of a body).
+    An entry is "200 body", "STATUS CODE" (with a secret in the message), "reset" or "cut" (half of
+    a body).
     """
 
     daemon_threads = True
@@ -59,7 +60,11 @@ class _FaultyHandler(BaseHTTPRequestHandler):
         self.server.seen += 1
         fault = self.server.script.pop(0) if self.server.script else "404 NoSuchKey"
         status, _, rest = fault.partition(" ")
-        body = rest if status == "200" else f"<Error><Code>{rest}</Code><Message>hunter2</Message></Error>"
+        body = (
+            rest
+            if status == "200"
+            else f"<Error><Code>{rest}</Code><Message>hunter2</Message></Error>"
+        )
         self.close_connection = True
         if fault == "reset":
             linger = b"\x01\0\0\0\0\0\0\0"  # on, 0 s: closing sends a reset

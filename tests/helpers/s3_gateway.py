@@ -1,4 +1,6 @@
-"""The gateway that tests/helpers/s3_server.py started: to kill, to start again over the same objects, to ask of its admin."""
+"""The gateway that tests/helpers/s3_server.py started: to kill, to start again over the same
+objects, to ask of its admin.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,18 @@ class Gateway:
         until(lambda: start_time(pid) is None, 10, "the gateway's end")
 
     def start(self) -> None:
-        """Start it as it was started; the server's own list of processes learns the new one, so that it is stopped."""
+        """Start it as it was started; the server's own list of processes learns the new one, so
+        that it is stopped.
+        """
         with (self._folder / "radosgw.out").open("ab") as out:
             process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=self._folder,
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self._folder,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         _started.append(process)
         until(self.answers, 60, "the gateway's answer")
         state = json.loads(self._state.read_text())
@@ -60,14 +68,20 @@ class Gateway:
 
     def _pid(self) -> int:
         pids: list[int] = [
-            pid for pid, born, name in json.loads(self._state.read_text())["pids"]
+            pid
+            for pid, born, name in json.loads(self._state.read_text())["pids"]
             if name == "radosgw" and start_time(pid) == str(born)
-        ]  # fmt: skip
+        ]
         return pids[-1]
 
 
 def the_gateway() -> Gateway:
-    folder, endpoint = os.environ.get("BATCHR1_TEST_S3_FOLDER"), os.environ.get("BATCHR1_TEST_S3_ENDPOINT")
+    folder, endpoint = (
+        os.environ.get("BATCHR1_TEST_S3_FOLDER"),
+        os.environ.get("BATCHR1_TEST_S3_ENDPOINT"),
+    )
     if not folder or not endpoint:
-        pytest.skip("BATCHR1_TEST_S3_FOLDER is not set: run tests/helpers/s3_server.py pytest -m s3")
+        pytest.skip(
+            "BATCHR1_TEST_S3_FOLDER is not set: run tests/helpers/s3_server.py pytest -m s3"
+        )
     return Gateway(Path(folder), endpoint)

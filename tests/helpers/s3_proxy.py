@@ -74,7 +74,9 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay_s)
         if fault in ("refused", "error"):
             status, code = (503, "SlowDown") if fault == "refused" else (500, "InternalError")
-            answer = b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
+            answer = (
+                b"" if self.command == "HEAD" else f"<Error><Code>{code}</Code></Error>".encode()
+            )
             self._answer(status, [], answer, len(answer))
             return
         if fault == "reset":
@@ -96,18 +98,27 @@ class _Handler(BaseHTTPRequestHandler):
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=30)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():  # the signature covers Host: it stays the proxy's
+            for (
+                name,
+                value,
+            ) in self.headers.items():  # the signature covers Host: it stays the proxy's
                 if name.lower() != "expect":
                     upstream.putheader(name, value)
             upstream.endheaders(body)
             response = upstream.getresponse()
-            return response.status, [(k.lower(), v) for k, v in response.getheaders()], response.read()
+            return (
+                response.status,
+                [(k.lower(), v) for k, v in response.getheaders()],
+                response.read(),
+            )
         except OSError:  # the server is away
             return 503, [], b""
         finally:
             upstream.close()
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, length: int) -> None:
+    def _answer(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, length: int
+    ) -> None:
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)
@@ -118,7 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _reset(self) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # close resets
+        self.connection.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0"
+        )  # close resets
         self.connection.close()
         self.close_connection = True
 

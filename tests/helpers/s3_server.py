@@ -3,9 +3,9 @@
 
     tests/helpers/s3_server.py pytest -m s3
 
-Sets BATCHR1_TEST_S3_ENDPOINT, BATCHR1_TEST_S3_FOLDER (where the server keeps everything), AWS_ACCESS_KEY_ID and
-AWS_SECRET_ACCESS_KEY for the command, and ends with its status.
-Debian's ceph packages are installed if they are missing. Without ../shared/tools/rgw, which starts the server, or
+Sets BATCHR1_TEST_S3_ENDPOINT, BATCHR1_TEST_S3_FOLDER (where the server keeps everything),
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the command, and ends with its status. Debian's ceph
+packages are installed if they are missing. Without ../shared/tools/rgw, which starts the server, or
 without a way to install, it says so in a line that begins with `skipped` and ends with 0.
 """
 
@@ -21,15 +21,25 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROGRAMS = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "radosgw": "radosgw"}  # name → Debian package
+PROGRAMS = {
+    "ceph-mon": "ceph-mon",
+    "ceph-osd": "ceph-osd",
+    "radosgw": "radosgw",
+}  # name → Debian package
 
 
 def main(command: list[str]) -> int:
     if not command:
         print(__doc__)
         return 2
-    server = next((path for path in (REPOSITORY.parent / "shared/tools/rgw", REPOSITORY / "shared/tools/rgw")
-                   if path.is_file()), None)  # fmt: skip
+    server = next(
+        (
+            path
+            for path in (REPOSITORY.parent / "shared/tools/rgw", REPOSITORY / "shared/tools/rgw")
+            if path.is_file()
+        ),
+        None,
+    )
     if server is None:
         print("skipped: no ../shared/tools/rgw to start an S3 server with")
         return 0
@@ -57,8 +67,14 @@ def main(command: list[str]) -> int:
 def install(packages: list[str]) -> bool:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return False
-    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *packages]):
-        if subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False).returncode != 0:
+    for command in (
+        ["update", "-qq"],
+        ["install", "-y", "-qq", "--no-install-recommends", *packages],
+    ):
+        if (
+            subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False).returncode
+            != 0
+        ):
             return False
     return True
 

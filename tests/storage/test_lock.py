@@ -1,4 +1,6 @@
-"""Claims about the lock, the same on a disk and on S3, with real processes that are killed and paused."""
+"""Claims about the lock, the same on a disk and on S3, with real processes that are killed and
+paused.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ ELSEWHERE = "another-kernel pid:[1]"
 
 
 @pytest.fixture(
-    params=["local", pytest.param("s3_moto", id="moto"), pytest.param("s3_real", id="real", marks=pytest.mark.s3)]
+    params=[
+        "local",
+        pytest.param("s3_moto", id="moto"),
+        pytest.param("s3_real", id="real", marks=pytest.mark.s3),
+    ]
 )
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "local":
@@ -37,21 +43,30 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 
 def acquire(storage: Storage, run: str = "r", on_wait: Callable[[str], None] = print) -> Lock:
-    return Lock.acquire(storage, run=run, on_wait=on_wait, heartbeat_s=HEARTBEAT_S, stale_after_s=STALE_AFTER_S)
+    return Lock.acquire(
+        storage, run=run, on_wait=on_wait, heartbeat_s=HEARTBEAT_S, stale_after_s=STALE_AFTER_S
+    )
 
 
 def plant(storage: Storage, **changes: object) -> LockInfo:
     """Writes the record of an owner that does not exist."""
     values: dict[str, object] = {
-        "token": "t", "epoch": 4, "host": "far", "machine": ELSEWHERE, "pid": 7, "pid_started": 1, "run": "old",
+        "token": "t",
+        "epoch": 4,
+        "host": "far",
+        "machine": ELSEWHERE,
+        "pid": 7,
+        "pid_started": 1,
+        "run": "old",
         "started": "2025-01-01T00:00:00+00:00",
-    }  # fmt: skip
+    }
     info = LockInfo(**{**values, **changes})  # type: ignore[arg-type]
     assert open_record(storage, lock_module.LOCK).replace(info.to_json(), None) is not None
     return info
 
 
-# ── one owner ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one owner
+# ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_lock_is_taken_kept_and_freed(storage: Storage) -> None:
@@ -89,10 +104,13 @@ def test_a_living_lock_names_its_holder(storage: Storage) -> None:
         lock.check()
         who = f"run one on {os.uname().nodename}, pid {os.getpid()}, since {lock.info.started}"
     assert str(caught.value) == (
-        f"{storage.uri}: another run holds the output (got {who}, need it free). Wait for that run, stop it, or choose "
+        f"{storage.uri}: another run holds the output (got {who}, need it free). Wait for that "
+        f"run, stop it, or choose "
         "another output."
     )
-    assert said == [f"{storage.uri}: the lock is held by {who}; waiting up to 1 s for a sign of life"]
+    assert said == [
+        f"{storage.uri}: the lock is held by {who}; waiting up to 1 s for a sign of life"
+    ]
 
 
 def test_a_lock_is_released_only_by_its_owner(storage: Storage) -> None:
@@ -101,7 +119,8 @@ def test_a_lock_is_released_only_by_its_owner(storage: Storage) -> None:
     with pytest.raises(LockLostError) as caught:
         lock.check()
     assert str(caught.value) == (
-        f"{storage.uri}/.batchr1/lock: run one no longer holds the output (got another lock, need its own, epoch 1). "
+        f"{storage.uri}/.batchr1/lock: run one no longer holds the output (got another lock, need "
+        f"its own, epoch 1). "
         "Run the same command again when no other run writes there."
     )
     assert lock.lost
@@ -116,7 +135,9 @@ def take_away(storage: Storage) -> None:
     """What a taker does, without its waiting."""
     record = open_record(storage, lock_module.LOCK)
     thief = LockInfo("t2", 2, "far", ELSEWHERE, 7, 1, "thief", "2025-01-01T00:00:00+00:00")
-    while (found := record.read()) is not None and record.replace(thief.to_json(), found.version) is None:
+    while (found := record.read()) is not None and record.replace(
+        thief.to_json(), found.version
+    ) is None:
         pass  # the heartbeat was faster
 
 
@@ -128,14 +149,17 @@ def test_a_released_lock_protects_nothing(storage: Storage) -> None:
         lock.check()
 
 
-# ── taking over ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── taking over
+# ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_lock_of_a_dead_process_of_this_machine_is_taken_at_once(storage: Storage) -> None:
     said: list[str] = []
     with Holder(storage) as child:
         child.process.kill()
-        os.waitid(os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the process table
+        os.waitid(
+            os.P_PID, child.process.pid, os.WEXITED | os.WNOWAIT
+        )  # dead, and still in the process table
         with acquire(storage, "heir", said.append) as lock:
             assert lock.info.epoch == 2
             lock.check()
@@ -152,8 +176,16 @@ def test_a_process_with_a_recycled_pid_is_not_taken_for_the_owner(storage: Stora
 def plant_over(storage: Storage, like: LockInfo, **changes: object) -> None:
     record = open_record(storage, lock_module.LOCK)
     found = record.read()
-    values = {"token": "x", "epoch": 4, "host": like.host, "machine": like.machine, "pid": like.pid,
-              "pid_started": like.pid_started, "run": "old", "started": like.started}  # fmt: skip
+    values = {
+        "token": "x",
+        "epoch": 4,
+        "host": like.host,
+        "machine": like.machine,
+        "pid": like.pid,
+        "pid_started": like.pid_started,
+        "run": "old",
+        "started": like.started,
+    }
     info = LockInfo(**{**values, **changes})  # type: ignore[arg-type]
     assert record.replace(info.to_json(), found.version if found else None) is not None
 
@@ -181,7 +213,9 @@ def test_the_waiting_is_measured_on_the_observers_own_clock(tmp_path: Path) -> N
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    lock = Lock.acquire(storage, run="heir", stale_after_s=600, on_wait=print, clock=lambda: now[0], sleep=sleep)
+    lock = Lock.acquire(
+        storage, run="heir", stale_after_s=600, on_wait=print, clock=lambda: now[0], sleep=sleep
+    )
     assert now[0] == pytest.approx(600)
     lock.release()
 
@@ -192,7 +226,9 @@ def test_a_torn_record_is_an_unknown_owner(tmp_path: Path) -> None:
     said: list[str] = []
     with acquire(storage, "heir", said.append) as lock:
         assert lock.info.epoch == 1
-    assert said == [f"{tmp_path}: the lock is held by an unknown run; waiting up to 1 s for a sign of life"]
+    assert said == [
+        f"{tmp_path}: the lock is held by an unknown run; waiting up to 1 s for a sign of life"
+    ]
 
 
 def test_a_paused_owner_that_wakes_has_lost(storage: Storage) -> None:
@@ -242,7 +278,9 @@ def one_winner(racers: list[Holder], storage: Storage) -> None:
     assert held is not None and held.run == f"r{outcomes.index('held 5')}"
 
 
-def test_of_many_threads_one_takes_a_free_lock_each_time(storage: Storage, request: pytest.FixtureRequest) -> None:
+def test_of_many_threads_one_takes_a_free_lock_each_time(
+    storage: Storage, request: pytest.FixtureRequest
+) -> None:
     if "moto" in request.node.name:
         pytest.skip("moto does not look at conditions and write in one step")
     winners: list[Lock] = []
@@ -257,7 +295,10 @@ def test_of_many_threads_one_takes_a_free_lock_each_time(storage: Storage, reque
             except LockHeldError as error:
                 losers.append(error)
 
-        threads = [threading.Thread(target=race, args=(open_storage(storage.uri, storage.options),)) for _ in range(8)]
+        threads = [
+            threading.Thread(target=race, args=(open_storage(storage.uri, storage.options),))
+            for _ in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -268,7 +309,8 @@ def test_of_many_threads_one_takes_a_free_lock_each_time(storage: Storage, reque
     assert len(losers) == 21
 
 
-# ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── faults
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_latecomer_that_reuses_a_removed_number_gives_up(tmp_path: Path) -> None:
@@ -282,7 +324,9 @@ def test_a_latecomer_that_reuses_a_removed_number_gives_up(tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "lock").iterdir()] == ["00000003.json"]
 
 
-def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(
+    s3_moto: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = s3_moto.storage(retry=Retry(for_s=5, first_wait_s=0.01))
     assert isinstance(storage, S3Storage)
     call, lose = storage._api.call_s3, [False]
@@ -306,7 +350,9 @@ def test_a_write_whose_answer_was_lost_is_recognised_as_our_own(s3_moto: S3, mon
     assert freed is not None and freed.released and freed.beat == 3
 
 
-def test_a_store_that_cannot_be_reached_is_forgiven_until_the_lock_may_be_stale(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_reached_is_forgiven_until_the_lock_may_be_stale(
+    tmp_path: Path,
+) -> None:
     storage, now = open_storage(tmp_path), [0.0]
     lock = Lock.acquire(storage, run="r", heartbeat_s=60, stale_after_s=100, clock=lambda: now[0])
     folder = tmp_path / ".batchr1"
@@ -327,7 +373,9 @@ def test_a_store_that_cannot_be_reached_is_forgiven_until_the_lock_may_be_stale(
     lock.release()
 
 
-def test_a_store_that_ignores_conditions_is_refused(s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_ignores_conditions_is_refused(
+    s3_moto: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = s3_moto.storage()
     assert isinstance(storage, S3Storage)
     call = storage._api.call_s3
@@ -341,12 +389,16 @@ def test_a_store_that_ignores_conditions_is_refused(s3_moto: S3, monkeypatch: py
     with pytest.raises(OutputError) as caught:
         acquire(storage)
     assert str(caught.value) == (
-        f"{storage.uri}/.batchr1/lock: the object store ignores conditional writes, so that two runs could write at "
-        "once (got a success for a wrong If-Match or If-None-Match, need 412). Write to a disk or another store."
+        f"{storage.uri}/.batchr1/lock: the object store ignores conditional writes, so that two "
+        f"runs could write at "
+        "once (got a success for a wrong If-Match or If-None-Match, need 412). Write to a disk or "
+        "another store."
     )
 
 
-def test_a_file_system_without_links_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(self: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -358,7 +410,8 @@ def test_a_file_system_without_links_is_served(tmp_path: Path, monkeypatch: pyte
             acquire(storage)
 
 
-# ── processes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── processes
+# ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 HOLDER = """
 import sys, time
@@ -387,10 +440,14 @@ class Holder:
     """A process that takes the lock; with `wait`, only when it is told to go."""
 
     def __init__(self, storage: Storage, run: str = "child", wait: bool = False) -> None:
-        # Many processes on few cores: an owner must get its turn well before the others lose patience.
+        # Many processes on few cores: an owner must get its turn well before the others lose
+        # patience.
         arguments = [storage.uri, storage.options.endpoint or "", run, "3" if wait else ""]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLDER, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         if not wait:
             self.expect("held 1")

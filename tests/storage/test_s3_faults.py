@@ -1,5 +1,6 @@
 """Runs on S3 while the storage fails: requests that are refused, reset, cut or answered into the void, a gateway that
-is killed, credentials that are revoked, rivals for one output. Nothing is lost, nothing comes twice.
+is killed, credentials that are revoked, rivals for one output. Nothing is lost, nothing comes
+twice.
 
 On moto by default, where that is enough; on a real gateway with `-m s3`.
 """
@@ -30,7 +31,12 @@ from batchr1.storage.base import CONTROL_DIR, StorageOptions, open_storage
 from batchr1.storage.lock import Lock, read_lock
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
-SCRIPT: dict[str, Any] = {"mean_len": 60.0, "tokens_per_step": 2, "step_s": 0.02, "max_num_seqs": 16}
+SCRIPT: dict[str, Any] = {
+    "mean_len": 60.0,
+    "tokens_per_step": 2,
+    "step_s": 0.02,
+    "max_num_seqs": 16,
+}
 
 
 def put_questions(s3: S3, tmp_path: Path, rows: int) -> pl.DataFrame:
@@ -83,7 +89,10 @@ def assert_whole_and_silent(s3: S3, wanted: pl.DataFrame, said: str) -> None:
 def test_with_every_tenth_request_failing_a_run_ends_complete(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", os.environ["AWS_SECRET_ACCESS_KEY"] if s3.real else "hunter2hunter2")
+    monkeypatch.setenv(
+        "AWS_SECRET_ACCESS_KEY",
+        os.environ["AWS_SECRET_ACCESS_KEY"] if s3.real else "hunter2hunter2",
+    )
     rows = 400 if s3.real else 60
     wanted = put_questions(s3, tmp_path, rows)
     with faulty_proxy(s3.endpoint, 0.1, seed=1) as proxy:
@@ -102,7 +111,9 @@ def test_with_every_tenth_request_failing_a_run_ends_complete(
 
 @pytest.mark.s3
 @pytest.mark.slow
-def test_a_gateway_that_is_killed_and_started_again_is_waited_for(s3_real: S3, tmp_path: Path) -> None:
+def test_a_gateway_that_is_killed_and_started_again_is_waited_for(
+    s3_real: S3, tmp_path: Path
+) -> None:
     gateway = the_gateway()
     wanted = put_questions(s3_real, tmp_path, 300)
     job = job_at(s3_real, tmp_path)
@@ -116,7 +127,9 @@ def test_a_gateway_that_is_killed_and_started_again_is_waited_for(s3_real: S3, t
         code = run.wait(240)
     assert code == 0, run.stderr
     record = Output(s3_real.storage("out")).runs()[-1]
-    assert (record["tally"]["restarts"], record["tally"]["carried"]) == (0, 0), "no worker died of it"
+    assert (record["tally"]["restarts"], record["tally"]["carried"]) == (0, 0), (
+        "no worker died of it"
+    )
     assert_whole_and_silent(s3_real, wanted, run.stdout + run.stderr)
 
 
@@ -125,9 +138,18 @@ def test_credentials_that_are_revoked_stop_a_run_resumably(
     s3_real: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = the_gateway()
-    user, access, secret = f"user-{os.urandom(4).hex()}", os.urandom(10).hex().upper(), os.urandom(20).hex()
+    user, access, secret = (
+        f"user-{os.urandom(4).hex()}",
+        os.urandom(10).hex().upper(),
+        os.urandom(20).hex(),
+    )
     gateway.admin(
-        "user", "create", f"--uid={user}", "--display-name=x", f"--access-key={access}", f"--secret-key={secret}"
+        "user",
+        "create",
+        f"--uid={user}",
+        "--display-name=x",
+        f"--access-key={access}",
+        f"--secret-key={secret}",
     )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", access)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
@@ -187,11 +209,14 @@ def rivals(s3_real: S3) -> Iterator[list[subprocess.Popen[str]]]:
     where = [f"s3://{s3_real.bucket}", s3_real.endpoint]
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", RIVAL, *where, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
+            [sys.executable, "-c", RIVAL, *where, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         for name in ("one", "two")
-    ]  # fmt: skip
+    ]
     yield both
     for process in both:
         process.communicate()
@@ -199,7 +224,9 @@ def rivals(s3_real: S3) -> Iterator[list[subprocess.Popen[str]]]:
 
 @pytest.mark.s3
 @pytest.mark.slow
-def test_of_two_that_race_for_an_output_one_wins_fifty_times(s3_real: S3, rivals: list[subprocess.Popen[str]]) -> None:
+def test_of_two_that_race_for_an_output_one_wins_fifty_times(
+    s3_real: S3, rivals: list[subprocess.Popen[str]]
+) -> None:
     def told(word: str) -> None:
         for process in rivals:
             assert process.stdin
@@ -228,14 +255,23 @@ def test_of_two_that_race_for_an_output_one_wins_fifty_times(s3_real: S3, rivals
 
 @pytest.mark.s3
 @pytest.mark.slow
-def test_of_two_whole_runs_one_does_the_job_and_the_other_names_it(s3_real: S3, tmp_path: Path) -> None:
+def test_of_two_whole_runs_one_does_the_job_and_the_other_names_it(
+    s3_real: S3, tmp_path: Path
+) -> None:
     wanted = put_questions(s3_real, tmp_path, 60)
     for turn in range(3):
         jobs = [
-            job_at(s3_real, tmp_path / name, output={"path": f"s3://{s3_real.bucket}/out{turn}", "rows_per_part": 8})
+            job_at(
+                s3_real,
+                tmp_path / name,
+                output={"path": f"s3://{s3_real.bucket}/out{turn}", "rows_per_part": 8},
+            )
             for name in ("one", "two")
         ]
-        with tree(command(jobs[0], step_s=0.2), tmp_path) as one, tree(command(jobs[1], step_s=0.2), tmp_path) as two:
+        with (
+            tree(command(jobs[0], step_s=0.2), tmp_path) as one,
+            tree(command(jobs[1], step_s=0.2), tmp_path) as two,
+        ):
             until(lambda: one.driver.poll() is not None or two.driver.poll() is not None, 120)
             loser, winner = (one, two) if one.driver.poll() is not None else (two, one)
             assert loser.driver.returncode == 4, loser.stderr
@@ -252,23 +288,38 @@ def test_a_paused_owner_wakes_after_its_lock_was_taken_and_commits_nothing(
     wanted = put_questions(s3_real, tmp_path, 120)
     job = job_at(s3_real, tmp_path)
     plain = Lock.acquire
-    monkeypatch.setattr(Lock, "acquire", lambda *a, **k: plain(*a, **{**k, "stale_after_s": 2.0, "heartbeat_s": 0.3}))
+    monkeypatch.setattr(
+        Lock,
+        "acquire",
+        lambda *a, **k: plain(*a, **{**k, "stale_after_s": 2.0, "heartbeat_s": 0.3}),
+    )
     with tree(command(job, step_s=0.15), tmp_path) as paused:
-        until(lambda: len(keys_in(s3_real, "data/")) >= 3 and keys_in(s3_real, f"{CONTROL_DIR}/inflight/"), 120)
+        until(
+            lambda: (
+                len(keys_in(s3_real, "data/")) >= 3 and keys_in(s3_real, f"{CONTROL_DIR}/inflight/")
+            ),
+            120,
+        )
         [worker] = paused.workers()
         for pid in (paused.driver.pid, worker):
             os.kill(pid, signal.SIGSTOP)
         heir = run_replay(job, replay(**{**SCRIPT, "step_s": 0.0}))
         assert (heir.exit_code, heir.counts.done) == (0, 120)
         before = {
-            key: s3_real.client().head_object(Bucket=s3_real.bucket, Key=key)["ETag"] for key in keys_in(s3_real, "")
+            key: s3_real.client().head_object(Bucket=s3_real.bucket, Key=key)["ETag"]
+            for key in keys_in(s3_real, "")
         }
         for pid in (worker, paused.driver.pid):
             os.kill(pid, signal.SIGCONT)
         assert paused.wait(120) == 75, paused.stderr
     assert "no longer holds the output (got another lock, need its own" in paused.stdout
-    now = {key: s3_real.client().head_object(Bucket=s3_real.bucket, Key=key)["ETag"] for key in keys_in(s3_real, "")}
+    now = {
+        key: s3_real.client().head_object(Bucket=s3_real.bucket, Key=key)["ETag"]
+        for key in keys_in(s3_real, "")
+    }
     left = {key for key in now if before.get(key) != now[key]}
     assert not [key for key in left if "/data/" in key or key.endswith("_SUCCESS")], left
     assert keys_of(rows_in(s3_real)) == wanted_keys(wanted)
-    assert open_storage(f"s3://{s3_real.bucket}/out", StorageOptions(endpoint=s3_real.endpoint)).exists("_SUCCESS")
+    assert open_storage(
+        f"s3://{s3_real.bucket}/out", StorageOptions(endpoint=s3_real.endpoint)
+    ).exists("_SUCCESS")

@@ -1,4 +1,6 @@
-"""The same jobs with input and output on S3: moto by default, a real server (and real vLLM) with `-m s3`."""
+"""The same jobs with input and output on S3: moto by default, a real server (and real vLLM) with
+`-m s3`.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def s3_job(s3: S3, tmp_path: Path, *, endpoint_in_job: bool = True) -> Path:
 
 def rows_in_bucket(s3: S3) -> pl.DataFrame:
     output = Output(s3.storage("out"))
-    return pl.concat([pl.DataFrame(table) for table in output.tables(["id", "sample", "prompt", "truncated"])])
+    return pl.concat(
+        [pl.DataFrame(table) for table in output.tables(["id", "sample", "prompt", "truncated"])]
+    )
 
 
 def objects(s3: S3) -> list[str]:
@@ -74,7 +78,9 @@ def test_a_second_run_on_s3_has_nothing_to_do(s3: S3, tmp_path: Path) -> None:
     assert changed == [f"out/.batchr1/runs/{again.run}.json"], "that it was here is kept"
 
 
-def test_the_endpoint_may_come_from_the_environment(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_may_come_from_the_environment(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     put_questions(s3, tmp_path, 10)
     assert run_replay(s3_job(s3, tmp_path, endpoint_in_job=False)).exit_code == 0
@@ -124,9 +130,19 @@ def test_the_main_job_runs_on_s3_through_vllm(s3_real: S3, tmp_path: Path) -> No
     s3_real.client().upload_file(str(problems), s3_real.bucket, "in/math.parquet")
     environment = os.environ | {"AWS_ENDPOINT_URL": s3_real.endpoint}
     command = [
-        sys.executable, "-m", "batchr1", "run", str(REPOSITORY / "jobs/math.yaml"), "--json", "--limit", "60",
-        "--set", f"input.path=s3://{s3_real.bucket}/in/math.parquet", "--output", f"s3://{s3_real.bucket}/out",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "batchr1",
+        "run",
+        str(REPOSITORY / "jobs/math.yaml"),
+        "--json",
+        "--limit",
+        "60",
+        "--set",
+        f"input.path=s3://{s3_real.bucket}/in/math.parquet",
+        "--output",
+        f"s3://{s3_real.bucket}/out",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)

@@ -12,7 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 from s3_fakes import S3, FaultyS3
 
 from batchr1.errors import BatchError, InputError, JobError, OutputError, StorageError
@@ -49,7 +54,8 @@ def message(call: Callable[[], object], kind: type[BatchError]) -> str:
     return str(caught.value)
 
 
-# ── one folder ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one folder
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_bytes_are_read_back_and_replaced(storage: Storage) -> None:
@@ -74,14 +80,25 @@ def test_what_is_missing_is_not_there(storage: Storage) -> None:
 
 
 def test_files_are_listed_by_folder_and_ending(storage: Storage) -> None:
-    for rel in ("data/b.parquet", "data/a.parquet", "data/c.json", "data/deep/d.parquet", "data2/e.parquet", "f"):
+    for rel in (
+        "data/b.parquet",
+        "data/a.parquet",
+        "data/c.json",
+        "data/deep/d.parquet",
+        "data2/e.parquet",
+        "f",
+    ):
         storage.write_bytes(rel, b"123")
 
     def names(*args: str, recursive: bool = False) -> list[str]:
         return [info.rel for info in storage.list_files(*args, recursive=recursive)]
 
     assert names("data", ".parquet") == ["data/a.parquet", "data/b.parquet"]
-    assert names("data", ".parquet", recursive=True) == ["data/a.parquet", "data/b.parquet", "data/deep/d.parquet"]
+    assert names("data", ".parquet", recursive=True) == [
+        "data/a.parquet",
+        "data/b.parquet",
+        "data/deep/d.parquet",
+    ]
     assert names() == ["f"]
     assert len(names(recursive=True)) == 6
     assert {info.size for info in storage.list_files("data")} == {3}
@@ -140,7 +157,8 @@ def test_a_storage_crosses_a_process_boundary(storage: Storage) -> None:
     assert (copy.uri, copy.kind, copy.read_bytes("a")) == (storage.uri, storage.kind, b"1")
 
 
-# ── publishing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── publishing
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_staged_file_is_published_once(storage: Storage) -> None:
@@ -165,7 +183,8 @@ def test_a_different_file_is_never_replaced(storage: Storage) -> None:
     staged = stage(storage, b"rowz")
     text = message(lambda: storage.commit(staged, "data/part-1"), StorageError)
     assert text == (
-        f"{storage.uri}/data/part-1: a different file has this name (got other bytes than .batchr1/staging/part, need "
+        f"{storage.uri}/data/part-1: a different file has this name (got other bytes than "
+        f".batchr1/staging/part, need "
         "the same or no file). Move it away, then run the same command again."
     )
     assert storage.read_bytes("data/part-1") == b"rows"
@@ -177,7 +196,8 @@ def test_a_commit_after_another_run_emptied_staging_fails(storage: Storage) -> N
     storage.delete_tree(".batchr1/staging")
     text = message(lambda: storage.commit(staged, "data/part-1"), StorageError)
     assert text == (
-        f"{storage.uri}/.batchr1/staging/part: the staged file is gone (got neither it nor data/part-1, need one of "
+        f"{storage.uri}/.batchr1/staging/part: the staged file is gone (got neither it nor "
+        f"data/part-1, need one of "
         "them). Run the same command again."
     )
     assert not storage.exists("data/part-1")
@@ -204,10 +224,13 @@ def test_an_input_is_seekable_to_its_very_end(storage: Storage) -> None:
         assert file.read(2) == bytes([10, 11])
 
 
-# ── disk ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── disk
+# ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = open_storage(tmp_path / "out")
     storage.write_bytes("a", b"old")
 
@@ -216,7 +239,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "fsync", full)
     text = message(lambda: storage.write_bytes("a", b"new"), StorageError)
-    assert text == f"{tmp_path}/out/a: the disk is full (got ENOSPC). Free some space, then run the same command again."
+    assert text == (
+        f"{tmp_path}/out/a: the disk is full (got ENOSPC). Free some space, then run the same "
+        f"command again."
+    )
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "a"]
     assert storage.read_bytes("a") == b"old"
 
@@ -237,36 +263,56 @@ def test_a_file_from_another_disk_is_staged_whole(tmp_path: Path) -> None:
 def test_a_path_through_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     text = message(open_storage(tmp_path / "file" / "out").check_writable, OutputError)
-    assert text == (f"{tmp_path}/file/out: a part of the path is a file, not a folder (got EEXIST). Check the path.")
+    assert text == (
+        f"{tmp_path}/file/out: a part of the path is a file, not a folder (got EEXIST). Check "
+        f"the "
+        f"path."
+    )
 
 
 def test_scratch_space_is_on_the_outputs_own_disk(tmp_path: Path) -> None:
     assert open_storage(tmp_path).scratch_dir() == tmp_path / ".batchr1" / "staging"
 
 
-def test_file_uris_and_relative_paths_name_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_uris_and_relative_paths_name_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert open_storage(f"file://{tmp_path}/a%20b").uri == open_storage("x/../a b/").uri == f"{tmp_path}/a b"
+    assert (
+        open_storage(f"file://{tmp_path}/a%20b").uri
+        == open_storage("x/../a b/").uri
+        == f"{tmp_path}/a b"
+    )
 
 
-# ── S3 ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── S3
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def uploads(s3: S3) -> list[str]:
-    return [upload["Key"] for upload in s3.client().list_multipart_uploads(Bucket=s3.bucket).get("Uploads", [])]
+    return [
+        upload["Key"]
+        for upload in s3.client().list_multipart_uploads(Bucket=s3.bucket).get("Uploads", [])
+    ]
 
 
-def test_large_files_go_up_in_parts_and_are_recognised(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_files_go_up_in_parts_and_are_recognised(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, content = s3.storage(), os.urandom(12 * 2**20)
     monkeypatch.setattr(storage_s3, "UPLOAD_PART_BYTES", 5 * 2**20)
     storage.commit(stage(storage, content), "data/part-1")
     assert storage.read_bytes("data/part-1") == content
-    monkeypatch.setattr(storage_s3, "UPLOAD_PART_BYTES", 6 * 2**20)  # the same bytes in other parts: another ETag
+    monkeypatch.setattr(
+        storage_s3, "UPLOAD_PART_BYTES", 6 * 2**20
+    )  # the same bytes in other parts: another ETag
     storage.commit(stage(storage, content), "data/part-1")
     assert uploads(s3) == []
 
 
-def test_an_upload_that_fails_is_aborted_and_publishes_nothing(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_fails_is_aborted_and_publishes_nothing(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage = s3.storage()
     assert isinstance(storage, S3Storage)
     monkeypatch.setattr(storage_s3, "UPLOAD_PART_BYTES", 5 * 2**20)
@@ -287,7 +333,9 @@ def test_an_upload_that_fails_is_aborted_and_publishes_nothing(s3: S3, monkeypat
     assert built.exists()
 
 
-def test_an_upload_that_was_completed_into_a_lost_answer_is_done(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upload_that_was_completed_into_a_lost_answer_is_done(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, content = s3.storage(retry=Retry(for_s=5, first_wait_s=0.01)), os.urandom(12 * 2**20)
     assert isinstance(storage, S3Storage)
     monkeypatch.setattr(storage_s3, "UPLOAD_PART_BYTES", 5 * 2**20)
@@ -298,7 +346,10 @@ def test_an_upload_that_was_completed_into_a_lost_answer_is_done(s3: S3, monkeyp
             return call(method, **arguments)
         tries.append(method)
         if len(tries) > 1:  # as Ceph answers; moto and AWS say yes again
-            answer = {"Error": {"Code": "NoSuchUpload"}, "ResponseMetadata": {"HTTPStatusCode": 404}}
+            answer = {
+                "Error": {"Code": "NoSuchUpload"},
+                "ResponseMetadata": {"HTTPStatusCode": 404},
+            }
             raise ClientError(answer, "CompleteMultipartUpload")  # type: ignore[arg-type]
         call(method, **arguments)
         raise ConnectionResetError("the answer is lost")
@@ -346,7 +397,8 @@ def test_an_input_that_is_replaced_while_it_is_read_is_noticed(s3: S3) -> None:
         storage.write_bytes("a", b"2" * 3 * 2**20)
         text = message(file.read, StorageError)
     assert text == (
-        f"{storage.uri}/a: the file was replaced while it was read (got another ETag). Run the same command again."
+        f"{storage.uri}/a: the file was replaced while it was read (got another ETag). Run the "
+        f"same command again."
     )
 
 
@@ -366,7 +418,9 @@ def test_scratch_space_for_s3_is_temporary(s3: S3) -> None:
     assert not folder.exists()
 
 
-def test_endpoint_and_region_come_from_the_environment(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_and_region_come_from_the_environment(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     storage = open_storage(f"s3://{s3.bucket}/x")
@@ -376,30 +430,39 @@ def test_endpoint_and_region_come_from_the_environment(s3: S3, monkeypatch: pyte
 
 def test_a_missing_bucket_is_named(s3: S3) -> None:
     uri = f"s3://{s3.bucket}-none/out"
-    got = f"{uri}: no such bucket (got NoSuchBucket 404). Check the bucket's name, storage.endpoint and storage.region."
+    got = (
+        f"{uri}: no such bucket (got NoSuchBucket 404). Check the bucket's name, "
+        f"storage.endpoint and storage.region."
+    )
     assert message(open_storage(uri, s3.options).check_writable, OutputError) == got
     assert message(lambda: expand_inputs(uri, s3.options), InputError) == got
 
 
 @pytest.mark.s3
-def test_wrong_keys_are_refused_without_being_shown(s3_real: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_are_refused_without_being_shown(
+    s3_real: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" + secret[1:])
     text = message(s3_real.storage().check_writable, OutputError)
     assert text == (
-        f"s3://{s3_real.bucket}/out: the credentials are refused (got SignatureDoesNotMatch 403). Renew "
+        f"s3://{s3_real.bucket}/out: the credentials are refused (got SignatureDoesNotMatch 403). "
+        f"Renew "
         "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile."
     )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
     assert "(got InvalidAccessKeyId 403)" in message(s3_real.storage().check_writable, OutputError)
 
 
-# ── faults ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── faults
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 QUICK = Retry(for_s=5, first_wait_s=0.01, max_wait_s=0.05)
 
 
-@pytest.mark.parametrize("fault", ["503 SlowDown", "500 InternalError", "429 TooManyRequests", "reset", "cut"])
+@pytest.mark.parametrize(
+    "fault", ["503 SlowDown", "500 InternalError", "429 TooManyRequests", "reset", "cut"]
+)
 def test_requests_that_fail_in_passing_are_tried_again(faulty_s3: FaultyS3, fault: str) -> None:
     faulty_s3.script = [fault, fault, "200 the content"]
     storage = open_storage("s3://bucket/out", faulty_s3.options, QUICK)
@@ -408,20 +471,27 @@ def test_requests_that_fail_in_passing_are_tried_again(faulty_s3: FaultyS3, faul
 
 
 def test_trying_again_has_an_end(faulty_s3: FaultyS3) -> None:
-    storage = open_storage("s3://bucket/out", faulty_s3.options, Retry(for_s=3, first_wait_s=0.05, max_wait_s=0.1))
+    storage = open_storage(
+        "s3://bucket/out", faulty_s3.options, Retry(for_s=3, first_wait_s=0.05, max_wait_s=0.1)
+    )
     assert storage.find_bytes("x") is None  # the client is made
     faulty_s3.script = ["503 SlowDown"] * 1000
     text = message(lambda: storage.write_bytes("a", b""), StorageError)
     assert text == (
-        "s3://bucket/out/a: the object store fails or asks to slow down (got SlowDown 503). Run the same command "
+        "s3://bucket/out/a: the object store fails or asks to slow down (got SlowDown 503). Run "
+        "the same command "
         "again: it goes on from here."
     )
     assert 2 < faulty_s3.seen <= 100
 
 
-def test_a_process_that_leaves_does_not_try_for_long(faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_leaves_does_not_try_for_long(
+    faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(storage_errors, "LEAVE_S", 2.0)
-    storage = open_storage("s3://bucket/out", faulty_s3.options, Retry(for_s=600, first_wait_s=0.01, max_wait_s=0.05))
+    storage = open_storage(
+        "s3://bucket/out", faulty_s3.options, Retry(for_s=600, first_wait_s=0.01, max_wait_s=0.05)
+    )
     assert storage.find_bytes("x") is None  # the client is made
     faulty_s3.script = ["503 SlowDown"] * 1000
     storage_errors.set_leaving(True)
@@ -429,7 +499,9 @@ def test_a_process_that_leaves_does_not_try_for_long(faulty_s3: FaultyS3, monkey
         text = message(lambda: storage.read_bytes("x"), StorageError)
     finally:
         storage_errors.set_leaving(False)
-    assert text.startswith("s3://bucket/out/x: the object store fails or asks to slow down (got SlowDown 503).")
+    assert text.startswith(
+        "s3://bucket/out/x: the object store fails or asks to slow down (got SlowDown 503)."
+    )
     assert 2 < faulty_s3.seen < 200
 
 
@@ -437,12 +509,15 @@ def test_refusals_are_not_tried_again_and_hide_what_the_server_says(faulty_s3: F
     faulty_s3.script = ["403 AccessDenied"]
     text = message(lambda: expand_inputs("s3://bucket/in/a.parquet", faulty_s3.options), InputError)
     assert text == (
-        "s3://bucket/in/a.parquet: access is denied (got HTTP 403). Give these credentials the permission, or "
+        "s3://bucket/in/a.parquet: access is denied (got HTTP 403). Give these credentials the "
+        "permission, or "
         "use others."
     )
     assert faulty_s3.seen == 1
     faulty_s3.script = ["403 AccessDenied"]
-    text = message(lambda: open_storage("s3://bucket/out", faulty_s3.options).read_bytes("a"), StorageError)
+    text = message(
+        lambda: open_storage("s3://bucket/out", faulty_s3.options).read_bytes("a"), StorageError
+    )
     assert "(got AccessDenied 403)" in text
     assert "hunter2" not in text
 
@@ -451,26 +526,36 @@ def test_an_endpoint_that_does_not_answer_is_named(s3_moto: S3) -> None:
     options = StorageOptions(endpoint="http://127.0.0.1:9")
     text = message(lambda: expand_inputs("s3://bucket/in", options, Retry(for_s=0)), InputError)
     assert text == (
-        "s3://bucket/in: the object store does not answer (got EndpointConnectionError). Check storage.endpoint and "
+        "s3://bucket/in: the object store does not answer (got EndpointConnectionError). Check "
+        "storage.endpoint and "
         "the network, and run again."
     )
 
 
-def test_missing_credentials_and_profiles_are_named(s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_and_profiles_are_named(
+    s3_moto: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     text = message(lambda: expand_inputs("s3://bucket/in", s3_moto.options), InputError)
     assert text == (
-        "s3://bucket/in: no S3 credentials were found (got NoCredentialsError). Set AWS_ACCESS_KEY_ID and "
+        "s3://bucket/in: no S3 credentials were found (got NoCredentialsError). Set "
+        "AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or storage.profile."
     )
     options = StorageOptions(endpoint=s3_moto.endpoint, profile="nobody")
     text = message(lambda: expand_inputs("s3://bucket/in", options), InputError)
-    assert text == "s3://bucket/in: no such AWS profile (got ProfileNotFound). Check storage.profile and AWS_PROFILE."
+    assert text == (
+        "s3://bucket/in: no such AWS profile (got ProfileNotFound). Check storage.profile and "
+        "AWS_PROFILE."
+    )
 
 
 def answer(code: str, status: int) -> ClientError:
-    detail = {"Error": {"Code": code, "Message": "hunter2"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    detail = {
+        "Error": {"Code": code, "Message": "hunter2"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
     return ClientError(detail, "PutObject")
 
 
@@ -490,15 +575,39 @@ def answer(code: str, status: int) -> ClientError:
             "the object store does not answer (got ECONNRESET)",
         ),
         (TimeoutError(), StorageError, "the object store does not answer (got TimeoutError)"),
-        (NoCredentialsError(), OutputError, "no S3 credentials were found (got NoCredentialsError)"),
-        (EndpointConnectionError(endpoint_url="http://hunter2@x"), StorageError, "got EndpointConnectionError"),
+        (
+            NoCredentialsError(),
+            OutputError,
+            "no S3 credentials were found (got NoCredentialsError)",
+        ),
+        (
+            EndpointConnectionError(endpoint_url="http://hunter2@x"),
+            StorageError,
+            "got EndpointConnectionError",
+        ),
         (ReadTimeoutError(endpoint_url="http://hunter2@x"), StorageError, "got ReadTimeoutError"),
-        (answer("ExpiredToken", 400), OutputError, "the credentials are refused (got ExpiredToken 400)"),
+        (
+            answer("ExpiredToken", 400),
+            OutputError,
+            "the credentials are refused (got ExpiredToken 400)",
+        ),
         (answer("RequestTimeTooSkewed", 403), OutputError, "the clock of this machine is wrong"),
         (answer("QuotaExceeded", 403), OutputError, "the quota of the bucket or user is used up"),
-        (answer("PermanentRedirect", 301), OutputError, "the bucket is in another region or at another endpoint"),
-        (answer("ServiceUnavailable", 503), StorageError, "the object store fails or asks to slow down"),
-        (answer("NotImplemented", 501), OutputError, "the object store refused the request (got NotImplemented 501)"),
+        (
+            answer("PermanentRedirect", 301),
+            OutputError,
+            "the bucket is in another region or at another endpoint",
+        ),
+        (
+            answer("ServiceUnavailable", 503),
+            StorageError,
+            "the object store fails or asks to slow down",
+        ),
+        (
+            answer("NotImplemented", 501),
+            OutputError,
+            "the object store refused the request (got NotImplemented 501)",
+        ),
     ],
 )
 def test_third_party_exceptions_become_one_line_without_secrets(
@@ -513,13 +622,21 @@ def test_third_party_exceptions_become_one_line_without_secrets(
 @pytest.mark.parametrize(
     ("endpoint", "text"),
     [
-        ("http://me:hunter2@host", "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."),
-        ("https://host/?X-Amz-S=hunter2", "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead."),
+        (
+            "http://me:hunter2@host",
+            "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.",
+        ),
+        (
+            "https://host/?X-Amz-S=hunter2",
+            "the URL holds credentials. Set AWS_ACCESS_KEY_ID and its secret instead.",
+        ),
         ("me:hunter2@host", "not a URL (need http://host:port or https://host). Correct it."),
     ],
-)  # fmt: skip
+)
 def test_endpoints_hold_no_credentials(endpoint: str, text: str) -> None:
-    assert message(lambda: StorageOptions(endpoint=endpoint), JobError) == f"storage.endpoint: {text}"
+    assert (
+        message(lambda: StorageOptions(endpoint=endpoint), JobError) == f"storage.endpoint: {text}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -527,23 +644,40 @@ def test_endpoints_hold_no_credentials(endpoint: str, text: str) -> None:
     [
         (
             "gs://bucket/x?token=hunter2",
-            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// or s3://). Copy the data, "
+            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// or "
+            "s3://). Copy the data, "
             "or use the store's S3 interface with storage.endpoint.",
         ),
         (
             "s3://key:hunter2@bucket/x",
-            "s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead.",
+            (
+                "s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY "
+                "instead."
+            ),
         ),
-        ("s3:///x", "s3:///x: no bucket (got 's3:///x', need s3://bucket/prefix). Name the bucket."),
+        (
+            "s3:///x",
+            "s3:///x: no bucket (got 's3:///x', need s3://bucket/prefix). Name the bucket.",
+        ),
     ],
 )
 def test_other_uris_are_refused(uri: str, text: str) -> None:
     assert message(lambda: open_storage(uri), JobError) == text
 
 
-# ── inputs ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── inputs
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-DATASET = ("a.parquet", "b.jsonl", "deep/c.parquet", "deep/_tmp/d.parquet", ".cache/e.parquet", "_SUCCESS", "notes.txt")
+DATASET = (
+    "a.parquet",
+    "b.jsonl",
+    "deep/c.parquet",
+    "deep/_tmp/d.parquet",
+    ".cache/e.parquet",
+    "_SUCCESS",
+    "notes.txt",
+)
 
 
 @pytest.fixture
@@ -571,7 +705,11 @@ def test_inputs_are_files_globs_and_folders(dataset: Storage) -> None:
 
 
 def test_a_list_of_inputs_is_sorted_and_each_file_is_read_once(dataset: Storage) -> None:
-    assert names(dataset, "deep", "b.jsonl", "**/*.parquet", "b.jsonl") == ["a.parquet", "b.jsonl", "deep/c.parquet"]
+    assert names(dataset, "deep", "b.jsonl", "**/*.parquet", "b.jsonl") == [
+        "a.parquet",
+        "b.jsonl",
+        "deep/c.parquet",
+    ]
 
 
 def test_a_name_with_a_globs_characters_is_taken_as_it_is(storage: Storage) -> None:
@@ -581,25 +719,40 @@ def test_a_name_with_a_globs_characters_is_taken_as_it_is(storage: Storage) -> N
 
 
 def test_formats_go_by_the_ending(dataset: Storage) -> None:
-    assert [file.format for file in expand_inputs(dataset.uri, dataset.options)] == ["parquet", "jsonl", "parquet"]
+    assert [file.format for file in expand_inputs(dataset.uri, dataset.options)] == [
+        "parquet",
+        "jsonl",
+        "parquet",
+    ]
 
 
 def test_inputs_that_give_nothing_say_why(dataset: Storage) -> None:
     def text(path: str) -> str:
         return message(lambda: names(dataset, path), InputError).removeprefix(f"{dataset.uri}/")
 
-    assert text("x.parquet") == ("x.parquet: no such file or folder (need .parquet or .jsonl files). Check the path.")
+    assert text("x.parquet") == (
+        "x.parquet: no such file or folder (need .parquet or .jsonl files). Check the path."
+    )
     assert text("x*.parquet") == (
         f"x*.parquet: the glob matches no file (got none below {dataset.uri}). Check the pattern."
     )
-    assert text("notes.txt") == "notes.txt: no data files (got .txt, need .parquet or .jsonl). Convert the data first."
+    assert (
+        text("notes.txt")
+        == "notes.txt: no data files (got .txt, need .parquet or .jsonl). Convert the data first."
+    )
     assert text("_SUCCESS") == (
         "_SUCCESS: no data files (got no ending, need .parquet or .jsonl). Convert the data first."
     )
-    assert text("n*") == "n*: no data files (got .txt, need .parquet or .jsonl). Convert the data first."
+    assert (
+        text("n*")
+        == "n*: no data files (got .txt, need .parquet or .jsonl). Convert the data first."
+    )
     assert text(".cache/x").endswith("Check the path.")
     dataset.write_bytes("hidden/_x", b"")
-    assert text("hidden") == "hidden: no data files (got no file, need .parquet or .jsonl). Convert the data first."
+    assert (
+        text("hidden")
+        == "hidden: no data files (got no file, need .parquet or .jsonl). Convert the data first."
+    )
     assert message(lambda: expand_inputs([]), InputError) == (
         "input.path: an empty list (got no path, need at least one). Name a file, glob or folder."
     )

@@ -1,4 +1,6 @@
-"""Thinking and answer budgets: exact to the token, the same across a kill, and never an answer starved."""
+"""Thinking and answer budgets: exact to the token, the same across a kill, and never an answer
+starved.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ ROWS = 40
 LONG = {"mean_len": 120.0, "sigma": 0.6, "answer_len": 12}
 
 
-def budgets(thinking: int | None = None, answer: int | None = None, max_tokens: int | None = None) -> Budgets:
+def budgets(
+    thinking: int | None = None, answer: int | None = None, max_tokens: int | None = None
+) -> Budgets:
     return Budgets(thinking, answer, max_tokens, CLOSING, TAGS)
 
 
@@ -44,7 +48,9 @@ def generation(
     return Generation(WorkItem(prompt, 0, max_tokens, "max_tokens", partial=partial), rules)
 
 
-def generate(stream: list[int], rules: Rules, *, max_tokens: int = 1000, opened: bool = True) -> Completion:
+def generate(
+    stream: list[int], rules: Rules, *, max_tokens: int = 1000, opened: bool = True
+) -> Completion:
     """What a worker makes of an engine that would say this, a token at a time."""
     one = generation(rules, max_tokens, opened=opened)
     for token in stream:
@@ -61,14 +67,22 @@ def generate(stream: list[int], rules: Rules, *, max_tokens: int = 1000, opened:
 
 
 def parts(completion: Completion, *, opened: bool = True) -> Any:
-    return split(completion.token_ids, tags=TAGS, decode=lambda ids: "x" * len(ids), opened=opened,
-                 finish_reason=completion.finish_reason)  # fmt: skip
+    return split(
+        completion.token_ids,
+        tags=TAGS,
+        decode=lambda ids: "x" * len(ids),
+        opened=opened,
+        finish_reason=completion.finish_reason,
+    )
 
 
 @given(
-    st.lists(st.sampled_from([*TEXT, OPEN, CLOSE, END]), max_size=60), st.integers(1, 12), st.integers(1, 12),
-    st.booleans(), st.booleans(),
-)  # fmt: skip
+    st.lists(st.sampled_from([*TEXT, OPEN, CLOSE, END]), max_size=60),
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+)
 def test_no_stream_of_tokens_goes_beyond_its_budgets(
     stream: list[int], thinking: int, answer: int, opened: bool, has_answer: bool
 ) -> None:
@@ -80,13 +94,19 @@ def test_no_stream_of_tokens_goes_beyond_its_budgets(
         assert found.answer_tokens <= answer
     assert completion.injected in (0, len(CLOSING) - 1, len(CLOSING))
     if completion.injected:
-        put = CLOSING[: completion.injected]  # no blank line where text before took the answer's budget
-        at = completion.token_ids.index(CLOSE, 0 if opened else completion.token_ids.index(OPEN)) - 2
+        put = CLOSING[
+            : completion.injected
+        ]  # no blank line where text before took the answer's budget
+        at = (
+            completion.token_ids.index(CLOSE, 0 if opened else completion.token_ids.index(OPEN)) - 2
+        )
         assert completion.token_ids[at : at + len(put)] == put
 
 
 def test_a_trace_is_closed_by_the_token_that_is_one_too_many() -> None:
-    assert generate([10] * 5 + [CLOSE, 11, END], Rules(budgets(5))).injected == 0, "it ended by itself"
+    assert generate([10] * 5 + [CLOSE, 11, END], Rules(budgets(5))).injected == 0, (
+        "it ended by itself"
+    )
     forced = generate([10] * 6 + [11, END], Rules(budgets(5)))
     assert forced.token_ids == (10, 10, 10, 10, 10, *CLOSING, 11, END)
     assert (forced.injected, forced.finish_reason, forced.cut_by) == (4, "stop", None)
@@ -96,7 +116,11 @@ def test_an_answer_is_cut_by_the_token_that_is_one_too_many() -> None:
     asked = Rules(budgets(answer=3))
     assert generate([10, CLOSE, 11, 11, 11, END], asked).finish_reason == "stop"
     cut = generate([10, CLOSE, 11, 11, 11, 11], asked)
-    assert (cut.token_ids, cut.finish_reason, cut.cut_by) == ((10, CLOSE, 11, 11, 11), "length", "budget")
+    assert (cut.token_ids, cut.finish_reason, cut.cut_by) == (
+        (10, CLOSE, 11, 11, 11),
+        "length",
+        "budget",
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,17 +128,25 @@ def test_an_answer_is_cut_by_the_token_that_is_one_too_many() -> None:
     [
         (budgets(100), 4000, 100),
         (budgets(100, max_tokens=120), 120, 100),  # as it was asked, although little is left
-        (budgets(1000, max_tokens=4000), 1200, 1200 - 4 - ANSWER_ROOM),  # a row's cap, or the context, is shorter
+        (
+            budgets(1000, max_tokens=4000),
+            1200,
+            1200 - 4 - ANSWER_ROOM,
+        ),  # a row's cap, or the context, is shorter
         (budgets(1000, max_tokens=4000), 100, 48),  # and much shorter: half of it
         (budgets(answer=50), 200, 200 - 4 - 50),
         (budgets(10, 9), 6, 1),  # a thought, the closing, a token of answer
         (budgets(answer=50, max_tokens=300), 60, 28),
     ],
 )
-def test_thinking_ends_early_enough_for_an_answer(asked: Budgets, max_tokens: int, longest: int) -> None:
+def test_thinking_ends_early_enough_for_an_answer(
+    asked: Budgets, max_tokens: int, longest: int
+) -> None:
     completion = generate([10] * 5000, Rules(asked), max_tokens=max_tokens)
     assert completion.token_ids.index(CLOSE) == longest + 2
-    whole = max_tokens if asked.answer is None else longest + 4 + asked.answer - 1  # a blank line is of the answer
+    whole = (
+        max_tokens if asked.answer is None else longest + 4 + asked.answer - 1
+    )  # a blank line is of the answer
     assert len(completion.token_ids) == min(max_tokens, whole)
 
 
@@ -143,7 +175,9 @@ def test_an_interruption_anywhere_changes_nothing(engine: list[int], at: int) ->
         return  # a closing is put in at once
     injected = whole.injected if at >= closed_at else 0
     is_whole = at >= len(whole.token_ids)
-    partial = ResumePoint(whole.token_ids[:at], (), whole.finish_reason if is_whole else None, injected=injected)
+    partial = ResumePoint(
+        whole.token_ids[:at], (), whole.finish_reason if is_whole else None, injected=injected
+    )
     again = drive(generation(rules, partial=partial), engine)
     assert (again.token_ids, again.injected) == (whole.token_ids, whole.injected)
     assert (again.finish_reason, again.cut_by) == (whole.finish_reason, whole.cut_by)
@@ -157,12 +191,19 @@ def test_a_loop_is_stopped_and_said_to_be_one() -> None:
     again = generation(Rules(stop_loops=True), 9000, half)
     acts = [again.take([token]) for token in ([10, 11, 12] * 200)[200 : len(stopped.token_ids)]]
     assert acts[-1] == "cut" and set(acts[:-1]) == {None}, "at the same token after an interruption"
-    ended = generation(Rules(stop_loops=True), 9000, ResumePoint(stopped.token_ids, finish_reason="length"))
+    ended = generation(
+        Rules(stop_loops=True), 9000, ResumePoint(stopped.token_ids, finish_reason="length")
+    )
     assert ended.ended() == "length"
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 330), min_size=1, max_size=3), st.integers(1, 40), st.integers(0, 99), st.booleans())
+@given(
+    st.lists(st.integers(1, 330), min_size=1, max_size=3),
+    st.integers(1, 40),
+    st.integers(0, 99),
+    st.booleans(),
+)
 def test_a_loop_is_stopped_at_the_same_token_wherever_it_was_interrupted(
     cuts: list[int], period: int, before: int, has_budget: bool
 ) -> None:
@@ -179,11 +220,17 @@ def test_a_loop_is_stopped_at_the_same_token_wherever_it_was_interrupted(
         ended = "length" if act == "cut" else saved.finish_reason
         saved = ResumePoint(tuple(one.tokens), (), ended, injected=one.injected)
     again = drive(generation(rules, 2500, saved), stream)
-    assert (len(again.token_ids), again.cut_by, again.injected) == (len(whole.token_ids), whole.cut_by, whole.injected)
+    assert (len(again.token_ids), again.cut_by, again.injected) == (
+        len(whole.token_ids),
+        whole.cut_by,
+        whole.injected,
+    )
 
 
 def test_a_snapshot_that_comes_while_a_trace_is_closed_says_what_it_holds() -> None:
-    """They are taken on another thread: the tokens are copied, then the trace may be closed, then all else is read."""
+    """They are taken on another thread: the tokens are copied, then the trace may be closed, then
+    all else is read.
+    """
     one = generation(Rules(budgets(3)))
     one.take([10, 10, 10])
 
@@ -203,9 +250,11 @@ def test_a_snapshot_that_comes_while_a_trace_is_closed_says_what_it_holds() -> N
 def budget_job(folder: Path, **sampling: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
     return write_job(
-        folder, sampling={"max_tokens": 600, **sampling}, checkpoint={"every_s": 0.25},
+        folder,
+        sampling={"max_tokens": 600, **sampling},
+        checkpoint={"every_s": 0.25},
         output={"rows_per_part": 1000, "token_ids": "always"},
-    )  # fmt: skip
+    )
 
 
 def closing_of(sentence: str | None) -> tuple[int, ...]:
@@ -215,10 +264,16 @@ def closing_of(sentence: str | None) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("sentence", [None, "So much for thinking."])
 @pytest.mark.parametrize("budget", [1, 32])
-def test_a_run_closes_every_trace_within_its_budget(tmp_path: Path, budget: int, sentence: str | None) -> None:
+def test_a_run_closes_every_trace_within_its_budget(
+    tmp_path: Path, budget: int, sentence: str | None
+) -> None:
     job = budget_job(tmp_path, thinking_budget=budget, closing_sentence=sentence)
     assert run_replay(job, replay(**LONG)).exit_code == 0
-    rows, closing, close_id = rows_of(tmp_path / "out"), closing_of(sentence), token_ids()["close_id"]
+    rows, closing, close_id = (
+        rows_of(tmp_path / "out"),
+        closing_of(sentence),
+        token_ids()["close_id"],
+    )
     said = closing.index(close_id)
     forced = rows.filter(pl.col("injected_tokens") > 0)
     assert forced.height > ROWS // 2
@@ -254,7 +309,9 @@ def test_budgets_are_the_same_across_kills(tmp_path: Path) -> None:
     assert rows["resumed_at"].list.len().max() >= 1  # type: ignore[operator]  # how often depends on the moments
     assert content(rows).equals(content(rows_of(calm / "out")))
     cut = rows.filter(pl.col("truncated_by") == "budget")
-    assert cut.height and set(cut["answer_tokens"]) == {8} and set(cut["truncated_in"]) == {"answer"}
+    assert (
+        cut.height and set(cut["answer_tokens"]) == {8} and set(cut["truncated_in"]) == {"answer"}
+    )
 
 
 def test_what_a_budget_cut_is_not_continued(tmp_path: Path) -> None:
@@ -269,7 +326,11 @@ def test_what_a_budget_cut_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_a_row_that_the_limit_cut_goes_on_in_its_answer(tmp_path: Path) -> None:
-    long_answers = {**LONG, "mean_len": 400.0, "sigma": 0.1}  # what replays after the closing is long
+    long_answers = {
+        **LONG,
+        "mean_len": 400.0,
+        "sigma": 0.1,
+    }  # what replays after the closing is long
     job = budget_job(tmp_path, thinking_budget=40, max_tokens=60)
     run_replay(job, replay(**long_answers))
     assert set(rows_of(tmp_path / "out")["truncated_in"]) == {"answer"}
@@ -287,12 +348,16 @@ def test_a_row_that_the_limit_cut_goes_on_in_its_answer(tmp_path: Path) -> None:
     [
         (
             {"thinking_budget": 100},
-            "sampling: thinking_budget leaves no room for the rest (got 100, need less than max_tokens, 100)",
+            (
+                "sampling: thinking_budget leaves no room for the rest (got 100, need less than "
+                "max_tokens, 100)"
+            ),
         ),
         ({"answer_budget": 0}, "sampling.answer_budget: "),
         (
             {"closing_sentence": "Now."},
-            "sampling: closing_sentence is said where a budget closes a trace, and there is none (set thinking_budget "
+            "sampling: closing_sentence is said where a budget closes a trace, and there is none "
+            "(set thinking_budget "
             "or answer_budget)",
         ),
     ],
@@ -321,9 +386,13 @@ def test_three_hundred_prompts_of_r1_tiny_through_vllm(tmp_path: Path, budget: i
     outputs = {}
     for name in ("calm", "killed"):
         job = write_job(
-            tmp_path, output={"path": name, "rows_per_part": 100}, sampling=sampling, checkpoint={"every_s": 1},
-            model={"engine_args": {"dtype": "float32"}}, input={"gold": "answer"},
-        )  # fmt: skip
+            tmp_path,
+            output={"path": name, "rows_per_part": 100},
+            sampling=sampling,
+            checkpoint={"every_s": 1},
+            model={"engine_args": {"dtype": "float32"}},
+            input={"gold": "answer"},
+        )
         if name == "killed":
             with tree(["-m", "batchr1", "run", str(job)], tmp_path) as run:
                 wait_for_saved(run, tmp_path / "killed", 1500)
@@ -340,6 +409,9 @@ def test_three_hundred_prompts_of_r1_tiny_through_vllm(tmp_path: Path, budget: i
     assert rows["resumed_at"].list.len().gt(0).any()
     assert content(rows).equals(content(outputs["calm"]))
     answered = rows["answer"].fill_null("").str.len_chars().gt(0).mean()
-    print(f"budget {budget}: {rows['injected_tokens'].gt(0).sum()} of 300 forced, longest reasoning "
-          f"{rows['reasoning_tokens'].max()}, {answered:.1%} answered, {rows['correct'].mean():.1%} right, "
-          f"{rows['resumed_at'].list.len().gt(0).sum()} resumed")  # fmt: skip
+    print(
+        f"budget {budget}: {rows['injected_tokens'].gt(0).sum()} of 300 forced, longest reasoning "
+        f"{rows['reasoning_tokens'].max()}, {answered:.1%} answered, {rows['correct'].mean():.1%} "
+        f"right, "
+        f"{rows['resumed_at'].list.len().gt(0).sum()} resumed"
+    )

@@ -1,4 +1,6 @@
-"""The input has another prompt for an id that is done: refused, run again, or kept, as the job says."""
+"""The input has another prompt for an id that is done: refused, run again, or kept, as the job
+says.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def job_in(folder: Path, choice: str | None = None, **sections: Any) -> Path:
 def changed(table: pl.DataFrame, rows: list[int] = CHANGED) -> pl.DataFrame:
     number = pl.int_range(pl.len())
     return table.with_columns(
-        problem=pl.when(number.is_in(rows)).then(pl.col("problem") + " Now.").otherwise(pl.col("problem"))
+        problem=pl.when(number.is_in(rows))
+        .then(pl.col("problem") + " Now.")
+        .otherwise(pl.col("problem"))
     )
 
 
@@ -57,7 +61,9 @@ def test_check_refuses_what_run_refuses(done: Path) -> None:
     from batchr1.cli.main import main
 
     def said(command: str) -> click.testing.Result:
-        return click.testing.CliRunner().invoke(main, [command, str(job)], obj=replay(), catch_exceptions=False)
+        return click.testing.CliRunner().invoke(
+            main, [command, str(job)], obj=replay(), catch_exceptions=False
+        )
 
     job, before = job_in(done), sorted(done.rglob("*"))
     checked = said("check")
@@ -68,7 +74,9 @@ def test_check_refuses_what_run_refuses(done: Path) -> None:
 
 @pytest.fixture
 def done(complete: Path, tmp_path: Path) -> Path:
-    """A copy of an output that is complete, and an input of which three rows have another prompt since."""
+    """A copy of an output that is complete, and an input of which three rows have another prompt
+    since.
+    """
     shutil.copytree(complete / "out", tmp_path / "out")
     write_input(tmp_path, changed(questions(40)))
     return tmp_path
@@ -87,8 +95,10 @@ def test_a_changed_prompt_is_refused_by_default_and_nothing_is_touched(done: Pat
             run_replay(job_in(done))
         ids = [i for i in CHANGED if f"with id 'row/{i}';" in str(refused.value)]
         assert str(refused.value) == (
-            f"{done}/out: the input has another prompt for samples that are done (got 6 of them, one with id "
-            f"'row/{ids[0]}'; need none). Set input.on_changed_prompt to rerun (they are generated anew) or keep (they "
+            f"{done}/out: the input has another prompt for samples that are done (got 6 of them, "
+            f"one with id "
+            f"'row/{ids[0]}'; need none). Set input.on_changed_prompt to rerun (they are "
+            f"generated anew) or keep (they "
             "stay as they are), or give a new output.path."
         )
     assert snapshot(done) == before
@@ -125,7 +135,9 @@ def test_keep_leaves_them_and_a_later_refuse_still_knows(done: Path) -> None:
 
 
 def test_a_row_that_is_no_prompt_any_more_is_changed_too(done: Path) -> None:
-    write_input(done, questions(40).with_columns(problem=pl.when(pl.col("id") != "row/7").then("problem")))
+    write_input(
+        done, questions(40).with_columns(problem=pl.when(pl.col("id") != "row/7").then("problem"))
+    )
     with pytest.raises(InputError, match="got 2 of them, one with id 'row/7'"):
         run_replay(job_in(done))
     summary = run_replay(job_in(done, "rerun"))
@@ -162,7 +174,9 @@ def test_prompts_are_rendered_only_for_files_that_changed(
     with pytest.raises(InputError, match="got 2 of them, one with id 'row/24'"):
         run_replay(job)
     write_input(tmp_path, questions(10, start=20), "1")
-    write_input(tmp_path, questions(10, start=30), "2")  # a nightly addition: none of its rows is done
+    write_input(
+        tmp_path, questions(10, start=30), "2"
+    )  # a nightly addition: none of its rows is done
     caplog.clear()
     assert run_replay(job_in(tmp_path)).tally.done == 30
     assert said(caplog)[0] == "2 files have changed: compared the prompts of 5 done rows"
@@ -177,8 +191,12 @@ def test_prompts_are_rendered_only_for_files_that_changed(
     ],
     ids=["limit", "where", "n"],
 )
-def test_a_narrower_run_hides_no_changed_prompt_from_a_wider_one(done: Path, narrowed: dict[str, Any]) -> None:
-    for path in (done / "out/data").glob("*.parquet"):  # of the changed rows only the second sample is left
+def test_a_narrower_run_hides_no_changed_prompt_from_a_wider_one(
+    done: Path, narrowed: dict[str, Any]
+) -> None:
+    for path in (done / "out/data").glob(
+        "*.parquet"
+    ):  # of the changed rows only the second sample is left
         left = ~pl.col("id").is_in([f"row/{i}" for i in CHANGED]) | (pl.col("sample") == 1)
         pl.read_parquet(path).filter(left).write_parquet(path)
     assert run_replay(job_in(done, **narrowed)).exit_code == 0

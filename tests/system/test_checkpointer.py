@@ -1,7 +1,7 @@
 """A kill costs seconds: generations go on from their last saved token, and rows that wait for their part are kept.
 
-The replay engine continues a prompt as the uninterrupted generation would, so a resumed output has to equal one that
-nobody disturbed.
+The replay engine continues a prompt as the uninterrupted generation would, so a resumed output has
+to equal one that nobody disturbed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,22 @@ from batchr1.storage.base import open_storage
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 ROWS = 40
-SLOW = {"mean_len": 150.0, "sigma": 0.5, "tokens_per_step": 1, "step_s": 0.02, "max_num_seqs": 8}  # 3 s a row
+SLOW = {
+    "mean_len": 150.0,
+    "sigma": 0.5,
+    "tokens_per_step": 1,
+    "step_s": 0.02,
+    "max_num_seqs": 8,
+}  # 3 s a row
 
 
 def long_job(folder: Path, **sections: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
-    given = {"sampling": {"max_tokens": 300}, "checkpoint": {"every_s": 0.25}, "output": {"rows_per_part": 1000}}
+    given = {
+        "sampling": {"max_tokens": 300},
+        "checkpoint": {"every_s": 0.25},
+        "output": {"rows_per_part": 1000},
+    }
     return write_job(folder, **(given | sections))
 
 
@@ -95,8 +105,11 @@ def test_after_a_kill_every_generation_goes_on_from_its_last_saved_token(
     rows = rows_of(output)
     assert content(rows).equals(undisturbed)
     assert record(output)["taken_over"] == {
-        "generations": len(left.saved) - len(done), "finished": len(done), "tokens": left.tokens, "unreadable": [],
-    }  # fmt: skip
+        "generations": len(left.saved) - len(done),
+        "finished": len(done),
+        "tokens": left.tokens,
+        "unreadable": [],
+    }
     assert summary.tally.carried == left.tokens, "saved tokens are not generated again"
     assert rows["resumed_at"].list.len().max() == 2
     for row in rows.iter_rows(named=True):
@@ -116,7 +129,11 @@ def test_a_signal_saves_what_is_under_way_and_commits_what_is_finished(
 ) -> None:
     job, output = long_job(tmp_path, checkpoint={"every_s": 3600}), tmp_path / "out"
     with started(job) as run:
-        until(lambda: list((output / ".batchr1/runs").glob("*.log")) and "ready after" in log_of(output))
+        until(
+            lambda: (
+                list((output / ".batchr1/runs").glob("*.log")) and "ready after" in log_of(output)
+            )
+        )
         time.sleep(4)
         run.driver.send_signal(signal.SIGTERM)
         assert run.wait(30) == 75
@@ -143,19 +160,27 @@ def test_a_torn_snapshot_costs_tokens_and_no_row(tmp_path: Path, undisturbed: pl
         path.write_bytes(path.read_bytes()[:-1])
     summary = run_replay(job, quick())
     assert summary.exit_code == 0
-    assert sorted(record(output)["taken_over"]["unreadable"]) == sorted(f"{INFLIGHT_DIR}/{p.name}" for p in files)
+    assert sorted(record(output)["taken_over"]["unreadable"]) == sorted(
+        f"{INFLIGHT_DIR}/{p.name}" for p in files
+    )
     assert "not used (torn, or not a snapshot): its generations begin again" in log_of(output)
     assert summary.tally.carried == 0
     assert content(rows_of(output)).equals(undisturbed)
 
 
-def test_a_narrower_run_leaves_what_was_saved_of_other_rows(tmp_path: Path, undisturbed: pl.DataFrame) -> None:
+def test_a_narrower_run_leaves_what_was_saved_of_other_rows(
+    tmp_path: Path, undisturbed: pl.DataFrame
+) -> None:
     job, output = long_job(tmp_path), tmp_path / "out"
     with started(job) as run:
         wait_for_saved(run, output, 500)
         run.kill()
     before = inflight(output)
-    others = {key: saved for key, saved in before.saved.items() if key.id not in ("row/0", "row/1", "row/2")}
+    others = {
+        key: saved
+        for key, saved in before.saved.items()
+        if key.id not in ("row/0", "row/1", "row/2")
+    }
     assert others
     few = long_job(tmp_path, input={"limit": 3})
     for done in (3, 0):  # a run that ends, and one that finds nothing to do
@@ -182,7 +207,9 @@ def test_saved_tokens_of_a_changed_prompt_are_dropped(tmp_path: Path) -> None:
     assert keys_of(rows) == wanted_keys(changed)
 
 
-def test_the_replacement_of_a_dead_worker_goes_on_from_its_snapshot(tmp_path: Path, undisturbed: pl.DataFrame) -> None:
+def test_the_replacement_of_a_dead_worker_goes_on_from_its_snapshot(
+    tmp_path: Path, undisturbed: pl.DataFrame
+) -> None:
     job, output = long_job(tmp_path), tmp_path / "out"
     with started(job) as run:
         wait_for_saved(run, output, 900, finished=3)
@@ -197,7 +224,9 @@ def test_the_replacement_of_a_dead_worker_goes_on_from_its_snapshot(tmp_path: Pa
     tally = record(output)["tally"]
     assert tally["restarts"] == 1
     assert tally["carried"] >= before.tokens
-    assert 0 < resumed["resumed_at"].list.sum().sum() < tally["carried"], "finished rows were kept too"
+    assert 0 < resumed["resumed_at"].list.sum().sum() < tally["carried"], (
+        "finished rows were kept too"
+    )
 
 
 # Rows that kill the engine.
@@ -208,11 +237,17 @@ def test_a_row_that_kills_the_engine_fails_alone(tmp_path: Path) -> None:
     output = tmp_path / "out"
     poisoned = {**SLOW, "step_s": 0.001, "poison_every": 29, "poison_at": 40, "mean_len": 60.0}
     summary = run_replay(job, replay(**poisoned))
-    failed = pl.concat([pl.read_parquet(path) for path in (output / ".batchr1/failed").glob("*.parquet")])
+    failed = pl.concat(
+        [pl.read_parquet(path) for path in (output / ".batchr1/failed").glob("*.parquet")]
+    )
     assert failed.height == 1
     assert set(failed["reason"]) == {"killed_engine"}
     assert set(failed["message"]) == {"killed the engine 3 times, at last when it was alone in it"}
-    assert (summary.exit_code, summary.counts.failed, summary.counts.pending) == (3, failed.height, 0)
+    assert (summary.exit_code, summary.counts.failed, summary.counts.pending) == (
+        3,
+        failed.height,
+        0,
+    )
     rows = rows_of(output)
     assert sorted([*rows["id"], *failed["id"]]) == sorted(questions(ROWS)["id"])
     again = run_replay(job, replay(**{**poisoned, "poison_every": 0}), retry_failed=True)

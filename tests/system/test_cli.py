@@ -1,4 +1,6 @@
-"""The command line: its help, word for word and at once; what it prints at the end of a run, and its exit codes."""
+"""The command line: its help, word for word and at once; what it prints at the end of a run, and
+its exit codes.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,39 @@ from batchr1.cli.options import duration
 from batchr1.errors import BatchError, UsageError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "help"
-HEAVY = ["torch", "vllm", "transformers", "tokenizers", "polars", "pyarrow", "ray", "pydantic", "numpy", "yaml", "s3fs"]
+HEAVY = [
+    "torch",
+    "vllm",
+    "transformers",
+    "tokenizers",
+    "polars",
+    "pyarrow",
+    "ray",
+    "pydantic",
+    "numpy",
+    "yaml",
+    "s3fs",
+]
 HELP_S = 0.3
 
 
 def batchr1(*args: str | Path) -> click.testing.Result:
     arguments = [str(a) for a in args]
     engine = replay() if arguments[0] == "run" else None
-    return click.testing.CliRunner().invoke(main, arguments, prog_name="batchr1", obj=engine, catch_exceptions=False)
+    return click.testing.CliRunner().invoke(
+        main, arguments, prog_name="batchr1", obj=engine, catch_exceptions=False
+    )
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_what_the_golden_file_says(command: str) -> None:
     """Write them anew with BATCHR1_GOLDEN=write."""
     result = click.testing.CliRunner().invoke(
-        main, [*command.split(), "--help"], prog_name="batchr1", terminal_width=100, catch_exceptions=False
+        main,
+        [*command.split(), "--help"],
+        prog_name="batchr1",
+        terminal_width=100,
+        catch_exceptions=False,
     )
     path = GOLDEN / f"{command or 'batchr1'}.txt"
     if os.environ.get("BATCHR1_GOLDEN") == "write":
@@ -63,7 +83,9 @@ def test_version() -> None:
 
 
 def cpu_seconds(*command: str) -> float:
-    """User and system time of a process: what it takes when the machine is not busy with something else."""
+    """User and system time of a process: what it takes when the machine is not busy with something
+    else.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -87,8 +109,12 @@ def test_help_comes_at_once(arguments: list[str]) -> None:
     ],
 )
 def test_nothing_heavy_is_imported_for_it(code: str) -> None:
-    report = f"import sys; {code}; print('\\n' + ' '.join(m for m in {HEAVY!r} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", report], check=True, capture_output=True, text=True)
+    report = (
+        f"import sys; {code}; print('\\n' + ' '.join(m for m in {HEAVY!r} if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", report], check=True, capture_output=True, text=True
+    )
     assert done.stdout.splitlines()[-1] == ""
 
 
@@ -104,13 +130,22 @@ def test_checking_a_job_and_its_engine_arguments_does_not_import_vllm(tmp_path: 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("6h", 21600), ("90m", 5400), ("45s", 45), ("1h30m", 5400), ("1H 30m".replace(" ", ""), 5400), ("0.5h", 1800)],
+    [
+        ("6h", 21600),
+        ("90m", 5400),
+        ("45s", 45),
+        ("1h30m", 5400),
+        ("1H 30m".replace(" ", ""), 5400),
+        ("0.5h", 1800),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "6", "h", "0h", "1.2.3h", "30m1h", "-1h", "1h 30m", "soon", "²h"])
+@pytest.mark.parametrize(
+    "text", ["", "6", "h", "0h", "1.2.3h", "30m1h", "-1h", "1h 30m", "soon", "²h"]
+)
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         duration(text)
@@ -150,16 +185,29 @@ def test_run_again_says_that_there_is_nothing_to_do(tmp_path: Path) -> None:
     batchr1("run", job)
     result = batchr1("run", job)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[:2] == ["5 rows = 5 done + 0 failed + 0 pending", "nothing to do"]
+    assert result.stdout.splitlines()[:2] == [
+        "5 rows = 5 done + 0 failed + 0 pending",
+        "nothing to do",
+    ]
 
 
 def test_json_holds_what_the_text_holds_and_nothing_else_is_on_stdout(tmp_path: Path) -> None:
     result = batchr1("run", write_good_job(tmp_path, sampling={"n": 2}), "--json")
     document = json.loads(result.stdout)
-    assert {k: document[k] for k in ("output", "exit_code", "samples", "done", "failed", "pending")} == {
-        "output": f"{tmp_path}/out", "exit_code": 0, "samples": 10, "done": 10, "failed": 0, "pending": 0,
-    }  # fmt: skip
-    assert document["this_run"]["tokens"] == pl.read_parquet(tmp_path / "out/data/*.parquet")["completion_tokens"].sum()
+    assert {
+        k: document[k] for k in ("output", "exit_code", "samples", "done", "failed", "pending")
+    } == {
+        "output": f"{tmp_path}/out",
+        "exit_code": 0,
+        "samples": 10,
+        "done": 10,
+        "failed": 0,
+        "pending": 0,
+    }
+    assert (
+        document["this_run"]["tokens"]
+        == pl.read_parquet(tmp_path / "out/data/*.parquet")["completion_tokens"].sum()
+    )
 
 
 def test_check_says_what_run_would_do_and_writes_nothing(tmp_path: Path) -> None:
@@ -184,14 +232,21 @@ def test_check_as_json(tmp_path: Path) -> None:
 def test_status_of_an_output_and_of_a_job(tmp_path: Path) -> None:
     job = write_good_job(tmp_path)
     nothing = batchr1("status", job)
-    assert (nothing.exit_code, nothing.stdout) == (0, f"{tmp_path}/out: nothing here yet, 5 pending\n")
+    assert (nothing.exit_code, nothing.stdout) == (
+        0,
+        f"{tmp_path}/out: nothing here yet, 5 pending\n",
+    )
     assert json.loads(batchr1("status", job, "--json").stdout)["pending"] == 5
     assert json.loads(batchr1("status", job, "--failed", "--json").stdout) == []
     batchr1("run", job, "--limit", "3")
     assert batchr1("status", tmp_path / "out").stdout.splitlines()[:2] == [
-        f"{tmp_path}/out: complete", "  rows       3 done, 0 failed, 0 pending, 1 run"
-    ]  # fmt: skip
-    assert "  rows       3 done, 0 failed, 2 pending, 1 run" in batchr1("status", job).stdout.splitlines()
+        f"{tmp_path}/out: complete",
+        "  rows       3 done, 0 failed, 0 pending, 1 run",
+    ]
+    assert (
+        "  rows       3 done, 0 failed, 2 pending, 1 run"
+        in batchr1("status", job).stdout.splitlines()
+    )
     document = json.loads(batchr1("status", job, "--json").stdout)
     assert (document["done"], document["pending"]) == (3, 2)
 
@@ -202,7 +257,10 @@ def test_status_of_something_else_is_a_usage_error(tmp_path: Path, option: tuple
     assert (result.exit_code, result.stdout, result.stderr) == (
         2,
         "",
-        f"batchr1: {tmp_path}/nowhere: not an output of batchr1. Give the folder that a job wrote, or the job file.\n",
+        (
+            f"batchr1: {tmp_path}/nowhere: not an output of batchr1. Give the folder that a job "
+            f"wrote, or the job file.\n"
+        ),
     )
 
 
@@ -219,7 +277,10 @@ def test_status_groups_by_a_kept_column_whatever_its_name(tmp_path: Path) -> Non
     questions(4).with_columns(tokens=pl.Series([7, 7, 7, 9])).write_parquet(tmp_path / "in.parquet")
     batchr1("run", write_job(tmp_path, output={"keep": ["tokens"]}))
     result = batchr1("status", tmp_path / "out", "--by", "tokens", "--json")
-    assert [(g["value"], g["rows"]) for g in json.loads(result.stdout)["groups"]] == [("7", 3), ("9", 1)]
+    assert [(g["value"], g["rows"]) for g in json.loads(result.stdout)["groups"]] == [
+        ("7", 3),
+        ("9", 1),
+    ]
 
 
 def test_status_counts_what_a_run_without_final_counts_has_done(tmp_path: Path) -> None:
@@ -242,7 +303,9 @@ def test_the_next_command_of_a_stopped_run_repeats_what_was_overridden(tmp_path:
     result = batchr1("run", job, *given, "--stop-after", "0.001s")
     assert result.exit_code == 75
     assert result.stdout.splitlines()[-1] == (
-        f"next: batchr1 run {job} --output '{there}' --limit 4 --set sampling.n=2 --retry-failed    (goes on from here)"
+        f"next: batchr1 run {job} --output '{there}' --limit 4 --set sampling.n=2 --retry-failed "
+        f" "
+        f"  (goes on from here)"
     )
 
 
@@ -252,7 +315,10 @@ def test_a_run_whose_rows_are_all_done_elsewhere_is_complete(tmp_path: Path) -> 
     again = ["run", job, "--output", tmp_path / "next", "--set", f"input.exclude=[{tmp_path}/out]"]
     for _ in range(2):
         result = batchr1(*again)
-        assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "0 rows = 0 done + 0 failed + 0 pending")
+        assert (result.exit_code, result.stdout.splitlines()[0]) == (
+            0,
+            "0 rows = 0 done + 0 failed + 0 pending",
+        )
         assert (tmp_path / "next/_SUCCESS").exists()
 
 
@@ -261,6 +327,7 @@ def test_an_access_token_in_a_job_file_is_refused_and_not_repeated(tmp_path: Pat
     result = batchr1("check", job)
     assert (result.exit_code, result.stderr) == (
         2,
-        f"batchr1: {job}: model.engine_args.hf_token: a job file holds no secrets (it is copied into the output). "
+        f"batchr1: {job}: model.engine_args.hf_token: a job file holds no secrets (it is copied "
+        f"into the output). "
         "Set HF_TOKEN in the environment.\n",
     )

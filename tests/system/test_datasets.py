@@ -1,6 +1,7 @@
 """Real datasets, whole: every row comes out once, with what was kept of it, and cut rows say where they were cut.
 
-The default suite runs them through the replay engine; `-m slow` through r1-tiny on vLLM, some minutes on a CPU.
+The default suite runs them through the replay engine; `-m slow` through r1-tiny on vLLM, some
+minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -51,7 +52,11 @@ class Dataset:
 
 DATASETS = {
     "gsm8k": Dataset(
-        "gsm8k_test.parquet", 1319, {"prompt": "problem", "gold": "answer"}, ["solution"], {"solution": "solution"}
+        "gsm8k_test.parquet",
+        1319,
+        {"prompt": "problem", "gold": "answer"},
+        ["solution"],
+        {"solution": "solution"},
     ),
     "math500": Dataset(
         "math500.parquet",
@@ -92,7 +97,9 @@ def assert_whole(dataset: Dataset, output: Path) -> pl.DataFrame:
     inputs, rows = dataset.frame(), rows_of(output)
     assert inputs.height == dataset.rows
     assert keys_of(rows) == wanted_keys(inputs)
-    both = rows.join(inputs.rename(lambda name: f"in:{name}"), left_on="id", right_on="in:id", how="inner")
+    both = rows.join(
+        inputs.rename(lambda name: f"in:{name}"), left_on="id", right_on="in:id", how="inner"
+    )
     assert both.height == dataset.rows
     for kept, column in dataset.kept.items():
         assert rows.schema[kept] == inputs.schema[column]
@@ -101,7 +108,11 @@ def assert_whole(dataset: Dataset, output: Path) -> pl.DataFrame:
     if dataset.instruction == "none":
         assert (both["prompt"] == prompt).all()
     else:
-        assert both.select(pl.col("prompt").str.starts_with(prompt.str.strip_chars_end())).to_series().all()
+        assert (
+            both.select(pl.col("prompt").str.starts_with(prompt.str.strip_chars_end()))
+            .to_series()
+            .all()
+        )
     if "gold" in dataset.input:
         assert (both["gold"] == both["in:answer"]).all()
     tokens = both["reasoning_tokens"] + both["answer_tokens"] + both["control_tokens"]
@@ -114,13 +125,19 @@ def assert_whole(dataset: Dataset, output: Path) -> pl.DataFrame:
     unclosed = both["reasoning_status"] == "unclosed"
     assert ((both["truncated_in"] == "reasoning") == unclosed).filter(cut).all()
     assert (both["answer"].is_null() == unclosed).all()
-    assert both.filter(cut)["token_ids"].list.len().equals(both.filter(cut)["completion_tokens"].cast(pl.UInt32))
+    assert (
+        both.filter(cut)["token_ids"]
+        .list.len()
+        .equals(both.filter(cut)["completion_tokens"].cast(pl.UInt32))
+    )
     assert (output / "_SUCCESS").exists()
     return both
 
 
 @each_dataset
-def test_every_row_of_a_dataset_comes_out_once_with_what_was_kept(tmp_path: Path, name: str) -> None:
+def test_every_row_of_a_dataset_comes_out_once_with_what_was_kept(
+    tmp_path: Path, name: str
+) -> None:
     job = DATASETS[name].job(tmp_path)
     engine = replay(mean_len=300.0, answer_len=150, tokens_per_step=32, max_num_seqs=256)
     assert run_replay(job, engine).exit_code == 0
@@ -132,7 +149,9 @@ def test_every_row_of_a_dataset_comes_out_once_with_what_was_kept(tmp_path: Path
 @pytest.mark.timeout(3600)
 @each_dataset
 def test_every_row_of_a_dataset_goes_through_r1_tiny_on_vllm(tmp_path: Path, name: str) -> None:
-    summary = run_job(load_job(DATASETS[name].job(tmp_path)), RunOptions(show_progress=False, gpus="none"))
+    summary = run_job(
+        load_job(DATASETS[name].job(tmp_path)), RunOptions(show_progress=False, gpus="none")
+    )
     assert (summary.exit_code, summary.tally.done) == (0, DATASETS[name].rows)
     both = assert_whole(DATASETS[name], tmp_path / "out")
     said = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
@@ -141,5 +160,7 @@ def test_every_row_of_a_dataset_goes_through_r1_tiny_on_vllm(tmp_path: Path, nam
     assert f"truncated  {cut:,} = {cut / both.height:.1%}" in said
     if "gold" in DATASETS[name].input:
         right = int(both["correct"].sum())
-        assert f"correct    {right:,} of {both['correct'].count():,}" in said, "few are right, and status says so"
+        assert f"correct    {right:,} of {both['correct'].count():,}" in said, (
+            "few are right, and status says so"
+        )
     print(said)

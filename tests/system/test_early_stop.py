@@ -35,8 +35,12 @@ class Batch:
         return self
 
 
-def play(verdicts: list[list[bool]], enough: int, rng: random.Random, *, deaths: float = 0.0) -> dict[int, set[int]]:
-    """Samples that were committed, by row, when workers judge in any order; now and then one dies with what it has."""
+def play(
+    verdicts: list[list[bool]], enough: int, rng: random.Random, *, deaths: float = 0.0
+) -> dict[int, set[int]]:
+    """Samples that were committed, by row, when workers judge in any order; now and then one dies
+    with what it has.
+    """
     waves = EarlyStop(enough)
     waves.add(RowSamples((Batch(), i), list(range(len(row)))) for i, row in enumerate(verdicts))
     out: list[tuple[int, int]] = []
@@ -60,7 +64,11 @@ def play(verdicts: list[list[bool]], enough: int, rng: random.Random, *, deaths:
             for row, sample in judged:
                 waves.lost(str(row), sample)
             back, judged = judged, []
-            out += [key for key in back if not waves.has_enough(str(key[0])) or waves.dropped(str(key[0]), [key[1]])]
+            out += [
+                key
+                for key in back
+                if not waves.has_enough(str(key[0])) or waves.dropped(str(key[0]), [key[1]])
+            ]
             continue
         row, sample = out.pop(rng.randrange(len(out)))
         judged.append((row, sample))
@@ -71,8 +79,14 @@ def play(verdicts: list[list[bool]], enough: int, rng: random.Random, *, deaths:
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), max_size=8), st.integers(1, 3), st.integers(0, 99))
-def test_every_row_gets_enough_right_samples_or_all_it_has(rows: list[list[bool]], enough: int, seed: int) -> None:
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=9), max_size=8),
+    st.integers(1, 3),
+    st.integers(0, 99),
+)
+def test_every_row_gets_enough_right_samples_or_all_it_has(
+    rows: list[list[bool]], enough: int, seed: int
+) -> None:
     committed = play(rows, enough, random.Random(seed))
     for number, verdicts in enumerate(rows):
         right = sum(verdicts[sample] for sample in committed[number])
@@ -105,13 +119,18 @@ def test_what_a_dead_worker_took_along_is_wanted_again() -> None:
 
 
 def solvable_job(folder: Path, **sections: Any) -> Path:
-    """Prompts whose answers are letters drawn by seed: `right` is a pattern that about a third of them match."""
+    """Prompts whose answers are letters drawn by seed: `right` is a pattern that about a third of
+    them match.
+    """
     rows = questions(ROWS).with_columns(gold=pl.lit("^[a-i]"))
     rows.write_parquet(folder / "in.parquet")
     job = {
-        "sampling": {"n": N, "max_tokens": 100, "seed": 3}, "input": {"gold": "gold"},
-        "verify": {"kind": "regex", "extract": "(.)"}, "stop_when": {"correct": 2}, "output": {"rows_per_part": 1000},
-    }  # fmt: skip
+        "sampling": {"n": N, "max_tokens": 100, "seed": 3},
+        "input": {"gold": "gold"},
+        "verify": {"kind": "regex", "extract": "(.)"},
+        "stop_when": {"correct": 2},
+        "output": {"rows_per_part": 1000},
+    }
     return write_job(folder, **(job | sections))
 
 
@@ -127,11 +146,17 @@ def test_samples_stop_when_enough_are_right_and_the_same_prompts_are_solved(tmp_
     everything, kept = rows_of(whole / "out"), rows_of(stopped / "out")
     right = Counter(everything.filter(pl.col("correct"))["id"].to_list())
     found = Counter(kept.filter(pl.col("correct"))["id"].to_list())
-    assert len(right) > ROWS // 2 and any(count < 2 for count in (right[i] for i in everything["id"]))
+    assert len(right) > ROWS // 2 and any(
+        count < 2 for count in (right[i] for i in everything["id"])
+    )
     assert set(right) == set(found), "solved at all"
-    assert {id for id, count in right.items() if count >= 2} == {id for id, count in found.items() if count >= 2}
+    assert {id for id, count in right.items() if count >= 2} == {
+        id for id, count in found.items() if count >= 2
+    }
     assert set(
-        kept.filter(~pl.col("id").is_in([i for i, c in found.items() if c >= 2]))["id"].value_counts()["count"]
+        kept.filter(~pl.col("id").is_in([i for i, c in found.items() if c >= 2]))[
+            "id"
+        ].value_counts()["count"]
     ) == {N}
     assert kept.height + summary.counts.spared == ROWS * N
     assert (summary.exit_code, summary.counts.pending, summary.counts.done) == (0, 0, kept.height)
@@ -140,8 +165,12 @@ def test_samples_stop_when_enough_are_right_and_the_same_prompts_are_solved(tmp_
     again = run_replay(stopped / "job.yaml", replay(groups=LENGTHS))
     assert (again.exit_code, again.tally.done, again.counts.spared) == (0, 0, summary.counts.spared)
     spared = f"{kept.height} done, 0 failed, 0 pending, {summary.counts.spared} spared"
-    assert spared in as_text(summarise(Output(open_storage(stopped / "out"))), None), "status adds up"
-    same = kept.join(everything, on=["id", "sample"]).select(pl.col("reasoning") == pl.col("reasoning_right"))
+    assert spared in as_text(summarise(Output(open_storage(stopped / "out"))), None), (
+        "status adds up"
+    )
+    same = kept.join(everything, on=["id", "sample"]).select(
+        pl.col("reasoning") == pl.col("reasoning_right")
+    )
     assert same.to_series().all()
 
 
@@ -152,13 +181,17 @@ def test_a_killed_run_goes_on_to_the_same_prompts(tmp_path: Path) -> None:
     run_replay(solvable_job(whole, stop_when=None), replay(groups=LENGTHS))
     job = solvable_job(killed, checkpoint={"every_s": 0.25}, output={"rows_per_part": 8})
     for kill in range(2):
-        with started(job, mean_len=60.0, groups=LENGTHS, tokens_per_step=1, step_s=0.01, max_num_seqs=8) as run:
+        with started(
+            job, mean_len=60.0, groups=LENGTHS, tokens_per_step=1, step_s=0.01, max_num_seqs=8
+        ) as run:
             until(lambda: len(list((killed / "out/data").glob("*.parquet"))) > 3 * (kill + 1))  # noqa: B023
             assert run.driver.poll() is None
             run.kill()
     seen = summarise(Output(open_storage(killed / "out")))
     counts = find_pending(prepare(load_job(job))).counts()
-    assert (seen.pending, seen.spared) == (counts.pending, counts.spared), "without the input, by rows alone"
+    assert (seen.pending, seen.spared) == (counts.pending, counts.spared), (
+        "without the input, by rows alone"
+    )
     assert counts.spared > 0
     summary = run_replay(job, replay(groups=LENGTHS))
     assert (summary.exit_code, summary.counts.pending) == (0, 0)
@@ -173,8 +206,14 @@ def test_a_killed_run_goes_on_to_the_same_prompts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"verify": {"kind": "none"}}, "stop_when.correct needs verdicts (set input.gold, and a verify.kind but none)"),
-        ({"sampling": {"n": 2}}, "stop_when.correct stops nothing with sampling.n 2 (got 2, need less)"),
+        (
+            {"verify": {"kind": "none"}},
+            "stop_when.correct needs verdicts (set input.gold, and a verify.kind but none)",
+        ),
+        (
+            {"sampling": {"n": 2}},
+            "stop_when.correct stops nothing with sampling.n 2 (got 2, need less)",
+        ),
         ({"stop_when": {"correct": 0}}, "stop_when.correct: "),
     ],
 )

@@ -1,4 +1,6 @@
-"""`stop_when` when workers die: what they take along is wanted again, nothing waits for ever, the sums are right."""
+"""`stop_when` when workers die: what they take along is wanted again, nothing waits for ever, the
+sums are right.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from batchr1.records import SampleKey, WorkItem
 
 
 class Fleet:
-    """Workers that judge in any order, are told late what is not wanted, and die with what is not committed."""
+    """Workers that judge in any order, are told late what is not wanted, and die with what is not
+    committed.
+    """
 
     def __init__(self, sizes: list[int], enough: int, rng: random.Random) -> None:
         self.waves, self.rng = EarlyStop(enough), rng
@@ -43,7 +47,9 @@ class Fleet:
             self.waves.out(str(pick.group.number), pick)
             for sample in pick.samples:
                 key = (pick.group.number, sample)
-                assert key not in self.committed and not any(key in some for some in (*self.out, *self.judged))
+                assert key not in self.committed and not any(
+                    key in some for some in (*self.out, *self.judged)
+                )
                 self.out[self.rng.randrange(3)].add(key)
 
     def judge(self, worker: int) -> None:
@@ -79,8 +85,12 @@ class Fleet:
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 10_000))
-def test_whoever_dies_every_row_gets_enough_or_all_it_has(sizes: list[int], enough: int, seed: int) -> None:
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 10_000)
+)
+def test_whoever_dies_every_row_gets_enough_or_all_it_has(
+    sizes: list[int], enough: int, seed: int
+) -> None:
     rng = random.Random(seed)
     fleet = Fleet(sizes, enough, rng)
     deaths = 0
@@ -92,7 +102,11 @@ def test_whoever_dies_every_row_gets_enough_or_all_it_has(sizes: list[int], enou
             moves += [(fleet.judge, worker)] * 4 if fleet.out[worker] else []
             moves += [(fleet.drop, worker)] if fleet.drops[worker] else []
             moves += [(fleet.commit, worker)] if fleet.judged[worker] else []
-            moves += [(fleet.die, worker)] if deaths < 6 and (fleet.out[worker] or fleet.judged[worker]) else []
+            moves += (
+                [(fleet.die, worker)]
+                if deaths < 6 and (fleet.out[worker] or fleet.judged[worker])
+                else []
+            )
         if not moves:
             fleet.pick()
             if not any(fleet.out):
@@ -106,13 +120,17 @@ def test_whoever_dies_every_row_gets_enough_or_all_it_has(sizes: list[int], enou
         assert sum(here) >= enough or len(here) == size
     assert len(fleet.committed) + fleet.waves.spared == sum(sizes)
     assert not fleet.waves.waits and not fleet.waves.rows_left
-    assert not fleet.waves._rows and not fleet.waves._between and not fleet.waves._waiting, "nothing is kept"
+    assert not fleet.waves._rows and not fleet.waves._between and not fleet.waves._waiting, (
+        "nothing is kept"
+    )
 
 
 # The feeder: what is handed out, and to whom.
 
 
-def take_all(feeder: Feeder, worker: int, count: int = 100, timeout_s: float = 0.5) -> list[SampleKey]:
+def take_all(
+    feeder: Feeder, worker: int, count: int = 100, timeout_s: float = 0.5
+) -> list[SampleKey]:
     """What comes until nothing has come for a while."""
     keys: list[SampleKey] = []
     end = time.monotonic() + timeout_s
@@ -127,20 +145,28 @@ def take_all(feeder: Feeder, worker: int, count: int = 100, timeout_s: float = 0
 @pytest.fixture
 def waves_of(tmp_path: Path) -> Callable[..., Feeder]:
     renderer = PromptRenderer(load_tokenizer(MODEL))
-    return lambda rows, n, enough: feeder_of(tmp_path, questions(rows), renderer, n=n, enough=enough)
+    return lambda rows, n, enough: feeder_of(
+        tmp_path, questions(rows), renderer, n=n, enough=enough
+    )
 
 
 def test_what_a_worker_left_of_a_wave_goes_to_another(waves_of: Callable[..., Feeder]) -> None:
     feeder = waves_of(1, 8, 2)
     [first] = take_all(feeder, 0, 1)
-    assert [key.sample for key in take_all(feeder, 1)] == [1], "worker 0 is given up, and asks for nothing any more"
+    assert [key.sample for key in take_all(feeder, 1)] == [1], (
+        "worker 0 is given up, and asks for nothing any more"
+    )
     assert not feeder.ended and feeder.stalls
-    assert not feeder.judged(first, right=False) and not feeder.judged(SampleKey("row/0", 1), right=False)
+    assert not feeder.judged(first, right=False) and not feeder.judged(
+        SampleKey("row/0", 1), right=False
+    )
     assert len(take_all(feeder, 1)) == 4, "the next wave"
     feeder.close()
 
 
-def test_a_wave_that_waits_to_be_taken_may_be_called_back_whole(waves_of: Callable[..., Feeder]) -> None:
+def test_a_wave_that_waits_to_be_taken_may_be_called_back_whole(
+    waves_of: Callable[..., Feeder],
+) -> None:
     """Worker 0's verdict goes with it; while its sample runs again, the next wave lies rendered."""
     feeder = waves_of(3, 8, 1)
     keys = take_all(feeder, 0, 3)
@@ -154,7 +180,9 @@ def test_a_wave_that_waits_to_be_taken_may_be_called_back_whole(waves_of: Callab
     feeder.close()
 
 
-def test_right_samples_that_die_after_all_was_read_are_sought_again(waves_of: Callable[..., Feeder]) -> None:
+def test_right_samples_that_die_after_all_was_read_are_sought_again(
+    waves_of: Callable[..., Feeder],
+) -> None:
     feeder = waves_of(1, 8, 1)
     [key] = take_all(feeder, 0)
     assert feeder.judged(key, right=True) and feeder.ended
@@ -167,27 +195,44 @@ def test_right_samples_that_die_after_all_was_read_are_sought_again(waves_of: Ca
 
 # Whole jobs.
 
-POISON = {"groups": LENGTHS, "poison_every": 29, "poison_at": 10}  # of the questions here, that is row/4
+POISON = {
+    "groups": LENGTHS,
+    "poison_every": 29,
+    "poison_at": 10,
+}  # of the questions here, that is row/4
 
 
 def test_a_row_that_kills_the_engine_and_has_waves_left_fails_alone(tmp_path: Path) -> None:
-    """Nobody comes through to prove the engine sound: all that is left waits for this row's verdicts."""
+    """Nobody comes through to prove the engine sound: all that is left waits for this row's
+    verdicts.
+    """
     job = solvable_job(
-        tmp_path, input={"gold": "gold", "where": "id = 'row/4'"}, sampling={"n": 3, "max_tokens": 100, "seed": 3},
+        tmp_path,
+        input={"gold": "gold", "where": "id = 'row/4'"},
+        sampling={"n": 3, "max_tokens": 100, "seed": 3},
         stop_when={"correct": 1},
-    )  # fmt: skip
+    )
     with started(job, **POISON, step_s=0.001) as run:
         assert run.wait(120) == 3
     assert "3 samples (1 rows × 3) = 0 done + 3 failed + 0 pending" in run.stdout
 
 
 def test_what_failed_stays_failed_when_its_row_is_solved(tmp_path: Path) -> None:
-    """A row with enough right samples and a failed one: the next run, which has nothing to do, says the same."""
+    """A row with enough right samples and a failed one: the next run, which has nothing to do, says
+    the same.
+    """
     job = solvable_job(tmp_path, stop_when={"correct": 1})
     assert run_replay(job, replay(groups=LENGTHS, max_num_seqs=4)).exit_code == 0
     solved = rows_of(tmp_path / "out").filter(pl.col("correct"))["id"][0]
-    failed = pl.DataFrame({"id": [solved], "sample": [N - 1], "reason": ["engine_refused"], "message": ["no"],
-                           "attempts": [3]}).cast({"sample": pl.Int32, "attempts": pl.Int32})  # fmt: skip
+    failed = pl.DataFrame(
+        {
+            "id": [solved],
+            "sample": [N - 1],
+            "reason": ["engine_refused"],
+            "message": ["no"],
+            "attempts": [3],
+        }
+    ).cast({"sample": pl.Int32, "attempts": pl.Int32})
     (tmp_path / "out/.batchr1/failed").mkdir(exist_ok=True)
     failed.write_parquet(tmp_path / "out/.batchr1/failed/part-x-failed-00001.parquet")
     again = run_replay(job, replay(groups=LENGTHS))
@@ -199,7 +244,11 @@ def test_a_changed_prompt_needs_its_right_samples_again(tmp_path: Path) -> None:
     job = solvable_job(tmp_path)
     run_replay(job, replay(groups=LENGTHS))
     before = rows_of(tmp_path / "out")
-    solved = [id for id, right in before.group_by("id").agg(pl.col("correct").sum()).iter_rows() if right >= 2]
+    solved = [
+        id
+        for id, right in before.group_by("id").agg(pl.col("correct").sum()).iter_rows()
+        if right >= 2
+    ]
     other = questions(ROWS).with_columns(gold=pl.lit("^[a-i]"), problem=pl.col("problem") + " Now.")
     other.write_parquet(tmp_path / "in.parquet")
     job = solvable_job(tmp_path, input={"gold": "gold", "on_changed_prompt": "rerun"})
@@ -208,14 +257,21 @@ def test_a_changed_prompt_needs_its_right_samples_again(tmp_path: Path) -> None:
     assert (summary.exit_code, summary.counts.pending) == (0, 0)
     rows = rows_of(tmp_path / "out")
     assert len(solved) > 3 and rows["prompt"].str.contains("Now.").all()
-    for right, count in rows.group_by("id").agg(pl.col("correct").sum(), pl.len()).select("correct", "len").iter_rows():
+    for right, count in (
+        rows.group_by("id")
+        .agg(pl.col("correct").sum(), pl.len())
+        .select("correct", "len")
+        .iter_rows()
+    ):
         assert right >= 2 or count == N
     assert rows.height + summary.counts.spared == ROWS * N
     assert run_replay(job, replay(groups=LENGTHS)).tally.done == 0
 
 
 def test_truncated_rows_of_solved_prompts_stay_where_they_are(tmp_path: Path) -> None:
-    """--continue-truncated takes rows out of their parts to go on with them: not where nobody would."""
+    """--continue-truncated takes rows out of their parts to go on with them: not where nobody
+    would.
+    """
     mixed = replay(groups=[[20, 30, 80, 25, 24, 90]])
     job = solvable_job(tmp_path, sampling={"n": N, "max_tokens": 50, "seed": 3})
     run_replay(job, mixed)
@@ -228,7 +284,11 @@ def test_truncated_rows_of_solved_prompts_stay_where_they_are(tmp_path: Path) ->
     job = solvable_job(tmp_path, sampling={"n": N, "max_tokens": 100, "seed": 3})
     summary = run_replay(job, mixed, continue_truncated=True)
     rows = rows_of(tmp_path / "out")
-    assert rows.join(kept, on=["id", "sample"], how="semi").select("token_ids").equals(kept.select("token_ids"))
+    assert (
+        rows.join(kept, on=["id", "sample"], how="semi")
+        .select("token_ids")
+        .equals(kept.select("token_ids"))
+    )
     assert rows.filter(~pl.col("id").is_in(solved) & pl.col("truncated")).is_empty()
     assert rows.height + summary.counts.spared == ROWS * N and summary.counts.pending == 0
     assert run_replay(job, mixed).tally.done == 0

@@ -1,4 +1,6 @@
-"""`batchr1 export`: which rows, in which form, what others make of it, and what it never overwrites."""
+"""`batchr1 export`: which rows, in which form, what others make of it, and what it never
+overwrites.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from batchr1.models.catalogue import VARIANTS
 
 
 def export(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, ["export", *map(str, args)], prog_name="batchr1", catch_exceptions=False)
+    return CliRunner().invoke(
+        main, ["export", *map(str, args)], prog_name="batchr1", catch_exceptions=False
+    )
 
 
 def exported(*args: str | Path) -> dict[str, Any]:
@@ -41,7 +45,9 @@ def exported(*args: str | Path) -> dict[str, Any]:
 
 
 def rows_in(dest: Path, split: str = "train") -> pl.DataFrame:
-    return pl.concat([pl.read_parquet(p) for p in sorted((dest / "data").glob(f"{split}-*.parquet"))])
+    return pl.concat(
+        [pl.read_parquet(p) for p in sorted((dest / "data").glob(f"{split}-*.parquet"))]
+    )
 
 
 def keys(rows: pl.DataFrame) -> list[tuple[str, int]]:
@@ -52,7 +58,12 @@ def keys(rows: pl.DataFrame) -> list[tuple[str, int]]:
 def mixed(tmp_path: Path) -> Path:
     """Two parts: ten prompts of three samples, and rows with something wrong with them."""
     rows = [good_row(i, sample=s, completion_tokens=20 + s) for i in range(10) for s in range(3)]
-    rows[0] |= {"truncated": True, "truncated_in": "answer", "truncated_by": "max_tokens", "finish_reason": "length"}
+    rows[0] |= {
+        "truncated": True,
+        "truncated_in": "answer",
+        "truncated_by": "max_tokens",
+        "finish_reason": "length",
+    }
     rows[1] |= {"reasoning_status": "unclosed", "answer": None, "correct": False}
     rows[2] |= {"reasoning_status": "missing", "reasoning": None, "flags": ["no_think"]}
     rows[3] |= {"reasoning_status": "empty", "reasoning": None}
@@ -66,12 +77,19 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_sft_keeps_what_can_be_trained_on_and_counts_what_it_left_out(mixed: Path, tmp_path: Path) -> None:
+def test_sft_keeps_what_can_be_trained_on_and_counts_what_it_left_out(
+    mixed: Path, tmp_path: Path
+) -> None:
     said = exported(mixed, tmp_path / "sft", "--to", "sft")
-    assert [(step["name"], step["rows"]) for step in said["steps"]] == [("complete", 25), ("--dedupe exact", 24)]
+    assert [(step["name"], step["rows"]) for step in said["steps"]] == [
+        ("complete", 25),
+        ("--dedupe exact", 24),
+    ]
     rows = rows_in(tmp_path / "sft")
     assert (said["rows_in"], said["rows"], rows.height) == (30, 24, 24)
-    assert not {("row/0", 0), ("row/0", 1), ("row/0", 2), ("row/1", 0), ("row/1", 1)} & set(keys(rows))
+    assert not {("row/0", 0), ("row/0", 1), ("row/0", 2), ("row/1", 0), ("row/1", 1)} & set(
+        keys(rows)
+    )
     assert ("row/3", 0) in keys(rows)
     assert ("row/3", 1) not in keys(rows), "of two that are the same the first sample is kept"
     assert said["completion_tokens"] == rows["completion_tokens"].sum()
@@ -102,13 +120,18 @@ def test_each_filter_keeps_what_it_says(mixed: Path, tmp_path: Path, name: str) 
             assert rows["completion_tokens"].max() == 20
         case "--per-prompt":
             assert rows["id"].n_unique() == rows.height
-            assert rows.filter(pl.col("id") != "row/1")["sample"].max() == 0, "the first samples that pass"
+            assert rows.filter(pl.col("id") != "row/1")["sample"].max() == 0, (
+                "the first samples that pass"
+            )
         case _:
             assert "refusal" not in rows["flags"].explode().to_list()
 
 
 def test_a_prompt_is_its_text_whatever_ids_it_has(tmp_path: Path) -> None:
-    rows = [good_row(i, prompt=f" What is {i % 3}?\n" if i % 2 else f"What is {i % 3}?") for i in range(12)]
+    rows = [
+        good_row(i, prompt=f" What is {i % 3}?\n" if i % 2 else f"What is {i % 3}?")
+        for i in range(12)
+    ]
     write_output(tmp_path / "out", [table_of(rows)])
     said = exported(tmp_path / "out", tmp_path / "one", "--to", "raw", "--per-prompt", "1")
     assert (said["rows"], said["prompts"]) == (3, 3)
@@ -124,7 +147,8 @@ def test_messages_hold_the_reasoning_apart_or_inline(mixed: Path, tmp_path: Path
     exported(mixed, tmp_path / "apart", "--to", "sft")
     exported(mixed, tmp_path / "inline", "--to", "sft", "--reasoning", "inline")
     quarantined, inline = (
-        rows_in(tmp_path / n).filter(pl.col("id") == "row/4").sort("sample") for n in ("apart", "inline")
+        rows_in(tmp_path / n).filter(pl.col("id") == "row/4").sort("sample")
+        for n in ("apart", "inline")
     )
     thought = "Twice 4 is 8. (sample 0)"
     assert quarantined["messages"].to_list()[0] == [
@@ -137,14 +161,33 @@ def test_messages_hold_the_reasoning_apart_or_inline(mixed: Path, tmp_path: Path
     ]
     assert quarantined.drop("messages").equals(inline.drop("messages"))
     assert quarantined.columns == [
-        "messages", "id", "sample", "subject", "level", "gold", "final_answer", "correct", "reasoning_tokens",
-        "answer_tokens", "completion_tokens", "flags", "model",
-    ]  # fmt: skip
+        "messages",
+        "id",
+        "sample",
+        "subject",
+        "level",
+        "gold",
+        "final_answer",
+        "correct",
+        "reasoning_tokens",
+        "answer_tokens",
+        "completion_tokens",
+        "flags",
+        "model",
+    ]
 
 
-def test_kept_columns_that_a_trainer_would_take_for_its_own_get_another_name(tmp_path: Path) -> None:
-    kept = pa.schema([(name, pa.string()) for name in ("text", "kept_text", "subject")] + [("labels", pa.int64())])
-    write_output(tmp_path / "out", [table_of([good_row(i, text="t", kept_text="u", labels=i) for i in range(3)], kept)])
+def test_kept_columns_that_a_trainer_would_take_for_its_own_get_another_name(
+    tmp_path: Path,
+) -> None:
+    kept = pa.schema(
+        [(name, pa.string()) for name in ("text", "kept_text", "subject")]
+        + [("labels", pa.int64())]
+    )
+    write_output(
+        tmp_path / "out",
+        [table_of([good_row(i, text="t", kept_text="u", labels=i) for i in range(3)], kept)],
+    )
     exported(tmp_path / "out", tmp_path / "sft", "--to", "sft")
     assert {"kept_text", "kept_labels", "subject"} <= set(rows_in(tmp_path / "sft").columns)
     assert set(rows_in(tmp_path / "sft")["kept_text"]) == {"u"}
@@ -155,25 +198,51 @@ def test_kept_columns_that_a_trainer_would_take_for_its_own_get_another_name(tmp
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
     """Two hundred prompts of two samples, in two parts that share prompts."""
-    write_output(tmp_path / "many", [table_of([good_row(i, sample=sample) for i in range(200)]) for sample in range(2)])
+    write_output(
+        tmp_path / "many",
+        [table_of([good_row(i, sample=sample) for i in range(200)]) for sample in range(2)],
+    )
     return tmp_path / "many"
 
 
-def test_no_prompt_is_in_both_splits_and_the_split_is_the_same_each_time(many: Path, tmp_path: Path) -> None:
+def test_no_prompt_is_in_both_splits_and_the_split_is_the_same_each_time(
+    many: Path, tmp_path: Path
+) -> None:
     said = exported(many, tmp_path / "one", "--to", "sft", "--test-share", "0.2")
     train, test = rows_in(tmp_path / "one"), rows_in(tmp_path / "one", "test")
     assert not set(train["id"]) & set(test["id"])
-    assert (train.height, test.height) == (said["splits"]["train"]["rows"], said["splits"]["test"]["rows"])
+    assert (train.height, test.height) == (
+        said["splits"]["train"]["rows"],
+        said["splits"]["test"]["rows"],
+    )
     assert train.height + test.height == 400
     assert 20 <= said["splits"]["test"]["prompts"] <= 60, "about a fifth of 200"
-    exported(many, tmp_path / "two", "--to", "raw", "--test-share", "0.2", "--format", "jsonl", "--per-prompt", "1")
-    lines = [json.loads(line) for line in (tmp_path / "two/data/test-00000.jsonl").read_text().splitlines()]
+    exported(
+        many,
+        tmp_path / "two",
+        "--to",
+        "raw",
+        "--test-share",
+        "0.2",
+        "--format",
+        "jsonl",
+        "--per-prompt",
+        "1",
+    )
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "two/data/test-00000.jsonl").read_text().splitlines()
+    ]
     assert {row["id"] for row in lines} == set(test["id"]), "in any form"
     exported(many, tmp_path / "three", "--to", "sft", "--test-share", "0.4")
-    assert set(test["id"]) < set(rows_in(tmp_path / "three", "test")["id"]), "a larger share adds to it"
+    assert set(test["id"]) < set(rows_in(tmp_path / "three", "test")["id"]), (
+        "a larger share adds to it"
+    )
 
 
-def test_a_large_export_is_cut_into_files(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_export_is_cut_into_files(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("batchr1.export.export.MAX_FILE_BYTES", 1)
     exported(many, tmp_path / "sft", "--to", "sft", "--test-share", "0.2")
     names = sorted(path.name for path in (tmp_path / "sft/data").iterdir())
@@ -182,7 +251,9 @@ def test_a_large_export_is_cut_into_files(many: Path, tmp_path: Path, monkeypatc
     assert_valid_card(tmp_path / "sft")
 
 
-def test_a_share_too_small_for_any_prompt_makes_no_test_split_and_says_so(many: Path, tmp_path: Path) -> None:
+def test_a_share_too_small_for_any_prompt_makes_no_test_split_and_says_so(
+    many: Path, tmp_path: Path
+) -> None:
     done = export(many, tmp_path / "sft", "--to", "sft", "--test-share", "0.00001")
     assert "note   no prompt falls into a test split of 1e-05\n" in done.output
     assert [p.name for p in (tmp_path / "sft/data").iterdir()] == ["train-00000.parquet"]
@@ -197,7 +268,9 @@ def test_the_same_rows_give_the_same_files(many: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reasoning", ["apart", "inline"])
 @pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
-def test_datasets_loads_it_unchanged(many: Path, tmp_path: Path, file_format: str, reasoning: str) -> None:
+def test_datasets_loads_it_unchanged(
+    many: Path, tmp_path: Path, file_format: str, reasoning: str
+) -> None:
     args = ["--to", "sft", "--format", file_format, "--reasoning", reasoning, "--test-share", "0.2"]
     said = exported(many, tmp_path / "sft", *args)
     loaded = datasets.load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))
@@ -211,9 +284,13 @@ def test_datasets_loads_it_unchanged(many: Path, tmp_path: Path, file_format: st
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
-def test_datasets_loads_a_raw_export_unchanged(mixed: Path, tmp_path: Path, file_format: str) -> None:
+def test_datasets_loads_a_raw_export_unchanged(
+    mixed: Path, tmp_path: Path, file_format: str
+) -> None:
     exported(mixed, tmp_path / "raw", "--to", "raw", "--format", file_format)
-    loaded = datasets.load_dataset(str(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))["train"]
+    loaded = datasets.load_dataset(str(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))[
+        "train"
+    ]
     assert loaded.num_rows == 30
     assert sum("refusal" in flags for flags in loaded["flags"]) == 2
     assert str(loaded[0]["finished_at"]).startswith("2026-11-20")
@@ -222,23 +299,51 @@ def test_datasets_loads_a_raw_export_unchanged(mixed: Path, tmp_path: Path, file
 
 @pytest.mark.parametrize("told", ["train", "test"])
 def test_lines_of_json_have_one_type_in_both_splits(many: Path, tmp_path: Path, told: str) -> None:
-    """What one split holds and the other does not: values beside nothing but nulls, flags beside empty lists."""
+    """What one split holds and the other does not: values beside nothing but nulls, flags beside
+    empty lists.
+    """
     exported(many, tmp_path / "first", "--to", "raw", "--test-share", "0.2")
     ids = set(rows_in(tmp_path / "first", told)["id"])
-    kept = pa.schema([("subject", pa.string()), ("score", pa.float64()), ("day", pa.date32()),
-                      ("more", pa.struct([("deep", pa.list_(pa.list_(pa.int32())))]))])  # fmt: skip
-    values = {"subject": "x", "flags": ["looping"], "score": 0.5, "day": dt.date(2026, 1, 2), "more": {"deep": [[1]]}}
+    kept = pa.schema(
+        [
+            ("subject", pa.string()),
+            ("score", pa.float64()),
+            ("day", pa.date32()),
+            ("more", pa.struct([("deep", pa.list_(pa.list_(pa.int32())))])),
+        ]
+    )
+    values = {
+        "subject": "x",
+        "flags": ["looping"],
+        "score": 0.5,
+        "day": dt.date(2026, 1, 2),
+        "more": {"deep": [[1]]},
+    }
     nothing = dict.fromkeys(values) | {"flags": []}
     rows = [good_row(i, **(values if f"row/{i}" in ids else nothing)) for i in range(200)]
     write_output(tmp_path / "out", [table_of(rows, kept)])
     for form in ("sft", "raw"):
-        exported(tmp_path / "out", tmp_path / form, "--to", form, "--test-share", "0.2", "--format", "jsonl")
+        exported(
+            tmp_path / "out",
+            tmp_path / form,
+            "--to",
+            form,
+            "--test-share",
+            "0.2",
+            "--format",
+            "jsonl",
+        )
         assert_valid_card(tmp_path / form)
         loaded = datasets.load_dataset(str(tmp_path / form), cache_dir=str(tmp_path / "cache"))
         assert loaded["train"].features == loaded["test"].features
         row, other = loaded[told][0], loaded["test" if told == "train" else "train"][0]
         assert {name: row[name] for name in values} == values
-        assert (other["subject"], other["score"], other["day"], other["flags"]) == (None, None, None, [])
+        assert (other["subject"], other["score"], other["day"], other["flags"]) == (
+            None,
+            None,
+            None,
+            [],
+        )
 
 
 def test_chat_templates_take_the_messages_as_they_are(many: Path, tmp_path: Path) -> None:
@@ -246,39 +351,72 @@ def test_chat_templates_take_the_messages_as_they_are(many: Path, tmp_path: Path
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     exported(many, tmp_path / "sft", "--to", "sft")
-    row = datasets.load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))["train"][0]
+    row = datasets.load_dataset(str(tmp_path / "sft"), cache_dir=str(tmp_path / "cache"))["train"][
+        0
+    ]
     template = ImmutableSandboxedEnvironment().from_string(
-        "{% for m in messages %}[{{ m.role }}]{% if m.reasoning_content is string %}<think>{{ m.reasoning_content }}"
+        "{% for m in messages %}[{{ m.role }}]{% if m.reasoning_content is string %}<think>{{ "
+        "m.reasoning_content }}"
         "</think>{% endif %}{{ m.content }}{% endfor %}"
     )
     number = row["id"].removeprefix("row/")
     assert re.fullmatch(
-        rf"\[user\]What is {number} \+ {number}\?\[assistant\]<think>Twice .*</think>\\boxed{{\d+}}",
+        (
+            rf"\[user\]What is {number} \+ {number}\?\[assistant\]<think>Twice "
+            rf".*</think>\\boxed{{\d+}}"
+        ),
         template.render(messages=row["messages"]),
     )
 
 
 def test_lines_of_json_hold_what_json_has_no_type_for() -> None:
     row = {
-        "when": dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "day": dt.date(2026, 1, 2), "bytes": b"\xff", "none": None,
-        "nan": float("nan"), "deep": [{"inf": float("inf"), "fine": 1.5}], "text": "½\u2028\n\x00東",
-    }  # fmt: skip
+        "when": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
+        "day": dt.date(2026, 1, 2),
+        "bytes": b"\xff",
+        "none": None,
+        "nan": float("nan"),
+        "deep": [{"inf": float("inf"), "fine": 1.5}],
+        "text": "½\u2028\n\x00東",
+    }
     line = json_line(row)
     assert line.count(b"\n") == 1
     assert json.loads(line) == {
-        "when": "2026-01-02T00:00:00+00:00", "day": "2026-01-02", "bytes": "/w==", "none": None, "nan": None,
-        "deep": [{"inf": None, "fine": 1.5}], "text": "½\u2028\n\x00東",
-    }  # fmt: skip
+        "when": "2026-01-02T00:00:00+00:00",
+        "day": "2026-01-02",
+        "bytes": "/w==",
+        "none": None,
+        "nan": None,
+        "deep": [{"inf": None, "fine": 1.5}],
+        "text": "½\u2028\n\x00東",
+    }
 
 
-# Of the hub's specification (datasetcard.md in huggingface/hub-docs) and its table of licences, what a card here uses.
+# Of the hub's specification (datasetcard.md in huggingface/hub-docs) and its table of licences,
+# what a card here uses.
 LICENCES = {"apache-2.0", "mit", "llama3.1", "llama3.3", "unknown"}
 KEYS = {
-    "language", "license", "license_name", "license_link", "license_details", "tags", "annotations_creators",
-    "language_creators", "language_details", "pretty_name", "size_categories", "source_datasets", "task_categories",
-    "task_ids", "paperswithcode_id", "configs", "dataset_info", "extra_gated_fields", "extra_gated_prompt",
+    "language",
+    "license",
+    "license_name",
+    "license_link",
+    "license_details",
+    "tags",
+    "annotations_creators",
+    "language_creators",
+    "language_details",
+    "pretty_name",
+    "size_categories",
+    "source_datasets",
+    "task_categories",
+    "task_ids",
+    "paperswithcode_id",
+    "configs",
+    "dataset_info",
+    "extra_gated_fields",
+    "extra_gated_prompt",
     "train-eval-index",
-}  # fmt: skip
+}
 
 
 def assert_valid_card(dest: Path) -> dict[str, Any]:
@@ -288,7 +426,10 @@ def assert_valid_card(dest: Path) -> dict[str, Any]:
     assert set(metadata) <= KEYS
     assert metadata["license"] in LICENCES
     sizes = json.loads(
-        Path(datasets.__file__).with_name("utils").joinpath("resources/size_categories.json").read_text()
+        Path(datasets.__file__)
+        .with_name("utils")
+        .joinpath("resources/size_categories.json")
+        .read_text()
     )
     assert set(metadata["size_categories"]) <= set(sizes)
     assert metadata["task_categories"] == ["text-generation"]
@@ -302,7 +443,9 @@ def assert_valid_card(dest: Path) -> dict[str, Any]:
     return metadata
 
 
-def test_the_card_holds_valid_metadata_counts_settings_licence_and_provenance(mixed: Path, tmp_path: Path) -> None:
+def test_the_card_holds_valid_metadata_counts_settings_licence_and_provenance(
+    mixed: Path, tmp_path: Path
+) -> None:
     exported(mixed, tmp_path / "sft", "--to", "sft", "--correct-only", "--test-share", "0.3")
     metadata = assert_valid_card(tmp_path / "sft")
     assert (metadata["license"], metadata["size_categories"]) == ("mit", ["n<1K"])
@@ -333,13 +476,22 @@ def test_every_variant_has_a_licence_that_the_hub_knows() -> None:
 
 def test_sizes_have_the_hubs_names() -> None:
     assert [size_category(n) for n in (1, 999, 1000, 99_999, 2_000_000, 5 * 10**9)] == [
-        "n<1K", "n<1K", "1K<n<10K", "10K<n<100K", "1M<n<10M", "1B<n<10B",
-    ]  # fmt: skip
+        "n<1K",
+        "n<1K",
+        "1K<n<10K",
+        "10K<n<100K",
+        "1M<n<10M",
+        "1B<n<10B",
+    ]
 
 
 def test_a_card_is_text_whatever_the_job_holds(tmp_path: Path) -> None:
     evil = "a|b`c\n---\nlicense: cc0-1.0\n<script>alert(1)</script> | x |"
-    kept = {"name": evil, "prompting": {"instruction": evil}, "input": {"path": ["/home/me/secret/a|b.parquet", evil]}}
+    kept = {
+        "name": evil,
+        "prompting": {"instruction": evil},
+        "input": {"path": ["/home/me/secret/a|b.parquet", evil]},
+    }
     write_output(tmp_path / "out", [table_of([good_row(0)])], **kept)
     exported(tmp_path / "out", tmp_path / "sft", "--to", "sft", "--where", "prompt <> '|\n| <b>'")
     assert assert_valid_card(tmp_path / "sft")["license"] == "mit"
@@ -356,7 +508,10 @@ def test_the_card_says_that_the_output_was_not_complete(tmp_path: Path) -> None:
     write_output(tmp_path / "out", [table_of([good_row(0)])], pending=5)
     done = export(tmp_path / "out", tmp_path / "sft", "--to", "sft")
     assert done.output.endswith("note   the output is not complete: what is done was exported\n")
-    assert "The output was not complete when this was written." in (tmp_path / "sft/README.md").read_text()
+    assert (
+        "The output was not complete when this was written."
+        in (tmp_path / "sft/README.md").read_text()
+    )
 
 
 def test_what_export_prints(mixed: Path, tmp_path: Path) -> None:
@@ -374,7 +529,9 @@ def test_what_export_prints(mixed: Path, tmp_path: Path) -> None:
 
 def test_an_export_of_a_real_run(tmp_path: Path, real_output: Path) -> None:
     said = exported(real_output, tmp_path / "sft", "--to", "sft", "--dedupe", "none")
-    done = pl.read_parquet(real_output / "data/*.parquet").filter(reasoning_status="closed", truncated=False)
+    done = pl.read_parquet(real_output / "data/*.parquet").filter(
+        reasoning_status="closed", truncated=False
+    )
     assert said["rows"] == done.height > 0
     assert assert_valid_card(tmp_path / "sft")["license"] == "apache-2.0"
 
@@ -382,7 +539,9 @@ def test_an_export_of_a_real_run(tmp_path: Path, real_output: Path) -> None:
 def test_overwrite_replaces_an_earlier_export_whole(mixed: Path, tmp_path: Path) -> None:
     exported(mixed, tmp_path / "sft", "--to", "sft", "--test-share", "0.3")
     exported(mixed, tmp_path / "sft", "--to", "raw", "--format", "jsonl", "--overwrite")
-    files = sorted(str(p.relative_to(tmp_path / "sft")) for p in (tmp_path / "sft").rglob("*") if p.is_file())
+    files = sorted(
+        str(p.relative_to(tmp_path / "sft")) for p in (tmp_path / "sft").rglob("*") if p.is_file()
+    )
     assert files == [".batchr1/export.json", "README.md", "data/train-00000.jsonl"]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -394,11 +553,23 @@ def test_an_empty_folder_is_taken(mixed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("point", ["export.staged", "export.moved"])
-def test_an_export_that_is_killed_leaves_no_half_of_one(mixed: Path, tmp_path: Path, point: str) -> None:
+def test_an_export_that_is_killed_leaves_no_half_of_one(
+    mixed: Path, tmp_path: Path, point: str
+) -> None:
     dest = tmp_path / "sft"
     if point == "export.moved":
         exported(mixed, dest, "--to", "sft")
-    command = [sys.executable, "-m", "batchr1", "export", str(mixed), str(dest), "--to", "raw", "--overwrite"]
+    command = [
+        sys.executable,
+        "-m",
+        "batchr1",
+        "export",
+        str(mixed),
+        str(dest),
+        "--to",
+        "raw",
+        "--overwrite",
+    ]
     killed = subprocess.run(command, env=os.environ | {"BATCHR1_FAULT": point}, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
     assert not dest.exists()
@@ -419,17 +590,26 @@ def test_export_from_s3_to_s3(s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path:
         listed = s3.client().list_objects_v2(Bucket=s3.bucket, Prefix="sets/")["Contents"]
         return [entry["Key"].removeprefix("sets/math/") for entry in listed]
 
-    assert names() == [".batchr1/export.json", "README.md", "data/test-00000.parquet", "data/train-00000.parquet"]
+    assert names() == [
+        ".batchr1/export.json",
+        "README.md",
+        "data/test-00000.parquet",
+        "data/train-00000.parquet",
+    ]
     refused = export(f"s3://{s3.bucket}/out", dest, "--to", "raw")
     message = "an earlier export is there. Give another folder, or add --overwrite."
     assert refused.stderr == f"batchr1: {dest}: {message}\n"
     exported(f"s3://{s3.bucket}/out", dest, "--to", "raw", "--overwrite")
     assert names() == [".batchr1/export.json", "README.md", "data/train-00000.parquet"]
-    s3.client().download_file(s3.bucket, "sets/math/data/train-00000.parquet", str(tmp_path / "got.parquet"))
+    s3.client().download_file(
+        s3.bucket, "sets/math/data/train-00000.parquet", str(tmp_path / "got.parquet")
+    )
     assert pl.read_parquet(tmp_path / "got.parquet").height == 40
 
 
-def test_an_export_to_s3_that_was_cut_off_is_known_as_such(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_to_s3_that_was_cut_off_is_known_as_such(
+    s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     write_output(s3.storage("out"), [table_of([good_row(i) for i in range(4)])])
     dest = f"s3://{s3.bucket}/set"
@@ -439,30 +619,39 @@ def test_an_export_to_s3_that_was_cut_off_is_known_as_such(s3: S3, monkeypatch: 
     storage.delete("README.md")
     storage.write_bytes(".batchr1/export.json", json.dumps({**record, "unfinished": True}).encode())
     refused = export(f"s3://{s3.bucket}/out", dest, "--to", "sft")
-    assert "an export that was not finished is there. Give another folder, or add --overwrite." in refused.stderr
+    assert (
+        "an export that was not finished is there. Give another folder, or add --overwrite."
+        in refused.stderr
+    )
     exported(f"s3://{s3.bucket}/out", dest, "--to", "sft", "--overwrite")
     assert "unfinished" not in json.loads(storage.read_bytes(".batchr1/export.json"))
 
 
 SFT = ["--to", "sft"]
 COLUMNS = (
-    "id, sample, subject, level, prompt, gold, reasoning, answer, final_answer, correct, reasoning_status, truncated, "
+    "id, sample, subject, level, prompt, gold, reasoning, answer, final_answer, correct, "
+    "reasoning_status, truncated, "
     "truncated_in, truncated_by, finish_reason"
 )
 BAD: dict[str, tuple[list[str], str]] = {
-    "nothing there": (["none", "sft", *SFT], "TMP/none: not an output of batchr1. Give the folder that a job wrote."),
+    "nothing there": (
+        ["none", "sft", *SFT],
+        "TMP/none: not an output of batchr1. Give the folder that a job wrote.",
+    ),
     "no row yet": (
         ["empty", "sft", *SFT],
         "TMP/empty: no row is done yet (got no part). Export it when there are some.",
     ),
     "a foreign folder": (
         ["out", "foreign", *SFT],
-        "TMP/foreign: the folder is not empty and not an export of batchr1 (it holds mine.txt). Give a new or empty "
+        "TMP/foreign: the folder is not empty and not an export of batchr1 (it holds mine.txt). "
+        "Give a new or empty "
         "folder.",
     ),
     "a foreign folder, overwritten": (
         ["out", "foreign", *SFT, "--overwrite"],
-        "TMP/foreign: the folder is not empty and not an export of batchr1 (it holds mine.txt). Give a new or empty "
+        "TMP/foreign: the folder is not empty and not an export of batchr1 (it holds mine.txt). "
+        "Give a new or empty "
         "folder.",
     ),
     "an earlier export": (
@@ -471,27 +660,48 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "an earlier export with something else in it": (
         ["out", "added", *SFT, "--overwrite"],
-        "TMP/added: --overwrite would delete notes.txt, which is not of the export. Move it away first.",
+        (
+            "TMP/added: --overwrite would delete notes.txt, which is not of the export. Move it "
+            "away "
+            "first."
+        ),
     ),
     "an earlier export whose card was edited": (
         ["out", "edited", *SFT, "--overwrite"],
-        "TMP/edited: --overwrite would delete README.md, which was edited since the export. Move it away first.",
+        (
+            "TMP/edited: --overwrite would delete README.md, which was edited since the export. "
+            "Move "
+            "it away first."
+        ),
     ),
     "the output itself": (
         ["out", "out", *SFT],
-        "TMP/out: DEST and the output TMP/out lie within each other. Give the export a folder of its own.",
+        (
+            "TMP/out: DEST and the output TMP/out lie within each other. Give the export a folder "
+            "of "
+            "its own."
+        ),
     ),
     "within the output": (
         ["out", "out/data/sft", *SFT],
-        "TMP/out/data/sft: DEST and the output TMP/out lie within each other. Give the export a folder of its own.",
+        (
+            "TMP/out/data/sft: DEST and the output TMP/out lie within each other. Give the export "
+            "a "
+            "folder of its own."
+        ),
     ),
     "around the output": (
         ["out", ".", *SFT],
-        "TMP: DEST and the output TMP/out lie within each other. Give the export a folder of its own.",
+        (
+            "TMP: DEST and the output TMP/out lie within each other. Give the export a folder of "
+            "its "
+            "own."
+        ),
     ),
     "a file's name": (
         ["out", "sft.jsonl", *SFT],
-        "TMP/sft.jsonl: DEST is a folder, of files, a card and splits (got the name of a file). Write TMP/sft, and "
+        "TMP/sft.jsonl: DEST is a folder, of files, a card and splits (got the name of a file). "
+        "Write TMP/sft, and "
         "--format parquet or jsonl.",
     ),
     "a file in its place": (
@@ -516,16 +726,21 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "not a condition": (
         ["out", "sft", *SFT, "--where", "level + 1"],
-        "--where: not a condition on a row (got Int64, need true or false for each). Write one such as level >= 4.",
+        (
+            "--where: not a condition on a row (got Int64, need true or false for each). Write one "
+            "such as level >= 4."
+        ),
     ),
     "nothing is judged": (
         ["unjudged", "sft", *SFT, "--correct-only"],
-        "--correct-only: nothing is known to be right in TMP/unjudged (got no value in the column correct). Set "
+        "--correct-only: nothing is known to be right in TMP/unjudged (got no value in the column "
+        "correct). Set "
         "input.gold in the job, or leave --correct-only out.",
     ),
     "nothing is left": (
         ["out", "sft", *SFT, "--where", "level > 1", "--max-tokens", "5"],
-        "TMP/out: no row is left to export (got 6 rows; left after each filter: complete 6, --where 4, --max-tokens "
+        "TMP/out: no row is left to export (got 6 rows; left after each filter: complete 6, "
+        "--where 4, --max-tokens "
         "0). Loosen --max-tokens.",
     ),
     "too few of a prompt": (
@@ -538,31 +753,48 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "a share of more than all": (
         ["out", "sft", *SFT, "--test-share", "2"],
-        "--test-share: not a share of the prompts (got 2, need at least 0 and less than 1). Write 0.02 for 2 %.",
+        (
+            "--test-share: not a share of the prompts (got 2, need at least 0 and less than 1). "
+            "Write "
+            "0.02 for 2 %."
+        ),
     ),
     "nothing to train on": (
         ["out", "sft", *SFT, "--test-share", "0.99999"],
-        "--test-share: every prompt falls into the test split (got 0.99999 of 6 prompts). Give a smaller share.",
+        (
+            "--test-share: every prompt falls into the test split (got 0.99999 of 6 prompts). "
+            "Give a "
+            "smaller share."
+        ),
     ),
     "reasoning of a raw export": (
         ["out", "sft", "--to", "raw", "--reasoning", "inline"],
-        "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own columns). Leave it out.",
+        (
+            "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
+            "columns). "
+            "Leave it out."
+        ),
     ),
     "an unknown store": (
         ["out", "hf://datasets/me/mine", *SFT],
-        "hf://…: storage of this kind is not supported (got 'hf', need a path, file:// or s3://). Copy the data, or "
+        "hf://…: storage of this kind is not supported (got 'hf', need a path, file:// or s3://). "
+        "Copy the data, or "
         "use the store's S3 interface with storage.endpoint.",
     ),
     "a part that is damaged": (
         ["torn", "sft", *SFT],
-        "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a readable part (REASON). batchr1 "
-        "publishes whole files only, so something else changed it: delete it, and its rows run again.",
+        "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a readable part "
+        "(REASON). batchr1 "
+        "publishes whole files only, so something else changed it: delete it, and its rows run "
+        "again.",
     ),
 }
 
 
 @pytest.mark.parametrize("name", list(BAD))
-def test_bad_inputs_are_refused_with_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_inputs_are_refused_with_one_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     good = [good_row(i, flags=["looping"] if i == 2 else []) for i in range(6)]
     write_output(tmp_path / "out", [table_of(good)])

@@ -70,7 +70,11 @@ class Machine:
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "batchr1", "fetch", *map(str, words)]
         process = subprocess.Popen(
-            command, env=self.environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         self.started.append(process)
         return process
@@ -84,7 +88,10 @@ class Machine:
         return self.home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
 
     def partials(self) -> dict[str, int]:
-        """What is unfinished, in bytes. A file may be whole, and have its name, before it is looked at."""
+        """What is unfinished, in bytes.
+
+        A file may be whole, and have its name, before it is looked at.
+        """
         sizes = {}
         for path in self.home.rglob("*.incomplete"):
             with contextlib.suppress(FileNotFoundError):
@@ -117,7 +124,9 @@ def partial_of(name: str, files: dict[str, bytes] = FILES) -> str:
     return f"{hashlib.sha256(files[name]).hexdigest()}.batchr1.incomplete"
 
 
-def test_a_repository_comes_into_the_hubs_cache_and_is_named_by_its_commit(hub: Hub, machine: Machine) -> None:
+def test_a_repository_comes_into_the_hubs_cache_and_is_named_by_its_commit(
+    hub: Hub, machine: Machine
+) -> None:
     commit = hub.add(REPO, SHARDED)
     code, out, err = machine.fetch(REPO)
     assert (code, err) == (0, "")
@@ -137,7 +146,10 @@ def test_huggingface_hub_itself_finds_it_without_network(hub: Hub, machine: Mach
         f"print(snapshot_download({REPO!r})); print(len(scan_cache_dir().warnings))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=machine.environment(HF_HUB_OFFLINE="1"), capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=machine.environment(HF_HUB_OFFLINE="1"),
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.split() == [str(machine.snapshot(commit)), "0"]
 
@@ -152,17 +164,32 @@ def test_what_is_here_is_not_fetched_again(hub: Hub, machine: Machine) -> None:
     document = json.loads(machine.fetch(REPO, "--json")[1])
     assert document.pop("seconds") < 60
     assert document == {
-        "model": REPO, "repo": REPO, "commit": commit, "folder": str(machine.snapshot(commit)), "files": 5,
-        "bytes": SIZE, "fetched_bytes": 0, "verified": False, "offline": False, "copied_bytes": None,
-    }  # fmt: skip
+        "model": REPO,
+        "repo": REPO,
+        "commit": commit,
+        "folder": str(machine.snapshot(commit)),
+        "files": 5,
+        "bytes": SIZE,
+        "fetched_bytes": 0,
+        "verified": False,
+        "offline": False,
+        "copied_bytes": None,
+    }
 
 
 def test_only_what_a_run_needs_comes(hub: Hub, machine: Machine) -> None:
     more = {
-        "pytorch_model.bin": b"x" * 9000, "consolidated.safetensors": b"x" * 9000, "r1.Q4_K_M.gguf": b"x" * 9000,
-        "original/model.safetensors": b"x" * 9000, "figures/benchmark.png": b"x", "onnx/config.json": b"x",
-        "chat_template.jinja": b"{{ x }}", "LICENSE": b"free", "LICENSE.txt": b"free", "modeling.py": b"pass",
-    }  # fmt: skip
+        "pytorch_model.bin": b"x" * 9000,
+        "consolidated.safetensors": b"x" * 9000,
+        "r1.Q4_K_M.gguf": b"x" * 9000,
+        "original/model.safetensors": b"x" * 9000,
+        "figures/benchmark.png": b"x",
+        "onnx/config.json": b"x",
+        "chat_template.jinja": b"{{ x }}",
+        "LICENSE": b"free",
+        "LICENSE.txt": b"free",
+        "modeling.py": b"pass",
+    }
     commit = hub.add(REPO, FILES | more)
     assert machine.fetch(REPO)[0] == 0
     assert set(contents(machine.snapshot(commit))) == WANTED | {
@@ -175,7 +202,9 @@ def test_only_what_a_run_needs_comes(hub: Hub, machine: Machine) -> None:
     assert all(hub.served(name) == 0 for name in list(more)[:6])
 
 
-def test_killed_in_the_middle_of_a_file_it_goes_on_from_the_last_byte(hub: Hub, machine: Machine) -> None:
+def test_killed_in_the_middle_of_a_file_it_goes_on_from_the_last_byte(
+    hub: Hub, machine: Machine
+) -> None:
     commit = hub.add(REPO, FILES)
     hub.faults.append(Fault(WEIGHTS, after=7_000_000, stall_s=60))
     process = machine.start(REPO)
@@ -196,7 +225,13 @@ def test_killed_between_files_it_keeps_those_that_are_whole(hub: Hub, machine: M
     process = machine.start(REPO)
     until(lambda: machine.partials() == {partial_of(last, SHARDED): 1_000_000})
     until(
-        lambda: hub.served() == sum(map(len, SHARDED.values())) - len(SHARDED["README.md"]) - len(SHARDED[last]) + 10**6
+        lambda: (
+            hub.served()
+            == sum(map(len, SHARDED.values()))
+            - len(SHARDED["README.md"])
+            - len(SHARDED[last])
+            + 10**6
+        )
     )
     until(lambda: len(machine.partials()) == 1)
     process.send_signal(signal.SIGKILL)
@@ -216,15 +251,20 @@ def test_a_signal_ends_it_with_75_and_what_came_stays(hub: Hub, machine: Machine
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (75, "")
     assert err == (
-        f"batchr1: model {REPO}: stopped by a signal. Run the same command again: it goes on from here.\n"
-    )  # fmt: skip
+        f"batchr1: model {REPO}: stopped by a signal. Run the same command again: it goes on "
+        f"from "
+        f"here.\n"
+    )
     assert machine.fetch(REPO)[0] == 0
     assert hub.served(WEIGHTS) == len(FILES[WEIGHTS])
 
 
 def test_a_stall_and_a_cut_are_gone_on_from(hub: Hub, machine: Machine) -> None:
     commit = hub.add(REPO, FILES)
-    hub.faults += [Fault(WEIGHTS, after=3_000_000, stall_s=60), Fault(WEIGHTS, after=4_000_000, cut=True)]
+    hub.faults += [
+        Fault(WEIGHTS, after=3_000_000, stall_s=60),
+        Fault(WEIGHTS, after=4_000_000, cut=True),
+    ]
     code, _, err = machine.fetch(REPO, "--stall", "0.5s")
     where = f"model {REPO} at {commit[:12]}: {WEIGHTS}"
     assert code == 0
@@ -242,7 +282,8 @@ def test_a_hub_that_stalls_for_good_ends_it_with_75(hub: Hub, machine: Machine) 
     code, out, err = machine.fetch(REPO, "--stall", "0.3s", "--tries", "2")
     assert (code, out) == (75, "")
     assert err.splitlines()[-1] == (
-        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: the hub stalls (got no byte for 0.3 s). "
+        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: the hub stalls (got no byte for 0.3 "
+        f"s). "
         "Run the same command again: it goes on from here."
     )
 
@@ -258,9 +299,11 @@ def test_a_server_without_ranges_sends_all_of_it_again(hub: Hub, machine: Machin
 def test_a_hub_that_is_busy_is_asked_again_when_it_wants(hub: Hub, machine: Machine) -> None:
     hub.add(REPO, FILES)
     hub.faults += [
-        Fault("api", status=503), Fault("api", status=429, headers={"Retry-After": "1"}),
-        Fault("tokenizer.json", status=429, headers={"Retry-After": "1"}), Fault(WEIGHTS, status=500),
-    ]  # fmt: skip
+        Fault("api", status=503),
+        Fault("api", status=429, headers={"Retry-After": "1"}),
+        Fault("tokenizer.json", status=429, headers={"Retry-After": "1"}),
+        Fault(WEIGHTS, status=500),
+    ]
     began = time.monotonic()
     assert machine.fetch(REPO)[0] == 0
     assert time.monotonic() - began > 2
@@ -289,7 +332,9 @@ def test_what_comes_damaged_each_time_is_refused(hub: Hub, machine: Machine) -> 
     assert (code, out) == (1, "")
     right = hashlib.sha256(FILES[WEIGHTS]).hexdigest()
     assert err.splitlines()[-1].startswith(
-        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: what comes is not what is listed, 2 times (got checksum "
+        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: what comes is not what is "
+        f"listed, 2 "
+        f"times (got checksum "
     )
     assert err.endswith(f"need {right[:12]}…). Check what it comes from, or a proxy in between.\n")
     assert not machine.snapshot(commit).exists()
@@ -317,10 +362,13 @@ def test_verify_finds_what_was_damaged_on_disk(hub: Hub, machine: Machine, name:
     assert (machine.snapshot(commit) / name).read_bytes() == FILES[name]
 
 
-def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(hub: Hub, machine: Machine) -> None:
+def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(
+    hub: Hub, machine: Machine
+) -> None:
     commit = hub.add(REPO, FILES, gated=True, token=TOKEN)
     line = (
-        "batchr1: model org/r1-tiny at {commit}: {rel}: the repository is gated (got {got}, need one whose owner has "
+        "batchr1: model org/r1-tiny at {commit}: {rel}: the repository is gated (got {got}, need "
+        "one whose owner has "
         f"accepted its terms). Accept them at {hub.url}/{REPO}, and set HF_TOKEN.\n"
     )
     for token, got in (("", "no token"), ("hf_SECRETother", "a token that may not")):
@@ -336,7 +384,9 @@ def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(hub: Hub, ma
     assert at_store
     assert all("authorization" not in seen.headers for seen in at_store)
     found = [
-        p for p in machine.home.rglob("*") if p.is_file() and p.suffix != ".safetensors" and b"SECRET" in p.read_bytes()
+        p
+        for p in machine.home.rglob("*")
+        if p.is_file() and p.suffix != ".safetensors" and b"SECRET" in p.read_bytes()
     ]
     assert found == []
 
@@ -344,27 +394,70 @@ def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(hub: Hub, ma
 @pytest.mark.parametrize(
     ("words", "token", "message"),
     [
-        (["org/nothing"], "", "model org/nothing: no such repository, or a private one (got HTTP 401 with no token). "
-         "Correct the name, or set HF_TOKEN."),
-        (["org/private"], TOKEN, "model org/private: no such repository, or a private one (got HTTP 404 with a token "
-         "that may not). Correct the name, or set HF_TOKEN."),
-        ([REPO], "hf_SECRET_invalid", f"model {REPO}: the hub refuses the token (got HTTP 401). Renew HF_TOKEN."),
-        ([REPO], "hf_SECRETé", f"model {REPO}: HF_TOKEN is not a token (got letters that no token has). Correct it."),
-        ([REPO, "--revision", "v9"], "", f"model {REPO} at v9: no such revision (got v9, need a branch, tag or "
-         "commit). Correct it."),
+        (
+            ["org/nothing"],
+            "",
+            "model org/nothing: no such repository, or a private one (got HTTP 401 with no token). "
+            "Correct the name, or set HF_TOKEN.",
+        ),
+        (
+            ["org/private"],
+            TOKEN,
+            "model org/private: no such repository, or a private one (got HTTP 404 with a token "
+            "that may not). Correct the name, or set HF_TOKEN.",
+        ),
+        (
+            [REPO],
+            "hf_SECRET_invalid",
+            f"model {REPO}: the hub refuses the token (got HTTP 401). Renew HF_TOKEN.",
+        ),
+        (
+            [REPO],
+            "hf_SECRETé",
+            f"model {REPO}: HF_TOKEN is not a token (got letters that no token has). Correct it.",
+        ),
+        (
+            [REPO, "--revision", "v9"],
+            "",
+            f"model {REPO} at v9: no such revision (got v9, need a branch, tag or "
+            "commit). Correct it.",
+        ),
         (["a/b/c"], "", "model a/b/c: not the name of a repository (need owner/name). Correct it."),
-        (["org/pickled"], "", "model org/pickled at {commit}: no weights that batchr1 loads (got .bin, need "
-         "*.safetensors). Choose the repository of the model's original safetensors."),
-        (["org/bare"], "", "model org/bare at {commit}: has no config.json (need Hugging Face layout). "
-         "Choose another repository."),
-        (["org/r1-GGUF"], "", "model: GGUF is not supported (got 'org/r1-GGUF', need safetensors). "
-         "Use the original model; for 4 bits, a variant with model.quantization w4a16."),
-        (["r1-qwen-7b"], "", "model.variant: unknown variant (got 'r1-qwen-7b'). Did you mean r1-distill-qwen-7b?"),
-        (["r1-tiny"], "", f"model: r1-tiny ships with batchr1 (it is {MODEL}). There is nothing to fetch."),
-        ([REPO, "--stall", "soon"], "", "--stall: not a duration (got 'soon', need 6h, 90m, 1h30m or the like). "
-         "Correct it."),
+        (
+            ["org/pickled"],
+            "",
+            "model org/pickled at {commit}: no weights that batchr1 loads (got .bin, need "
+            "*.safetensors). Choose the repository of the model's original safetensors.",
+        ),
+        (
+            ["org/bare"],
+            "",
+            "model org/bare at {commit}: has no config.json (need Hugging Face layout). "
+            "Choose another repository.",
+        ),
+        (
+            ["org/r1-GGUF"],
+            "",
+            "model: GGUF is not supported (got 'org/r1-GGUF', need safetensors). "
+            "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
+        ),
+        (
+            ["r1-qwen-7b"],
+            "",
+            "model.variant: unknown variant (got 'r1-qwen-7b'). Did you mean r1-distill-qwen-7b?",
+        ),
+        (
+            ["r1-tiny"],
+            "",
+            f"model: r1-tiny ships with batchr1 (it is {MODEL}). There is nothing to fetch.",
+        ),
+        (
+            [REPO, "--stall", "soon"],
+            "",
+            "--stall: not a duration (got 'soon', need 6h, 90m, 1h30m or the like). Correct it.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
     hub: Hub, machine: Machine, words: list[str], token: str, message: str
 ) -> None:
@@ -380,7 +473,10 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
 
 def test_offline_too_a_name_that_is_none_is_refused(machine: Machine) -> None:
     code, _, err = machine.fetch("a/b/c", HF_HUB_OFFLINE="1")
-    assert (code, err) == (2, "batchr1: model a/b/c: not the name of a repository (need owner/name). Correct it.\n")
+    assert (code, err) == (
+        2,
+        "batchr1: model a/b/c: not the name of a repository (need owner/name). Correct it.\n",
+    )
 
 
 def test_without_a_hub_it_is_75(machine: Machine, hub: Hub) -> None:
@@ -399,12 +495,16 @@ def test_on_a_terminal_it_shows_a_bar_and_keeps_its_lines_apart(hub: Hub, machin
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     command = [sys.executable, "-m", "batchr1", "fetch", REPO]
-    done = subprocess.run(command, env=machine.environment(), stdout=subprocess.PIPE, stderr=theirs, timeout=60)
+    done = subprocess.run(
+        command, env=machine.environment(), stdout=subprocess.PIPE, stderr=theirs, timeout=60
+    )
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
     assert done.returncode == 0
-    assert "the hub cut the line (got RemoteProtocolError); going on from 4.0 MB of 11.8 MB" in shown
+    assert (
+        "the hub cut the line (got RemoteProtocolError); going on from 4.0 MB of 11.8 MB" in shown
+    )
     assert "11.8M/11.8M" in shown
 
 
@@ -436,13 +536,15 @@ def test_offline_it_says_what_is_here_and_asks_nobody(hub: Hub, machine: Machine
     code, out, err = machine.fetch(REPO, HF_HUB_OFFLINE="1")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == (
-        f"{REPO} at {commit}: 5 files, 11.8 MB, here already, the hub was not asked (HF_HUB_OFFLINE)"
+        f"{REPO} at {commit}: 5 files, 11.8 MB, here already, the hub was not asked "
+        f"(HF_HUB_OFFLINE)"
     )
     (machine.snapshot(commit) / WEIGHTS).resolve().unlink()
     code, _, err = machine.fetch(REPO, HF_HUB_OFFLINE="1")
     assert (code, err) == (
         2,
-        f"batchr1: model {REPO} at {commit[:12]}: not all of it is in the cache, and HF_HUB_OFFLINE is set (got 4 of 5 "
+        f"batchr1: model {REPO} at {commit[:12]}: not all of it is in the cache, and "
+        f"HF_HUB_OFFLINE is set (got 4 of 5 "
         "files). Unset it, and run the same command again.\n",
     )
     assert len(hub.seen) == asked
@@ -453,7 +555,9 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_comes(hub: Hub, machin
     code, out, err = machine.fetch(REPO)
     assert (code, out) == (75, "")
     assert err.startswith(f"batchr1: {machine.snapshot(commit)}: not enough space (got ")
-    assert err.endswith(" free, need 1,000,000.0 GB more). Free some, or set HF_HOME to another disk.\n")
+    assert err.endswith(
+        " free, need 1,000,000.0 GB more). Free some, or set HF_HOME to another disk.\n"
+    )
     assert hub.served() == 0
 
 
@@ -470,7 +574,9 @@ def test_two_at_once_fetch_it_once(hub: Hub, machine: Machine) -> None:
     assert hub.served() == SIZE
 
 
-def test_a_folder_becomes_a_model_with_its_last_file(hub: Hub, machine: Machine, tmp_path: Path) -> None:
+def test_a_folder_becomes_a_model_with_its_last_file(
+    hub: Hub, machine: Machine, tmp_path: Path
+) -> None:
     commit = hub.add(REPO, FILES)
     folder = tmp_path / "models/tiny"
     hub.faults.append(Fault(WEIGHTS, after=5_000_000, stall_s=60))
@@ -498,17 +604,22 @@ def test_a_folder_is_filled_from_the_cache(hub: Hub, machine: Machine, tmp_path:
     before = hub.served()
     assert machine.fetch(REPO, "--to", tmp_path / "there", HF_HUB_OFFLINE="1")[0] == 0
     assert hub.served() == before
-    assert contents(tmp_path / "there") == {name: data for name, data in SHARDED.items() if name != "README.md"}
+    assert contents(tmp_path / "there") == {
+        name: data for name, data in SHARDED.items() if name != "README.md"
+    }
 
 
-def test_a_folder_that_holds_something_else_is_refused(hub: Hub, machine: Machine, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_refused(
+    hub: Hub, machine: Machine, tmp_path: Path
+) -> None:
     commit = hub.add(REPO, FILES)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.tex").touch()
     assert machine.fetch(REPO, "--to", tmp_path / "full") == (
         2,
         "",
-        f"batchr1: {tmp_path}/full: the folder is not empty and was not fetched (it holds thesis.tex). "
+        f"batchr1: {tmp_path}/full: the folder is not empty and was not fetched (it holds "
+        f"thesis.tex). "
         "Give a new or empty folder.\n",
     )
     machine.fetch(REPO, "--to", tmp_path / "tiny")
@@ -516,7 +627,8 @@ def test_a_folder_that_holds_something_else_is_refused(hub: Hub, machine: Machin
     assert machine.fetch(REPO, "--to", tmp_path / "tiny") == (
         2,
         "",
-        f"batchr1: {tmp_path}/tiny: another model is there (got {REPO} at {commit[:12]}, need {REPO} at {newer[:12]}). "
+        f"batchr1: {tmp_path}/tiny: another model is there (got {REPO} at {commit[:12]}, need "
+        f"{REPO} at {newer[:12]}). "
         "Give a folder of its own.\n",
     )
 
@@ -531,15 +643,25 @@ def test_a_hub_chooses_no_name_of_a_file_here(
     hub.add(REPO, FILES, checksums={name: checksum.format(folder=tmp_path)})
     code, _, err = machine.fetch(REPO, "--verify")
     assert thesis.read_bytes() == b"x" * len(FILES[name])
-    message = f"model {REPO}: what answers is not the hub (got a checksum that is none). Check HF_ENDPOINT."
+    message = (
+        f"model {REPO}: what answers is not the hub (got a checksum that is none). Check "
+        f"HF_ENDPOINT."
+    )
     assert (code, err) == (2, f"batchr1: {message}\n")
     assert not (machine.home / "hub").exists()
 
 
-@pytest.mark.parametrize("rel", ["../../evil.json", "/tmp/evil.json", "a/../../evil.safetensors", "nul\0.json"])
-def test_nor_a_place_outside_of_its_folder(hub: Hub, machine: Machine, tmp_path: Path, rel: str) -> None:
+@pytest.mark.parametrize(
+    "rel", ["../../evil.json", "/tmp/evil.json", "a/../../evil.safetensors", "nul\0.json"]
+)
+def test_nor_a_place_outside_of_its_folder(
+    hub: Hub, machine: Machine, tmp_path: Path, rel: str
+) -> None:
     commit = hub.add(REPO, FILES | {rel: b"{}"})
-    for words, folder in (([], machine.snapshot(commit)), (["--to", tmp_path / "there"], tmp_path / "there")):
+    for words, folder in (
+        ([], machine.snapshot(commit)),
+        (["--to", tmp_path / "there"], tmp_path / "there"),
+    ):
         assert machine.fetch(REPO, *words)[0] == 0
         assert set(contents(folder)) == WANTED | {WEIGHTS}
     assert hub.served(rel) == 0
@@ -551,7 +673,8 @@ def test_an_index_that_names_what_is_not_there_is_seen_before_any_weights_come(
     gone = "model-00002-of-00005.safetensors"
     commit = hub.add(REPO, {name: data for name, data in SHARDED.items() if name != gone})
     message = (
-        f"model {REPO} at {commit[:12]}: model.safetensors.index.json names files that are not there (got none of 1, "
+        f"model {REPO} at {commit[:12]}: model.safetensors.index.json names files that are not "
+        f"there (got none of 1, "
         f"the first is {gone!r}). Choose another repository."
     )
     for words in ([], ["--to", tmp_path / "there"]):
@@ -561,7 +684,8 @@ def test_an_index_that_names_what_is_not_there_is_seen_before_any_weights_come(
     assert machine.fetch(REPO) == (
         2,
         "",
-        f"batchr1: model {REPO} at {commit[:12]}: model.safetensors.index.json: not an index of weights. "
+        f"batchr1: model {REPO} at {commit[:12]}: model.safetensors.index.json: not an index of "
+        f"weights. "
         "Choose another repository.\n",
     )
 
@@ -572,11 +696,15 @@ def test_what_comes_after_a_files_last_byte_is_not_waited_for(tmp_path: Path) ->
         yield 0, itertools.repeat(b"x" * 1000)
 
     meter = Meter(1500, say=lambda line: None)
-    Transfer(ModelFile("a", 1500), tmp_path / "a", read_from, meter, threading.Event(), "a", tries=1).run()
+    Transfer(
+        ModelFile("a", 1500), tmp_path / "a", read_from, meter, threading.Event(), "a", tries=1
+    ).run()
     assert (tmp_path / "a").read_bytes() == b"x" * 1500
 
 
-def test_a_file_system_without_locks_is_no_reason_not_to_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_system_without_locks_is_no_reason_not_to_fetch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def flock(file: object, how: int) -> None:
         raise OSError(number, "as told")
 
@@ -591,20 +719,38 @@ def test_a_file_system_without_locks_is_no_reason_not_to_fetch(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "record", ['{"repo": "a/b", "commit": "c", "files": [{"rel": "x", "size": 1, "crc": 2}]}', "[]", '{"files": 3}', ""]
+    "record",
+    [
+        '{"repo": "a/b", "commit": "c", "files": [{"rel": "x", "size": 1, "crc": 2}]}',
+        "[]",
+        '{"files": 3}',
+        "",
+    ],
 )
 def test_a_record_of_another_version_is_none(record: str) -> None:
     assert parse_record(record.encode()) is None
 
 
-def run_replayed(machine: Machine, folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_replayed(
+    machine: Machine, folder: Path, *words: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     script = folder / "script.json"
     script.write_text(json.dumps({}), encoding="utf-8")
-    command = [sys.executable, str(Path(__file__).parents[1] / "helpers/replay_job.py"), str(script), "run", *words]
-    return subprocess.run(command, env=machine.environment(**environment), capture_output=True, text=True, timeout=60)
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / "helpers/replay_job.py"),
+        str(script),
+        "run",
+        *words,
+    ]
+    return subprocess.run(
+        command, env=machine.environment(**environment), capture_output=True, text=True, timeout=60
+    )
 
 
-def test_a_job_runs_from_what_was_fetched_and_asks_no_hub(hub: Hub, machine: Machine, tmp_path: Path) -> None:
+def test_a_job_runs_from_what_was_fetched_and_asks_no_hub(
+    hub: Hub, machine: Machine, tmp_path: Path
+) -> None:
     token_ids()
     commit = hub.add(REPO, SHARDED)
     questions(8).write_parquet(tmp_path / "in.parquet")
@@ -617,7 +763,9 @@ def test_a_job_runs_from_what_was_fetched_and_asks_no_hub(hub: Hub, machine: Mac
     )
     assert machine.fetch(REPO)[0] == 0
     asked = len(hub.seen)
-    done = run_replayed(machine, tmp_path, str(job))  # with the network, too: the cache has it whole
+    done = run_replayed(
+        machine, tmp_path, str(job)
+    )  # with the network, too: the cache has it whole
     assert (done.returncode, done.stderr) == (0, "")
     assert len(hub.seen) == asked
     assert rows_of(tmp_path / "out").height == 8
@@ -635,43 +783,62 @@ def test_a_run_that_makes_vllm_download_names_the_command_that_would_have_done_i
     uncached = replace(prepared.model, location=REPO, revision="a" * 40, folder=None)
     note_uncached(replace(prepared, model=uncached), RunOptions())
     assert caplog.messages == [
-        f"model {REPO}: its weights are not in the cache, and vLLM downloads them as it starts, on a GPU's time. "
-        f"`batchr1 fetch {REPO} --revision {'a' * 40}` does it beforehand, and goes on where it was interrupted."
+        f"model {REPO}: its weights are not in the cache, and vLLM downloads them as it starts, "
+        f"on a GPU's time. "
+        f"`batchr1 fetch {REPO} --revision {'a' * 40}` does it beforehand, and goes on where it "
+        f"was interrupted."
     ]
 
 
-@pytest.mark.parametrize("gone", ["model-00002-of-00005.safetensors", "tokenizer.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    "gone", ["model-00002-of-00005.safetensors", "tokenizer.json", "model.safetensors.index.json"]
+)
 def test_a_cache_that_lacks_a_file_is_not_whole(hub: Hub, machine: Machine, gone: str) -> None:
     commit = hub.add(REPO, SHARDED)
     machine.fetch(REPO)
-    code = f"from batchr1.models.cached import cached_snapshot; print(cached_snapshot({REPO!r}, None))"
+    code = (
+        f"from batchr1.models.cached import cached_snapshot; print(cached_snapshot({REPO!r}, None))"
+    )
 
     def snapshot() -> str:
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, env=machine.environment(), capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            command, env=machine.environment(), capture_output=True, text=True
+        ).stdout.strip()
 
     assert snapshot() == str(machine.snapshot(commit))
     record = next((machine.home / "batchr1").rglob("*.json"))
     record.unlink()  # as if another program had fetched it
     assert snapshot() == str(machine.snapshot(commit))
     (machine.snapshot(commit) / gone).unlink()
-    assert snapshot() == ("None" if gone != "model.safetensors.index.json" else str(machine.snapshot(commit)))
+    assert snapshot() == (
+        "None" if gone != "model.safetensors.index.json" else str(machine.snapshot(commit))
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["cache", "folder"])
-def test_vllm_runs_a_job_from_what_was_fetched(hub: Hub, machine: Machine, tmp_path: Path, place: str) -> None:
+def test_vllm_runs_a_job_from_what_was_fetched(
+    hub: Hub, machine: Machine, tmp_path: Path, place: str
+) -> None:
     hub.add(REPO, SHARDED)
     to = ["--to", tmp_path / "tiny"] if place == "folder" else []
     assert machine.fetch(REPO, *to)[0] == 0
     hub.close()
-    pl.DataFrame({"id": [str(i) for i in range(8)], "problem": [f"What is {i} + 2?" for i in range(8)]}).write_parquet(
-        tmp_path / "in.parquet"
+    pl.DataFrame(
+        {"id": [str(i) for i in range(8)], "problem": [f"What is {i} + 2?" for i in range(8)]}
+    ).write_parquet(tmp_path / "in.parquet")
+    model = (
+        {"variant": None, "repo": REPO}
+        if place == "cache"
+        else {"variant": None, "path": str(tmp_path / "tiny")}
     )
-    model = {"variant": None, "repo": REPO} if place == "cache" else {"variant": None, "path": str(tmp_path / "tiny")}
     job = write_job(tmp_path, model=model, sampling={"max_tokens": 32})
     done = subprocess.run(
-        [sys.executable, "-m", "batchr1", "run", str(job)], env=machine.environment(), capture_output=True, text=True
+        [sys.executable, "-m", "batchr1", "run", str(job)],
+        env=machine.environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert rows_of(tmp_path / "out").height == 8

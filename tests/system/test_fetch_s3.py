@@ -47,7 +47,9 @@ def home(tmp_path: Path, s3: S3, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def program(*words: str | Path) -> tuple[int, str, str]:
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=90)
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=90
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -65,7 +67,9 @@ def objects(s3: S3, prefix: str) -> dict[str, bytes]:
     client = s3.client()
     listed = client.list_objects_v2(Bucket=s3.bucket, Prefix=prefix).get("Contents", [])
     return {
-        entry["Key"].removeprefix(prefix): client.get_object(Bucket=s3.bucket, Key=entry["Key"])["Body"].read()
+        entry["Key"].removeprefix(prefix): client.get_object(Bucket=s3.bucket, Key=entry["Key"])[
+            "Body"
+        ].read()
         for entry in listed
     }
 
@@ -84,7 +88,9 @@ def job_with(folder: Path, path: str, **sections: Any) -> Path:
 
 def cached(home: Path) -> list[str]:
     """What is in batchr1's own cache, without its locks."""
-    return sorted(path.name for path in (home / "batchr1/models").glob("*") if path.suffix != ".lock")
+    return sorted(
+        path.name for path in (home / "batchr1/models").glob("*") if path.suffix != ".lock"
+    )
 
 
 def test_a_model_goes_from_the_hub_to_a_bucket_and_from_there_into_a_job(
@@ -101,13 +107,20 @@ def test_a_model_goes_from_the_hub_to_a_bucket_and_from_there_into_a_job(
     there = objects(s3, "models/tiny/")
     assert json.loads(there.pop(".batchr1/fetch.json"))["commit"] == commit
     assert there == FILES
-    assert fetch(REPO, "--to", to)[1].splitlines()[0].endswith(", here already, 0 bytes copied to the bucket")
+    assert (
+        fetch(REPO, "--to", to)[1]
+        .splitlines()[0]
+        .endswith(", here already, 0 bytes copied to the bucket")
+    )
     hub.close()
 
     job = job_with(tmp_path, to)
     code, out, err = program("-m", "batchr1", "check", job)
     assert (code, err) == (0, "")
-    assert out.splitlines()[-1] == f"note     the weights are not on this machine yet: batchr1 fetch {to}"
+    assert (
+        out.splitlines()[-1]
+        == f"note     the weights are not on this machine yet: batchr1 fetch {to}"
+    )
     (config,) = cached(home)
     code, out, err = run(job)
     assert (code, err) == (0, "")
@@ -120,7 +133,9 @@ def test_a_model_goes_from_the_hub_to_a_bucket_and_from_there_into_a_job(
     assert document["fingerprint"]["model"] == f"s3:{digest}"
 
 
-def test_the_same_files_elsewhere_are_the_same_model_and_others_in_their_place_are_not(s3: S3) -> None:
+def test_the_same_files_elsewhere_are_the_same_model_and_others_in_their_place_are_not(
+    s3: S3,
+) -> None:
     small = FILES | {name: name.encode() for name in FILES if name.endswith(".safetensors")}
     here, there = put(s3, "a", small), put(s3, "b", small | {"README.md": b"not of the model"})
     before = look_up(here, s3.options).digest
@@ -130,7 +145,8 @@ def test_the_same_files_elsewhere_are_the_same_model_and_others_in_their_place_a
     with pytest.raises(ModelError) as caught:
         download_to_cache(here, s3.options, digest=before)
     assert str(caught.value) == (
-        f"model.path: {here}: the files were replaced since the run began. Run the same command again."
+        f"model.path: {here}: the files were replaced since the run began. Run the same command "
+        f"again."
     )
 
 
@@ -149,7 +165,10 @@ def test_what_an_earlier_fetch_left_is_gone_on_from(s3: S3, home: Path) -> None:
     uri = put(s3, "tiny", FILES)
     fetch(uri)
     (digest,) = cached(home)
-    whole, building = home / "batchr1/models" / digest, home / "batchr1/models" / f"{digest}.unfinished"
+    whole, building = (
+        home / "batchr1/models" / digest,
+        home / "batchr1/models" / f"{digest}.unfinished",
+    )
     whole.rename(building)  # as after a kill: one file in part, the others here
     shard = "model-00002-of-00003.safetensors"
     (building / ".partial").mkdir()
@@ -180,18 +199,35 @@ def test_what_was_damaged_in_the_bucket_is_not_taken(hub: Hub, s3: S3, home: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["s3://{bucket}/none"], "model.path: s3://{bucket}/none: no such folder, or nothing in it. Correct it."),
-        (["s3://{bucket}/bare"], "model.path: s3://{bucket}/bare: has no config.json (need Hugging Face layout). "
-         "Choose another repository."),
-        (["s3://{bucket}/bare", "--verify"], "model s3://{bucket}/bare: --to, --revision and --verify are for the "
-         "hub's. Leave them out."),
-        ([REPO, "--to", "s3://{bucket}/bare"], "s3://{bucket}/bare: the folder is not empty and was not fetched (it "
-         "holds model.safetensors). Give a new or empty folder."),
-        ([REPO, "--to", "gs://there"], "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// "
-         "or s3://). Copy the data, or use the store's S3 interface with storage.endpoint."),
+        (
+            ["s3://{bucket}/none"],
+            "model.path: s3://{bucket}/none: no such folder, or nothing in it. Correct it.",
+        ),
+        (
+            ["s3://{bucket}/bare"],
+            "model.path: s3://{bucket}/bare: has no config.json (need Hugging Face layout). "
+            "Choose another repository.",
+        ),
+        (
+            ["s3://{bucket}/bare", "--verify"],
+            "model s3://{bucket}/bare: --to, --revision and --verify are for the "
+            "hub's. Leave them out.",
+        ),
+        (
+            [REPO, "--to", "s3://{bucket}/bare"],
+            "s3://{bucket}/bare: the folder is not empty and was not fetched (it "
+            "holds model.safetensors). Give a new or empty folder.",
+        ),
+        (
+            [REPO, "--to", "gs://there"],
+            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// "
+            "or s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
+        ),
     ],
-)  # fmt: skip
-def test_what_cannot_be_done_is_one_line(hub: Hub, s3: S3, home: Path, words: list[str], message: str) -> None:
+)
+def test_what_cannot_be_done_is_one_line(
+    hub: Hub, s3: S3, home: Path, words: list[str], message: str
+) -> None:
     hub.add(REPO, SHARDED)
     put(s3, "bare", {"model.safetensors": b"x"})
     code, out, err = fetch(*(word.format(bucket=s3.bucket) for word in words))
@@ -200,9 +236,9 @@ def test_what_cannot_be_done_is_one_line(hub: Hub, s3: S3, home: Path, words: li
 
 @pytest.mark.slow
 def test_vllm_runs_a_job_whose_model_is_in_a_bucket(s3: S3, home: Path, tmp_path: Path) -> None:
-    pl.DataFrame({"id": [str(i) for i in range(8)], "problem": [f"What is {i} + 2?" for i in range(8)]}).write_parquet(
-        tmp_path / "in.parquet"
-    )
+    pl.DataFrame(
+        {"id": [str(i) for i in range(8)], "problem": [f"What is {i} + 2?" for i in range(8)]}
+    ).write_parquet(tmp_path / "in.parquet")
     path = put(s3, "tiny", FILES)
     job = write_job(tmp_path, model={"variant": None, "path": path}, sampling={"max_tokens": 32})
     code, _, err = program("-m", "batchr1", "run", job)

@@ -1,4 +1,6 @@
-"""Several replicas: a dead, late or sick one costs its own share; one on another machine is as good as one here."""
+"""Several replicas: a dead, late or sick one costs its own share; one on another machine is as good
+as one here.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from process_tree import tree, until
-from replay_job import MODEL, feeder_of, keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import (
+    MODEL,
+    feeder_of,
+    keys_of,
+    questions,
+    replay,
+    rows_of,
+    run_replay,
+    wanted_keys,
+    write_job,
+)
 
 import batchr1.driver.run_job as job_module
 from batchr1.cli.main import main
@@ -49,7 +61,10 @@ ROWS = 80
 def job_for_two(folder: Path, **sections: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
     return write_job(
-        folder, model={"variant": "r1-tiny", "engine_args": {"max_num_seqs": 8}}, executor={"replicas": 2}, **sections
+        folder,
+        model={"variant": "r1-tiny", "engine_args": {"max_num_seqs": 8}},
+        executor={"replicas": 2},
+        **sections,
     )
 
 
@@ -76,14 +91,18 @@ def events_of(output: Path, worker: int) -> list[str]:
 
 def assert_all_done(output: Path) -> None:
     assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
-    assert not (output / ".batchr1/failed").exists() or not list((output / ".batchr1/failed").glob("*.parquet"))
+    assert not (output / ".batchr1/failed").exists() or not list(
+        (output / ".batchr1/failed").glob("*.parquet")
+    )
 
 
 def test_a_replica_that_cannot_start_is_given_up_and_the_other_does_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_the_first(monkeypatch, start_s=-1.0)
-    result = CliRunner().invoke(main, ["run", str(job_for_two(tmp_path))], obj=replay(max_num_seqs=8, step_s=0.02))
+    result = CliRunner().invoke(
+        main, ["run", str(job_for_two(tmp_path))], obj=replay(max_num_seqs=8, step_s=0.02)
+    )
     assert_all_done(tmp_path / "out")
     assert result.exit_code == 0
     why = "worker 0: ValueError: sleep length must be non-negative"
@@ -92,7 +111,9 @@ def test_a_replica_that_cannot_start_is_given_up_and_the_other_does_the_work(
     assert record_of(tmp_path / "out")["replicas"]["given_up"] == {"0": why}
 
 
-def test_a_sick_replica_fails_no_row_and_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sick_replica_fails_no_row_and_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It dies with whatever it is given; each of its rows comes through on the other."""
     monkeypatch.setattr("batchr1.driver.fleet.MAX_DEATHS_BESIDE_OTHERS", 2)
     only_the_first(monkeypatch, die_at_step=2)
@@ -104,7 +125,9 @@ def test_a_sick_replica_fails_no_row_and_is_given_up(tmp_path: Path, monkeypatch
     assert "died" not in events_of(tmp_path / "out", 1)
 
 
-def test_a_run_ends_without_a_replica_that_is_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ends_without_a_replica_that_is_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     only_the_first(monkeypatch, start_s=3600.0)
     summary = run_replay(job_for_two(tmp_path), replay(max_num_seqs=8))
     assert_all_done(tmp_path / "out")
@@ -151,12 +174,16 @@ def test_ray_refuses_what_only_this_machine_has(tmp_path: Path) -> None:
     with pytest.raises(JobError) as refused:
         run_job(job, RunOptions(engine=replay()))
     assert str(refused.value) == (
-        f"output.path: a local folder, and workers on other nodes write to it (got {tmp_path}/out, need s3://… or a "
-        "file system that all nodes share). Give an S3 path, or set executor.shared_storage: true if they do."
+        f"output.path: a local folder, and workers on other nodes write to it (got "
+        f"{tmp_path}/out, need s3://… or a "
+        "file system that all nodes share). Give an S3 path, or set executor.shared_storage: true "
+        "if they do."
     )
     with pytest.raises(JobError) as refused:
         run_job(job, RunOptions(engine=replay(), devices=("0",)))
-    assert str(refused.value).startswith("--devices: chooses among this machine's GPUs, and the executor is ray")
+    assert str(refused.value).startswith(
+        "--devices: chooses among this machine's GPUs, and the executor is ray"
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -205,10 +232,22 @@ def setup_of(tmp_path: Path, worker: int, kind: int = 0) -> WorkerSetup:
     from batchr1.storage.base import open_storage
 
     return WorkerSetup(
-        run="r", worker=worker, epoch=0, engine=replay(max_num_seqs=8), max_num_seqs=8, storage=open_storage(tmp_path),
-        kept_schema=_no_columns(), seed=None, attempts=1, rows_per_part=8, part_every_s=60, model_label="m",
-        expects_box=False, keep_token_ids=False, kind=kind,
-    )  # fmt: skip
+        run="r",
+        worker=worker,
+        epoch=0,
+        engine=replay(max_num_seqs=8),
+        max_num_seqs=8,
+        storage=open_storage(tmp_path),
+        kept_schema=_no_columns(),
+        seed=None,
+        attempts=1,
+        rows_per_part=8,
+        part_every_s=60,
+        model_label="m",
+        expects_box=False,
+        keep_token_ids=False,
+        kind=kind,
+    )
 
 
 def _no_columns() -> bytes:
@@ -226,12 +265,16 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
 
 def fleet_on(machines: Machines, tmp_path: Path, count: int, most: int | None = None) -> Fleet:
     setups = [setup_of(tmp_path, worker) for worker in range(count)]
-    fleet = Fleet(machines, setups, lambda worker, kind: setup_of(tmp_path, worker, kind), most=most)
+    fleet = Fleet(
+        machines, setups, lambda worker, kind: setup_of(tmp_path, worker, kind), most=most
+    )
     fleet.start()
     return fleet
 
 
-def test_a_machine_that_comes_gets_a_replica_of_its_kind(machines: Machines, tmp_path: Path) -> None:
+def test_a_machine_that_comes_gets_a_replica_of_its_kind(
+    machines: Machines, tmp_path: Path
+) -> None:
     fleet = fleet_on(machines, tmp_path, 2, most=4)
     machines.free = [0, 0]
     fleet.join()
@@ -241,7 +284,9 @@ def test_a_machine_that_comes_gets_a_replica_of_its_kind(machines: Machines, tmp
     assert [(s.worker, s.kind) for s in machines.started[2:]] == [(2, 1), (3, 1)], "four at most"
 
 
-def test_a_machine_that_killed_its_replica_again_and_again_gets_no_other(machines: Machines, tmp_path: Path) -> None:
+def test_a_machine_that_killed_its_replica_again_and_again_gets_no_other(
+    machines: Machines, tmp_path: Path
+) -> None:
     fleet = fleet_on(machines, tmp_path, 2)
     machines.free = [0, 0]
     fleet.give_up(fleet[1], EngineError("worker 1: gone"))
@@ -258,19 +303,33 @@ def test_a_run_waits_for_a_machine_and_not_for_ever(
     machines.without_place = {1}
     fleet.check_placed()  # worker 0 has one
     machines.without_place = {0, 1}
-    with pytest.raises(EngineError, match=r"^executor: no node had room for a replica for -1 s \(got none, need one\)"):
+    with pytest.raises(
+        EngineError,
+        match=r"^executor: no node had room for a replica for -1 s \(got none, need one\)",
+    ):
         fleet.check_placed()
 
 
-def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Machines, tmp_path: Path) -> None:
-    feeder = feeder_of(tmp_path, questions(26), PromptRenderer(load_tokenizer(MODEL)), longest_first=False)
+def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(
+    machines: Machines, tmp_path: Path
+) -> None:
+    feeder = feeder_of(
+        tmp_path, questions(26), PromptRenderer(load_tokenizer(MODEL)), longest_first=False
+    )
     until(lambda: feeder._num_ready == 26, 30)
     fleet = fleet_on(machines, tmp_path, 2)
     unused: Any = None
     driver = Driver(
-        output=unused, lock=unused, executor=machines, feeder=feeder, replicas=fleet, failed_every_s=60.0,
-        should_stop=lambda: None, on_ready=unused, on_progress=unused,
-    )  # fmt: skip
+        output=unused,
+        lock=unused,
+        executor=machines,
+        feeder=feeder,
+        replicas=fleet,
+        failed_every_s=60.0,
+        should_stop=lambda: None,
+        on_ready=unused,
+        on_progress=unused,
+    )
     for replica in fleet.values():
         replica.ready = WorkerReady(EngineInfo("replay", 4096, 8, 0), 0.0)
         replica.wanted = 12  # for eight slots
@@ -280,7 +339,9 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Ma
     for replica in fleet.values():
         replica.wanted = 12
     driver._lease()
-    assert [len(replica.in_flight) for replica in fleet.values()] == held, "two are left, and wait for a free slot"
+    assert [len(replica.in_flight) for replica in fleet.values()] == held, (
+        "two are left, and wait for a free slot"
+    )
     driver._handle(fleet[1], SamplesFinished(tuple(fleet[1].in_flight)[:5], (10,) * 5))
     driver._lease()
     assert [len(replica.in_flight) for replica in fleet.values()] == [12, 8], (
@@ -288,7 +349,9 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(machines: Ma
     )
 
 
-def test_of_replicas_that_ended_well_one_starts_again_when_work_comes_back(machines: Machines, tmp_path: Path) -> None:
+def test_of_replicas_that_ended_well_one_starts_again_when_work_comes_back(
+    machines: Machines, tmp_path: Path
+) -> None:
     fleet = fleet_on(machines, tmp_path, 2)
     fleet.give_up(fleet[0], EngineError("worker 0: gone"))
     fleet.end(fleet[1])
@@ -312,7 +375,9 @@ class Far:
             "import sys; from batchr1.executors.ray_relay import serve; "
             f"serve({self.door.address!r}, bytes.fromhex('{self.key.hex()}'), 0, 0, '')"
         )
-        self.relay = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"AWS_PROFILE": "the relay's"})
+        self.relay = subprocess.Popen(
+            [sys.executable, "-c", code], env=os.environ | {"AWS_PROFILE": "the relay's"}
+        )
         until(lambda: self._came(), 60, "the relay")
         self.line.send((setup_of(folder, 0), {"AWS_PROFILE": "the driver's"}))
 
@@ -332,7 +397,9 @@ class Far:
                 return message
 
     def worker(self) -> int:
-        children = Path(f"/proc/{self.relay.pid}/task/{self.relay.pid}/children").read_text().split()
+        children = (
+            Path(f"/proc/{self.relay.pid}/task/{self.relay.pid}/children").read_text().split()
+        )
         (pid,) = [int(child) for child in children]
         return pid
 

@@ -63,7 +63,10 @@ def test_an_output_in_every_state_that_it_can_be_seen_in(tmp_path: Path) -> None
 
         [worker] = run.workers()
         os.kill(worker, signal.SIGSTOP)
-        until(lambda: health(output, "--max-age", "2s")["state"] == "stuck", what="a run that stands still")
+        until(
+            lambda: health(output, "--max-age", "2s")["state"] == "stuck",
+            what="a run that stands still",
+        )
         assert health(output)["state"] == "running", "it may be silent for longer"
         os.kill(worker, signal.SIGCONT)
         until(lambda: health(output, "--max-age", "2s")["state"] == "running")
@@ -77,7 +80,9 @@ def test_an_output_in_every_state_that_it_can_be_seen_in(tmp_path: Path) -> None
     assert cut.exit_code == 1
     assert cut.stdout.startswith(f"{output}: stopped (the time window of 0.01 s is over): ")
     assert run_replay(job).exit_code == 0
-    assert status(output, "--health").stdout == f"{output}: complete: 60 done, 0 failed, 0 pending\n"
+    assert (
+        status(output, "--health").stdout == f"{output}: complete: 60 done, 0 failed, 0 pending\n"
+    )
     assert run_replay(job).exit_code == 0
     assert health(output)["state"] == "complete", "after an empty night too"
     both = json.loads(status(output, "--json").stdout)
@@ -89,10 +94,17 @@ def test_an_output_in_every_state_that_it_can_be_seen_in(tmp_path: Path) -> None
 def test_failed_rows_are_no_matter_of_health(tmp_path: Path) -> None:
     questions(2).with_columns(problem="id").head(1).write_parquet(tmp_path / "in.parquet")
     rows = questions(2)
-    rows.with_columns(problem=rows["problem"].replace(rows["problem"][0], " ")).write_parquet(tmp_path / "in.parquet")
+    rows.with_columns(problem=rows["problem"].replace(rows["problem"][0], " ")).write_parquet(
+        tmp_path / "in.parquet"
+    )
     assert run_replay(write_job(tmp_path)).exit_code == 3
     found = health(tmp_path / "out")
-    assert (found["state"], found["healthy"], found["exit_code"], found["failed"]) == ("failed rows", True, 3, 1)
+    assert (found["state"], found["healthy"], found["exit_code"], found["failed"]) == (
+        "failed rows",
+        True,
+        3,
+        1,
+    )
 
 
 def test_a_lock_that_nobody_renews_is_lost(tmp_path: Path) -> None:
@@ -116,12 +128,16 @@ def test_on_s3(s3_moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (health(uri)["state"], health(uri)["done"]) == ("complete", 4)
 
 
-def test_storage_that_cannot_be_read_is_not_healthy(faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_cannot_be_read_is_not_healthy(
+    faulty_s3: FaultyS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", str(faulty_s3.options.endpoint))
     faulty_s3.script = ["403 AccessDenied"] * 20
     result = status("s3://bucket/out", "--health")
     assert result.exit_code == 1
-    assert result.stdout.startswith("s3://bucket/out: unreadable (s3://bucket/out/.batchr1/lock: access is denied")
+    assert result.stdout.startswith(
+        "s3://bucket/out: unreadable (s3://bucket/out/.batchr1/lock: access is denied"
+    )
 
 
 def test_the_age_is_above_what_a_run_itself_waits() -> None:
@@ -134,11 +150,16 @@ def test_the_age_is_above_what_a_run_itself_waits() -> None:
         (("--health", "--by", "x"), "--health reads no rows: leave --by and --failed out"),
         (("--health", "--failed"), "--health reads no rows: leave --by and --failed out"),
         (("--max-age", "5m"), "--max-age belongs to --health"),
-        (("--health", "--max-age", "soon"), "--max-age: not a duration (got 'soon', need 6h, 90m, 1h30m or the like)"),
+        (
+            ("--health", "--max-age", "soon"),
+            "--max-age: not a duration (got 'soon', need 6h, 90m, 1h30m or the like)",
+        ),
         (("--health", "--limit", "3"), "need a job file, not an output"),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_options_that_do_not_go_together(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
     result = status(tmp_path, *options)
     assert result.exit_code == 2
     assert said in result.stderr

@@ -1,6 +1,7 @@
 """kill -9 at any moment: of the whole process tree, of the driver alone, of the worker alone.
 
-Afterwards no process is left, what was committed is there and whole, and the same command goes on from it.
+Afterwards no process is left, what was committed is there and whole, and the same command goes on
+from it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def parts_of(output: Path) -> dict[str, str]:
 
 
 def assert_whole(output: Path, before: dict[str, str]) -> dict[str, str]:
-    """All that lies under data/ is readable to its end, has no row twice, and holds what was there before."""
+    """All that lies under data/ is readable to its end, has no row twice, and holds what was there
+    before.
+    """
     now = parts_of(output)
     assert before.items() <= now.items(), "a committed part never changes"
     keys: list[tuple[str, int]] = []
@@ -56,11 +59,17 @@ def assert_whole(output: Path, before: dict[str, str]) -> dict[str, str]:
 
 
 def assert_nothing_left(run: Tree, killed: list[int]) -> None:
-    until(lambda: not set(run.left()) | (set(killed) & set(run.pids())), ORPHAN_S, f"the end of all of {killed}")
+    until(
+        lambda: not set(run.left()) | (set(killed) & set(run.pids())),
+        ORPHAN_S,
+        f"the end of all of {killed}",
+    )
 
 
 def kill_the_tree_three_times(job: Path, output: Path) -> None:
-    """Kills at random moments: after a random number of new parts and a random fraction of a second."""
+    """Kills at random moments: after a random number of new parts and a random fraction of a
+    second.
+    """
     rng, parts = random.Random(20), dict[str, str]()
     for _ in range(3):
         new, delay = rng.randint(0, 4), rng.uniform(0, 0.5)
@@ -101,16 +110,22 @@ def test_killing_the_whole_tree_three_times_loses_and_doubles_nothing(tmp_path: 
     assert 0 < done < ROWS
     said = finish(job, output, before)
     assert said.splitlines()[0] == f"{ROWS} rows = {ROWS} done + 0 failed + 0 pending"
-    assert said.splitlines()[1].startswith(f"this run: {ROWS - done} rows, "), "what was committed is not made again"
+    assert said.splitlines()[1].startswith(f"this run: {ROWS - done} rows, "), (
+        "what was committed is not made again"
+    )
     assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
 
 
-def test_killing_the_driver_ends_its_worker_and_killing_a_worker_does_not_end_the_run(tmp_path: Path) -> None:
+def test_killing_the_driver_ends_its_worker_and_killing_a_worker_does_not_end_the_run(
+    tmp_path: Path,
+) -> None:
     job, output = replay_job(tmp_path), tmp_path / "out"
     with tree(replay_command(job), tmp_path) as run:
         until(lambda: len(parts_of(output)) > 2)
         [worker] = run.workers()
-        assert os.getsid(worker) == worker != os.getsid(run.driver.pid), "Ctrl-C reaches the driver alone"
+        assert os.getsid(worker) == worker != os.getsid(run.driver.pid), (
+            "Ctrl-C reaches the driver alone"
+        )
         os.kill(run.driver.pid, signal.SIGKILL)
         run.driver.wait()
         assert_nothing_left(run, [worker])
@@ -123,6 +138,8 @@ def test_killing_the_driver_ends_its_worker_and_killing_a_worker_does_not_end_th
         assert run.wait() == 0, run.stderr
         assert_nothing_left(run, [worker])
     assert before.items() <= parts_of(output).items()
-    assert {name.split("-")[4] for name in set(parts_of(output)) - set(before)} == {"0", "1"}, "the worker was replaced"
+    assert {name.split("-")[4] for name in set(parts_of(output)) - set(before)} == {"0", "1"}, (
+        "the worker was replaced"
+    )
     assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
     assert (output / "_SUCCESS").exists()

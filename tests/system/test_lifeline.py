@@ -1,4 +1,6 @@
-"""Processes of an engine end with the worker that started them, whether or not vLLM looks at its plugins."""
+"""Processes of an engine end with the worker that started them, whether or not vLLM looks at its
+plugins.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,18 @@ from batchr1.engine.lifeline import WORKER_PID
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS
 
 MODULE = PROBE_CLASS.rpartition(".")[0]
-PROGRAM = "import sys, time, importlib; importlib.import_module(sys.argv[1]); print('here', flush=True); time.sleep(60)"
+PROGRAM = (
+    "import sys, time, importlib; importlib.import_module(sys.argv[1]); print('here', "
+    "flush=True); time.sleep(60)"
+)
 
 
 def engine_process(worker: int) -> subprocess.Popen[bytes]:
     """A process that loads what vLLM's workers load; returns once it has."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, MODULE], stdout=subprocess.PIPE, env=os.environ | {WORKER_PID: str(worker)}
+        [sys.executable, "-c", PROGRAM, MODULE],
+        stdout=subprocess.PIPE,
+        env=os.environ | {WORKER_PID: str(worker)},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"here\n"

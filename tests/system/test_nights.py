@@ -1,6 +1,7 @@
 """Nights: each runs what is new and what the nights before left, once; whatever became of them.
 
-Two layouts: one output that grows, and an output for each date that leaves out what earlier ones have done.
+Two layouts: one output that grows, and an output for each date that leaves out what earlier ones
+have done.
 """
 
 from __future__ import annotations
@@ -30,13 +31,21 @@ from batchr1.errors import InputError, JobError, OutputError
 from batchr1.job import load_job
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
-SLOW: dict[str, Any] = {"mean_len": 60.0, "sigma": 0.1, "tokens_per_step": 1, "step_s": 0.02, "max_num_seqs": 4}
+SLOW: dict[str, Any] = {
+    "mean_len": 60.0,
+    "sigma": 0.1,
+    "tokens_per_step": 1,
+    "step_s": 0.02,
+    "max_num_seqs": 4,
+}
 DAYS = [f"2026-11-0{day}" for day in range(1, 6)]
 
 
 def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
     arguments = [str(a) for a in args]
-    return click.testing.CliRunner().invoke(main, arguments, obj=replay(**script), catch_exceptions=False)
+    return click.testing.CliRunner().invoke(
+        main, arguments, obj=replay(**script), catch_exceptions=False
+    )
 
 
 def _question(prompt: tuple[int, ...]) -> str:
@@ -71,41 +80,72 @@ class Nights:
         """Somebody corrects a prompt. `replaced`: the row that answers it as it was."""
         outputs = sorted(self.folder.glob("out/data")) + sorted(self.folder.glob(f"out/{day}/data"))
         self.replaced = rows_of(outputs[0].parent).filter(pl.col("id") == id)
-        problem = pl.when(pl.col("id") == id).then(pl.lit("What is 6 × 7?")).otherwise(pl.col("problem"))
+        problem = (
+            pl.when(pl.col("id") == id).then(pl.lit("What is 6 × 7?")).otherwise(pl.col("problem"))
+        )
         self.add(day, self.rows[day].with_columns(problem=problem))
 
     def run(self, day: str, *options: str, **script: Any) -> click.testing.Result:
-        return batchr1("run", self.job, "--date", day, *options, journal=str(self.journal), **script)
+        return batchr1(
+            "run", self.job, "--date", day, *options, journal=str(self.journal), **script
+        )
 
     def watched(self, day: str, *options: str, **script: Any) -> click.testing.Result:
         """The same with JSON lines and metrics, which are held against their schema and parser."""
-        result = self.run(day, "--log-format", "json", "--metrics-file", str(self.metrics), *options, **script)
+        result = self.run(
+            day, "--log-format", "json", "--metrics-file", str(self.metrics), *options, **script
+        )
         codes = {line["exit_code"] for line in lines_of(result.stderr) if "exit_code" in line}
-        assert codes == {result.exit_code} == {samples_of(self.metrics.read_text())["batchr1_run_exit_code"]}
+        assert (
+            codes
+            == {result.exit_code}
+            == {samples_of(self.metrics.read_text())["batchr1_run_exit_code"]}
+        )
         return result
 
     def kill(self, day: str, output: Path) -> None:
-        """Run, and kill the whole tree once something was committed and something else is under way."""
+        """Run, and kill the whole tree once something was committed and something else is under
+        way.
+        """
         script = self.folder / "script.json"
         script.write_text(json.dumps(SLOW | {"journal": str(self.journal)}))
         data, before = output / "data", len(list((output / "data").glob("*")))
         watched = ["--metrics-file", str(self.metrics)]
-        with tree([HELPER, str(script), "run", str(self.job), "--date", day, *watched], self.folder) as run:
-            until(lambda: len(list(data.glob("*"))) > before and list(output.glob(".batchr1/inflight/*-000-*")))
+        with tree(
+            [HELPER, str(script), "run", str(self.job), "--date", day, *watched], self.folder
+        ) as run:
+            until(
+                lambda: (
+                    len(list(data.glob("*"))) > before
+                    and list(output.glob(".batchr1/inflight/*-000-*"))
+                )
+            )
             run.kill()
             assert run.driver.returncode == -signal.SIGKILL
         left = samples_of(self.metrics.read_text())
-        assert (left["batchr1_run_active"], "batchr1_run_exit_code" in left) == (1, False), "as the page says"
+        assert (left["batchr1_run_active"], "batchr1_run_exit_code" in left) == (1, False), (
+            "as the page says"
+        )
 
     def ran(self) -> Counter[tuple[str, int]]:
-        """What engines generated since the last call: each question and position of a token, and how often."""
-        lines = [json.loads(line) for line in self.journal.read_text().splitlines()] if self.journal.exists() else []
+        """What engines generated since the last call: each question and position of a token, and
+        how often.
+        """
+        lines = (
+            [json.loads(line) for line in self.journal.read_text().splitlines()]
+            if self.journal.exists()
+            else []
+        )
         self.journal.unlink(missing_ok=True)
-        questions = {line["key"]: _question(tuple(line["prompt"])) for line in lines if "prompt" in line}
+        questions = {
+            line["key"]: _question(tuple(line["prompt"])) for line in lines if "prompt" in line
+        }
         return Counter(
             (questions[line["key"]], position)
-            for line in lines if "first" in line for position in range(line["first"], line["last"] + 1)
-        )  # fmt: skip
+            for line in lines
+            if "first" in line
+            for position in range(line["first"], line["last"] + 1)
+        )
 
     @property
     def inputs(self) -> pl.DataFrame:
@@ -151,7 +191,13 @@ def assert_reported(told: list[Told], *outputs: str | Path) -> None:
     lines = json.loads(batchr1("report", *outputs, "--json").stdout)["nights"]
     assert [line["date"] for line in lines] == DAYS
     assert [line["exit_code"] for line in lines] == [0, None, 75, 0, 0]
-    assert [line["stopped"] for line in lines] == [None, None, "the time window of 3 s is over", None, None]
+    assert [line["stopped"] for line in lines] == [
+        None,
+        None,
+        "the time window of 3 s is over",
+        None,
+        None,
+    ]
     for line, one in zip(lines, told, strict=True):
         if one.result is not None:
             assert line["tokens"] == one.tokens.total()
@@ -160,7 +206,9 @@ def assert_reported(told: list[Told], *outputs: str | Path) -> None:
     assert 0 < lines[1]["rows"] < 17
 
 
-def run_twice(told: list[Told], rows: pl.DataFrame, runs: list[str], *, interrupted: set[int]) -> int:
+def run_twice(
+    told: list[Told], rows: pl.DataFrame, runs: list[str], *, interrupted: set[int]
+) -> int:
     """How many tokens engines generated twice: none, but of what was under way in nights that were `interrupted`.
 
     `rows`: every one that was ever committed; `runs`: by night.
@@ -168,7 +216,9 @@ def run_twice(told: list[Told], rows: pl.DataFrame, runs: list[str], *, interrup
     tokens = sum((one.tokens for one in told), Counter[tuple[str, int]]())
     found = [re.findall(r"What is \d+ . \d+\?", prompt)[0] for prompt in rows["prompt"]]
     lengths = dict(zip(found, rows["completion_tokens"], strict=True))
-    assert set(tokens) == {(question, i) for question, length in lengths.items() for i in range(length)}
+    assert set(tokens) == {
+        (question, i) for question, length in lengths.items() for i in range(length)
+    }
     by_night = [{q for q, of in zip(found, rows["run"], strict=True) if of == run} for run in runs]
     under_way = Counter(
         question
@@ -194,13 +244,19 @@ def test_five_nights_of_one_output_that_grows(tmp_path: Path) -> None:
     records = [json.loads(path.read_text()) for path in sorted(output.glob(".batchr1/runs/*.json"))]
     assert [record.get("exit_code") for record in records] == [0, None, 75, 0, 0]
     assert [record["date"] for record in records] == DAYS, "every night, the empty one too"
-    assert (records[4]["counts"]["done"], records[4]["tally"]["done"], "plan" in records[4]) == (42, 0, False)
+    assert (records[4]["counts"]["done"], records[4]["tally"]["done"], "plan" in records[4]) == (
+        42,
+        0,
+        False,
+    )
     by_run = Counter(rows["run"])
     assert sum(by_run.values()) == 42 == by_run.total()
     ended = [record for record in records if "tally" in record]
     replaced = {records[0]["run"]: 1}  # row/3, of the first night
     for record in ended:
-        assert record["tally"]["done"] == by_run[record["run"]] + replaced.get(record["run"], 0), "nothing ran twice"
+        assert record["tally"]["done"] == by_run[record["run"]] + replaced.get(record["run"], 0), (
+            "nothing ran twice"
+        )
     assert rows["resumed_at"].list.len().max() > 0, "what a night began went on"
     assert_reported(told, output)
     runs = [record["run"] for record in records]
@@ -219,20 +275,28 @@ def test_five_nights_with_an_output_for_each(tmp_path: Path) -> None:
         "42 rows left out: equal prompts, or done in input.exclude",
         "nothing to do",
     ]
-    by_day = {day: rows_of(output) for day, output in outputs.items() if list(output.glob("data/*"))}
+    by_day = {
+        day: rows_of(output) for day, output in outputs.items() if list(output.glob("data/*"))
+    }
     union = pl.concat(by_day.values())
     assert keys_of(union) == sorted([*wanted_keys(nights.inputs), ("row/3", 0)]), (
         "by prompt, a changed one is a new row"
     )
     assert union.select("id", "prompt_hash").is_unique().all()
-    runs = [json.loads(next(outputs[day].glob(".batchr1/runs/*.json")).read_text())["run"] for day in DAYS]
+    runs = [
+        json.loads(next(outputs[day].glob(".batchr1/runs/*.json")).read_text())["run"]
+        for day in DAYS
+    ]
     assert_reported(told, tmp_path / "out/*")
-    run_twice(told, union, runs, interrupted={1, 2})  # what another night's output has under way is not gone on with
+    run_twice(
+        told, union, runs, interrupted={1, 2}
+    )  # what another night's output has under way is not gone on with
     assert by_day[DAYS[0]].height == 8
     assert 0 < by_day[DAYS[1]].height < 17
     complete = [day for day in DAYS if (outputs[day] / "_SUCCESS").exists()]
     assert complete == [DAYS[0], DAYS[3], DAYS[4]]
-    # What was killed and what was cut can be brought to an end at any time: nothing is left of them.
+    # What was killed and what was cut can be brought to an end at any time: nothing is left of
+    # them.
     for day in (DAYS[1], DAYS[2]):
         result = nights.run(day)
         assert (result.exit_code, "\nnothing to do\n" in result.stdout) == (0, True)
@@ -252,10 +316,13 @@ def test_a_night_whose_input_has_no_rows_is_complete_where_that_is_allowed(tmp_p
     for _ in range(2):
         result = nights.run(DAYS[0], "--set", "input.allow_empty=true")
         assert (result.exit_code, result.stdout.splitlines()[:2]) == (
-            0, ["0 rows = 0 done + 0 failed + 0 pending", "nothing to do: the input has no rows"]
-        )  # fmt: skip
+            0,
+            ["0 rows = 0 done + 0 failed + 0 pending", "nothing to do: the input has no rows"],
+        )
         assert (tmp_path / "out" / DAYS[0] / "_SUCCESS").exists()
-    [record] = [json.loads(p.read_text()) for p in (tmp_path / "out" / DAYS[0]).glob(".batchr1/runs/*.json")]
+    [record] = [
+        json.loads(p.read_text()) for p in (tmp_path / "out" / DAYS[0]).glob(".batchr1/runs/*.json")
+    ]
     assert record["date"] == DAYS[0], "the second took the first one's place"
     assert (record["exit_code"], record["counts"]["samples"]) == (0, 0)
     for command in ("status", "report"):
@@ -283,11 +350,18 @@ def pending_of(job: Path) -> int:
 def three_outputs(folder: Path) -> Path:
     """a/x, a/y and b/x have done two rows each of ten: one part each of what a run of six made."""
     questions(6).write_parquet(folder / "in.parquet")
-    assert batchr1("run", write_job(folder, output={"path": "whole", "rows_per_part": 2})).exit_code == 0
+    assert (
+        batchr1("run", write_job(folder, output={"path": "whole", "rows_per_part": 2})).exit_code
+        == 0
+    )
     parts = sorted(path.name for path in (folder / "whole/data").iterdir())
     for part, name in zip(parts, ("a/x", "a/y", "b/x"), strict=True):
         others = [other for other in parts if other != part]
-        shutil.copytree(folder / "whole", folder / "out" / name, ignore=lambda _, names: set(others) & set(names))  # noqa: B023
+        shutil.copytree(
+            folder / "whole",
+            folder / "out" / name,
+            ignore=lambda _, names: set(others) & set(names),
+        )
     questions(10).write_parquet(folder / "in.parquet")
     (folder / "out/a/notes").mkdir()
     (folder / "out/a/file").write_text("no folder")
@@ -313,7 +387,9 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["out/a/not*"], 10),
     ],
 )
-def test_exclude_takes_folders_and_globs_of_folders(earlier: Path, patterns: list[str], left: int) -> None:
+def test_exclude_takes_folders_and_globs_of_folders(
+    earlier: Path, patterns: list[str], left: int
+) -> None:
     job = write_job(earlier, input={"exclude": patterns}, output={"path": "out/new"})
     assert pending_of(job) == left
 
@@ -326,7 +402,9 @@ def test_a_jobs_own_output_is_none_of_the_earlier_ones(earlier: Path) -> None:
 
 def test_a_folder_that_is_named_must_be_an_output(earlier: Path) -> None:
     job = write_job(earlier, input={"exclude": ["out/a/notes"]}, output={"path": "out/new"})
-    with pytest.raises(OutputError, match=r"out/a/notes: input\.exclude names no output of batchr1"):
+    with pytest.raises(
+        OutputError, match=r"out/a/notes: input\.exclude names no output of batchr1"
+    ):
         pending_of(job)
 
 
@@ -335,7 +413,8 @@ def test_two_stars_are_refused(earlier: Path) -> None:
     with pytest.raises(JobError) as caught:
         pending_of(job)
     assert str(caught.value) == (
-        f"input.exclude: ** is not understood here (got {earlier}/out/**). Write a * for each folder."
+        f"input.exclude: ** is not understood here (got {earlier}/out/**). Write a * for each "
+        f"folder."
     )
 
 
@@ -352,7 +431,11 @@ def test_exclude_on_s3(s3_moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     root = f"s3://{s3_moto.bucket}/out"
     questions(10).write_parquet(tmp_path / "in.parquet")
     for day, limit in (("2026-11-01", "2"), ("2026-11-02", "5")):
-        job = write_job(tmp_path, input={"exclude": [f"{root}/night-*"]}, output={"path": f"{root}/night-{{{{ ds }}}}"})
+        job = write_job(
+            tmp_path,
+            input={"exclude": [f"{root}/night-*"]},
+            output={"path": f"{root}/night-{{{{ ds }}}}"},
+        )
         assert batchr1("run", job, "--date", day, "--limit", limit).exit_code == 0
     assert pending_of(job) == 5
     assert pending_of(write_job(tmp_path, input={"exclude": [f"{root}/night-*-02"]})) == 7
@@ -368,21 +451,38 @@ def test_exclude_on_s3(s3_moto: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_days() -> None:
     assert days(None) == [None]
     assert days("2026-11-01") == ["2026-11-01"]
-    assert days("2026-10-30..2026-11-02") == ["2026-10-30", "2026-10-31", "2026-11-01", "2026-11-02"]
+    assert days("2026-10-30..2026-11-02") == [
+        "2026-10-30",
+        "2026-10-31",
+        "2026-11-01",
+        "2026-11-02",
+    ]
     assert days("2026-11-01..2026-11-01") == ["2026-11-01"]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("2026-11-05..2026-11-01", "the range ends before it begins (got 2026-11-05..2026-11-01). Put the earlier day "
-                                   "first."),
-        ("2026-11-01..", "not a date (got '', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). Correct it."),
-        ("2026-11-01..friday", "not a date (got 'friday', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). Correct it."),
-        ("2026-11-01...2026-11-02", "not a date (got '.2026-11-02', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). "
-                                    "Correct it."),
+        (
+            "2026-11-05..2026-11-01",
+            "the range ends before it begins (got 2026-11-05..2026-11-01). Put the earlier day "
+            "first.",
+        ),
+        (
+            "2026-11-01..",
+            "not a date (got '', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). Correct it.",
+        ),
+        (
+            "2026-11-01..friday",
+            "not a date (got 'friday', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). Correct it.",
+        ),
+        (
+            "2026-11-01...2026-11-02",
+            "not a date (got '.2026-11-02', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). "
+            "Correct it.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_range_of_days(text: str, said: str) -> None:
     with pytest.raises(JobError) as caught:
         days(text)
@@ -402,7 +502,9 @@ def test_a_range_runs_each_day_in_turn(tmp_path: Path) -> None:
         assert keys_of(rows_of(tmp_path / "out" / day)) == wanted_keys(rows)
     again = nights.run(f"{DAYS[0]}..{DAYS[2]}", "--json")
     documents = [json.loads(line) for line in again.stdout.splitlines()]
-    assert [(d["date"], d["exit_code"], d["this_run"]["done"]) for d in documents] == [(day, 0, 0) for day in DAYS[:3]]
+    assert [(d["date"], d["exit_code"], d["this_run"]["done"]) for d in documents] == [
+        (day, 0, 0) for day in DAYS[:3]
+    ]
 
 
 def test_a_range_ends_with_the_day_that_did_not_come_to_its_end(tmp_path: Path) -> None:
@@ -413,9 +515,14 @@ def test_a_range_ends_with_the_day_that_did_not_come_to_its_end(tmp_path: Path) 
     dates = f"{DAYS[0]}..{DAYS[2]}"
     result = nights.run(dates, "--stop-after", "4s", **SLOW)
     assert result.exit_code == 75, result.output
-    assert result.stdout.splitlines()[-1] == f"next: batchr1 run {nights.job} --date {dates}    (goes on from here)"
+    assert (
+        result.stdout.splitlines()[-1]
+        == f"next: batchr1 run {nights.job} --date {dates}    (goes on from here)"
+    )
     assert not (tmp_path / "out" / DAYS[2]).exists()
-    assert nights.run(dates, **SLOW | {"step_s": 0.0}).exit_code == 3, "the first day has failed rows"
+    assert nights.run(dates, **SLOW | {"step_s": 0.0}).exit_code == 3, (
+        "the first day has failed rows"
+    )
     missing = nights.run(f"{DAYS[2]}..{DAYS[4]}")
     assert (missing.exit_code, missing.stdout.splitlines()[-1]) == (2, f"{DAYS[3]}:")
     assert f"in/{DAYS[3]}.parquet: no such file or folder" in missing.stderr
@@ -427,6 +534,7 @@ def test_a_range_of_days_that_are_all_the_same_is_refused(tmp_path: Path) -> Non
     result = nights.run(f"{DAYS[0]}..{DAYS[1]}")
     assert (result.exit_code, result.stderr) == (
         2,
-        f"batchr1: {nights.job}: --date: the job is the same on each day of the range (got no {{{{ ds }}}} in its "
+        f"batchr1: {nights.job}: --date: the job is the same on each day of the range (got no "
+        f"{{{{ ds }}}} in its "
         "paths). Give one day, or use {{ ds }} in input.path or output.path.\n",
     )

@@ -1,6 +1,7 @@
 """Out of memory: recognised by the engine's own words, answered one rung lower, and nothing that was generated lost.
 
-The texts are those of vLLM 0.26 and 0.32 and of torch 2.11 and 2.13, with the prefixes that vLLM's processes give them.
+The texts are those of vLLM 0.26 and 0.32 and of torch 2.11 and 2.13, with the prefixes that vLLM's
+processes give them.
 """
 
 from __future__ import annotations
@@ -32,11 +33,14 @@ from batchr1.storage.base import open_storage
 
 CORE = "(EngineCore pid=4242) ERROR 11-25 03:12:00 [core.py:1104] "
 ALLOCATED = (
-    "Of the allocated memory 68.83 GiB is allocated by PyTorch, with 660.00 MiB allocated in private pools (e.g., CUDA "
+    "Of the allocated memory 68.83 GiB is allocated by PyTorch, with 660.00 MiB allocated in "
+    "private pools (e.g., CUDA "
     "Graphs), and 331.08 MiB is reserved by PyTorch but unallocated."
 )
 LOAD_FRAME = '  File "/venv/vllm/v1/worker/gpu_worker.py", line 420, in load_model'
-PROFILE_FRAME = '  File "/venv/vllm/v1/worker/gpu_worker.py", line 480, in determine_available_memory'
+PROFILE_FRAME = (
+    '  File "/venv/vllm/v1/worker/gpu_worker.py", line 480, in determine_available_memory'
+)
 
 # name, lines, whether the engine was running, what they say
 TEXTS: list[tuple[str, list[str], bool, MemoryProblem | None]] = [
@@ -44,75 +48,122 @@ TEXTS: list[tuple[str, list[str], bool, MemoryProblem | None]] = [
         "free memory below the share at start",
         [
             CORE + "EngineCore failed to start.",
-            CORE + "ValueError: Free memory on device cuda:0 (17.66/139.8 GiB) on startup is less than desired GPU "
-            "memory utilization (0.92, 128.62 GiB). Decrease GPU memory utilization or reduce GPU memory used by other "
+            CORE
+            + "ValueError: Free memory on device cuda:0 (17.66/139.8 GiB) on startup is less than "
+            "desired GPU "
+            "memory utilization (0.92, 128.62 GiB). Decrease GPU memory utilization or reduce GPU "
+            "memory used by other "
             "processes.",
-            "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+            (
+                "RuntimeError: Engine core initialization failed. See root cause above. Failed "
+                "core "
+                "proc(s): {}"
+            ),
         ],
         False,
         MemoryProblem(
             "busy",
             "other processes hold memory that the engine counted on "
             "(17.66 of 139.80 GiB are free, 128.62 GiB wanted)",
-            128.62, 17.66, total_gib=139.8,
+            128.62,
+            17.66,
+            total_gib=139.8,
         ),
     ),
     (
         "the same on a CPU",
         [
-            "ValueError: Available memory on node 0 (2.1/15.6 GiB) on startup is less than desired CPU memory "
-            "utilization (0.92, 14.35 GiB). On the CPU backend, the `--gpu-memory-utilization` flag controls"
+            "ValueError: Available memory on node 0 (2.1/15.6 GiB) on startup is less than "
+            "desired CPU memory "
+            "utilization (0.92, 14.35 GiB). On the CPU backend, the `--gpu-memory-utilization` "
+            "flag controls"
         ],
         False,
         MemoryProblem(
             "busy",
-            "other processes hold memory that the engine counted on (2.10 of 15.60 GiB are free, 14.35 GiB wanted)",
-            14.35, 2.1, total_gib=15.6,
+            (
+                "other processes hold memory that the engine counted on (2.10 of 15.60 GiB are "
+                "free, "
+                "14.35 GiB wanted)"
+            ),
+            14.35,
+            2.1,
+            total_gib=15.6,
         ),
     ),
     (
         "a CPU's KV cache in bytes",
         [
-            "ValueError: Available memory on node 0 (1.5/15.6 GiB) on kv cache allocation is less than requested "
-            "memory for kv (4.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, or reduce CPU memory"
+            "ValueError: Available memory on node 0 (1.5/15.6 GiB) on kv cache allocation is less "
+            "than requested "
+            "memory for kv (4.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, "
+            "or reduce CPU memory"
         ],
         False,
         MemoryProblem(
             "busy",
-            "other processes hold memory that the engine counted on (1.50 of 15.60 GiB are free, 4.00 GiB wanted)",
-            4.0, 1.5, total_gib=15.6,
+            (
+                "other processes hold memory that the engine counted on (1.50 of 15.60 GiB are "
+                "free, "
+                "4.00 GiB wanted)"
+            ),
+            4.0,
+            1.5,
+            total_gib=15.6,
         ),
     ),
     (
         "a KV cache too small for one sequence",
         [
-            CORE + "ValueError: To serve at least one request with the model's max seq len (131072), (16.0 GiB KV "
-            "cache is needed, which is larger than the available KV cache memory (9.25 GiB). Based on the available "
-            "memory, the estimated maximum model length is 75776. Try increasing `gpu_memory_utilization`"
+            CORE
+            + "ValueError: To serve at least one request with the model's max seq len (131072), "
+            "(16.0 GiB KV "
+            "cache is needed, which is larger than the available KV cache memory (9.25 GiB). "
+            "Based on the available "
+            "memory, the estimated maximum model length is 75776. Try increasing "
+            "`gpu_memory_utilization`"
         ],
         False,
         MemoryProblem(
             "kv_too_small",
-            "the KV cache is too small for one sequence of 131,072 tokens (9.25 GiB left for it, 16.00 GiB needed)",
-            16.0, 9.25, 75776,
+            (
+                "the KV cache is too small for one sequence of 131,072 tokens (9.25 GiB left for "
+                "it, "
+                "16.00 GiB needed)"
+            ),
+            16.0,
+            9.25,
+            75776,
         ),
     ),
     (
         "a KV cache too small for any sequence",
         [
-            "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 GiB KV cache is "
+            "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 "
+            "GiB KV cache is "
             "needed, which is larger than the available KV cache memory (0.01 GiB). Try increasing"
         ],
         False,
         MemoryProblem(
             "kv_too_small",
-            "the KV cache is too small for one sequence of 4,096 tokens (0.01 GiB left for it, 2.00 GiB needed)",
-            2.0, 0.01, None,
+            (
+                "the KV cache is too small for one sequence of 4,096 tokens (0.01 GiB left for it, "
+                "2.00 GiB needed)"
+            ),
+            2.0,
+            0.01,
+            None,
         ),
     ),
     (
         "no KV cache at all",
-        [CORE + "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when"],
+        [
+            CORE
+            + (
+                "ValueError: No available memory for the cache blocks. Try increasing "
+                "`gpu_memory_utilization` when"
+            )
+        ],
         False,
         MemoryProblem("kv_too_small", "no memory is left for the KV cache", None, 0.0),
     ),
@@ -120,66 +171,106 @@ TEXTS: list[tuple[str, list[str], bool, MemoryProblem | None]] = [
         "weights beside another process",
         [
             LOAD_FRAME,
-            CORE + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.02 GiB. GPU 0 has a total capacity "
-            "of 79.11 GiB of which 448.00 KiB is free. Process 1186 has 60.52 GiB memory in use. Process 77 has "
-            "512.00 MiB memory in use. Including non-PyTorch memory, this process has 18.06 GiB memory in use. "
-            + ALLOCATED,
+            CORE
+            + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.02 GiB. GPU 0 has "
+            "a total capacity "
+            "of 79.11 GiB of which 448.00 KiB is free. Process 1186 has 60.52 GiB memory in use. "
+            "Process 77 has "
+            "512.00 MiB memory in use. Including non-PyTorch memory, this process has 18.06 GiB "
+            "memory in use. " + ALLOCATED,
         ],
         False,
         MemoryProblem(
             "oom_load",
-            "memory ran out while the weights were loaded (tried to allocate 1.02 GiB, 0.00 of 79.11 GiB were free)",
-            1.02, 448 / 2**20 + 18.06, None, 79.11, ((1186, 60.52), (77, 0.5)),
+            (
+                "memory ran out while the weights were loaded (tried to allocate 1.02 GiB, 0.00 of "
+                "79.11 GiB were free)"
+            ),
+            1.02,
+            448 / 2**20 + 18.06,
+            None,
+            79.11,
+            ((1186, 60.52), (77, 0.5)),
         ),
     ),
     (
         "weights, as vLLM puts it",
         [
-            CORE + "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free memory "
-            "for weights, increasing --tensor-parallel-size, or using --quantization. See the docs for more tips. "
-            "(original error: CUDA out of memory. Tried to allocate 270.00 MiB. GPU 0 has a total capacity of 23.68 "
+            CORE + "Failed to load model - not enough GPU memory. Try lowering "
+            "--gpu-memory-utilization to free memory "
+            "for weights, increasing --tensor-parallel-size, or using --quantization. See the "
+            "docs for more tips. "
+            "(original error: CUDA out of memory. Tried to allocate 270.00 MiB. GPU 0 has a total "
+            "capacity of 23.68 "
             "GiB of which 212.81 MiB is free. )"
         ],
         False,
         MemoryProblem(
             "oom_load",
-            "memory ran out while the weights were loaded (tried to allocate 0.26 GiB, 0.21 of 23.68 GiB were free)",
-            270 / 1024, None, None, 23.68,
+            (
+                "memory ran out while the weights were loaded (tried to allocate 0.26 GiB, 0.21 of "
+                "23.68 GiB were free)"
+            ),
+            270 / 1024,
+            None,
+            None,
+            23.68,
         ),
     ),
     (
-        "a container, where torch takes its own process for another",  # vllm-project/vllm issue 27508
+        # vllm-project/vllm issue 27508
+        "a container, where torch takes its own process for another",
         [
             PROFILE_FRAME,
-            "(EngineCore_DP0 pid=8884) torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 786.00 MiB. GPU 0 "
-            "has a total capacity of 79.11 GiB of which 140.75 MiB is free. Process 3270336 has 78.96 GiB memory in "
+            "(EngineCore_DP0 pid=8884) torch.OutOfMemoryError: CUDA out of memory. Tried to "
+            "allocate 786.00 MiB. GPU 0 "
+            "has a total capacity of 79.11 GiB of which 140.75 MiB is free. Process 3270336 has "
+            "78.96 GiB memory in "
             "use. " + ALLOCATED,
         ],
         False,
         MemoryProblem(
             "oom_start",
-            "memory ran out while the engine started (tried to allocate 0.77 GiB, 0.14 of 79.11 GiB were free)",
-            786 / 1024, None, None, 79.11,
+            (
+                "memory ran out while the engine started (tried to allocate 0.77 GiB, 0.14 of "
+                "79.11 "
+                "GiB were free)"
+            ),
+            786 / 1024,
+            None,
+            None,
+            79.11,
         ),
     ),
     (
         "a driver that knows no sizes",
         [
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
-            "24.00 GiB of which 0 bytes is free. Process 9 has 17179869184.00 GiB memory in use. Including "
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
+            "total capacity of "
+            "24.00 GiB of which 0 bytes is free. Process 9 has 17179869184.00 GiB memory in use. "
+            "Including "
             "non-PyTorch memory, this process has 17179869184.00 GiB memory in use."
         ],
         False,
         MemoryProblem(
             "oom_start",
-            "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.00 of 24.00 GiB were free)",
-            2.0, None, None, 24.0,
+            (
+                "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.00 of "
+                "24.00 "
+                "GiB were free)"
+            ),
+            2.0,
+            None,
+            None,
+            24.0,
         ),
     ),
     (
         "the sampler's warm-up",
         [
-            CORE + "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy requests. Please "
+            CORE
+            + "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy "
+            "requests. Please "
             "try lowering `max_num_seqs` or `gpu_memory_utilization` when initializing the engine."
         ],
         False,
@@ -187,7 +278,13 @@ TEXTS: list[tuple[str, list[str], bool, MemoryProblem | None]] = [
     ),
     (
         "cuBLAS while running",
-        [CORE + "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"],
+        [
+            CORE
+            + (
+                "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
+                "`cublasCreate(handle)`"
+            )
+        ],
         True,
         MemoryProblem("oom_running", "memory ran out while it generated"),
     ),
@@ -200,44 +297,64 @@ TEXTS: list[tuple[str, list[str], bool, MemoryProblem | None]] = [
     (
         "another process let go while vLLM measured",
         [
-            CORE + "AssertionError: Error in memory profiling. Initial free memory 17.66 GiB, current free memory "
-            "77.12 GiB. This happens when other processes sharing the same container release GPU memory while vLLM is"
+            CORE
+            + "AssertionError: Error in memory profiling. Initial free memory 17.66 GiB, current "
+            "free memory "
+            "77.12 GiB. This happens when other processes sharing the same container release GPU "
+            "memory while vLLM is"
         ],
         False,
         MemoryProblem(
             "unsteady",
             "another process freed memory of the GPU while the engine measured it "
             "(17.66 GiB free before, 77.12 GiB after)",
-            None, 77.12,
+            None,
+            77.12,
         ),
     ),
     (
         "C++ on a CPU",
-        ["terminate called after throwing an instance of 'std::bad_alloc'", "  what():  std::bad_alloc"],
+        [
+            "terminate called after throwing an instance of 'std::bad_alloc'",
+            "  what():  std::bad_alloc",
+        ],
         True,
         MemoryProblem("oom_running", "memory ran out while it generated"),
     ),
     (
         "torch on a CPU",
         [
-            'RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can\'t allocate memory: '
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "
+            "can't allocate memory: "
             "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
         ],
         False,
-        MemoryProblem("oom_start", "memory ran out while the engine started (tried to allocate 8.00 GiB)", 8.0),
+        MemoryProblem(
+            "oom_start", "memory ran out while the engine started (tried to allocate 8.00 GiB)", 8.0
+        ),
     ),
-    ("a worker that the kernel killed says nothing", ["worker 0: vllm 0.32.0 ready after 11.1 s"], True, None),
+    (
+        "a worker that the kernel killed says nothing",
+        ["worker 0: vllm 0.32.0 ready after 11.1 s"],
+        True,
+        None,
+    ),
     (
         "another failure",
-        [CORE + "RuntimeError: NCCL error: unhandled system error", "batchr1.errors.EngineMemoryError: quoted"],
+        [
+            CORE + "RuntimeError: NCCL error: unhandled system error",
+            "batchr1.errors.EngineMemoryError: quoted",
+        ],
         False,
         None,
     ),
     ("nothing", [], False, None),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("lines", "running", "problem"), [t[1:] for t in TEXTS], ids=[t[0] for t in TEXTS])
+@pytest.mark.parametrize(
+    ("lines", "running", "problem"), [t[1:] for t in TEXTS], ids=[t[0] for t in TEXTS]
+)
 def test_the_cause_is_read_from_the_engines_own_words(
     lines: list[str], running: bool, problem: MemoryProblem | None
 ) -> None:
@@ -256,99 +373,209 @@ def problem(cause: Cause, **sizes: Any) -> MemoryProblem:
 
 
 GPU_ARGS: dict[str, Any] = {
-    "max_model_len": 4096, "max_num_batched_tokens": 16384, "max_num_seqs": 512, "gpu_memory_utilization": 0.92,
-}  # fmt: skip
+    "max_model_len": 4096,
+    "max_num_batched_tokens": 16384,
+    "max_num_seqs": 512,
+    "gpu_memory_utilization": 0.92,
+}
 CPU_ARGS: dict[str, Any] = {
-    "max_model_len": 4096, "max_num_batched_tokens": 2048, "max_num_seqs": 8, "enforce_eager": True,
+    "max_model_len": 4096,
+    "max_num_batched_tokens": 2048,
+    "max_num_seqs": 8,
+    "enforce_eager": True,
     "kv_cache_memory_bytes": 2 * GIB,
-}  # fmt: skip
+}
 BOTTOM = GPU_ARGS | {"max_num_batched_tokens": 2048, "max_num_seqs": 8, "enforce_eager": True}
 MIXED = problem("oom_start", available_gib=100.0, total_gib=139.8)  # 0.92 of it was promised
 
 # name, arguments, problem, what the user set, the rung's changes
 RUNGS: list[tuple[str, dict[str, Any], MemoryProblem, set[str], dict[str, Any] | None]] = [
-    ("batched tokens come first", GPU_ARGS, problem("oom_start"), set(), {"max_num_batched_tokens": 8192}),
-    ("also while running", GPU_ARGS, problem("oom_running"), set(), {"max_num_batched_tokens": 8192}),
     (
-        "not below 2,048", GPU_ARGS | {"max_num_batched_tokens": 3000}, problem("oom_start"), set(),
+        "batched tokens come first",
+        GPU_ARGS,
+        problem("oom_start"),
+        set(),
+        {"max_num_batched_tokens": 8192},
+    ),
+    (
+        "also while running",
+        GPU_ARGS,
+        problem("oom_running"),
+        set(),
+        {"max_num_batched_tokens": 8192},
+    ),
+    (
+        "not below 2,048",
+        GPU_ARGS | {"max_num_batched_tokens": 3000},
+        problem("oom_start"),
+        set(),
         {"max_num_batched_tokens": 2048},
     ),
     (
-        "not below the sequences", GPU_ARGS | {"max_num_batched_tokens": 5000, "max_num_seqs": 4000},
-        problem("oom_start"), set(), {"max_num_batched_tokens": 4000},
+        "not below the sequences",
+        GPU_ARGS | {"max_num_batched_tokens": 5000, "max_num_seqs": 4000},
+        problem("oom_start"),
+        set(),
+        {"max_num_batched_tokens": 4000},
     ),
     (
         "not below the context where prompts are not cut in pieces",
-        GPU_ARGS | {"max_num_batched_tokens": 6000, "enable_chunked_prefill": False}, problem("oom_start"), set(),
+        GPU_ARGS | {"max_num_batched_tokens": 6000, "enable_chunked_prefill": False},
+        problem("oom_start"),
+        set(),
         {"max_num_batched_tokens": 4096},
     ),
     (
-        "a context that is not known leaves them", GPU_ARGS | {"enable_chunked_prefill": False, "max_model_len": None},
-        problem("oom_start"), set(), {"max_num_seqs": 256},
-    ),
-    (
-        "then sequences", GPU_ARGS | {"max_num_batched_tokens": 2048}, problem("oom_start"), set(),
+        "a context that is not known leaves them",
+        GPU_ARGS | {"enable_chunked_prefill": False, "max_model_len": None},
+        problem("oom_start"),
+        set(),
         {"max_num_seqs": 256},
     ),
     (
-        "sequences where the user set the tokens", GPU_ARGS, problem("oom_start"), {"max_num_batched_tokens"},
+        "then sequences",
+        GPU_ARGS | {"max_num_batched_tokens": 2048},
+        problem("oom_start"),
+        set(),
         {"max_num_seqs": 256},
     ),
     (
-        "not below eight", BOTTOM | {"max_num_seqs": 10}, problem("oom_start"), set(), {"max_num_seqs": 8},
+        "sequences where the user set the tokens",
+        GPU_ARGS,
+        problem("oom_start"),
+        {"max_num_batched_tokens"},
+        {"max_num_seqs": 256},
     ),
     (
-        "then no CUDA graphs", BOTTOM | {"enforce_eager": False}, problem("oom_start"), set(), {"enforce_eager": True},
+        "not below eight",
+        BOTTOM | {"max_num_seqs": 10},
+        problem("oom_start"),
+        set(),
+        {"max_num_seqs": 8},
     ),
     (
-        "unless the user compiles in a way of his own", BOTTOM | {"enforce_eager": False, "compilation_config": {}},
-        problem("oom_start"), {"compilation_config"}, {"gpu_memory_utilization": 0.82},
+        "then no CUDA graphs",
+        BOTTOM | {"enforce_eager": False},
+        problem("oom_start"),
+        set(),
+        {"enforce_eager": True},
+    ),
+    (
+        "unless the user compiles in a way of his own",
+        BOTTOM | {"enforce_eager": False, "compilation_config": {}},
+        problem("oom_start"),
+        {"compilation_config"},
+        {"gpu_memory_utilization": 0.82},
     ),
     ("then a smaller share", BOTTOM, problem("oom_start"), set(), {"gpu_memory_utilization": 0.82}),
     (
-        "not below 0.3", BOTTOM | {"gpu_memory_utilization": 0.32}, problem("oom_start"), set(),
+        "not below 0.3",
+        BOTTOM | {"gpu_memory_utilization": 0.32},
+        problem("oom_start"),
+        set(),
         {"gpu_memory_utilization": 0.3},
     ),
     ("the end", BOTTOM | {"gpu_memory_utilization": 0.3}, problem("oom_start"), set(), None),
-    ("everything is the user's", GPU_ARGS, problem("oom_start"), {*GPU_ARGS, "enforce_eager"}, None),
     (
-        "a KV cache in bytes knows no share", BOTTOM | {"kv_cache_memory_bytes": 4 * GIB}, problem("oom_running"),
-        {"kv_cache_memory_bytes"}, None,
+        "everything is the user's",
+        GPU_ARGS,
+        problem("oom_start"),
+        {*GPU_ARGS, "enforce_eager"},
+        None,
     ),
-    ("on a CPU the KV cache", CPU_ARGS, problem("oom_start"), set(), {"kv_cache_memory_bytes": GIB}),
-    ("down to 256 MiB", CPU_ARGS | {"kv_cache_memory_bytes": GIB // 4}, problem("oom_start"), set(), None),
     (
-        "on a busy CPU, what is free", CPU_ARGS, problem("busy", available_gib=1.25, total_gib=15.6), set(),
+        "a KV cache in bytes knows no share",
+        BOTTOM | {"kv_cache_memory_bytes": 4 * GIB},
+        problem("oom_running"),
+        {"kv_cache_memory_bytes"},
+        None,
+    ),
+    (
+        "on a CPU the KV cache",
+        CPU_ARGS,
+        problem("oom_start"),
+        set(),
+        {"kv_cache_memory_bytes": GIB},
+    ),
+    (
+        "down to 256 MiB",
+        CPU_ARGS | {"kv_cache_memory_bytes": GIB // 4},
+        problem("oom_start"),
+        set(),
+        None,
+    ),
+    (
+        "on a busy CPU, what is free",
+        CPU_ARGS,
+        problem("busy", available_gib=1.25, total_gib=15.6),
+        set(),
         {"kv_cache_memory_bytes": 3 * GIB // 4},
     ),
     (
-        "busy: what is free, less half a GiB", GPU_ARGS, problem("busy", available_gib=77.66, total_gib=139.8), set(),
+        "busy: what is free, less half a GiB",
+        GPU_ARGS,
+        problem("busy", available_gib=77.66, total_gib=139.8),
+        set(),
         {"gpu_memory_utilization": 0.55},
     ),
     (
-        "busy: nothing is free", GPU_ARGS, problem("busy", available_gib=5.0, total_gib=139.8), set(), None,
+        "busy: nothing is free",
+        GPU_ARGS,
+        problem("busy", available_gib=5.0, total_gib=139.8),
+        set(),
+        None,
     ),
     (
-        "busy: the share is the user's", GPU_ARGS, problem("busy", available_gib=77.66, total_gib=139.8),
-        {"gpu_memory_utilization"}, None,
+        "busy: the share is the user's",
+        GPU_ARGS,
+        problem("busy", available_gib=77.66, total_gib=139.8),
+        {"gpu_memory_utilization"},
+        None,
     ),
     (
-        "busy, and free again by now", GPU_ARGS, problem("busy", available_gib=139.0, total_gib=139.8), set(), {},
+        "busy, and free again by now",
+        GPU_ARGS,
+        problem("busy", available_gib=139.0, total_gib=139.8),
+        set(),
+        {},
     ),
     (
-        "another process took it while the engine started", GPU_ARGS, MIXED, set(), {"gpu_memory_utilization": 0.71},
+        "another process took it while the engine started",
+        GPU_ARGS,
+        MIXED,
+        set(),
+        {"gpu_memory_utilization": 0.71},
     ),
-    ("weights beside another process", GPU_ARGS, replace(MIXED, cause="oom_load"), set(),
-     {"gpu_memory_utilization": 0.71}),
+    (
+        "weights beside another process",
+        GPU_ARGS,
+        replace(MIXED, cause="oom_load"),
+        set(),
+        {"gpu_memory_utilization": 0.71},
+    ),
     ("weights alone", GPU_ARGS, problem("oom_load"), set(), None),
-    ("a KV cache too small", GPU_ARGS, problem("kv_too_small"), set(), {"max_num_batched_tokens": 8192}),
+    (
+        "a KV cache too small",
+        GPU_ARGS,
+        problem("kv_too_small"),
+        set(),
+        {"max_num_batched_tokens": 8192},
+    ),
     ("a smaller share would not enlarge it", BOTTOM, problem("kv_too_small"), set(), None),
-    ("nor anything where its size was given", CPU_ARGS | {"max_num_seqs": 64}, problem("kv_too_small"), set(), None),
+    (
+        "nor anything where its size was given",
+        CPU_ARGS | {"max_num_seqs": 64},
+        problem("kv_too_small"),
+        set(),
+        None,
+    ),
     ("unsteady: the same once more", GPU_ARGS, problem("unsteady"), set(), {}),
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("args", "seen", "fixed", "changes"), [r[1:] for r in RUNGS], ids=[r[0] for r in RUNGS])
+@pytest.mark.parametrize(
+    ("args", "seen", "fixed", "changes"), [r[1:] for r in RUNGS], ids=[r[0] for r in RUNGS]
+)
 def test_the_next_rung(
     args: dict[str, Any], seen: MemoryProblem, fixed: set[str], changes: dict[str, Any] | None
 ) -> None:
@@ -359,7 +586,9 @@ def test_the_next_rung(
         assert rung == Rung(next(iter(changes), "again"), changes, "why")
 
 
-@pytest.mark.parametrize("seen", [problem("unsteady"), problem("busy", available_gib=139.0, total_gib=139.8)])
+@pytest.mark.parametrize(
+    "seen", [problem("unsteady"), problem("busy", available_gib=139.0, total_gib=139.8)]
+)
 def test_the_same_is_tried_again_only_once(seen: MemoryProblem) -> None:
     assert next_rung(GPU_ARGS, seen, fixed=set(), taken=["max_num_seqs", "again"]) is None
 
@@ -367,7 +596,10 @@ def test_the_same_is_tried_again_only_once(seen: MemoryProblem) -> None:
 def test_the_users_arguments_that_stand_in_the_way_are_named() -> None:
     fixed = {"max_num_seqs", "gpu_memory_utilization", "max_model_len"}
     args = GPU_ARGS | {"max_num_batched_tokens": 2048, "enforce_eager": True}
-    assert blocking(args, problem("oom_start"), fixed=fixed) == ("gpu_memory_utilization", "max_num_seqs")
+    assert blocking(args, problem("oom_start"), fixed=fixed) == (
+        "gpu_memory_utilization",
+        "max_num_seqs",
+    )
     assert blocking(args, problem("kv_too_small"), fixed=fixed) == ("max_num_seqs",)
 
 
@@ -391,8 +623,12 @@ problems = st.builds(
 )
 
 
-@given(engine_args, st.lists(problems, min_size=1), st.sets(st.sampled_from([*GPU_ARGS, *CPU_ARGS])))
-def test_every_ladder_ends_and_only_goes_down(args: dict[str, Any], seen: list[MemoryProblem], fixed: set[str]) -> None:
+@given(
+    engine_args, st.lists(problems, min_size=1), st.sets(st.sampled_from([*GPU_ARGS, *CPU_ARGS]))
+)
+def test_every_ladder_ends_and_only_goes_down(
+    args: dict[str, Any], seen: list[MemoryProblem], fixed: set[str]
+) -> None:
     first, taken = dict(args), []
     while rung := next_rung(args, seen[len(taken) % len(seen)], fixed=fixed, taken=taken):
         taken.append(rung.name)
@@ -400,7 +636,11 @@ def test_every_ladder_ends_and_only_goes_down(args: dict[str, Any], seen: list[M
         for name, value in rung.changes.items():
             assert name not in fixed
             assert name not in ("max_model_len", "max_tokens")
-            assert (value is True and not args.get(name)) if name == "enforce_eager" else 0 < value < args[name]
+            assert (
+                (value is True and not args.get(name))
+                if name == "enforce_eager"
+                else 0 < value < args[name]
+            )
         args = args | rung.changes
         if "max_num_batched_tokens" in rung.changes:
             assert args["max_num_batched_tokens"] >= args.get("max_num_seqs", 0)
@@ -410,13 +650,28 @@ def test_every_ladder_ends_and_only_goes_down(args: dict[str, Any], seen: list[M
 # The driver's part: setup and problem in, lower setup or a message out.
 
 
-def setup(folder: Path, args: dict[str, Any], *fixed: str, devices: tuple[str, ...] = ("0",)) -> WorkerSetup:
+def setup(
+    folder: Path, args: dict[str, Any], *fixed: str, devices: tuple[str, ...] = ("0",)
+) -> WorkerSetup:
     engine = EngineSpec("vllm", "cuda", "m", None, False, args, replay().sampling)
     return WorkerSetup(
-        run="r", worker=0, epoch=0, engine=engine, max_num_seqs=args["max_num_seqs"], storage=open_storage(str(folder)),
-        kept_schema=b"", seed=None, attempts=1, rows_per_part=1, part_every_s=1.0, model_label="m", expects_box=False,
-        keep_token_ids=False, devices=devices, fixed_args=frozenset(fixed),
-    )  # fmt: skip
+        run="r",
+        worker=0,
+        epoch=0,
+        engine=engine,
+        max_num_seqs=args["max_num_seqs"],
+        storage=open_storage(str(folder)),
+        kept_schema=b"",
+        seed=None,
+        attempts=1,
+        rows_per_part=1,
+        part_every_s=1.0,
+        model_label="m",
+        expects_box=False,
+        keep_token_ids=False,
+        devices=devices,
+        fixed_args=frozenset(fixed),
+    )
 
 
 @pytest.fixture
@@ -425,7 +680,9 @@ def held_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimpleNamespace(id="0", gpu=gpu_named("H200"), free_gib=79.5)
     monkeypatch.setattr(step_down, "LOOK_AGAIN_S", 0.0)
     monkeypatch.setattr(step_down, "describe_devices", lambda ids: (gpu,))
-    monkeypatch.setattr(step_down, "holders_of", lambda id: (Holder(123, "python", 60.0), Holder(5, None, 0.01)))
+    monkeypatch.setattr(
+        step_down, "holders_of", lambda id: (Holder(123, "python", 60.0), Holder(5, None, 0.01))
+    )
 
 
 def test_a_lower_engine_is_asked_for_fewer_sequences_too(tmp_path: Path) -> None:
@@ -457,9 +714,12 @@ def test_the_end_of_the_ladder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(EngineMemoryError) as caught:
         step_down.step_down(setup(tmp_path, GPU_ARGS, "gpu_memory_utilization"), seen, taken=[])
     assert str(caught.value) == (
-        "worker 0: other processes hold memory that the engine counted on (56.60 of 80.00 GiB are free, 72.00 GiB "
-        "wanted), and nothing is left to lower. Free the GPU: process 123 (python) holds 60.0 GiB. Lower "
-        "model.engine_args.gpu_memory_utilization, which the job sets to 0.92. Give more GPUs or a quantised variant: "
+        "worker 0: other processes hold memory that the engine counted on (56.60 of 80.00 GiB are "
+        "free, 72.00 GiB "
+        "wanted), and nothing is left to lower. Free the GPU: process 123 (python) holds 60.0 "
+        "GiB. Lower "
+        "model.engine_args.gpu_memory_utilization, which the job sets to 0.92. Give more GPUs or "
+        "a quantised variant: "
         "`batchr1 plan` shows what fits. Committed rows are safe, and the same command goes on."
     )
 
@@ -470,9 +730,13 @@ def test_a_kv_cache_that_the_user_made_too_small_can_be_raised(tmp_path: Path) -
         asked = setup(tmp_path, args, "kv_cache_memory_bytes", devices=())
         step_down.step_down(asked, problem("kv_too_small", max_model_len=900), taken=[])
     assert str(caught.value) == (
-        "worker 0: why, and nothing is left to lower. Raise model.engine_args.kv_cache_memory_bytes, which the job "
-        "sets to 1073741824. Give more GPUs or a quantised variant: `batchr1 plan` shows what fits. Prompt and "
-        "max_tokens together could have 900 tokens. Committed rows are safe, and the same command goes on."
+        "worker 0: why, and nothing is left to lower. Raise "
+        "model.engine_args.kv_cache_memory_bytes, "
+        "which the job "
+        "sets to 1073741824. Give more GPUs or a quantised variant: `batchr1 plan` shows what "
+        "fits. Prompt and "
+        "max_tokens together could have 900 tokens. Committed rows are safe, and the same command "
+        "goes on."
     )
 
 
@@ -482,20 +746,29 @@ def test_what_torch_saw_is_named_where_nvml_says_nothing(tmp_path: Path) -> None
     with pytest.raises(EngineMemoryError) as caught:
         step_down.step_down(setup(tmp_path, args, *args, devices=()), seen, taken=[])
     assert str(caught.value) == (
-        "worker 0: why, and nothing is left to lower. Free the GPU: process 1186 holds 60.5 GiB, process 77 holds 3.0 "
-        "GiB. Leave out model.engine_args.enforce_eager, which the job sets to False. Lower model.engine_args."
-        "gpu_memory_utilization, which the job sets to 0.92. Lower model.engine_args.max_num_batched_tokens, which the "
-        "job sets to 16384. Lower model.engine_args.max_num_seqs, which the job sets to 512. Give more GPUs or a "
-        "quantised variant: `batchr1 plan` shows what fits. Committed rows are safe, and the same command goes on."
+        "worker 0: why, and nothing is left to lower. Free the GPU: process 1186 holds 60.5 GiB, "
+        "process 77 holds 3.0 "
+        "GiB. Leave out model.engine_args.enforce_eager, which the job sets to False. Lower "
+        "model.engine_args."
+        "gpu_memory_utilization, which the job sets to 0.92. Lower "
+        "model.engine_args.max_num_batched_tokens, which the "
+        "job sets to 16384. Lower model.engine_args.max_num_seqs, which the job sets to 512. Give "
+        "more GPUs or a "
+        "quantised variant: `batchr1 plan` shows what fits. Committed rows are safe, and the same "
+        "command goes on."
     )
 
 
 # Whole runs: the replay engine fails as vLLM does, everything else is real.
 
 START = {
-    "max_num_batched_tokens": 16384, "max_num_seqs": 32, "enforce_eager": False, "gpu_memory_utilization": 0.9,
-    "kv_cache_memory_bytes": None, "max_model_len": 4096,
-}  # fmt: skip
+    "max_num_batched_tokens": 16384,
+    "max_num_seqs": 32,
+    "enforce_eager": False,
+    "gpu_memory_utilization": 0.9,
+    "kv_cache_memory_bytes": None,
+    "max_model_len": 4096,
+}
 LADDER = [
     {"max_num_batched_tokens": 8192},
     {"max_num_batched_tokens": 4096},
@@ -506,7 +779,12 @@ LADDER = [
     {"gpu_memory_utilization": 0.81},
     {"gpu_memory_utilization": 0.72},
 ]
-LOWEST = {"max_num_batched_tokens": 2048, "max_num_seqs": 8, "enforce_eager": True, "gpu_memory_utilization": 0.75}
+LOWEST = {
+    "max_num_batched_tokens": 2048,
+    "max_num_seqs": 8,
+    "enforce_eager": True,
+    "gpu_memory_utilization": 0.75,
+}
 
 
 def record_of(output: Path) -> dict[str, Any]:
@@ -532,15 +810,24 @@ def test_the_whole_ladder_rung_by_rung(tmp_path: Path, oom_as: str) -> None:
     assert summary.exit_code == 0
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(inputs)
     record = record_of(tmp_path / "out")
-    why = "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.50 of 80.00 GiB were free)"
+    why = (
+        "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.50 of 80.00 "
+        "GiB "
+        "were free)"
+    )
     assert [rung["changes"] for rung in record["rungs"]] == LADDER
     assert {(rung["worker"], rung["reason"]) for rung in record["rungs"]} == {(0, why)}
     assert [rung["rung"] for rung in record["rungs"]] == [next(iter(changes)) for changes in LADDER]
     at = [rung["at_s"] for rung in record["rungs"]]
     assert at == sorted(at)
-    shown = [line for line in as_text(summary, "").splitlines() if line.startswith("stepped down: ")]
+    shown = [
+        line for line in as_text(summary, "").splitlines() if line.startswith("stepped down: ")
+    ]
     assert len(shown) == len(LADDER)
-    assert shown[0] == f"stepped down: worker 0 after {at[0]:.0f} s, max_num_batched_tokens=8192 ({why})"
+    assert (
+        shown[0]
+        == f"stepped down: worker 0 after {at[0]:.0f} s, max_num_batched_tokens=8192 ({why})"
+    )
     log = log_of(tmp_path / "out")
     assert f"WARNING worker 0: {why}: max_num_batched_tokens 16384 → 8192\n" in log
     assert f"WARNING worker 0: {why}: enforce_eager False → True\n" in log
@@ -549,7 +836,10 @@ def test_the_whole_ladder_rung_by_rung(tmp_path: Path, oom_as: str) -> None:
 
 
 def test_rows_made_before_memory_ran_out_are_kept(tmp_path: Path) -> None:
-    """Eight rows end in every third step. Parts are far from full at each fault: what is finished is staged then."""
+    """Eight rows end in every third step.
+
+    Parts are far from full at each fault: what is finished is staged then.
+    """
     inputs = questions(200)
     lockstep = {"sigma": 0.0, "mean_len": 16.0, "max_num_seqs": 8}
     for name in ("calm", "squeezed"):
@@ -560,13 +850,22 @@ def test_rows_made_before_memory_ran_out_are_kept(tmp_path: Path) -> None:
         "sampling": {"n": 2, "seed": 3, "max_tokens": 100},
     }
     run_replay(write_job(tmp_path / "calm", **sections), replay(**lockstep))
-    fault = {"fits": {"max_num_batched_tokens": 4096}, "oom_at_step": 60, "step_s": 0.01, "oom_as": "printed"}
-    summary = run_replay(write_job(tmp_path / "squeezed", **sections), replay(**{**START, **lockstep}, **fault))
+    fault = {
+        "fits": {"max_num_batched_tokens": 4096},
+        "oom_at_step": 60,
+        "step_s": 0.01,
+        "oom_as": "printed",
+    }
+    summary = run_replay(
+        write_job(tmp_path / "squeezed", **sections), replay(**{**START, **lockstep}, **fault)
+    )
     output = tmp_path / "squeezed/out"
     assert summary.exit_code == 0
     rungs = record_of(output)["rungs"]
     assert [rung["changes"] for rung in rungs] == LADDER[:2]
-    assert {rung["reason"].partition(" (")[0] for rung in rungs} == {"memory ran out while it generated"}
+    assert {rung["reason"].partition(" (")[0] for rung in rungs} == {
+        "memory ran out while it generated"
+    }
     assert keys_of(rows_of(output)) == wanted_keys(inputs, 2)
     assert without_run(tmp_path / "squeezed").equals(without_run(tmp_path / "calm"))
     rows = [rows_by(output, epoch) for epoch in range(4)]
@@ -577,13 +876,21 @@ def test_rows_made_before_memory_ran_out_are_kept(tmp_path: Path) -> None:
 
 def rows_by(output: Path, epoch: int) -> int:
     """Rows that a worker's engine made, the first one 0."""
-    return sum(pq.read_metadata(part).num_rows for part in (output / "data").glob(f"part-*-0-{epoch}-*.parquet"))
+    return sum(
+        pq.read_metadata(part).num_rows
+        for part in (output / "data").glob(f"part-*-0-{epoch}-*.parquet")
+    )
 
 
 def test_a_process_that_memory_kills_is_understood_by_its_last_words(tmp_path: Path) -> None:
     inputs = questions(10)
     inputs.write_parquet(tmp_path / "in.parquet")
-    fault = {"fits": {"max_num_batched_tokens": 8192}, "oom": "bad_alloc", "oom_as": "abort", "oom_at_step": 2}
+    fault = {
+        "fits": {"max_num_batched_tokens": 8192},
+        "oom": "bad_alloc",
+        "oom_as": "abort",
+        "oom_at_step": 2,
+    }
     summary = run_replay(write_job(tmp_path), replay(**START, **fault))
     assert summary.exit_code == 0
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(inputs)
@@ -597,7 +904,9 @@ def test_two_replicas_step_down_on_their_own(tmp_path: Path) -> None:
     inputs.write_parquet(tmp_path / "in.parquet")
     # Long enough for both to start twice: one that is late is not waited for.
     fault = {"fits": {"max_num_batched_tokens": 8192}, "oom_as": "printed", "step_s": 0.2}
-    summary = run_replay(write_job(tmp_path, executor={"replicas": 2}), replay(**START | fault | {"max_num_seqs": 8}))
+    summary = run_replay(
+        write_job(tmp_path, executor={"replicas": 2}), replay(**START | fault | {"max_num_seqs": 8})
+    )
     assert summary.exit_code == 0
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(inputs)
     rungs = record_of(tmp_path / "out")["rungs"]
@@ -610,7 +919,9 @@ def test_two_replicas_step_down_on_their_own(tmp_path: Path) -> None:
 def test_the_end_of_one_replicas_ladder_leaves_its_work_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One GPU's trouble: it is given up, with what it finished kept, and the healthy one does the rest."""
+    """One GPU's trouble: it is given up, with what it finished kept, and the healthy one does the
+    rest.
+    """
     questions(300).write_parquet(tmp_path / "in.parquet")
     setup = job_module._Run._setup
 
@@ -620,17 +931,33 @@ def test_the_end_of_one_replicas_ladder_leaves_its_work_to_the_others(
         return made if worker == 0 else replace(made, engine=replace(made.engine, args=healthy))
 
     monkeypatch.setattr(job_module._Run, "_setup", only_the_first_fails)
-    own = {"max_num_batched_tokens": 8192, "max_num_seqs": 8, "enforce_eager": True, "gpu_memory_utilization": 0.9,
-           "kv_cache_memory_bytes": 2**28}  # fmt: skip
-    job = write_job(tmp_path, model={"variant": "r1-tiny", "engine_args": own}, output={"rows_per_part": 2000},
-                    executor={"replicas": 2})  # fmt: skip
-    fault = {"fits": {"max_num_batched_tokens": 4096}, "oom_at_step": 80, "step_s": 0.02, "oom_as": "printed"}
+    own = {
+        "max_num_batched_tokens": 8192,
+        "max_num_seqs": 8,
+        "enforce_eager": True,
+        "gpu_memory_utilization": 0.9,
+        "kv_cache_memory_bytes": 2**28,
+    }
+    job = write_job(
+        tmp_path,
+        model={"variant": "r1-tiny", "engine_args": own},
+        output={"rows_per_part": 2000},
+        executor={"replicas": 2},
+    )
+    fault = {
+        "fits": {"max_num_batched_tokens": 4096},
+        "oom_at_step": 80,
+        "step_s": 0.02,
+        "oom_as": "printed",
+    }
     summary = run_replay(job, replay(**START | own, **fault))
     assert summary.exit_code == 0
     assert summary.given_up[0].startswith("worker 0: memory ran out while it generated")
     assert summary.given_up.keys() == {0}
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(questions(300))
-    first = sum(pq.read_metadata(f).num_rows for f in (tmp_path / "out/data").glob("part-*-0-0-*.parquet"))
+    first = sum(
+        pq.read_metadata(f).num_rows for f in (tmp_path / "out/data").glob("part-*-0-0-*.parquet")
+    )
     assert first >= 8, "rows that were finished before memory ran out"
 
 
@@ -646,11 +973,15 @@ def test_beside_another_process_the_share_is_lowered_at_once(tmp_path: Path) -> 
 def test_the_end_of_the_ladder_stops_the_run_with_its_cause(tmp_path: Path) -> None:
     questions(3).write_parquet(tmp_path / "in.parquet")
     start = START | {"max_num_batched_tokens": 2048, "max_num_seqs": 8}
-    summary = run_replay(write_job(tmp_path), replay(**start, fits={"max_num_seqs": 1}, oom="kv_too_small"))
+    summary = run_replay(
+        write_job(tmp_path), replay(**start, fits={"max_num_seqs": 1}, oom="kv_too_small")
+    )
     assert summary.exit_code == 75
     assert summary.stopped == (
-        "worker 0: the KV cache is too small for one sequence of 4,096 tokens (1.50 GiB left for it, 2.00 GiB needed), "
-        "and nothing is left to lower. Give the run more memory, or choose a smaller variant. Prompt and max_tokens "
+        "worker 0: the KV cache is too small for one sequence of 4,096 tokens (1.50 GiB left for "
+        "it, 2.00 GiB needed), "
+        "and nothing is left to lower. Give the run more memory, or choose a smaller variant. "
+        "Prompt and max_tokens "
         "together could have 3,072 tokens. Committed rows are safe, and the same command goes on."
     )
     assert [rung["rung"] for rung in record_of(tmp_path / "out")["rungs"]] == ["enforce_eager"]
@@ -658,11 +989,15 @@ def test_the_end_of_the_ladder_stops_the_run_with_its_cause(tmp_path: Path) -> N
 
 def test_weights_that_do_not_fit_end_the_run_at_once(tmp_path: Path) -> None:
     questions(3).write_parquet(tmp_path / "in.parquet")
-    summary = run_replay(write_job(tmp_path), replay(**START, fits={"max_num_seqs": 1}, oom="oom_load"))
+    summary = run_replay(
+        write_job(tmp_path), replay(**START, fits={"max_num_seqs": 1}, oom="oom_load")
+    )
     assert (summary.exit_code, record_of(tmp_path / "out")["rungs"]) == (75, [])
     assert summary.stopped == (
-        "worker 0: memory ran out while the weights were loaded (tried to allocate 1.00 GiB, 0.50 of 80.00 GiB were "
-        "free), and nothing is left to lower. Give the run more memory, or choose a smaller variant. "
+        "worker 0: memory ran out while the weights were loaded (tried to allocate 1.00 GiB, 0.50 "
+        "of 80.00 GiB were "
+        "free), and nothing is left to lower. Give the run more memory, or choose a smaller "
+        "variant. "
         "Committed rows are safe, and the same command goes on."
     )
 
@@ -675,7 +1010,10 @@ def test_what_the_user_set_stays(tmp_path: Path) -> None:
     summary = run_replay(job, replay(**args, fits={"max_num_batched_tokens": 4096}))
     assert summary.exit_code == 75
     assert summary.stopped is not None
-    assert "Lower model.engine_args.max_num_batched_tokens, which the job sets to 8192. Give the run" in summary.stopped
+    assert (
+        "Lower model.engine_args.max_num_batched_tokens, which the job sets to 8192. Give the run"
+        in summary.stopped
+    )
     rungs = record_of(tmp_path / "out")["rungs"]
     assert {rung["rung"] for rung in rungs} == {"max_num_seqs", "gpu_memory_utilization"}
 
@@ -685,7 +1023,8 @@ def test_another_failure_is_no_step_down(tmp_path: Path) -> None:
     summary = run_replay(write_job(tmp_path), replay(**START, mean_len=-1.0))
     assert summary.exit_code == 75
     assert summary.stopped == (
-        "the engine died with each of 3 rows that ran alone in it, one after the other: it is not the rows. "
+        "the engine died with each of 3 rows that ran alone in it, one after the other: it is not "
+        "the rows. "
         "The run's log says more; committed rows are safe, and the same command goes on."
     )
     assert record_of(tmp_path / "out")["rungs"] == []
@@ -698,13 +1037,23 @@ def probed(**worker: Any) -> dict[str, float | None]:
     return MemoryProbe.batchr1_memory(SimpleNamespace(**worker))  # type: ignore[arg-type]
 
 
-def test_the_probe_reads_both_versions_and_leaves_out_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_reads_both_versions_and_leaves_out_what_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS", raising=False)
     runner = SimpleNamespace(model_memory_usage=4 * GIB)
     common: dict[str, Any] = {"model_runner": runner, "available_kv_cache_memory_bytes": 100 * GIB}
     expected = {"weights": 4.0, "activation": 1.5, "cuda_graph": 0.5, "other": 0.25, "kv": 100.0}
-    older = {"peak_activation_memory": 1.5 * GIB, "non_torch_memory": GIB // 4, "cudagraph_memory_estimate": GIB // 2}
-    newer = {"peak_activation_memory": 2 * GIB, "total_consumed": 4.25 * GIB, "cudagraph_memory_estimate": GIB // 2}
+    older = {
+        "peak_activation_memory": 1.5 * GIB,
+        "non_torch_memory": GIB // 4,
+        "cudagraph_memory_estimate": GIB // 2,
+    }
+    newer = {
+        "peak_activation_memory": 2 * GIB,
+        "total_consumed": 4.25 * GIB,
+        "cudagraph_memory_estimate": GIB // 2,
+    }
     assert probed(**common, **older) == expected
     assert probed(**common, **newer) == expected
     assert probed() == dict.fromkeys(expected)

@@ -39,10 +39,16 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(
-    server: ChatServer, *, stream: bool = True, timeout_s: float = 5.0, on_token: Callable[[], None] | None = None
+    server: ChatServer,
+    *,
+    stream: bool = True,
+    timeout_s: float = 5.0,
+    on_token: Callable[[], None] | None = None,
 ) -> Reply:
     async def go() -> Reply:
-        known = Server(server.url, MODEL, "OPENAI_API_KEY", timeout_s, 4, stream, {"temperature": 0})
+        known = Server(
+            server.url, MODEL, "OPENAI_API_KEY", timeout_s, 4, stream, {"temperature": 0}
+        )
         async with ChatClient(known) as client:
             return await client.ask([("user", PROMPT)], on_token=on_token or (lambda: None))
 
@@ -69,7 +75,9 @@ def test_an_answer_comes_whole_with_whatever_it_holds(stream: bool) -> None:
         ("finish:abort", "its answer was broken off (finish_reason abort)"),
     ],
 )
-def test_what_the_server_does_wrong_is_a_fault_of_the_server(word: str, message: str, stream: bool) -> None:
+def test_what_the_server_does_wrong_is_a_fault_of_the_server(
+    word: str, message: str, stream: bool
+) -> None:
     with chat_server(default=word) as server, pytest.raises(ServerFault) as fault:
         ask(server, stream=stream)
     assert str(fault.value) == message
@@ -79,7 +87,10 @@ def test_what_the_server_does_wrong_is_a_fault_of_the_server(word: str, message:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_stream_that_is_cut_is_a_fault_of_the_server(stream: bool) -> None:
-    with chat_server(default="cut") as server, pytest.raises(ServerFault, match=r"^remote protocol error: "):
+    with (
+        chat_server(default="cut") as server,
+        pytest.raises(ServerFault, match=r"^remote protocol error: "),
+    ):
         ask(server, stream=stream)
 
 
@@ -123,7 +134,11 @@ def test_an_error_within_a_stream_is_a_fault_or_what_its_code_says() -> None:
 
 
 def test_an_answer_that_is_no_text_is_a_fault() -> None:
-    for document in ({"choices": [{"message": {"content": 7}}]}, {"choices": ["x"]}, {"choices": {"a": 1}}):
+    for document in (
+        {"choices": [{"message": {"content": 7}}]},
+        {"choices": ["x"]},
+        {"choices": {"a": 1}},
+    ):
         with pytest.raises(ServerFault, match=r"^its answer is no"):
             Answer().take(document)
 
@@ -137,7 +152,10 @@ def test_escaped_surrogates_are_paired_across_pieces_and_lone_ones_replaced() ->
 
 
 def test_events_are_cut_at_line_feeds_wherever_pieces_end() -> None:
-    text = ': ping\r\n\r\ndata: {"a": "\u2028é"}\r\n\r\nevent: x\ndata:{"b": 1}\n\ndata: [DONE]\n\ndata: {"c": 1}\n'
+    text = (
+        ': ping\r\n\r\ndata: {"a": "\u2028é"}\r\n\r\nevent: x\ndata:{"b": 1}\n\ndata: '
+        '[DONE]\n\ndata: {"c": 1}\n'
+    )
     stream = text.encode()
 
     async def read(size: int) -> list[dict[str, Any]]:
@@ -154,16 +172,26 @@ def test_events_are_cut_at_line_feeds_wherever_pieces_end() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "kind"),
     [
-        (400, "", RowFailed), (413, "", RowFailed), (422, "", RowFailed), (418, "", RowFailed),
-        (401, "", AccessError), (402, "", AccessError), (403, "", AccessError), (307, "", AccessError),
-        (408, "", ServerFault), (425, "", ServerFault), (429, "", ServerFault), (500, "", ServerFault),
-        (503, "", ServerFault), (529, "", ServerFault),
+        (400, "", RowFailed),
+        (413, "", RowFailed),
+        (422, "", RowFailed),
+        (418, "", RowFailed),
+        (401, "", AccessError),
+        (402, "", AccessError),
+        (403, "", AccessError),
+        (307, "", AccessError),
+        (408, "", ServerFault),
+        (425, "", ServerFault),
+        (429, "", ServerFault),
+        (500, "", ServerFault),
+        (503, "", ServerFault),
+        (529, "", ServerFault),
         (404, '{"detail": "Not Found"}', NotFound),
         (404, '{"error": {"message": "The model `r1` does not exist.", "code": 404}}', AccessError),
         (404, '{"error": {"message": "no", "code": "model_not_found"}}', AccessError),
         (404, '{"error": {"message": "no", "param": "model"}}', AccessError),
     ],
-)  # fmt: skip
+)
 def test_whose_business_a_status_is(status: int, body: str, kind: type[Exception]) -> None:
     assert type(fault_of(status, {}, body, model="r1")) is kind
 
@@ -174,11 +202,17 @@ NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
-        ("7", 7), (" 1.5 ", 1.5), ("-3", 0), ("Fri, 02 Jan 2026 03:05:05 GMT", 60),
-        ("Fri, 02 Jan 2026 03:05:05 -0000", 60), ("Fri, 31 Dec 1999 23:59:59 GMT", 0), ("soon", None), ("", None),
+        ("7", 7),
+        (" 1.5 ", 1.5),
+        ("-3", 0),
+        ("Fri, 02 Jan 2026 03:05:05 GMT", 60),
+        ("Fri, 02 Jan 2026 03:05:05 -0000", 60),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("soon", None),
+        ("", None),
         ("Fri, 02 Jan 2026 03:05:05 +99999999999999999", None),
     ],
-)  # fmt: skip
+)
 def test_when_a_server_wishes_to_be_asked_again(header: str, seconds: float | None) -> None:
     assert retry_after_s({"retry-after": header}, NOW) == seconds
     assert retry_after_s({}, NOW) is None
@@ -230,12 +264,15 @@ def test_a_key_is_sent_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("key", ["sk-é", "two words", "a\nb"])
-def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(UsageError) as refused:
         key_of("OPENAI_API_KEY")
     assert str(refused.value) == (
-        "engine.api_key_env: the environment variable OPENAI_API_KEY holds no key (it has characters that a header "
+        "engine.api_key_env: the environment variable OPENAI_API_KEY holds no key (it has "
+        "characters that a header "
         "cannot have). Set it to the key alone."
     )
     assert os.environ["OPENAI_API_KEY"] not in str(refused.value)
@@ -244,7 +281,9 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch
 def test_a_server_is_asked_for_its_models_and_need_not_have_any() -> None:
     def look(server: ChatServer) -> Served:
         async def go() -> Served:
-            async with ChatClient(Server(server.url, MODEL, "OPENAI_API_KEY", 5, 4, True, {})) as client:
+            async with ChatClient(
+                Server(server.url, MODEL, "OPENAI_API_KEY", 5, 4, True, {})
+            ) as client:
                 return await client.models()
 
         return asyncio.run(go())
@@ -271,26 +310,41 @@ def test_what_answers_cost() -> None:
     assert Price(2, 10).usd(1_000_000, 100_000) == 3.0
 
 
-def client_of(key: str, monkeypatch: pytest.MonkeyPatch, *, base_url: str = "http://h/v1") -> ChatClient:
+def client_of(
+    key: str, monkeypatch: pytest.MonkeyPatch, *, base_url: str = "http://h/v1"
+) -> ChatClient:
     monkeypatch.setenv("OPENAI_API_KEY", key)
     return ChatClient(Server(base_url, MODEL, "OPENAI_API_KEY", 1, 1, True, {}))
 
 
 @pytest.mark.parametrize("quoted", ["ab\\/cd+ef==", "ab\\u002fcd+ef==", "ab/cd+ef=="])
-def test_nor_is_one_that_the_server_spells_as_json_may(monkeypatch: pytest.MonkeyPatch, quoted: str) -> None:
+def test_nor_is_one_that_the_server_spells_as_json_may(
+    monkeypatch: pytest.MonkeyPatch, quoted: str
+) -> None:
     client = client_of("ab/cd+ef==", monkeypatch)
     body = f'{{"error": {{"message": "Incorrect API key provided: {quoted}."}}}}'
     assert str(client._fault(401, {}, body, [])) == "HTTP 401: Incorrect API key provided: […]."
-    with pytest.raises(ServerFault, match=r"^its answer was broken off: Incorrect API key provided: \[…\]\.$"):
+    with pytest.raises(
+        ServerFault, match=r"^its answer was broken off: Incorrect API key provided: \[…\]\.$"
+    ):
         client._take(Answer(), json.loads(body), [])
 
 
 @pytest.mark.parametrize("key", ["1", "null", "error", "message", '"'])
-def test_a_key_that_is_no_secret_breaks_no_message(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_that_is_no_secret_breaks_no_message(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
     client = client_of(key, monkeypatch)
     with pytest.raises(ServerFault, match=r"^its answer was broken off: out of luck$"):
-        client._take(Answer(), {"error": {"message": "out of luck", "param": None, "code": "1"}}, ["12345678"])
-    assert str(client._fault(500, {}, '{"error": {"message": "out of luck"}}', [])) == "HTTP 500: out of luck"
+        client._take(
+            Answer(),
+            {"error": {"message": "out of luck", "param": None, "code": "1"}},
+            ["12345678"],
+        )
+    assert (
+        str(client._fault(500, {}, '{"error": {"message": "out of luck"}}', []))
+        == "HTTP 500: out of luck"
+    )
 
 
 def test_the_kind_of_an_answer_is_read_in_any_case() -> None:
@@ -332,10 +386,15 @@ def test_a_document_without_bottom_is_a_fault() -> None:
     assert isinstance(fault_of(500, {}, "[" * 200_000, model="r1"), ServerFault)
 
 
-@pytest.mark.parametrize("base_url", ["http://10.0.0.256:8000/v1", "http://[::1]]/v1", "http://xn--a/v1"])
-def test_what_no_request_can_be_sent_to_is_refused(monkeypatch: pytest.MonkeyPatch, base_url: str) -> None:
+@pytest.mark.parametrize(
+    "base_url", ["http://10.0.0.256:8000/v1", "http://[::1]]/v1", "http://xn--a/v1"]
+)
+def test_what_no_request_can_be_sent_to_is_refused(
+    monkeypatch: pytest.MonkeyPatch, base_url: str
+) -> None:
     with pytest.raises(
-        UsageError, match=r"^engine\.base_url http://.*: no request can be sent to this host\. Correct it\.$"
+        UsageError,
+        match=r"^engine\.base_url http://.*: no request can be sent to this host\. Correct it\.$",
     ):
         client_of("", monkeypatch, base_url=base_url)
 
@@ -346,6 +405,8 @@ def test_a_proxy_that_cannot_be_used_is_one_line_without_its_password(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.setenv("http_proxy", proxy)
-    with pytest.raises(UsageError, match=r"^the environment's proxy or certificates cannot be used \(") as refused:
+    with pytest.raises(
+        UsageError, match=r"^the environment's proxy or certificates cannot be used \("
+    ) as refused:
         client_of("", monkeypatch)
     assert "SECRET" not in str(refused.value)

@@ -30,8 +30,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--gpus", "none"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return rows_of(folder / "out")
 

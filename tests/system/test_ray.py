@@ -1,7 +1,7 @@
 """Jobs on a real Ray cluster: a head and nodes that are raylets of their own, on this machine.
 
-Nodes are killed with everything on them and added while a job runs. What the replay engine does here, vLLM does with
-`-m "slow and s3"`, writing to a real S3 server.
+Nodes are killed with everything on them and added while a job runs. What the replay engine does
+here, vLLM does with `-m "slow and s3"`, writing to a real S3 server.
 """
 
 from __future__ import annotations
@@ -41,11 +41,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 def replay_on(cluster: RayCluster, folder: Path, **sections: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
-    executor = {"kind": "ray", "address": cluster.address, "shared_storage": True} | sections.pop("executor", {})
+    executor = {"kind": "ray", "address": cluster.address, "shared_storage": True} | sections.pop(
+        "executor", {}
+    )
     job = write_job(
-        folder, model={"variant": "r1-tiny", "engine_args": {"max_num_seqs": 8}}, executor=executor,
-        checkpoint={"every_s": 0.5}, **sections,
-    )  # fmt: skip
+        folder,
+        model={"variant": "r1-tiny", "engine_args": {"max_num_seqs": 8}},
+        executor=executor,
+        checkpoint={"every_s": 0.5},
+        **sections,
+    )
     script = replay(max_num_seqs=8, step_s=0.1).args
     job.with_name("script.json").write_text(json.dumps(script))
     return job
@@ -82,7 +87,11 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_run_goes_o
         until(lambda: parts(output) > 4)
         os.kill(run.driver.pid, signal.SIGKILL)
         run.driver.wait()
-        until(lambda: not cluster.workers() and not cluster.relays(), END_S, "the end of workers and relays")
+        until(
+            lambda: not cluster.workers() and not cluster.relays(),
+            END_S,
+            "the end of workers and relays",
+        )
     before = parts(output)
     with start(job) as run:
         record = assert_all_once(run, output)
@@ -90,24 +99,34 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_run_goes_o
     assert record["taken_over"]["tokens"] > 0
 
 
-def test_a_node_is_killed_and_one_is_added_and_every_row_comes_once(tmp_path: Path, cluster: RayCluster) -> None:
+def test_a_node_is_killed_and_one_is_added_and_every_row_comes_once(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
     job, output = replay_on(cluster, tmp_path), tmp_path / "out"
     with start(job) as run:
         until(lambda: parts(output) > 4 and len(cluster.workers()) == 2)
         cluster.kill()
-        until(lambda: len(cluster.workers()) == 1, END_S, "the end of the worker on the killed node")
+        until(
+            lambda: len(cluster.workers()) == 1, END_S, "the end of the worker on the killed node"
+        )
         cluster.add()
         record = assert_all_once(run, output)
     events = [(event["worker"], event["event"]) for event in record["replicas"]["events"]]
-    lost = [event for _, event in events].count("lost")  # again where Ray takes the dead node for alive for a while
+    lost = [event for _, event in events].count(
+        "lost"
+    )  # again where Ray takes the dead node for alive for a while
     assert record["tally"]["restarts"] == lost >= 1
-    assert [event for _, event in events].count("ready") == 3, "two at first, and one on the new node"
+    assert [event for _, event in events].count("ready") == 3, (
+        "two at first, and one on the new node"
+    )
     assert record["tally"]["carried"] > 0, "what the lost node had saved was not generated again"
     assert record["replicas"]["given_up"] == {}
     until(lambda: not cluster.workers() and not cluster.relays(), END_S, "the end of all workers")
 
 
-def test_a_node_that_joins_gets_a_replica_up_to_the_most_that_is_asked_for(tmp_path: Path, cluster: RayCluster) -> None:
+def test_a_node_that_joins_gets_a_replica_up_to_the_most_that_is_asked_for(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
     job, output = replay_on(cluster, tmp_path, executor={"replicas": 3}), tmp_path / "out"
     with start(job) as run:
         until(lambda: parts(output) > 1)
@@ -120,7 +139,9 @@ def test_a_node_that_joins_gets_a_replica_up_to_the_most_that_is_asked_for(tmp_p
     assert ready == {0, 1, 2}
 
 
-def test_killed_at_random_a_job_ends_with_every_row_once(tmp_path: Path, cluster: RayCluster) -> None:
+def test_killed_at_random_a_job_ends_with_every_row_once(
+    tmp_path: Path, cluster: RayCluster
+) -> None:
     """Driver, relay, worker and node, in random order, at random moments."""
     rng, job, output = random.Random(7), replay_on(cluster, tmp_path), tmp_path / "out"
     targets = rng.sample(["driver", "relay", "worker", "node"], 4)
@@ -129,8 +150,15 @@ def test_killed_at_random_a_job_ends_with_every_row_once(tmp_path: Path, cluster
             over = False
             while targets and not over:
                 goal = parts(output) + rng.randint(1, 3)
-                until(lambda: run.driver.poll() is not None or (parts(output) >= goal and cluster.workers()))  # noqa: B023
-                assert run.driver.poll() is None, f"the run was over before a {targets[-1]} could be killed"
+                until(
+                    lambda: (
+                        run.driver.poll() is not None
+                        or (parts(output) >= goal and cluster.workers())
+                    )
+                )
+                assert run.driver.poll() is None, (
+                    f"the run was over before a {targets[-1]} could be killed"
+                )
                 time.sleep(rng.uniform(0.0, 0.5))
                 match targets.pop():
                     case "driver":
@@ -179,18 +207,27 @@ def test_vllm_on_a_cluster_writes_to_s3_while_a_node_is_killed_and_one_is_added(
     )
     output = Output(s3_real.storage("out"))
     with tree(["-m", "batchr1", "run", str(job), "--json"], tmp_path) as run:
-        until(lambda: run.driver.poll() is not None or len(output.storage.list_files("data")) > 3, 900)
+        until(
+            lambda: run.driver.poll() is not None or len(output.storage.list_files("data")) > 3, 900
+        )
         assert run.driver.poll() is None, run.stderr
         cluster.kill()
         cluster.add()
         assert run.wait(1200) == 0, run.stderr
         summary = json.loads(run.stdout)
-    rows = pl.concat([pl.DataFrame(table) for table in output.tables(["id", "sample", "resumed_at"])])
+    rows = pl.concat(
+        [pl.DataFrame(table) for table in output.tables(["id", "sample", "resumed_at"])]
+    )
     assert keys_of(rows) == wanted_keys(pl.read_parquet(PROBLEMS).head(300))
     assert (summary["done"], summary["failed"], summary["given_up"]) == (300, 0, {})
-    keys = [e["Key"] for e in s3_real.client().list_objects_v2(Bucket=s3_real.bucket, Prefix="out/")["Contents"]]
+    keys = [
+        e["Key"]
+        for e in s3_real.client().list_objects_v2(Bucket=s3_real.bucket, Prefix="out/")["Contents"]
+    ]
     assert "out/_SUCCESS" in keys
-    assert [key for key in keys if "/staging/" in key or "/inflight/" in key] == [], "nothing is left over"
+    assert [key for key in keys if "/staging/" in key or "/inflight/" in key] == [], (
+        "nothing is left over"
+    )
     until(lambda: not cluster.workers() and not cluster.relays(), END_S, "the end of all workers")
     (record,) = output.storage.list_files(".batchr1/runs", suffix=".json")
     events = json.loads(output.storage.read_bytes(record.rel))["replicas"]["events"]

@@ -1,4 +1,6 @@
-"""`batchr1 report`: the numbers are those of the rows, and nothing that a row holds can do anything to the page."""
+"""`batchr1 report`: the numbers are those of the rows, and nothing that a row holds can do anything
+to the page.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
-from made_output import MAX_TOKENS, RUN, good_row, large_table, prose, table_of, write_large, write_output
+from made_output import (
+    MAX_TOKENS,
+    RUN,
+    good_row,
+    large_table,
+    prose,
+    table_of,
+    write_large,
+    write_output,
+)
 from s3_fakes import S3
 
 from batchr1.cli.main import main
@@ -25,16 +36,22 @@ from batchr1.storage.base import open_storage
 
 BIDI = "\u202egnp.exe\u202c \u2066isolated\u2069 \u061c"
 HOSTILE = (
-    "<script>document.title = 'owned'; alert(1)</script><img src=x onerror=\"document.title = 'owned'\">"
-    "</div></details></body></html><style>body{display:none}</style><iframe srcdoc='<script>parent.document.title=1'>"
-    '" onmouseover="alert(1)" \' </textarea><!-- <svg onload=alert(1)> {{ 7 * 7 }} {% raw %} &lt;b&gt; &amp; ]]>'
-    f" \x00 nul \x1b[31m esc \x7f {BIDI} \u2028 \ufeff javascript:alert(1) <a href='javascript:alert(1)'>x</a>"
+    "<script>document.title = 'owned'; alert(1)</script><img src=x onerror=\"document.title = "
+    "'owned'\">"
+    "</div></details></body></html><style>body{display:none}</style><iframe "
+    "srcdoc='<script>parent.document.title=1'>"
+    '" onmouseover="alert(1)" \' </textarea><!-- <svg onload=alert(1)> {{ 7 * 7 }} {% raw %} '
+    "&lt;b&gt; &amp; ]]>"
+    f" \x00 nul \x1b[31m esc \x7f {BIDI} \u2028 \ufeff javascript:alert(1) <a "
+    f"href='javascript:alert(1)'>x</a>"
     " \U000e0041"
 )
 
 
 def report(*args: str | Path) -> Result:
-    return CliRunner().invoke(main, ["report", *map(str, args)], prog_name="batchr1", catch_exceptions=False)
+    return CliRunner().invoke(
+        main, ["report", *map(str, args)], prog_name="batchr1", catch_exceptions=False
+    )
 
 
 def numbers_of(output: Path | str, **options: Any) -> dict[str, Any]:
@@ -70,12 +87,18 @@ def test_the_numbers_are_those_of_the_rows(made: Path) -> None:
         assert counted == 3000
         for b in histogram["bins"]:
             inside = rows.filter(pl.col(name).is_between(b["from"], b["to"], closed="left"))
-            assert (b["truncated"], b["whole"]) == (inside["truncated"].sum(), (~inside["truncated"]).sum())
+            assert (b["truncated"], b["whole"]) == (
+                inside["truncated"].sum(),
+                (~inside["truncated"]).sum(),
+            )
     for point in n["longer_than"]:
         assert point["rows"] == (rows["completion_tokens"] > point["tokens"]).sum()
     assert n["limits"] == {"max_tokens": MAX_TOKENS}
     assert {"tokens": MAX_TOKENS, "mark": True}.items() <= n["longer_than"][-1].items()
-    for by, name in (("by_prompt_length", "prompt_tokens"), ("by_completion_length", "completion_tokens")):
+    for by, name in (
+        ("by_prompt_length", "prompt_tokens"),
+        ("by_completion_length", "completion_tokens"),
+    ):
         assert sum(b["rows"] for b in n[by]) == 3000
         for b in n[by]:
             inside = rows.filter(pl.col(name).is_between(b["from"], b["to"], closed="left"))
@@ -89,17 +112,25 @@ def test_flags_are_those_that_occur_and_quote_ten_rows_that_have_them(made: Path
     assert next(iter(n["flags"])) == "looping"
     for name, flag in n["flags"].items():
         assert len(flag["quoted"]) == min(10, flag["rows"])
-        keys = pl.DataFrame(flag["quoted"], schema=["id", "sample"], orient="row").cast({"sample": pl.Int32})
+        keys = pl.DataFrame(flag["quoted"], schema=["id", "sample"], orient="row").cast(
+            {"sample": pl.Int32}
+        )
         found = keys.join(rows, on=["id", "sample"])
         assert found.height == len(flag["quoted"])
         assert found["flags"].list.contains(name).all()
 
 
-def test_the_rows_quoted_are_the_same_however_the_rows_are_cut_into_parts(tmp_path: Path, made: Path) -> None:
+def test_the_rows_quoted_are_the_same_however_the_rows_are_cut_into_parts(
+    tmp_path: Path, made: Path
+) -> None:
     text = prose(200_000)
     whole = pa.concat_tables([large_table(first, 1000, text) for first in (0, 1000, 2000)])
-    write_output(tmp_path / "other", [whole.slice(2100), whole.slice(0, 100), whole.slice(100, 2000)])
-    one, other = (read(Output(open_storage(folder)))[1].quoted for folder in (made, tmp_path / "other"))
+    write_output(
+        tmp_path / "other", [whole.slice(2100), whole.slice(0, 100), whole.slice(100, 2000)]
+    )
+    one, other = (
+        read(Output(open_storage(folder)))[1].quoted for folder in (made, tmp_path / "other")
+    )
     assert one == other
     assert {"wrong", "truncated", "looping"} <= set(one)
 
@@ -117,8 +148,17 @@ def test_measures_come_by_kept_columns_with_few_values_or_by_the_one_named(made:
 
 
 def test_a_kept_column_of_long_or_many_values_is_no_table(tmp_path: Path) -> None:
-    kept = pa.schema([("solution", pa.string()), ("count", pa.int64()), ("same", pa.string()), ("hard", pa.bool_())])
-    rows = [good_row(i, solution="long " * 40, count=i, same="x", hard=i % 2 == 0) for i in range(100)]
+    kept = pa.schema(
+        [
+            ("solution", pa.string()),
+            ("count", pa.int64()),
+            ("same", pa.string()),
+            ("hard", pa.bool_()),
+        ]
+    )
+    rows = [
+        good_row(i, solution="long " * 40, count=i, same="x", hard=i % 2 == 0) for i in range(100)
+    ]
     write_output(tmp_path / "out", [table_of(rows, kept)])
     assert list(numbers_of(tmp_path / "out")["measures"]["by"]) == ["hard"]
 
@@ -175,15 +215,31 @@ def write_hostile(folder: Path) -> Output:
     """An output in which every text, also those of kept columns and of the job, is an attack."""
     rows = [
         good_row(
-            i, id=f"{i} {HOSTILE}", sample=i % 2, subject=HOSTILE if i % 2 else "plain", prompt=HOSTILE, gold=HOSTILE,
-            reasoning=HOSTILE * 50, answer=HOSTILE, final_answer=HOSTILE, correct=False, truncated=i < 4,
-            truncated_in="answer" if i < 4 else None, flags=["looping", HOSTILE],
+            i,
+            id=f"{i} {HOSTILE}",
+            sample=i % 2,
+            subject=HOSTILE if i % 2 else "plain",
+            prompt=HOSTILE,
+            gold=HOSTILE,
+            reasoning=HOSTILE * 50,
+            answer=HOSTILE,
+            final_answer=HOSTILE,
+            correct=False,
+            truncated=i < 4,
+            truncated_in="answer" if i < 4 else None,
+            flags=["looping", HOSTILE],
         )
         for i in range(12)
-    ]  # fmt: skip
-    output = write_output(folder, [table_of(rows)], name=HOSTILE, prompting={"instruction": HOSTILE, HOSTILE: HOSTILE})
+    ]
+    output = write_output(
+        folder, [table_of(rows)], name=HOSTILE, prompting={"instruction": HOSTILE, HOSTILE: HOSTILE}
+    )
     job = output.job() or {}
-    job |= {"digest": HOSTILE, "fingerprint": {HOSTILE: HOSTILE}, "model": dict.fromkeys(job["model"], HOSTILE)}
+    job |= {
+        "digest": HOSTILE,
+        "fingerprint": {HOSTILE: HOSTILE},
+        "model": dict.fromkeys(job["model"], HOSTILE),
+    }
     output.write_job(job)
     [record] = output.runs()
     output.write_run(RUN, record | {"stopped": HOSTILE, "exit_code": 75, "batchr1": HOSTILE})
@@ -195,15 +251,64 @@ def assert_inert(page: bytes) -> None:
     text = page.decode()
     found = Page(text)
     allowed = {
-        "html", "head", "meta", "title", "style", "body", "header", "main", "section", "footer", "div", "span", "p",
-        "h1", "h2", "h3", "b", "i", "em", "small", "code", "ul", "li", "details", "summary", "dl", "dt", "dd", "table",
-        "thead", "tbody", "tfoot", "tr", "th", "td", "figure", "figcaption",
-        "svg", "g", "path", "line", "text", "rect", "defs", "clippath",
-    }  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "main",
+        "section",
+        "footer",
+        "div",
+        "span",
+        "p",
+        "h1",
+        "h2",
+        "h3",
+        "b",
+        "i",
+        "em",
+        "small",
+        "code",
+        "ul",
+        "li",
+        "details",
+        "summary",
+        "dl",
+        "dt",
+        "dd",
+        "table",
+        "thead",
+        "tbody",
+        "tfoot",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "figcaption",
+        "svg",
+        "g",
+        "path",
+        "line",
+        "text",
+        "rect",
+        "defs",
+        "clippath",
+    }
     assert set(found.tags) <= allowed
     for name, value in found.attributes:
         assert not name.startswith("on"), name
-        assert name not in {"src", "srcdoc", "href", "action", "formaction", "data", "xlink:href"}, name
+        assert name not in {
+            "src",
+            "srcdoc",
+            "href",
+            "action",
+            "formaction",
+            "data",
+            "xlink:href",
+        }, name
         assert not re.search(r"javascript:|url\((?!#)|expression\(|alert", value or ""), value
     assert not re.search("[\u202a-\u202e\u2066-\u2069\ufeff\x01-\x08\x0b-\x1f\x7f]", text)
     assert text.count("<title>") == 1
@@ -224,7 +329,15 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
 def test_what_cannot_be_seen_is_named_and_what_scripts_need_is_left() -> None:
     assert visible("a<b>&\"'") == "a&lt;b&gt;&amp;&#34;&#39;"
     assert visible("\u202e") == '<span class="unseen" title="right-to-left override">U+202E</span>'
-    for text in ("می\u200cخواهم", "क्\u200dष", "👩\u200d🔬", "שלום", "tab\tand\nline", "½ é 東", "\u00a0"):
+    for text in (
+        "می\u200cخواهم",
+        "क्\u200dष",
+        "👩\u200d🔬",
+        "שלום",
+        "tab\tand\nline",
+        "½ é 東",
+        "\u00a0",
+    ):
         assert visible(text) == text
 
 
@@ -238,23 +351,37 @@ def test_long_texts_are_cut_in_their_middle_and_say_so() -> None:
 
 def test_a_page_stays_small_whatever_the_texts(tmp_path: Path) -> None:
     flags = [f"flag_{i:02}" for i in range(20)]
-    rows = [good_row(i, flags=[flags[i % 20]], reasoning="\u202e<\"'" * 4000, answer="東" * 9000) for i in range(200)]
+    rows = [
+        good_row(i, flags=[flags[i % 20]], reasoning="\u202e<\"'" * 4000, answer="東" * 9000)
+        for i in range(200)
+    ]
     write_output(tmp_path / "out", [table_of(rows)])
     numbers, found = read(Output(open_storage(tmp_path / "out")))
     assert sum(len(rows) for rows in found.quoted.values()) == 200
     assert len(render(numbers, found)) <= MAX_BYTES
 
 
-CHROMIUM = next((p for p in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if p.exists()), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
+CHROMIUM = next(
+    (p for p in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if p.exists()), None
+)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here (apt-get install chromium)"
+)
 
 
 def chromium(folder: Path, *args: str) -> str:
     """What headless Chromium prints. Without a network: every host name leads nowhere."""
     command = [
-        str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-        "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=4000", *args,
-    ]  # fmt: skip
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder / 'profile'}",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=4000",
+        *args,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout + "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
@@ -271,7 +398,9 @@ def test_hostile_text_does_nothing_in_a_real_browser(tmp_path: Path) -> None:
     for path in (tmp_path / "out/report.html", tmp_path / "bare.html"):
         said = chromium(tmp_path, "--dump-dom", path.as_uri())
         found = Page(said)
-        assert "owned" not in re.search("<title>(.*?)</title>", said, re.DOTALL)[1].replace("= 'owned'", "")  # type: ignore[index]
+        assert "owned" not in re.search("<title>(.*?)</title>", said, re.DOTALL)[1].replace(
+            "= 'owned'", ""
+        )  # type: ignore[index]
         assert not {"script", "iframe", "img", "a"} & set(found.tags)
         assert "CONSOLE" not in said, "neither an error nor a refused request"
     canary = (tmp_path / "bare.html").with_name("canary.html")
@@ -285,10 +414,16 @@ def test_hostile_text_does_nothing_in_a_real_browser(tmp_path: Path) -> None:
 def test_the_page_asks_the_network_for_nothing(tmp_path: Path, made: Path) -> None:
     report(made, "--to", tmp_path / "page.html")
     log = tmp_path / "net.json"
-    said = chromium(tmp_path, f"--log-net-log={log}", "--dump-dom", (tmp_path / "page.html").as_uri())
+    said = chromium(
+        tmp_path, f"--log-net-log={log}", "--dump-dom", (tmp_path / "page.html").as_uri()
+    )
     assert "Sequences running" in said
     urls = set(re.findall(r'"url":"([^"]+)"', log.read_text()))
-    ours = {url for url in urls if "page.html" in url or not re.match(r"https?://[^/]*(google|gvt1|chrome)", url)}
+    ours = {
+        url
+        for url in urls
+        if "page.html" in url or not re.match(r"https?://[^/]*(google|gvt1|chrome)", url)
+    }
     assert {url for url in ours if url.startswith("http")} == set()
 
 
@@ -305,7 +440,10 @@ def test_a_report_tells_of_an_output_that_is_not_complete(tmp_path: Path) -> Non
 def test_a_report_on_a_run_that_committed_nothing_yet(tmp_path: Path) -> None:
     write_output(tmp_path / "out", [], pending=100)
     assert report(tmp_path / "out").exit_code == 0
-    assert "There is nothing to count before the first part" in (tmp_path / "out/report.html").read_text()
+    assert (
+        "There is nothing to count before the first part"
+        in (tmp_path / "out/report.html").read_text()
+    )
     assert json.loads(report(tmp_path / "out", "--json").output)["rows"]["done"] == 0
 
 
@@ -341,7 +479,12 @@ def test_a_report_on_a_real_run(tmp_path: Path, real_output: Path) -> None:
     assert not (real_output / "report.html").exists()
     page = (tmp_path / "page.html").read_text()
     assert_inert(page.encode())
-    for title in ("Output tokens per second", "Sequences running", "KV cache in use", "Plan against measured"):
+    for title in (
+        "Output tokens per second",
+        "Sequences running",
+        "KV cache in use",
+        "Plan against measured",
+    ):
         assert title in page
     n = numbers_of(real_output)
     assert n["time"]["points"][-1]["finished"] == 40
@@ -354,14 +497,24 @@ def test_readers_of_the_output_do_not_mind_the_report(tmp_path: Path) -> None:
 
     write_output(tmp_path / "out", [table_of([good_row(i) for i in range(5)])])
     report(tmp_path / "out")
-    assert datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))["train"].num_rows == 5
+    assert (
+        datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))[
+            "train"
+        ].num_rows
+        == 5
+    )
     assert duckdb.sql(f"select count(*) from '{tmp_path}/out/data/*.parquet'").fetchall() == [(5,)]
 
 
-def test_report_json_is_the_numbers_and_writes_no_page_unless_told_where(made: Path, tmp_path: Path) -> None:
+def test_report_json_is_the_numbers_and_writes_no_page_unless_told_where(
+    made: Path, tmp_path: Path
+) -> None:
     found = json.loads(report(made, "--json").stdout)
     wanted = numbers_of(made)
-    assert {**found, "made_at": None} == {**json.loads(json.dumps(wanted, default=str)), "made_at": None}
+    assert {**found, "made_at": None} == {
+        **json.loads(json.dumps(wanted, default=str)),
+        "made_at": None,
+    }
     both = report(made, "--json", "--to", tmp_path / "page.html")
     assert json.loads(both.stdout)["rows"]["done"] == 3000
     assert (tmp_path / "page.html").exists()
@@ -370,34 +523,63 @@ def test_report_json_is_the_numbers_and_writes_no_page_unless_told_where(made: P
 def test_a_report_on_s3_lies_beside_its_results(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
     write_output(s3.storage("out"), [table_of([good_row(i) for i in range(20)])])
-    assert report(f"s3://{s3.bucket}/out").output.startswith(f"s3://{s3.bucket}/out/report.html: 0.")
+    assert report(f"s3://{s3.bucket}/out").output.startswith(
+        f"s3://{s3.bucket}/out/report.html: 0."
+    )
     page = s3.client().get_object(Bucket=s3.bucket, Key="out/report.html")["Body"].read()
     assert_inert(page)
-    assert report(f"s3://{s3.bucket}/out", "--to", f"s3://{s3.bucket}/pages/one.html").exit_code == 0
-    assert s3.client().get_object(Bucket=s3.bucket, Key="pages/one.html")["Body"].read()[:15] == b"<!doctype html>"
+    assert (
+        report(f"s3://{s3.bucket}/out", "--to", f"s3://{s3.bucket}/pages/one.html").exit_code == 0
+    )
+    assert (
+        s3.client().get_object(Bucket=s3.bucket, Key="pages/one.html")["Body"].read()[:15]
+        == b"<!doctype html>"
+    )
 
 
 BAD = {
-    "nothing there": (["TMP/none"], "TMP/none: not an output of batchr1. Give the folder that a job wrote, or the job "
-                      "file."),
-    "a foreign folder": (["TMP"], "TMP: not an output of batchr1. Give the folder that a job wrote, or the job file."),
-    "no such column": (["TMP/out", "--by", "topic"],
-                       "TMP/out: --by topic: there is no such column (kept columns: subject, level)."),
-    "a page in a folder's place": (["TMP/out", "--to", "TMP/out"],
-                                   "--to TMP/out: is a folder (need a file). Write --to TMP/out/report.html."),
-    "a slash at the end": (["TMP/out", "--to", "TMP/new/"],
-                           "--to TMP/new/: is a folder (need a file). Write --to TMP/new/report.html."),
-    "a page among the results": (["TMP/out", "--to", "TMP/out/data/report.html"],
-                                 "--to TMP/out/data/report.html: lies among the results (got data/ of the output). "
-                                 "Give another place."),
-    "an unknown store": (["ftp://host/out"], "ftp://…: storage of this kind is not supported (got 'ftp', need a path, "
-                         "file:// or s3://). Copy the data, or use the store's S3 interface with storage.endpoint."),
-    "a part that is damaged": (["TMP/torn"], "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a "
-                               "readable part (REASON). batchr1 publishes whole files only, so something else changed "
-                               "it: delete it, and its rows run again."),
-    "a job record that is damaged": (["TMP/odd"], "TMP/odd/.batchr1/job.json: not the record of a job (something else "
-                                     "changed it). Put it back, or start over with --fresh (deletes these results)."),
-}  # fmt: skip
+    "nothing there": (
+        ["TMP/none"],
+        "TMP/none: not an output of batchr1. Give the folder that a job wrote, or the job file.",
+    ),
+    "a foreign folder": (
+        ["TMP"],
+        "TMP: not an output of batchr1. Give the folder that a job wrote, or the job file.",
+    ),
+    "no such column": (
+        ["TMP/out", "--by", "topic"],
+        "TMP/out: --by topic: there is no such column (kept columns: subject, level).",
+    ),
+    "a page in a folder's place": (
+        ["TMP/out", "--to", "TMP/out"],
+        "--to TMP/out: is a folder (need a file). Write --to TMP/out/report.html.",
+    ),
+    "a slash at the end": (
+        ["TMP/out", "--to", "TMP/new/"],
+        "--to TMP/new/: is a folder (need a file). Write --to TMP/new/report.html.",
+    ),
+    "a page among the results": (
+        ["TMP/out", "--to", "TMP/out/data/report.html"],
+        "--to TMP/out/data/report.html: lies among the results (got data/ of the output). "
+        "Give another place.",
+    ),
+    "an unknown store": (
+        ["ftp://host/out"],
+        "ftp://…: storage of this kind is not supported (got 'ftp', need a path, "
+        "file:// or s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
+    ),
+    "a part that is damaged": (
+        ["TMP/torn"],
+        "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a "
+        "readable part (REASON). batchr1 publishes whole files only, so something else changed "
+        "it: delete it, and its rows run again.",
+    ),
+    "a job record that is damaged": (
+        ["TMP/odd"],
+        "TMP/odd/.batchr1/job.json: not the record of a job (something else "
+        "changed it). Put it back, or start over with --fresh (deletes these results).",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", list(BAD))
@@ -412,7 +594,11 @@ def test_bad_inputs_are_refused_with_one_line(name: str, tmp_path: Path) -> None
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     args, message = BAD[name]
     done = report(*(a.replace("TMP", str(tmp_path)) for a in args))
-    said = re.sub(r"\(Could not open.*?\)\. batchr1", "(REASON). batchr1", done.stderr.replace(str(tmp_path), "TMP"))
+    said = re.sub(
+        r"\(Could not open.*?\)\. batchr1",
+        "(REASON). batchr1",
+        done.stderr.replace(str(tmp_path), "TMP"),
+    )
     assert said == f"batchr1: {message}\n"
     assert (done.exit_code, done.stdout) == (2, "")
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
@@ -422,7 +608,8 @@ def test_bad_inputs_are_refused_with_one_line(name: str, tmp_path: Path) -> None
 def test_a_hundred_thousand_rows_in_a_minute_and_five_megabytes(tmp_path: Path) -> None:
     write_large(tmp_path / "out", 100_000)
     code = (
-        "import resource, sys, time; started = time.monotonic(); from batchr1.cli.main import main; "
+        "import resource, sys, time; started = time.monotonic(); from batchr1.cli.main import "
+        "main; "
         f"main(['report', {str(tmp_path / 'out')!r}], standalone_mode=False); "
         "print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

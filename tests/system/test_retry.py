@@ -1,4 +1,6 @@
-"""`retry.on`: outcomes that are not wanted are tried again, with a new seed, and the kept row says how often."""
+"""`retry.on`: outcomes that are not wanted are tried again, with a new seed, and the kept row says
+how often.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from process_tree import until
-from replay_job import keys_of, questions, replay, rows_of, run_replay, token_ids, wanted_keys, write_job
+from replay_job import (
+    keys_of,
+    questions,
+    replay,
+    rows_of,
+    run_replay,
+    token_ids,
+    wanted_keys,
+    write_job,
+)
 from test_checkpointer import record, started, wait_for_saved
 
 from batchr1.dataset.prompts import PromptRenderer
@@ -36,13 +47,17 @@ from batchr1.worker.engine_worker import EngineWorker
 from batchr1.worker.main import model_tags, result_maker
 
 ROWS = 40
-# Six completions of each prompt, two of them too long for max_tokens: unclosed. A sample's seed picks one.
+# Six completions of each prompt, two of them too long for max_tokens: unclosed. A sample's seed
+# picks one.
 SCRIPT: dict[str, Any] = {"groups": [[20, 30, 400, 25, 35, 400]], "tokens_per_step": 4}
 
 
 def job_of(folder: Path, **sections: Any) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
-    given = {"sampling": {"max_tokens": 100, "seed": 5}, "retry": {"on": ["unclosed"], "attempts": 4}}
+    given = {
+        "sampling": {"max_tokens": 100, "seed": 5},
+        "retry": {"on": ["unclosed"], "attempts": 4},
+    }
     return write_job(folder, **(given | {"checkpoint": {"every_s": 0.25}} | sections))
 
 
@@ -64,11 +79,15 @@ def test_what_is_not_wanted_is_tried_again_and_the_last_try_is_kept(tmp_path: Pa
     assert set(before["attempts"]) == {1}
     retried = after.filter(pl.col("attempts") > 1)
     assert set(retried["id"]) == set(cut["id"]), "those and no others"
-    assert (retried.filter(pl.col("reasoning_status") == "unclosed")["attempts"] == 4).all(), "kept when all were so"
+    assert (retried.filter(pl.col("reasoning_status") == "unclosed")["attempts"] == 4).all(), (
+        "kept when all were so"
+    )
     assert retried.filter(pl.col("reasoning_status") == "closed").height > retried.height // 2
     for row in after.iter_rows(named=True):
         assert row["seed"] == derive_seed(5, row["id"], 0, row["attempts"])
-    assert summary.tally.discarded == 100 * int((after["attempts"] - 1).sum()), "each thrown away at 100 tokens"
+    assert summary.tally.discarded == 100 * int((after["attempts"] - 1).sum()), (
+        "each thrown away at 100 tokens"
+    )
     assert summary.exit_code == 0
 
 
@@ -91,14 +110,20 @@ def test_tries_are_counted_across_kills(tmp_path: Path) -> None:
 
 def test_drawing_again_needs_a_draw(tmp_path: Path) -> None:
     job = job_of(tmp_path, sampling={"temperature": 0})
-    with pytest.raises(JobError, match=r"retry\.on draws again, and at sampling\.temperature 0 nothing is drawn"):
+    with pytest.raises(
+        JobError, match=r"retry\.on draws again, and at sampling\.temperature 0 nothing is drawn"
+    ):
         load_job(job)
 
 
 def test_a_row_whose_second_try_kills_the_engine_fails_alone(tmp_path: Path) -> None:
     """Its first one was saved whole: that does not make it a row that came through."""
     texts = token_ids()["num_text_ids"] - 1
-    seed = next(s for s in range(100) if [(derive_seed(s, "row/4", 0, a) or 0) % texts % 2 for a in (1, 2)] == [0, 1])
+    seed = next(
+        s
+        for s in range(100)
+        if [(derive_seed(s, "row/4", 0, a) or 0) % texts % 2 for a in (1, 2)] == [0, 1]
+    )
     job = job_of(tmp_path, input={"limit": 5}, sampling={"max_tokens": 100, "seed": seed})
     # One at a time: between its tries others run, while the first is in snapshots.
     script = {"groups": [[400, 20]], "poison_every": 29, "poison_at": 10, "poison_up_to": 20}
@@ -132,9 +157,23 @@ def test_what_is_called_back_is_not_tried_again(tmp_path: Path) -> None:
     """A row has enough right samples while it is being seen whether this one is to be tried again."""
     spec = replay(**SCRIPT | {"groups": [[400]]})
     setup = WorkerSetup(
-        "run", 0, 0, spec, 8, open_storage(tmp_path / "out"), pa.schema([]).serialize().to_pybytes(), 5, 4, 10, 600,
-        "model", False, False, judges=True, retry_on=frozenset({"unclosed"}),
-    )  # fmt: skip
+        "run",
+        0,
+        0,
+        spec,
+        8,
+        open_storage(tmp_path / "out"),
+        pa.schema([]).serialize().to_pybytes(),
+        5,
+        4,
+        10,
+        600,
+        "model",
+        False,
+        False,
+        judges=True,
+        retry_on=frozenset({"unclosed"}),
+    )
     tags, tokenizer = model_tags(setup)
     make, is_seen = result_maker(setup, tags, tokenizer), threading.Event()
 
@@ -156,5 +195,8 @@ def test_what_is_called_back_is_not_tried_again(tmp_path: Path) -> None:
     line.to_worker.put(Drain())
     thread.join(60)
     assert not thread.is_alive()
-    assert [(m.keys, m.tokens) for m in line.of(SamplesCancelled)] == [((), 0), ((SampleKey("a", 0),), 100)]
+    assert [(m.keys, m.tokens) for m in line.of(SamplesCancelled)] == [
+        ((), 0),
+        ((SampleKey("a", 0),), 100),
+    ]
     assert not collector.uncommitted() and not line.of(PartStaged)

@@ -1,6 +1,7 @@
 """A whole run: everything that was asked comes out once, whatever happens on the way.
 
-The engine is the replay engine; driver, worker processes, tokenizer, splitting, Parquet and lock are the real ones.
+The engine is the replay engine; driver, worker processes, tokenizer, splitting, Parquet and lock
+are the real ones.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ from batchr1.storage.lock import Lock
 
 SECRET = "Zeppelin-7391"  # in every prompt, so in no log
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
-LOCKSTEP = {"sigma": 0.0, "mean_len": 16.0, "max_num_seqs": 8}  # eight rows end in the same step, every third step
+LOCKSTEP = {
+    "sigma": 0.0,
+    "mean_len": 16.0,
+    "max_num_seqs": 8,
+}  # eight rows end in the same step, every third step
 
 
 def cli(*arguments: str | Path) -> Result:
@@ -41,12 +46,18 @@ def cli(*arguments: str | Path) -> Result:
 
 
 def parts_of(output: Path) -> list[str]:
-    return sorted(path.name for path in (output / "data").glob("*")) if (output / "data").exists() else []
+    return (
+        sorted(path.name for path in (output / "data").glob("*"))
+        if (output / "data").exists()
+        else []
+    )
 
 
 def run_records(output: Path) -> list[dict[str, Any]]:
     """Of runs that had something to do."""
-    records = [json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))]
+    records = [
+        json.loads(path.read_text()) for path in sorted((output / ".batchr1/runs").glob("*.json"))
+    ]
     return [record for record in records if "plan" in record]
 
 
@@ -63,7 +74,9 @@ def assert_sound(rows: pl.DataFrame, inputs: pl.DataFrame, n: int = 1) -> None:
     assert (rows["truncated"] == (rows["finish_reason"] == "length")).all()
     assert (rows["truncated"] == rows["truncated_in"].is_not_null()).all()
     assert (rows["truncated"] == rows["truncated_by"].is_not_null()).all()
-    assert (rows["reasoning"].is_null() == rows["reasoning_status"].is_in(["empty", "missing"])).all()
+    assert (
+        rows["reasoning"].is_null() == rows["reasoning_status"].is_in(["empty", "missing"])
+    ).all()
     assert (rows["answer"].is_null() == (rows["reasoning_status"] == "unclosed")).all()
     assert rows.filter(pl.col("truncated"))["token_ids"].is_not_null().all()
 
@@ -131,7 +144,9 @@ def test_every_row_carries_its_input(complete: tuple[Path, Summary]) -> None:
     assert rows.columns[:4] == ["id", "sample", "subject", "hardness"]
 
 
-def test_what_the_engine_generated_is_in_the_row_token_for_token(complete: tuple[Path, Summary]) -> None:
+def test_what_the_engine_generated_is_in_the_row_token_for_token(
+    complete: tuple[Path, Summary],
+) -> None:
     from batchr1.dataset.prompts import load_tokenizer
 
     script = replay().args
@@ -146,7 +161,9 @@ def test_what_the_engine_generated_is_in_the_row_token_for_token(complete: tuple
 
 
 def test_a_row_stops_at_its_own_cap_or_at_the_jobs(complete: tuple[Path, Summary]) -> None:
-    rows = rows_of(complete[0].parent / "out").join(inputs_with_everything().select("id", "cap"), on="id")
+    rows = rows_of(complete[0].parent / "out").join(
+        inputs_with_everything().select("id", "cap"), on="id"
+    )
     limit = rows["cap"].fill_null(100).clip(upper_bound=100)
     assert (rows["completion_tokens"] <= limit).all()
     cut = rows["completion_tokens"] == limit
@@ -173,7 +190,10 @@ def test_two_replicas_share_the_work_and_none_of_it_twice(complete: tuple[Path, 
 
 def test_parts_hold_no_more_rows_than_the_job_says(complete: tuple[Path, Summary]) -> None:
     output = complete[0].parent / "out"
-    sizes = [pl.scan_parquet(output / "data" / name).select(pl.len()).collect().item() for name in parts_of(output)]
+    sizes = [
+        pl.scan_parquet(output / "data" / name).select(pl.len()).collect().item()
+        for name in parts_of(output)
+    ]
     assert max(sizes) == 16
     assert sum(sizes) == 177
 
@@ -245,9 +265,12 @@ def test_finding_nothing_to_do_loads_neither_torch_nor_vllm(complete: tuple[Path
     code = (
         "import sys, batchr1.cli.main\n"
         "try: batchr1.cli.main.main(sys.argv[1:])\n"
-        "except SystemExit as end: print(end.code, sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+        "except SystemExit as end: print(end.code, sorted({'torch', 'vllm', 'transformers'} & "
+        "set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code, "run", complete[0]], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", complete[0]], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
@@ -328,19 +351,28 @@ def test_bad_rows_fail_alone_and_can_be_tried_again(tmp_path: Path) -> None:
     )
     # 1. The engine refuses one prompt in four, and the context ends many of the others.
     summary = run_replay(job, replay(refuse_every=4, mean_len=250.0, sigma=0.3))
-    failed = pl.concat([pl.read_parquet(path) for path in (output / ".batchr1/failed").glob("*.parquet")])
+    failed = pl.concat(
+        [pl.read_parquet(path) for path in (output / ".batchr1/failed").glob("*.parquet")]
+    )
     reasons = {row["id"]: row["reason"] for row in failed.iter_rows(named=True)}
     refused = [id for id, reason in reasons.items() if reason == "engine_refused"]
     assert {id: reasons[id] for id in ("null", "empty", "long", "capped")} == {
-        "null": "empty_prompt", "empty": "empty_prompt", "long": "prompt_too_long", "capped": "bad_max_tokens",
-    }  # fmt: skip
+        "null": "empty_prompt",
+        "empty": "empty_prompt",
+        "long": "prompt_too_long",
+        "capped": "bad_max_tokens",
+    }
     assert len(refused) == len(reasons) - 4 > 3
     assert failed.height == len(reasons), "each failed row once"
     assert set(failed.filter(pl.col("id").is_in(refused))["attempts"]) == {2}
     assert SECRET not in "".join(failed["message"])
     assert (summary.exit_code, summary.stopped) == (3, None)
-    assert summary.tally.reasons == {"empty_prompt": 2, "prompt_too_long": 1, "bad_max_tokens": 1,
-                                     "engine_refused": len(refused)}  # fmt: skip
+    assert summary.tally.reasons == {
+        "empty_prompt": 2,
+        "prompt_too_long": 1,
+        "bad_max_tokens": 1,
+        "engine_refused": len(refused),
+    }
     rows = rows_of(output)
     assert_sound(rows, inputs.filter(~pl.col("id").is_in(list(reasons))))
     cut = rows.filter(pl.col("truncated"))
@@ -371,7 +403,10 @@ def test_bad_rows_fail_alone_and_can_be_tried_again(tmp_path: Path) -> None:
     assert (retried.exit_code, retried.tally.done, retried.tally.failed) == (3, len(refused), 4)
     assert_sound(rows_of(output), questions(40))
     assert not (output / "_SUCCESS").exists()
-    assert (cli("run", job).exit_code, find_pending(prepare(load_job(job))).counts().failed) == (3, 4)
+    assert (cli("run", job).exit_code, find_pending(prepare(load_job(job))).counts().failed) == (
+        3,
+        4,
+    )
     assert len(cli("status", output, "--failed").output.splitlines()) == 4
 
 
@@ -407,7 +442,9 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_nothing_is_lost_or_doubled(
     summary = run_replay(job, engine)
     assert (tmp_path / "happened").exists()
     assert (summary.exit_code, summary.tally.restarts, summary.tally.done) == (0, 1, 150)
-    assert {name.split("-")[4] for name in parts_of(tmp_path / "out")} == {"0", "1"}, "epochs before and after"
+    assert {name.split("-")[4] for name in parts_of(tmp_path / "out")} == {"0", "1"}, (
+        "epochs before and after"
+    )
     rows = rows_of(tmp_path / "out")
     assert_sound(rows, questions(150))
     assert without_run(rows).equals(undisturbed)
@@ -420,17 +457,24 @@ def test_a_worker_that_always_dies_stops_the_run_and_the_next_run_goes_on(
     summary = run_replay(job, replay(die_at_step=1))
     assert summary.exit_code == 75
     assert summary.stopped == (
-        "the engine died with each of 3 rows that ran alone in it, one after the other: it is not the rows. "
+        "the engine died with each of 3 rows that ran alone in it, one after the other: it is not "
+        "the rows. "
         "The run's log says more; committed rows are safe, and the same command goes on."
     )
     assert (summary.tally.done, summary.counts.pending, summary.tally.restarts) == (0, 150, 4)
     [record] = run_records(tmp_path / "out")
-    assert (record["state"], record["exit_code"], record["stopped"]) == ("stopped", 75, summary.stopped)
+    assert (record["state"], record["exit_code"], record["stopped"]) == (
+        "stopped",
+        75,
+        summary.stopped,
+    )
     assert run_replay(job).exit_code == 0
     assert without_run(rows_of(tmp_path / "out")).equals(undisturbed)
 
 
-def test_an_engine_that_cannot_start_stops_the_run_and_leaves_the_output_unclaimed(tmp_path: Path) -> None:
+def test_an_engine_that_cannot_start_stops_the_run_and_leaves_the_output_unclaimed(
+    tmp_path: Path,
+) -> None:
     job = job_of_150(tmp_path)
     summary = run_replay(job, replay(start_s=-1.0))
     assert summary.exit_code == 75
@@ -453,7 +497,9 @@ def log_of(output: Path) -> str:
     return "".join(path.read_text() for path in (output / ".batchr1/runs").glob("*.log"))
 
 
-def test_sigterm_ends_a_run_with_every_finished_row_committed(tmp_path: Path, undisturbed: pl.DataFrame) -> None:
+def test_sigterm_ends_a_run_with_every_finished_row_committed(
+    tmp_path: Path, undisturbed: pl.DataFrame
+) -> None:
     job, output = job_of_150(tmp_path, rows_per_part=10), tmp_path / "out"
     with start(job, LOCKSTEP | {"step_s": 0.2}) as run:
         until(lambda: parts_of(output))
@@ -463,8 +509,13 @@ def test_sigterm_ends_a_run_with_every_finished_row_committed(tmp_path: Path, un
         assert run.wait() == 75
         assert time.monotonic() - sent < 15
         done = rows_of(output)
-        assert run.stderr == "stopping: finished rows are being written; once more to leave at once\n"
-        assert run.stdout.splitlines()[0] == f"150 rows = {done.height} done + 0 failed + {150 - done.height} pending"
+        assert (
+            run.stderr == "stopping: finished rows are being written; once more to leave at once\n"
+        )
+        assert (
+            run.stdout.splitlines()[0]
+            == f"150 rows = {done.height} done + 0 failed + {150 - done.height} pending"
+        )
         assert run.stdout.splitlines()[2:] == [
             "stopped: received SIGTERM",
             f"output: {output}",
@@ -473,7 +524,9 @@ def test_sigterm_ends_a_run_with_every_finished_row_committed(tmp_path: Path, un
         assert run.left() == []
         assert worker not in run.pids()
     assert 0 < done.height < 150
-    assert done.height % 8 == 0, "rows end eight at a time, parts hold ten: all that were finished are here"
+    assert done.height % 8 == 0, (
+        "rows end eight at a time, parts hold ten: all that were finished are here"
+    )
     assert not (output / "_SUCCESS").exists()
     summary = run_replay(job)
     assert (summary.exit_code, summary.tally.done) == (0, 150 - done.height)
@@ -504,8 +557,12 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path: Path) -> None:
         assert run.stdout == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: signal.Signals(number).name)
-def test_a_signal_to_a_run_that_is_getting_ready_ends_it_resumably(copy_of_complete: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: signal.Signals(number).name
+)
+def test_a_signal_to_a_run_that_is_getting_ready_ends_it_resumably(
+    copy_of_complete: Path, number: int
+) -> None:
     output = copy_of_complete.parent / "out"
     holder = Lock.acquire(open_storage(output), run="holder", heartbeat_s=3600)
     try:
@@ -528,7 +585,9 @@ def test_a_signal_to_a_run_that_is_getting_ready_ends_it_resumably(copy_of_compl
 
 @pytest.fixture
 def thief(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Waits for the first part, leaves a staged part of a worker that was given up, and then takes the lock."""
+    """Waits for the first part, leaves a staged part of a worker that was given up, and then takes
+    the lock.
+    """
     output, seen = tmp_path / "out", dict[str, Any]()
 
     def steal() -> None:
@@ -547,7 +606,9 @@ def thief(tmp_path: Path) -> Iterator[dict[str, Any]]:
     seen["lock"].release()
 
 
-def test_a_run_that_lost_its_lock_commits_nothing_more(tmp_path: Path, thief: dict[str, Any]) -> None:
+def test_a_run_that_lost_its_lock_commits_nothing_more(
+    tmp_path: Path, thief: dict[str, Any]
+) -> None:
     job, output = job_of_150(tmp_path), tmp_path / "out"
     summary = run_replay(job, replay(**LOCKSTEP, step_s=0.15))
     assert summary.exit_code == 75
@@ -555,9 +616,13 @@ def test_a_run_that_lost_its_lock_commits_nothing_more(tmp_path: Path, thief: di
     assert f"run {summary.run} no longer holds the output" in summary.stopped
     assert parts_of(output) == thief["parts"]
     assert summary.tally.parts == thief["parts"]
-    assert thief["staged"].exists(), "what nobody announced is not committed, and not ours to delete any more"
+    assert thief["staged"].exists(), (
+        "what nobody announced is not committed, and not ours to delete any more"
+    )
     [record] = run_records(output)
-    assert record["state"] == "running", "the output is another run's: not even the record is written"
+    assert record["state"] == "running", (
+        "the output is another run's: not even the record is written"
+    )
     thief["lock"].release()
     resumed = run_replay(job)
     assert resumed.exit_code == 0
@@ -580,6 +645,8 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     job = job_of_150(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.txt").write_text("mine")
-    with pytest.raises(OutputError, match=r"not empty and not an output of batchr1 \(it holds thesis.txt\)"):
+    with pytest.raises(
+        OutputError, match=r"not empty and not an output of batchr1 \(it holds thesis.txt\)"
+    ):
         run_replay(job)
     assert os.listdir(tmp_path / "out") == ["thesis.txt"]  # noqa: PTH208

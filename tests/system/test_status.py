@@ -20,16 +20,26 @@ SCRIPT: dict[str, Any] = {"mean_len": 80.0, "tokens_per_step": 1, "step_s": 0.02
 
 
 def status(output: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(CliRunner().invoke(main, ["status", str(output), "--json"]).output)
+    document: dict[str, Any] = json.loads(
+        CliRunner().invoke(main, ["status", str(output), "--json"]).output
+    )
     return document
 
 
 def test_status_follows_an_output_through_its_life(tmp_path: Path) -> None:
     questions(60).write_parquet(tmp_path / "in.parquet")
-    job, output = write_job(tmp_path, checkpoint={"every_s": 0.2}, output={"rows_per_part": 8}), tmp_path / "out"
+    job, output = (
+        write_job(tmp_path, checkpoint={"every_s": 0.2}, output={"rows_per_part": 8}),
+        tmp_path / "out",
+    )
     (tmp_path / "script.json").write_text(json.dumps(SCRIPT))
     with tree([HELPER, str(tmp_path / "script.json"), "run", str(job)], tmp_path) as run:
-        until(lambda: len(list((output / "data").glob("*"))) >= 2 and list((output / INFLIGHT_DIR).glob("*")))
+        until(
+            lambda: (
+                len(list((output / "data").glob("*"))) >= 2
+                and list((output / INFLIGHT_DIR).glob("*"))
+            )
+        )
         live = status(output)
         text = CliRunner().invoke(main, ["status", str(output)]).output
         run.kill()
@@ -52,7 +62,12 @@ def test_status_follows_an_output_through_its_life(tmp_path: Path) -> None:
     [snapshot] = (output / INFLIGHT_DIR).glob("*.bin")
     whole = snapshot.read_bytes()
     snapshot.write_bytes(whole[:-5])
-    assert status(output)["in_flight"] == {"under_way": 0, "finished": 0, "tokens": 0, "unreadable": 1}
+    assert status(output)["in_flight"] == {
+        "under_way": 0,
+        "finished": 0,
+        "tokens": 0,
+        "unreadable": 1,
+    }
     text = CliRunner().invoke(main, ["status", str(output)]).output
     assert "1 snapshots cannot be read: their tokens are generated again" in text
     snapshot.write_bytes(whole)
@@ -73,8 +88,12 @@ def test_a_part_that_was_copied_counts_once(tmp_path: Path) -> None:
     found = status(tmp_path / "out")
     assert (found["done"], found["repeated"], found["pending"]) == (20, 8, 0)
     text = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
-    assert "  repeated   8 rows lie in data/ twice (a part was copied there?): counted once\n" in text
-    report = json.loads(CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--json"]).output)
+    assert (
+        "  repeated   8 rows lie in data/ twice (a part was copied there?): counted once\n" in text
+    )
+    report = json.loads(
+        CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--json"]).output
+    )
     assert report["rows"]["done"] == 20
 
 

@@ -36,18 +36,23 @@ from batchr1.events import EVENTS, JsonLines, event, schema_document
 ROOT = Path(__file__).parents[2]
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 LINE = jsonschema.Draft202012Validator(
-    json.loads((ROOT / "schemas/log.schema.json").read_text()), format_checker=jsonschema.FormatChecker()
+    json.loads((ROOT / "schemas/log.schema.json").read_text()),
+    format_checker=jsonschema.FormatChecker(),
 )
 ALWAYS = {"ts", "level", "event", "logger", "message"}
 
 
 def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
     arguments = [str(a) for a in args]
-    return click.testing.CliRunner().invoke(main, arguments, obj=replay(**script), catch_exceptions=False)
+    return click.testing.CliRunner().invoke(
+        main, arguments, obj=replay(**script), catch_exceptions=False
+    )
 
 
 def lines_of(stderr: str) -> list[dict[str, Any]]:
-    """Every line of stderr, held against the schema; and it has no field that the schema does not name."""
+    """Every line of stderr, held against the schema; and it has no field that the schema does not
+    name.
+    """
     lines = [json.loads(line) for line in stderr.splitlines()]
     for line in lines:
         LINE.validate(line)
@@ -85,44 +90,68 @@ def test_a_run_in_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     lines = lines_of(result.stderr)
     events = [line["event"] for line in lines]
     assert events[:2] == ["run_started", "worker_started"]
-    assert [e for e in events if e.startswith("worker_")] == ["worker_started", "worker_ready", "worker_ended"]
+    assert [e for e in events if e.startswith("worker_")] == [
+        "worker_started",
+        "worker_ready",
+        "worker_ended",
+    ]
     assert {"progress", "part_committed", "rows_failed"} <= set(events)
     assert events[-1] == "run_ended"
     by_event = {line["event"]: line for line in lines}
     run = by_event["run_started"]["run"]
     assert {line["run"] for line in lines} == {run}
     assert (
-        by_event["run_started"] | {"output": f"{tmp_path}/out", "samples": 21, "pending": 21, "done": 0}
+        by_event["run_started"]
+        | {"output": f"{tmp_path}/out", "samples": 21, "pending": 21, "done": 0}
         == (by_event["run_started"])
     )
     assert sum(line["rows"] for line in lines if line["event"] == "part_committed") == 20
     assert by_event["rows_failed"]["reasons"] == {"empty_prompt": 1}
     ended = by_event["run_ended"]
-    assert (ended["done"], ended["failed"], ended["pending"], ended["exit_code"], ended["stopped"]) == (
+    assert (
+        ended["done"],
+        ended["failed"],
+        ended["pending"],
+        ended["exit_code"],
+        ended["stopped"],
+    ) == (
         20,
         1,
         0,
         3,
         None,
     )
-    assert result.stdout.splitlines()[0] == "21 rows = 20 done + 1 failed + 0 pending", "results stay on stdout"
+    assert result.stdout.splitlines()[0] == "21 rows = 20 done + 1 failed + 0 pending", (
+        "results stay on stdout"
+    )
 
     again = lines_of(batchr1("run", job, "--log-format", "json").stderr)
-    assert [(line["event"], line["pending"], line["spared"]) for line in again] == [("nothing_to_do", 0, 0)]
+    assert [(line["event"], line["pending"], line["spared"]) for line in again] == [
+        ("nothing_to_do", 0, 0)
+    ]
 
 
 def test_a_run_that_is_stopped_and_gone_on_with_in_json_lines(tmp_path: Path) -> None:
     questions(20).write_parquet(tmp_path / "in.parquet")
     job, script = write_job(tmp_path), tmp_path / "script.json"
-    script.write_text(json.dumps({"step_s": 0.1, "mean_len": 60.0, "tokens_per_step": 1, "max_num_seqs": 4}))
+    script.write_text(
+        json.dumps({"step_s": 0.1, "mean_len": 60.0, "tokens_per_step": 1, "max_num_seqs": 4})
+    )
     with tree([HELPER, str(script), "run", str(job), "--log-format", "json"], tmp_path) as run:
         until(lambda: "worker_ready" in run.stderr)
-        until(lambda: "replay ready" in "".join(p.read_text() for p in tmp_path.glob("out/.batchr1/runs/*.log")))
+        until(
+            lambda: (
+                "replay ready"
+                in "".join(p.read_text() for p in tmp_path.glob("out/.batchr1/runs/*.log"))
+            )
+        )
         run.driver.terminate()
         assert run.wait() == 75
         lines = lines_of(run.stderr)
     by_event = {line["event"]: line for line in lines}
-    assert by_event["run_stopping"]["reason"] == by_event["run_ended"]["stopped"] == "received SIGTERM"
+    assert (
+        by_event["run_stopping"]["reason"] == by_event["run_ended"]["stopped"] == "received SIGTERM"
+    )
     assert by_event["run_ended"]["exit_code"] == 75
 
 
@@ -136,10 +165,17 @@ def test_a_run_that_is_stopped_and_gone_on_with_in_json_lines(tmp_path: Path) ->
         (("--set", "input.where=id = 'nobody'"), 2, "input: no rows"),
     ],
 )
-def test_an_error_is_a_json_line_too(tmp_path: Path, change: tuple[str, str], code: int, message: str) -> None:
+def test_an_error_is_a_json_line_too(
+    tmp_path: Path, change: tuple[str, str], code: int, message: str
+) -> None:
     result = batchr1("run", job_with_a_bad_row(tmp_path), "--log-format", "json", *change)
     [line] = lines_of(result.stderr)
-    assert (result.exit_code, line["event"], line["exit_code"], line["level"]) == (code, "failed", code, "error")
+    assert (result.exit_code, line["event"], line["exit_code"], line["level"]) == (
+        code,
+        "failed",
+        code,
+        "error",
+    )
     assert message in line["message"]
     assert result.stdout == ""
 
@@ -156,7 +192,12 @@ def test_the_schema_is_one_and_knows_every_event_that_the_code_names() -> None:
 
 @pytest.mark.parametrize("line", [{}, {"event": "part_committed"}, {"event": "of_my_own"}])
 def test_the_schema_refuses_what_is_no_such_line(line: dict[str, Any]) -> None:
-    good = {"ts": "2026-11-26T06:00:00.000+00:00", "level": "info", "logger": "batchr1", "message": "x"}
+    good = {
+        "ts": "2026-11-26T06:00:00.000+00:00",
+        "level": "info",
+        "logger": "batchr1",
+        "message": "x",
+    }
     assert LINE.is_valid(good | {"event": "message"})
     assert not LINE.is_valid(good | line)
 
@@ -165,7 +206,9 @@ def test_a_traceback_is_part_of_its_line() -> None:
     try:
         raise RuntimeError("out of\nideas")
     except RuntimeError:
-        record = logging.LogRecord("batchr1.x", logging.ERROR, "x.py", 1, "it %s", ("broke",), sys.exc_info())
+        record = logging.LogRecord(
+            "batchr1.x", logging.ERROR, "x.py", 1, "it %s", ("broke",), sys.exc_info()
+        )
     line = json.loads(JsonLines().format(record))
     assert (line["event"], line["message"]) == ("message", "it broke")
     assert line["exception"].endswith("RuntimeError: out of\nideas")
@@ -182,27 +225,44 @@ def test_the_metrics_file_of_a_run_and_of_an_empty_one(tmp_path: Path) -> None:
     found = samples_of(file.read_text())
     tokens = pl.read_parquet(tmp_path / "out/data/*.parquet")["completion_tokens"].sum()
     wanted = {
-        "batchr1_run_active": 0, "batchr1_run_exit_code": 3, "batchr1_samples{state=done}": 20,
-        "batchr1_samples{state=failed}": 1, "batchr1_samples{state=pending}": 0, "batchr1_samples{state=spared}": 0,
-        "batchr1_run_samples_total{outcome=done}": 20, "batchr1_run_samples_total{outcome=failed}": 1,
-        "batchr1_committed_tokens_total": tokens, "batchr1_workers": 0,
-    }  # fmt: skip
+        "batchr1_run_active": 0,
+        "batchr1_run_exit_code": 3,
+        "batchr1_samples{state=done}": 20,
+        "batchr1_samples{state=failed}": 1,
+        "batchr1_samples{state=pending}": 0,
+        "batchr1_samples{state=spared}": 0,
+        "batchr1_run_samples_total{outcome=done}": 20,
+        "batchr1_run_samples_total{outcome=failed}": 1,
+        "batchr1_committed_tokens_total": tokens,
+        "batchr1_workers": 0,
+    }
     assert found | wanted == found
-    started, ended = (found[f"batchr1_run_{what}_timestamp_seconds"] for what in ("started", "ended"))
+    started, ended = (
+        found[f"batchr1_run_{what}_timestamp_seconds"] for what in ("started", "ended")
+    )
     assert (
-        started < found["batchr1_last_commit_timestamp_seconds"] < ended <= found["batchr1_updated_timestamp_seconds"]
+        started
+        < found["batchr1_last_commit_timestamp_seconds"]
+        < ended
+        <= found["batchr1_updated_timestamp_seconds"]
     )
     assert stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444, "the node exporter is another user"
     assert list(file.parent.iterdir()) == [file]
 
     assert batchr1("run", job, "--metrics-file", file).exit_code == 3
     found = samples_of(file.read_text())
-    assert (found["batchr1_run_samples_total{outcome=done}"], found["batchr1_samples{state=done}"]) == (0, 20)
+    assert (
+        found["batchr1_run_samples_total{outcome=done}"],
+        found["batchr1_samples{state=done}"],
+    ) == (0, 20)
 
 
 def test_a_run_that_cannot_begin_leaves_its_exit_code_in_the_metrics(tmp_path: Path) -> None:
     job, file = job_with_a_bad_row(tmp_path), tmp_path / "batchr1.prom"
-    assert batchr1("run", job, "--metrics-file", file, "--set", "input.where=id = 'nobody'").exit_code == 2
+    assert (
+        batchr1("run", job, "--metrics-file", file, "--set", "input.where=id = 'nobody'").exit_code
+        == 2
+    )
     found = samples_of(file.read_text())
     assert (found["batchr1_run_active"], found["batchr1_run_exit_code"]) == (0, 2)
     assert "batchr1_samples{state=done}" not in found
@@ -212,7 +272,8 @@ def test_a_metrics_file_in_no_folder_is_refused_before_anything_is_done(tmp_path
     result = batchr1("run", job_with_a_bad_row(tmp_path), "--metrics-file", tmp_path / "no/x.prom")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        f"batchr1: --metrics-file: {tmp_path}/no/x.prom cannot be written (got no such file or directory). "
+        f"batchr1: --metrics-file: {tmp_path}/no/x.prom cannot be written (got no such file or "
+        f"directory). "
         "Name a file in a folder that is there.\n"
     )
     assert not (tmp_path / "out").exists()
@@ -234,7 +295,9 @@ def test_a_metrics_file_that_fails_later_is_said_once_and_stops_nothing(
 
 def test_every_metric_is_described_and_written_as_prometheus_reads_it() -> None:
     name = 'a "b" \\ c\nd'
-    metrics = Metrics(name, run="r", output="s3://b/o", counts=Counts(4, 2, 3, 1, 0), ended=1.0, exit_code=0)
+    metrics = Metrics(
+        name, run="r", output="s3://b/o", counts=Counts(4, 2, 3, 1, 0), ended=1.0, exit_code=0
+    )
     metrics.tally = Tally(done=2, last_commit=0.0, spent=Spent(1, 20, 100))
     text = metrics.text()
     families = {family.name: family for family in text_string_to_metric_families(text)}
@@ -245,7 +308,10 @@ def test_every_metric_is_described_and_written_as_prometheus_reads_it() -> None:
         assert (kind == "counter") == full.endswith("_total")
         assert {sample.labels["name"] for sample in family.samples} == {name}
     found = samples_of(text)
-    states = [found[f"batchr1_samples{{state={state}}}"] for state in ("done", "failed", "spared", "pending")]
+    states = [
+        found[f"batchr1_samples{{state={state}}}"]
+        for state in ("done", "failed", "spared", "pending")
+    ]
     assert states == [5, 1, 0, 2]
 
 
@@ -263,13 +329,21 @@ def test_metrics_are_served_while_a_run_goes_on_to_this_machine_alone(tmp_path: 
     command = [HELPER, str(script), "run", str(job), "--log-format", "json", "--metrics-port", "0"]
     with tree(command, tmp_path) as run:
         until(lambda: "part_committed" in run.stderr)
-        [url] = [line["url"] for line in lines_of(run.stderr) if line["event"] == "metrics_listening"]
+        [url] = [
+            line["url"] for line in lines_of(run.stderr) if line["event"] == "metrics_listening"
+        ]
         assert url.startswith("http://127.0.0.1:")
         until(lambda: samples_of(get(url)).get("batchr1_run_samples_total{outcome=done}", 0) > 0)
         found = samples_of(get(url))
         assert (found["batchr1_run_active"], found["batchr1_workers"]) == (1, 1)
         assert found["batchr1_sequences{state=running}"] > 0
-        assert sum(found[f"batchr1_samples{{state={s}}}"] for s in ("done", "failed", "spared", "pending")) == 40
+        assert (
+            sum(
+                found[f"batchr1_samples{{state={s}}}"]
+                for s in ("done", "failed", "spared", "pending")
+            )
+            == 40
+        )
         with pytest.raises(urllib.error.HTTPError, match="404"):
             get(url.replace("/metrics", "/data"))
 
@@ -280,7 +354,10 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_done(tmp_path: Path)
         result = batchr1("run", job_with_a_bad_row(tmp_path), "--metrics-port", str(port))
     assert (result.exit_code, result.stderr) == (
         2,
-        f"batchr1: --metrics-port: cannot listen on 127.0.0.1:{port} (got address already in use). Choose another.\n",
+        (
+            f"batchr1: --metrics-port: cannot listen on 127.0.0.1:{port} (got address already in "
+            f"use). Choose another.\n"
+        ),
     )
     assert not (tmp_path / "out").exists()
 
@@ -301,7 +378,11 @@ def test_what_is_served_is_what_is_known_now(served: tuple[Watch, str]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("9400", ("127.0.0.1", 9400)), ("0.0.0.0:9400", ("0.0.0.0", 9400)), ("my-host.lan:80", ("my-host.lan", 80))],
+    [
+        ("9400", ("127.0.0.1", 9400)),
+        ("0.0.0.0:9400", ("0.0.0.0", 9400)),
+        ("my-host.lan:80", ("my-host.lan", 80)),
+    ],
 )
 def test_a_port_and_its_host(text: str, wanted: tuple[str, int]) -> None:
     assert address(text) == wanted
@@ -312,7 +393,8 @@ def test_what_is_no_port(text: str) -> None:
     with pytest.raises(JobError) as caught:
         address(text)
     assert str(caught.value) == (
-        f"--metrics-port: not a port (got {text!r}, need 9400, or HOST:PORT such as 0.0.0.0:9400). Correct it."
+        f"--metrics-port: not a port (got {text!r}, need 9400, or HOST:PORT such as "
+        f"0.0.0.0:9400). Correct it."
     )
 
 
@@ -328,13 +410,20 @@ def telling(file: Path, **more: Any) -> dict[str, Any]:
 def test_the_command_gets_the_record_of_each_run(tmp_path: Path) -> None:
     told = tmp_path / "told.json"
     job = job_with_a_bad_row(tmp_path, **telling(told))
-    for options, code, pending in ((("--stop-after", "0.01s"), 75, 21), ((), 3, 0), ((), 3, 0), ((), 3, 0)):
+    for options, code, pending in (
+        (("--stop-after", "0.01s"), 75, 21),
+        ((), 3, 0),
+        ((), 3, 0),
+        ((), 3, 0),
+    ):
         assert batchr1("run", job, *options).exit_code == code
         record = json.loads(told.read_text())
         assert (record["exit_code"], record["counts"]["pending"]) == (code, pending)
         assert (record["output"], record["job"]) == (f"{tmp_path}/out", "replayed")
         told.unlink()
-    kept = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("out/.batchr1/runs/*.json"))]
+    kept = [
+        json.loads(path.read_text()) for path in sorted(tmp_path.glob("out/.batchr1/runs/*.json"))
+    ]
     assert [record["exit_code"] for record in kept] == [75, 3, 3], (
         "of runs with nothing to do, one record a day is kept"
     )
@@ -344,10 +433,13 @@ def test_the_command_gets_the_record_of_each_run(tmp_path: Path) -> None:
 def test_the_output_is_free_when_the_command_is_run(tmp_path: Path) -> None:
     questions(2).write_parquet(tmp_path / "in.parquet")
     again = (
-        "from sys import argv; from batchr1.storage.lock import Lock; from batchr1.storage.base import open_storage; "
+        "from sys import argv; from batchr1.storage.lock import Lock; from "
+        "batchr1.storage.base import open_storage; "
     )
     again += "Lock.acquire(open_storage(argv[1]), run='next').release()"
-    job = write_job(tmp_path, on_finish={"command": [sys.executable, "-c", again, str(tmp_path / "out")]})
+    job = write_job(
+        tmp_path, on_finish={"command": [sys.executable, "-c", again, str(tmp_path / "out")]}
+    )
     result = batchr1("run", job, "--log-format", "json")
     assert lines_of(result.stderr)[-1]["event"] == "on_finish_ended"
 
@@ -358,14 +450,23 @@ def test_the_output_is_free_when_the_command_is_run(tmp_path: Path) -> None:
         (["/no/such/program"], "no such file or directory"),
         ([sys.executable, "-c", "print('oh no'); raise SystemExit(9)"], "exit code 9"),
         ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], "signal 9"),
-        ([sys.executable, "-c", "import time; time.sleep(60)"], "killed after 0.5 s, on_finish.timeout_s"),
+        (
+            [sys.executable, "-c", "import time; time.sleep(60)"],
+            "killed after 0.5 s, on_finish.timeout_s",
+        ),
         (["echo $HOME; exit 3"], "no such file or directory"),
     ],
 )
-def test_its_failure_is_said_and_changes_no_exit_code(tmp_path: Path, command: list[str], reason: str) -> None:
+def test_its_failure_is_said_and_changes_no_exit_code(
+    tmp_path: Path, command: list[str], reason: str
+) -> None:
     questions(2).write_parquet(tmp_path / "in.parquet")
-    job = write_job(tmp_path, on_finish={"command": command, "timeout_s": 0.5 if "time" in command[-1] else 60})
-    result = batchr1("run", job, "--log-format", "json", "--limit", "0", "--set", "input.allow_empty=true")
+    job = write_job(
+        tmp_path, on_finish={"command": command, "timeout_s": 0.5 if "time" in command[-1] else 60}
+    )
+    result = batchr1(
+        "run", job, "--log-format", "json", "--limit", "0", "--set", "input.allow_empty=true"
+    )
     assert result.exit_code == 0
     last = lines_of(result.stderr)[-1]
     assert (last["event"], last["reason"], last["level"]) == ("on_finish_failed", reason, "warning")
@@ -377,10 +478,22 @@ def test_without_json_its_failure_is_said_on_stderr(tmp_path: Path) -> None:
     questions(2).write_parquet(tmp_path / "in.parquet")
     job, script = write_job(tmp_path, on_finish={"command": ["false"]}), tmp_path / "script.json"
     script.write_text("{}")
-    command = [HELPER, str(script), "run", str(job), "--limit", "0", "--set", "input.allow_empty=true"]
+    command = [
+        HELPER,
+        str(script),
+        "run",
+        str(job),
+        "--limit",
+        "0",
+        "--set",
+        "input.allow_empty=true",
+    ]
     with tree(command, tmp_path) as run:
         assert run.wait() == 0
-        assert run.stderr == "on_finish: false failed (exit code 1); the run's exit code is not changed by it\n"
+        assert (
+            run.stderr
+            == "on_finish: false failed (exit code 1); the run's exit code is not changed by it\n"
+        )
 
 
 def test_a_command_is_a_list(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""Time windows: a run stops by the clock, says why, and the next one goes on first with what was begun."""
+"""Time windows: a run stops by the clock, says why, and the next one goes on first with what was
+begun.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from batchr1.output.checkpoints import read_checkpoints
 from batchr1.storage.base import open_storage
 
 EVENING = dt.datetime(2026, 11, 26, 22, 15, 30)
-SLOW = {"mean_len": 200.0, "sigma": 0.1, "tokens_per_step": 1, "step_s": 0.05, "max_num_seqs": 8}  # 10 s a row
+SLOW = {
+    "mean_len": 200.0,
+    "sigma": 0.1,
+    "tokens_per_step": 1,
+    "step_s": 0.05,
+    "max_num_seqs": 8,
+}  # 10 s a row
 
 
 @pytest.fixture
@@ -60,7 +68,9 @@ def test_a_night_in_which_clocks_change_ends_by_the_clock_on_the_wall(berlin: No
     assert hours == [7, 9]
     skipped = next_time("02:30", forward)  # there is no such time in that night
     assert skipped is not None
-    assert skipped.astimezone(dt.UTC).isoformat() == "2026-03-29T00:30:00+00:00", "rather early than late"
+    assert skipped.astimezone(dt.UTC).isoformat() == "2026-03-29T00:30:00+00:00", (
+        "rather early than late"
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +80,8 @@ def test_what_is_no_time_of_day(text: str) -> None:
     with pytest.raises(JobError) as caught:
         next_time(text, EVENING)
     assert str(caught.value) == (
-        f"--stop-at: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). Correct it."
+        f"--stop-at: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). "
+        f"Correct it."
     )
 
 
@@ -80,17 +91,22 @@ def test_no_time_is_none() -> None:
 
 def test_a_bad_time_is_a_usage_error_before_anything_is_touched(tmp_path: Path) -> None:
     job = job_of(tmp_path, questions(3))
-    result = click.testing.CliRunner().invoke(main, ["run", str(job), "--stop-at", "noon"], obj=replay())
+    result = click.testing.CliRunner().invoke(
+        main, ["run", str(job), "--stop-at", "noon"], obj=replay()
+    )
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "batchr1: --stop-at: not a time of day (got 'noon', need HH:MM, such as 06:00 or 22:30). Correct it.\n"
+        "batchr1: --stop-at: not a time of day (got 'noon', need HH:MM, such as 06:00 or 22:30). "
+        "Correct it.\n"
     )
     assert not (tmp_path / "out").exists()
 
 
 def job_of(folder: Path, inputs: pl.DataFrame, **sections: Any) -> Path:
     inputs.write_parquet(folder / "in.parquet")
-    return write_job(folder, **{"sampling": {"max_tokens": 300}, "output": {"rows_per_part": 2}, **sections})
+    return write_job(
+        folder, **{"sampling": {"max_tokens": 300}, "output": {"rows_per_part": 2}, **sections}
+    )
 
 
 def record_of(output: Path) -> dict[str, Any]:
@@ -105,7 +121,10 @@ def soon(seconds: float) -> dt.datetime:
 
 @pytest.mark.parametrize(
     ("stop_after_s", "stop_at_s", "reason"),
-    [(0.01, 60.0, "the time window of 0.01 s is over"), (60.0, 0.01, "the time window is over: it is {now}")],
+    [
+        (0.01, 60.0, "the time window of 0.01 s is over"),
+        (60.0, 0.01, "the time window is over: it is {now}"),
+    ],
 )
 def test_of_two_windows_the_one_that_ends_first_counts(
     tmp_path: Path, stop_after_s: float, stop_at_s: float, reason: str

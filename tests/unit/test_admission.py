@@ -1,4 +1,6 @@
-"""Admission: hardly ever more in flight than the cache will hold, a full batch, and care after preemptions."""
+"""Admission: hardly ever more in flight than the cache will hold, a full batch, and care after
+preemptions.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +40,27 @@ def lengths(count: int, mean: float = 300.0, sigma: float = 0.8, seed: int = 0) 
 
 
 def admission_of(
-    kv_cache_tokens: int, max_num_seqs: int, *, mean: float = 300.0, sigma: float = 0.8, mixed_step_cost: float = 0.0
+    kv_cache_tokens: int,
+    max_num_seqs: int,
+    *,
+    mean: float = 300.0,
+    sigma: float = 0.8,
+    mixed_step_cost: float = 0.0,
 ) -> Admission:
     expected = CompletionLengths(mean, mean**2 * math.exp(sigma**2), "test")
     return Admission(
-        kv_cache_tokens=kv_cache_tokens, max_num_seqs=max_num_seqs, max_model_len=4096, expected=expected,
+        kv_cache_tokens=kv_cache_tokens,
+        max_num_seqs=max_num_seqs,
+        max_model_len=4096,
+        expected=expected,
         mixed_step_cost=mixed_step_cost,
-    )  # fmt: skip
+    )
 
 
 class Step(NamedTuple):
-    """Whether some still waited after it, how many were in flight, started in it, and the tokens that they hold."""
+    """Whether some still waited after it, how many were in flight, started in it, and the tokens
+    that they hold.
+    """
 
     waits: bool
     flying: int
@@ -73,13 +85,17 @@ def run(admission: Admission, samples: list[Sample]) -> list[Step]:
             admission.ended(sample)
             flying.remove(sample)
         admission.stepped(8 * len(flying), QUIET)
-        seen.append(Step(bool(waiting), were_flying, started, sum(PROMPT + s.generated for s in flying)))
+        seen.append(
+            Step(bool(waiting), were_flying, started, sum(PROMPT + s.generated for s in flying))
+        )
     return seen
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("known", [False, True])
-def test_what_is_in_flight_hardly_ever_outgrows_the_cache_and_fills_most_of_it(seed: int, known: bool) -> None:
+def test_what_is_in_flight_hardly_ever_outgrows_the_cache_and_fills_most_of_it(
+    seed: int, known: bool
+) -> None:
     samples = [
         Sample(length, expected=float(length) if known else None, prompt_id=str(i))
         for i, length in enumerate(lengths(900, seed=seed))
@@ -87,8 +103,12 @@ def test_what_is_in_flight_hardly_ever_outgrows_the_cache_and_fills_most_of_it(s
     seen = run(admission_of(30_000, 256), samples)
     held = [step.held for step in seen]
     over = sum(tokens > 30_000 for tokens in held)
-    assert over <= len(held) / 50 and max(held) < 31_500, "2.5 deviations are left free, and drawn lengths have more"
-    loaded = [step.held for step in seen if step.waits][60:]  # after the first have grown, before the last have begun
+    assert over <= len(held) / 50 and max(held) < 31_500, (
+        "2.5 deviations are left free, and drawn lengths have more"
+    )
+    loaded = [step.held for step in seen if step.waits][
+        60:
+    ]  # after the first have grown, before the last have begun
     assert np.mean(loaded) > 0.7 * 30_000
 
 
@@ -113,12 +133,17 @@ def test_where_a_prefill_slows_the_whole_batch_slots_are_filled_several_at_a_tim
     waits, mixed, fill = dict[float, int](), dict[float, float](), dict[float, float]()
     for cost in (0.0, 0.5):
         admission = admission_of(kv_cache_tokens, 128, mean=1500, mixed_step_cost=cost)
-        seen = run(admission, [Sample(n, prompt_id=str(i)) for i, n in enumerate(lengths(1500, mean=1500.0))])
+        seen = run(
+            admission,
+            [Sample(n, prompt_id=str(i)) for i, n in enumerate(lengths(1500, mean=1500.0))],
+        )
         busy = [step for step in seen[200:] if step.waits]  # the first batch is over
         waits[cost] = admission.window - 128
         mixed[cost] = float(np.mean([step.started > 0 for step in busy]))
         fill[cost] = float(np.mean([min(128, step.flying) for step in busy]))
-    assert waits == {0.0: 16, 0.5: 0}, "what waits in the engine is prefilled as soon as a slot is free"
+    assert waits == {0.0: 16, 0.5: 0}, (
+        "what waits in the engine is prefilled as soon as a slot is free"
+    )
     assert mixed[0.5] < of_before * mixed[0.0]
     assert fill[0.5] > 0.96 * fill[0.0]
 
@@ -155,7 +180,9 @@ def test_what_is_expected_to_be_short_is_admitted_where_an_unknown_one_is_not() 
     assert not admission.admits(Sample(3000, expected=3000.0, prompt_id="long"))
 
 
-def test_a_sample_whose_sibling_has_gone_far_needs_more_than_one_of_which_nothing_is_known() -> None:
+def test_a_sample_whose_sibling_has_gone_far_needs_more_than_one_of_which_nothing_is_known() -> (
+    None
+):
     def fits(at_least: int) -> int:
         admission, count = admission_of(20_000, 400), 0
         while admission.admits(sample := Sample(1, prompt_id=str(count), at_least=at_least)):

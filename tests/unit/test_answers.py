@@ -1,4 +1,6 @@
-"""The final answer is what the last box holds, and it is right if it is the same number or the same LaTeX."""
+"""The final answer is what the last box holds, and it is right if it is the same number or the same
+LaTeX.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ def test_the_last_complete_box_is_the_answer(text: str, box: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "boxed{5}", r"\boxed{5", r"\boxed", r"\boxed{}", r"\boxedx{5}", r"\box{5}", "}{"]
+    "text",
+    ["", "5", "boxed{5}", r"\boxed{5", r"\boxed", r"\boxed{}", r"\boxedx{5}", r"\box{5}", "}{"],
 )
 def test_without_a_complete_box_there_is_no_answer(text: str) -> None:
     assert boxed_answer(text) is None
@@ -142,7 +145,22 @@ def test_a_number_is_equal_to_itself_in_any_notation(number: int) -> None:
 latex = st.lists(
     st.one_of(
         st.sampled_from(
-            ["\\boxed", "\\fbox", "{", "}", "\\{", "\\", "\\frac", "\\text", "$", "####", "=", "/", ",", "."]
+            [
+                "\\boxed",
+                "\\fbox",
+                "{",
+                "}",
+                "\\{",
+                "\\",
+                "\\frac",
+                "\\text",
+                "$",
+                "####",
+                "=",
+                "/",
+                ",",
+                ".",
+            ]
         ),
         st.sampled_from(["1", "-", "0", " ", "x", "%", "\\left", "\\circ", "^", "\\,"]),
         st.text(max_size=3),
@@ -166,10 +184,34 @@ def test_what_is_put_into_a_box_comes_out_of_it(text: str) -> None:
 
 
 SLOW = [
-    "\\boxed{", "{", "\\text{", "\\frac{1", " ", "\\boxed ", "1", "1,", "1.", "x=", "\\", "$", "\\boxed\\frac{",
-    "\\text ", "\\text{a}", "\\boxed{x}", "}", "\\frac{1}{", "####", "%", "\\left", "-", "/1", "\\,", "^\\circ", "A_{",
+    "\\boxed{",
+    "{",
+    "\\text{",
+    "\\frac{1",
+    " ",
+    "\\boxed ",
+    "1",
+    "1,",
+    "1.",
+    "x=",
+    "\\",
+    "$",
+    "\\boxed\\frac{",
+    "\\text ",
+    "\\text{a}",
+    "\\boxed{x}",
+    "}",
+    "\\frac{1}{",
+    "####",
+    "%",
+    "\\left",
+    "-",
+    "/1",
+    "\\,",
+    "^\\circ",
+    "A_{",
     "\n",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("unit", SLOW)

@@ -1,4 +1,6 @@
-"""The catalogue: sizes that follow from its numbers, names refused or resolved, and what comes from the hub."""
+"""The catalogue: sizes that follow from its numbers, names refused or resolved, and what comes from
+the hub.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from batchr1.sizing.architecture import Architecture
 DISTILLS = [name for name in VARIANTS if "distill" in name]
 FULL = ["r1-671b", "r1-0528-671b"]
 
-# Parameters as the hub counts them in the files (for R1 as the paper does: without the layer that predicts two tokens).
+# Parameters as the hub counts them in the files (for R1 as the paper does: without the layer that
+# predicts two tokens).
 PUBLISHED = {
     "r1-distill-qwen-1.5b": 1.78e9,
     "r1-distill-qwen-7b": 7.62e9,
@@ -36,15 +39,20 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_computed_from_the_numbers_are_the_published_count(name: str) -> None:
-    assert Architecture.of_config(VARIANTS[name].config).parameters() == pytest.approx(PUBLISHED[name], rel=0.01)
+    assert Architecture.of_config(VARIANTS[name].config).parameters() == pytest.approx(
+        PUBLISHED[name], rel=0.01
+    )
 
 
 def test_the_full_model_passes_a_token_through_37_billion_parameters() -> None:
     """DeepSeek's figure leaves out the embedding table, which is 0.9 billion more."""
-    assert Architecture.of_config(VARIANTS["r1-671b"].config).active_parameters() == pytest.approx(37e9, rel=0.02)
+    assert Architecture.of_config(VARIANTS["r1-671b"].config).active_parameters() == pytest.approx(
+        37e9, rel=0.02
+    )
 
 
-# Bytes of KV cache per token: 2 × layers × KV heads × head size × 2; for R1 layers × (512 + 64) × 2.
+# Bytes of KV cache per token: 2 × layers × KV heads × head size × 2; for R1 layers × (512 + 64) ×
+# 2.
 KV_BYTES = {
     "r1-distill-qwen-1.5b": 28_672,
     "r1-distill-qwen-7b": 57_344,
@@ -61,7 +69,8 @@ def test_kv_bytes_per_token(name: str) -> None:
     assert Architecture.of_config(VARIANTS[name].config).kv_bytes_per_token() == KV_BYTES[name]
 
 
-# Sizes of *.safetensors on the hub, in GB, and how far off loaded weights may be (allocator, rotary table).
+# Sizes of *.safetensors on the hub, in GB, and how far off loaded weights may be (allocator, rotary
+# table).
 FILES = [
     ("r1-distill-qwen-1.5b", "awq", 1.61),
     ("r1-distill-qwen-7b", "awq", 4.48 + 1.09),
@@ -90,7 +99,9 @@ def test_r1_tiny_is_catalogued_with_the_config_that_ships() -> None:
 def test_the_context_is_the_configs(name: str) -> None:
     entry = VARIANTS[name]
     assert entry.context_len == entry.config["max_position_embeddings"]
-    assert entry.context_len == (4096 if name == "r1-tiny" else 163_840 if name in FULL else 131_072)
+    assert entry.context_len == (
+        4096 if name == "r1-tiny" else 163_840 if name in FULL else 131_072
+    )
     assert entry.generation_len == (4096 if name == "r1-tiny" else 32_768)
 
 
@@ -98,7 +109,10 @@ def test_the_context_is_the_configs(name: str) -> None:
 def test_a_distill_stands_under_deepseeks_licence_and_its_bases(name: str) -> None:
     licence = VARIANTS[name].licence
     assert licence.startswith("MIT (DeepSeek); derived from ")
-    expected = {"r1-distill-llama-8b": "Llama 3.1 Community", "r1-distill-llama-70b": "Llama 3.3 Community"}
+    expected = {
+        "r1-distill-llama-8b": "Llama 3.1 Community",
+        "r1-distill-llama-70b": "Llama 3.3 Community",
+    }
     assert expected.get(name, "Apache-2.0") in licence
 
 
@@ -117,7 +131,8 @@ def test_each_distill_has_fp8_and_4_bit_repositories(name: str) -> None:
     [
         (
             "r1-zero",
-            "model.variant: R1-Zero is not supported (got 'r1-zero': it repeats without end and mixes languages, "
+            "model.variant: R1-Zero is not supported (got 'r1-zero': it repeats without end and "
+            "mixes languages, "
             "as its card says). Use variant r1-671b.",
         ),
         (
@@ -127,7 +142,9 @@ def test_each_distill_has_fp8_and_4_bit_repositories(name: str) -> None:
         ),
     ],
 )
-def test_a_variant_that_is_not_supported_is_refused_with_what_to_use(name: str, message: str) -> None:
+def test_a_variant_that_is_not_supported_is_refused_with_what_to_use(
+    name: str, message: str
+) -> None:
     with pytest.raises(JobError) as caught:
         variant(name)
     assert str(caught.value) == message
@@ -156,12 +173,14 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
     [
         (
             {"repo": "deepseek-ai/DeepSeek-R1-Zero"},
-            "model.repo: R1-Zero is not supported (got 'deepseek-ai/DeepSeek-R1-Zero': it repeats without end and "
+            "model.repo: R1-Zero is not supported (got 'deepseek-ai/DeepSeek-R1-Zero': it repeats "
+            "without end and "
             "mixes languages, as its card says). Use variant r1-671b.",
         ),
         (
             {"repo": "unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF"},
-            "model.repo: GGUF is not supported (got 'unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF', need safetensors). "
+            "model.repo: GGUF is not supported (got 'unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF', "
+            "need safetensors). "
             "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
         ),
         (
@@ -171,7 +190,8 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
         ),
         (
             {"path": "/models/DeepSeek-R1-Zero/"},
-            "model.path: R1-Zero is not supported (got '/models/DeepSeek-R1-Zero/': it repeats without end and "
+            "model.path: R1-Zero is not supported (got '/models/DeepSeek-R1-Zero/': it repeats "
+            "without end and "
             "mixes languages, as its card says). Use variant r1-671b.",
         ),
         (
@@ -181,12 +201,15 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
         ),
         (
             {"variant": "r1-tiny", "quantization": "awq"},
-            "model.quantization: the weights of r1-tiny are not stored so (got 'awq', its config.json says 16 bits). "
+            "model.quantization: the weights of r1-tiny are not stored so (got 'awq', its "
+            "config.json says 16 bits). "
             "Leave it null, or give a repository that holds awq.",
         ),
     ],
 )
-def test_a_model_that_cannot_be_run_is_refused_before_anything_is_looked_up(spec: dict[str, Any], message: str) -> None:
+def test_a_model_that_cannot_be_run_is_refused_before_anything_is_looked_up(
+    spec: dict[str, Any], message: str
+) -> None:
     with pytest.raises(JobError) as caught:
         resolve_model(ModelSpec(**spec))
     assert str(caught.value) == message
@@ -201,7 +224,9 @@ def test_names_that_only_look_like_it_are_not_refused_for_it(name: str, tmp_path
 def test_a_folder_of_gguf_files_is_named_for_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "q4.gguf").touch()
-    with pytest.raises(JobError, match=r"^model.path: GGUF is not supported \(got '.*/q4.gguf', need safetensors\)"):
+    with pytest.raises(
+        JobError, match=r"^model.path: GGUF is not supported \(got '.*/q4.gguf', need safetensors\)"
+    ):
         resolve_model(ModelSpec(path=str(tmp_path)))
 
 
@@ -237,7 +262,8 @@ def test_a_quantisation_that_the_weights_do_not_have_is_refused(
     with pytest.raises(JobError) as caught:
         resolve_model(spec)
     assert str(caught.value) == (
-        f"model.quantization: the weights of {tmp_path} are not stored so (got {asked!r}, its config.json says "
+        f"model.quantization: the weights of {tmp_path} are not stored so (got {asked!r}, its "
+        f"config.json says "
         f"{refused_for}). Leave it null, or give a repository that holds {asked}."
     )
 
@@ -247,7 +273,12 @@ def test_a_quantisation_that_the_weights_do_not_have_is_refused(
     [
         ("r1-distill-qwen-7b", None, "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", None),
         ("r1-distill-qwen-7b", "fp8", "RedHatAI/DeepSeek-R1-Distill-Qwen-7B-FP8-dynamic", "fp8"),
-        ("r1-distill-llama-70b", "w4a16", "RedHatAI/DeepSeek-R1-Distill-Llama-70B-quantized.w4a16", "w4a16"),
+        (
+            "r1-distill-llama-70b",
+            "w4a16",
+            "RedHatAI/DeepSeek-R1-Distill-Llama-70B-quantized.w4a16",
+            "w4a16",
+        ),
         ("r1-distill-qwen-1.5b", "awq", "casperhansen/deepseek-r1-distill-qwen-1.5b-awq", "awq"),
         ("r1-671b", None, "deepseek-ai/DeepSeek-R1", "fp8"),
         ("r1-671b", "fp8", "deepseek-ai/DeepSeek-R1", "fp8"),
@@ -273,9 +304,13 @@ def test_only_variants_of_the_hub_are_made_from_the_catalogue_alone() -> None:
 
 
 def resolved(tmp_path: Path, how: str, **spec: Any) -> list[str]:
-    """name, location, revision, identity; or the error. In a process whose hub cache is `tmp_path`, offline."""
+    """name, location, revision, identity; or the error.
+
+    In a process whose hub cache is `tmp_path`, offline.
+    """
     code = (
-        "import sys, json; from batchr1.job.spec import ModelSpec; from batchr1.sizing import model\n"
+        "import sys, json; from batchr1.job.spec import ModelSpec; from batchr1.sizing import "
+        "model\n"
         "from batchr1.errors import ModelError\n"
         f"try: s = model.{how}(ModelSpec(**json.loads(sys.argv[1])))\n"
         "except ModelError as exc: print(json.dumps([str(exc)]))\n"
@@ -284,7 +319,11 @@ def resolved(tmp_path: Path, how: str, **spec: Any) -> list[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     environment.pop("HF_HUB_CACHE", None)
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(spec)], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, json.dumps(spec)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = json.loads(done.stdout)
     assert isinstance(found, list)
@@ -294,18 +333,31 @@ def resolved(tmp_path: Path, how: str, **spec: Any) -> list[str]:
 def test_without_the_hub_a_variant_can_be_planned_and_not_run(tmp_path: Path) -> None:
     spec = {"variant": "r1-distill-qwen-7b", "quantization": "w4a16"}
     repository = "RedHatAI/DeepSeek-R1-Distill-Qwen-7B-quantized.w4a16"
-    assert resolved(tmp_path, "resolve_or_catalogue", **spec) == ["r1-distill-qwen-7b", repository, None, CATALOGUE]
+    assert resolved(tmp_path, "resolve_or_catalogue", **spec) == [
+        "r1-distill-qwen-7b",
+        repository,
+        None,
+        CATALOGUE,
+    ]
     (message,) = resolved(tmp_path, "resolve_model", **spec)
-    assert message.startswith(f"model {repository}: not in the local cache, and the hub cannot be reached.")
+    assert message.startswith(
+        f"model {repository}: not in the local cache, and the hub cannot be reached."
+    )
     (message,) = resolved(tmp_path, "resolve_or_catalogue", repo="some/model")
-    assert message.startswith("model some/model: not in the local cache, and the hub cannot be reached.")
+    assert message.startswith(
+        "model some/model: not in the local cache, and the hub cannot be reached."
+    )
 
 
-def test_the_quantised_repository_in_the_cache_is_what_runs_under_its_own_commit(tmp_path: Path) -> None:
+def test_the_quantised_repository_in_the_cache_is_what_runs_under_its_own_commit(
+    tmp_path: Path,
+) -> None:
     repository = "RedHatAI/DeepSeek-R1-Distill-Qwen-7B-FP8-dynamic"
     snapshot = tmp_path / f"hub/models--{repository.replace('/', '--')}/snapshots" / ("b" * 40)
     snapshot.mkdir(parents=True)
-    config = VARIANTS["r1-distill-qwen-7b"].config | {"quantization_config": {"quant_method": "compressed-tensors"}}
+    config = VARIANTS["r1-distill-qwen-7b"].config | {
+        "quantization_config": {"quant_method": "compressed-tensors"}
+    }
     (snapshot / "config.json").write_text(json.dumps(config))
     (snapshot.parent.parent / "refs").mkdir()
     (snapshot.parent.parent / "refs/main").write_text("b" * 40)

@@ -36,7 +36,13 @@ RUN = "20261125T120000000Z-abcd"
 
 
 def one(id: str = "a", tokens: int = 3, **fields: object) -> GenerationCheckpoint:
-    values = {"sample": 0, "attempt": 1, "prompt_hash": b"p" * 16, "tokens": array("i", range(tokens)), **fields}
+    values = {
+        "sample": 0,
+        "attempt": 1,
+        "prompt_hash": b"p" * 16,
+        "tokens": array("i", range(tokens)),
+        **fields,
+    }
     return GenerationCheckpoint(id, **values)  # type: ignore[arg-type]
 
 
@@ -161,7 +167,9 @@ def _full(rel: str, data: bytes) -> None:
 def test_what_runs_left_becomes_one_file_and_torn_ones_are_reported(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     write_checkpoint(storage, checkpoint_name(RUN, 0, 0, 4), [one("a", 4), one("b", 2)], job="j")
-    write_checkpoint(storage, checkpoint_name(RUN, 1, 0, 9), [one("c", 1, finish_reason="stop")], job="j")
+    write_checkpoint(
+        storage, checkpoint_name(RUN, 1, 0, 9), [one("c", 1, finish_reason="stop")], job="j"
+    )
     storage.write_bytes(checkpoint_name(RUN, 2, 0, 1), b"torn")
     assert set(read_worker(storage, RUN, 0, 0, job="j")) == {SampleKey("a", 0), SampleKey("b", 0)}
     assert read_worker(storage, RUN, 2, 0, job="j") == {}
@@ -179,7 +187,9 @@ def test_what_runs_left_becomes_one_file_and_torn_ones_are_reported(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", [carried_name(RUN), reopened_name(RUN, 3)])
-def test_what_a_worker_saved_is_newer_than_what_its_run_took_over(tmp_path: Path, name: str) -> None:
+def test_what_a_worker_saved_is_newer_than_what_its_run_took_over(
+    tmp_path: Path, name: str
+) -> None:
     storage = open_storage(tmp_path)
     write_checkpoint(storage, name, [one("a", 9), one("b", 9), one("c", 9)], job="j")
     newer = [one("a", 2, prompt_hash=b"q" * 16), one("b", 3, attempt=2), one("c", 4)]

@@ -1,4 +1,6 @@
-"""GPUs of the machine as NVML tells of them: identities, memory, holders. On a machine that the tests make up."""
+"""GPUs of the machine as NVML tells of them: identities, memory, holders. On a machine that the
+tests make up.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ import pynvml
 import pytest
 
 from batchr1.errors import JobError
-from batchr1.sizing.devices import Holder, choose_devices, describe_devices, foreign_maker, holders_of
+from batchr1.sizing.devices import (
+    Holder,
+    choose_devices,
+    describe_devices,
+    foreign_maker,
+    holders_of,
+)
 from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.nvml import Nvml, Pynvml
 
@@ -36,7 +44,9 @@ class Board:
 
 
 class MadeUpNvml:
-    """Answers as NVML does: indices count whole GPUs, UUIDs name GPUs and instances, what is not there is an error."""
+    """Answers as NVML does: indices count whole GPUs, UUIDs name GPUs and instances, what is not
+    there is an error.
+    """
 
     def __init__(self, *boards: Board) -> None:
         self.gpus = [b for b in boards if not b.uuid.startswith("MIG-")]
@@ -84,7 +94,10 @@ def machine(*boards: Board) -> Callable[[], contextlib.AbstractContextManager[Nv
     return opened
 
 
-A, B = Board("GPU-aaaa1111-0000"), Board("GPU-bbbb2222-0000", name="NVIDIA GeForce RTX 4090", total=24 * GIB, bus=None)
+A, B = (
+    Board("GPU-aaaa1111-0000"),
+    Board("GPU-bbbb2222-0000", name="NVIDIA GeForce RTX 4090", total=24 * GIB, bus=None),
+)
 SLICE = Board("MIG-cccc3333-0000", name="NVIDIA H200 MIG 3g.71gb", total=70 * GIB, free=69 * GIB)
 
 
@@ -115,20 +128,30 @@ def test_an_entry_that_names_no_gpu_or_several_is_refused(id_: str) -> None:
 
 def test_a_catalogued_gpu_keeps_its_datasheet_and_gets_its_own_memory() -> None:
     """Two boards of one name differ by error correction and driver; what is there now counts."""
-    (device,) = describe_devices(("0",), nvml=machine(dataclasses.replace(A, total=H200_BYTES - GIB)))
+    (device,) = describe_devices(
+        ("0",), nvml=machine(dataclasses.replace(A, total=H200_BYTES - GIB))
+    )
     assert device.gpu == dataclasses.replace(GPUS["H200"], memory_gib=(H200_BYTES - GIB) / GIB)
     assert device.free_gib == (H200_BYTES - GIB // 2) / GIB
 
 
 def test_a_gpu_that_is_not_catalogued_is_made_of_what_nvml_says() -> None:
     """RTX 6000 Ada: 384 bits at 10,001 MHz, two transfers a clock: 960 GB/s, as on its datasheet."""
-    board = Board("GPU-d", "NVIDIA RTX 6000 Ada Generation", 48 * GIB, 47 * GIB, (8, 9), (384, 10_001))
+    board = Board(
+        "GPU-d", "NVIDIA RTX 6000 Ada Generation", 48 * GIB, 47 * GIB, (8, 9), (384, 10_001)
+    )
     (device,) = describe_devices(("0",), nvml=machine(board))
-    assert (device.gpu.name, device.gpu.memory_gib, device.gpu.capability) == ("RTX 6000 Ada Generation", 48, (8, 9))
+    assert (device.gpu.name, device.gpu.memory_gib, device.gpu.capability) == (
+        "RTX 6000 Ada Generation",
+        48,
+        (8, 9),
+    )
     assert device.gpu.bandwidth_gb_s == pytest.approx(960, abs=0.2)
     assert device.gpu.bf16_tflops > 0
     assert (device.gpu.fp8, device.gpu.bf16) == (True, True)
-    (old,) = describe_devices(("0",), nvml=machine(dataclasses.replace(board, capability=(7, 5), bus=None)))
+    (old,) = describe_devices(
+        ("0",), nvml=machine(dataclasses.replace(board, capability=(7, 5), bus=None))
+    )
     assert (old.gpu.bandwidth_gb_s, old.gpu.fp8, old.gpu.bf16) == (0.0, False, False)
 
 
@@ -149,17 +172,33 @@ def test_holders_are_named_where_they_can_be_seen(tmp_path: Path) -> None:
     """The largest first. A number that means another process here (a container's) gets no name."""
     process(tmp_path, 100, "python3", "/dev/null", "/dev/nvidia0")
     process(tmp_path, 200, "bash", "/dev/null")
-    board = dataclasses.replace(A, free=GIB, processes=[(100, 10 * GIB), (200, 60 * GIB), (300, GIB)])
+    board = dataclasses.replace(
+        A, free=GIB, processes=[(100, 10 * GIB), (200, 60 * GIB), (300, GIB)]
+    )
     (device,) = describe_devices(("0",), nvml=machine(board), proc=tmp_path)
-    assert device.holders == (Holder(200, None, 60), Holder(100, "python3", 10), Holder(300, None, 1))
+    assert device.holders == (
+        Holder(200, None, 60),
+        Holder(100, "python3", 10),
+        Holder(300, None, 1),
+    )
     assert holders_of("0", nvml=machine(board), proc=tmp_path) == device.holders
 
 
-def test_what_nobody_else_holds_is_held_by_the_only_process_that_nvml_gives_no_figure_for(tmp_path: Path) -> None:
-    board = dataclasses.replace(A, total=100 * GIB, free=30 * GIB, processes=[(1, 20 * GIB), (2, None)])
-    assert holders_of("0", nvml=machine(board), proc=tmp_path) == (Holder(2, None, 50), Holder(1, None, 20))
+def test_what_nobody_else_holds_is_held_by_the_only_process_that_nvml_gives_no_figure_for(
+    tmp_path: Path,
+) -> None:
+    board = dataclasses.replace(
+        A, total=100 * GIB, free=30 * GIB, processes=[(1, 20 * GIB), (2, None)]
+    )
+    assert holders_of("0", nvml=machine(board), proc=tmp_path) == (
+        Holder(2, None, 50),
+        Holder(1, None, 20),
+    )
     board = dataclasses.replace(board, processes=[(1, None), (2, None)])
-    assert holders_of("0", nvml=machine(board), proc=tmp_path) == (Holder(1, None, 0), Holder(2, None, 0))
+    assert holders_of("0", nvml=machine(board), proc=tmp_path) == (
+        Holder(1, None, 0),
+        Holder(2, None, 0),
+    )
 
 
 def test_without_nvml_there_are_no_holders_and_no_description() -> None:
@@ -168,7 +207,8 @@ def test_without_nvml_there_are_no_holders_and_no_description() -> None:
         pytest.skip("this machine has NVIDIA's driver")
     assert holders_of("0") == ()
     with pytest.raises(
-        JobError, match=r"^--gpus: GPUs cannot be looked at \(got .*, need NVIDIA's driver\)\. Install it, "
+        JobError,
+        match=r"^--gpus: GPUs cannot be looked at \(got .*, need NVIDIA's driver\)\. Install it, ",
     ):
         describe_devices(("0",))
 
@@ -176,7 +216,11 @@ def test_without_nvml_there_are_no_holders_and_no_description() -> None:
 def test_all_that_the_adapter_calls_is_there() -> None:
     """The binding has no types: a misspelt function would only show on a machine with a GPU."""
     names = {
-        n for f in vars(Pynvml).values() if callable(f) for n in f.__code__.co_names if n.lower().startswith("nvml")
+        n
+        for f in vars(Pynvml).values()
+        if callable(f)
+        for n in f.__code__.co_names
+        if n.lower().startswith("nvml")
     }
     assert {"nvmlDeviceGetMemoryInfo", "nvmlMemory_v2", "NVMLError"} <= names
     assert [n for n in sorted(names) if not hasattr(pynvml, n)] == []
@@ -200,7 +244,8 @@ def test_machines_of_other_makers_are_recognised(
 
 
 @pytest.mark.parametrize(
-    ("gpus", "devices", "option"), [("2", None, "--gpus"), ("all", None, "--gpus"), (None, ("0",), "--devices")]
+    ("gpus", "devices", "option"),
+    [("2", None, "--gpus"), ("all", None, "--gpus"), (None, ("0",), "--devices")],
 )
 def test_gpus_that_are_asked_for_on_another_makers_machine_are_refused_for_what_they_are(
     gpus: str | None, devices: tuple[str, ...] | None, option: str, monkeypatch: pytest.MonkeyPatch
@@ -210,7 +255,8 @@ def test_gpus_that_are_asked_for_on_another_makers_machine_are_refused_for_what_
         choose_devices(gpus, devices, foreign=lambda: "AMD")
     assert str(caught.value) == (
         f"{option}: AMD GPUs are not supported (found no NVIDIA GPU on this machine). "
-        "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none)."
+        "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus "
+        "none)."
     )
     assert choose_devices(None, None, foreign=lambda: "AMD") == ()
     assert choose_devices("none", None, foreign=lambda: "AMD") == ()

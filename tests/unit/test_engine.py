@@ -37,7 +37,9 @@ engine.close()
 
 
 def test_each_preemption_is_counted_once() -> None:
-    run = subprocess.run([sys.executable, "-c", COUNT_PREEMPTIONS], capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-c", COUNT_PREEMPTIONS], capture_output=True, text=True, timeout=300
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     cache, happened, counted, tokens, has_prefixes = json.loads(run.stdout.splitlines()[-1])
     assert cache < 16 * 220, "not all fit at once"

@@ -20,7 +20,9 @@ JOB: dict[str, Any] = {
 }
 
 
-def semantic(changes: dict[str, Any], *, model: str = "sha256:m", kept: dict[str, str] | None = None) -> dict[str, Any]:
+def semantic(
+    changes: dict[str, Any], *, model: str = "sha256:m", kept: dict[str, str] | None = None
+) -> dict[str, Any]:
     job = {name: dict(keys) if isinstance(keys, dict) else keys for name, keys in JOB.items()}
     for path, value in changes.items():
         section, _, key = path.partition(".")
@@ -28,14 +30,22 @@ def semantic(changes: dict[str, Any], *, model: str = "sha256:m", kept: dict[str
             job.setdefault(section, {})[key] = value
         else:
             job[section] = value
-    return fingerprint(JobSpec.model_validate(job), model_identity=model, kept=kept or {"level": "int64"})
+    return fingerprint(
+        JobSpec.model_validate(job), model_identity=model, kept=kept or {"level": "int64"}
+    )
 
 
 SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"model.quantization": "fp8"}, 'model.quantization: null → "fp8"'),
-    ({"model.engine_args": {"kv_cache_dtype": "fp8"}}, 'model.engine_args.kv_cache_dtype: null → "fp8"'),
+    (
+        {"model.engine_args": {"kv_cache_dtype": "fp8"}},
+        'model.engine_args.kv_cache_dtype: null → "fp8"',
+    ),
     ({"model.engine_args": {"dtype": "float32"}}, 'model.engine_args.dtype: null → "float32"'),
-    ({"model.engine_args": {"an_argument_of_tomorrow": 1}}, "model.engine_args.an_argument_of_tomorrow: null → 1"),
+    (
+        {"model.engine_args": {"an_argument_of_tomorrow": 1}},
+        "model.engine_args.an_argument_of_tomorrow: null → 1",
+    ),
     ({"prompting.instruction": "none"}, 'prompting.instruction: "math" → "none"'),
     ({"prompting.think": "auto"}, 'prompting.think: "force" → "auto"'),
     ({"sampling.temperature": 0.7}, "sampling.temperature: 0.6 → 0.7"),
@@ -59,7 +69,13 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
 ]
 EXECUTION: list[dict[str, Any]] = [
     {"name": "another"},
-    {"model.engine_args": {"max_num_seqs": 7, "gpu_memory_utilization": 0.5, "tensor_parallel_size": 2}},
+    {
+        "model.engine_args": {
+            "max_num_seqs": 7,
+            "gpu_memory_utilization": 0.5,
+            "tensor_parallel_size": 2,
+        }
+    },
     {"model.engine_args": {"enforce_eager": True}},
     {"output.rows_per_part": 5},
     {"output.part_every_s": 5},
@@ -95,35 +111,58 @@ def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:
     keys = set()
     for name, field in JobSpec.model_fields.items():
         section = field.annotation
-        inner = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+        inner = (
+            section.model_fields
+            if isinstance(section, type) and issubclass(section, BaseModel)
+            else {}
+        )
         keys |= {f"{name}.{key}" for key in inner} or {name}
     named = set()
     for changes in [*(changes for changes, _ in SEMANTIC), *EXECUTION, *EXTENDING]:
         for path, value in changes.items():
-            nested = isinstance(value, dict) and path in ("checkpoint", "retry", "storage", "executor", "verify")
+            nested = isinstance(value, dict) and path in (
+                "checkpoint",
+                "retry",
+                "storage",
+                "executor",
+                "verify",
+            )
             named |= {f"{path}.{key}" for key in value} if nested else {path}
-    with_others = {"input.messages", "input.template", "verify.path", "sampling.closing_sentence", "stop_when"}
-    with_others |= {f"engine.{key}" for key in JobSpec.model_fields["engine"].annotation.model_fields}  # type: ignore[union-attr]
+    with_others = {
+        "input.messages",
+        "input.template",
+        "verify.path",
+        "sampling.closing_sentence",
+        "stop_when",
+    }
+    with_others |= {
+        f"engine.{key}" for key in JobSpec.model_fields["engine"].annotation.model_fields
+    }  # type: ignore[union-attr]
     assert named | with_others == keys - BY_IDENTITY
     assert len(SEMANTIC) + len(EXECUTION) + len(EXTENDING) >= 25
 
 
 @pytest.mark.parametrize(("changes", "line"), SEMANTIC)
-def test_what_changes_answers_is_refused_with_the_difference(changes: dict[str, Any], line: str) -> None:
+def test_what_changes_answers_is_refused_with_the_difference(
+    changes: dict[str, Any], line: str
+) -> None:
     with pytest.raises(FingerprintError) as refused:
         check_same(semantic({}), semantic(changes), output="out", continue_truncated=True)
     head, *lines, ways = str(refused.value).splitlines()
     assert head == "out: this output was made by a job that differs in what decides the answers:"
     assert lines == [f"  {line}"]
     assert ways == (
-        "Run the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
+        "Run the job as it was, or give a new output.path, or start over with --fresh (deletes "
+        "these results)."
     )
 
 
 def test_a_closing_sentence_decides_answers_and_when_to_stop_does_not() -> None:
     budget = {"sampling.thinking_budget": 50}
     with pytest.raises(FingerprintError, match=r"closing_sentence: null → \"Now\.\""):
-        check_same(semantic(budget), semantic(budget | {"sampling.closing_sentence": "Now."}), output="out")
+        check_same(
+            semantic(budget), semantic(budget | {"sampling.closing_sentence": "Now."}), output="out"
+        )
     many = {"sampling.n": 4, "input.gold": "answer"}
     assert semantic(many) == semantic(many | {"stop_when": {"correct": 2}})
 
@@ -138,11 +177,16 @@ SERVED = {"model": {"served": "r1"}, "engine": {"kind": "openai", "base_url": "h
 @pytest.mark.parametrize(
     "changes",
     [
-        {"base_url": "http://b/v1"}, {"api_key_env": "OTHER_KEY"}, {"concurrency": 7}, {"timeout_s": 7},
-        {"patience_s": 7}, {"stream": False}, {"price": {"input": 1, "output": 2}},
+        {"base_url": "http://b/v1"},
+        {"api_key_env": "OTHER_KEY"},
+        {"concurrency": 7},
+        {"timeout_s": 7},
+        {"patience_s": 7},
+        {"stream": False},
+        {"price": {"input": 1, "output": 2}},
         {"price": {"input": 1, "output": 2}, "max_cost": 3},
     ],
-)  # fmt: skip
+)
 def test_where_a_server_is_and_what_it_costs_may_change(changes: dict[str, Any]) -> None:
     changed = {**SERVED, "engine": {**SERVED["engine"], **changes}}
     assert semantic(changed) == semantic(SERVED)
@@ -154,7 +198,9 @@ def test_that_a_server_does_the_work_and_its_own_parameters_decide_answers() -> 
         check_same(semantic(SERVED), semantic(extra), output="out")
     with pytest.raises(FingerprintError, match=r'\n  engine.kind: null → "openai"\n'):
         check_same(semantic({}), semantic(SERVED), output="out")
-    assert not any(key.startswith("engine") for key in semantic({})), "older outputs stay as they are"
+    assert not any(key.startswith("engine") for key in semantic({})), (
+        "older outputs stay as they are"
+    )
 
 
 @pytest.mark.parametrize("changes", EXECUTION + EXTENDING)
@@ -173,7 +219,9 @@ def test_a_larger_limit_extends_with_the_option_and_keeps_what_is_saved(limit: i
     before, now = semantic({}), semantic({"sampling.max_tokens": limit})
     check_same(before, now, output="out", continue_truncated=True)
     assert continued_digest(before) == continued_digest(now)
-    with pytest.raises(FingerprintError, match="With --continue-truncated the rows that were cut go on"):
+    with pytest.raises(
+        FingerprintError, match="With --continue-truncated the rows that were cut go on"
+    ):
         check_same(before, now, output="out")
     with pytest.raises(FingerprintError, match=r"max_tokens: .* → 100\nRun the job as it was"):
         check_same(now, before, output="out", continue_truncated=True)

@@ -19,11 +19,24 @@ from batchr1.reasoning import split_text
 from batchr1.reasoning.contents import has_code, has_long_paragraph, is_refusal, leaks_into_json
 from batchr1.reasoning.flags import flags_of, in_order
 from batchr1.reasoning.languages import is_mixed
-from batchr1.reasoning.loops import CHECK_EVERY, STOP_RUN_TOKENS, LoopDetector, is_looping, tokens_loop
+from batchr1.reasoning.loops import (
+    CHECK_EVERY,
+    STOP_RUN_TOKENS,
+    LoopDetector,
+    is_looping,
+    tokens_loop,
+)
 from batchr1.reasoning.split import Split
 from batchr1.records import FLAGS
 
-JUDGED = ("looping", "mixed_language", "json_leak", "long_paragraph", "code_in_reasoning", "refusal")
+JUDGED = (
+    "looping",
+    "mixed_language",
+    "json_leak",
+    "long_paragraph",
+    "code_in_reasoning",
+    "refusal",
+)
 
 
 def flags(reasoning: str | None, answer: str | None, prompt: str = "") -> list[str]:
@@ -50,7 +63,9 @@ def test_the_labelled_set_is_what_its_generator_makes_and_large_enough() -> None
 @pytest.mark.parametrize("held", [False, True])
 def test_precision_and_recall_are_095_each(flag: str, held: bool) -> None:
     cases = [c for c in labelled() if c["held"] == held]
-    outcomes = Counter((flag in c["flags"], flag in flags(c["reasoning"], c["answer"], c["prompt"])) for c in cases)
+    outcomes = Counter(
+        (flag in c["flags"], flag in flags(c["reasoning"], c["answer"], c["prompt"])) for c in cases
+    )
     right = outcomes[True, True]
     assert right / (right + outcomes[False, True]) >= 0.95
     assert right / (right + outcomes[True, False]) >= 0.95
@@ -68,9 +83,14 @@ def test_a_row_has_its_flags_in_the_order_of_the_schema() -> None:
     text = "def f(x):\n    y = x + 1\n    return y\n\n" + "嗯嗯让我想想。" * 400
     split = Split(text, "I'm sorry, but I can't help with that.", "closed", None, 1, 1, 1, 2)
     assert flags_of(split, prompt="What is two and two?", expects_box=True) == (
-        "extra_think_tag", "answer_without_box", "looping", "mixed_language", "long_paragraph", "code_in_reasoning",
+        "extra_think_tag",
+        "answer_without_box",
+        "looping",
+        "mixed_language",
+        "long_paragraph",
+        "code_in_reasoning",
         "refusal",
-    )  # fmt: skip
+    )
 
 
 # loops
@@ -89,13 +109,17 @@ def test_a_loop_is_found_whatever_its_period_and_wherever_it_is_cut(period: int)
 
 def test_a_text_that_came_out_of_its_loop_is_not_looping() -> None:
     rng = random.Random(3)
-    words = " ".join("".join(rng.choice("aeioulnrst") for _ in range(rng.randint(2, 9))) for _ in range(900))
+    words = " ".join(
+        "".join(rng.choice("aeioulnrst") for _ in range(rng.randint(2, 9))) for _ in range(900)
+    )
     assert is_looping("Wait, let me check. " * 50)
     assert not is_looping("Wait, let me check. " * 50 + words)
 
 
 @pytest.mark.parametrize("period", [1, 2, 5, 11, 12, 13, 60, 500, 2000])
-def test_a_detector_stops_a_loop_of_tokens_within_a_few_copies_and_never_before(period: int) -> None:
+def test_a_detector_stops_a_loop_of_tokens_within_a_few_copies_and_never_before(
+    period: int,
+) -> None:
     lead = [(i * 7919) % 50_000 for i in range(1000)]
     stretch = [100_000 + (i * i) % 30_011 for i in range(period)]
     detector, tokens = LoopDetector(), array("i")
@@ -111,14 +135,18 @@ def test_a_detector_stops_a_loop_of_tokens_within_a_few_copies_and_never_before(
 
 
 def test_tokens_that_only_resemble_each_other_are_no_loop() -> None:
-    counting = array("i", [t for n in range(2000) for t in (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, n)])
+    counting = array(
+        "i", [t for n in range(2000) for t in (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, n)]
+    )
     assert not tokens_loop(counting)
     assert not tokens_loop(array("i", [0] * (STOP_RUN_TOKENS - 1)))
     assert tokens_loop(array("i", [0] * STOP_RUN_TOKENS))
     assert not tokens_loop(array("i", [256] * 300 + [1]))
 
 
-def test_a_detector_looks_at_a_bounded_stretch_and_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detector_looks_at_a_bounded_stretch_and_only_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Constant cost per token: at most one look in 64 tokens, each over at most 8,192."""
     looks: list[int] = []
 
@@ -147,13 +175,49 @@ def test_no_unicode_makes_a_flag_fail(prompt: str, reasoning: str, answer: str) 
 
 SURROGATE = "\ud800"
 NASTY = [
-    "", "\0", SURROGATE * 2000, "\u202e" * 500, "\ufeff{", "```", "~~~\n", "{" * 5000, '{"a":' * 3000, "[" * 100_000,
-    "(" * 50_000, '"' * 50_001, "$" * 50_001, "\\begin{a}" * 5000, "`" * 50_000, "<" * 50_000, "a" * 200_000,
-    "。" * 50_000, "é" * 100_000, "i " * 50_000, "i can't " * 20_000, "the user " * 20_000, "def f(" * 20_000,
-    "=" * 100_000, "x = (" * 20_000, "\n" * 100_000, "\u2028" * 10_000, "\\(" * 30_000, "(a" * 20_000, " " * 200_000,
-    "wait" * 20_000, "int x" * 20_000, "public " * 20_000, "for a in " * 10_000, "SELECT " * 10_000, "“" * 50_000,
-    "'" * 50_000, "(" + "a" * 100_000, '{"think" ' * 10_000, "if " * 30_000, "x = a;\n" * 20_000, "- a: b\n" * 20_000,
-]  # fmt: skip
+    "",
+    "\0",
+    SURROGATE * 2000,
+    "\u202e" * 500,
+    "\ufeff{",
+    "```",
+    "~~~\n",
+    "{" * 5000,
+    '{"a":' * 3000,
+    "[" * 100_000,
+    "(" * 50_000,
+    '"' * 50_001,
+    "$" * 50_001,
+    "\\begin{a}" * 5000,
+    "`" * 50_000,
+    "<" * 50_000,
+    "a" * 200_000,
+    "。" * 50_000,
+    "é" * 100_000,
+    "i " * 50_000,
+    "i can't " * 20_000,
+    "the user " * 20_000,
+    "def f(" * 20_000,
+    "=" * 100_000,
+    "x = (" * 20_000,
+    "\n" * 100_000,
+    "\u2028" * 10_000,
+    "\\(" * 30_000,
+    "(a" * 20_000,
+    " " * 200_000,
+    "wait" * 20_000,
+    "int x" * 20_000,
+    "public " * 20_000,
+    "for a in " * 10_000,
+    "SELECT " * 10_000,
+    "“" * 50_000,
+    "'" * 50_000,
+    "(" + "a" * 100_000,
+    '{"think" ' * 10_000,
+    "if " * 30_000,
+    "x = a;\n" * 20_000,
+    "- a: b\n" * 20_000,
+]
 
 
 @pytest.mark.timeout(60)

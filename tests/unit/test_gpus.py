@@ -36,7 +36,9 @@ def test_a_name_is_understood_as_it_is_commonly_written(written: str, name: str)
     assert gpu_named(written) is GPUS[name]
 
 
-KNOWN = "RTX 3090, RTX 4090, RTX 5090, A10, L4, L40S, A100 40GB, A100 80GB, H100, H100 PCIe, H200, B200"
+KNOWN = (
+    "RTX 3090, RTX 4090, RTX 5090, A10, L4, L40S, A100 40GB, A100 80GB, H100, H100 PCIe, H200, B200"
+)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,10 @@ KNOWN = "RTX 3090, RTX 4090, RTX 5090, A10, L4, L40S, A100 40GB, A100 80GB, H100
     [
         ("A100", "unknown GPU (got 'A100'). Did you mean A100 40GB or A100 80GB?"),
         ("L40", "unknown GPU (got 'L40'). Did you mean L40S or L4?"),
-        ("RTX 4090 Laptop GPU", "unknown GPU (got 'RTX 4090 Laptop GPU'). Did you mean RTX 4090 or RTX 5090?"),
+        (
+            "RTX 4090 Laptop GPU",
+            "unknown GPU (got 'RTX 4090 Laptop GPU'). Did you mean RTX 4090 or RTX 5090?",
+        ),
         ("RTX 4090 48GB", "unknown GPU (got 'RTX 4090 48GB'). Did you mean RTX 4090 or RTX 5090?"),
         ("H100 NVL", "unknown GPU (got 'H100 NVL'). Did you mean H100?"),
         ("M40", f"unknown GPU (got 'M40'). Known: {KNOWN}; for others give --vram GIB."),
@@ -76,20 +81,34 @@ def test_gpus_of_other_makers_are_refused_with_what_to_use(written: str, maker: 
         gpu_named(written)
     assert str(caught.value) == (
         f"--gpu: {maker} GPUs are not supported (got {written!r}, need NVIDIA's CUDA). "
-        "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none)."
+        "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus "
+        "none)."
     )
 
 
-@pytest.mark.parametrize("written", [*GPUS, "M40", "M60", "A1000", "V100", "RTX 4090 Laptop GPU", "T4"])
+@pytest.mark.parametrize(
+    "written", [*GPUS, "M40", "M60", "A1000", "V100", "RTX 4090 Laptop GPU", "T4"]
+)
 def test_no_nvidia_gpu_is_taken_for_another_makers(written: str) -> None:
     assert other_maker(written) is None
 
 
-# Gigabytes on the box, in GiB: CUDA never gives more, and at most 9 % less (error correction, the driver).
+# Gigabytes on the box, in GiB: CUDA never gives more, and at most 9 % less (error correction, the
+# driver).
 ON_THE_BOX = {
-    "RTX 3090": 24, "RTX 4090": 24, "RTX 5090": 32, "A10": 24, "L4": 24, "L40S": 48, "A100 40GB": 40, "A100 80GB": 80,
-    "H100": 80, "H100 PCIe": 80, "H200": 141, "B200": 180,
-}  # fmt: skip
+    "RTX 3090": 24,
+    "RTX 4090": 24,
+    "RTX 5090": 32,
+    "A10": 24,
+    "L4": 24,
+    "L40S": 48,
+    "A100 40GB": 40,
+    "A100 80GB": 80,
+    "H100": 80,
+    "H100 PCIe": 80,
+    "H200": 141,
+    "B200": 180,
+}
 
 
 @pytest.mark.parametrize("name", GPUS)

@@ -47,7 +47,9 @@ def with_settings(job: Path, *settings: str) -> JobSpec:
     return load_job(job, Overrides(settings=settings))
 
 
-def test_everything_but_name_model_input_and_output_has_the_default_of_the_design(job: Path) -> None:
+def test_everything_but_name_model_input_and_output_has_the_default_of_the_design(
+    job: Path,
+) -> None:
     folder = job.parent
     assert load_job(job).model_dump() == {
         "name": "small",
@@ -139,7 +141,9 @@ def test_a_name_may_look_like_a_number(job: Path) -> None:
     assert load_job(changed(job, name=20250102)).name == "20250102"
 
 
-def test_paths_in_the_file_are_relative_to_its_folder(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_in_the_file_are_relative_to_its_folder(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir("/")
     changed(job, input={"path": ["../data/a.parquet", "b/*.parquet"], "exclude": ["../old"]})
     spec = load_job(job)
@@ -149,7 +153,9 @@ def test_paths_in_the_file_are_relative_to_its_folder(job: Path, monkeypatch: py
     assert spec.output.path == str(folder / "out")
 
 
-def test_a_job_given_by_a_relative_path_means_the_same(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_given_by_a_relative_path_means_the_same(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(job.parent.parent)
     assert load_job(Path("jobs/job.yaml")) == load_job(job)
 
@@ -166,11 +172,18 @@ def test_paths_from_the_command_line_are_relative_to_the_working_folder(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     spec = load_job(job, Overrides(output="o", settings=("input.path=i.parquet",)))
-    assert (spec.output.path, spec.input.path) == (str(tmp_path / "here/o"), str(tmp_path / "here/i.parquet"))
+    assert (spec.output.path, spec.input.path) == (
+        str(tmp_path / "here/o"),
+        str(tmp_path / "here/i.parquet"),
+    )
 
 
 def test_uris_and_absolute_paths_stay_as_they_are(job: Path) -> None:
-    changed(job, input={"path": ["s3://bucket/a/*.parquet", "/data/b.parquet"]}, output={"path": "s3://bucket/out"})
+    changed(
+        job,
+        input={"path": ["s3://bucket/a/*.parquet", "/data/b.parquet"]},
+        output={"path": "s3://bucket/out"},
+    )
     spec = load_job(job)
     assert spec.input.paths == ("s3://bucket/a/*.parquet", "/data/b.parquet")
     assert spec.output.path == "s3://bucket/out"
@@ -181,7 +194,9 @@ def test_home_is_expanded(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_job(changed(job, output={"path": "~/out"})).output.path == "/home/ada/out"
 
 
-def test_environment_variant_and_date_are_expanded_in_every_path(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variant_and_date_are_expanded_in_every_path(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LAKE", "s3://lake")
     changed(
         job,
@@ -209,7 +224,9 @@ def test_without_a_date_ds_is_today(job: Path) -> None:
         ({"path": "/models/My-R1/"}, "my-r1"),
     ],
 )
-def test_variant_in_a_path_is_the_models_own_name(job: Path, model: dict[str, str], name: str) -> None:
+def test_variant_in_a_path_is_the_models_own_name(
+    job: Path, model: dict[str, str], name: str
+) -> None:
     changed(job, output={"path": "/out/{{ variant }}"})
     raw = yaml.safe_load(job.read_text())
     job.write_text(yaml.safe_dump(raw | {"model": model}))
@@ -222,7 +239,9 @@ def test_only_paths_are_expanded(job: Path) -> None:
 
 
 def test_the_variant_option_replaces_a_path_or_repository_and_its_revision(job: Path) -> None:
-    raw = yaml.safe_load(MINIMAL) | {"model": {"repo": "someone/model", "revision": "main", "engine_args": {"seed": 1}}}
+    raw = yaml.safe_load(MINIMAL) | {
+        "model": {"repo": "someone/model", "revision": "main", "engine_args": {"seed": 1}}
+    }
     raw["output"] = {"path": "/out/{{ variant }}"}
     job.write_text(yaml.safe_dump(raw))
     spec = load_job(job, Overrides(variant="r1-tiny"))
@@ -261,7 +280,9 @@ def test_limit_and_output_options_set_their_keys(job: Path) -> None:
         ("name=1", "1"),
     ],
 )
-def test_a_setting_has_the_type_that_its_key_has_in_the_spec(job: Path, setting: str, value: Any) -> None:
+def test_a_setting_has_the_type_that_its_key_has_in_the_spec(
+    job: Path, setting: str, value: Any
+) -> None:
     spec: Any = with_settings(job, setting)
     for part in setting.partition("=")[0].split("."):
         spec = spec[part] if isinstance(spec, dict) else getattr(spec, part)
@@ -292,7 +313,9 @@ def test_merge_keys_and_anchors_work(job: Path) -> None:
 
 
 def test_variant_without_a_model_is_a_missing_model_not_an_unknown_variable(job: Path) -> None:
-    job.write_text("name: x\ninput: {path: a.parquet, prompt: p}\noutput: {path: 'out-{{ variant }}'}\n")
+    job.write_text(
+        "name: x\ninput: {path: a.parquet, prompt: p}\noutput: {path: 'out-{{ variant }}'}\n"
+    )
     with pytest.raises(JobError) as caught:
         load_job(job)
     assert str(caught.value) == f"{job}: model: this key is required. Add it."
@@ -300,7 +323,9 @@ def test_variant_without_a_model_is_a_missing_model_not_an_unknown_variable(job:
 
 @settings(deadline=None)
 @given(st.text(max_size=30))
-def test_any_short_text_as_a_job_file_is_a_job_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_short_text_as_a_job_file_is_a_job_error(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
     path = tmp_path_factory.mktemp("any") / "job.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(JobError) as caught:
@@ -315,13 +340,26 @@ def semantic(spec: JobSpec, model_identity: str = "sha256:1") -> dict[str, Any]:
 @pytest.mark.parametrize(
     "setting",
     [
-        "sampling.temperature=0.7", "sampling.top_p=1", "sampling.top_k=5", "sampling.seed=1",
-        "sampling.max_tokens=100", "sampling.ignore_eos=true", "prompting.instruction=none", "prompting.think=auto",
-        "model.quantization=fp8", "model.engine_args.kv_cache_dtype=fp8", "model.engine_args.dtype=float32",
-        "input.id=key", "input.prompt=question", "input.gold=answer", "output.keep=[level]",
+        "sampling.temperature=0.7",
+        "sampling.top_p=1",
+        "sampling.top_k=5",
+        "sampling.seed=1",
+        "sampling.max_tokens=100",
+        "sampling.ignore_eos=true",
+        "prompting.instruction=none",
+        "prompting.think=auto",
+        "model.quantization=fp8",
+        "model.engine_args.kv_cache_dtype=fp8",
+        "model.engine_args.dtype=float32",
+        "input.id=key",
+        "input.prompt=question",
+        "input.gold=answer",
+        "output.keep=[level]",
     ],
-)  # fmt: skip
-def test_what_changes_answers_or_their_shape_changes_the_fingerprint(job: Path, setting: str) -> None:
+)
+def test_what_changes_answers_or_their_shape_changes_the_fingerprint(
+    job: Path, setting: str
+) -> None:
     before, now = semantic(load_job(job)), semantic(with_settings(job, setting))
     assert digest(before) != digest(now)
     with pytest.raises(FingerprintError):
@@ -331,12 +369,23 @@ def test_what_changes_answers_or_their_shape_changes_the_fingerprint(job: Path, 
 @pytest.mark.parametrize(
     "setting",
     [
-        "sampling.n=4", "input.path=other.parquet", "input.where=level > 1", "input.limit=5", "output.path=elsewhere",
-        "output.rows_per_part=5", "output.part_every_s=5", "checkpoint.every_s=5", "retry.attempts=1", "max_failed=9",
-        "storage.region=eu", "input.expected_tokens=hint", "name=other", "model.engine_args.max_num_seqs=8",
+        "sampling.n=4",
+        "input.path=other.parquet",
+        "input.where=level > 1",
+        "input.limit=5",
+        "output.path=elsewhere",
+        "output.rows_per_part=5",
+        "output.part_every_s=5",
+        "checkpoint.every_s=5",
+        "retry.attempts=1",
+        "max_failed=9",
+        "storage.region=eu",
+        "input.expected_tokens=hint",
+        "name=other",
+        "model.engine_args.max_num_seqs=8",
         "model.engine_args.gpu_memory_utilization=0.5",
     ],
-)  # fmt: skip
+)
 def test_what_changes_only_how_a_job_runs_leaves_the_fingerprint(job: Path, setting: str) -> None:
     before, now = semantic(load_job(job)), semantic(with_settings(job, setting))
     assert digest(before) == digest(now)
@@ -358,5 +407,6 @@ def test_the_difference_names_each_key_with_both_values_and_the_three_ways_out(j
         "/out: this output was made by a job that differs in what decides the answers:\n"
         "  sampling.temperature: 0.6 → 0.9\n"
         '  input.gold: null → "answer"\n'
-        "Run the job as it was, or give a new output.path, or start over with --fresh (deletes these results)."
+        "Run the job as it was, or give a new output.path, or start over with --fresh (deletes "
+        "these results)."
     )

@@ -1,4 +1,6 @@
-"""Prompt lengths are what a run would feed; expected completion lengths come from the best source there is, named."""
+"""Prompt lengths are what a run would feed; expected completion lengths come from the best source
+there is, named.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,12 @@ from replay_job import MODEL, questions, replay, rows_of, run_replay, write_job
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.dataset.sampling import MIN_GROUPS, READ_FACTOR, quotas
 from batchr1.dataset.source import Source
-from batchr1.driver.lengths import MIN_EARLIER_ROWS, MIN_UNFINISHED_ROWS, expected_completions, measure_prompts
+from batchr1.driver.lengths import (
+    MIN_EARLIER_ROWS,
+    MIN_UNFINISHED_ROWS,
+    expected_completions,
+    measure_prompts,
+)
 from batchr1.errors import InputError, StorageError
 from batchr1.job import load_job
 from batchr1.job.fingerprint import fingerprint
@@ -67,7 +74,9 @@ def source_of(*paths: Path, **spec: Any) -> Source:
 
 
 def measured(renderer: PromptRenderer, contents: Sequence[Any]) -> PromptLengths:
-    lengths = [len(renderer.render(str(i), content).token_ids) for i, content in enumerate(contents)]
+    lengths = [
+        len(renderer.render(str(i), content).token_ids) for i, content in enumerate(contents)
+    ]
     return PromptLengths(len(lengths), len(lengths), max(lengths), sum(lengths) / len(lengths))
 
 
@@ -75,16 +84,23 @@ QUESTIONS = [f"What is {i} + {'1' * (i % 60)}? ½ 東 </think>" for i in range(7
 
 
 @pytest.mark.parametrize("name", ["in.parquet", "in.jsonl"])
-def test_each_prompt_is_counted_as_it_is_rendered(tmp_path: Path, renderer: PromptRenderer, name: str) -> None:
+def test_each_prompt_is_counted_as_it_is_rendered(
+    tmp_path: Path, renderer: PromptRenderer, name: str
+) -> None:
     path = write(tmp_path / name, {"q": QUESTIONS, "level": [i % 5 for i in range(700)]}, 300)
     assert measure_prompts(source_of(path), renderer) == measured(renderer, QUESTIONS)
 
 
 def test_templates_and_chats_are_measured_in_full(tmp_path: Path, renderer: PromptRenderer) -> None:
-    chats = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": q}] for q in QUESTIONS[:20]]
+    chats = [
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": q}]
+        for q in QUESTIONS[:20]
+    ]
     path = write(tmp_path / "in.parquet", {"q": QUESTIONS[:20], "n": list(range(20)), "m": chats})
     filled = [f"{i}: {q}" for i, q in enumerate(QUESTIONS[:20])]
-    assert measure_prompts(source_of(path, template="{n}: {q}"), renderer) == measured(renderer, filled)
+    assert measure_prompts(source_of(path, template="{n}: {q}"), renderer) == measured(
+        renderer, filled
+    )
     assert measure_prompts(source_of(path, messages="m"), renderer) == measured(renderer, chats)
 
 
@@ -114,7 +130,9 @@ def test_only_rows_that_pass_where_and_limit_are_counted_and_measured(
     expected: list[str],
 ) -> None:
     path = write(tmp_path / name, {"q": LEVELLED, "level": [i % 5 for i in range(700)]}, 64)
-    found = measure_prompts(source_of(path, where=where, limit=limit), renderer, limit_rows=limit_rows)
+    found = measure_prompts(
+        source_of(path, where=where, limit=limit), renderer, limit_rows=limit_rows
+    )
     whole = measured(renderer, expected)
     if len(expected) <= limit_rows:
         assert found == whole
@@ -123,45 +141,71 @@ def test_only_rows_that_pass_where_and_limit_are_counted_and_measured(
         assert found.mean == pytest.approx(whole.mean, rel=0.25)
 
 
-def test_bad_rows_are_passed_over_and_do_not_make_a_sample_of_it(tmp_path: Path, renderer: PromptRenderer) -> None:
+def test_bad_rows_are_passed_over_and_do_not_make_a_sample_of_it(
+    tmp_path: Path, renderer: PromptRenderer
+) -> None:
     path = write(tmp_path / "in.parquet", {"q": [None, "What is 1 + 1?", " ", "2 + 2"]})
     found = measure_prompts(source_of(path), renderer)
     assert found == replace(measured(renderer, ["What is 1 + 1?", "2 + 2"]), rows=4, measured=4)
     assert not found.sampled
 
 
-@pytest.mark.parametrize(("prompts", "where", "rows"), [([None, " "], None, 2), (["1 + 1"], "level > 1", 0)])
+@pytest.mark.parametrize(
+    ("prompts", "where", "rows"), [([None, " "], None, 2), (["1 + 1"], "level > 1", 0)]
+)
 def test_without_a_good_row_the_lengths_are_zero(
-    tmp_path: Path, renderer: PromptRenderer, prompts: list[str | None], where: str | None, rows: int
+    tmp_path: Path,
+    renderer: PromptRenderer,
+    prompts: list[str | None],
+    where: str | None,
+    rows: int,
 ) -> None:
-    path = write(tmp_path / "in.parquet", {"q": pa.array(prompts, pa.string()), "level": [1] * len(prompts)})
-    assert measure_prompts(source_of(path, where=where), renderer) == PromptLengths(rows, rows, 0, 0.0)
+    path = write(
+        tmp_path / "in.parquet", {"q": pa.array(prompts, pa.string()), "level": [1] * len(prompts)}
+    )
+    assert measure_prompts(source_of(path, where=where), renderer) == PromptLengths(
+        rows, rows, 0, 0.0
+    )
 
 
-@pytest.mark.parametrize(("rows", "row_group_size"), [(1000, 1000), (1000, 7), (8000, 50), (8000, 400)])
+@pytest.mark.parametrize(
+    ("rows", "row_group_size"), [(1000, 1000), (1000, 7), (8000, 50), (8000, 400)]
+)
 def test_a_sample_follows_prompts_that_get_longer_over_the_input(
     tmp_path: Path, renderer: PromptRenderer, rows: int, row_group_size: int
 ) -> None:
     prompts = ["1" * (1 + 100 * i // rows) for i in range(rows)]
     files = [
-        write(tmp_path / f"{half}.parquet", {"q": prompts[half * rows // 2 :][: rows // 2]}, row_group_size)
+        write(
+            tmp_path / f"{half}.parquet",
+            {"q": prompts[half * rows // 2 :][: rows // 2]},
+            row_group_size,
+        )
         for half in range(2)
     ]
     found = measure_prompts(source_of(*files), renderer, limit_rows=160)
     assert (found.rows, found.measured, found.sampled) == (rows, 160, True)
     whole = measured(renderer, prompts)
-    assert found.mean == pytest.approx(whole.mean, rel=0.03), "the first rows alone would give half of it"
+    assert found.mean == pytest.approx(whole.mean, rel=0.03), (
+        "the first rows alone would give half of it"
+    )
     assert whole.longest - 5 <= found.longest <= whole.longest
-    assert measure_prompts(source_of(*files), renderer, limit_rows=160) == found, "the same rows each time"
+    assert measure_prompts(source_of(*files), renderer, limit_rows=160) == found, (
+        "the same rows each time"
+    )
 
 
-def test_a_sample_does_not_fall_in_with_rows_that_alternate(tmp_path: Path, renderer: PromptRenderer) -> None:
+def test_a_sample_does_not_fall_in_with_rows_that_alternate(
+    tmp_path: Path, renderer: PromptRenderer
+) -> None:
     prompts = ["1", "1" * 101] * 2000
     path = write(tmp_path / "in.parquet", {"q": prompts}, 1000)
     found = measure_prompts(source_of(path), renderer, limit_rows=1000)
     whole = measured(renderer, prompts)
     assert (found.measured, found.longest) == (1000, whole.longest)
-    assert found.mean == pytest.approx(whole.mean, rel=0.1), "every fourth row would give half or twice of it"
+    assert found.mean == pytest.approx(whole.mean, rel=0.1), (
+        "every fourth row would give half or twice of it"
+    )
 
 
 def test_of_a_very_large_input_only_some_row_groups_are_read(tmp_path: Path) -> None:
@@ -171,7 +215,9 @@ def test_of_a_very_large_input_only_some_row_groups_are_read(tmp_path: Path) -> 
     assert (rows, len(numbers)) == (10_000, 20)
     assert len({number // 10 for number in numbers}) == MIN_GROUPS
     for stretch in range(MIN_GROUPS):
-        assert any(stretch * 625 - 10 <= number < (stretch + 1) * 625 + 10 for number in numbers), stretch
+        assert any(stretch * 625 - 10 <= number < (stretch + 1) * 625 + 10 for number in numbers), (
+            stretch
+        )
 
 
 def test_a_file_that_changes_between_counting_and_reading_is_noticed(tmp_path: Path) -> None:
@@ -261,8 +307,15 @@ def test_a_column_of_expected_tokens_comes_first_capped_and_without_unknown_rows
 
 
 @pytest.mark.parametrize("name", ["in.parquet", "in.jsonl"])
-def test_expected_tokens_are_those_of_the_rows_wanted_below_their_own_caps(tmp_path: Path, name: str) -> None:
-    columns = {"q": list("abcd"), "level": [1, 2, 2, 2], "hint": [1, 80, 90, 0], "own": [50, 50, None, 50]}
+def test_expected_tokens_are_those_of_the_rows_wanted_below_their_own_caps(
+    tmp_path: Path, name: str
+) -> None:
+    columns = {
+        "q": list("abcd"),
+        "level": [1, 2, 2, 2],
+        "hint": [1, 80, 90, 0],
+        "own": [50, 50, None, 50],
+    }
     write(tmp_path / name, columns)
     keys = {"path": str(tmp_path / name), "expected_tokens": "hint", "where": "level = 2"}
     assert expect(job_spec(tmp_path, input=keys)) == approx(moments([80, 90, 1], "column hint"))
@@ -288,11 +341,17 @@ def test_a_column_that_knows_no_row_is_passed_over(tmp_path: Path) -> None:
         ),
         (
             "hints",
-            "input.expected_tokens: there is no column 'hints' (the file has: q, hint). Did you mean hint?",
+            (
+                "input.expected_tokens: there is no column 'hints' (the file has: q, hint). Did "
+                "you "
+                "mean hint?"
+            ),
         ),
     ],
 )
-def test_a_column_of_expected_tokens_must_be_there_and_hold_numbers(tmp_path: Path, column: str, message: str) -> None:
+def test_a_column_of_expected_tokens_must_be_there_and_hold_numbers(
+    tmp_path: Path, column: str, message: str
+) -> None:
     path = write(tmp_path / "in.parquet", {"q": ["a"], "hint": [1]})
     with pytest.raises(InputError) as caught:
         source_of(path, expected_tokens=column)
@@ -349,18 +408,25 @@ def test_without_a_column_rows_that_are_done_say_how_long_the_others_will_be(
     nothing = Output(open_storage(str(tmp_path / "out")))
     to_own = {"output": OutputSpec(path=own.uri)}
     found = expect(job_spec(tmp_path, **to_own), [other, own, small])
-    assert found == approx(moments(completion_tokens(own), f"40 rows of an earlier run at {own.uri}"))
-    pooled = moments(
-        completion_tokens(other) + completion_tokens(small), f"30 rows of earlier runs at {other.uri} and 1 more"
+    assert found == approx(
+        moments(completion_tokens(own), f"40 rows of an earlier run at {own.uri}")
     )
-    assert expect(job_spec(tmp_path), [nothing, other, small]) == approx(pooled), "of excluded outputs, together"
+    pooled = moments(
+        completion_tokens(other) + completion_tokens(small),
+        f"30 rows of earlier runs at {other.uri} and 1 more",
+    )
+    assert expect(job_spec(tmp_path), [nothing, other, small]) == approx(pooled), (
+        "of excluded outputs, together"
+    )
     few = job_spec(tmp_path, output=OutputSpec(path=small.uri))
     assert expect(few, [small, nothing, own]) == approx(found), "ten rows of one's own are too few"
     hinted = job_spec(tmp_path, input={"expected_tokens": "hint"}, **to_own)
     assert expect(hinted, [own]).source == "column hint"
 
 
-def test_earlier_rows_are_capped_at_what_the_job_asks_for_now(tmp_path: Path, outputs: dict[int, Output]) -> None:
+def test_earlier_rows_are_capped_at_what_the_job_asks_for_now(
+    tmp_path: Path, outputs: dict[int, Output]
+) -> None:
     write(tmp_path / "in.parquet", {"q": ["a"]})
     own = outputs[40]
     found = expect(job_spec(tmp_path, sampling=SamplingSpec(max_tokens=30)), [own])
@@ -393,7 +459,11 @@ def test_a_variant_whose_average_is_known_comes_before_the_task(
     known = types.SimpleNamespace(path=Path(MODEL), name="r1-tiny", mean_completion_tokens=120.0)
     monkeypatch.setitem(VARIANTS, "r1-tiny", known)  # type: ignore[arg-type]
     write(tmp_path / "in.parquet", {"q": ["a"]})
-    found = expect(job_spec(tmp_path, model=ModelSpec(variant="r1-tiny"), sampling=SamplingSpec(max_tokens=None)))
+    found = expect(
+        job_spec(
+            tmp_path, model=ModelSpec(variant="r1-tiny"), sampling=SamplingSpec(max_tokens=None)
+        )
+    )
     assert found == assumed_lengths(120.0, CONTEXT, "the average of r1-tiny")
     assert found.source == "120 tokens, the average of r1-tiny"
 
@@ -401,22 +471,51 @@ def test_a_variant_whose_average_is_known_comes_before_the_task(
 @pytest.mark.parametrize(
     ("instruction", "max_tokens", "context_len", "cap", "source"),
     [
-        ("math", 131_072, 131_072, 131_072, "6,094 tokens, DeepSeek's average for maths, capped at 131,072"),
-        ("math", 32_768, 131_072, 32_768, "6,094 tokens, DeepSeek's average for maths, capped at 32,768"),
-        ("none", 8192, 131_072, 8192, "5,355 tokens, DeepSeek's average over 804,745 traces of all tasks, capped at "
-                                      "8,192"),
-        ("Say why.", None, 131_072, 131_072, "5,355 tokens, DeepSeek's average over 804,745 traces of all tasks, "
-                                             "capped at 131,072"),
+        (
+            "math",
+            131_072,
+            131_072,
+            131_072,
+            "6,094 tokens, DeepSeek's average for maths, capped at 131,072",
+        ),
+        (
+            "math",
+            32_768,
+            131_072,
+            32_768,
+            "6,094 tokens, DeepSeek's average for maths, capped at 32,768",
+        ),
+        (
+            "none",
+            8192,
+            131_072,
+            8192,
+            "5,355 tokens, DeepSeek's average over 804,745 traces of all tasks, capped at 8,192",
+        ),
+        (
+            "Say why.",
+            None,
+            131_072,
+            131_072,
+            "5,355 tokens, DeepSeek's average over 804,745 traces of all tasks, capped at 131,072",
+        ),
         ("math", None, 2048, 2048, "6,094 tokens, DeepSeek's average for maths, capped at 2,048"),
         ("math", 32_768, 2048, 2048, "6,094 tokens, DeepSeek's average for maths, capped at 2,048"),
     ],
-)  # fmt: skip
+)
 def test_the_last_resort_is_a_stated_average_of_the_task(
-    tmp_path: Path, instruction: str, max_tokens: int | None, context_len: int, cap: int, source: str
+    tmp_path: Path,
+    instruction: str,
+    max_tokens: int | None,
+    context_len: int,
+    cap: int,
+    source: str,
 ) -> None:
     path = write(tmp_path / "in.parquet", {"q": ["a"]})
     spec = job_spec(
-        tmp_path, prompting=PromptingSpec(instruction=instruction), sampling=SamplingSpec(max_tokens=max_tokens)
+        tmp_path,
+        prompting=PromptingSpec(instruction=instruction),
+        sampling=SamplingSpec(max_tokens=max_tokens),
     )
     model = ModelSource("m", MODEL, None, "sha256:1", context_len, {})
     found = expected_completions(spec, source_of(path), [], model)
@@ -438,7 +537,9 @@ def test_the_average_over_all_tasks_is_the_papers_own_total() -> None:
 @pytest.mark.parametrize("cap", [1, 100, 6094, 32_768, 131_072, 10**7])
 @pytest.mark.parametrize("mean", [120, 6094])
 @pytest.mark.parametrize("sigma", [0.5, LOG_SIGMA])
-def test_capped_moments_agree_with_a_numeric_integral(mean: float, cap: float, sigma: float) -> None:
+def test_capped_moments_agree_with_a_numeric_integral(
+    mean: float, cap: float, sigma: float
+) -> None:
     mu = math.log(mean) - sigma**2 / 2
     z = np.linspace(-12, 12, 400_001)
     weights = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
@@ -448,7 +549,9 @@ def test_capped_moments_agree_with_a_numeric_integral(mean: float, cap: float, s
 
 
 @given(st.floats(1, 1e6), st.floats(1, 1e7), st.floats(1, 2))
-def test_capped_moments_keep_within_what_any_capped_length_can_have(mean: float, cap: float, more: float) -> None:
+def test_capped_moments_keep_within_what_any_capped_length_can_have(
+    mean: float, cap: float, more: float
+) -> None:
     first, second = capped_moments(mean, cap)
     slack = 1 + 1e-9
     assert 0 < first <= min(mean, cap) * slack

@@ -1,4 +1,6 @@
-"""pass@k and cons@k are the published formulas, counted out one subset at a time; intervals hold what they promise."""
+"""pass@k and cons@k are the published formulas, counted out one subset at a time; intervals hold
+what they promise.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ TABLES = 1000
 
 
 def table(prompts: list[list[str | None]], gold: str = "g", **more: list[Any]) -> pl.DataFrame:
-    """Rows of an output: a final answer for each sample of each prompt; "?" is one that was not judged."""
+    """Rows of an output: a final answer for each sample of each prompt; "?" is one that was not
+    judged.
+    """
     rows = [(f"p{i}", answer) for i, answers in enumerate(prompts) for answer in answers]
     columns: dict[str, list[Any]] = {
         "id": [id for id, _ in rows],
@@ -35,7 +39,12 @@ def table(prompts: list[list[str | None]], gold: str = "g", **more: list[Any]) -
         "reasoning_tokens": [10] * len(rows),
         "completion_tokens": list(range(len(rows))),
     }
-    types = {"id": pl.String, "final_answer": pl.String, "correct": pl.Boolean, "truncated": pl.Boolean}
+    types = {
+        "id": pl.String,
+        "final_answer": pl.String,
+        "correct": pl.Boolean,
+        "truncated": pl.Boolean,
+    }
     return pl.DataFrame(columns | more, schema_overrides=types)
 
 
@@ -70,21 +79,31 @@ def test_1000_random_tables_give_the_published_formulas() -> None:
             both = [counted(answers, k) for answers in enough]
             published = [chen(len(answers), answers.count("g"), k) for answers in enough]
             assert measures.pass_at[k].prompts == measures.cons_at[k].prompts == len(enough)
-            assert measures.pass_at[k].value == pytest.approx(sum(published) / len(enough), abs=1e-12)
-            assert measures.pass_at[k].value == pytest.approx(float(sum(p for p, _ in both) / len(enough)), abs=1e-12)
-            assert measures.cons_at[k].value == pytest.approx(float(sum(c for _, c in both) / len(enough)), abs=1e-12)
+            assert measures.pass_at[k].value == pytest.approx(
+                sum(published) / len(enough), abs=1e-12
+            )
+            assert measures.pass_at[k].value == pytest.approx(
+                float(sum(p for p, _ in both) / len(enough)), abs=1e-12
+            )
+            assert measures.cons_at[k].value == pytest.approx(
+                float(sum(c for _, c in both) / len(enough)), abs=1e-12
+            )
 
 
 def test_cons_at_k_agrees_with_drawing_where_subsets_are_too_many_to_count() -> None:
     right, wrong, silent, k, draws = 20, (15, 15, 5, 5, 1, 1), 2, 24, 20_000
-    pool = np.array([0] * right + [i + 1 for i, m in enumerate(wrong) for _ in range(m)] + [-1] * silent)
+    pool = np.array(
+        [0] * right + [i + 1 for i, m in enumerate(wrong) for _ in range(m)] + [-1] * silent
+    )
     rng = np.random.default_rng(1)
     won = 0.0
     for _ in range(draws):
         drawn = rng.permutation(pool)[:k]
         votes = np.bincount(drawn[drawn >= 0], minlength=len(wrong) + 1)
         won += (votes[0] == votes.max()) / (votes == votes.max()).sum()
-    assert cons_at(right, wrong, silent, k) == pytest.approx(won / draws, abs=4 * math.sqrt(0.25 / draws))
+    assert cons_at(right, wrong, silent, k) == pytest.approx(
+        won / draws, abs=4 * math.sqrt(0.25 / draws)
+    )
 
 
 def test_large_counts_lose_nothing() -> None:
@@ -102,12 +121,18 @@ def test_large_counts_lose_nothing() -> None:
         (["g", None, None], 3, 1.0),  # silence does not vote
         ([None, None], 2, 0.0),
         (["g", "a", "a"], 3, 0.0),
-        (["g", "7", "7.0"], 3, 0.0),  # one wrong number, written in two ways: together they outvote the right one
+        (
+            ["g", "7", "7.0"],
+            3,
+            0.0,
+        ),  # one wrong number, written in two ways: together they outvote the right one
         (["g", "7", "8"], 3, 1 / 3),
         (["g", r"\dfrac{1}{2}", "0.5"], 3, 0.0),
     ],
 )
-def test_cons_counts_votes_by_what_an_answer_means(answers: list[str | None], k: int, wanted: float) -> None:
+def test_cons_counts_votes_by_what_an_answer_means(
+    answers: list[str | None], k: int, wanted: float
+) -> None:
     assert measure(table([answers]), ks=[k]).cons_at[k].value == pytest.approx(wanted)
 
 
@@ -127,7 +152,9 @@ def test_a_right_answer_needs_no_text() -> None:
 
 def test_without_judged_rows_there_are_tokens_and_truncation_only() -> None:
     measures = measure(
-        table([["?", "?"], ["?", None]], truncated=[True, False, False, False]).with_columns(correct=None)
+        table([["?", "?"], ["?", None]], truncated=[True, False, False, False]).with_columns(
+            correct=None
+        )
     )
     assert (measures.pass_at, measures.cons_at) == ({}, {})
     assert measures.truncated is not None
@@ -137,16 +164,26 @@ def test_without_judged_rows_there_are_tokens_and_truncation_only() -> None:
 
 
 def test_default_ks_are_powers_of_two_and_the_whole() -> None:
-    assert [default_ks(n) for n in (0, 1, 4, 6, 16)] == [(), (1,), (1, 2, 4), (1, 2, 4, 6), (1, 2, 4, 8, 16)]
+    assert [default_ks(n) for n in (0, 1, 4, 6, 16)] == [
+        (),
+        (1,),
+        (1, 2, 4),
+        (1, 2, 4, 6),
+        (1, 2, 4, 8, 16),
+    ]
 
 
 def test_intervals_are_repeatable_and_cover_the_truth_as_often_as_they_say() -> None:
-    """Of 300 samples of 60 prompts, about 95 % of the intervals hold the true mean (binomial: 91 % to 98 %)."""
+    """Of 300 samples of 60 prompts, about 95 % of the intervals hold the true mean (binomial: 91 %
+    to 98 %).
+    """
     rng = np.random.default_rng(2)
     covered = 0
     for _ in range(300):
         chances = rng.uniform(0, 1, 60)
-        prompts: list[list[str | None]] = [["g" if hit else "a" for hit in rng.random(4) < p] for p in chances]
+        prompts: list[list[str | None]] = [
+            ["g" if hit else "a" for hit in rng.random(4) < p] for p in chances
+        ]
         measures = measure(table(prompts), ks=[1], resamples=300)
         covered += measures.pass_at[1].low <= 0.5 <= measures.pass_at[1].high
     assert 0.91 <= covered / 300 <= 0.98
@@ -170,7 +207,10 @@ def test_groups_come_in_order_and_are_measured_alone() -> None:
     assert measure_by(rows.clear(), "level") == []
     with pytest.raises(UsageError) as caught:
         measure_by(rows, "color")
-    assert str(caught.value) == "measures by color: there is no such column. Name one that the output has."
+    assert (
+        str(caught.value)
+        == "measures by color: there is no such column. Name one that the output has."
+    )
 
 
 def test_only_the_columns_named_are_needed() -> None:
@@ -182,11 +222,19 @@ def test_status_shows_measures_where_there_are_right_answers_and_samples(tmp_pat
     rows.write_parquet(tmp_path / "in.parquet")
     job = write_job(tmp_path, input={"gold": "gold"}, output={"keep": ["kind"]}, sampling={"n": 4})
     assert run_replay(job).exit_code == 0
-    for i, part in enumerate(sorted((tmp_path / "out/data").glob("*"))):  # the replay engine is never right: be it
-        part_rows = pl.read_parquet(part).with_columns(correct=(pl.col("sample") == 0), final_answer=pl.lit("5"))
+    for i, part in enumerate(
+        sorted((tmp_path / "out/data").glob("*"))
+    ):  # the replay engine is never right: be it
+        part_rows = pl.read_parquet(part).with_columns(
+            correct=(pl.col("sample") == 0), final_answer=pl.lit("5")
+        )
         assert i == 0 or part_rows.height > 0
         part_rows.write_parquet(part)
-    status = CliRunner().invoke(main, ["status", str(tmp_path / "out"), "--by", "kind"]).output.splitlines()
+    status = (
+        CliRunner()
+        .invoke(main, ["status", str(tmp_path / "out"), "--by", "kind"])
+        .output.splitlines()
+    )
     at = next(i for i, line in enumerate(status) if line.startswith("  pass@k"))
     assert status[at : at + 3] == [
         "  pass@k     @1 25.0% (25.0-25.0)  @2 50.0% (50.0-50.0)  @4 100.0% (100.0-100.0)",
@@ -196,8 +244,15 @@ def test_status_shows_measures_where_there_are_right_answers_and_samples(tmp_pat
     assert [line.split("tokens")[1] for line in status if line.startswith("  kind")] == [
         "  pass@4 100.0%  cons@4 0.0%"
     ] * 2
-    document = json.loads(CliRunner().invoke(main, ["status", str(tmp_path / "out"), "--json"]).output)
-    assert document["measures"]["pass_at"]["2"] == {"value": 0.5, "low": 0.5, "high": 0.5, "prompts": 6}
+    document = json.loads(
+        CliRunner().invoke(main, ["status", str(tmp_path / "out"), "--json"]).output
+    )
+    assert document["measures"]["pass_at"]["2"] == {
+        "value": 0.5,
+        "low": 0.5,
+        "high": 0.5,
+        "prompts": 6,
+    }
     for part in (tmp_path / "out/data").glob("*"):
         pl.read_parquet(part).with_columns(correct=pl.lit(None, pl.Boolean)).write_parquet(part)
     assert "pass@k" not in CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchr1.columns import COLUMNS, FAILED_SCHEMA, KEPT_AFTER, NAMES, output_schema, schema_document
+from batchr1.columns import (
+    COLUMNS,
+    FAILED_SCHEMA,
+    KEPT_AFTER,
+    NAMES,
+    output_schema,
+    schema_document,
+)
 from batchr1.output.parts import failures_table, results_table, write_parquet
 from batchr1.records import Failure, Result
 
@@ -23,7 +30,9 @@ KEPT = pa.schema(
         pa.field("subject", pa.string()),
         pa.field("at", pa.timestamp("ns")),
         pa.field("price", pa.decimal128(12, 3)),
-        pa.field("turns", pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("n", pa.int64())]))),
+        pa.field(
+            "turns", pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("n", pa.int64())]))
+        ),
     ]
 )
 
@@ -37,7 +46,8 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
             "subject": st.none() | TEXT,
             "at": st.none() | st.datetimes(dt.datetime(1990, 1, 1), dt.datetime(2100, 1, 1)),
             "price": st.none() | st.decimals(-999, 999, places=3),
-            "turns": st.none() | st.lists(st.none() | st.fixed_dictionaries({"role": TEXT, "n": st.none() | COUNT})),
+            "turns": st.none()
+            | st.lists(st.none() | st.fixed_dictionaries({"role": TEXT, "n": st.none() | COUNT})),
         }
     ),
     "prompt": TEXT,
@@ -65,7 +75,9 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "prompt_hash": TEXT,
     "model": TEXT,
     "run": TEXT,
-    "finished_at": st.datetimes(dt.datetime(2020, 1, 1), dt.datetime(2100, 1, 1), timezones=st.just(dt.UTC)),
+    "finished_at": st.datetimes(
+        dt.datetime(2020, 1, 1), dt.datetime(2100, 1, 1), timezones=st.just(dt.UTC)
+    ),
 }
 ROWS = st.lists(st.fixed_dictionaries(STRATEGIES), min_size=1, max_size=8)
 
@@ -82,12 +94,18 @@ def expected(row: dict[str, Any]) -> dict[str, Any]:
     """The output row of a result, as a reader gives it."""
     flat = {**row, **row["kept"]}
     del flat["kept"]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()
+    }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(ROWS)
-def test_results_come_back_from_parquet_as_they_went_in(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+def test_results_come_back_from_parquet_as_they_went_in(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
     table = results_table([result_of(row) for row in rows], KEPT)
     write_parquet(table, tmp_path / "part.parquet")
     wanted = [expected(row) for row in rows]
@@ -98,14 +116,37 @@ def test_results_come_back_from_parquet_as_they_went_in(tmp_path: Path, rows: li
 
 def a_row(**changes: Any) -> dict[str, Any]:
     return {
-        "id": "1", "sample": 0, "prompt": "?", "gold": None, "reasoning": None, "answer": None, "final_answer": None,
-        "correct": None, "reasoning_status": "closed", "truncated": False, "truncated_in": None, "truncated_by": None,
-        "finish_reason": "stop", "prompt_tokens": 1, "reasoning_tokens": 1, "answer_tokens": 0, "control_tokens": 0,
-        "injected_tokens": 0, "completion_tokens": 1, "flags": (), "seed": None, "attempts": 1, "resumed_at": (),
-        "token_ids": None, "prompt_hash": "00", "model": "m", "run": "r",
+        "id": "1",
+        "sample": 0,
+        "prompt": "?",
+        "gold": None,
+        "reasoning": None,
+        "answer": None,
+        "final_answer": None,
+        "correct": None,
+        "reasoning_status": "closed",
+        "truncated": False,
+        "truncated_in": None,
+        "truncated_by": None,
+        "finish_reason": "stop",
+        "prompt_tokens": 1,
+        "reasoning_tokens": 1,
+        "answer_tokens": 0,
+        "control_tokens": 0,
+        "injected_tokens": 0,
+        "completion_tokens": 1,
+        "flags": (),
+        "seed": None,
+        "attempts": 1,
+        "resumed_at": (),
+        "token_ids": None,
+        "prompt_hash": "00",
+        "model": "m",
+        "run": "r",
         "finished_at": dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
-        "kept": {"subject": "é", "at": None, "price": None, "turns": None}, **changes,
-    }  # fmt: skip
+        "kept": {"subject": "é", "at": None, "price": None, "turns": None},
+        **changes,
+    }
 
 
 def test_a_part_has_the_columns_of_the_schema_with_kept_ones_behind_sample(tmp_path: Path) -> None:
@@ -133,10 +174,23 @@ def test_a_part_is_zstd_with_plain_strings_and_without_metadata_of_arrow(tmp_pat
     group = metadata.row_group(0)
     assert {group.column(i).compression for i in range(metadata.num_columns)} == {"ZSTD"}
     assert metadata.metadata is None
-    texts = [field for field in pq.read_schema(tmp_path / "part.parquet") if pa.types.is_string(field.type)]
-    assert {field.name for field in texts} >= {"id", "prompt", "reasoning", "answer", "subject", "model"}
+    texts = [
+        field
+        for field in pq.read_schema(tmp_path / "part.parquet")
+        if pa.types.is_string(field.type)
+    ]
+    assert {field.name for field in texts} >= {
+        "id",
+        "prompt",
+        "reasoning",
+        "answer",
+        "subject",
+        "model",
+    }
     for field in texts:
-        index = [group.column(i).path_in_schema for i in range(metadata.num_columns)].index(field.name)
+        index = [group.column(i).path_in_schema for i in range(metadata.num_columns)].index(
+            field.name
+        )
         assert str(metadata.schema.column(index).logical_type) == "String"
 
 
@@ -153,7 +207,9 @@ def test_rows_without_their_kept_columns_are_refused() -> None:
         results_table([row], KEPT)
 
 
-@pytest.mark.parametrize("name", [c.name for c in COLUMNS if not c.nullable and not pa.types.is_list(c.type)])
+@pytest.mark.parametrize(
+    "name", [c.name for c in COLUMNS if not c.nullable and not pa.types.is_list(c.type)]
+)
 def test_a_null_where_none_may_be_is_refused(tmp_path: Path, name: str) -> None:
     row = result_of(a_row(**{name: None}))
     with pytest.raises((ValueError, pa.ArrowException)):
@@ -163,15 +219,38 @@ def test_a_null_where_none_may_be_is_refused(tmp_path: Path, name: str) -> None:
 def test_failures_come_back_as_they_went_in(tmp_path: Path) -> None:
     at = dt.datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=dt.UTC)
     failures = [
-        Failure("a/é", 0, "prompt_too_long", "the prompt is longer than the context", 0, bytes(range(16))),
+        Failure(
+            "a/é",
+            0,
+            "prompt_too_long",
+            "the prompt is longer than the context",
+            0,
+            bytes(range(16)),
+        ),
         Failure("b", 3, "engine_refused", "…", 3),
     ]
     write_parquet(failures_table(failures, run="r", failed_at=at), tmp_path / "part.parquet")
     table = pq.read_table(tmp_path / "part.parquet")
     assert table.schema == FAILED_SCHEMA
     assert table.to_pylist() == [
-        {"id": "a/é", "sample": 0, "reason": "prompt_too_long", "message": "the prompt is longer than the context",
-         "attempts": 0, "prompt_hash": "000102030405060708090a0b0c0d0e0f", "run": "r", "failed_at": at},
-        {"id": "b", "sample": 3, "reason": "engine_refused", "message": "…", "attempts": 3, "prompt_hash": None,
-         "run": "r", "failed_at": at},
-    ]  # fmt: skip
+        {
+            "id": "a/é",
+            "sample": 0,
+            "reason": "prompt_too_long",
+            "message": "the prompt is longer than the context",
+            "attempts": 0,
+            "prompt_hash": "000102030405060708090a0b0c0d0e0f",
+            "run": "r",
+            "failed_at": at,
+        },
+        {
+            "id": "b",
+            "sample": 3,
+            "reason": "engine_refused",
+            "message": "…",
+            "attempts": 3,
+            "prompt_hash": None,
+            "run": "r",
+            "failed_at": at,
+        },
+    ]

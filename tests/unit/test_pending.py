@@ -23,7 +23,9 @@ Keys = set[tuple[str, int]]
 State = tuple[list[str], int, Keys, Keys, set[str]]
 
 
-def source_of(path: Path, *, id: str | None = "id", where: str | None = None, limit: int | None = None) -> Source:
+def source_of(
+    path: Path, *, id: str | None = "id", where: str | None = None, limit: int | None = None
+) -> Source:
     spec = InputSpec(path=str(path), id=id, prompt="q", where=where, limit=limit)
     return Source(spec, [], expand_inputs(path))
 
@@ -32,7 +34,9 @@ def pending_of(source: Source, n: int = 1) -> Pending:
     return Pending(source, n, ids_are_hashes="id" not in source.id_columns)
 
 
-def write(path: Path, ids: list[str], prompts: list[str] | None = None, row_group_size: int = 3) -> Path:
+def write(
+    path: Path, ids: list[str], prompts: list[str] | None = None, row_group_size: int = 3
+) -> Path:
     table = pa.table({"id": pa.array(ids, pa.string()), "q": prompts or ["?"] * len(ids)})
     pq.write_table(table, path, row_group_size=row_group_size)
     return path
@@ -40,7 +44,9 @@ def write(path: Path, ids: list[str], prompts: list[str] | None = None, row_grou
 
 def columns_of(keys: Keys) -> tuple[pa.Array, pa.Array]:
     pairs = sorted(keys)
-    return pa.array([id for id, _ in pairs], pa.string()), pa.array([sample for _, sample in pairs], pa.int32())
+    return pa.array([id for id, _ in pairs], pa.string()), pa.array(
+        [sample for _, sample in pairs], pa.int32()
+    )
 
 
 def left(source: Source, pending: Pending) -> list[tuple[str, int]]:
@@ -58,7 +64,9 @@ IDS = st.text(st.characters(codec="utf-8"), max_size=6)
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
-    """Input ids, n, done keys, failed keys, excluded ids; some of each are not in the input, or beyond n."""
+    """Input ids, n, done keys, failed keys, excluded ids; some of each are not in the input, or
+    beyond n.
+    """
     ids = draw(st.lists(IDS, min_size=1, max_size=12, unique=True))
     n = draw(st.sampled_from([1, 2, 7, 8, 9, 16, 63, 64, 65, 70]))
     known = st.sampled_from([*ids, "not in the input"])
@@ -66,7 +74,9 @@ def states(draw: st.DrawFn) -> State:
     return ids, n, draw(keys), draw(keys), draw(st.sets(known, max_size=4))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(states())
 def test_pending_is_wanted_less_done_failed_and_excluded(tmp_path: Path, state: State) -> None:
     ids, n, done, failed, excluded = state
@@ -82,7 +92,9 @@ def test_pending_is_wanted_less_done_failed_and_excluded(tmp_path: Path, state: 
     wanted = {(id, sample) for id in rows for sample in range(n)}
     handed_out = left(source, pending)
     assert sorted(handed_out) == sorted(wanted - done - failed)
-    assert [id for id, _ in handed_out] == sorted((id for id, _ in handed_out), key=ids.index), "input order"
+    assert [id for id, _ in handed_out] == sorted((id for id, _ in handed_out), key=ids.index), (
+        "input order"
+    )
     assert counts == Counts(
         rows=len(rows),
         n=n,
@@ -100,7 +112,9 @@ def test_rows_that_were_begun_come_first_and_every_row_once(
     tmp_path_factory: pytest.TempPathFactory, state: State, group_size: int
 ) -> None:
     ids, n, done, _, chosen = state
-    source = source_of(write(tmp_path_factory.mktemp("in") / "in.parquet", ids, row_group_size=group_size))
+    source = source_of(
+        write(tmp_path_factory.mktemp("in") / "in.parquet", ids, row_group_size=group_size)
+    )
     pending = pending_of(source, n)
     pending.mark_done(*columns_of(done))
     pending.begin_with(pa.array(sorted(chosen), pa.string()))
@@ -131,7 +145,9 @@ def test_a_larger_n_wants_the_new_samples_only_and_a_smaller_one_nothing(tmp_pat
 
 def test_without_an_id_column_equal_prompts_are_one_row(tmp_path: Path) -> None:
     prompts = ["one", "two", "one", "one", "é", "two"]
-    source = source_of(write(tmp_path / "in.parquet", list("abcdef"), prompts, row_group_size=2), id=None)
+    source = source_of(
+        write(tmp_path / "in.parquet", list("abcdef"), prompts, row_group_size=2), id=None
+    )
     pending = pending_of(source, 2)
     found = [
         (text, numbers)
@@ -144,12 +160,18 @@ def test_without_an_id_column_equal_prompts_are_one_row(tmp_path: Path) -> None:
 
 def test_a_repeated_id_is_an_error_that_names_the_row(tmp_path: Path) -> None:
     source = source_of(write(tmp_path / "in.parquet", ["a", "b", "c", "d", "b", "a"]))
-    with pytest.raises(InputError, match=r"/in\.parquet: row 4: the id 'b' came before \(got 2 repeated ids"):
+    with pytest.raises(
+        InputError, match=r"/in\.parquet: row 4: the id 'b' came before \(got 2 repeated ids"
+    ):
         pending_of(source)
 
 
 @pytest.mark.parametrize(
-    ("ids", "said"), [(["a", "b", None], "row 11: the id is null"), (["a", "b", "b"], "row 11: the id 'b' came before")]
+    ("ids", "said"),
+    [
+        (["a", "b", None], "row 11: the id is null"),
+        (["a", "b", "b"], "row 11: the id 'b' came before"),
+    ],
 )
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_rows_are_counted_as_they_stand_in_the_file_whatever_where_leaves_out(
@@ -158,7 +180,9 @@ def test_rows_are_counted_as_they_stand_in_the_file_whatever_where_leaves_out(
     """Rows 1, 6 and 11 of the second file pass."""
     everything = [ids[i // 5] if i % 5 == 1 else f"out {i}" for i in range(15)]
     for number, column in enumerate((["first"], everything)):
-        table = pa.table({"id": column, "q": ["?"] * len(column), "level": [i % 5 for i in range(len(column))]})
+        table = pa.table(
+            {"id": column, "q": ["?"] * len(column), "level": [i % 5 for i in range(len(column))]}
+        )
         path = tmp_path / f"{number}.{form}"
         if form == "parquet":
             pq.write_table(table, path, row_group_size=4)
@@ -180,7 +204,11 @@ def test_ids_that_differ_only_in_their_type_are_repeated(tmp_path: Path) -> None
 
 
 def test_a_null_id_is_an_error_that_names_the_row(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": ["a", "b", "c", None], "q": ["?"] * 4}), tmp_path / "in.parquet", row_group_size=3)
+    pq.write_table(
+        pa.table({"id": ["a", "b", "c", None], "q": ["?"] * 4}),
+        tmp_path / "in.parquet",
+        row_group_size=3,
+    )
     with pytest.raises(InputError, match=r"/in\.parquet: row 3: the id is null"):
         pending_of(source_of(tmp_path / "in.parquet"))
 

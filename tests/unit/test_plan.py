@@ -1,4 +1,6 @@
-"""Plans: every row of the tables people quote, what an engine argument fixes, and what is offered when nothing fits."""
+"""Plans: every row of the tables people quote, what an engine argument fixes, and what is offered
+when nothing fits.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,14 @@ PROMPTS = PromptLengths(500, 500, 512, 128.0)
 
 
 def job(
-    variant: str = "r1-distill-qwen-7b", *, quantization: Any = None, max_tokens: int | None = 32768, n: int = 1,
-    seed: int | None = None, **engine_args: Any,
-) -> JobSpec:  # fmt: skip
+    variant: str = "r1-distill-qwen-7b",
+    *,
+    quantization: Any = None,
+    max_tokens: int | None = 32768,
+    n: int = 1,
+    seed: int | None = None,
+    **engine_args: Any,
+) -> JobSpec:
     return JobSpec(
         name="x",
         model=ModelSpec(variant=variant, quantization=quantization, engine_args=engine_args),
@@ -56,7 +63,9 @@ def source_of(spec: JobSpec) -> ModelSource:
 
 def plan(spec: JobSpec, machine: Machine, prompts: PromptLengths = PROMPTS, **options: Any) -> Plan:
     model = source_of(spec)
-    completions = default_lengths("math", min(spec.sampling.max_tokens or model.context_len, model.context_len))
+    completions = default_lengths(
+        "math", min(spec.sampling.max_tokens or model.context_len, model.context_len)
+    )
     return make_plan(spec, model, machine, prompts, completions, **options)
 
 
@@ -65,8 +74,14 @@ def gpus(name: str, count: int = 1) -> Machine:
 
 
 MACHINES = [
-    ("RTX 3090", 1), ("RTX 4090", 1), ("RTX 4090", 2), ("A100 80GB", 1), ("A100 80GB", 2), ("H100", 8), ("H200", 8),
-]  # fmt: skip
+    ("RTX 3090", 1),
+    ("RTX 4090", 1),
+    ("RTX 4090", 2),
+    ("A100 80GB", 1),
+    ("A100 80GB", 2),
+    ("H100", 8),
+    ("H200", 8),
+]
 DISTILLS = [name for name in VARIANTS if name not in ("r1-tiny", "r1-0528-671b")]
 WEIGHTS = [(None, "stored"), ("fp8", "FP8"), ("w4a16", "4 bit"), ("awq", "AWQ")]
 
@@ -81,9 +96,12 @@ def line(variant: str, quantization: Any, label: str, name: str, count: int) -> 
         return f"{head} lacks {exc.missing_gib:.1f} GiB per GPU"
     m = p.memory
     return (
-        f"{head} {p.replicas} x TP {p.tensor_parallel} PP {p.pipeline_parallel}, {p.max_num_seqs:3} seqs, "
-        f"{p.max_num_batched_tokens:5} batched, at {p.gpu_memory_utilization:.2f}: {m.weights_gib:.1f} weights + "
-        f"{m.activation_gib:.1f} activation + {m.cuda_graph_gib + m.other_gib:.1f} engine + {m.kv_gib:.1f} KV "
+        f"{head} {p.replicas} x TP {p.tensor_parallel} PP {p.pipeline_parallel}, "
+        f"{p.max_num_seqs:3} seqs, "
+        f"{p.max_num_batched_tokens:5} batched, at {p.gpu_memory_utilization:.2f}: "
+        f"{m.weights_gib:.1f} weights + "
+        f"{m.activation_gib:.1f} activation + {m.cuda_graph_gib + m.other_gib:.1f} engine + "
+        f"{m.kv_gib:.1f} KV "
         f"= {p.kv_cache_tokens:,} tokens"
     )
 
@@ -103,7 +121,9 @@ def test_the_plan_of_every_row_of_the_tables() -> None:
     assert text == GOLDEN.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("name", "count", "split"), [("H200", 8, (8, 1)), ("H100", 8, None), ("H100", 16, (8, 2))])
+@pytest.mark.parametrize(
+    ("name", "count", "split"), [("H200", 8, (8, 1)), ("H100", 8, None), ("H100", 16, (8, 2))]
+)
 def test_the_full_r1_in_fp8_fits_eight_h200_and_sixteen_h100_but_not_eight(
     name: str, count: int, split: tuple[int, int] | None
 ) -> None:
@@ -117,8 +137,12 @@ def test_the_full_r1_in_fp8_fits_eight_h200_and_sixteen_h100_but_not_eight(
 
 
 def test_a_replica_is_as_narrow_as_throughput_wants_it() -> None:
-    """A model with room to spare runs once per GPU; one that leaves no room for its cache is shared."""
-    assert plan(job("r1-distill-qwen-7b"), gpus("H100", 8)).device_groups == tuple((str(i),) for i in range(8))
+    """A model with room to spare runs once per GPU; one that leaves no room for its cache is
+    shared.
+    """
+    assert plan(job("r1-distill-qwen-7b"), gpus("H100", 8)).device_groups == tuple(
+        (str(i),) for i in range(8)
+    )
     assert plan(job("r1-distill-qwen-32b"), gpus("A100 80GB", 2)).device_groups == (("0", "1"),)
 
 
@@ -127,7 +151,10 @@ def test_the_memory_adds_up_to_the_card() -> None:
         for variant in ("r1-distill-qwen-1.5b", "r1-distill-qwen-7b"):
             p = plan(job(variant), gpus(name))
             assert sum(dataclasses.astuple(p.memory)) <= GPUS[name].memory_gib
-            assert p.kv_cache_tokens * 28 * 2 * (2 if "1.5b" in variant else 4) * 128 * 2 <= p.memory.kv_gib * GIB
+            assert (
+                p.kv_cache_tokens * 28 * 2 * (2 if "1.5b" in variant else 4) * 128 * 2
+                <= p.memory.kv_gib * GIB
+            )
 
 
 def test_the_context_is_the_longest_prompt_and_what_may_follow_it() -> None:
@@ -163,7 +190,9 @@ def test_no_more_sequences_than_samples() -> None:
         ("load_format", "dummy"),
     ],
 )
-def test_what_the_job_sets_wins_and_the_rest_is_computed_around_it(argument: str, value: Any) -> None:
+def test_what_the_job_sets_wins_and_the_rest_is_computed_around_it(
+    argument: str, value: Any
+) -> None:
     p = plan(job(**{argument: value}), gpus("H200", 4))
     assert p.engine_args[argument] == value
     assert p.fixed == (argument,)
@@ -186,10 +215,14 @@ def test_a_gpu_that_others_use_is_planned_with_what_is_free_and_says_who() -> No
     gpu = GPUS["H200"]
     busy = Machine((Device("0", gpu, gpu.memory_gib - 60.5, (Holder(4711, "python", 60.5),)),))
     p, alone = plan(job(), busy), plan(job(), gpus("H200"))
-    assert alone.memory.kv_gib - p.memory.kv_gib == pytest.approx(60.5 - 0.03 * gpu.memory_gib, abs=5)
+    assert alone.memory.kv_gib - p.memory.kv_gib == pytest.approx(
+        60.5 - 0.03 * gpu.memory_gib, abs=5
+    )
     assert p.gpu_memory_utilization is not None
     assert p.gpu_memory_utilization * gpu.memory_gib < gpu.memory_gib - 60.5
-    assert p.notes == ("GPU 0 is in use: process 4711 (python) 60.5 GiB; planned with the 79.3 GiB that are free",)
+    assert p.notes == (
+        "GPU 0 is in use: process 4711 (python) 60.5 GiB; planned with the 79.3 GiB that are free",
+    )
 
 
 def test_hours_and_cost() -> None:
@@ -197,7 +230,9 @@ def test_hours_and_cost() -> None:
     e = p.estimate
     assert e is not None
     assert e.lengths.startswith("6,094 tokens, DeepSeek's average for maths")
-    assert e.output_tokens == pytest.approx(500 * 4 * 5848, rel=0.001)  # the mean that a cap of 32,768 leaves
+    assert e.output_tokens == pytest.approx(
+        500 * 4 * 5848, rel=0.001
+    )  # the mean that a cap of 32,768 leaves
     assert e.hours == pytest.approx(e.output_tokens / e.tokens_per_s / 3600)
     assert (e.gpu_hours, e.cost_usd) == (pytest.approx(2 * e.hours), pytest.approx(5 * e.hours))
 
@@ -220,24 +255,36 @@ def test_a_cpu_plan_comes_from_the_memory() -> None:
 
 @pytest.mark.parametrize(("rows", "max_tokens"), [(1, 1000), (2, 3072), (400, 64)])
 def test_a_cpu_cache_holds_one_sequence_in_whole_blocks(rows: int, max_tokens: int) -> None:
-    """vLLM's blocks are 128 tokens there, and one of them stays empty: of nine, 1,024 tokens can be used."""
-    p = plan(job("r1-tiny", max_tokens=max_tokens), Machine(ram_gib=16), PromptLengths(rows, rows, 28, 28.0))
+    """vLLM's blocks are 128 tokens there, and one of them stays empty: of nine, 1,024 tokens can be
+    used.
+    """
+    p = plan(
+        job("r1-tiny", max_tokens=max_tokens),
+        Machine(ram_gib=16),
+        PromptLengths(rows, rows, 28, 28.0),
+    )
     per_token = p.memory.kv_gib * GIB / (p.kv_cache_tokens + 128)
     assert p.kv_cache_tokens % 128 == 0
     assert p.kv_cache_tokens >= p.max_model_len
-    assert p.engine_args["kv_cache_memory_bytes"] == pytest.approx(per_token * (p.kv_cache_tokens + 128), abs=128e3)
+    assert p.engine_args["kv_cache_memory_bytes"] == pytest.approx(
+        per_token * (p.kv_cache_tokens + 128), abs=128e3
+    )
 
 
 def test_float32_doubles_weights_cache_and_activations() -> None:
     """Seen on the CPU: with a cache counted in 16 bits an engine in float32 does not start."""
     one = PromptLengths(1, 1, 28, 28.0)
     machine = Machine(ram_gib=16)
-    half, full = (plan(job("r1-tiny", max_tokens=2048, **a), machine, one) for a in ({}, {"dtype": "float32"}))
+    half, full = (
+        plan(job("r1-tiny", max_tokens=2048, **a), machine, one) for a in ({}, {"dtype": "float32"})
+    )
     assert full.kv_cache_tokens == half.kv_cache_tokens >= full.max_model_len
     for name in ("activation_gib", "kv_gib"):
         assert getattr(full.memory, name) > 1.9 * getattr(half.memory, name), name
     gpu = plan(job(dtype="float32"), named_machine("H200"))
-    assert gpu.memory.weights_gib == pytest.approx(2 * plan(job(), named_machine("H200")).memory.weights_gib, rel=0.01)
+    assert gpu.memory.weights_gib == pytest.approx(
+        2 * plan(job(), named_machine("H200")).memory.weights_gib, rel=0.01
+    )
     bf16 = plan(job(), named_machine("H200"))
     assert bf16.kv_cache_tokens > 2 * gpu.kv_cache_tokens
     assert bf16.estimate is not None and gpu.estimate is not None
@@ -248,20 +295,36 @@ def test_kv_heads_are_cut_evenly_or_not_at_all() -> None:
     """40 attention heads, 10 KV heads: four GPUs could share the former, and not the latter."""
     config = dict(VARIANTS["r1-distill-qwen-14b"].config) | {"num_key_value_heads": 10}
     arch = Architecture.of_config(config)
-    assert [tp for tp in (1, 2, 4, 5, 8, 10, 20, 40) if arch.divides_into(tp)] == [1, 2, 5, 10, 20, 40]
+    assert [tp for tp in (1, 2, 4, 5, 8, 10, 20, 40) if arch.divides_into(tp)] == [
+        1,
+        2,
+        5,
+        10,
+        20,
+        40,
+    ]
     model = ModelSource("m", "m", None, "x", 131_072, config)
     completions = default_lengths("math", 32768)
     p = make_plan(job("r1-tiny"), model, gpus("L4", 8), PROMPTS, completions)
     assert p.tensor_parallel == 2
     with pytest.raises(JobError, match=r"KV heads \(got 4, need a divisor or multiple of 10\)"):
-        make_plan(job("r1-tiny", tensor_parallel_size=4), model, gpus("L4", 8), PROMPTS, completions)
+        make_plan(
+            job("r1-tiny", tensor_parallel_size=4), model, gpus("L4", 8), PROMPTS, completions
+        )
 
 
 def test_a_batch_is_as_large_as_the_cache_that_it_leaves() -> None:
-    """More sequences take memory from the cache: where 512 leave none, some number in between still fits."""
+    """More sequences take memory from the cache: where 512 leave none, some number in between still
+    fits.
+    """
     spec = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048)
     p = plan(spec, gpus("RTX 4090", 2))
-    one_more = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048, max_num_seqs=p.max_num_seqs + 1)
+    one_more = job(
+        "r1-distill-llama-70b",
+        quantization="w4a16",
+        max_tokens=2048,
+        max_num_seqs=p.max_num_seqs + 1,
+    )
     demand = workload_of(spec, source_of(spec), PROMPTS, default_lengths("math", 2048))
     assert demand.fit_within(p.kv_cache_tokens, num_seqs=p.max_num_seqs)
     larger = plan(one_more, gpus("RTX 4090", 2))
@@ -271,14 +334,22 @@ def test_a_batch_is_as_large_as_the_cache_that_it_leaves() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"max_num_batched_tokens": 16, "max_num_seqs": 64}, "too few for max_num_seqs (got 16, need at least 64)"),
-        ({"max_num_batched_tokens": 2048, "enable_chunked_prefill": False}, "(got 2048, need at least 33280)"),
+        (
+            {"max_num_batched_tokens": 16, "max_num_seqs": 64},
+            "too few for max_num_seqs (got 16, need at least 64)",
+        ),
+        (
+            {"max_num_batched_tokens": 2048, "enable_chunked_prefill": False},
+            "(got 2048, need at least 33280)",
+        ),
         ({"enforce_eager": "false"}, "enforce_eager: not true or false (got 'false')"),
         ({"gpu_memory_utilization": True}, "not a share of the memory (got True"),
     ],
 )
 @pytest.mark.parametrize("machine", ["cpu", "gpu"])
-def test_what_vllm_would_refuse_is_refused_before(machine: str, args: dict[str, Any], message: str) -> None:
+def test_what_vllm_would_refuse_is_refused_before(
+    machine: str, args: dict[str, Any], message: str
+) -> None:
     with pytest.raises(JobError) as caught:
         plan(job(**args), gpus("H200") if machine == "gpu" else Machine(ram_gib=64))
     assert message in str(caught.value)
@@ -316,21 +387,42 @@ def test_the_arguments_that_a_plan_gives_are_known_to_vllm() -> None:
 
 def test_a_plan_is_plain_values() -> None:
     document = json.loads(json.dumps(plan(job(), gpus("H200", 2)).to_dict()))
-    assert document.items() >= {"fits": True, "replicas": 2, "tensor_parallel": 1, "pipeline_parallel": 1}.items()
-    assert set(document["memory"]) == {"weights_gib", "activation_gib", "cuda_graph_gib", "other_gib", "kv_gib"}
-    assert {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens", "estimate"} <= set(document)
+    assert (
+        document.items()
+        >= {"fits": True, "replicas": 2, "tensor_parallel": 1, "pipeline_parallel": 1}.items()
+    )
+    assert set(document["memory"]) == {
+        "weights_gib",
+        "activation_gib",
+        "cuda_graph_gib",
+        "other_gib",
+        "kv_gib",
+    }
+    assert {
+        "max_model_len",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "kv_cache_tokens",
+        "estimate",
+    } <= set(document)
 
 
 def test_the_captured_batch_sizes_are_vllms() -> None:
-    """51 sizes at 256 sequences and more, as an H200 with vLLM 0.26 logged them; up to twice the sequences below."""
+    """51 sizes at 256 sequences and more, as an H200 with vLLM 0.26 logged them; up to twice the
+    sequences below.
+    """
     assert [graph_sizes(n) for n in (1, 2, 4, 32, 128, 256, 512)] == [2, 3, 4, 11, 35, 51, 51]
 
 
 @settings(deadline=None)
 @given(
-    st.sampled_from(DISTILLS), st.sampled_from(sorted(GPUS)), st.sampled_from([1, 2, 4, 8, 16]),
-    st.integers(256, 131_072), st.integers(1, 5_000_000), st.integers(1, 30_000),
-)  # fmt: skip
+    st.sampled_from(DISTILLS),
+    st.sampled_from(sorted(GPUS)),
+    st.sampled_from([1, 2, 4, 8, 16]),
+    st.integers(256, 131_072),
+    st.integers(1, 5_000_000),
+    st.integers(1, 30_000),
+)
 def test_no_plan_breaks_its_own_promises(
     variant: str, gpu: str, count: int, max_tokens: int, rows: int, longest: int
 ) -> None:
@@ -352,7 +444,9 @@ def test_no_plan_breaks_its_own_promises(
     assert len(used) == len(set(used))
 
 
-def offered(spec: JobSpec, machine: Machine, prompts: PromptLengths = PROMPTS) -> tuple[Alternative, ...]:
+def offered(
+    spec: JobSpec, machine: Machine, prompts: PromptLengths = PROMPTS
+) -> tuple[Alternative, ...]:
     """What is offered when a job does not fit. Each is tried: it must fit."""
     model = source_of(spec)
     completions = default_lengths("math", spec.sampling.max_tokens or model.context_len)
@@ -365,10 +459,14 @@ def offered(spec: JobSpec, machine: Machine, prompts: PromptLengths = PROMPTS) -
 def applied(spec: JobSpec, machine: Machine, prompts: PromptLengths, flags: str) -> Plan:
     if flags.startswith("--gpus ") and machine.devices[0].gpu.name not in GPUS:
         return plan(
-            spec, named_machine(None, vram_gib=machine.devices[0].gpu.memory_gib, count=int(flags[7:])), prompts
+            spec,
+            named_machine(None, vram_gib=machine.devices[0].gpu.memory_gib, count=int(flags[7:])),
+            prompts,
         )
     if flags.startswith("--gpus "):
-        return plan(spec, gpus(machine.devices[0].gpu.name, int(flags.removeprefix("--gpus "))), prompts)
+        return plan(
+            spec, gpus(machine.devices[0].gpu.name, int(flags.removeprefix("--gpus "))), prompts
+        )
     document = spec.model_dump()
     for setting in flags.removeprefix("--set ").split(" --set "):
         path, _, value = setting.partition("=")
@@ -389,12 +487,20 @@ MISFITS: list[tuple[str, JobSpec, Machine]] = [
     ("32B on A100 40", job("r1-distill-qwen-32b"), gpus("A100 40GB")),
     ("70B on A100 80", job("r1-distill-llama-70b"), gpus("A100 80GB")),
     ("70B on H100 FP8 short", job("r1-distill-llama-70b", quantization="fp8"), gpus("H100")),
-    ("70B 4 bit on two 4090", job("r1-distill-llama-70b", quantization="w4a16"), gpus("RTX 4090", 2)),
+    (
+        "70B 4 bit on two 4090",
+        job("r1-distill-llama-70b", quantization="w4a16"),
+        gpus("RTX 4090", 2),
+    ),
     ("671B on 8 H100", job("r1-671b"), gpus("H100", 8)),
     ("671B on 8 A100", job("r1-671b"), gpus("A100 80GB", 8)),
     ("671B on one H200", job("r1-671b"), gpus("H200")),
     ("7B with the whole context on an L4", job("r1-distill-qwen-7b", max_tokens=None), gpus("L4")),
-    ("8B with the whole context on a 4090", job("r1-distill-llama-8b", max_tokens=None), gpus("RTX 4090")),
+    (
+        "8B with the whole context on a 4090",
+        job("r1-distill-llama-8b", max_tokens=None),
+        gpus("RTX 4090"),
+    ),
     ("7B on 12 GiB", job("r1-distill-qwen-7b"), named_machine(None, vram_gib=12)),
     (
         "8B with half a 4090, by the user's wish",
@@ -416,7 +522,11 @@ MISFITS: list[tuple[str, JobSpec, Machine]] = [
         job("r1-distill-qwen-7b", max_num_batched_tokens=262144),
         gpus("RTX 4090"),
     ),
-    ("7B in 32 bits on a 4090, by the user's wish", job("r1-distill-qwen-7b", dtype="float32"), gpus("RTX 4090")),
+    (
+        "7B in 32 bits on a 4090, by the user's wish",
+        job("r1-distill-qwen-7b", dtype="float32"),
+        gpus("RTX 4090"),
+    ),
     (
         "a card that another process fills",
         job("r1-distill-qwen-32b"),
@@ -457,34 +567,63 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("empty_cache")
 def test_the_plan_as_json_holds_what_is_promised() -> None:
-    code, out, _ = command("--variant", "r1-distill-qwen-7b", "--gpu", "H200", "--gpus", "2", "--json")
+    code, out, _ = command(
+        "--variant", "r1-distill-qwen-7b", "--gpu", "H200", "--gpus", "2", "--json"
+    )
     document = json.loads(out)
-    assert (code, document["fits"], document["replicas"], document["tensor_parallel"]) == (0, True, 2, 1)
-    assert document["estimate"]["lengths"] == "6,094 tokens, DeepSeek's average for maths, capped at 3,072"
+    assert (code, document["fits"], document["replicas"], document["tensor_parallel"]) == (
+        0,
+        True,
+        2,
+        1,
+    )
+    assert (
+        document["estimate"]["lengths"]
+        == "6,094 tokens, DeepSeek's average for maths, capped at 3,072"
+    )
     assert document["notes"] == [
-        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B is not in the cache: prompts measured with r1-tiny's tokenizer, "
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B is not in the cache: prompts measured with "
+        "r1-tiny's tokenizer, "
         "longer than they will be"
     ]
 
 
 @pytest.mark.usefixtures("empty_cache")
 def test_a_plan_that_does_not_fit_ends_with_two_and_says_what_would() -> None:
-    words = ("--variant", "r1-distill-qwen-14b", "--gpu", "RTX 4090", "--set", "sampling.max_tokens=32768")
+    words = (
+        "--variant",
+        "r1-distill-qwen-14b",
+        "--gpu",
+        "RTX 4090",
+        "--set",
+        "sampling.max_tokens=32768",
+    )
     code, out, err = command(*words)
     assert (code, out) == (2, "")
-    assert err.startswith(f"batchr1: {MATH}: model r1-distill-qwen-14b: does not fit RTX 4090 (23.5 GiB each: ")
+    assert err.startswith(
+        f"batchr1: {MATH}: model r1-distill-qwen-14b: does not fit RTX 4090 (23.5 GiB each: "
+    )
     assert "Add one of: --set model.quantization=w4a16 (4-bit weights (RedHatAI/" in err
     code, out, _ = command(*words, "--json")
     document = json.loads(out)
     assert (code, document["fits"], document["missing_gib"] > 10) == (2, False, True)
-    assert [way["flags"] for way in document["ways_out"]] == ["--set model.quantization=w4a16", "--gpus 2"]
+    assert [way["flags"] for way in document["ways_out"]] == [
+        "--set model.quantization=w4a16",
+        "--gpus 2",
+    ]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpu", "H200", "--vram", "24"], "--vram: cannot be given together with --gpu. Give one of them."),
-        (["--vram", "-1"], "--vram: not an amount of memory (got -1.0, need GiB, such as 24). Correct it."),
+        (
+            ["--gpu", "H200", "--vram", "24"],
+            "--vram: cannot be given together with --gpu. Give one of them.",
+        ),
+        (
+            ["--vram", "-1"],
+            "--vram: not an amount of memory (got -1.0, need GiB, such as 24). Correct it.",
+        ),
         (["--price", "-2"], "--price: not a price (got -2, need USD per GPU-hour). Correct it."),
         (
             ["--gpu", "H200", "--devices", "0"],
@@ -492,7 +631,10 @@ def test_a_plan_that_does_not_fit_ends_with_two_and_says_what_would() -> None:
         ),
         (
             ["--gpu", "H200", "--gpus", "none"],
-            "--gpus: not a number of GPUs (got 'none', need 1 or more with --gpu or --vram). Correct it.",
+            (
+                "--gpus: not a number of GPUs (got 'none', need 1 or more with --gpu or --vram). "
+                "Correct it."
+            ),
         ),
     ],
 )
@@ -503,11 +645,23 @@ def test_what_plan_cannot_plan_for(words: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("argument", "value", "message"),
     [
-        ("tensor_parallel_size", 3, "does not divide the model's attention heads (got 3, need a divisor of 28)"),
+        (
+            "tensor_parallel_size",
+            3,
+            "does not divide the model's attention heads (got 3, need a divisor of 28)",
+        ),
         ("tensor_parallel_size", 4, "does not fit the machine (got 4, need at most 2 GPUs)"),
-        ("gpu_memory_utilization", 1.5, "not a share of the memory (got 1.5, need more than 0, at most 1)"),
+        (
+            "gpu_memory_utilization",
+            1.5,
+            "not a share of the memory (got 1.5, need more than 0, at most 1)",
+        ),
         ("max_num_seqs", 0, "not a positive whole number (got 0)"),
-        ("max_model_len", 200_000, "longer than the model's context (got 200000, need at most 131072)"),
+        (
+            "max_model_len",
+            200_000,
+            "longer than the model's context (got 200000, need at most 131072)",
+        ),
     ],
 )
 def test_engine_arguments_that_cannot_be(argument: str, value: Any, message: str) -> None:
@@ -519,7 +673,12 @@ def test_engine_arguments_that_cannot_be(argument: str, value: Any, message: str
 def beside(*counts: tuple[str, int], node_gpus: int = 8) -> Machine:
     """GPUs of several models in one host, or, numbered on, in hosts of `node_gpus`."""
     names = [name for name, count in counts for _ in range(count)]
-    return Machine(tuple(Device(str(i), GPUS[n], GPUS[n].memory_gib, node=i // node_gpus) for i, n in enumerate(names)))
+    return Machine(
+        tuple(
+            Device(str(i), GPUS[n], GPUS[n].memory_gib, node=i // node_gpus)
+            for i, n in enumerate(names)
+        )
+    )
 
 
 def test_each_model_of_gpu_in_a_host_gets_a_plan_of_its_own() -> None:
@@ -530,7 +689,9 @@ def test_each_model_of_gpu_in_a_host_gets_a_plan_of_its_own() -> None:
     assert small.device_groups in ((("2",), ("3",)), (("2", "3"),))
     assert large.max_num_seqs > small.max_num_seqs
     assert large.engine_args["max_num_seqs"] == large.max_num_seqs
-    assert large.max_model_len == small.max_model_len == p.max_model_len, "a row does not depend on where it runs"
+    assert large.max_model_len == small.max_model_len == p.max_model_len, (
+        "a row does not depend on where it runs"
+    )
     assert [p.kind_of(worker) for worker in range(p.replicas)] == [0, 0] + [1] * small.replicas
     assert (p.of_kind(0), p.of_kind(1)) == (large, small)
     alone = plan(job(), beside(("H100", 2)))
@@ -554,7 +715,9 @@ def test_replicas_bound_the_engines() -> None:
 
 def test_tensor_parallel_stays_in_a_node_and_pipelines_go_over_two() -> None:
     devices = beside(("H100", 14), node_gpus=7).devices
-    assert [len(group) for group in groups_of(devices, 4, 1)] == [4, 4], "three of each node are left"
+    assert [len(group) for group in groups_of(devices, 4, 1)] == [4, 4], (
+        "three of each node are left"
+    )
     assert [{d.node for d in group} for group in groups_of(devices, 4, 1)] == [{0}, {1}]
     assert groups_of(devices, 8, 1) == ()
     assert [[d.node for d in group] for group in groups_of(devices, 4, 2)] == [[0] * 4 + [1] * 4]

@@ -18,7 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batchr1.dataset.prompts import MATH_INSTRUCTION, PromptRenderer, PromptRow, RowError, load_tokenizer
+from batchr1.dataset.prompts import (
+    MATH_INSTRUCTION,
+    PromptRenderer,
+    PromptRow,
+    RowError,
+    load_tokenizer,
+)
 from batchr1.errors import ModelError
 from batchr1.records import Prompt
 
@@ -29,10 +35,12 @@ BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 TAGS = ["<think>", "</think>"]
 
-# Like the templates that were shipped with R1: `original` leaves the think block to the model, `later` opens it.
+# Like the templates that were shipped with R1: `original` leaves the think block to the model,
+# `later` opens it.
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}"
-    "{% elif m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim }}<｜end▁of▁sentence｜>"
+    "{% elif m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim "
+    "}}<｜end▁of▁sentence｜>"
     "{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜>GENERATION{% endif %}"
 )
@@ -49,8 +57,18 @@ CHAT = [
 
 
 def tokenizer_with(template: str | None, *, adds_bos: bool = False) -> Any:
-    """A byte-level tokenizer, trained here, with DeepSeek's special tokens: half of them are not marked as special."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    """A byte-level tokenizer, trained here, with DeepSeek's special tokens: half of them are not
+    marked as special.
+    """
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
@@ -63,11 +81,19 @@ def tokenizer_with(template: str | None, *, adds_bos: bool = False) -> Any:
         show_progress=False,
     )
     backend.train_from_iterator([MATH_INSTRUCTION, "What is 1 + 1? Answer: It is 2."] * 3, trainer)
-    backend.add_tokens([AddedToken(text, normalized=False, special=False) for text in (USER, ASSISTANT, *TAGS)])
+    backend.add_tokens(
+        [AddedToken(text, normalized=False, special=False) for text in (USER, ASSISTANT, *TAGS)]
+    )
     if adds_bos:
-        backend.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, 0)]
+        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=BOS, eos_token=EOS, chat_template=template, add_bos_token=adds_bos
+        tokenizer_object=backend,
+        bos_token=BOS,
+        eos_token=EOS,
+        chat_template=template,
+        add_bos_token=adds_bos,
     )
 
 
@@ -116,7 +142,9 @@ CASES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_prompts_are_the_same_whether_the_template_opens_the_block_or_we_do(any_tokenizer: Any, case: str) -> None:
+def test_prompts_are_the_same_whether_the_template_opens_the_block_or_we_do(
+    any_tokenizer: Any, case: str
+) -> None:
     instruction, content = CASES[case]
     prompt = PromptRenderer(any_tokenizer, instruction=instruction).render("a", content)
     assert_golden(case, as_text(any_tokenizer, prompt))
@@ -140,8 +168,10 @@ def test_a_template_for_not_thinking_is_refused_where_thinking_is_wanted() -> No
     with pytest.raises(ModelError) as error:
         PromptRenderer(tokenizer, think="force")
     assert str(error.value) == (
-        "model (unnamed): its chat template closes the think block at once, so the model would not reason (got an "
-        "empty block, need an open one). Use a template for reasoning, or set prompting.think to auto."
+        "model (unnamed): its chat template closes the think block at once, so the model would "
+        "not reason (got an "
+        "empty block, need an open one). Use a template for reasoning, or set prompting.think to "
+        "auto."
     )
     assert not PromptRenderer(tokenizer, think="auto").render("a", "x").opened
 
@@ -149,7 +179,10 @@ def test_a_template_for_not_thinking_is_refused_where_thinking_is_wanted() -> No
 def test_the_text_of_a_prompt_is_the_user_turn_as_sent(later: Any) -> None:
     renderer = PromptRenderer(later)
     assert renderer.render("a", "1 + 1?").text == f"1 + 1?\n\n{MATH_INSTRUCTION}"
-    assert renderer.render("a", CHAT[:2]).text == f"Answer briefly.\n\nWhat is 1 + 1?\n\n{MATH_INSTRUCTION}"
+    assert (
+        renderer.render("a", CHAT[:2]).text
+        == f"Answer briefly.\n\nWhat is 1 + 1?\n\n{MATH_INSTRUCTION}"
+    )
     assert renderer.render("a", CHAT).text == (
         "user: Answer briefly.\n\nWhat is 1 + 1?\n\n"
         "assistant: <think>\nEasy.\n</think>\n\nIt is 2.\n\n"
@@ -167,8 +200,13 @@ def test_a_bos_token_stands_first_exactly_once_whoever_adds_it() -> None:
     without = LATER.replace("{{ bos_token }}", "")
     by_template = PromptRenderer(tokenizer_with(LATER)).render("a", "x").token_ids
     for template, adds_bos in [(LATER, True), (without, True), ("{{ bos_token }}" + LATER, False)]:
-        assert PromptRenderer(tokenizer_with(template, adds_bos=adds_bos)).render("a", "x").token_ids == by_template
-    assert PromptRenderer(tokenizer_with(without)).render("a", "x").token_ids == by_template[1:], "nobody wants one"
+        assert (
+            PromptRenderer(tokenizer_with(template, adds_bos=adds_bos)).render("a", "x").token_ids
+            == by_template
+        )
+    assert PromptRenderer(tokenizer_with(without)).render("a", "x").token_ids == by_template[1:], (
+        "nobody wants one"
+    )
 
 
 def test_what_a_row_carries_along_stays_with_it(later: Any) -> None:
@@ -183,7 +221,9 @@ def test_the_digest_is_blake2b_of_the_ids_as_little_endian_integers(later: Any) 
     assert prompt.digest != PromptRenderer(later, instruction="none").render("a", "x").digest
 
 
-def test_few_shot_dialogues_are_warned_about_once_per_job(later: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_few_shot_dialogues_are_warned_about_once_per_job(
+    later: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     renderer = PromptRenderer(later)
     with caplog.at_level(logging.WARNING):
         renderer.render("a", "x")
@@ -218,7 +258,12 @@ def test_a_row_cannot_change_the_shape_of_its_prompt(any_tokenizer: Any, name: s
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(st.lists(st.one_of(st.sampled_from([BOS, EOS, USER, *TAGS, "<", ">", "think", "</"]), st.text()), max_size=8))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from([BOS, EOS, USER, *TAGS, "<", ">", "think", "</"]), st.text()),
+        max_size=8,
+    )
+)
 def test_no_text_at_all_becomes_a_special_token(original: Any, parts: list[str]) -> None:
     text = "".join(parts)
     [prompt] = renderer_of(original).render_many([PromptRow("a", text)])
@@ -275,7 +320,11 @@ BAD_ROWS: dict[str, tuple[Any, str, str]] = {
     "lone surrogate": ("a\ud800", "not_text", "the prompt is not valid Unicode (a lone surrogate)"),
     "no messages": ([], "bad_messages", "the list of messages is empty"),
     "message is text": (["x"], "bad_messages", "a message must have role and content (got str)"),
-    "unknown key": ([{"role": "user", "text": "x"}], "bad_messages", "a message has unknown keys (text)"),
+    "unknown key": (
+        [{"role": "user", "text": "x"}],
+        "bad_messages",
+        "a message has unknown keys (text)",
+    ),
     "no role": (
         [{"content": "x"}],
         "bad_messages",
@@ -291,15 +340,31 @@ BAD_ROWS: dict[str, tuple[Any, str, str]] = {
         "bad_messages",
         "a message has an unknown role (need one of system, developer, user, assistant)",
     ),
-    "null content": ([{"role": "user", "content": None}], "bad_messages", "the content of a message must be text"),
+    "null content": (
+        [{"role": "user", "content": None}],
+        "bad_messages",
+        "the content of a message must be text",
+    ),
     "image": (
         [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
         "bad_messages",
         "the content of a message must be text",
     ),
-    "last is the assistant's": (CHAT[:3], "bad_messages", "the last message must be the user's (got role assistant)"),
-    "only a system message": (CHAT[:1], "bad_messages", "the last message must be the user's (got role system)"),
-    "empty user turn": ([CHAT[0], {"role": "user", "content": " "}], "empty_prompt", "the prompt is empty"),
+    "last is the assistant's": (
+        CHAT[:3],
+        "bad_messages",
+        "the last message must be the user's (got role assistant)",
+    ),
+    "only a system message": (
+        CHAT[:1],
+        "bad_messages",
+        "the last message must be the user's (got role system)",
+    ),
+    "empty user turn": (
+        [CHAT[0], {"role": "user", "content": " "}],
+        "empty_prompt",
+        "the prompt is empty",
+    ),
 }
 
 
@@ -314,17 +379,28 @@ def test_a_bad_row_says_why(later: Any, name: str) -> None:
 def test_bad_rows_fail_alone_and_in_their_place(later: Any) -> None:
     renderer = PromptRenderer(later)
     rows = [PromptRow(name, content) for name, (content, _, _) in BAD_ROWS.items()]
-    rows = [PromptRow("first", "1?"), *rows, PromptRow("tags", "</think>?"), PromptRow("last", "2?")]
+    rows = [
+        PromptRow("first", "1?"),
+        *rows,
+        PromptRow("tags", "</think>?"),
+        PromptRow("last", "2?"),
+    ]
     prompts = renderer.render_many(rows)
     assert [prompt.id for prompt in prompts] == [row.id for row in rows]
     assert [p.id for p in prompts if isinstance(p, Prompt)] == ["first", "tags", "last"]
-    assert prompts[0] == renderer.render("first", "1?") and prompts[-1] == renderer.render("last", "2?")
+    assert prompts[0] == renderer.render("first", "1?") and prompts[-1] == renderer.render(
+        "last", "2?"
+    )
     assert renderer.render_many([]) == []
 
 
 def test_messages_that_only_the_template_refuses_fail_as_rows() -> None:
-    strict = "{% if messages[0].content == 'no' %}{{ raise_exception('not that') }}{% endif %}" + LATER
-    [refused] = PromptRenderer(tokenizer_with(strict), instruction="none").render_many([PromptRow("a", "no")])
+    strict = (
+        "{% if messages[0].content == 'no' %}{{ raise_exception('not that') }}{% endif %}" + LATER
+    )
+    [refused] = PromptRenderer(tokenizer_with(strict), instruction="none").render_many(
+        [PromptRow("a", "no")]
+    )
     assert isinstance(refused, RowError)
     assert refused.message == "the model's chat template refuses the messages: not that"
 
@@ -332,7 +408,12 @@ def test_messages_that_only_the_template_refuses_fail_as_rows() -> None:
 def test_messages_may_hold_null_keys_and_parts_of_text(later: Any) -> None:
     renderer = PromptRenderer(later)
     plain = renderer.render("a", "1\n2")
-    assert renderer.render("a", [{"role": "user", "content": "1\n2", "name": None, "tool_calls": None}]) == plain
+    assert (
+        renderer.render(
+            "a", [{"role": "user", "content": "1\n2", "name": None, "tool_calls": None}]
+        )
+        == plain
+    )
     parts = [{"type": "text", "text": "1"}, {"type": "text", "text": "2"}]
     assert renderer.render("a", [{"role": "user", "content": parts}]) == plain
 
@@ -342,14 +423,20 @@ def test_messages_may_hold_null_keys_and_parts_of_text(later: Any) -> None:
 
 def test_a_saved_tokenizer_renders_the_same_prompts(tmp_path: Path, later: Any) -> None:
     later.save_pretrained(tmp_path)
-    assert PromptRenderer(load_tokenizer(str(tmp_path))).render("a", "x") == PromptRenderer(later).render("a", "x")
+    assert PromptRenderer(load_tokenizer(str(tmp_path))).render("a", "x") == PromptRenderer(
+        later
+    ).render("a", "x")
 
 
-def test_a_byte_level_tokenizer_that_claims_to_be_llamas_keeps_its_white_space(tmp_path: Path, later: Any) -> None:
+def test_a_byte_level_tokenizer_that_claims_to_be_llamas_keeps_its_white_space(
+    tmp_path: Path, later: Any
+) -> None:
     # As the Llama distills of R1 do, when they are read from a local folder.
     later.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "tokenizer_class": "LlamaTokenizerFast"}))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**config, "tokenizer_class": "LlamaTokenizerFast"})
+    )
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     loaded = PromptRenderer(load_tokenizer(str(tmp_path)))
     assert loaded.render("a", "x  =\n1") == PromptRenderer(later).render("a", "x  =\n1")

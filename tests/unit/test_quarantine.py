@@ -12,11 +12,16 @@ from batchr1.records import Prompt, WorkItem
 
 
 def items(count: int) -> list[WorkItem]:
-    return [WorkItem(Prompt(str(i), "?", (1,), True, b"d" * 16), 0, 10, "max_tokens") for i in range(count)]
+    return [
+        WorkItem(Prompt(str(i), "?", (1,), True, b"d" * 16), 0, 10, "max_tokens")
+        for i in range(count)
+    ]
 
 
 def hunt(rows: list[WorkItem], poison: set[str]) -> tuple[list[tuple[str, int]], int]:
-    """Run rows through an engine that dies when one of `poison` is in it: who is blamed, after how many deaths."""
+    """Run rows through an engine that dies when one of `poison` is in it: who is blamed, after how
+    many deaths.
+    """
     suspects, again, blamed, deaths = Quarantine(), rows, list[tuple[str, int]](), 0
     while again or suspects:
         batch = suspects.next_group() if suspects else again
@@ -40,7 +45,9 @@ def hunt(rows: list[WorkItem], poison: set[str]) -> tuple[list[tuple[str, int]],
         (10, set(), [], 0),
     ],
 )
-def test_the_poison_row_is_found(count: int, poison: set[str], blamed: list[tuple[str, int]], deaths: int) -> None:
+def test_the_poison_row_is_found(
+    count: int, poison: set[str], blamed: list[tuple[str, int]], deaths: int
+) -> None:
     assert hunt(items(count), poison) == (blamed, deaths)
 
 
@@ -63,7 +70,9 @@ def test_a_row_that_got_through_is_cleared() -> None:
     assert suspects.exited([row]) == [row]
 
 
-def test_a_row_that_only_one_of_several_engines_dies_of_is_tried_on_another_and_not_blamed() -> None:
+def test_a_row_that_only_one_of_several_engines_dies_of_is_tried_on_another_and_not_blamed() -> (
+    None
+):
     suspects, [row, other] = Quarantine(), items(2)
     assert suspects.exited([row, other], worker=0, others=True) == [row, other]
     assert suspects.exited([row], worker=0, others=True) == []
@@ -79,7 +88,9 @@ def test_a_row_that_two_engines_die_of_is_blamed() -> None:
     assert suspects.exited([row], worker=0, others=True) == []
     assert suspects.next_group(1, others=True) == [row]
     assert suspects.exited([row], worker=1, others=True) == []
-    assert [(f.id, f.reason, f.attempts) for f in suspects.verdicts()] == [("0", "killed_engine", 3)]
+    assert [(f.id, f.reason, f.attempts) for f in suspects.verdicts()] == [
+        ("0", "killed_engine", 3)
+    ]
 
 
 def test_when_no_other_engine_is_left_the_same_one_tries_again() -> None:

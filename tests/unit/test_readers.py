@@ -20,18 +20,33 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output in several parts: finished and truncated rows, kept columns of many types, nulls, any script."""
+    """An output in several parts: finished and truncated rows, kept columns of many types, nulls,
+    any script.
+    """
     folder = tmp_path_factory.mktemp("readers")
     kept = {
-        "subject": pl.Series([None if i % 4 == 0 else f"Zahlentheorie, 数論 {i} \u2028\n\t\"'\0" for i in range(ROWS)]),
+        "subject": pl.Series(
+            [
+                None if i % 4 == 0 else f"Zahlentheorie, 数論 {i} \u2028\n\t\"'\0"
+                for i in range(ROWS)
+            ]
+        ),
         "level": pl.Series(range(ROWS), dtype=pl.Int8),
-        "price": pl.Series([None if i % 5 == 0 else Decimal(i) / 4 for i in range(ROWS)], dtype=pl.Decimal(12, 2)),
-        "at": pl.Series([dt.datetime(2024, 2, 29, 1, 2, 3, i) for i in range(ROWS)], dtype=pl.Datetime("us")),
-        "tags": pl.Series([None if i % 6 == 0 else ["é"] * (i % 3) for i in range(ROWS)], dtype=pl.List(pl.String)),
+        "price": pl.Series(
+            [None if i % 5 == 0 else Decimal(i) / 4 for i in range(ROWS)], dtype=pl.Decimal(12, 2)
+        ),
+        "at": pl.Series(
+            [dt.datetime(2024, 2, 29, 1, 2, 3, i) for i in range(ROWS)], dtype=pl.Datetime("us")
+        ),
+        "tags": pl.Series(
+            [None if i % 6 == 0 else ["é"] * (i % 3) for i in range(ROWS)], dtype=pl.List(pl.String)
+        ),
         "meta": pl.Series([{"a": i, "b": None if i % 2 else "東"} for i in range(ROWS)]),
     }
     questions(ROWS).with_columns(**kept, gold=pl.lit("½")).write_parquet(folder / "in.parquet")
-    job = write_job(folder, input={"gold": "gold"}, output={"keep": list(kept)}, sampling={"n": N, "seed": 3})
+    job = write_job(
+        folder, input={"gold": "gold"}, output={"keep": list(kept)}, sampling={"n": N, "seed": 3}
+    )
     assert run_replay(job, replay(mean_len=80.0)).exit_code == 0
     return folder / "out"
 
@@ -68,7 +83,9 @@ def test_the_rows_say_what_went_in(expected: Rows) -> None:
     assert (one["tags"], one["meta"]) == (["é"], {"a": 7, "b": None})
 
 
-def test_polars_reads_it_by_glob_and_by_folder(output: Path, schema: pa.Schema, expected: Rows) -> None:
+def test_polars_reads_it_by_glob_and_by_folder(
+    output: Path, schema: pa.Schema, expected: Rows
+) -> None:
     for frame in (
         pl.read_parquet(output / "data/*.parquet"),
         pl.read_parquet(output / "data"),
@@ -92,7 +109,9 @@ def test_duckdb_reads_it(output: Path, schema: pa.Schema, expected: Rows) -> Non
         connection.execute("SET TimeZone = 'UTC'")
         found = connection.sql(f"SELECT * FROM '{output}/data/*.parquet'").to_arrow_table()
         [count] = connection.sql(
-            f"SELECT count(*) FROM '{output}/data/*.parquet' WHERE truncated AND finish_reason = 'length'"
+            f"SELECT count(*) FROM '{output}/data/*.parquet' WHERE truncated AND "
+            f"finish_reason = "
+            f"'length'"
         ).fetchall()
     assert found.column_names == schema.names
     assert by_key(found.to_pylist()) == expected
@@ -104,10 +123,15 @@ def test_pandas_reads_it(output: Path, schema: pa.Schema, expected: Rows) -> Non
 
     frame = pd.read_parquet(output / "data", dtype_backend="pyarrow")
     assert list(frame.columns) == schema.names
-    assert by_key(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).to_pylist()) == expected
+    assert (
+        by_key(pa.Table.from_pandas(frame, schema=schema, preserve_index=False).to_pylist())
+        == expected
+    )
     plain = pd.read_parquet(output / "data").sort_values(["id", "sample"])
     assert plain["answer"].isna().tolist() == [row["answer"] is None for row in expected]
-    assert plain["reasoning"].dropna().tolist() == [row["reasoning"] for row in expected if row["reasoning"]]
+    assert plain["reasoning"].dropna().tolist() == [
+        row["reasoning"] for row in expected if row["reasoning"]
+    ]
 
 
 def test_hugging_face_datasets_reads_the_output_folder_itself(

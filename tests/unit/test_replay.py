@@ -1,4 +1,6 @@
-"""The replay engine: its memory, its time, its samples; and that a resumed generation is the one it was."""
+"""The replay engine: its memory, its time, its samples; and that a resumed generation is the one it
+was.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,33 @@ from batchr1.engine.protocol import Request
 from batchr1.engine.replay.engine import ReplayEngine
 from batchr1.errors import EngineError
 
-IDS = {"open_id": 1, "close_id": 2, "end_id": 3, "first_text_id": 10, "num_text_ids": 26, "marker": 4}
+IDS = {
+    "open_id": 1,
+    "close_id": 2,
+    "end_id": 3,
+    "first_text_id": 10,
+    "num_text_ids": 26,
+    "marker": 4,
+}
 STEP = {
-    "weight_bytes": 3e9, "kv_bytes_per_token": 1e5, "bandwidth": 1e12, "operations_per_token": 3e9, "peak": 1e15,
-    "efficiency": 1.0, "step_s": 0.002, "step_s_per_seq": 1e-4,
-}  # fmt: skip
+    "weight_bytes": 3e9,
+    "kv_bytes_per_token": 1e5,
+    "bandwidth": 1e12,
+    "operations_per_token": 3e9,
+    "peak": 1e15,
+    "efficiency": 1.0,
+    "step_s": 0.002,
+    "step_s_per_seq": 1e-4,
+}
 
 
 def engine_of(**script: Any) -> ReplayEngine:
     return ReplayEngine.from_args({**IDS, "groups": [[40, 60, 50, 70]], **script})
 
 
-def request(number: int, *, seed: int = 0, done: list[int] | None = None, prompt_len: int = 15) -> Request:
+def request(
+    number: int, *, seed: int = 0, done: list[int] | None = None, prompt_len: int = 15
+) -> Request:
     return Request(str(number), [100 + number] * prompt_len + [4] + (done or []), 1000, seed)
 
 
@@ -96,7 +113,9 @@ def test_a_step_takes_the_time_of_what_is_in_it_on_the_engines_own_clock() -> No
     assert engine.clock_s - before == pytest.approx((3e9 + 34 * 1e5) / 1e12 + 0.002 + 2e-4)
 
 
-@pytest.mark.parametrize(("quarantined", "seconds"), [(True, 5 * 0.2 + 0.4), (False, 6 * 0.2 + 6 * 0.1 + 0.4)])
+@pytest.mark.parametrize(
+    ("quarantined", "seconds"), [(True, 5 * 0.2 + 0.4), (False, 6 * 0.2 + 6 * 0.1 + 0.4)]
+)
 def test_an_engine_that_runs_apart_goes_on_while_its_worker_is_busy(
     quarantined: bool, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +124,10 @@ def test_an_engine_that_runs_apart_goes_on_while_its_worker_is_busy(
     def sleep(seconds: float) -> None:
         clock[0] += seconds
 
-    monkeypatch.setattr("batchr1.engine.replay.engine.time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(
+        "batchr1.engine.replay.engine.time",
+        SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep),
+    )
     engine = engine_of(step_s=0.2, runs_apart=quarantined)
     engine.submit(request(0))
     for busy_s in (0.1, 0.1, 0.1, 0.1, 0.6, 0.0):  # one step ahead at most: of 0.6 s, 0.4 are lost

@@ -18,7 +18,13 @@ TAGS = ThinkTags(open_id=OPEN, close_id=CLOSE, end_ids=frozenset([END]))
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
 PROMPT = Prompt(
-    id="row 1", text="1+1?", token_ids=(7, 8, 0), opened=True, digest=bytes(range(16)), gold="2", max_tokens=50
+    id="row 1",
+    text="1+1?",
+    token_ids=(7, 8, 0),
+    opened=True,
+    digest=bytes(range(16)),
+    gold="2",
+    max_tokens=50,
 )
 
 
@@ -26,13 +32,29 @@ def decode(ids: Sequence[int]) -> str:
     return "".join(PIECES[i] for i in ids)
 
 
-def result_of(ids: Sequence[int], *, finish: str = "stop", prompt: Prompt = PROMPT, **changes: Any) -> Result:
-    item: dict[str, Any] = {"sample": 1, "max_tokens": 50, "limited_by": "context", "seed": 11, "attempt": 2}
+def result_of(
+    ids: Sequence[int], *, finish: str = "stop", prompt: Prompt = PROMPT, **changes: Any
+) -> Result:
+    item: dict[str, Any] = {
+        "sample": 1,
+        "max_tokens": 50,
+        "limited_by": "context",
+        "seed": 11,
+        "attempt": 2,
+    }
     options: dict[str, Any] = {"expects_box": True, "keep_token_ids": False}
     for key, value in changes.items():
         (options if key in options else item)[key] = value
     completion = Completion(WorkItem(prompt, **item), tuple(ids), finish)  # type: ignore[arg-type]
-    return to_result(completion, tags=TAGS, decode=decode, model="r1-tiny", run="run-1", finished_at=NOW, **options)
+    return to_result(
+        completion,
+        tags=TAGS,
+        decode=decode,
+        model="r1-tiny",
+        run="run-1",
+        finished_at=NOW,
+        **options,
+    )
 
 
 def test_every_column_of_a_complete_row_is_filled() -> None:
@@ -72,18 +94,38 @@ def test_every_column_of_a_complete_row_is_filled() -> None:
 def test_a_row_cut_by_length_says_where_and_by_what_and_keeps_its_ids() -> None:
     row = result_of([SUM, TWO], finish="length")
     assert (row.truncated, row.truncated_in, row.truncated_by) == (True, "reasoning", "context")
-    assert (row.answer, row.final_answer, row.correct, row.token_ids) == (None, None, False, (SUM, TWO))
+    assert (row.answer, row.final_answer, row.correct, row.token_ids) == (
+        None,
+        None,
+        False,
+        (SUM, TWO),
+    )
     row = result_of([SUM, CLOSE, BOX_3], finish="length", limited_by="budget")
-    assert (row.truncated, row.truncated_in, row.truncated_by, row.correct) == (True, "answer", "budget", False)
+    assert (row.truncated, row.truncated_in, row.truncated_by, row.correct) == (
+        True,
+        "answer",
+        "budget",
+        False,
+    )
 
 
 def test_token_ids_of_complete_rows_are_kept_by_option() -> None:
-    assert result_of([SUM, CLOSE, BOX_2, END], keep_token_ids=True).token_ids == (SUM, CLOSE, BOX_2, END)
+    assert result_of([SUM, CLOSE, BOX_2, END], keep_token_ids=True).token_ids == (
+        SUM,
+        CLOSE,
+        BOX_2,
+        END,
+    )
 
 
 def test_an_unclosed_block_that_ended_by_itself_is_not_truncated() -> None:
     row = result_of([SUM, END])
-    assert (row.reasoning_status, row.truncated, row.truncated_in, row.truncated_by) == ("unclosed", False, None, None)
+    assert (row.reasoning_status, row.truncated, row.truncated_in, row.truncated_by) == (
+        "unclosed",
+        False,
+        None,
+        None,
+    )
 
 
 def test_without_a_right_answer_nothing_is_correct_or_wrong() -> None:
@@ -103,7 +145,9 @@ def test_without_a_right_answer_nothing_is_correct_or_wrong() -> None:
         (ResumePoint((), (1,)), (1,)),
     ],
 )
-def test_a_row_lists_the_offsets_at_which_it_went_on(partial: ResumePoint | None, resumed_at: tuple[int, ...]) -> None:
+def test_a_row_lists_the_offsets_at_which_it_went_on(
+    partial: ResumePoint | None, resumed_at: tuple[int, ...]
+) -> None:
     assert result_of([SUM, TWO, SPACE, CLOSE, BOX_2], partial=partial).resumed_at == resumed_at
 
 
@@ -127,7 +171,20 @@ def test_flags_of_a_split_from_text_need_no_counts() -> None:
 
 def test_truncation_and_counts_hold_together_in_every_row() -> None:
     for finish in ("stop", "length"):
-        for ids in ([], [END], [OPEN], [CLOSE], [SUM, OPEN, TWO], [OPEN, SUM, CLOSE, CLOSE, BOX_2, END]):
+        for ids in (
+            [],
+            [END],
+            [OPEN],
+            [CLOSE],
+            [SUM, OPEN, TWO],
+            [OPEN, SUM, CLOSE, CLOSE, BOX_2, END],
+        ):
             row = result_of(ids, finish=finish)
-            assert row.truncated == (row.finish_reason == "length") == (row.truncated_by is not None)
-            assert row.completion_tokens == row.reasoning_tokens + row.answer_tokens + row.control_tokens == len(ids)
+            assert (
+                row.truncated == (row.finish_reason == "length") == (row.truncated_by is not None)
+            )
+            assert (
+                row.completion_tokens
+                == row.reasoning_tokens + row.answer_tokens + row.control_tokens
+                == len(ids)
+            )

@@ -41,7 +41,8 @@ def test_nothing_but_faults_for_long_and_the_server_is_gone(
     with pytest.raises(ServerGone) as gone:
         patience.note(fault, A)
     assert str(gone.value) == (
-        f"the server gave nothing but errors for 600 s (last: {fault}). Look at it; the same command goes on."
+        f"the server gave nothing but errors for 600 s (last: {fault}). Look at it; the same "
+        f"command goes on."
     )
 
 
@@ -62,7 +63,9 @@ def test_whatever_it_gives_is_a_sign_of_life(clock: Clock, patience: ServerHealt
         patience.alive()
 
 
-def test_a_row_that_it_fails_at_while_it_answers_others_fails(clock: Clock, patience: ServerHealth) -> None:
+def test_a_row_that_it_fails_at_while_it_answers_others_fails(
+    clock: Clock, patience: ServerHealth
+) -> None:
     for _ in range(6):
         patience.note(FAULT, A)
         clock.now += 100
@@ -70,7 +73,9 @@ def test_a_row_that_it_fails_at_while_it_answers_others_fails(clock: Clock, pati
     with pytest.raises(RowFailed) as failed:
         patience.note(FAULT, A)
     assert failed.value.reason == "server_failed"
-    assert str(failed.value) == ("the server failed at it for 600 s, while it answered others (last: HTTP 500)")
+    assert str(failed.value) == (
+        "the server failed at it for 600 s, while it answered others (last: HTTP 500)"
+    )
 
 
 def test_a_row_is_not_to_blame_for_a_server_that_is_busy_and_one_that_was_answered_begins_anew(

@@ -1,4 +1,6 @@
-"""What a job may say of a server, what it is told otherwise, and that it is told so without showing a secret."""
+"""What a job may say of a server, what it is told otherwise, and that it is told so without showing
+a secret.
+"""
 
 from __future__ import annotations
 
@@ -40,20 +42,35 @@ def job(tmp_path: Path) -> Path:
         ),
         (
             ["engine.base_url=localhost:8000"],
-            "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like, without ? and #). Correct it.",
+            (
+                "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like, "
+                "without "
+                "? "
+                "and #). Correct it."
+            ),
         ),
         (
             ["engine.base_url=http://h:99999/v1"],
-            "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like). Correct it.",
+            (
+                "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like). "
+                "Correct "
+                "it."
+            ),
         ),
         (
             ["engine.base_url=http://h/v1?key=1"],
-            "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like, without ? and #). Correct it.",
+            (
+                "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like, "
+                "without "
+                "? "
+                "and #). Correct it."
+            ),
         ),
         (
             [f"engine.base_url=https://me:{KEY}@h/v1"],
             "engine.base_url: credentials in an address are refused (the job is "
-            "copied into its output); put the key into the environment variable that engine.api_key_env names. "
+            "copied into its output); put the key into the environment variable that "
+            "engine.api_key_env names. "
             "Correct it.",
         ),
         (
@@ -67,7 +84,10 @@ def job(tmp_path: Path) -> Path:
             "and never the key itself. Correct it.",
         ),
         ([f"engine.api_key={KEY}"], "engine.api_key: unknown key. Did you mean api_key_env?"),
-        (["engine.kind=vllm"], "the job: engine.base_url is for a server (set engine.kind: openai). Correct it."),
+        (
+            ["engine.kind=vllm"],
+            "the job: engine.base_url is for a server (set engine.kind: openai). Correct it.",
+        ),
         (
             ["engine={kind: vllm}"],
             "the job: model.served names a model of a server (set engine.kind: openai, or give "
@@ -75,21 +95,32 @@ def job(tmp_path: Path) -> Path:
         ),
         (
             ["engine.concurrency=0"],
-            "engine.concurrency: wrong value (got a number 0, need a number greater than 0). Correct it.",
+            (
+                "engine.concurrency: wrong value (got a number 0, need a number greater than 0). "
+                "Correct it."
+            ),
         ),
         (
             ["engine.max_cost=5"],
-            "the job: engine.max_cost needs engine.price, USD per million tokens (got no price). Correct it.",
+            (
+                "the job: engine.max_cost needs engine.price, USD per million tokens (got no "
+                "price). "
+                "Correct it."
+            ),
         ),
         (["engine.price={input: 1}"], "engine.price.output: this key is required. Add it."),
         (
             ["engine.extra_body={temperature: 1}"],
-            "engine.extra_body: temperature has a place of its own (sampling.temperature). Correct it.",
+            (
+                "engine.extra_body: temperature has a place of its own (sampling.temperature). "
+                "Correct it."
+            ),
         ),
         (
             ["engine.extra_body={a: {x-api-key: s}}"],
             "engine.extra_body: x-api-key looks like a secret, and a job is copied "
-            "into its output (the key comes from the environment variable that engine.api_key_env names). Correct it.",
+            "into its output (the key comes from the environment variable that engine.api_key_env "
+            "names). Correct it.",
         ),
         (
             ["engine.extra_body={a: .nan}"],
@@ -98,11 +129,17 @@ def job(tmp_path: Path) -> Path:
         ),
         (
             ["model={path: /m}"],
-            "the job: model.path is a folder, and a server knows its model by name (give model.served). Correct it.",
+            (
+                "the job: model.path is a folder, and a server knows its model by name (give "
+                "model.served). Correct it."
+            ),
         ),
         (
             ["model.variant=r1-tiny"],
-            "model: give exactly one of variant, path, repo, served (got variant, served). Correct it.",
+            (
+                "model: give exactly one of variant, path, repo, served (got variant, served). "
+                "Correct it."
+            ),
         ),
         (
             ["model.quantization=fp8"],
@@ -163,11 +200,18 @@ def test_a_job_that_asks_a_server_for_what_it_cannot_do_is_refused(
             "model.variant: r1-tiny has no repository to be called by. Give model.served, "
             "the name under which the server serves it.",
         ),
-        ([], {"gpus": "1"}, "--gpus: chooses among this machine's GPUs, and engine.kind is openai. Leave it out."),
+        (
+            [],
+            {"gpus": "1"},
+            "--gpus: chooses among this machine's GPUs, and engine.kind is openai. Leave it out.",
+        ),
         (
             [],
             {"devices": ("0",)},
-            "--devices: chooses among this machine's GPUs, and engine.kind is openai. Leave it out.",
+            (
+                "--devices: chooses among this machine's GPUs, and engine.kind is openai. Leave it "
+                "out."
+            ),
         ),
     ],
 )
@@ -185,7 +229,8 @@ def test_a_key_that_a_job_asks_for_is_needed_to_run_it_and_not_to_look_at_it(job
         result = CliRunner().invoke(main, [command, *words])
         assert result.exit_code == 2
         assert (
-            "engine.api_key_env: the environment variable MY_KEY is not set. Set it to the key, or leave api_key_env "
+            "engine.api_key_env: the environment variable MY_KEY is not set. Set it to the key, "
+            "or leave api_key_env "
             "out for a server that wants none.\n"
         ) in result.stderr
         assert not (job.parent / "out").exists()
@@ -201,13 +246,17 @@ def test_a_key_that_a_job_asks_for_is_needed_to_run_it_and_not_to_look_at_it(job
         ("{variant: r1-distill-qwen-7b}", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"),
     ],
 )
-def test_a_model_is_asked_for_by_the_name_that_a_server_knows(job: Path, model: str, name: str) -> None:
+def test_a_model_is_asked_for_by_the_name_that_a_server_knows(
+    job: Path, model: str, name: str
+) -> None:
     prepared = prepare(load_job(job, Overrides(settings=(f"model={model}",))))
     assert (prepared.model.name, prepared.model.identity) == (name, f"openai:{name}")
 
 
 def test_an_address_may_end_in_a_slash_and_a_path_may_name_the_served_model(job: Path) -> None:
-    spec = load_job(job, Overrides(settings=(f"engine.base_url={URL}/", "output.path=/tmp/{{ variant }}")))
+    spec = load_job(
+        job, Overrides(settings=(f"engine.base_url={URL}/", "output.path=/tmp/{{ variant }}"))
+    )
     assert spec.engine.base_url == URL
     assert spec.output.path == "/tmp/r1"
 
@@ -215,24 +264,38 @@ def test_an_address_may_end_in_a_slash_and_a_path_may_name_the_served_model(job:
 def test_plan_takes_no_options_about_gpus(job: Path) -> None:
     result = CliRunner().invoke(main, ["plan", str(job), "--price", "2"])
     assert result.exit_code == 2
-    assert "--price: is about GPUs, and engine.kind is openai. Leave it out (engine.price is the server's).\n" in (
-        result.stderr
-    )
+    assert (
+        "--price: is about GPUs, and engine.kind is openai. Leave it out (engine.price is the "
+        "server's).\n"
+    ) in (result.stderr)
 
 
 def test_messages_are_what_the_token_prompt_is_made_of() -> None:
     renderer = ChatRenderer()
     rows = [
         PromptRow("a", "1 + 1?"),
-        PromptRow("b", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]),
+        PromptRow(
+            "b", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"}]
+        ),
         PromptRow("c", f"3 + 3? {MATH_INSTRUCTION}"),
-        PromptRow("d", [{"role": "user", "content": "4?"}, {"role": "assistant", "content": "5"},
-                        {"role": "user", "content": "6?"}]),
+        PromptRow(
+            "d",
+            [
+                {"role": "user", "content": "4?"},
+                {"role": "assistant", "content": "5"},
+                {"role": "user", "content": "6?"},
+            ],
+        ),
         PromptRow("e", None),
         PromptRow("f", "1 + 1?"),
-    ]  # fmt: skip
+    ]
     a, b, c, d, e, f = renderer.render_many(rows)
-    assert isinstance(a, Prompt) and isinstance(b, Prompt) and isinstance(c, Prompt) and isinstance(d, Prompt)
+    assert (
+        isinstance(a, Prompt)
+        and isinstance(b, Prompt)
+        and isinstance(c, Prompt)
+        and isinstance(d, Prompt)
+    )
     assert a.messages == (("user", f"1 + 1?\n\n{MATH_INSTRUCTION}"),)
     assert b.messages == (("user", f"Be brief.\n\n2 + 2?\n\n{MATH_INSTRUCTION}"),)
     assert c.messages == (("user", f"3 + 3? {MATH_INSTRUCTION}"),)
@@ -260,7 +323,8 @@ def test_a_run_says_what_it_spent_and_what_is_not_in_it() -> None:
     assert json.loads(json.dumps(document)) == document
     assert document["usd"] == 0.7
     assert as_line(document, 5.0) == (
-        "spent: 0.7000 USD on 3 answers in this run, 2.20 of 5.00 on this output (1 answers without usage are not in "
+        "spent: 0.7000 USD on 3 answers in this run, 2.20 of 5.00 on this output (1 answers "
+        "without usage are not in "
         "it)"
     )
     assert as_line(spend_document(spent, None, None), None) is None

@@ -1,4 +1,6 @@
-"""A server's answer, taken apart without token ids: every way in which reasoning is told, and every end."""
+"""A server's answer, taken apart without token ids: every way in which reasoning is told, and every
+end.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from batchr1.records import Prompt, Reply, Result, ServerCompletion, TruncatedBy
 Parts = tuple[str | None, str | None, str, str | None]
 
 
-def parts(content: str | None, reasoning: str | None = None, *, finish: Any = "stop", forced: bool = True) -> Parts:
+def parts(
+    content: str | None, reasoning: str | None = None, *, finish: Any = "stop", forced: bool = True
+) -> Parts:
     split = split_reply(Reply(content, reasoning, finish), forced=forced)
     assert (split.reasoning_tokens, split.answer_tokens, split.control_tokens) == (None, None, None)
     return split.reasoning, split.answer, split.status, split.truncated_in
@@ -45,7 +49,9 @@ def parts(content: str | None, reasoning: str | None = None, *, finish: Any = "s
         (None, None, "stop", (None, "", "missing", None)),
     ],
 )
-def test_an_answer_is_taken_apart(content: str | None, reasoning: str | None, finish: str, wanted: Parts) -> None:
+def test_an_answer_is_taken_apart(
+    content: str | None, reasoning: str | None, finish: str, wanted: Parts
+) -> None:
     assert parts(content, reasoning, finish=finish) == wanted
 
 
@@ -54,18 +60,29 @@ def test_a_template_that_is_not_known_to_open_the_block_makes_of_a_cut_text_an_a
 
 
 def row(reply: Reply, *, max_tokens: int = 100, limited_by: TruncatedBy = "max_tokens") -> Result:
-    item = WorkItem(Prompt("a", "1 + 1?", (), False, b"d" * 16, gold="2"), 0, max_tokens, limited_by, seed=3)
+    item = WorkItem(
+        Prompt("a", "1 + 1?", (), False, b"d" * 16, gold="2"), 0, max_tokens, limited_by, seed=3
+    )
     return server_result(
-        ServerCompletion(item, reply), forced=True, model="m", run="r", expects_box=True,
+        ServerCompletion(item, reply),
+        forced=True,
+        model="m",
+        run="r",
+        expects_box=True,
         finished_at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
-    )  # fmt: skip
+    )
 
 
 def test_counts_are_those_of_usage_and_null_where_it_has_none() -> None:
     full = row(Reply("\\boxed{2}", "so", "stop", 5, 20, 12))
     assert (full.prompt_tokens, full.reasoning_tokens, full.completion_tokens) == (5, 12, 20)
     assert full.answer_tokens is full.control_tokens is full.token_ids is None
-    assert (full.injected_tokens, full.correct, full.seed, full.prompt_hash) == (0, True, 3, "64" * 16)
+    assert (full.injected_tokens, full.correct, full.seed, full.prompt_hash) == (
+        0,
+        True,
+        3,
+        "64" * 16,
+    )
     none = row(Reply("\\boxed{2}", "so", "stop"))
     assert none.prompt_tokens is none.reasoning_tokens is none.completion_tokens is None
 

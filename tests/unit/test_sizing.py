@@ -53,8 +53,12 @@ def test_the_hash_is_of_the_content_not_of_the_place(folder: Path, tmp_path: Pat
     assert content_hash(tmp_path / "elsewhere") == content_hash(folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
-def test_a_changed_byte_in_any_file_that_decides_answers_changes_the_hash(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+)
+def test_a_changed_byte_in_any_file_that_decides_answers_changes_the_hash(
+    folder: Path, name: str
+) -> None:
     before = content_hash(folder)
     data = bytearray((folder / name).read_bytes())
     data[-1] ^= 1
@@ -100,7 +104,9 @@ def test_large_weights_are_sampled_and_their_first_and_last_bytes_count(folder: 
 
 
 def test_the_context_is_found_where_vision_models_keep_it(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"text_config": {"max_position_embeddings": 99}}))
+    (folder / "config.json").write_text(
+        json.dumps({"text_config": {"max_position_embeddings": 99}})
+    )
     assert resolve_model(ModelSpec(path=str(folder))).context_len == 99
 
 
@@ -119,10 +125,14 @@ def test_a_repository_that_cannot_be_reached_is_refused_with_the_way_out(tmp_pat
         "except ModelError as exc: print(exc)"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == (
-        "model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B: not in the local cache, and the hub cannot be reached. "
-        "Run `batchr1 fetch deepseek-ai/DeepSeek-R1-Distill-Qwen-7B` with network, or set model.path.\n"
+        "model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B: not in the local cache, and the hub "
+        "cannot be reached. "
+        "Run `batchr1 fetch deepseek-ai/DeepSeek-R1-Distill-Qwen-7B` with network, or set "
+        "model.path.\n"
     )
 
 
@@ -136,11 +146,14 @@ def test_a_repository_in_the_cache_is_its_commit(tmp_path: Path) -> None:
     (refs / "main").write_text(commit)
     code = (
         "from batchr1.job.spec import ModelSpec; from batchr1.models.resolve import resolve_model\n"
-        "s = resolve_model(ModelSpec(variant='r1-distill-qwen-7b')); print(s.name, s.location, s.revision, s.identity)"
+        "s = resolve_model(ModelSpec(variant='r1-distill-qwen-7b')); print(s.name, s.location, "
+        "s.revision, s.identity)"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     environment.pop("HF_HUB_CACHE", None)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     repo = "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     assert done.stdout.split() == ["r1-distill-qwen-7b", repo, commit, f"{repo}@{commit}"]
 
@@ -161,7 +174,9 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, ("5", "2"), ("5", "2")),
     ],
 )
-def test_chosen_devices(gpus: str | None, devices: tuple[str, ...] | None, chosen: tuple[str, ...]) -> None:
+def test_chosen_devices(
+    gpus: str | None, devices: tuple[str, ...] | None, chosen: tuple[str, ...]
+) -> None:
     assert choose_devices(gpus, devices) == chosen
 
 
@@ -170,11 +185,31 @@ def test_chosen_devices(gpus: str | None, devices: tuple[str, ...] | None, chose
     ("gpus", "devices", "message"),
     [
         ("5", None, "--gpus: not so many GPUs here (got 5, found 4). Give --gpus 4."),
-        ("0", None, "--gpus: not a number of GPUs (got '0', need 1 or more, all or none). Correct it."),
-        ("²", None, "--gpus: not a number of GPUs (got '²', need 1 or more, all or none). Correct it."),
-        (None, ("2", "4"), "--devices: there is no such GPU (got 4, found 2, 3, 5, 7). Give some of these."),
-        (None, ("2", "2"), "--devices: not a list of GPUs (got '2,2', need each once, such as 0,1). Correct it."),
-        (None, (), "--devices: not a list of GPUs (got '', need each once, such as 0,1). Correct it."),
+        (
+            "0",
+            None,
+            "--gpus: not a number of GPUs (got '0', need 1 or more, all or none). Correct it.",
+        ),
+        (
+            "²",
+            None,
+            "--gpus: not a number of GPUs (got '²', need 1 or more, all or none). Correct it.",
+        ),
+        (
+            None,
+            ("2", "4"),
+            "--devices: there is no such GPU (got 4, found 2, 3, 5, 7). Give some of these.",
+        ),
+        (
+            None,
+            ("2", "2"),
+            "--devices: not a list of GPUs (got '2,2', need each once, such as 0,1). Correct it.",
+        ),
+        (
+            None,
+            (),
+            "--devices: not a list of GPUs (got '', need each once, such as 0,1). Correct it.",
+        ),
     ],
 )
 def test_devices_that_are_not_there_are_refused(
@@ -202,7 +237,8 @@ def test_the_names_of_engine_arguments_are_those_of_the_installed_class() -> Non
 
 def test_vllm_is_found_without_being_imported() -> None:
     code = (
-        "import sys; from batchr1.engine.vllm.arguments import *; check_engine_args(['max_num_seqs']); "
+        "import sys; from batchr1.engine.vllm.arguments import *; "
+        "check_engine_args(['max_num_seqs']); "
         "print('vllm' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,11 +14,35 @@ from hypothesis import strategies as st
 
 from batchr1.reasoning import Split, ThinkTags, split, split_text, text_decoder
 
-# A toy byte-level vocabulary: some tokens hold a part of a character, some have no text, some spell out a tag.
+# A toy byte-level vocabulary: some tokens hold a part of a character, some have no text, some spell
+# out a tag.
 PIECES: list[bytes] = [
-    b"<think>", b"</think>", b"", b"", b"So ", b"2", b" ", b"\n", b"\n\n", b"\xc2\xa0", b"\xf0\x9f", b"\x98\x80",
-    b"\xe4", b"\xff", b"x", b"42", b"<think>", b"</think>", b"<", b"/", b"think", b">", b"x</", b"think>\n", b"><",
-]  # fmt: skip
+    b"<think>",
+    b"</think>",
+    b"",
+    b"",
+    b"So ",
+    b"2",
+    b" ",
+    b"\n",
+    b"\n\n",
+    b"\xc2\xa0",
+    b"\xf0\x9f",
+    b"\x98\x80",
+    b"\xe4",
+    b"\xff",
+    b"x",
+    b"42",
+    b"<think>",
+    b"</think>",
+    b"<",
+    b"/",
+    b"think",
+    b">",
+    b"x</",
+    b"think>\n",
+    b"><",
+]
 OPEN, CLOSE, END, PAD, SO, TWO, SPACE, NEWLINE, BLANK, NBSP = range(10)
 EMOJI_A, EMOJI_B, STRAY_A, STRAY_B, X, FORTY_TWO = range(10, 16)
 SINGLE = ThinkTags(open_id=OPEN, close_id=CLOSE, end_ids=frozenset([END]))
@@ -30,7 +54,9 @@ def decode(ids: Sequence[int]) -> str:
     return b"".join(PIECES[i] for i in ids).decode("utf-8", errors="replace")
 
 
-def split_ids(ids: Sequence[int], *, opened: bool = True, finish: str = "stop", tags: ThinkTags = SINGLE) -> Split:
+def split_ids(
+    ids: Sequence[int], *, opened: bool = True, finish: str = "stop", tags: ThinkTags = SINGLE
+) -> Split:
     return split(ids, tags=tags, decode=decode, opened=opened, finish_reason=finish)  # type: ignore[arg-type]
 
 
@@ -39,34 +65,64 @@ def split_ids(ids: Sequence[int], *, opened: bool = True, finish: str = "stop", 
 
 @pytest.mark.parametrize(("finish", "truncated_in"), [("stop", None), ("length", "answer")])
 def test_a_closed_block_gives_reasoning_and_answer(finish: str, truncated_in: str | None) -> None:
-    assert split_ids([NEWLINE, SO, X, NEWLINE, CLOSE, BLANK, FORTY_TWO, END], finish=finish) == Split(
-        reasoning="So x", answer="42", status="closed", truncated_in=truncated_in,  # type: ignore[arg-type]
-        reasoning_tokens=4, answer_tokens=2, control_tokens=2, extra_think_tags=0,
-    )  # fmt: skip
+    assert split_ids(
+        [NEWLINE, SO, X, NEWLINE, CLOSE, BLANK, FORTY_TWO, END], finish=finish
+    ) == Split(
+        reasoning="So x",
+        answer="42",
+        status="closed",
+        truncated_in=truncated_in,  # type: ignore[arg-type]
+        reasoning_tokens=4,
+        answer_tokens=2,
+        control_tokens=2,
+        extra_think_tags=0,
+    )
 
 
 @pytest.mark.parametrize(("finish", "truncated_in"), [("stop", None), ("length", "answer")])
-def test_a_block_of_white_space_is_empty_and_its_reasoning_null(finish: str, truncated_in: str | None) -> None:
+def test_a_block_of_white_space_is_empty_and_its_reasoning_null(
+    finish: str, truncated_in: str | None
+) -> None:
     assert split_ids([BLANK, NBSP, CLOSE, FORTY_TWO, END], finish=finish) == Split(
-        reasoning=None, answer="42", status="empty", truncated_in=truncated_in,  # type: ignore[arg-type]
-        reasoning_tokens=2, answer_tokens=1, control_tokens=2, extra_think_tags=0,
-    )  # fmt: skip
+        reasoning=None,
+        answer="42",
+        status="empty",
+        truncated_in=truncated_in,  # type: ignore[arg-type]
+        reasoning_tokens=2,
+        answer_tokens=1,
+        control_tokens=2,
+        extra_think_tags=0,
+    )
 
 
 @pytest.mark.parametrize(("finish", "truncated_in"), [("stop", None), ("length", "reasoning")])
-def test_a_block_that_is_never_closed_is_all_reasoning(finish: str, truncated_in: str | None) -> None:
+def test_a_block_that_is_never_closed_is_all_reasoning(
+    finish: str, truncated_in: str | None
+) -> None:
     assert split_ids([SO, X], finish=finish) == Split(
-        reasoning="So x", answer=None, status="unclosed", truncated_in=truncated_in,  # type: ignore[arg-type]
-        reasoning_tokens=2, answer_tokens=0, control_tokens=0, extra_think_tags=0,
-    )  # fmt: skip
+        reasoning="So x",
+        answer=None,
+        status="unclosed",
+        truncated_in=truncated_in,  # type: ignore[arg-type]
+        reasoning_tokens=2,
+        answer_tokens=0,
+        control_tokens=0,
+        extra_think_tags=0,
+    )
 
 
 @pytest.mark.parametrize(("finish", "truncated_in"), [("stop", None), ("length", "answer")])
 def test_without_any_block_all_is_answer(finish: str, truncated_in: str | None) -> None:
     assert split_ids([SO, X, END], opened=False, finish=finish) == Split(
-        reasoning=None, answer="So x", status="missing", truncated_in=truncated_in,  # type: ignore[arg-type]
-        reasoning_tokens=0, answer_tokens=2, control_tokens=1, extra_think_tags=0,
-    )  # fmt: skip
+        reasoning=None,
+        answer="So x",
+        status="missing",
+        truncated_in=truncated_in,  # type: ignore[arg-type]
+        reasoning_tokens=0,
+        answer_tokens=2,
+        control_tokens=1,
+        extra_think_tags=0,
+    )
 
 
 @pytest.mark.parametrize(("finish", "truncated_in"), [("stop", None), ("length", "answer")])
@@ -74,19 +130,35 @@ def test_a_block_that_the_model_opens_later_leaves_the_text_around_it_as_answer(
     finish: str, truncated_in: str | None
 ) -> None:
     assert split_ids([SO, OPEN, X, CLOSE, FORTY_TWO, END], opened=False, finish=finish) == Split(
-        reasoning="x", answer="So\n\n42", status="closed", truncated_in=truncated_in,  # type: ignore[arg-type]
-        reasoning_tokens=1, answer_tokens=2, control_tokens=3, extra_think_tags=0,
-    )  # fmt: skip
+        reasoning="x",
+        answer="So\n\n42",
+        status="closed",
+        truncated_in=truncated_in,  # type: ignore[arg-type]
+        reasoning_tokens=1,
+        answer_tokens=2,
+        control_tokens=3,
+        extra_think_tags=0,
+    )
 
 
 def test_a_block_that_the_model_opens_later_may_be_empty_or_stay_open() -> None:
     empty = split_ids([SO, OPEN, BLANK, CLOSE, FORTY_TWO], opened=False, finish="length")
-    assert (empty.status, empty.reasoning, empty.answer, empty.truncated_in) == ("empty", None, "So\n\n42", "answer")
+    assert (empty.status, empty.reasoning, empty.answer, empty.truncated_in) == (
+        "empty",
+        None,
+        "So\n\n42",
+        "answer",
+    )
     left_open = split_ids([SO, OPEN, X], opened=False, finish="length")
     assert (left_open.status, left_open.reasoning, left_open.answer) == ("unclosed", "x", "So")
     assert left_open.truncated_in == "reasoning"
     at_once = split_ids([OPEN, X], opened=False)
-    assert (at_once.status, at_once.reasoning, at_once.answer, at_once.truncated_in) == ("unclosed", "x", None, None)
+    assert (at_once.status, at_once.reasoning, at_once.answer, at_once.truncated_in) == (
+        "unclosed",
+        "x",
+        None,
+        None,
+    )
 
 
 # --- tags in excess ---
@@ -94,7 +166,12 @@ def test_a_block_that_the_model_opens_later_may_be_empty_or_stay_open() -> None:
 
 def test_an_opening_tag_repeated_at_the_start_is_dropped_and_counts_as_control() -> None:
     parts = split_ids([NEWLINE, OPEN, NEWLINE, OPEN, X, CLOSE, TWO])
-    assert (parts.reasoning, parts.answer, parts.status, parts.extra_think_tags) == ("x", "2", "closed", 0)
+    assert (parts.reasoning, parts.answer, parts.status, parts.extra_think_tags) == (
+        "x",
+        "2",
+        "closed",
+        0,
+    )
     assert (parts.reasoning_tokens, parts.answer_tokens, parts.control_tokens) == (2, 1, 4)
     assert split_ids([OPEN, OPEN, X, CLOSE], opened=False).reasoning == "x"
 
@@ -174,7 +251,9 @@ flags = st.booleans()
 
 
 @given(any_ids, flags, finishes, st.sampled_from([SINGLE, SPELLED, ThinkTags(open_id=OPEN)]))
-def test_no_token_is_lost_in_the_counts(ids: list[int], opened: bool, finish: str, tags: ThinkTags) -> None:
+def test_no_token_is_lost_in_the_counts(
+    ids: list[int], opened: bool, finish: str, tags: ThinkTags
+) -> None:
     parts = split_ids(ids, opened=opened, finish=finish, tags=tags)
     counts = (parts.reasoning_tokens, parts.answer_tokens, parts.control_tokens)
     assert all(count is not None and count >= 0 for count in counts)
@@ -185,26 +264,38 @@ def test_no_token_is_lost_in_the_counts(ids: list[int], opened: bool, finish: st
 def agree(ids: list[int], opened: bool, finish: str, tags: ThinkTags) -> None:
     by_ids = split_ids(ids, opened=opened, finish=finish, tags=tags)
     by_text = split_text(decode(ids), opened=opened, finish_reason=finish, tags=tags)  # type: ignore[arg-type]
-    assert (by_text.reasoning_tokens, by_text.answer_tokens, by_text.control_tokens) == (None, None, None)
+    assert (by_text.reasoning_tokens, by_text.answer_tokens, by_text.control_tokens) == (
+        None,
+        None,
+        None,
+    )
     for column in ("reasoning", "answer", "status", "truncated_in", "extra_think_tags"):
         assert getattr(by_ids, column) == getattr(by_text, column), column
 
 
 @given(ids_without_spelled_tags, flags, finishes)
-def test_ids_and_text_agree_where_tags_are_tokens(ids: list[int], opened: bool, finish: str) -> None:
+def test_ids_and_text_agree_where_tags_are_tokens(
+    ids: list[int], opened: bool, finish: str
+) -> None:
     agree(ids, opened, finish, SINGLE)
 
 
 @given(any_ids, flags, finishes)
-def test_ids_and_text_agree_where_tags_are_spelled_out(ids: list[int], opened: bool, finish: str) -> None:
+def test_ids_and_text_agree_where_tags_are_spelled_out(
+    ids: list[int], opened: bool, finish: str
+) -> None:
     agree(ids, opened, finish, SPELLED)
 
 
 @given(ids_without_spelled_tags, flags, finishes)
-def test_counts_do_not_depend_on_how_the_tags_were_found(ids: list[int], opened: bool, finish: str) -> None:
+def test_counts_do_not_depend_on_how_the_tags_were_found(
+    ids: list[int], opened: bool, finish: str
+) -> None:
     # Tokens without text at a tag's edge could be on either side of it, so they are left out here.
     ids = [i for i in ids if i != PAD]
-    found_as_tokens, found_as_text = (split_ids(ids, opened=opened, finish=finish, tags=t) for t in (SINGLE, SPELLED))
+    found_as_tokens, found_as_text = (
+        split_ids(ids, opened=opened, finish=finish, tags=t) for t in (SINGLE, SPELLED)
+    )
     assert found_as_tokens == found_as_text
 
 
@@ -215,7 +306,9 @@ def test_any_text_can_be_split(text: str, opened: bool, finish: str) -> None:
 
 
 @pytest.mark.parametrize("tags", [SINGLE, SPELLED])
-@pytest.mark.parametrize("ids", [[OPEN] * 32768, [CLOSE] * 32768, [X, OPEN] * 16384, [OPEN, X, CLOSE] * 10922])
+@pytest.mark.parametrize(
+    "ids", [[OPEN] * 32768, [CLOSE] * 32768, [X, OPEN] * 16384, [OPEN, X, CLOSE] * 10922]
+)
 def test_a_long_degenerate_completion_is_split_in_no_time(ids: list[int], tags: ThinkTags) -> None:
     start = time.process_time()
     split_ids(ids, tags=tags, finish="length")
@@ -241,7 +334,9 @@ def test_tags_are_read_from_the_tokenizer() -> None:
     tags = ThinkTags.of(FakeTokenizer(), end_ids=[3])
     assert tags == ThinkTags(open_id=0, close_id=1, end_ids=frozenset([2, 3]))
     other = ThinkTags.of(FakeTokenizer(), open_text="[T]", close_text="[/T]")
-    assert (other.open_id, other.close_id) == (None, None), "one decodes to something else, the other is unknown"
+    assert (other.open_id, other.close_id) == (None, None), (
+        "one decodes to something else, the other is unknown"
+    )
 
 
 def test_the_decoder_keeps_think_tags_even_if_they_are_special() -> None:
@@ -257,7 +352,12 @@ def r1_tiny() -> Any:
 
 
 @settings(deadline=None)  # the first example loads the tokenizer
-@given(st.lists(st.one_of(st.integers(0, 500), st.sampled_from(["<think>", "</think>", "eos"])), max_size=30), flags)
+@given(
+    st.lists(
+        st.one_of(st.integers(0, 500), st.sampled_from(["<think>", "</think>", "eos"])), max_size=30
+    ),
+    flags,
+)
 def test_ids_and_text_agree_with_a_real_tokenizer(tokens: list[int | str], opened: bool) -> None:
     tags = ThinkTags.of(r1_tiny())
     assert tags.open_id is not None and tags.close_id is not None and len(tags.end_ids) == 1
@@ -266,7 +366,10 @@ def test_ids_and_text_agree_with_a_real_tokenizer(tokens: list[int | str], opene
     ids = [named[token] if isinstance(token, str) else token for token in tokens]
     text_of = text_decoder(r1_tiny(), tags)
     text = text_of(ids)
-    assume(text.count("<think>") == ids.count(tags.open_id) and text.count("</think>") == ids.count(tags.close_id))
+    assume(
+        text.count("<think>") == ids.count(tags.open_id)
+        and text.count("</think>") == ids.count(tags.close_id)
+    )
     by_ids = split(ids, tags=tags, decode=text_of, opened=opened, finish_reason="length")
     by_text = split_text(text, opened=opened, finish_reason="length", tags=tags)
     for column in ("reasoning", "answer", "status", "truncated_in", "extra_think_tags"):

@@ -1,4 +1,6 @@
-"""The series in a run's record: rates come out right, whatever the length of the run and whoever is restarted."""
+"""The series in a run's record: rates come out right, whatever the length of the run and whoever is
+restarted.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,15 @@ def test_a_run_before_its_first_word_has_an_empty_series() -> None:
     timeline = Timeline(100.0, Clock())
     timeline.update(Tally(), [])
     document = timeline.to_dict()
-    assert list(document) == ["seconds", "tokens", "finished", "preempted", "running", "waiting", "kv_cache_usage"]
+    assert list(document) == [
+        "seconds",
+        "tokens",
+        "finished",
+        "preempted",
+        "running",
+        "waiting",
+        "kv_cache_usage",
+    ]
     assert not any(document.values())
 
 
@@ -47,7 +57,9 @@ def test_a_steady_rate_is_a_steady_rate_however_long_the_run(seconds: int) -> No
     timeline = Timeline(60.0, clock)
     for half in range(2 * seconds + 1):
         clock.now = 100.0 + half / 2
-        timeline.update(Tally(), [heard(25 * half, finished=half // 2), heard(25 * half, running=4, kv=0.1)])
+        timeline.update(
+            Tally(), [heard(25 * half, finished=half // 2), heard(25 * half, running=4, kv=0.1)]
+        )
     document = timeline.to_dict()
     assert len(document["seconds"]) <= MAX_POINTS
     assert len(document["seconds"]) >= min(seconds, MAX_POINTS / 2)

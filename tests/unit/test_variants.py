@@ -15,7 +15,9 @@ from batchr1.sizing.smallest_gpus import GPU_COUNTS, on_gpus, precisions, smalle
 
 
 def variants(*args: str) -> click.testing.Result:
-    return click.testing.CliRunner().invoke(main, ["variants", *args], prog_name="batchr1", catch_exceptions=False)
+    return click.testing.CliRunner().invoke(
+        main, ["variants", *args], prog_name="batchr1", catch_exceptions=False
+    )
 
 
 def documents(*args: str) -> dict[str, dict[str, Any]]:
@@ -61,18 +63,24 @@ def test_a_smallest_set_fits_and_no_smaller_one_does() -> None:
 
 def test_smallest_sets_of_the_ends_of_the_family() -> None:
     found = documents()
-    sets = {n: [(p["smallest"]["gpus"], p["smallest"]["gpu"]) for p in d["precisions"]] for n, d in found.items()}
+    sets = {
+        n: [(p["smallest"]["gpus"], p["smallest"]["gpu"]) for p in d["precisions"]]
+        for n, d in found.items()
+    }
     assert sets["r1-distill-qwen-7b"] == [(1, "A10")] * 3
     assert sets["r1-671b"][:2] == [(8, "B200"), (4, "B200")]
 
 
 def test_published_weights_are_told_from_those_that_nobody_publishes() -> None:
     found = {
-        n: [(p["repository"], p["converted_while_loading"]) for p in d["precisions"]] for n, d in documents().items()
+        n: [(p["repository"], p["converted_while_loading"]) for p in d["precisions"]]
+        for n, d in documents().items()
     }
     assert found["r1-671b"] == [
-        (None, False), ("deepseek-ai/DeepSeek-R1", False), ("RedHatAI/DeepSeek-R1-quantized.w4a16", False)
-    ]  # fmt: skip
+        (None, False),
+        ("deepseek-ai/DeepSeek-R1", False),
+        ("RedHatAI/DeepSeek-R1-quantized.w4a16", False),
+    ]
     assert found["r1-distill-qwen-7b"] == [
         ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", False),
         ("RedHatAI/DeepSeek-R1-Distill-Qwen-7B-FP8-dynamic", False),
@@ -83,7 +91,11 @@ def test_published_weights_are_told_from_those_that_nobody_publishes() -> None:
 
 @pytest.mark.parametrize(
     ("gpu", "count", "fitting"),
-    [("H200", 8, [False, True, True]), ("H100", 8, [False, False, True]), ("H100", 16, [False, True, True])],
+    [
+        ("H200", 8, [False, True, True]),
+        ("H100", 8, [False, False, True]),
+        ("H100", 16, [False, True, True]),
+    ],
 )
 def test_the_full_model_by_the_number_of_gpus(gpu: str, count: int, fitting: list[bool]) -> None:
     found = documents("--gpu", gpu, "--gpus", str(count))["r1-671b"]
@@ -109,7 +121,9 @@ def test_the_text_says_what_the_json_says() -> None:
     row = next(line for line in lines if line.startswith("r1-671b"))
     assert row.split()[1:5] == ["671", "B", "1,250.0", "GiB*"]
     text = variants("--gpu", "RTX 4090", "--gpus", "2").stdout
-    assert text.startswith("2 × RTX 4090, 23.5 GiB each; maths, prompts up to 1,024 tokens, up to 32,768 new ones\n")
+    assert text.startswith(
+        "2 × RTX 4090, 23.5 GiB each; maths, prompts up to 1,024 tokens, up to 32,768 new ones\n"
+    )
     assert "r1-distill-qwen-14b  bf16     27.6 GiB  1 × TP 2, KV cache of " in text
     assert "r1-distill-llama-70b bf16    131.5 GiB  lacks " in text
 
@@ -117,12 +131,19 @@ def test_the_text_says_what_the_json_says() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--gpus", "2"], "--gpus: says how many of which GPU (got 2 of none, need --gpu). Add --gpu NAME."),
-        (["--gpu", "A100"], "--gpu: unknown GPU (got 'A100'). Did you mean A100 40GB or A100 80GB?"),
+        (
+            ["--gpus", "2"],
+            "--gpus: says how many of which GPU (got 2 of none, need --gpu). Add --gpu NAME.",
+        ),
+        (
+            ["--gpu", "A100"],
+            "--gpu: unknown GPU (got 'A100'). Did you mean A100 40GB or A100 80GB?",
+        ),
         (
             ["--gpu", "MI300X"],
             "--gpu: AMD GPUs are not supported (got 'MI300X', need NVIDIA's CUDA). "
-            "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none).",
+            "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU "
+            "(--gpus none).",
         ),
     ],
 )

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rewritten import equal_forms, near_miss
 
-from batchr1.reasoning.verify import BadVerdictError, Verdict, Verify, choice_of, full_verdict, quick_verdict
+from batchr1.reasoning.verify import (
+    BadVerdictError,
+    Verdict,
+    Verify,
+    choice_of,
+    full_verdict,
+    quick_verdict,
+)
 
 MATH_500 = Path("/work/shared/data/math500.parquet")
 
@@ -34,7 +41,9 @@ def boxed(text: str) -> str:
 
 @pytest.mark.skipif(not MATH_500.exists(), reason=f"MATH-500 is not on this machine: {MATH_500}")
 @pytest.mark.parametrize("kind", ["auto", pytest.param("math", marks=pytest.mark.slow)])
-def test_math_500_golds_equal_themselves_and_five_rewritten_forms_and_no_near_miss(kind: str) -> None:
+def test_math_500_golds_equal_themselves_and_five_rewritten_forms_and_no_near_miss(
+    kind: str,
+) -> None:
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     golds = pl.read_parquet(MATH_500)["answer"].to_list()
     assert len(golds) == 500
@@ -42,7 +51,11 @@ def test_math_500_golds_equal_themselves_and_five_rewritten_forms_and_no_near_mi
     assert all(len(equal_forms(gold)) == 5 for gold in golds)
     missed = [pair for pair in pairs if not verdict(kind, boxed(pair[0]), pair[1]).correct]
     assert len(missed) <= 0.01 * len(pairs), missed
-    taken = [(near_miss(gold), gold) for gold in golds if verdict(kind, boxed(near_miss(gold)), gold).correct]
+    taken = [
+        (near_miss(gold), gold)
+        for gold in golds
+        if verdict(kind, boxed(near_miss(gold)), gold).correct
+    ]
     assert len(taken) <= 0.01 * len(golds), taken
 
 
@@ -125,7 +138,12 @@ def test_each_kind_finds_its_answer_and_compares_it(
 
 @pytest.mark.parametrize(
     ("pattern", "final"),
-    [(r"result: (\w+)", "b"), (r"result: \w+", "result: b"), (r"nothing", None), (r"result: (z)?", None)],
+    [
+        (r"result: (\w+)", "b"),
+        (r"result: \w+", "result: b"),
+        (r"nothing", None),
+        (r"result: (z)?", None),
+    ],
 )
 def test_extract_takes_the_first_group_of_the_last_match(pattern: str, final: str | None) -> None:
     answer = "result: a, result: b \\boxed{c}"
@@ -138,7 +156,8 @@ def test_a_right_answer_that_is_no_pattern_is_an_error_of_its_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"), [(True, True), (False, False), (None, None), (pl.Series([True]).to_numpy()[0], True)]
+    ("given", "wanted"),
+    [(True, True), (False, False), (None, None), (pl.Series([True]).to_numpy()[0], True)],
 )
 def test_a_function_says_true_false_or_nothing(given: object, wanted: bool | None) -> None:
     seen: list[Any] = []
@@ -147,7 +166,9 @@ def test_a_function_says_true_false_or_nothing(given: object, wanted: bool | Non
         seen.append((answer, gold, row))
         return given
 
-    assert full_verdict(Verify("m:f"), function, boxed("5"), None, {"level": 3}) == Verdict("5", wanted)
+    assert full_verdict(Verify("m:f"), function, boxed("5"), None, {"level": 3}) == Verdict(
+        "5", wanted
+    )
     assert seen == [(boxed("5"), None, {"level": 3, "final_answer": "5"})]
 
 
@@ -161,7 +182,11 @@ def test_a_function_is_not_asked_about_an_answer_that_is_not_there() -> None:
     assert quick_verdict(Verify("m:f"), None, None) == Verdict(None, False)
 
 
-@given(st.text(max_size=60), st.text(max_size=60), st.sampled_from(["auto", "math", "number", "choice", "exact"]))
+@given(
+    st.text(max_size=60),
+    st.text(max_size=60),
+    st.sampled_from(["auto", "math", "number", "choice", "exact"]),
+)
 def test_no_text_makes_the_quick_verdict_fail(answer: str, gold: str, kind: str) -> None:
     for text in (answer, boxed(answer)):
         found = quick_verdict(Verify(kind), text, gold)
@@ -171,7 +196,13 @@ def test_no_text_makes_the_quick_verdict_fail(answer: str, gold: str, kind: str)
 
 def test_the_quick_verdict_takes_linear_time() -> None:
     """Texts that would make a pattern with overlapping repetitions run for hours."""
-    for text in ("answer" + " " * 200_000, "*" * 200_000, "1," * 100_000, "\\text{" * 50_000, "选" * 100_000):
+    for text in (
+        "answer" + " " * 200_000,
+        "*" * 200_000,
+        "1," * 100_000,
+        "\\text{" * 50_000,
+        "选" * 100_000,
+    ):
         for kind in ("auto", "number", "choice", "exact"):
             quick_verdict(Verify(kind), text, "B")
             quick_verdict(Verify(kind), boxed(text), "1")

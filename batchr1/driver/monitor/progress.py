@@ -25,7 +25,9 @@ RATE_OVER_S = 20.0
 class ProgressDisplay:
     """Rows, output tokens/s, truncated share, and an ETA from the tokens that are still expected."""
 
-    def __init__(self, *, pending: int, stream: TextIO | None = None, as_events: bool = False) -> None:
+    def __init__(
+        self, *, pending: int, stream: TextIO | None = None, as_events: bool = False
+    ) -> None:
         self._pending = pending
         self._as_events = as_events
         self._stream = stream or sys.stderr
@@ -61,9 +63,13 @@ class ProgressDisplay:
             self._said_at = now
             if self._as_events:
                 said = event(
-                    "progress", finished=finished, pending=max(0, self._pending - finished),
-                    tokens_per_s=round(rate, 1), truncated=round(truncated, 4), eta_s=eta_s and round(eta_s),
-                )  # fmt: skip
+                    "progress",
+                    finished=finished,
+                    pending=max(0, self._pending - finished),
+                    tokens_per_s=round(rate, 1),
+                    truncated=round(truncated, 4),
+                    eta_s=eta_s and round(eta_s),
+                )
                 log.info("%d/%d rows, %s", finished, self._pending, text, extra=said)
                 return
             print(f"{finished}/{self._pending} rows, {text}", file=self._stream, flush=True)
@@ -72,8 +78,12 @@ class ProgressDisplay:
         if self._bar is not None:
             self._bar.close()
 
-    def _numbers(self, workers: list[Heartbeat], generated: int, finished: int) -> tuple[float, float, float | None]:
-        """Tokens/s, the share of truncated rows, and the seconds that are left; None while that is not known."""
+    def _numbers(
+        self, workers: list[Heartbeat], generated: int, finished: int
+    ) -> tuple[float, float, float | None]:
+        """Tokens/s, the share of truncated rows, and the seconds that are left; None while that is
+        not known.
+        """
         (first_at, first), (last_at, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_at - first_at) if last_at > first_at else 0.0
         done = sum(w.finished for w in workers)
@@ -85,9 +95,10 @@ class ProgressDisplay:
 def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:
     """Tokens still to generate for `rows_left` rows, under way or not begun; None before the first row has finished.
 
-    Lengths are taken as exponential, and rows under way as censored observations of it: then the mean is all tokens
-    generated over rows finished, and a row under way has as much before it as a new one. The mean of finished rows
-    alone would be too low for most of a run, because long generations finish last.
+    Lengths are taken as exponential, and rows under way as censored observations of it: then the
+    mean is all tokens generated over rows finished, and a row under way has as much before it as a
+    new one. The mean of finished rows alone would be too low for most of a run, because long
+    generations finish last.
     """
     done = sum(w.finished for w in workers)
     return generated / done * rows_left if done else None

@@ -1,7 +1,8 @@
 """How busy the engines were over a run, as a series short enough for the run's record.
 
-The driver hears of its workers twice a second. Here that becomes one point a second, and once there are MAX_POINTS of
-them, neighbours are merged and points come half as often: a run of a minute and one of a week both give 300 to 600.
+The driver hears of its workers twice a second. Here that becomes one point a second, and once there
+are MAX_POINTS of them, neighbours are merged and points come half as often: a run of a minute and
+one of a week both give 300 to 600.
 """
 
 from __future__ import annotations
@@ -70,10 +71,15 @@ class Timeline:
             self._points.append(_Point(now, *seen, heard=1))
             self._opened_at, self._seen, self._totals = now, seen, seen
             return
-        # A worker that was started again counts from zero: until it has caught up, nothing is added.
+        # A worker that was started again counts from zero: until it has caught up, nothing is
+        # added.
         grown = tuple(max(0, new - old) for new, old in zip(seen, self._seen, strict=True))
         self._seen = seen
-        self._totals = (self._totals[0] + grown[0], self._totals[1] + grown[1], self._totals[2] + grown[2])
+        self._totals = (
+            self._totals[0] + grown[0],
+            self._totals[1] + grown[1],
+            self._totals[2] + grown[2],
+        )
         point = _Point(
             now,
             *self._totals,
@@ -110,9 +116,10 @@ class Timeline:
     def to_dict(self) -> dict[str, list[float]]:
         """The series by column, the interval that is not over included; empty lists before anything was heard.
 
-        Each point stands for the time since the one before it: `seconds` since the run began, totals of generated
-        `tokens`, `finished` rows and preemptions until then, and the means of sequences running and waiting and of
-        the share of the KV cache in use meanwhile. The first is the moment at which the first engine was ready.
+        Each point stands for the time since the one before it: `seconds` since the run began,
+        totals of generated `tokens`, `finished` rows and preemptions until then, and the means of
+        sequences running and waiting and of the share of the KV cache in use meanwhile. The first
+        is the moment at which the first engine was ready.
         """
         points = [*self._points, self._open] if self._open else self._points
         document: dict[str, list[Any]] = {

@@ -1,4 +1,6 @@
-"""What lets others watch a run: metrics in a file and on a port. Nothing that fails here ends a run that has begun."""
+"""What lets others watch a run: metrics in a file and on a port. Nothing that fails here ends a run
+that has begun.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ class Watch:
         if now - self._wrote_at >= FILE_EVERY_S:
             self._write()
 
-    def end(self, exit_code: int, tally: Tally | None = None, timeline: Timeline | None = None) -> None:
+    def end(
+        self, exit_code: int, tally: Tally | None = None, timeline: Timeline | None = None
+    ) -> None:
         if tally is not None and timeline is not None:
             self.metrics.tally, self.metrics.tokens = tally, timeline.tokens
             self.metrics.preempted = timeline.preempted
@@ -74,8 +78,12 @@ class Watch:
         except OSError as exc:
             if str(exc) != self._failed:  # once, not every fifteen seconds
                 self._failed = str(exc)
-                log.warning("%s: the metrics were not written (%s)", self.file, exc.strerror or exc,
-                            extra=event("metrics_not_written", path=str(self.file)))  # fmt: skip
+                log.warning(
+                    "%s: the metrics were not written (%s)",
+                    self.file,
+                    exc.strerror or exc,
+                    extra=event("metrics_not_written", path=str(self.file)),
+                )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -95,8 +103,8 @@ def write_whole(path: Path, text: str) -> None:
 def watching(name: str, file: Path | None, address: tuple[str, int] | None) -> Iterator[Watch]:
     """Write and serve the metrics of a run of the job `name` until it ends.
 
-    Raises `JobError` when the file cannot be written or the port cannot be had, before anything else is done. A
-    `BatchError` on its way out is the run's end, and is counted.
+    Raises `JobError` when the file cannot be written or the port cannot be had, before anything
+    else is done. A `BatchError` on its way out is the run's end, and is counted.
     """
     watch = Watch(Metrics(name), file)
     watch.text = watch.metrics.text()
@@ -105,7 +113,8 @@ def watching(name: str, file: Path | None, address: tuple[str, int] | None) -> I
             write_whole(file, watch.text)
         except OSError as exc:
             raise JobError(
-                f"--metrics-file: {file} cannot be written (got {(exc.strerror or str(exc)).lower()}). "
+                f"--metrics-file: {file} cannot be written (got "
+                f"{(exc.strerror or str(exc)).lower()}). "
                 "Name a file in a folder that is there."
             ) from exc
     with serving(watch, address) if address else contextlib.nullcontext():
@@ -138,7 +147,9 @@ def serving(watch: Watch, address: tuple[str, int]) -> Iterator[str]:
         server = ThreadingHTTPServer(address, Handler)
     except (OSError, OverflowError) as exc:
         reason = (getattr(exc, "strerror", None) or str(exc)).lower()
-        raise JobError(f"--metrics-port: cannot listen on {host}:{port} (got {reason}). Choose another.") from exc
+        raise JobError(
+            f"--metrics-port: cannot listen on {host}:{port} (got {reason}). Choose another."
+        ) from exc
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
     thread.start()
     url = f"http://{host}:{server.server_address[1]}/metrics"

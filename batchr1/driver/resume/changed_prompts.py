@@ -1,9 +1,10 @@
 """A changed prompt under an id that is done: noticed by its hash, and refused, run again or kept.
 
-Each committed row carries the hash of the prompt that it answers. To compare, prompts have to be rendered anew, which
-takes minutes for millions of rows. So `.batchr1/inputs.json` names the versions of the input files that all committed
-rows agree with, and only rows of other files are looked at. A run that is narrowed looks at fewer rows, so its versions
-say which, and stand for no other run. Memory: 8 bytes per input row, and one part at a time.
+Each committed row carries the hash of the prompt that it answers. To compare, prompts have to be
+rendered anew, which takes minutes for millions of rows. So `.batchr1/inputs.json` names the
+versions of the input files that all committed rows agree with, and only rows of other files are
+looked at. A run that is narrowed looks at fewer rows, so its versions say which, and stand for no
+other run. Memory: 8 bytes per input row, and one part at a time.
 """
 
 from __future__ import annotations
@@ -33,24 +34,36 @@ Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 def files_to_check(prepared: JobContext, pending: Pending) -> set[str]:
-    """Input files that committed rows may disagree with; none where nothing is committed or nobody asks."""
+    """Input files that committed rows may disagree with; none where nothing is committed or nobody
+    asks.
+    """
     spec = prepared.spec.input
-    is_asked = spec.on_changed_prompt != "keep" and spec.id is not None  # without an id, another prompt is another row
+    is_asked = (
+        spec.on_changed_prompt != "keep" and spec.id is not None
+    )  # without an id, another prompt is another row
     if not is_asked or not pending.num_rows:
         return set()
     known = prepared.output.inputs()
-    changed = {uri for uri, version in _versions(prepared, pending, known).items() if known.get(uri) != version}
+    changed = {
+        uri
+        for uri, version in _versions(prepared, pending, known).items()
+        if known.get(uri) != version
+    }
     return changed if changed and prepared.output.parts() else set()
 
 
 def agrees_with_input(prepared: JobContext, pending: Pending) -> None:
-    """Note that every committed row that this run asks for answers the prompt that the input has now."""
+    """Note that every committed row that this run asks for answers the prompt that the input has
+    now.
+    """
     if prepared.spec.input.on_changed_prompt != "keep":
         prepared.output.write_inputs(_versions(prepared, pending, prepared.output.inputs()))
 
 
 def _versions(prepared: JobContext, pending: Pending, known: dict[str, str]) -> dict[str, str]:
-    """By URI, each input file's version and which of its samples are looked at: all, if that is `known` already."""
+    """By URI, each input file's version and which of its samples are looked at: all, if that is
+    `known` already.
+    """
     spec, rows = prepared.spec, pending.rows_by_file()
     cut = pending.num_rows == spec.input.limit
     last = next(reversed(rows), None)  # the one that the limit may have cut
@@ -79,7 +92,9 @@ def check_prompts(
 
     Raises `InputError`, with nothing changed, when the job says refuse and there is one.
     """
-    digests, looked_at = prompt_digests(prepared, renderer, pending.done_rows(prepared.source, files), pending.num_rows)
+    digests, looked_at = prompt_digests(
+        prepared, renderer, pending.done_rows(prepared.source, files), pending.num_rows
+    )
     log.info("%d files have changed: compared the prompts of %d done rows", len(files), looked_at)
     again = prepared.spec.input.on_changed_prompt == "rerun"
     count, first = 0, None
@@ -98,8 +113,10 @@ def check_prompts(
         count += int(mask.sum())
     if count and not again:
         raise InputError(
-            f"{prepared.output.uri}: the input has another prompt for samples that are done (got {count} of them, one "
-            f"with id {first!r}; need none). Set input.on_changed_prompt to rerun (they are generated anew) or "
+            f"{prepared.output.uri}: the input has another prompt for samples that are done (got "
+            f"{count} of them, one "
+            f"with id {first!r}; need none). Set input.on_changed_prompt to rerun (they are "
+            f"generated anew) or "
             "keep (they stay as they are), or give a new output.path."
         )
     if count:
@@ -107,21 +124,30 @@ def check_prompts(
 
 
 def prompt_digests(
-    prepared: JobContext, renderer: Renderer, rows_at: Iterable[tuple[Numbers, pa.RecordBatch]], num_rows: int
+    prepared: JobContext,
+    renderer: Renderer,
+    rows_at: Iterable[tuple[Numbers, pa.RecordBatch]],
+    num_rows: int,
 ) -> tuple[Digests, int]:
-    """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how many rows."""
+    """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how
+    many rows.
+    """
     digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
     count = 0
     for numbers, batch in rows_at:
         count += len(numbers)
         digests[numbers] = [
-            int.from_bytes(prompt.digest[:8], "little") if isinstance(prompt, Prompt) else _NO_PROMPT
+            int.from_bytes(prompt.digest[:8], "little")
+            if isinstance(prompt, Prompt)
+            else _NO_PROMPT
             for prompt in prompts_in(prepared.source, renderer, batch)
         ]
     return digests, count
 
 
-def _changed(prepared: JobContext, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
+def _changed(
+    prepared: JobContext, pending: Pending, digests: Digests
+) -> Iterator[tuple[str, Bools]]:
     """Parts with samples whose prompt is another one now, and which they are."""
     for rel in prepared.output.parts():
         table = prepared.output.read_part(rel, ["id", "prompt_hash"])
@@ -131,9 +157,13 @@ def _changed(prepared: JobContext, pending: Pending, digests: Digests) -> Iterat
 
 
 def have_changed(table: pa.Table, pending: Pending, digests: Digests) -> Bools:
-    """Which committed rows answer another prompt than the input has now; those not looked at do not."""
+    """Which committed rows answer another prompt than the input has now; those not looked at do
+    not.
+    """
     rows = pending.find(table.column("id"))
-    hashes = np.frombuffer(bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8")
+    hashes = np.frombuffer(
+        bytes.fromhex("".join(table.column("prompt_hash").to_pylist())), dtype="<u8"
+    )
     now = np.where(rows >= 0, digests[rows], _NOT_LOOKED_AT)
     mask: Bools = (now != _NOT_LOOKED_AT) & (now != hashes[::2])
     return mask

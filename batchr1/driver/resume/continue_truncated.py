@@ -1,7 +1,8 @@
 """`--continue-truncated`: rows that a limit cut become pending again, with all their tokens saved.
 
-For each part: the cut rows go into a snapshot, then a part without them replaces it. From there on they are what any
-interrupted generation is, so that a kill at any moment costs nothing but the time.
+For each part: the cut rows go into a snapshot, then a part without them replaces it. From there on
+they are what any interrupted generation is, so that a kill at any moment costs nothing but the
+time.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def continue_truncated_rows(
 ) -> int:
     """Make truncated rows that may go on under `limit` pending; how many.
 
-    Only of samples that this run is asked for: another row would leave its part, and nobody would finish it. Call with
-    the lock held, when what is committed and what failed was taken out and prompts were compared.
+    Only of samples that this run is asked for: another row would leave its part, and nobody would
+    finish it. Call with the lock held, when what is committed and what failed was taken out and
+    prompts were compared.
     """
     output, job = prepared.output, continued_digest(prepared.semantic)
     count = 0
@@ -58,7 +60,9 @@ def continue_truncated_rows(
     return count
 
 
-def _wanted(prepared: JobContext, pending: Pending, renderer: Renderer, limit: Limit) -> Callable[[pa.Table], Bools]:
+def _wanted(
+    prepared: JobContext, pending: Pending, renderer: Renderer, limit: Limit
+) -> Callable[[pa.Table], Bools]:
     """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
 
     And of no prompt that has enough right samples: what left its part would not be generated.
@@ -67,10 +71,14 @@ def _wanted(prepared: JobContext, pending: Pending, renderer: Renderer, limit: L
 
     def is_done(table: pa.Table) -> Bools:
         done = pending.states(table.column("id"), table.column("sample"))[1]
-        return done & ~pending.has_enough(table.column("id"), stop_when.correct) if stop_when else done
+        return (
+            done & ~pending.has_enough(table.column("id"), stop_when.correct) if stop_when else done
+        )
 
     spec, source = prepared.spec.input, prepared.source
-    is_kept = spec.on_changed_prompt == "keep" and spec.id is not None  # else prompts were compared before
+    is_kept = (
+        spec.on_changed_prompt == "keep" and spec.id is not None
+    )  # else prompts were compared before
     if not is_kept and spec.max_tokens is None:
         return is_done
 
@@ -84,7 +92,9 @@ def _wanted(prepared: JobContext, pending: Pending, renderer: Renderer, limit: L
     digests = None
     if is_kept:
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
-        digests, _ = prompt_digests(prepared, renderer, pending.rows_at(source, chosen, columns), pending.num_rows)
+        digests, _ = prompt_digests(
+            prepared, renderer, pending.rows_at(source, chosen, columns), pending.num_rows
+        )
 
     def wanted(table: pa.Table) -> Bools:
         cap = caps[pending.find(table.column("id"))]
@@ -95,7 +105,15 @@ def _wanted(prepared: JobContext, pending: Pending, renderer: Renderer, limit: L
 
 
 def _saved(rows: pa.Table) -> list[GenerationCheckpoint]:
-    names = ["id", "sample", "attempts", "prompt_hash", "token_ids", "resumed_at", "injected_tokens"]
+    names = [
+        "id",
+        "sample",
+        "attempts",
+        "prompt_hash",
+        "token_ids",
+        "resumed_at",
+        "injected_tokens",
+    ]
     return [
         GenerationCheckpoint(
             id=row["id"],

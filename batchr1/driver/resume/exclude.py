@@ -1,8 +1,8 @@
 """Earlier outputs: what `input.exclude` names, and which rows of the input are done there.
 
-A job with dated outputs asks each night for what no night before has done. By id, that is a comparison of columns; by
-prompt, the input is rendered as the model will see it, and rows whose prompt was answered, under whatever id, are left
-out.
+A job with dated outputs asks each night for what no night before has done. By id, that is a
+comparison of columns; by prompt, the input is rendered as the model will see it, and rows whose
+prompt was answered, under whatever id, are left out.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _DIGEST = "S16"  # 128 bits; the zeros at an end that NumPy leaves out make no t
 def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
     """The outputs that `input.exclude` names, each once and never the job's own: a glob may well match that too.
 
-    A glob takes the outputs of batchr1 among the folders that it matches, none on the first night. Raises `OutputError`
-    for a path without glob that is no output, `InputError` when storage cannot be listed.
+    A glob takes the outputs of batchr1 among the folders that it matches, none on the first night.
+    Raises `OutputError` for a path without glob that is no output, `InputError` when storage cannot
+    be listed.
     """
     options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
     found: dict[str, Output] = {}
@@ -45,17 +46,30 @@ def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
         if named.exists():
             found[named.uri] = named
         elif not is_glob(uri):
-            raise OutputError(f"{uri}: input.exclude names no output of batchr1. Give the folder of an earlier output.")
+            raise OutputError(
+                f"{uri}: input.exclude names no output of batchr1. Give the folder of an "
+                f"earlier "
+                f"output."
+            )
         else:
             matches = (
-                Output(open_storage(folder, options)) for folder in matching_folders(uri, options, what="input.exclude")
+                Output(open_storage(folder, options))
+                for folder in matching_folders(uri, options, what="input.exclude")
             )
-            found |= {output.uri: output for output in matches if output.uri != own.uri and output.exists()}
+            found |= {
+                output.uri: output
+                for output in matches
+                if output.uri != own.uri and output.exists()
+            }
     return tuple(found.values())
 
 
 def exclude_earlier(
-    source: Source, pending: Pending, earlier: tuple[Output, ...], *, make_renderer: Callable[[], Renderer] | None
+    source: Source,
+    pending: Pending,
+    earlier: tuple[Output, ...],
+    *,
+    make_renderer: Callable[[], Renderer] | None,
 ) -> None:
     """Take out rows that are done in earlier outputs: by id, or with a renderer by prompt.
 
@@ -73,7 +87,9 @@ def exclude_earlier(
     for _, batch in source.batches(source.prompt_columns):
         prompts = prompts_in(source, renderer, batch)
         # A row that cannot become a prompt has nothing that an answered one has.
-        digests = np.array([p.digest if isinstance(p, Prompt) else b"none" for p in prompts], dtype=_DIGEST)
+        digests = np.array(
+            [p.digest if isinstance(p, Prompt) else b"none" for p in prompts], dtype=_DIGEST
+        )
         pending.exclude_rows(np.flatnonzero(np.isin(digests, answered)) + row)
         row += batch.num_rows
 

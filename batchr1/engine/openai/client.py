@@ -1,7 +1,8 @@
 """A client of any server that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, llama.cpp, DeepSeek's own API.
 
-One request is one sample. It is streamed, so that no gateway takes a long silence for a dead connection; a server that
-answers in one piece all the same is understood too. The key is in one header and in no message.
+One request is one sample. It is streamed, so that no gateway takes a long silence for a dead
+connection; a server that answers in one piece all the same is understood too. The key is in one
+header and in no message.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from typing import Any
 import httpx
 
 from batchr1 import __version__
-from batchr1.engine.openai.faults import RowFailed, ServerFault, SlowRequest, fault_of, without, words_of
+from batchr1.engine.openai.faults import (
+    RowFailed,
+    ServerFault,
+    SlowRequest,
+    fault_of,
+    without,
+    words_of,
+)
 from batchr1.engine.openai.server import Server, key_of
 from batchr1.errors import UsageError
 from batchr1.records import FinishReason, Reply
@@ -28,13 +36,19 @@ CONNECT_S = 30.0
 LOOK_S = 15.0  # for /models
 _MARK = "\ufeff"  # of UTF-8, before the first event or the document
 SHOWN_MODELS = 10
-_BROKEN_OFF = {"abort", "error", "insufficient_system_resource"}  # finish reasons of a server in trouble
+_BROKEN_OFF = {
+    "abort",
+    "error",
+    "insufficient_system_resource",
+}  # finish reasons of a server in trouble
 _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server says of its models: their names, and how long the context of ours is, in tokens; None: nothing."""
+    """What a server says of its models: their names, and how long the context of ours is, in
+    tokens; None: nothing.
+    """
 
     names: tuple[str, ...] | None
     max_model_len: int | None = None
@@ -42,7 +56,9 @@ class Served:
     def hint(self, wanted: str) -> str:
         """What to write instead of a name that is not there."""
         if not self.names:
-            return "Correct model.served or engine.base_url; the server gives no list of its models."
+            return (
+                "Correct model.served or engine.base_url; the server gives no list of its models."
+            )
         near = difflib.get_close_matches(wanted, self.names, n=3, cutoff=0.4)
         shown = near or list(self.names[:SHOWN_MODELS])
         more = f" and {len(self.names) - len(shown)} more" if len(self.names) > len(shown) else ""
@@ -59,35 +75,56 @@ class ChatClient:
         headers = {"User-Agent": f"batchr1/{__version__}"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
-        # A connection for each request: against minutes of generating it costs nothing, a server that closes idle ones
-        # surprises nobody, and httpx looks at each idle one before each request (9 ms of CPU with 64 of them).
+        # A connection for each request: against minutes of generating it costs nothing, a server
+        # that closes idle ones surprises nobody, and httpx looks at each idle one before each
+        # request (9 ms of CPU with 64 of them).
         most = server.concurrency + 1  # one for /models
         try:
             self._http = httpx.AsyncClient(
-                headers=headers, timeout=httpx.Timeout(None, connect=CONNECT_S),
+                headers=headers,
+                timeout=httpx.Timeout(None, connect=CONNECT_S),
                 limits=httpx.Limits(max_connections=most, max_keepalive_connections=0),
-            )  # fmt: skip
-        except (ImportError, OSError, ValueError, httpx.InvalidURL) as exc:  # whose words may hold a password
+            )
+        except (
+            ImportError,
+            OSError,
+            ValueError,
+            httpx.InvalidURL,
+        ) as exc:  # whose words may hold a password
             raise UsageError(
-                "the environment's proxy or certificates cannot be used (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, "
-                f"SSL_CERT_FILE, SSL_CERT_DIR; got {type(exc).__name__}). Correct them, or set NO_PROXY."
+                "the environment's proxy or certificates cannot be used (HTTP_PROXY, HTTPS_PROXY, "
+                "ALL_PROXY, "
+                f"SSL_CERT_FILE, SSL_CERT_DIR; got {type(exc).__name__}). Correct them, or set "
+                f"NO_PROXY."
             ) from exc
 
     async def __aenter__(self) -> ChatClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._http.aclose()
 
     async def models(self) -> Served:
-        """What the server serves, as far as it says so. Raises `AccessError` (the key) and `ServerFault`."""
+        """What the server serves, as far as it says so.
+
+        Raises `AccessError` (the key) and `ServerFault`.
+        """
         try:
             response = await self._http.get(f"{self._server.base_url}/models", timeout=LOOK_S)
         except httpx.RequestError as exc:
             raise ServerFault(self._clean(_said(exc), ())) from exc
-        if response.status_code in (401, 403, 502, 503, 504):  # the key is wrong; the server is starting
+        if response.status_code in (
+            401,
+            403,
+            502,
+            503,
+            504,
+        ):  # the key is wrong; the server is starting
             raise self._fault(response.status_code, response.headers, response.text, ())
         if response.status_code != 200:
             return Served(None)
@@ -95,13 +132,21 @@ class ChatClient:
             found = [one for one in response.json()["data"] if isinstance(one["id"], str)]
         except (ValueError, KeyError, TypeError):
             return Served(None)
-        longest = next((one.get("max_model_len") for one in found if one["id"] == self._server.model), None)
-        return Served(tuple(one["id"] for one in found), longest if isinstance(longest, int) else None)
+        longest = next(
+            (one.get("max_model_len") for one in found if one["id"] == self._server.model), None
+        )
+        return Served(
+            tuple(one["id"] for one in found), longest if isinstance(longest, int) else None
+        )
 
     async def ask(
-        self, messages: Sequence[tuple[str, str]], *, max_tokens: int | None = None, seed: int | None = None,
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        max_tokens: int | None = None,
+        seed: int | None = None,
         on_token: Callable[[], None] = lambda: None,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         """One answer. `on_token` is called as often as something of it comes.
 
         Raises what `engine.server_faults` names.
@@ -110,17 +155,24 @@ class ChatClient:
         url = f"{self._server.base_url}/chat/completions"
         contents = [content for _, content in messages]
         try:
-            async with asyncio.timeout(self._server.timeout_s), self._http.stream("POST", url, json=body) as response:
+            async with (
+                asyncio.timeout(self._server.timeout_s),
+                self._http.stream("POST", url, json=body) as response,
+            ):
                 if response.status_code != 200:
                     text = (await response.aread()).decode(errors="replace")
                     raise self._fault(response.status_code, response.headers, text, contents)
                 return await self._read(response, contents, on_token)
         except TimeoutError:
-            raise SlowRequest(f"no answer within engine.timeout_s, {self._server.timeout_s:g} s") from None
+            raise SlowRequest(
+                f"no answer within engine.timeout_s, {self._server.timeout_s:g} s"
+            ) from None
         except httpx.RequestError as exc:
             raise ServerFault(self._clean(_said(exc), contents)) from exc
 
-    def _body(self, messages: Sequence[tuple[str, str]], max_tokens: int | None, seed: int | None) -> dict[str, Any]:
+    def _body(
+        self, messages: Sequence[tuple[str, str]], max_tokens: int | None, seed: int | None
+    ) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._server.model,
             "messages": [{"role": role, "content": content} for role, content in messages],
@@ -134,7 +186,9 @@ class ChatClient:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return body
 
-    async def _read(self, response: httpx.Response, contents: list[str], on_token: Callable[[], None]) -> Reply:
+    async def _read(
+        self, response: httpx.Response, contents: list[str], on_token: Callable[[], None]
+    ) -> Reply:
         answer = Answer()
         if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             async for document in _events(response.aiter_bytes()):
@@ -160,7 +214,9 @@ class ChatClient:
         return fault_of(status, headers, text, model=self._server.model, hide=hide)
 
     def _clean(self, words: str, contents: Sequence[str]) -> str:
-        return without(words, [*([self._key] if self._key else []), *(c for c in contents if len(c) >= 8)])
+        return without(
+            words, [*([self._key] if self._key else []), *(c for c in contents if len(c) >= 8)]
+        )
 
 
 class Answer:
@@ -195,18 +251,34 @@ class Answer:
         self._finish = str(finish) if finish else self._finish  # some servers write "" for not yet
 
     def reply(self) -> Reply:
-        """The whole. Raises `ServerFault` where it was cut, `RowFailed` where the server ended it for other reasons."""
-        prompt, completion = _count(self._usage, "prompt_tokens"), _count(self._usage, "completion_tokens")
+        """The whole.
+
+        Raises `ServerFault` where it was cut, `RowFailed` where the server ended it for other
+        reasons.
+        """
+        prompt, completion = (
+            _count(self._usage, "prompt_tokens"),
+            _count(self._usage, "completion_tokens"),
+        )
         if self._finish is None:
             raise ServerFault("its answer was cut: it has no end")
         if self._finish in _BROKEN_OFF:
             raise ServerFault(f"its answer was broken off (finish_reason {self._finish})")
         if self._finish not in _FINISH:
-            name = self._finish if re.fullmatch(r"[a-z_]{1,40}", self._finish) else "other_finish_reason"
+            name = (
+                self._finish
+                if re.fullmatch(r"[a-z_]{1,40}", self._finish)
+                else "other_finish_reason"
+            )
             raise RowFailed(
-                name, f"the server ended it (got finish_reason {self._finish[:40]!r}, need stop or length)",
-                prompt_tokens=prompt, completion_tokens=completion,
-            )  # fmt: skip
+                name,
+                (
+                    f"the server ended it (got finish_reason {self._finish[:40]!r}, need stop or "
+                    f"length)"
+                ),
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+            )
         details = self._usage.get("completion_tokens_details")
         return Reply(
             content=_text(self._content),
@@ -214,14 +286,17 @@ class Answer:
             finish_reason=_FINISH[self._finish],
             prompt_tokens=prompt,
             completion_tokens=completion,
-            reasoning_tokens=_count(details, "reasoning_tokens") if isinstance(details, dict) else None,
+            reasoning_tokens=_count(details, "reasoning_tokens")
+            if isinstance(details, dict)
+            else None,
         )
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
     """The documents of a stream of server-sent events, up to its `[DONE]`.
 
-    Cut at line feeds and nowhere else: a text may hold any other character that Python takes for the end of a line.
+    Cut at line feeds and nowhere else: a text may hold any other character that Python takes for
+    the end of a line.
     """
     rest = b""
     async for chunk in chunks:
@@ -249,14 +324,22 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _text(parts: list[str]) -> str | None:
-    """The parts as one text that Parquet takes: escaped surrogates are paired, or replaced where one is alone."""
+    """The parts as one text that Parquet takes: escaped surrogates are paired, or replaced where
+    one is alone.
+    """
     text = "".join(parts)
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if parts else None
+    return (
+        text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if parts else None
+    )
 
 
 def _count(usage: dict[str, Any], name: str) -> int | None:
     value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+        else None
+    )
 
 
 def _said(exc: httpx.RequestError) -> str:
@@ -267,8 +350,12 @@ def _said(exc: httpx.RequestError) -> str:
 
 
 def _check_url(base_url: str) -> None:
-    """Raises `UsageError` for an address that reads like one and that no request can be sent to (http://10.0.0.256)."""
+    """Raises `UsageError` for an address that reads like one and that no request can be sent to
+    (http://10.0.0.256).
+    """
     try:
         _ = httpx.URL(base_url).host
     except (httpx.InvalidURL, ValueError) as exc:
-        raise UsageError(f"engine.base_url {base_url}: no request can be sent to this host. Correct it.") from exc
+        raise UsageError(
+            f"engine.base_url {base_url}: no request can be sent to this host. Correct it."
+        ) from exc

@@ -22,9 +22,14 @@ _ACCESS = {401, 402, 403}  # no key, or a wrong one; no money; not allowed
 
 
 class ServerFault(Exception):
-    """The server could not answer this time. `retry_after_s`: its wish, when to ask again. `is_busy`: it said 429."""
+    """The server could not answer this time.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, is_busy: bool = False) -> None:
+    `retry_after_s`: its wish, when to ask again. `is_busy`: it said 429.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, is_busy: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.is_busy = is_busy
@@ -42,7 +47,12 @@ class RowFailed(RequestError):
     """One row fails, for `reason`. Tokens: what it cost all the same, if the server said so."""
 
     def __init__(
-        self, reason: str, message: str, *, prompt_tokens: int | None = None, completion_tokens: int | None = None
+        self,
+        reason: str,
+        message: str,
+        *,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -55,23 +65,39 @@ class NotFound(RowFailed):
 
 
 def fault_of(
-    status: int, headers: Mapping[str, str], text: str, *, model: str, hide: Callable[[str], str] = str
+    status: int,
+    headers: Mapping[str, str],
+    text: str,
+    *,
+    model: str,
+    hide: Callable[[str], str] = str,
 ) -> Exception:
-    """What an answer with this HTTP status means. `text` is its body, `model` what was asked for; `hide` as below."""
+    """What an answer with this HTTP status means.
+
+    `text` is its body, `model` what was asked for; `hide` as below.
+    """
     document = _as_json(text)
     words = words_of(document, text, hide)
     said = f"HTTP {status}" + (f": {words}" if words else "")
     if status in _PASSING or status >= 500:
         return ServerFault(said, retry_after_s=retry_after_s(headers), is_busy=status == 429)
-    if status in _ACCESS or 300 <= status < 400:  # a redirect is not followed: it would take the key along
+    if (
+        status in _ACCESS or 300 <= status < 400
+    ):  # a redirect is not followed: it would take the key along
         return AccessError(said)
     if status == 404:
-        return AccessError(said) if _names_model(document, words, model) else NotFound("engine_refused", said)
+        return (
+            AccessError(said)
+            if _names_model(document, words, model)
+            else NotFound("engine_refused", said)
+        )
     return RowFailed("engine_refused", said)
 
 
 def retry_after_s(headers: Mapping[str, str], now: dt.datetime | None = None) -> float | None:
-    """Seconds until the server wishes to be asked again: a number, or an HTTP date; None where it does not say."""
+    """Seconds until the server wishes to be asked again: a number, or an HTTP date; None where it
+    does not say.
+    """
     text = headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(text))
@@ -89,12 +115,15 @@ def retry_after_s(headers: Mapping[str, str], now: dt.datetime | None = None) ->
 def words_of(document: Any, text: str = "", hide: Callable[[str], str] = str) -> str:
     """The server's own words, on one line, cut short; '' where it has none, or a page of HTML.
 
-    `hide` takes out what must not be repeated, once JSON's own quoting is undone and before anything is cut.
+    `hide` takes out what must not be repeated, once JSON's own quoting is undone and before
+    anything is cut.
     """
     if isinstance(document, dict):
         error = document.get("error", document)
         found = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        if isinstance(found, list):  # FastAPI's; what it complains about (`input`) may be the prompt, and is left out
+        if isinstance(
+            found, list
+        ):  # FastAPI's; what it complains about (`input`) may be the prompt, and is left out
             found = "; ".join(str(one.get("msg")) for one in found if isinstance(one, dict))
     else:
         found = "" if text.lstrip().startswith("<") else text
@@ -103,7 +132,9 @@ def words_of(document: Any, text: str = "", hide: Callable[[str], str] = str) ->
 
 
 def without(words: str, secrets: list[str]) -> str:
-    """A server's words with what must not be repeated left out: the key, or the prompt, as they are or quoted."""
+    """A server's words with what must not be repeated left out: the key, or the prompt, as they are
+    or quoted.
+    """
     for secret in secrets:
         for form in (
             secret,

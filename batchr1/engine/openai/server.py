@@ -1,4 +1,6 @@
-"""A server that somebody else runs: what a client must know of it, and what its answers cost. Loads nothing heavy."""
+"""A server that somebody else runs: what a client must know of it, and what its answers cost. Loads
+nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ MILLION = 1_000_000
 class Server:
     """Where a model is served, and what is the same in every request to it.
 
-    `body` holds sampling and the server's own parameters. The key is only named: `api_key_env` is an environment
-    variable. `timeout_s` bounds a request from its sending to its last token.
+    `body` holds sampling and the server's own parameters. The key is only named: `api_key_env` is
+    an environment variable. `timeout_s` bounds a request from its sending to its last token.
     """
 
     base_url: str
@@ -65,13 +67,17 @@ class Price:
 
 
 def key_of(api_key_env: str) -> str | None:
-    """The key, None where the variable is not set or empty. Raises `UsageError`, without showing it, for an odd one."""
+    """The key, None where the variable is not set or empty.
+
+    Raises `UsageError`, without showing it, for an odd one.
+    """
     key = os.environ.get(api_key_env, "").strip()
     if not key:
         return None
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(
-            f"engine.api_key_env: the environment variable {api_key_env} holds no key (it has characters that a header "
+            f"engine.api_key_env: the environment variable {api_key_env} holds no key (it has "
+            f"characters that a header "
             "cannot have). Set it to the key alone."
         )
     return key

@@ -1,9 +1,10 @@
 """A deterministic engine without a model, for tests and for measuring everything around the engine.
 
-A request's tokens depend on its prompt and on nothing else: token k of a prompt is the same whether the prompt is fed
-alone or with its first tokens after it. So a resumed generation continues as the uninterrupted one would, as a greedy
-model's does. With `groups` there are several completions of a prompt; the seed chooses one of them, and its first token
-says which it is, so that the same holds. Lengths, speed, memory and faults are scripted.
+A request's tokens depend on its prompt and on nothing else: token k of a prompt is the same whether
+the prompt is fed alone or with its first tokens after it. So a resumed generation continues as the
+uninterrupted one would, as a greedy model's does. With `groups` there are several completions of a
+prompt; the seed chooses one of them, and its first token says which it is, so that the same holds.
+Lengths, speed, memory and faults are scripted.
 """
 
 from __future__ import annotations
@@ -30,25 +31,36 @@ _FOREVER_S = 3600.0
 
 OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another process holds some
     "busy": (
-        "ValueError: Free memory on device cuda:0 (56.6/80.0 GiB) on startup is less than desired GPU memory "
-        "utilization (0.9, 72.0 GiB). Decrease GPU memory utilization or reduce GPU memory used by other processes."
+        "ValueError: Free memory on device cuda:0 (56.6/80.0 GiB) on startup is less than desired "
+        "GPU memory "
+        "utilization (0.9, 72.0 GiB). Decrease GPU memory utilization or reduce GPU memory used "
+        "by other processes."
     ),
     "kv_too_small": (
-        "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 GiB KV cache is needed, "
-        "which is larger than the available KV cache memory (1.5 GiB). Based on the available memory, the estimated "
-        "maximum model length is 3072. Try increasing `gpu_memory_utilization` (which also controls CPU memory on the "
+        "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 GiB "
+        "KV cache is needed, "
+        "which is larger than the available KV cache memory (1.5 GiB). Based on the available "
+        "memory, the estimated "
+        "maximum model length is 3072. Try increasing `gpu_memory_utilization` (which also "
+        "controls CPU memory on the "
         "CPU backend) or decreasing `max_model_len` when initializing the engine."
     ),
     "oom_load": (
-        "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to free memory for "
-        "weights, increasing --tensor-parallel-size, or using --quantization. (original error: CUDA out of memory. "
-        "Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 80.00 GiB of which 512.00 MiB is free. Including "
+        "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to "
+        "free memory for "
+        "weights, increasing --tensor-parallel-size, or using --quantization. (original error: "
+        "CUDA out of memory. "
+        "Tried to allocate 1.00 GiB. GPU 0 has a total capacity of 80.00 GiB of which 512.00 MiB "
+        "is free. Including "
         "non-PyTorch memory, this process has 79.00 GiB memory in use.)"
     ),
     "oom": (
-        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 80.00 "
-        "GiB of which 512.00 MiB is free. Including non-PyTorch memory, this process has 79.00 GiB memory in use. Of "
-        "the allocated memory 70.00 GiB is allocated by PyTorch, and 43.69 MiB is reserved by PyTorch but unallocated."
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
+        "total capacity of 80.00 "
+        "GiB of which 512.00 MiB is free. Including non-PyTorch memory, this process has 79.00 "
+        "GiB memory in use. Of "
+        "the allocated memory 70.00 GiB is allocated by PyTorch, and 43.69 MiB is reserved by "
+        "PyTorch but unallocated."
     ),
     "bad_alloc": "terminate called after throwing an instance of 'std::bad_alloc'",
 }
@@ -58,26 +70,30 @@ OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another p
 class Script:
     """How the engine behaves. Lengths in tokens, log-normal by the prompt's hash; times in seconds.
 
-    `kv_cache_tokens` holds all running sequences, rounded up to blocks; where it runs full, the newest of them is
-    preempted as vLLM's scheduler does it: it waits, first in line, and is prefilled again. At most
-    `max_num_batched_tokens` are prefilled in a step. `step_time`: fields of `StepTime`, a step's seconds by what is in
-    it; `clock_s` of the engine counts them, and `time_scale` of them are slept. Otherwise a step sleeps `step_s`. With
-    `runs_apart` a step's time begins when the last one was over, as in an engine process that does not wait for its
+    `kv_cache_tokens` holds all running sequences, rounded up to blocks; where it runs full, the
+    newest of them is preempted as vLLM's scheduler does it: it waits, first in line, and is
+    prefilled again. At most `max_num_batched_tokens` are prefilled in a step. `step_time`: fields
+    of `StepTime`, a step's seconds by what is in it; `clock_s` of the engine counts them, and
+    `time_scale` of them are slept. Otherwise a step sleeps `step_s`. With `runs_apart` a step's
+    time begins when the last one was over, as in an engine process that does not wait for its
     worker; it is one step ahead at most.
 
-    `groups`: lengths of completions instead of log-normal ones. A prompt's hash picks a group, a request's seed a
-    length of it: samples of a prompt are then as alike as the group is.
+    `groups`: lengths of completions instead of log-normal ones. A prompt's hash picks a group, a
+    request's seed a length of it: samples of a prompt are then as alike as the group is.
 
-    `marker` is the last token of every prompt (what follows it was generated before). `refuse_every`: one prompt in so
-    many is refused. `poison_every`: one prompt in so many kills the process once `poison_at` of its tokens are there
-    (with `poison_up_to`: only by completions that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process
-    is killed, the engine raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
-    worker goes on. `journal`: a file that gets a line of JSON for each submission (its prompt's tokens, and how many
-    were generated before) and for each request in each step (which tokens came of it): to count what ran how often.
+    `marker` is the last token of every prompt (what follows it was generated before).
+    `refuse_every`: one prompt in so many is refused. `poison_every`: one prompt in so many kills
+    the process once `poison_at` of its tokens are there (with `poison_up_to`: only by completions
+    that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine
+    raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
+    worker goes on. `journal`: a file that gets a line of JSON for each submission (its prompt's
+    tokens, and how many were generated before) and for each request in each step (which tokens came
+    of it): to count what ran how often.
 
-    `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`: only without graphs).
-    Where the engine's are above, it runs out of memory, at its start or at step `oom_at_step`, with the text named by
-    `oom`: raised, or only printed as a subprocess of vLLM would, or printed by a process that aborts.
+    `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`:
+    only without graphs). Where the engine's are above, it runs out of memory, at its start or at
+    step `oom_at_step`, with the text named by `oom`: raised, or only printed as a subprocess of
+    vLLM would, or printed by a process that aborts.
     """
 
     open_id: int
@@ -142,7 +158,9 @@ class ReplayEngine:
         time.sleep(script.start_s)
         if script.oom_at_step is None:
             self._run_out_of_memory()
-        self.info = EngineInfo("replay", script.max_model_len, script.max_num_seqs, script.kv_cache_tokens)
+        self.info = EngineInfo(
+            "replay", script.max_model_len, script.max_num_seqs, script.kv_cache_tokens
+        )
 
     @classmethod
     def from_args(cls, args: dict[str, Any]) -> ReplayEngine:
@@ -151,19 +169,30 @@ class ReplayEngine:
 
     def submit(self, request: Request) -> None:
         if len(request.token_ids) >= self._script.max_model_len:
-            raise RequestError(f"prompt of {len(request.token_ids)} tokens, context {self._script.max_model_len}")
+            raise RequestError(
+                f"prompt of {len(request.token_ids)} tokens, context {self._script.max_model_len}"
+            )
         prompt, generated = self._cut(request.token_ids)
         key = hashlib.blake2b(repr(prompt).encode(), digest_size=8).digest()
         self._note(key=key.hex(), prompt=prompt, generated=generated)
-        if self._script.refuse_every and int.from_bytes(key, "little") % self._script.refuse_every == 0:
+        if (
+            self._script.refuse_every
+            and int.from_bytes(key, "little") % self._script.refuse_every == 0
+        ):
             raise RequestError("refused by script")
-        poison = bool(self._script.poison_every) and int.from_bytes(key, "little") % self._script.poison_every == 0
+        poison = (
+            bool(self._script.poison_every)
+            and int.from_bytes(key, "little") % self._script.poison_every == 0
+        )
         variant = self._variant(request, generated) if self._script.groups else None
         plan = self._plan(key, variant)
         if self._script.poison_up_to is not None:
             poison = poison and len(plan) <= self._script.poison_up_to
         self._waiting.append(
-            (request.id, _Running(plan, generated, request.max_tokens, key, len(prompt), is_poison=poison))
+            (
+                request.id,
+                _Running(plan, generated, request.max_tokens, key, len(prompt), is_poison=poison),
+            )
         )
 
     def step(self) -> list[Delta]:
@@ -200,7 +229,14 @@ class ReplayEngine:
     def load(self) -> EngineLoad:
         cache = self._cache
         usage = 1.0 - cache.free / cache.num_blocks if cache.num_blocks else 0.0
-        return EngineLoad(len(self._running), len(self._waiting), usage, self._preempted, cache.queries, cache.hits)
+        return EngineLoad(
+            len(self._running),
+            len(self._waiting),
+            usage,
+            self._preempted,
+            cache.queries,
+            cache.hits,
+        )
 
     def close(self) -> None:
         self._running.clear()
@@ -211,7 +247,9 @@ class ReplayEngine:
                 file.write(json.dumps(values) + "\n")
 
     def _make_room(self) -> bool:
-        """Room for each running sequence's next tokens, oldest first; whether some had to be preempted for it."""
+        """Room for each running sequence's next tokens, oldest first; whether some had to be
+        preempted for it.
+        """
         preempted = False
         for id, run in list(self._running.items()):
             while id in self._running and not self._cache.grow(id, self._after_step(run)):
@@ -248,7 +286,10 @@ class ReplayEngine:
         if self._step_time is not None and self._running:
             context = sum(run.prompt_len + run.position for run in self._running.values())
             step_s = self._step_time.seconds(
-                sequences=len(self._running), context=context, prefilled=prefilled, steps=self._script.tokens_per_step
+                sequences=len(self._running),
+                context=context,
+                prefilled=prefilled,
+                steps=self._script.tokens_per_step,
             )
             self.clock_s += step_s
             seconds += step_s * self._script.time_scale
@@ -260,7 +301,9 @@ class ReplayEngine:
             time.sleep(seconds)
 
     def _variant(self, request: Request, generated: int) -> int:
-        """Which of its prompt's completions a request is of: by its first token if there is one, else by its seed."""
+        """Which of its prompt's completions a request is of: by its first token if there is one,
+        else by its seed.
+        """
         if generated:
             return self._first_tokens().index(request.token_ids[len(request.token_ids) - generated])
         return (request.seed or 0) % len(self._first_tokens())
@@ -283,13 +326,23 @@ class ReplayEngine:
             text = self._first_tokens()
             reasoning = max(1, group[variant % len(group)] - script.answer_len - 2)
             words = rng.choices(text, k=reasoning - 1 + script.answer_len)
-            return [text[variant], *words[: reasoning - 1], script.close_id, *words[reasoning - 1 :], script.end_id]
+            return [
+                text[variant],
+                *words[: reasoning - 1],
+                script.close_id,
+                *words[reasoning - 1 :],
+                script.end_id,
+            ]
         mu = math.log(script.mean_len) - script.sigma**2 / 2
         length = max(1, round(rng.lognormvariate(mu, script.sigma)))
 
         def some(count: int) -> list[int]:
             low = script.first_text_id
-            return [i for i in rng.choices(range(low, low + script.num_text_ids), k=count) if i != script.marker]
+            return [
+                i
+                for i in rng.choices(range(low, low + script.num_text_ids), k=count)
+                if i != script.marker
+            ]
 
         return [*some(length), script.close_id, *some(script.answer_len), script.end_id]
 
@@ -319,10 +372,16 @@ class ReplayEngine:
         text = OOM_TEXTS[script.oom]
         if script.oom_as == "raised":
             raise EngineError("replay: the engine is gone") from RuntimeError(text)
-        print(f"(EngineCore pid=4242) ERROR 11-25 03:12:00 [core.py:1104] {text}", file=sys.stderr, flush=True)
+        print(
+            f"(EngineCore pid=4242) ERROR 11-25 03:12:00 [core.py:1104] {text}",
+            file=sys.stderr,
+            flush=True,
+        )
         if script.oom_as == "abort":
             os.abort()
-        raise EngineError("replay: the engine is gone (RuntimeError: Engine core initialization failed.)")
+        raise EngineError(
+            "replay: the engine is gone (RuntimeError: Engine core initialization failed.)"
+        )
 
 
 def _fits(value: Any, most: Any) -> bool:

@@ -1,4 +1,6 @@
-"""What the replay engine has of a GPU: a KV cache of blocks that runs full, and steps that take their time."""
+"""What the replay engine has of a GPU: a KV cache of blocks that runs full, and steps that take
+their time.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ BLOCK_TOKENS = 16  # vLLM's block of KV cache
 class StepTime:
     """Seconds of a step, by the arithmetic of docs/sizing.md ("Time and cost"); bytes, operations and seconds.
 
-    max(bytes read ÷ bandwidth, operations ÷ peak) ÷ efficiency + step_s + step_s_per_seq × sequences.
+    max(bytes read ÷ bandwidth, operations ÷ peak) ÷ efficiency + step_s + step_s_per_seq ×
+    sequences.
     """
 
     weight_bytes: float
@@ -25,7 +28,9 @@ class StepTime:
     step_s_per_seq: float
 
     def seconds(self, *, sequences: int, context: int, prefilled: int, steps: int) -> float:
-        """`steps` decode steps of so many sequences, `context` tokens long together; the first also prefills."""
+        """`steps` decode steps of so many sequences, `context` tokens long together; the first also
+        prefills.
+        """
         read = (self.weight_bytes + context * self.kv_bytes_per_token) / self.bandwidth
         decode = max(read, self.operations_per_token * sequences / self.peak)
         first = max(read, self.operations_per_token * (sequences + prefilled) / self.peak)
@@ -37,7 +42,8 @@ class StepTime:
 class KvCache:
     """Counts blocks; and remembers the prompts that were prefilled last, as vLLM's prefix cache would.
 
-    Sequences do not share blocks here, so that this cache is full sooner than vLLM's where samples share a prompt.
+    Sequences do not share blocks here, so that this cache is full sooner than vLLM's where samples
+    share a prompt.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -63,7 +69,9 @@ class KvCache:
         self.free += self._held.pop(id, 0)
 
     def prefill(self, prompt: bytes, prompt_len: int, tokens: int) -> int:
-        """A sequence of so many tokens begins with this prompt: how many of them have to be computed."""
+        """A sequence of so many tokens begins with this prompt: how many of them have to be
+        computed.
+        """
         whole = prompt_len // BLOCK_TOKENS
         hit = prompt in self._prompts
         self.queries += tokens

@@ -1,4 +1,6 @@
-"""The names of vLLM's engine arguments, without importing vLLM: that takes seconds, and loads torch into the driver."""
+"""The names of vLLM's engine arguments, without importing vLLM: that takes seconds, and loads torch
+into the driver.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def require_vllm() -> Path:
 
 
 def engine_arg_names() -> tuple[str, ...]:
-    """The fields of vLLM's `EngineArgs`, read from its source (compared with 0.32's class); () if it moved."""
+    """The fields of vLLM's `EngineArgs`, read from its source (compared with 0.32's class); () if
+    it moved.
+    """
     path = require_vllm() / "engine" / "arg_utils.py"
     if not path.is_file():
         return ()
@@ -39,16 +43,23 @@ def engine_arg_names() -> tuple[str, ...]:
 
 
 def check_engine_args(names: Iterable[str]) -> None:
-    """Raise `JobError` for a name that the installed vLLM does not take, or whose value would be a secret."""
+    """Raise `JobError` for a name that the installed vLLM does not take, or whose value would be a
+    secret.
+    """
     wanted = list(names)
     known = engine_arg_names() if wanted else ()
     for name in wanted:
         if name == "hf_token":
             raise JobError(
-                "model.engine_args.hf_token: a job file holds no secrets (it is copied into the output). "
+                "model.engine_args.hf_token: a job file holds no secrets (it is copied into the "
+                "output). "
                 "Set HF_TOKEN in the environment."
             )
         if known and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"Did you mean {close[0]}?" if close else "See `vllm serve --help` for the names (with underscores)."
+            hint = (
+                f"Did you mean {close[0]}?"
+                if close
+                else "See `vllm serve --help` for the names (with underscores)."
+            )
             raise JobError(f"model.engine_args.{name}: vLLM has no such argument. {hint}")

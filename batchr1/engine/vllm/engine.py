@@ -1,4 +1,6 @@
-"""vLLM behind the `Engine` protocol: the only module that imports vllm. Tested with 0.26 (CUDA) and 0.32 (CPU)."""
+"""vLLM behind the `Engine` protocol: the only module that imports vllm. Tested with 0.26 (CUDA) and
+0.32 (CPU).
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,9 @@ def prepare_environment(device: str) -> None:
         # In-process is twice as quick here, and one process less to lose.
         env.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         env.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        # OpenMP threads that wait for each other burn a core at it. Where something else wants that core, the one that
-        # is waited for gets none: 28 instead of 451 tokens/s beside a busy neighbour. So they spin briefly, then sleep.
+        # OpenMP threads that wait for each other burn a core at it. Where something else wants that
+        # core, the one that is waited for gets none: 28 instead of 451 tokens/s beside a busy
+        # neighbour. So they spin briefly, then sleep.
         env.setdefault("GOMP_SPINCOUNT", "10000")
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
     else:
@@ -43,8 +46,15 @@ def prepare_environment(device: str) -> None:
 class VllmEngine:
     """`vllm.LLMEngine`, fed token ids and giving token ids: no text passes through its loop."""
 
-    def __init__(self, model: str, *, revision: str | None, trust_remote_code: bool, args: dict[str, Any],
-                 sampling: Sampling) -> None:  # fmt: skip
+    def __init__(
+        self,
+        model: str,
+        *,
+        revision: str | None,
+        trust_remote_code: bool,
+        args: dict[str, Any],
+        sampling: Sampling,
+    ) -> None:
         from vllm import EngineArgs
         from vllm import __version__ as version
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -52,25 +62,40 @@ class VllmEngine:
         self._sampling = sampling
         self._stats = _Stats()
         given: dict[str, Any] = {
-            "model": model, "revision": revision, "tokenizer_revision": revision,
-            "trust_remote_code": trust_remote_code, "disable_log_stats": False, "generation_config": "vllm",
+            "model": model,
+            "revision": revision,
+            "tokenizer_revision": revision,
+            "trust_remote_code": trust_remote_code,
+            "disable_log_stats": False,
+            "generation_config": "vllm",
             "worker_extension_cls": PROBE_CLASS,
-        }  # fmt: skip
+        }
         try:
             engine_args = EngineArgs(**(given | args))
-            self._engine = LLMEngine.from_engine_args(engine_args, stat_loggers=[self._stats.logger])
+            self._engine = LLMEngine.from_engine_args(
+                engine_args, stat_loggers=[self._stats.logger]
+            )
             _drop_other_loggers(self._engine)
-        except Exception as exc:  # whatever vLLM raises at start means one thing here: there is no engine
-            raise EngineError(f"vLLM {version}: the engine did not start ({_reason(exc)}).") from exc
+        except (
+            Exception
+        ) as exc:  # whatever vLLM raises at start means one thing here: there is no engine
+            raise EngineError(
+                f"vLLM {version}: the engine did not start ({_reason(exc)})."
+            ) from exc
         config = self._engine.vllm_config
         cache = config.cache_config
-        tokens = getattr(cache, "kv_cache_size_tokens", None) or (cache.num_gpu_blocks or 0) * cache.block_size
+        tokens = (
+            getattr(cache, "kv_cache_size_tokens", None)
+            or (cache.num_gpu_blocks or 0) * cache.block_size
+        )
         self.info = EngineInfo(
             engine=f"vllm {version}",
             max_model_len=int(config.model_config.max_model_len),
             max_num_seqs=int(config.scheduler_config.max_num_seqs),
             kv_cache_tokens=int(tokens),
-            memory=self._measure() if (given | args)["worker_extension_cls"] == PROBE_CLASS else None,
+            memory=self._measure()
+            if (given | args)["worker_extension_cls"] == PROBE_CLASS
+            else None,
         )
 
         self._count_preemptions_alone()
@@ -79,7 +104,9 @@ class VllmEngine:
         self._warm_up()
 
     def _watch_core(self) -> None:
-        """End a `step` that waits for an engine process which is dead: vLLM itself would wait for ever."""
+        """End a `step` that waits for an engine process which is dead: vLLM itself would wait for
+        ever.
+        """
         core = self._engine.engine_core
         manager = getattr(getattr(core, "resources", None), "engine_manager", None)
         sentinels = [process.sentinel for process in getattr(manager, "processes", ())]
@@ -97,7 +124,8 @@ class VllmEngine:
     def _count_preemptions_alone(self) -> None:
         """Switch off vLLM's statistics of single requests, which cost its step loop a quarter of its time.
 
-        The scheduler goes on to report; a preemption is an event that comes with the next token of its request.
+        The scheduler goes on to report; a preemption is an event that comes with the next token of
+        its request.
         """
         from vllm.v1.engine import EngineCoreEventType
 
@@ -107,7 +135,9 @@ class VllmEngine:
         def counting(outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
             for output in outputs:
                 if output.events:
-                    stats.preempted += sum(event.type == EngineCoreEventType.PREEMPTED for event in output.events)
+                    stats.preempted += sum(
+                        event.type == EngineCoreEventType.PREEMPTED for event in output.events
+                    )
             return process(outputs, *args, **kwargs)
 
         processor.process_outputs = counting
@@ -115,7 +145,10 @@ class VllmEngine:
             self._engine.log_stats = False
 
     def _measure(self) -> MeasuredMemory | None:
-        """Where the memory went. A figure for people: whatever goes wrong here is no reason not to run."""
+        """Where the memory went.
+
+        A figure for people: whatever goes wrong here is no reason not to run.
+        """
         try:
             return measured(self._engine.collective_rpc(PROBE_METHOD))
         except Exception as exc:
@@ -125,8 +158,8 @@ class VllmEngine:
     def _warm_up(self) -> None:
         """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row.
 
-        Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU a full batch, as
-        kernels are also compiled for sizes, and a long prompt.
+        Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU
+        a full batch, as kernels are also compiled for sizes, and a long prompt.
         """
         seqs, prompt_len = WARM_UP_SEQS, 8
         if self._engine.vllm_config.device_config.device_type == "cuda":
@@ -143,16 +176,25 @@ class VllmEngine:
 
         s = self._sampling
         params = SamplingParams(
-            temperature=s.temperature, top_p=s.top_p, top_k=s.top_k or 0, min_p=s.min_p or 0.0, ignore_eos=s.ignore_eos,
-            max_tokens=request.max_tokens, seed=request.seed, detokenize=False, output_kind=RequestOutputKind.DELTA,
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k or 0,
+            min_p=s.min_p or 0.0,
+            ignore_eos=s.ignore_eos,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
             skip_special_tokens=False,
-        )  # fmt: skip
+        )
         try:
             self._engine.add_request(request.id, tokens_input(list(request.token_ids)), params)
         except ValueError as exc:
             raise RequestError(_reason(exc)) from exc
         except Exception as exc:
-            if type(exc).__name__ == "VLLMValidationError":  # a ValueError in 0.26, not any more in 0.32
+            if (
+                type(exc).__name__ == "VLLMValidationError"
+            ):  # a ValueError in 0.26, not any more in 0.32
                 raise RequestError(_reason(exc)) from exc
             raise EngineError(f"{self.info.engine}: the engine is gone ({_reason(exc)}).") from exc
 
@@ -204,7 +246,9 @@ class _Stats:
             def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
                 pass
 
-            def record(self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any) -> None:
+            def record(
+                self, scheduler_stats: Any, iteration_stats: Any, *args: Any, **kwargs: Any
+            ) -> None:
                 stats.record(scheduler_stats)
 
             def log_engine_initialized(self) -> None:
@@ -222,11 +266,15 @@ class _Stats:
                 self._hits += prefix.hits
 
     def load(self) -> EngineLoad:
-        return EngineLoad(self._running, self._waiting, self._usage, self.preempted, self._queries, self._hits)
+        return EngineLoad(
+            self._running, self._waiting, self._usage, self.preempted, self._queries, self._hits
+        )
 
 
 def _drop_other_loggers(engine: Any) -> None:
-    """Keep our own logger alone: vLLM adds one for Prometheus, which observes a histogram for every single token."""
+    """Keep our own logger alone: vLLM adds one for Prometheus, which observes a histogram for every
+    single token.
+    """
     loggers = getattr(getattr(engine, "logger_manager", None), "stat_loggers", None)
     if isinstance(loggers, list):
         del loggers[1:]
