@@ -269,7 +269,7 @@ def test_a_profile_is_split_by_process_and_summed_by_thread(tmp_path: Path) -> N
     loop = self_time.by_thread(
         self_time.stacks(lines), key="module", under="Worker.run", inclusive=True
     )
-    assert loop == {"MainThread": {"": 10, "batchr1/run": 10, "vllm/v1/engine": 9}}
+    assert loop == {"MainThread": {"": 10, "batchr1/worker": 10, "vllm/v1/engine": 9}}
 
 
 def test_engine_arguments_become_options_of_the_command_line() -> None:

@@ -253,9 +253,10 @@ def with_stand_ins(folder: Path, *names: str, text: str = STAND_IN) -> dict[str,
 
 def parsed(name: str, words: list[str]) -> dict[str, Any]:
     """What a command of batchr1 makes of these words."""
-    command = main.get_command(click.Context(main), name)
+    program = click.Context(main, **main.context_settings)
+    command = main.get_command(program, name)
     assert command is not None
-    return command.make_context(name, list(words)).params
+    return command.make_context(name, list(words), parent=program).params
 
 
 def assert_asks_for_health(words: list[str], output: str) -> None:
