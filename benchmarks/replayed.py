@@ -23,13 +23,13 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/helpers"))
 
 STEPS = (
-    "prepare",
+    "open_job",
     "read_ids",
     "take_out_done",
     "_check_prompts",
     "take_out_failed",
-    "_size_engines",
-    "take_inflight",
+    "plan_engines",
+    "take_over_checkpoints",
 )
 
 

@@ -58,8 +58,9 @@ def make_output(folder: Path, rows: int, done: int) -> None:
     """Parts that hold the first `done` rows of a shuffled order, and the record of the job that
     made them.
     """
-    from batchr1.driver.prepare import RunOptions, prepare, read_ids
+    from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.resume.changed_prompts import agrees_with_input
+    from batchr1.driver.resume.pending_rows import read_ids
     from batchr1.driver.summary import job_document
     from batchr1.job import load_job
     from batchr1.output.parts import write_parquet
@@ -67,7 +68,7 @@ def make_output(folder: Path, rows: int, done: int) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
     from replay_job import replay
 
-    prepared = prepare(load_job(job(folder)), RunOptions(engine=replay()))
+    prepared = open_job(load_job(job(folder)), RunOptions(engine=replay()))
     prepared.output.write_job(job_document(prepared))
     agrees_with_input(prepared, read_ids(prepared))
     (folder / "out/data").mkdir()

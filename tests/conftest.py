@@ -91,7 +91,7 @@ def real_output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions(40).write_parquet(folder / "in.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "batchr1.driver.run_job.RECORD_EVERY_S", 0.0
+            "batchr1.driver.monitor.recorder.RECORD_EVERY_S", 0.0
         )  # as if every second were a minute
         job = write_job(folder, output={"keep": ["problem"]})
         run_replay(job, replay(step_s=0.05, mean_len=60.0, max_num_seqs=4))

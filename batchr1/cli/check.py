@@ -62,25 +62,17 @@ def command(
         executor=executor,
         replicas=replicas,
     )
+    from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.feeder import render_batch
-    from batchr1.driver.prepare import (
-        RunOptions,
-        check_fingerprint,
-        fetch_command,
-        has_weights,
-        make_renderer,
-        plan_job,
-        prepare,
-        read_ids,
-        take_out_done,
-        take_out_failed,
-    )
+    from batchr1.driver.planning import make_renderer, plan_job
+    from batchr1.driver.preflight import check_fingerprint, fetch_command, has_weights
     from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
+    from batchr1.driver.resume.pending_rows import read_ids, take_out_done, take_out_failed
     from batchr1.records import Prompt
 
     with named(job):
         options = RunOptions(gpus=gpus, devices=split_devices(devices))
-        prepared = prepare(spec, options)
+        prepared = open_job(spec, options)
         prepared.output.refuse_foreign()
         check_fingerprint(prepared)
         model = prepared.model

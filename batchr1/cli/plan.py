@@ -75,7 +75,8 @@ def command(
         executor=executor,
         replicas=replicas,
     )
-    from batchr1.driver.prepare import NoFitError, RunOptions, plan_job, planning_renderer, prepare
+    from batchr1.driver.context import RunOptions, open_job
+    from batchr1.driver.planning import NoFitError, plan_job, planning_renderer
     from batchr1.models.resolve import resolve_or_catalogue
     from batchr1.sizing.machine import named_machine
 
@@ -92,7 +93,7 @@ def command(
     with named(job):
         if spec.engine.is_server:
             _refuse_gpus(gpu=gpu, vram=vram, price=price)
-        prepared = prepare(spec, options, resolve=resolve_or_catalogue)
+        prepared = open_job(spec, options, resolve=resolve_or_catalogue)
         if spec.engine.is_server:
             from batchr1.driver.server_plan import plan_server_job, server_plan_text
 

@@ -114,7 +114,7 @@ def command(
         refuse_same_days(job, specs)
         stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
         stop_at_time = next_time(stop_at, dt.datetime.now())
-        from batchr1.driver.prepare import RunOptions
+        from batchr1.driver.context import RunOptions
         from batchr1.driver.run_job import run_job
         from batchr1.executors.messages import EngineSpec
 

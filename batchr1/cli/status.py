@@ -86,16 +86,18 @@ def command(
     pending: int | None = None
     spared: int | None = None
     if is_job:
-        from batchr1.driver.prepare import check_fingerprint, find_pending, prepare
+        from batchr1.driver.context import open_job
+        from batchr1.driver.preflight import check_fingerprint
+        from batchr1.driver.resume.pending_rows import find_pending
 
         spec = read_job(
             Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date
         )
         with named(Path(target)):
-            prepared = prepare(spec)
-            check_fingerprint(prepared)
-            found = prepared.output
-            counts = find_pending(prepared).counts()
+            opened = open_job(spec)
+            check_fingerprint(opened)
+            found = opened.output
+            counts = find_pending(opened).counts()
             pending, spared = counts.pending, counts.spared
         if not found.exists():
             nothing = (

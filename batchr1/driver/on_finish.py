@@ -20,7 +20,7 @@ log = logging.getLogger("batchr1.on_finish")
 KEPT_LINES = 100
 
 
-def tell(spec: OnFinishSpec, record: dict[str, Any]) -> None:
+def run_command(spec: OnFinishSpec, record: dict[str, Any]) -> None:
     """Run the command.
 
     What it prints goes to the log, and so does its failure, which is nobody's exit code.

@@ -8,22 +8,23 @@ from typing import Any
 
 from batchr1.backends.openai import price_of
 from batchr1.dataset.prompts import RowError
+from batchr1.driver.context import JobContext
 from batchr1.driver.cost import money
 from batchr1.driver.feeder import prompts_in
 from batchr1.driver.lengths import expected_completions
-from batchr1.driver.prepare import JobContext, make_renderer
+from batchr1.driver.planning import make_renderer
 
 CHARS_PER_TOKEN = 4  # OpenAI's rule of thumb for English; only for an estimate
 SAMPLE_ROWS = 20_000
 
 
-def plan_server_job(prepared: JobContext) -> dict[str, Any]:
+def plan_server_job(job: JobContext) -> dict[str, Any]:
     """Reads the prompts; asks no server.
 
     Tokens and cost are of the whole input, whatever is done of it.
     """
-    spec, source = prepared.spec, prepared.source
-    renderer = make_renderer(prepared)
+    spec, source = job.spec, job.source
+    renderer = make_renderer(job)
     rows, batches = source.spread(source.prompt_columns, SAMPLE_ROWS, else_about=SAMPLE_ROWS)
     chars = good = 0
     for batch in batches:
@@ -31,15 +32,13 @@ def plan_server_job(prepared: JobContext) -> dict[str, Any]:
             if not isinstance(prompt, RowError):
                 good += 1
                 chars += sum(len(content) for _, content in prompt.messages)
-    completions = expected_completions(
-        spec, source, [prepared.output, *prepared.earlier], prepared.model
-    )
+    completions = expected_completions(spec, source, [job.output, *job.earlier], job.model)
     requests = rows * spec.sampling.n
     prompt_tokens = round(requests * chars / good / CHARS_PER_TOKEN) if good else 0
     completion_tokens = round(requests * completions.mean)
     price = price_of(spec.engine)
     return {
-        "model": prepared.model.name,
+        "model": job.model.name,
         "base_url": spec.engine.base_url,
         "concurrency": spec.engine.concurrency,
         "rows": rows,

@@ -13,9 +13,10 @@ from typing import Any
 
 from batchr1 import __version__
 from batchr1.dataset.pending import Counts
+from batchr1.driver.context import JobContext, RunOptions
 from batchr1.driver.driver import Tally
 from batchr1.driver.oom_restart import RungTaken
-from batchr1.driver.prepare import JobContext, RunOptions
+from batchr1.errors import BatchError
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec
 
@@ -38,6 +39,15 @@ class Summary:
     max_cost: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """The end of a run: its summary, its record for `on_finish`, and the error to raise."""
+
+    summary: Summary
+    record: dict[str, Any] | None
+    error: BatchError | None
+
+
 def run_name(now: dt.datetime) -> str:
     """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order
     too.
@@ -45,7 +55,7 @@ def run_name(now: dt.datetime) -> str:
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
-def initial_record(prepared: JobContext, options: RunOptions, run: str) -> dict[str, Any]:
+def initial_record(job: JobContext, options: RunOptions, run: str) -> dict[str, Any]:
     """What is known of a run before it does anything. `date`: what `{{ ds }}` stands for in it."""
     return {
         "run": run,
@@ -57,23 +67,23 @@ def initial_record(prepared: JobContext, options: RunOptions, run: str) -> dict[
             "stop_at": options.stop_at.isoformat() if options.stop_at else None,
         },
         "batchr1": __version__,
-        "job": prepared.spec.name,
-        "model": prepared.model.identity,
+        "job": job.spec.name,
+        "model": job.model.identity,
     }
 
 
-def job_document(prepared: JobContext) -> dict[str, Any]:
+def job_document(job: JobContext) -> dict[str, Any]:
     """What job.json says.
 
     Of a command that is told of the end, only which program: arguments may hold secrets.
     """
-    model, spec = prepared.model, prepared.spec.model_dump(mode="json")
+    model, spec = job.model, job.spec.model_dump(mode="json")
     if spec["on_finish"] is not None and len(spec["on_finish"]["command"]) > 1:
         spec["on_finish"]["command"][1:] = ["…"]
     return {
         "batchr1": __version__,
-        "fingerprint": prepared.semantic,
-        "digest": digest(prepared.semantic),
+        "fingerprint": job.semantic,
+        "digest": digest(job.semantic),
         "model": {"name": model.name, "location": model.location, "revision": model.revision},
         "spec": spec,
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import yaml
 
-from batchr1.driver.prepare import RunOptions
+from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
 from batchr1.driver.summary import Summary
 from batchr1.engine.protocol import Sampling
@@ -166,14 +166,14 @@ def wanted_keys(inputs: pl.DataFrame, n: int = 1) -> list[tuple[str, int]]:
 def main() -> None:
     """The command line as it is, but for the engine."""
     import batchr1.driver.driver
-    import batchr1.driver.run_job
+    import batchr1.driver.monitor.recorder
     from batchr1.cli.main import program
     from batchr1.dataset.tokenizer import leave_torch_out
 
     leave_torch_out()  # as `program` does, but `replay` asks for the tokenizer before it
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
-    batchr1.driver.run_job.RECORD_EVERY_S = script.pop(
-        "record_every_s", batchr1.driver.run_job.RECORD_EVERY_S
+    batchr1.driver.monitor.recorder.RECORD_EVERY_S = script.pop(
+        "record_every_s", batchr1.driver.monitor.recorder.RECORD_EVERY_S
     )
     batchr1.driver.driver.GRACE_S = script.pop("grace_s", batchr1.driver.driver.GRACE_S)
     program(obj=replay(**script))

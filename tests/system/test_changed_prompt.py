@@ -164,6 +164,7 @@ def test_prompts_are_rendered_only_for_files_that_changed(
 
     with monkeypatch.context() as nothing:
         nothing.setattr("batchr1.driver.run_job.make_renderer", never)
+        nothing.setattr("batchr1.driver.planning.make_renderer", never)
         assert run_replay(job).tally.done == 0
     caplog.set_level("INFO", "batchr1.changed")
     caplog.clear()

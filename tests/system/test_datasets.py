@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from replay_job import keys_of, replay, rows_of, run_replay, wanted_keys, write_job
 
 from batchr1.cli.main import main
-from batchr1.driver.prepare import RunOptions
+from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
 from batchr1.job import load_job
 

@@ -16,8 +16,9 @@ from replay_job import questions, replay, rows_of, run_replay, write_job
 from test_checkpointer import started
 
 from batchr1.cli.status import as_text
+from batchr1.driver.context import open_job
 from batchr1.driver.early_stop import EarlyStop
-from batchr1.driver.prepare import find_pending, prepare
+from batchr1.driver.resume.pending_rows import find_pending
 from batchr1.driver.schedule import RowSamples
 from batchr1.errors import JobError
 from batchr1.job import load_job
@@ -188,7 +189,7 @@ def test_a_killed_run_goes_on_to_the_same_prompts(tmp_path: Path) -> None:
             assert run.driver.poll() is None
             run.kill()
     seen = summarise(Output(open_storage(killed / "out")))
-    counts = find_pending(prepare(load_job(job))).counts()
+    counts = find_pending(open_job(load_job(job))).counts()
     assert (seen.pending, seen.spared) == (counts.pending, counts.spared), (
         "without the input, by rows alone"
     )

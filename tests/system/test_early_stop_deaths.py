@@ -20,9 +20,10 @@ from test_early_stop import LENGTHS, ROWS, Batch, N, solvable_job
 from test_schedule import feeder_of
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
+from batchr1.driver.context import open_job
 from batchr1.driver.early_stop import EarlyStop
 from batchr1.driver.feeder import Feeder
-from batchr1.driver.prepare import find_pending, prepare
+from batchr1.driver.resume.pending_rows import find_pending
 from batchr1.driver.schedule import RowSamples
 from batchr1.job import load_job
 from batchr1.records import SampleKey, WorkItem
@@ -237,7 +238,7 @@ def test_what_failed_stays_failed_when_its_row_is_solved(tmp_path: Path) -> None
     failed.write_parquet(tmp_path / "out/.batchr1/failed/part-x-failed-00001.parquet")
     again = run_replay(job, replay(groups=LENGTHS))
     assert (again.exit_code, again.counts.failed, again.counts.pending) == (3, 1, 0)
-    assert find_pending(prepare(load_job(job))).counts() == again.counts, "check and status too"
+    assert find_pending(open_job(load_job(job))).counts() == again.counts, "check and status too"
 
 
 def test_a_changed_prompt_needs_its_right_samples_again(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ import pytest
 from hub_server import Fault, Hub, model_files, serving
 from replay_job import MODEL, questions, replay, rows_of, token_ids, write_job
 
-from batchr1.driver.prepare import RunOptions, note_uncached, prepare
+from batchr1.driver.context import RunOptions, open_job
+from batchr1.driver.preflight import note_uncached
 from batchr1.errors import StorageError
 from batchr1.job import load_job
 from batchr1.models.files import ModelFile
@@ -777,7 +778,7 @@ def test_a_run_that_makes_vllm_download_names_the_command_that_would_have_done_i
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     questions(1).write_parquet(tmp_path / "in.parquet")
-    prepared = prepare(load_job(write_job(tmp_path)), RunOptions(engine=replay()))
+    prepared = open_job(load_job(write_job(tmp_path)), RunOptions(engine=replay()))
     note_uncached(prepared, RunOptions())
     assert caplog.messages == []
     uncached = replace(prepared.model, location=REPO, revision="a" * 40, folder=None)

@@ -31,13 +31,13 @@ from replay_job import (
     write_job,
 )
 
-import batchr1.driver.run_job as job_module
 from batchr1.cli.main import main
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
+from batchr1.driver.context import RunOptions
 from batchr1.driver.driver import Driver
 from batchr1.driver.fleet import Fleet
-from batchr1.driver.prepare import RunOptions
 from batchr1.driver.run_job import run_job
+from batchr1.driver.worker_setup import WorkerSetups
 from batchr1.engine.lifeline import start_time
 from batchr1.engine.protocol import EngineInfo
 from batchr1.errors import EngineError, JobError
@@ -70,14 +70,14 @@ def job_for_two(folder: Path, **sections: Any) -> Path:
 
 def only_the_first(monkeypatch: pytest.MonkeyPatch, **script: Any) -> None:
     """Worker 0 plays another script than the others."""
-    setup = job_module._Run._setup
+    setup = WorkerSetups.make
 
     def changed(self: Any, worker: int, kind: int) -> WorkerSetup:
         made = setup(self, worker, kind)
         args = made.engine.args | (script if worker == 0 else {})
         return dataclasses.replace(made, engine=dataclasses.replace(made.engine, args=args))
 
-    monkeypatch.setattr(job_module._Run, "_setup", changed)
+    monkeypatch.setattr(WorkerSetups, "make", changed)
 
 
 def record_of(output: Path) -> dict[str, Any]:

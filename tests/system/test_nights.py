@@ -26,7 +26,8 @@ from test_watching import lines_of, samples_of
 
 from batchr1.cli.main import main
 from batchr1.cli.options import days
-from batchr1.driver.prepare import find_pending, prepare
+from batchr1.driver.context import open_job
+from batchr1.driver.resume.pending_rows import find_pending
 from batchr1.errors import InputError, JobError, OutputError
 from batchr1.job import load_job
 
@@ -344,7 +345,7 @@ def test_an_empty_night_of_an_output_that_grows_leaves_it_as_it_is(tmp_path: Pat
 
 
 def pending_of(job: Path) -> int:
-    return find_pending(prepare(load_job(job, date=dt.date(2026, 11, 9)))).counts().pending
+    return find_pending(open_job(load_job(job, date=dt.date(2026, 11, 9)))).counts().pending
 
 
 def three_outputs(folder: Path) -> Path:
@@ -396,7 +397,7 @@ def test_exclude_takes_folders_and_globs_of_folders(
 
 def test_a_jobs_own_output_is_none_of_the_earlier_ones(earlier: Path) -> None:
     job = write_job(earlier, input={"exclude": ["out/a/*", "out/b/x"]}, output={"path": "out/b/x"})
-    counts = find_pending(prepare(load_job(job))).counts()
+    counts = find_pending(open_job(load_job(job))).counts()
     assert (counts.rows, counts.done, counts.pending, counts.duplicates) == (6, 2, 4, 4)
 
 

@@ -20,7 +20,7 @@ from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_k
 
 from batchr1.cli.run import as_text
 from batchr1.driver import oom_restart as step_down
-from batchr1.driver import run_job as job_module
+from batchr1.driver.worker_setup import WorkerSetups
 from batchr1.engine.protocol import MeasuredMemory
 from batchr1.engine.replay.engine import OOM_TEXTS
 from batchr1.engine.vllm.memory_probe import MemoryProbe, measured
@@ -923,14 +923,14 @@ def test_the_end_of_one_replicas_ladder_leaves_its_work_to_the_others(
     rest.
     """
     questions(300).write_parquet(tmp_path / "in.parquet")
-    setup = job_module._Run._setup
+    setup = WorkerSetups.make
 
     def only_the_first_fails(self: Any, worker: int, kind: int) -> WorkerSetup:
         made = setup(self, worker, kind)
         healthy = {key: value for key, value in made.engine.args.items() if key != "fits"}
         return made if worker == 0 else replace(made, engine=replace(made.engine, args=healthy))
 
-    monkeypatch.setattr(job_module._Run, "_setup", only_the_first_fails)
+    monkeypatch.setattr(WorkerSetups, "make", only_the_first_fails)
     own = {
         "max_num_batched_tokens": 8192,
         "max_num_seqs": 8,

@@ -25,7 +25,8 @@ from process_tree import tree, until
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
 from batchr1.cli.main import main
-from batchr1.driver.prepare import find_pending, prepare
+from batchr1.driver.context import open_job
+from batchr1.driver.resume.pending_rows import find_pending
 from batchr1.driver.summary import Summary
 from batchr1.errors import OutputError
 from batchr1.job import load_job
@@ -403,7 +404,7 @@ def test_bad_rows_fail_alone_and_can_be_tried_again(tmp_path: Path) -> None:
     assert (retried.exit_code, retried.tally.done, retried.tally.failed) == (3, len(refused), 4)
     assert_sound(rows_of(output), questions(40))
     assert not (output / "_SUCCESS").exists()
-    assert (cli("run", job).exit_code, find_pending(prepare(load_job(job))).counts().failed) == (
+    assert (cli("run", job).exit_code, find_pending(open_job(load_job(job))).counts().failed) == (
         3,
         4,
     )

@@ -25,7 +25,7 @@ from chat_server import KEY, files_with
 from process_tree import until
 from replay_job import MODEL, rows_of
 
-from batchr1.driver.prepare import RunOptions
+from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
 from batchr1.job import load_job
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchr1.cli.main import main
-from batchr1.driver.prepare import NoFitError
+from batchr1.driver.planning import NoFitError
 from batchr1.engine.vllm.arguments import check_engine_args
 from batchr1.errors import JobError
 from batchr1.job.spec import ExecutorSpec, InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from batchr1.cli.main import main
 from batchr1.dataset.chat_prompts import ChatRenderer
 from batchr1.dataset.prompts import MATH_INSTRUCTION, PromptRow, RowError
+from batchr1.driver.context import RunOptions, open_job
 from batchr1.driver.cost import as_line, money, spend_document
-from batchr1.driver.prepare import RunOptions, prepare
 from batchr1.engine.openai.server import Price, Spent
 from batchr1.errors import JobError
 from batchr1.job import Overrides, load_job
@@ -219,7 +219,7 @@ def test_what_only_the_run_can_see_is_refused_too(
     job: Path, settings: list[str], options: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(JobError) as refused:
-        prepare(load_job(job, Overrides(settings=tuple(settings))), RunOptions(**options))
+        open_job(load_job(job, Overrides(settings=tuple(settings))), RunOptions(**options))
     assert str(refused.value) == complaint
 
 
@@ -249,7 +249,7 @@ def test_a_key_that_a_job_asks_for_is_needed_to_run_it_and_not_to_look_at_it(job
 def test_a_model_is_asked_for_by_the_name_that_a_server_knows(
     job: Path, model: str, name: str
 ) -> None:
-    prepared = prepare(load_job(job, Overrides(settings=(f"model={model}",))))
+    prepared = open_job(load_job(job, Overrides(settings=(f"model={model}",))))
     assert (prepared.model.name, prepared.model.identity) == (name, f"openai:{name}")
 
 

@@ -24,7 +24,7 @@ from batchr1.records import Prompt
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
-    from batchr1.driver.prepare import JobContext
+    from batchr1.driver.context import JobContext
 
 log = logging.getLogger("batchr1.changed")
 
@@ -33,42 +33,40 @@ _NOT_LOOKED_AT, _NO_PROMPT = 0, 1  # instead of a hash: 64 random bits are neith
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def files_to_check(prepared: JobContext, pending: Pending) -> set[str]:
+def files_to_check(job: JobContext, pending: Pending) -> set[str]:
     """Input files that committed rows may disagree with; none where nothing is committed or nobody
     asks.
     """
-    spec = prepared.spec.input
+    spec = job.spec.input
     is_asked = (
         spec.on_changed_prompt != "keep" and spec.id is not None
     )  # without an id, another prompt is another row
     if not is_asked or not pending.num_rows:
         return set()
-    known = prepared.output.inputs()
+    known = job.output.inputs()
     changed = {
-        uri
-        for uri, version in _versions(prepared, pending, known).items()
-        if known.get(uri) != version
+        uri for uri, version in _versions(job, pending, known).items() if known.get(uri) != version
     }
-    return changed if changed and prepared.output.parts() else set()
+    return changed if changed and job.output.parts() else set()
 
 
-def agrees_with_input(prepared: JobContext, pending: Pending) -> None:
+def agrees_with_input(job: JobContext, pending: Pending) -> None:
     """Note that every committed row that this run asks for answers the prompt that the input has
     now.
     """
-    if prepared.spec.input.on_changed_prompt != "keep":
-        prepared.output.write_inputs(_versions(prepared, pending, prepared.output.inputs()))
+    if job.spec.input.on_changed_prompt != "keep":
+        job.output.write_inputs(_versions(job, pending, job.output.inputs()))
 
 
-def _versions(prepared: JobContext, pending: Pending, known: dict[str, str]) -> dict[str, str]:
+def _versions(job: JobContext, pending: Pending, known: dict[str, str]) -> dict[str, str]:
     """By URI, each input file's version and which of its samples are looked at: all, if that is
     `known` already.
     """
-    spec, rows = prepared.spec, pending.rows_by_file()
+    spec, rows = job.spec, pending.rows_by_file()
     cut = pending.num_rows == spec.input.limit
     last = next(reversed(rows), None)  # the one that the limit may have cut
     found = {}
-    for uri, version in prepared.source.versions.items():
+    for uri, version in job.source.versions.items():
         found[uri] = whole = f"{version} n={spec.sampling.n}"
         if known.get(uri) == whole:
             continue
@@ -80,7 +78,7 @@ def _versions(prepared: JobContext, pending: Pending, known: dict[str, str]) -> 
 
 
 def check_prompts(
-    prepared: JobContext,
+    job: JobContext,
     pending: Pending,
     renderer: Renderer,
     files: set[str],
@@ -93,27 +91,27 @@ def check_prompts(
     Raises `InputError`, with nothing changed, when the job says refuse and there is one.
     """
     digests, looked_at = prompt_digests(
-        prepared, renderer, pending.done_rows(prepared.source, files), pending.num_rows
+        job, renderer, pending.done_rows(job.source, files), pending.num_rows
     )
     log.info("%d files have changed: compared the prompts of %d done rows", len(files), looked_at)
-    again = prepared.spec.input.on_changed_prompt == "rerun"
+    again = job.spec.input.on_changed_prompt == "rerun"
     count, first = 0, None
-    for rel, mask in _changed(prepared, pending, digests):
+    for rel, mask in _changed(job, pending, digests):
         if again:
             check_lock()
             if not count:
-                prepared.output.begin()
-            table = prepared.output.read_part(rel, None)
+                job.output.begin()
+            table = job.output.read_part(rel, None)
             gone = table.filter(pa.array(mask))
-            replace_part(prepared.output, rel, table.filter(pa.array(~mask)), run)
+            replace_part(job.output, rel, table.filter(pa.array(~mask)), run)
             pending.reopen(gone)
         elif first is None:
-            ids = prepared.output.read_part(rel, ["id"]).column("id")
+            ids = job.output.read_part(rel, ["id"]).column("id")
             first = ids[int(np.flatnonzero(mask)[0])].as_py()
         count += int(mask.sum())
     if count and not again:
         raise InputError(
-            f"{prepared.output.uri}: the input has another prompt for samples that are done (got "
+            f"{job.output.uri}: the input has another prompt for samples that are done (got "
             f"{count} of them, one "
             f"with id {first!r}; need none). Set input.on_changed_prompt to rerun (they are "
             f"generated anew) or "
@@ -124,7 +122,7 @@ def check_prompts(
 
 
 def prompt_digests(
-    prepared: JobContext,
+    job: JobContext,
     renderer: Renderer,
     rows_at: Iterable[tuple[Numbers, pa.RecordBatch]],
     num_rows: int,
@@ -140,17 +138,15 @@ def prompt_digests(
             int.from_bytes(prompt.digest[:8], "little")
             if isinstance(prompt, Prompt)
             else _NO_PROMPT
-            for prompt in prompts_in(prepared.source, renderer, batch)
+            for prompt in prompts_in(job.source, renderer, batch)
         ]
     return digests, count
 
 
-def _changed(
-    prepared: JobContext, pending: Pending, digests: Digests
-) -> Iterator[tuple[str, Bools]]:
+def _changed(job: JobContext, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
     """Parts with samples whose prompt is another one now, and which they are."""
-    for rel in prepared.output.parts():
-        table = prepared.output.read_part(rel, ["id", "prompt_hash"])
+    for rel in job.output.parts():
+        table = job.output.read_part(rel, ["id", "prompt_hash"])
         mask = have_changed(table, pending, digests)
         if mask.any():
             yield rel, mask

@@ -23,13 +23,13 @@ from batchr1.output.replace import COLUMNS, Limit, may_go_on, replace_part, trun
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
-    from batchr1.driver.prepare import JobContext
+    from batchr1.driver.context import JobContext
 
 log = logging.getLogger("batchr1.reopen")
 
 
 def continue_truncated_rows(
-    prepared: JobContext,
+    job: JobContext,
     pending: Pending,
     renderer: Renderer,
     limit: Limit,
@@ -43,15 +43,15 @@ def continue_truncated_rows(
     finish it. Call with the lock held, when what is committed and what failed was taken out and
     prompts were compared.
     """
-    output, job = prepared.output, continued_digest(prepared.semantic)
+    output, digest = job.output, continued_digest(job.semantic)
     count = 0
     for number, (rel, cut, rest) in enumerate(
-        truncated_rows(output, limit, _wanted(prepared, pending, renderer, limit))
+        truncated_rows(output, limit, _wanted(job, pending, renderer, limit))
     ):
         check_lock()
         if not count:
             output.begin()
-        write_checkpoint(output.storage, reopened_name(run, number), _saved(cut), job=job)
+        write_checkpoint(output.storage, reopened_name(run, number), _saved(cut), job=digest)
         replace_part(output, rel, rest, run)
         pending.reopen(cut)
         count += cut.num_rows
@@ -61,13 +61,13 @@ def continue_truncated_rows(
 
 
 def _wanted(
-    prepared: JobContext, pending: Pending, renderer: Renderer, limit: Limit
+    job: JobContext, pending: Pending, renderer: Renderer, limit: Limit
 ) -> Callable[[pa.Table], Bools]:
     """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
 
     And of no prompt that has enough right samples: what left its part would not be generated.
     """
-    stop_when = prepared.spec.stop_when
+    stop_when = job.spec.stop_when
 
     def is_done(table: pa.Table) -> Bools:
         done = pending.states(table.column("id"), table.column("sample"))[1]
@@ -75,7 +75,7 @@ def _wanted(
             done & ~pending.has_enough(table.column("id"), stop_when.correct) if stop_when else done
         )
 
-    spec, source = prepared.spec.input, prepared.source
+    spec, source = job.spec.input, job.source
     is_kept = (
         spec.on_changed_prompt == "keep" and spec.id is not None
     )  # else prompts were compared before
@@ -83,7 +83,7 @@ def _wanted(
         return is_done
 
     chosen: Bools = np.zeros(pending.num_rows, dtype=bool)
-    for table in prepared.output.tables(COLUMNS):
+    for table in job.output.tables(COLUMNS):
         chosen[pending.find(table.column("id"))[may_go_on(table, limit) & is_done(table)]] = True
     caps = np.full(pending.num_rows, np.inf)
     if spec.max_tokens is not None:
@@ -93,7 +93,7 @@ def _wanted(
     if is_kept:
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
         digests, _ = prompt_digests(
-            prepared, renderer, pending.rows_at(source, chosen, columns), pending.num_rows
+            job, renderer, pending.rows_at(source, chosen, columns), pending.num_rows
         )
 
     def wanted(table: pa.Table) -> Bools:

@@ -1,0 +1,137 @@
+"""A job with all that it names opened: its model, its input, its output and the GPUs to use.
+
+Opening changes nothing. A run that holds the output's lock is a `RunContext`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from batchr1.backends.openai import check_server_job, served_model
+from batchr1.dataset.source import Source
+from batchr1.driver.monitor.watch import Watch
+from batchr1.driver.resume.exclude import earlier_outputs
+from batchr1.driver.signals import StopSignals
+from batchr1.engine.vllm.arguments import check_engine_args
+from batchr1.executors.base import check_executor
+from batchr1.executors.messages import EngineSpec
+from batchr1.job.fingerprint import fingerprint
+from batchr1.job.spec import JobSpec
+from batchr1.models.resolve import ModelSource, resolve_model
+from batchr1.output.folder import Output
+from batchr1.reasoning.verify import Verify
+from batchr1.sizing.devices import choose_devices
+from batchr1.sizing.plan import check_arguments
+from batchr1.storage.base import StorageOptions, expand_inputs, open_storage
+from batchr1.storage.lock import Lock
+from batchr1.verifier.pool import check_verifier
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to a job.
+
+    `stop_after_s`, `stop_at`: leave, resumably, after this long or then.
+    """
+
+    fresh: bool = False
+    retry_failed: bool = False
+    continue_truncated: bool = False
+    stop_after_s: float | None = None
+    window_began: float | None = None  # on the monotonic clock; None: with the run
+    stop_at: dt.datetime | None = None  # with its time zone
+    date: dt.date | None = None  # what {{ ds }} stands for; None: today
+    grace_s: float | None = (
+        None  # after a signal, for saving and committing; None: the driver's default
+    )
+    gpus: str | None = None
+    devices: tuple[str, ...] | None = None
+    elsewhere: bool = False  # only planned, for a machine that need not be here
+    engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
+    show_progress: bool = True
+    log_json: bool = False  # stderr belongs to the log, as JSON
+    metrics_file: Path | None = None
+    metrics_address: tuple[str, int] | None = None  # host, port
+    confirm_fresh: Callable[[str], bool] = lambda message: False
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """A job whose input, model and output were looked at; nothing was changed."""
+
+    spec: JobSpec
+    output: Output
+    source: Source
+    model: ModelSource
+    devices: tuple[str, ...]  # ids of the GPUs to use; empty: the CPU
+    semantic: dict[str, Any]
+    earlier: tuple[Output, ...] = ()  # what input.exclude names
+
+
+DEFAULTS = RunOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """A run that holds the lock of its output. `name` is in its record, parts and log."""
+
+    job: JobContext
+    options: RunOptions
+    name: str
+    lock: Lock
+    signals: StopSignals
+    watch: Watch
+
+
+def open_job(
+    spec: JobSpec,
+    options: RunOptions = DEFAULTS,
+    *,
+    resolve: Callable[..., ModelSource] = resolve_model,
+) -> JobContext:
+    """Look at everything that a job names.
+
+    Raises a `UsageError` for what cannot work, before any model loads.
+    """
+    storage_options = StorageOptions(
+        spec.storage.endpoint, spec.storage.region, spec.storage.profile
+    )
+    if spec.engine.is_server:
+        model, devices = _server_model(spec, options)
+    else:
+        model, devices = _local_model(spec, options, storage_options, resolve)
+    output = Output(open_storage(spec.output.path, storage_options))
+    files = expand_inputs(spec.input.paths, storage_options)
+    output.refuse_overlap(spec.input.paths, files)
+    source = Source(spec.input, spec.output.keep, files)
+    kept = {f.name: str(f.type) for f in source.kept_schema}
+    verifier = check_verifier(
+        Verify(**spec.verify.model_dump()), has_gold=spec.input.gold is not None
+    )
+    semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
+    return JobContext(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
+
+
+def _server_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tuple[str, ...]]:
+    check_server_job(spec, gpus=options.gpus, devices=options.devices)
+    return served_model(spec), ()
+
+
+def _local_model(
+    spec: JobSpec, options: RunOptions, storage: StorageOptions, resolve: Callable[..., ModelSource]
+) -> tuple[ModelSource, tuple[str, ...]]:
+    """The model, and the GPUs to use, of a job whose engines batchr1 starts."""
+    model = resolve(spec.model, storage=storage)
+    is_local = not spec.output.path.startswith("s3://")
+    if not options.elsewhere:
+        check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
+    is_cached = spec.executor.kind == "local" and not options.elsewhere
+    devices = choose_devices(options.gpus, options.devices) if is_cached else ()
+    check_arguments(spec, model, num_gpus=len(devices))
+    if options.engine is None:
+        check_engine_args(spec.model.engine_args)
+    return model, devices

@@ -1,0 +1,200 @@
+"""The record of a run with work: kept while it runs, and completed at its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from batchr1.backends.openai import price_of
+from batchr1.dataset.pending import Counts
+from batchr1.driver.context import RunContext
+from batchr1.driver.cost import spend_document, spent_before
+from batchr1.driver.driver import Driver, Tally
+from batchr1.driver.fleet import Fleet
+from batchr1.driver.monitor.timeline import Timeline
+from batchr1.driver.summary import exit_code_of, initial_record, now_text
+from batchr1.engine.openai.server import Spent
+from batchr1.engine.protocol import EngineLoad
+from batchr1.errors import BatchError, StoppedError, StorageError
+from batchr1.executors.messages import Heartbeat, WorkerReady
+from batchr1.output.checkpoints import FoundCheckpoints
+from batchr1.sizing.plan import Plan
+
+log = logging.getLogger("batchr1.run")
+
+RECORD_EVERY_S = 60.0  # for reports on a run under way, and on one that was killed
+_NOT_TALLIED = {"first_submit", "last_commit", "spent"}  # clock readings; spending has its own key
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended. `counts` are of the whole input; `tokens_per_s` is while generating."""
+
+    counts: Counts
+    exit_code: int
+    stopped: str | None
+    wall_s: float
+    generating_s: float
+    tokens_per_s: float
+
+
+class RunRecorder:
+    """Keeps the record of a run, and writes it every RECORD_EVERY_S."""
+
+    def __init__(
+        self, run: RunContext, counts: Counts, plan: Plan, checkpoints: FoundCheckpoints
+    ) -> None:
+        self._run, self._counts, self._plan = run, counts, plan
+        self._is_server = run.job.spec.engine.is_server
+        self._price = price_of(run.job.spec.engine)
+        self._before: dict[str, Any] | None = None
+        if self._price is not None:
+            saved = checkpoints.saved.values()
+            self._before = spent_before(run.job.output, saved, self._price)
+        self._started = self._written_at = time.monotonic()
+        self._reached = (0, 0, 0)  # tokens, samples done and samples failed at the last progress
+        self.timeline = Timeline(self._started)
+        self.record: dict[str, Any] = initial_record(run.job, run.options, run.name) | {
+            "plan": plan.to_dict(),
+            "counts_before": counts.to_dict(),
+            "taken_over": {
+                "generations": len(checkpoints.saved) - checkpoints.finished,
+                "finished": checkpoints.finished,
+                "tokens": checkpoints.tokens,
+                "unreadable": list(checkpoints.unreadable),
+            },
+        }
+
+    @property
+    def started(self) -> float:
+        """The beginning of the run, on the monotonic clock."""
+        return self._started
+
+    @property
+    def spent_usd(self) -> float:
+        """The cost of earlier runs at a server."""
+        return self._before["usd"] if self._before else 0.0
+
+    def write(self) -> None:
+        self._run.job.output.write_run(self._run.name, self.record)
+
+    def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
+        """Note the progress of a run. Calls may come as often as the driver likes."""
+        self.timeline.update(tally, workers)
+        self._note_progress(tally)
+        is_due = time.monotonic() - self._written_at >= RECORD_EVERY_S
+        if workers and is_due and not self._run.lock.lost:
+            self._written_at = time.monotonic()
+            self.record["timeline"] = self.timeline.to_dict()
+            self.record["counts_so_far"] = self.counts_with(tally).to_dict()
+            self.record |= self._spend(tally)
+            try:
+                self.write()
+            except StorageError as exc:  # the next record says the same and more
+                log.warning("the run's record could not be written: %s", exc)
+
+    def _note_progress(self, tally: Tally) -> None:
+        """Note when something was last generated or written: a live run may stand still."""
+        reached = (self.timeline.tokens, tally.done, tally.failed)
+        if reached != self._reached:
+            self._reached = reached
+            self.record["progressed"] = now_text()
+
+    def counts_with(self, tally: Tally) -> Counts:
+        """Counts of the whole input, with the work of this run."""
+        before = self._counts
+        return replace(
+            before,
+            done=before.done + tally.done,
+            failed=before.failed + tally.failed,
+            spared=before.spared + tally.spared,
+        )
+
+    def _spend(self, tally: Tally) -> dict[str, Any]:
+        """The cost of a server's work, for the record."""
+        if not self._is_server:
+            return {}
+        return {"spend": spend_document(tally.spent or Spent(), self._price, self._before)}
+
+    def end(self, driver: Driver, fleet: Fleet, error: BatchError | None) -> RunResult:
+        """Complete the record; the caller writes it."""
+        tally = driver.tally
+        result = self._result(tally, error)
+        is_counted = tally.tokens > 0 or not self._is_server  # a server need not count tokens
+        self.record |= {
+            "state": "stopped" if error else "ended",
+            "ended": now_text(),
+            "exit_code": result.exit_code,
+            "stopped": result.stopped,
+            "wall_s": round(result.wall_s, 3),
+            "generating_s": round(result.generating_s, 3),
+            "tokens_per_s": round(result.tokens_per_s, 1) if is_counted else None,
+            "counts": result.counts.to_dict(),
+            "tally": {k: v for k, v in asdict(tally).items() if k not in _NOT_TALLIED},
+            "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
+            "memory": self._memories(fleet),
+            "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},
+            "rungs": [asdict(rung) for rung in fleet.rungs],
+            "replicas": self._replicas(driver, fleet),
+            "timeline": self.timeline.to_dict(),
+            **self._spend(tally),
+        }
+        self.record.pop("counts_so_far", None)
+        return result
+
+    def _result(self, tally: Tally, error: BatchError | None) -> RunResult:
+        counts, spec = self.counts_with(tally), self._run.job.spec
+        stopped = str(error) if isinstance(error, StoppedError) else None
+        code = error.exit_code if error else exit_code_of(counts, spec, stopped)
+        generating_s = rate = 0.0
+        if tally.last_commit:
+            generating_s = tally.last_commit - (tally.first_submit or 0.0)
+        if generating_s > 0:
+            rate = (tally.tokens - tally.carried) / generating_s
+        wall_s = time.monotonic() - self._started
+        return RunResult(counts, code, stopped, wall_s, generating_s, rate)
+
+    def _replicas(self, driver: Driver, fleet: Fleet) -> dict[str, Any]:
+        """Life of each replica, in seconds since the driver started, and the driver's CPU time."""
+        first, last = driver.tally.first_submit, driver.tally.last_commit
+        return {
+            "first_submit_s": None if first is None else round(first - fleet.started, 3),
+            "last_commit_s": None if last is None else round(last - fleet.started, 3),
+            "driver_cpu_s": round(driver.cpu_s, 3),
+            "events": [asdict(event) for event in fleet.events],
+            "gpus": {str(replica.worker): self._gpus_of(replica.setup.kind) for replica in fleet},
+            "given_up": {str(worker): why for worker, why in fleet.given_up.items()},
+        }
+
+    def _gpus_of(self, kind: int) -> int:
+        """Count the GPUs of an engine on a kind of machine."""
+        plan = self._plan.of_kind(kind)
+        return plan.tensor_parallel * plan.pipeline_parallel if plan.device == "cuda" else 0
+
+    def _memories(self, fleet: Fleet) -> dict[str, Any]:
+        """Memory by worker; none where it is a server's."""
+        if self._is_server:
+            return {}
+        return {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()}
+
+    def _memory(self, ready: WorkerReady, kind: int) -> dict[str, dict[str, float | None]]:
+        """Planned and measured memory of an engine, in GiB and tokens."""
+        plan = self._plan.of_kind(kind)
+        planned: dict[str, float | None] = asdict(plan.memory) | {
+            "kv_cache_tokens": plan.kv_cache_tokens
+        }
+        found = asdict(ready.info.memory) if ready.info.memory else dict.fromkeys(planned)
+        measured = found | {"kv_cache_tokens": ready.info.kv_cache_tokens}
+        return {
+            name: {"planned": planned[name], "measured": measured.get(name)} for name in planned
+        }
+
+
+def _by_worker(loads: dict[tuple[int, int], EngineLoad]) -> dict[int, EngineLoad]:
+    """Add up the loads of all engines of each worker."""
+    sums: dict[int, EngineLoad] = {}
+    for (worker, _), load in loads.items():
+        sums[worker] = sums.get(worker, EngineLoad()).plus(load)
+    return sums

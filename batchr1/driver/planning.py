@@ -1,0 +1,123 @@
+"""The renderer of a job's prompts and the plan of its engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from batchr1.backends.openai import require_key
+from batchr1.driver.context import DEFAULTS, JobContext, RunOptions
+from batchr1.driver.lengths import expected_completions, measure_prompts
+from batchr1.engine.vllm.arguments import require_vllm
+from batchr1.errors import JobError
+from batchr1.executors.base import machine_of
+from batchr1.job.spec import JobSpec
+from batchr1.models.catalogue import VARIANTS
+from batchr1.models.resolve import CATALOGUE
+from batchr1.sizing.alternatives import Alternative, alternatives
+from batchr1.sizing.machine import Machine
+from batchr1.sizing.plan import MisfitError, Plan, make_plan, server_plan
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInputs:
+    """The input of the engines: the renderer of their prompts, and their plan."""
+
+    renderer: Renderer
+    plan: Plan
+
+
+def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
+    """Make the renderer and the plan; raises `UsageError` when one cannot be made."""
+    if job.spec.engine.is_server:
+        require_key(job.spec)
+    renderer = make_renderer(job, options)
+    return EngineInputs(renderer, plan_job(job, renderer, options))
+
+
+def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
+    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be
+    used.
+    """
+    if options.engine is None and not job.spec.engine.is_server:
+        require_vllm()
+    return renderer_of(job.spec, *job.model.loads_from)
+
+
+def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
+    """A renderer for a plan that may be made far from the model, and what to note about it.
+
+    Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is
+    small, so that it takes more tokens for a text, and the plan errs on the safe side.
+    """
+    model = job.model
+    if model.identity != CATALOGUE:
+        return renderer_of(job.spec, *model.loads_from), ()
+    note = (
+        f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, "
+        f"longer than they will be"
+    )
+    return renderer_of(job.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
+
+
+def renderer_of(spec: JobSpec, location: str, revision: str | None) -> Renderer:
+    if spec.engine.is_server:
+        from batchr1.dataset.chat_prompts import ChatRenderer
+
+        return ChatRenderer(instruction=spec.prompting.instruction)
+    from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
+    from batchr1.reasoning.formats import ThinkTags
+
+    tokenizer = load_tokenizer(
+        location, revision=revision, trust_remote_code=spec.model.trust_remote_code
+    )
+    if spec.sampling.has_budget and ThinkTags.of(tokenizer).close_id is None:
+        raise JobError(
+            f"sampling: budgets need a model whose think tags are single tokens ({location} "
+            f"spells </think> out). "
+            "Remove thinking_budget and answer_budget, or choose another model."
+        )
+    return PromptRenderer(
+        tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think
+    )
+
+
+def plan_job(
+    job: JobContext,
+    renderer: Renderer,
+    options: RunOptions = DEFAULTS,
+    *,
+    machine: Machine | None = None,
+    price: float | None = None,
+) -> Plan:
+    """Measure the prompts, expect the completions, and size the engines for this machine or a named one.
+
+    Raises `JobError` when nothing fits, with what is missing and what would fit.
+    """
+    spec, model = job.spec, job.model
+    if spec.engine.is_server:
+        return server_plan(spec)
+    machine = machine or machine_of(spec, job.devices)
+    prompts = measure_prompts(job.source, renderer)
+    earlier = [*([] if options.fresh else [job.output]), *job.earlier]
+    completions = expected_completions(spec, job.source, earlier, model)
+    try:
+        plan = make_plan(spec, model, machine, prompts, completions, price=price)
+        return replace(plan, completions=completions)
+    except MisfitError as exc:
+        raise NoFitError(exc, alternatives(spec, model, machine, prompts, completions)) from exc
+
+
+class NoFitError(JobError):
+    """The job does not fit; `ways` would."""
+
+    def __init__(self, misfit: MisfitError, ways: tuple[Alternative, ...]) -> None:
+        offers = "; ".join(f"{way.flags} ({way.what})" for way in ways)
+        super().__init__(
+            f"{misfit} " + (f"Add one of: {offers}." if ways else "Choose a smaller variant.")
+        )
+        self.missing_gib = misfit.missing_gib
+        self.ways = ways

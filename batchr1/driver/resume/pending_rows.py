@@ -1,0 +1,103 @@
+"""The rows that a run still has to do: the input's ids without those that are done or failed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from batchr1.dataset.pending import Pending
+from batchr1.driver.planning import renderer_of
+from batchr1.driver.resume.exclude import exclude_earlier
+from batchr1.job.fingerprint import continued_digest
+from batchr1.output.checkpoints import FoundCheckpoints, consolidate, read_checkpoints
+from batchr1.records import SampleKey
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
+    from batchr1.driver.context import JobContext
+
+
+def find_pending(job: JobContext, *, retry_failed: bool = False) -> Pending:
+    """Match the input's ids against what the output holds."""
+    pending = read_ids(job)
+    take_out_done(job, pending)
+    if not retry_failed:
+        take_out_failed(job, pending)
+    take_out_unneeded(job, pending)
+    return pending
+
+
+def read_ids(job: JobContext) -> Pending:
+    """One pass over the input's ids, without those that earlier outputs hold.
+
+    Raises `InputError` when an id is null or comes twice, or nothing is there.
+    """
+    spec = job.spec
+    pending = Pending(
+        job.source,
+        spec.sampling.n,
+        ids_are_hashes=spec.input.id is None,
+        allow_empty=spec.input.allow_empty,
+    )
+
+    def renderer() -> Renderer:
+        return renderer_of(spec, *job.model.loads_from)
+
+    by_prompt = renderer if spec.input.exclude_by == "prompt" else None
+    exclude_earlier(job.source, pending, job.earlier, make_renderer=by_prompt)
+    return pending
+
+
+def take_out_done(job: JobContext, pending: Pending) -> None:
+    """Take out what the output holds. A run must hold the lock."""
+    spec = job.spec
+    siblings = spec.longest_first and spec.sampling.n > 1
+    columns = [
+        "id",
+        "sample",
+        *(["completion_tokens"] if siblings else []),
+        *(["correct"] if spec.stop_when else []),
+    ]
+    for table in job.output.tables(columns):
+        pending.mark_done(table.column("id"), table.column("sample"))
+        if siblings:
+            pending.learn_lengths(table.column("id"), table.column("completion_tokens"))
+        if spec.stop_when:
+            pending.learn_right(table.column("id"), table.column("correct"))
+
+
+def take_out_failed(job: JobContext, pending: Pending) -> None:
+    """Take out what failed; call after `take_out_done`."""
+    for table in job.output.failed_tables(["id", "sample"]):
+        pending.mark_failed(table.column("id"), table.column("sample"))
+
+
+def take_out_unneeded(job: JobContext, pending: Pending) -> None:
+    """Take out what `stop_when` needs no more; call last, so that what failed stays failed."""
+    if job.spec.stop_when:
+        pending.spare(job.spec.stop_when.correct)
+
+
+def take_over_checkpoints(job: JobContext, pending: Pending, run: str) -> FoundCheckpoints:
+    """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
+
+    What it is not asked for is still to do by another, wider run; the other rows go first. Call
+    with the lock held, after `take_out_done`.
+    """
+    storage, digest = job.output.storage, continued_digest(job.semantic)
+    found = read_checkpoints(storage, job=digest)
+    keys, aside = list(found.saved), set[SampleKey]()
+    if keys:
+        ids, samples = (
+            pa.array([k.id for k in keys], pa.string()),
+            pa.array([k.sample for k in keys], pa.int32()),
+        )
+        for key, is_asked, is_done in zip(keys, *pending.states(ids, samples), strict=True):
+            if is_done:
+                del found.saved[key]
+            elif not is_asked:
+                aside.add(key)
+    consolidate(storage, run, found, job=digest, aside=aside)
+    pending.begin_with(pa.array([key.id for key in found.saved if key not in aside], pa.string()))
+    return found

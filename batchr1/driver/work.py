@@ -1,0 +1,248 @@
+"""A run with work to do: its feeder, its workers and its driver, from the first lease to the end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+
+from batchr1.dataset.pending import Counts, Pending
+from batchr1.driver.context import RunContext
+from batchr1.driver.driver import LEASE_SIZE, Driver, Tally
+from batchr1.driver.feeder import Feeder, Limits
+from batchr1.driver.fleet import Executor, Fleet
+from batchr1.driver.logs import log_file
+from batchr1.driver.monitor.progress import ProgressDisplay
+from batchr1.driver.monitor.recorder import RunRecorder, RunResult
+from batchr1.driver.planning import EngineInputs
+from batchr1.driver.resume.changed_prompts import agrees_with_input
+from batchr1.driver.summary import RunEnd, Summary, counted, job_document
+from batchr1.driver.worker_setup import WorkerSetups
+from batchr1.errors import BatchError, StorageError, UsageError
+from batchr1.events import event
+from batchr1.executors.base import open_executor
+from batchr1.executors.messages import Heartbeat, WorkerReady
+from batchr1.faults import fault_point
+from batchr1.output.checkpoints import FoundCheckpoints
+from batchr1.storage.base import Retry
+from batchr1.worker.admission import most_in_flight
+
+log = logging.getLogger("batchr1.run")
+
+PATIENCE = Retry(for_s=120.0)  # with storage that does not answer, while work is under way
+
+
+class Work:
+    """The work of a run that holds the lock."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        pending: Pending,
+        counts: Counts,
+        engines: EngineInputs,
+        checkpoints: FoundCheckpoints,
+    ) -> None:
+        self._run, self._pending, self._counts = run, pending, counts
+        self._engines, self._checkpoints = engines, checkpoints
+        self._output = run.job.output
+        self._recorder = RunRecorder(run, counts, engines.plan, checkpoints)
+        self._claimed = False
+        self._named = {"run": run.name, "job": run.job.spec.name, "output": self._output.uri}
+
+    def do(self) -> RunEnd:
+        """Work until nothing is pending or the run is stopped, and record how it ended."""
+        self._run.signals.is_polled = True
+        self._output.storage.retry = PATIENCE
+        self._output.begin()
+        self._recorder.write()
+        self._run.watch.begin(self._run.name, self._output.uri, self._counts)
+        with log_file(self._output, self._run.name) as log_path:
+            said = event("run_started", **self._named, **counted(self._counts))
+            log.info("run %s: %d pending", self._run.name, self._counts.pending, extra=said)
+            self._log_checkpoints()
+            feeder = self._make_feeder()
+            job, plan = self._run.job, self._engines.plan
+            executor = open_executor(job.spec, plan, log_path.open("ab", buffering=0))
+            fleet = self._make_fleet(executor)
+            display = self._make_display()
+            driver = self._make_driver(executor, feeder, fleet, display)
+            error: BatchError | None = None
+            try:
+                driver.run()
+            except BatchError as exc:
+                error = exc
+                log.error("%s", exc)
+                driver.release()
+            finally:
+                feeder.close()
+                executor.close()
+                if display is not None:
+                    display.close()
+            return self._end(driver, fleet, error)
+
+    def _log_checkpoints(self) -> None:
+        found, where = self._checkpoints, self._output.storage.where
+        for rel, why in found.unreadable.items():
+            log.warning("%s: not used (%s): its generations begin again", where(rel), why)
+        if not found.saved:
+            return
+        generations = len(found.saved)
+        log.info(
+            "going on with %d generations that were saved: %d tokens, %d of them finished",
+            generations,
+            found.tokens,
+            found.finished,
+            extra=event(
+                "going_on", generations=generations, finished=found.finished, tokens=found.tokens
+            ),
+        )
+
+    def _make_feeder(self) -> Feeder:
+        job, plan = self._run.job, self._engines.plan
+        spec = job.spec
+        return Feeder(
+            job.source,
+            self._pending,
+            self._engines.renderer,
+            Limits(spec.sampling.max_tokens, plan.max_model_len),
+            seed=spec.sampling.seed,
+            ahead=LEASE_SIZE * plan.replicas,
+            first=most_in_flight(plan.max_num_seqs) * plan.replicas,
+            longest_first=spec.longest_first,
+            enough=spec.stop_when.correct if spec.stop_when else None,
+            saved=self._checkpoints.saved,
+        )
+
+    def _make_fleet(self, executor: Executor) -> Fleet:
+        plan, setups = (
+            self._engines.plan,
+            WorkerSetups(self._run, self._engines, self._recorder.spent_usd),
+        )
+        first = [setups.make(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
+        return Fleet(executor, first, setups.make, most=self._run.job.spec.executor.replicas)
+
+    def _make_display(self) -> ProgressDisplay | None:
+        options = self._run.options
+        if not options.show_progress:
+            return None
+        return ProgressDisplay(pending=self._counts.pending, as_events=options.log_json)
+
+    def _make_driver(
+        self, executor: Executor, feeder: Feeder, fleet: Fleet, display: ProgressDisplay | None
+    ) -> Driver:
+        spec, options = self._run.job.spec, self._run.options
+
+        def on_progress(tally: Tally, workers: list[Heartbeat]) -> None:
+            self._recorder.update(tally, workers)
+            self._run.watch.update(tally, workers, self._recorder.timeline)
+            if display is not None:
+                display.update(tally, workers)
+
+        return Driver(
+            output=self._output,
+            lock=self._run.lock,
+            executor=executor,
+            feeder=feeder,
+            replicas=fleet,
+            failed_every_s=spec.output.part_every_s,
+            should_stop=self._reason_to_stop,
+            on_ready=self._claim_output,
+            on_progress=on_progress,
+            grace_s=options.grace_s,
+            n=spec.sampling.n,
+        )
+
+    def _reason_to_stop(self) -> str | None:
+        """Say why the run shall stop; None while it shall not."""
+        options = self._run.options
+        began = options.window_began
+        if began is None:
+            began = self._recorder.started
+        window_s, stop_at = options.stop_after_s, options.stop_at
+        if window_s is not None and time.monotonic() >= began + window_s:
+            return f"the time window of {window_s:g} s is over"
+        # A time of day is compared with the wall clock, which may be set meanwhile.
+        if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:
+            return f"the time window is over: it is {stop_at:%H:%M}"
+        return self._run.signals.reason
+
+    def _claim_output(self, ready: WorkerReady) -> None:
+        """Bind the output to this job, once an engine is ready.
+
+        Earlier, a wrong engine argument would bind it to that mistake.
+        """
+        if self._claimed:
+            return
+        self._claimed = True
+        self._output.write_job(job_document(self._run.job))
+        agrees_with_input(self._run.job, self._pending)
+
+    def _end(self, driver: Driver, fleet: Fleet, error: BatchError | None) -> RunEnd:
+        """Write the record, and `_SUCCESS` when everything is done."""
+        result = self._recorder.end(driver, fleet, error)
+        tally = driver.tally
+        self._run.watch.end(result.exit_code, tally, self._recorder.timeline)
+        said = event(
+            "run_ended",
+            **self._named,
+            **counted(result.counts),
+            exit_code=result.exit_code,
+            stopped=result.stopped,
+            tokens=tally.tokens,
+            tokens_per_s=round(result.tokens_per_s, 1),
+            seconds=round(result.wall_s, 3),
+        )
+        log.info(
+            "the run has ended: exit code %d, %d done in it",
+            result.exit_code,
+            tally.done,
+            extra=said,
+        )
+        summary = self._summary(driver, fleet, result)
+        if isinstance(error, UsageError) and not self._claimed:
+            self._output.forget_run(self._run.name)
+            return RunEnd(summary, None, error)
+        failure = error if result.stopped is None else None
+        if not driver.lost:
+            try:
+                self._complete(result)
+            except BatchError as exc:
+                failure = exc
+        return RunEnd(summary, self._recorder.record | {"output": self._output.uri}, failure)
+
+    def _complete(self, result: RunResult) -> None:
+        """Leave the record, and no checkpoint that is not needed."""
+        try:
+            self._recorder.write()
+        except StorageError as exc:
+            if result.stopped is None:
+                raise
+            log.warning("the run's record could not be written: %s", exc)
+        fault_point("finish.recorded")
+        if not result.counts.pending:
+            self._run.lock.check()
+            self._output.clear_inflight(self._run.name)
+            # A dead worker may have staged a part that the driver never heard of.
+            self._output.clear_staging()
+            fault_point("finish.cleared")
+        if result.exit_code == 0:
+            self._run.lock.check()
+            self._output.succeed()
+            fault_point("finish.succeeded")
+
+    def _summary(self, driver: Driver, fleet: Fleet, result: RunResult) -> Summary:
+        return Summary(
+            self._run.name,
+            self._output.uri,
+            result.counts,
+            driver.tally,
+            result.wall_s,
+            result.tokens_per_s,
+            result.exit_code,
+            result.stopped,
+            tuple(fleet.rungs),
+            fleet.given_up,
+            self._recorder.record.get("spend"),
+            self._run.job.spec.engine.max_cost,
+        )
