@@ -187,7 +187,7 @@ def as_document(summary: Summary) -> dict[str, object]:
             "dropped_tokens": tally.dropped_tokens,
             "seconds": round(summary.wall_s, 1),
         },
-        **({"spend": summary.spend} if summary.spend else {}),
+        **({"spend": summary.spend.model_dump()} if summary.spend else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""`batchr1 schema job|output|log`"""
+"""`batchr1 schema job|output|run|log`"""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import click
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["job", "output", "log"]))
+@click.argument("what", type=click.Choice(["job", "output", "run", "log"]))
 def command(what: str) -> None:
-    """Print the JSON schema of job files or of log lines, or the columns of outputs."""
+    """Print the JSON schema of job files, run records or log lines, or the columns of outputs."""
     click.echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
@@ -23,6 +23,10 @@ def schema_of(what: str) -> dict[str, object]:
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             **JobSpec.model_json_schema(),
         }
+    if what == "run":
+        from batchr1.output import run_record
+
+        return run_record.schema_document()
     if what == "log":
         from batchr1 import events
 

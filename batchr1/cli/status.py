@@ -122,7 +122,7 @@ def command(
         return
     summary = summarise(found, by=by, pending=pending, spared=spared)
     if as_json:
-        click.echo(json.dumps(asdict(summary) | {"health": asdict(look(found))}, default=str))
+        click.echo(json.dumps(summary.to_dict() | {"health": asdict(look(found))}, default=str))
     else:
         click.echo(as_text(summary, by))
 
@@ -170,8 +170,8 @@ def as_text(s: OutputSummary, by: str | None) -> str:
 
     failed = sum(s.failed.values())
     state = f"running ({s.holder})" if s.holder else state_of(s)
-    if not s.holder and s.last_run.get("state") == "running":
-        state += f" (run {s.last_run['run']} ended without a word: run the job again, it goes on)"
+    if not s.holder and s.last_run.state == "running":
+        state += f" (run {s.last_run.run} ended without a word: run the job again, it goes on)"
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     pending += f", {s.spared:,} spared" if s.spared else ""
     runs = f"{s.runs:,} run" + ("" if s.runs == 1 else "s")
@@ -197,11 +197,11 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         eta = f", ETA {format_seconds(s.eta_s)}" if s.eta_s is not None else ""
         since = "since this run began" if s.holder else "in the last run"
         lines.append(f"  speed      {s.tokens_per_s:,.0f} tokens/s {since}{eta}")
-    loads = (s.last_run.get("loads") or {}).values()
-    if any(load["preempted"] or load["prefix_hits"] for load in loads):
-        preempted, queries, hits = (
-            sum(load[k] for load in loads) for k in ("preempted", "prefix_queries", "prefix_hits")
-        )
+    loads = list((s.last_run.loads or {}).values())
+    if any(load.preempted or load.prefix_hits for load in loads):
+        preempted = sum(load.preempted for load in loads)
+        queries = sum(load.prefix_queries for load in loads)
+        hits = sum(load.prefix_hits for load in loads)
         share = (
             f", {hits / queries:.0%} of prompt tokens found in the prefix cache" if queries else ""
         )

@@ -10,23 +10,23 @@ import json
 import logging
 import subprocess
 import time
-from typing import Any
 
 from batchr1.events import event
 from batchr1.job.spec import OnFinishSpec
+from batchr1.output.run_record import RunRecord
 
 log = logging.getLogger("batchr1.on_finish")
 
 KEPT_LINES = 100
 
 
-def run_command(spec: OnFinishSpec, record: dict[str, Any]) -> None:
+def run_command(spec: OnFinishSpec, record: RunRecord, output: str) -> None:
     """Run the command.
 
     What it prints goes to the log, and so does its failure, which is nobody's exit code.
     """
     name, started = spec.command[0], time.monotonic()
-    text = json.dumps(record, ensure_ascii=False, default=str)
+    text = json.dumps(record.to_dict() | {"output": output}, ensure_ascii=False, default=str)
     reason, printed = None, ""
     try:
         done = subprocess.run(

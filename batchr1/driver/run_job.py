@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from typing import Any
 
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.context import DEFAULTS, RunContext, RunOptions, open_job
@@ -49,6 +48,7 @@ from batchr1.events import event
 from batchr1.job.spec import JobSpec
 from batchr1.output.folder import Output
 from batchr1.output.replace import Limit, roll_forward
+from batchr1.output.run_record import CountsRecord, RunRecord, TallyRecord
 from batchr1.storage.lock import Lock
 
 log = logging.getLogger("batchr1.run")
@@ -64,7 +64,7 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
         with stop_signals(quiet=options.log_json) as signals:
             end = _run_locked(spec, options, signals, watch)
         if spec.on_finish is not None and end.record is not None:
-            run_command(spec.on_finish, end.record)
+            run_command(spec.on_finish, end.record, end.summary.output)
         if end.error is not None:
             raise end.error
         return end.summary
@@ -143,19 +143,15 @@ def _finish_without_work(run: RunContext, pending: Pending, counts: Counts) -> R
     code = exit_code_of(counts, job.spec, None)
     take_over_checkpoints(job, pending, run.name)
     output.clear_inflight(run.name)
-    record = initial_record(job, run.options, run.name) | {
-        "state": "ended",
-        "ended": now_text(),
-        "exit_code": code,
-        "stopped": None,
-        "counts": counts.to_dict(),
-        "tally": {"done": 0, "failed": 0, "tokens": 0},
-    }
+    record = initial_record(job, run.options, run.name)
+    record.state, record.ended, record.exit_code, record.stopped = "ended", now_text(), code, None
+    record.counts = CountsRecord.model_validate(counts.to_dict())
+    record.tally = TallyRecord(done=0, failed=0, tokens=0)
     run.lock.check()
     if not output.exists():  # input.exclude left no row: who waits for _SUCCESS shall find it
         output.write_job(job_document(job))
         agrees_with_input(job, pending)
-    _record_once_a_day(output, run.name, record)
+    _record_once_a_day(output, record)
     if code == 0 and not output.is_complete():
         output.succeed()
     said = event(
@@ -170,16 +166,17 @@ def _finish_without_work(run: RunContext, pending: Pending, counts: Counts) -> R
     run.watch.begin(run.name, output.uri, counts)
     run.watch.end(code)
     summary = Summary(run.name, output.uri, counts, Tally(), 0.0, 0.0, code, None)
-    return RunEnd(summary, record | {"output": output.uri}, None)
+    return RunEnd(summary, record, None)
 
 
-def _record_once_a_day(output: Output, run: str, record: dict[str, Any]) -> None:
+def _record_once_a_day(output: Output, record: RunRecord) -> None:
     """Write the record of an empty run in place of the day's earlier one.
 
     A scheduler that looks every minute then leaves one a day. No part belongs to such a run.
     """
     before = output.last_run()
-    output.write_run(run, record)
-    is_empty = before is not None and "plan" not in before and before.get("state") == "ended"
-    if before is not None and is_empty and before.get("date") == record["date"]:
-        output.forget_run(str(before["run"]))
+    output.write_run(record)
+    if before is None or before.had_work or before.state != "ended":
+        return
+    if before.date == record.date:
+        output.forget_run(before.run)

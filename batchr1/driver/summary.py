@@ -1,8 +1,4 @@
-"""A run's record, `.batchr1/runs/<run>.json`, from its first words to its end, and the summary that is made of it.
-
-A record belongs to one run and is left alone by later ones, so that together they are the output's
-history: see `report.nights`.
-"""
+"""The beginning of a run's record, the summary of its end, and the record of its job."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from batchr1.driver.oom_restart import RungTaken
 from batchr1.errors import BatchError
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec
+from batchr1.output.run_record import FORMAT, RunRecord, SpendRecord, WindowRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Summary:
     stopped: str | None
     rungs: tuple[RungTaken, ...] = ()
     given_up: dict[int, str] = field(default_factory=dict)  # replicas that were, and why
-    spend: dict[str, Any] | None = None  # where a server did the work: as in the run's record
+    spend: SpendRecord | None = None  # where a server did the work
     max_cost: float | None = None
 
 
@@ -44,7 +41,7 @@ class RunEnd:
     """The end of a run: its summary, its record for `on_finish`, and the error to raise."""
 
     summary: Summary
-    record: dict[str, Any] | None
+    record: RunRecord | None
     error: BatchError | None
 
 
@@ -55,21 +52,20 @@ def run_name(now: dt.datetime) -> str:
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
-def initial_record(job: JobContext, options: RunOptions, run: str) -> dict[str, Any]:
-    """What is known of a run before it does anything. `date`: what `{{ ds }}` stands for in it."""
-    return {
-        "run": run,
-        "state": "running",
-        "started": now_text(),
-        "date": (options.date or dt.date.today()).isoformat(),
-        "window": {
-            "stop_after_s": options.stop_after_s,
-            "stop_at": options.stop_at.isoformat() if options.stop_at else None,
-        },
-        "batchr1": __version__,
-        "job": job.spec.name,
-        "model": job.model.identity,
-    }
+def initial_record(job: JobContext, options: RunOptions, run: str) -> RunRecord:
+    """Make the record of a run that has done nothing yet."""
+    stop_at = options.stop_at.isoformat() if options.stop_at else None
+    return RunRecord(
+        format=FORMAT,
+        run=run,
+        state="running",
+        started=now_text(),
+        date=(options.date or dt.date.today()).isoformat(),
+        window=WindowRecord(stop_after_s=options.stop_after_s, stop_at=stop_at),
+        batchr1=__version__,
+        job=job.spec.name,
+        model=job.model.identity,
+    )
 
 
 def job_document(job: JobContext) -> dict[str, Any]:

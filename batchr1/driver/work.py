@@ -209,7 +209,7 @@ class Work:
                 self._complete(result)
             except BatchError as exc:
                 failure = exc
-        return RunEnd(summary, self._recorder.record | {"output": self._output.uri}, failure)
+        return RunEnd(summary, self._recorder.record, failure)
 
     def _complete(self, result: RunResult) -> None:
         """Leave the record, and no checkpoint that is not needed."""
@@ -243,6 +243,6 @@ class Work:
             result.stopped,
             tuple(fleet.rungs),
             fleet.given_up,
-            self._recorder.record.get("spend"),
+            self._recorder.record.spend,
             self._run.job.spec.engine.max_cost,
         )

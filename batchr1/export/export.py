@@ -55,8 +55,7 @@ def _summary(
         mine = rows.filter(pl.col("is_test") == (name == "test"))
         if mine.height:
             splits[name] = _count(mine)
-    runs = output.runs()
-    started = [run["started"][:10] for run in runs if run.get("started")]
+    started = [run.started[:10] for run in output.runs()]
     return {
         "output": output.uri,
         "dest": dest.uri,

@@ -27,6 +27,7 @@ from batchr1.errors import OutputError, StorageError
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import INFLIGHT_DIR, aside_name
 from batchr1.output.parts import write_parquet
+from batchr1.output.run_record import RunRecord, parse_record
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, InputFile, Storage
 from batchr1.storage.errors import is_passing, mapped
 from batchr1.storage.uri import split_uri
@@ -138,26 +139,35 @@ class Output:
         if self.inputs() != versions:
             self.storage.write_bytes(INPUTS_FILE, _json(versions))
 
-    def runs(self) -> list[dict[str, Any]]:
-        """The records of all runs, oldest first."""
+    def runs(self) -> list[RunRecord]:
+        """Read the records of all runs, oldest first."""
         files = self.storage.list_files(RUNS_DIR, ".json")
-        found = (
-            self.storage.find_bytes(file.rel) for file in files
-        )  # a later run may just have taken one away
-        return [json.loads(data) for data in found if data is not None]
+        found = (self._run_record(file.rel) for file in files)
+        return [record for record in found if record is not None]
 
-    def last_run(self) -> dict[str, Any] | None:
-        """The newest record of a run, or None where none has been."""
+    def last_run(self) -> RunRecord | None:
+        """Read the newest record of a run; None where no run has been."""
         files = self.storage.list_files(RUNS_DIR, ".json")
         if not files:
             return None
-        data = self.storage.find_bytes(files[-1].rel)
-        return (
-            self.last_run() if data is None else json.loads(data)
-        )  # None: a newer one has taken its place
+        record = self._run_record(files[-1].rel)
+        return self.last_run() if record is None else record  # None: a newer one replaced it
 
-    def write_run(self, run: str, record: dict[str, Any]) -> None:
-        self.storage.write_bytes(f"{RUNS_DIR}/{run}.json", _json(record))
+    def _run_record(self, rel: str) -> RunRecord | None:
+        """Read a record; None where another run has just taken it away."""
+        data = self.storage.find_bytes(rel)
+        if data is None:
+            return None
+        try:
+            return parse_record(data)
+        except ValueError as exc:
+            raise OutputError(
+                f"{self.storage.where(rel)}: not the record of a run (got {exc}). Something else "
+                "changed it: put it back, or delete it (rows stay, this run's figures go)."
+            ) from exc
+
+    def write_run(self, record: RunRecord) -> None:
+        self.storage.write_bytes(f"{RUNS_DIR}/{record.run}.json", _json(record.to_dict()))
 
     def forget_run(self, run: str) -> None:
         """Remove the traces of a run that could not even begin, or made nothing."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from batchr1.output.folder import DATA_DIR, FAILED_DIR, Output
+from batchr1.output.run_record import RunRecord
 from batchr1.storage.lock import STALE_AFTER_S, read_lock, renewed_s
 
 MAX_AGE_S = 1200.0  # above the 600 s after which a run itself replaces an engine that stands still
@@ -70,12 +71,13 @@ def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
     Ages are differences of this machine's clock and that of the storage. Raises `StorageError` when
     it cannot be read.
     """
-    info, last, now = read_lock(output.storage), output.last_run() or {}, time.time()
+    info, last, now = read_lock(output.storage), output.last_run(), time.time()
     heartbeat_s = progress_s = None
     if info is not None and not info.released and not info.owner_is_dead():
         heartbeat_s = _age(now, renewed_s(output.storage))
-        is_its = last.get("run") == info.run
-        moments = [info.started, *([last["progressed"]] if is_its and "progressed" in last else [])]
+        moments = [info.started]
+        if last is not None and last.run == info.run and last.progressed is not None:
+            moments.append(last.progressed)
         newest = max(
             *(dt.datetime.fromisoformat(text).timestamp() for text in moments),
             _last_written(output),
@@ -84,29 +86,30 @@ def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
     else:
         info = None
     state = _state(output, last, heartbeat_s, progress_s, max_age_s)
-    counts = last.get("counts") or last.get("counts_so_far") or last.get("counts_before") or {}
+    counts = last and (last.counts or last.counts_so_far or last.counts_before)
+    run = last.run if last else None
     return Health(
         output=output.uri,
         healthy=state in HEALTHY,
         state=state,
-        run=info.run if info else last.get("run"),
+        run=info.run if info else run,
         holder=str(info) if info else None,
         heartbeat_s=heartbeat_s,
         progress_s=progress_s,
         max_age_s=max_age_s,
-        samples=counts.get("samples"),
-        done=counts.get("done"),
-        failed=counts.get("failed"),
-        spared=counts.get("spared"),
-        pending=counts.get("pending"),
-        exit_code=last.get("exit_code"),
-        stopped=last.get("stopped"),
+        samples=counts.samples if counts else None,
+        done=counts.done if counts else None,
+        failed=counts.failed if counts else None,
+        spared=counts.spared if counts else None,
+        pending=counts.pending if counts else None,
+        exit_code=last.exit_code if last else None,
+        stopped=last.stopped if last else None,
     )
 
 
 def _state(
     output: Output,
-    last: dict[str, Any],
+    last: RunRecord | None,
     heartbeat_s: float | None,
     progress_s: float | None,
     max_age_s: float,
@@ -115,13 +118,13 @@ def _state(
         if heartbeat_s > STALE_AFTER_S:
             return "lost"
         return "stuck" if progress_s > max_age_s else "running"
-    if not last:
+    if last is None:
         return "absent"
-    if last.get("state") == "running":
+    if last.state == "running":
         return "killed"
-    if last.get("exit_code") == 3:
+    if last.exit_code == 3:
         return "failed rows"
-    return "complete" if last.get("exit_code") == 0 and output.is_complete() else "stopped"
+    return "complete" if last.exit_code == 0 and output.is_complete() else "stopped"
 
 
 def _last_written(output: Output) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from batchr1.output.folder import Output
+from batchr1.output.run_record import PlanRecord, RunRecord, TimelineRecord
 
 _GONE = ("died", "lost", "ended", "given up")
 
@@ -73,12 +74,11 @@ def nights(
     found = []
     for number, output in enumerate(outputs):
         records = output.runs()
-        failed = _failed_by_run(output) if any("tally" not in record for record in records) else {}
+        failed = _failed_by_run(output) if any(r.tally is None for r in records) else {}
         for record in records:
-            run = str(record.get("run"))
-            found.append(
-                _night(output.uri, record, by_run.get((number, run), {}), failed.get(run, 0), price)
-            )
+            rows_of_run = by_run.get((number, record.run), {})
+            failed_of_run = failed.get(record.run, 0)
+            found.append(_night(output.uri, record, rows_of_run, failed_of_run, price))
     return sorted(found, key=lambda night: night.run)
 
 
@@ -115,55 +115,76 @@ def to_dict(found: Sequence[Night]) -> list[dict[str, Any]]:
 
 
 def _night(
-    output: str, record: dict[str, Any], rows: dict[str, Any], failed: int, price: float | None
+    output: str, record: RunRecord, rows: dict[str, Any], failed: int, price: float | None
 ) -> Night:
-    tally, plan = record.get("tally"), record.get("plan") or {}
-    is_over, is_told = tally is not None, tally is not None and ("truncated" in tally or not plan)
-    made: dict[str, Any] = (tally if is_told else rows) or {}
-    started, life_s = record.get("started"), _life_s(record, rows)
-    done, judged = int((tally or {}).get("done", rows.get("done", 0))), int(made.get("judged") or 0)
-    truncated, correct = int(made.get("truncated") or 0), int(made.get("correct") or 0)
+    tally, plan = record.tally, record.plan
+    is_counted = tally is not None and (tally.truncated is not None or plan is None)
+    life_s = _life_s(record, rows)
+    wall_s = record.wall_s
+    if wall_s is None and plan is not None:
+        wall_s = life_s
     engine_s, gpu_s = _engine_seconds(record, life_s)
+    made = _made(record, rows, is_counted=is_counted)
     return Night(
         output=output,
-        run=str(record.get("run")),
-        date=str(record.get("date") or (started or "")[:10]),
-        started=started,
-        wall_s=record.get("wall_s", life_s if plan else None),
-        exit_code=record.get("exit_code"),
-        stopped=record.get("stopped"),
-        rows=done,
+        run=record.run,
+        date=record.date or record.started[:10],
+        started=record.started,
+        wall_s=wall_s,
+        exit_code=record.exit_code,
+        stopped=record.stopped,
+        rows=made.done,
         rows_now=int(rows.get("done", 0)),
-        failed=int(tally.get("failed", 0)) if tally is not None else failed,
-        spared=int((tally or {}).get("spared", 0)),
-        pending=(record.get("counts") or {}).get("pending"),
+        failed=failed if tally is None else tally.failed,
+        spared=0 if tally is None else tally.spared,
+        pending=None if record.counts is None else record.counts.pending,
         tokens=_tokens(record, rows),
         tokens_per_s=_tokens_per_s(record),
-        engines=plan.get("replicas"),
-        device=plan.get("device"),
+        engines=None if plan is None else plan.replicas,
+        device=None if plan is None else plan.device,
         gpus_per_engine=_gpus(plan),
         engine_hours=round(engine_s / 3600, 6),
         gpu_hours=round(gpu_s / 3600, 6),
-        is_least=not is_over,
+        is_least=tally is None,
         cost_usd=_cost(record, gpu_s, price),
-        truncated=truncated,
-        truncated_share=_share(truncated, done),
-        judged=judged,
-        correct=correct,
-        pass_rate=_share(correct, judged),
-        restarts=int((tally or {}).get("restarts", 0)),
-        rungs=tuple(str(rung.get("rung")) for rung in record.get("rungs") or ()),
-        counted_from="record" if is_told else "rows",
+        truncated=made.truncated,
+        truncated_share=_share(made.truncated, made.done),
+        judged=made.judged,
+        correct=made.correct,
+        pass_rate=_share(made.correct, made.judged),
+        restarts=0 if tally is None else tally.restarts,
+        rungs=tuple(rung.rung for rung in record.rungs),
+        counted_from="record" if is_counted else "rows",
     )
 
 
-def _cost(record: dict[str, Any], gpu_s: float, price: float | None) -> float | None:
-    if "spend" in record:
-        usd = record["spend"]["usd"]
-        return None if usd is None else float(usd)
-    is_server = (record.get("plan") or {}).get(
-        "device"
-    ) == "server"  # killed before it could say what it spent
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Samples that a run committed, and what they are."""
+
+    done: int
+    truncated: int
+    judged: int
+    correct: int
+
+
+def _made(record: RunRecord, rows: dict[str, Any], *, is_counted: bool) -> _Made:
+    """Count the samples of a run: by its own tally, or else by its rows that are left."""
+    tally = record.tally
+    done = int(rows.get("done", 0)) if tally is None else tally.done
+    if tally is not None and is_counted:
+        return _Made(done, tally.truncated or 0, tally.judged or 0, tally.correct or 0)
+    truncated, judged, correct = (
+        int(rows.get(name) or 0) for name in ("truncated", "judged", "correct")
+    )
+    return _Made(done, truncated, judged, correct)
+
+
+def _cost(record: RunRecord, gpu_s: float, price: float | None) -> float | None:
+    if record.spend is not None:
+        return None if record.spend.usd is None else float(record.spend.usd)
+    # A run with a server that was killed early had no time to say what it spent.
+    is_server = record.plan is not None and record.plan.device == "server"
     return None if price is None or is_server else round(gpu_s / 3600 * price, 4)
 
 
@@ -190,68 +211,66 @@ def _failed_by_run(output: Output) -> dict[str, int]:
     return counts
 
 
-def _tokens(record: dict[str, Any], rows: dict[str, Any]) -> int:
-    """What its engines generated: by its series, which has also what it threw away or only saved."""
-    series, tally = (record.get("timeline") or {}).get("tokens") or [], record.get("tally")
-    if tally is None:
-        return int(max([*series[-1:], rows.get("tokens", 0)]))
-    in_rows = int(tally.get("tokens", 0)) - int(tally.get("carried", 0))
-    return int(max([*series[-1:], in_rows]))
+def _tokens(record: RunRecord, rows: dict[str, Any]) -> int:
+    """Count the generated tokens of a run.
+
+    Its series has those that were thrown away or only saved, too.
+    """
+    series = record.timeline.tokens[-1:] if record.timeline else []
+    in_rows = int(rows.get("tokens", 0))
+    if record.tally is not None:
+        in_rows = record.tally.tokens - record.tally.carried
+    return int(max([*series, in_rows]))
 
 
-def _tokens_per_s(record: dict[str, Any]) -> float | None:
-    """As the run said at its end; of one that did not come to that, by its series."""
-    if record.get("tokens_per_s"):
-        return float(record["tokens_per_s"])
-    series = record.get("timeline") or {}
-    at, tokens = series.get("seconds") or [], series.get("tokens") or []
-    return (
-        round((tokens[-1] - tokens[0]) / (at[-1] - at[0]), 1)
-        if len(at) > 1 and at[-1] > at[0]
-        else None
-    )
+def _tokens_per_s(record: RunRecord) -> float | None:
+    """Speed as the run said at its end; of one that did not come to that, by its series."""
+    if record.tokens_per_s:
+        return float(record.tokens_per_s)
+    series = record.timeline or TimelineRecord()
+    at, tokens = series.seconds, series.tokens
+    if len(at) < 2 or at[-1] <= at[0]:
+        return None
+    return round((tokens[-1] - tokens[0]) / (at[-1] - at[0]), 1)
 
 
-def _life_s(record: dict[str, Any], rows: dict[str, Any]) -> float:
-    """How long a run was there, by its end or else by its last sign of life."""
-    if "wall_s" in record:
-        return float(record["wall_s"])
-    if "started" not in record:
-        return 0.0
-    started = dt.datetime.fromisoformat(record["started"])
-    signs = [
-        dt.datetime.fromisoformat(record[key]) for key in ("ended", "progressed") if key in record
-    ]
+def _life_s(record: RunRecord, rows: dict[str, Any]) -> float:
+    """Seconds that a run was there, by its end or else by its last sign of life."""
+    if record.wall_s is not None:
+        return float(record.wall_s)
+    started = dt.datetime.fromisoformat(record.started)
+    signs = [dt.datetime.fromisoformat(text) for text in (record.ended, record.progressed) if text]
     signs += [rows["finished_at"]] if rows.get("finished_at") else []
-    at = (record.get("timeline") or {}).get("seconds") or [0.0]
-    return max(float(at[-1]), *((sign - started).total_seconds() for sign in signs), 0.0)
+    lasted = [(sign - started).total_seconds() for sign in signs]
+    if record.timeline is not None:
+        lasted += record.timeline.seconds[-1:]
+    return float(max([0.0, *lasted]))
 
 
-def _engine_seconds(record: dict[str, Any], life_s: float) -> tuple[float, float]:
+def _engine_seconds(record: RunRecord, life_s: float) -> tuple[float, float]:
     """Seconds that engines lived, and the same times the GPUs of each."""
-    plan, replicas = record.get("plan") or {}, record.get("replicas") or {}
-    events = replicas.get("events")
-    if not events:
-        engine_s = life_s * int(plan.get("replicas") or 0)
+    plan, replicas = record.plan, record.replicas
+    if replicas is None or not replicas.events:
+        engine_s = life_s * ((plan.replicas or 0) if plan is not None else 0)
         return engine_s, engine_s * _gpus(plan)
-    gpus, since = replicas.get("gpus") or {}, dict[int, float]()
+    since = dict[int, float]()
     lived: list[tuple[int, float]] = []
-    for event in events:
-        if event["event"] == "started":
-            since[event["worker"]] = event["at_s"]
-        elif event["event"] in _GONE and event["worker"] in since:
-            lived.append((event["worker"], event["at_s"] - since.pop(event["worker"])))
+    for event in replicas.events:
+        if event.event == "started":
+            since[event.worker] = event.at_s
+        elif event.event in _GONE and event.worker in since:
+            lived.append((event.worker, event.at_s - since.pop(event.worker)))
     lived += [(worker, max(0.0, life_s - at_s)) for worker, at_s in since.items()]
-    return sum(s for _, s in lived), sum(
-        s * int(gpus.get(str(worker), _gpus(plan))) for worker, s in lived
-    )
+    gpus = replicas.gpus
+    gpu_s = sum(seconds * gpus.get(str(worker), _gpus(plan)) for worker, seconds in lived)
+    return sum(seconds for _, seconds in lived), gpu_s
 
 
-def _gpus(plan: dict[str, Any]) -> int:
-    """Of an engine; 0 where it runs on CPUs."""
-    if plan.get("device") != "cuda":
+def _gpus(plan: PlanRecord | None) -> int:
+    """Count the GPUs of an engine; 0 where it runs on CPUs."""
+    if plan is None or plan.device != "cuda":
         return 0
-    return int(plan.get("tensor_parallel") or 1) * int(plan.get("pipeline_parallel") or 1)
+    return (plan.tensor_parallel or 1) * (plan.pipeline_parallel or 1)
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -14,6 +14,7 @@ import polars as pl
 
 from batchr1 import __version__
 from batchr1.output.folder import Output
+from batchr1.output.run_record import EstimateRecord, RunRecord, TimelineRecord
 from batchr1.report import nights
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
@@ -49,7 +50,7 @@ def read_all(
     column `by`.
     """
     summaries = [summarise(output) for output in outputs]
-    order = sorted(range(len(outputs)), key=lambda i: str(summaries[i].last_run.get("run") or ""))
+    order = sorted(range(len(outputs)), key=lambda i: summaries[i].last_run.run or "")
     outputs, summaries = [outputs[i] for i in order], [summaries[i] for i in order]
     found = scan(outputs, by=by)
     return _numbers(outputs, summaries, found, price), found
@@ -61,7 +62,7 @@ def _numbers(
     jobs = [output.job() or {} for output in outputs]
     job = jobs[-1]
     records = sorted(
-        (record for output in outputs for record in output.runs()), key=lambda r: str(r.get("run"))
+        (record for output in outputs for record in output.runs()), key=lambda record: record.run
     )
     rows = found.rows
     prompts = (
@@ -72,7 +73,7 @@ def _numbers(
     judged = rows.height - rows["correct"].null_count() if rows.height else 0
     by_night = nights.nights(outputs, rows, price=price)
     names = [(one.get("spec") or {}).get("name") for one in jobs] + [
-        record.get("job") for record in records
+        record.job for record in records
     ]
     return {
         "output": _named(outputs),
@@ -147,7 +148,7 @@ def _rows(summaries: Sequence[OutputSummary], rows: pl.DataFrame) -> dict[str, A
 def _state(s: OutputSummary) -> str:
     if s.holder:
         return "running"
-    if s.last_run.get("state") == "running":
+    if s.last_run.state == "running":
         return "interrupted"
     return "complete" if s.complete and not s.pending else "not complete"
 
@@ -315,46 +316,45 @@ def _flags(rows: pl.DataFrame, found: Scan) -> dict[str, Any]:
     }
 
 
-def _time(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _time(records: Sequence[RunRecord]) -> dict[str, Any]:
     """The load over the time of all runs, one after the other, and the tail of the last one."""
     points: list[dict[str, Any]] = []
     starts, offset = [], 0.0
     tail = None
     for record in records:
-        series = record.get("timeline") or {}
-        at = series.get("seconds") or []
-        if len(at) < 2:
+        series = record.timeline
+        if series is None or len(series.seconds) < 2:
             continue
         starts.append(round(offset, 2))
-        mine = [
-            {
-                "seconds": round(offset + at[i], 2),
-                "tokens_per_s": round(
-                    (series["tokens"][i] - series["tokens"][i - 1]) / max(0.01, at[i] - at[i - 1]),
-                    1,
-                )
-                if i
-                else 0.0,
-                "running": series["running"][i],
-                "waiting": series["waiting"][i],
-                "kv_cache_usage": series["kv_cache_usage"][i],
-                "finished": series["finished"][i],
-            }
-            for i in range(len(at))
-        ]
+        points += _points(series, offset)
         tail = _tail(series, offset)
-        points += mine
-        offset += at[-1]
+        offset += series.seconds[-1]
     return {"starts": starts, "points": points, "tail": tail}
 
 
-def _tail(series: dict[str, Any], offset: float) -> dict[str, Any] | None:
-    """The end of a run, in which its batch drains: since when, how long, and what was made
-    meanwhile.
-    """
-    at, running, tokens, finished = (
-        series[name] for name in ("seconds", "running", "tokens", "finished")
-    )
+def _points(series: TimelineRecord, offset: float) -> list[dict[str, Any]]:
+    """The points of a run that began `offset` seconds after the first one."""
+    at, tokens = series.seconds, series.tokens
+    rates = [0.0] + [
+        round((tokens[i] - tokens[i - 1]) / max(0.01, at[i] - at[i - 1]), 1)
+        for i in range(1, len(at))
+    ]
+    return [
+        {
+            "seconds": round(offset + at[i], 2),
+            "tokens_per_s": rates[i],
+            "running": series.running[i],
+            "waiting": series.waiting[i],
+            "kv_cache_usage": series.kv_cache_usage[i],
+            "finished": series.finished[i],
+        }
+        for i in range(len(at))
+    ]
+
+
+def _tail(series: TimelineRecord, offset: float) -> dict[str, Any] | None:
+    """The end of a run, in which its batch drains: its beginning, length and work."""
+    at, running, tokens, finished = series.seconds, series.running, series.tokens, series.finished
     most = max(running)
     if most <= 0:
         return None
@@ -371,61 +371,54 @@ def _tail(series: dict[str, Any], offset: float) -> dict[str, Any] | None:
     }
 
 
-def _plan(records: Sequence[dict[str, Any]], rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """What was planned for the last run beside what it turned out to be, as far as both are known."""
-    record = next((r for r in reversed(records) if r.get("memory")), None)
+_MEMORY_NAMES = {
+    "kv_gib": "KV cache",
+    "kv_cache_tokens": "KV cache",
+    "cuda_graph_gib": "CUDA graphs",
+}
+
+
+def _plan(records: Sequence[RunRecord], rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Planned beside measured figures of the last run, as far as both are known."""
+    record = next((r for r in reversed(records) if r.memory), None)
     if record is None:
         return []
     found: list[dict[str, Any]] = []
-    worker = min(record["memory"])
-    for name, values in record["memory"][worker].items():
+    for name, figure in record.memory[min(record.memory)].items():
         unit = "GiB" if name.endswith("_gib") else "tokens"
-        what = {
-            "kv_gib": "KV cache",
-            "kv_cache_tokens": "KV cache",
-            "cuda_graph_gib": "CUDA graphs",
-        }.get(name, name.removesuffix("_gib").replace("_", " "))
-        found.append(
-            {
-                "what": what,
-                "unit": unit,
-                "planned": values["planned"],
-                "measured": values["measured"],
-            }
-        )
-    estimate = (record.get("plan") or {}).get("estimate")
-    if estimate:
-        rate, hours = record.get("tokens_per_s"), record.get("generating_s")
-        samples = (record.get("counts_before") or {}).get("pending") or 0
-        planned_mean = estimate["output_tokens"] / samples if samples else None
-        is_known = rows.height and rows["completion_tokens"].count()
-        measured_mean = float(rows["completion_tokens"].mean()) if is_known else None  # type: ignore[arg-type]
-        found += [
-            {
-                "what": "output speed",
-                "unit": "tokens/s",
-                "planned": estimate["tokens_per_s"],
-                "measured": rate,
-            },
-            {
-                "what": "completion length",
-                "unit": "tokens a row",
-                "planned": planned_mean,
-                "measured": measured_mean,
-            },
-            {
-                "what": "generating",
-                "unit": "hours",
-                "planned": estimate["hours"],
-                "measured": hours / 3600 if hours and not record["counts"]["pending"] else None,
-            },
-        ]
+        what = _MEMORY_NAMES.get(name, name.removesuffix("_gib").replace("_", " "))
+        found.append(_compared(what, unit, figure.planned, figure.measured))
+    if record.plan is not None and record.plan.estimate is not None:
+        found += _estimated(record, record.plan.estimate, rows)
     return found
 
 
-def _versions(records: Sequence[dict[str, Any]]) -> list[str]:
+def _estimated(
+    record: RunRecord, estimate: EstimateRecord, rows: pl.DataFrame
+) -> list[dict[str, Any]]:
+    """Estimated beside measured speed, length and time of a run."""
+    samples = record.counts_before.pending if record.counts_before else 0
+    planned_mean = estimate.output_tokens / samples if samples else None
+    measured_mean = hours = None
+    if rows.height and rows["completion_tokens"].count():
+        measured_mean = float(rows["completion_tokens"].mean())  # type: ignore[arg-type]
+    if record.generating_s and record.counts is not None and not record.counts.pending:
+        hours = record.generating_s / 3600
+    return [
+        _compared("output speed", "tokens/s", estimate.tokens_per_s, record.tokens_per_s),
+        _compared("completion length", "tokens a row", planned_mean, measured_mean),
+        _compared("generating", "hours", estimate.hours, hours),
+    ]
+
+
+def _compared(
+    what: str, unit: str, planned: float | None, measured: float | None
+) -> dict[str, Any]:
+    return {"what": what, "unit": unit, "planned": planned, "measured": measured}
+
+
+def _versions(records: Sequence[RunRecord]) -> list[str]:
     """The engines that ran, and the batchr1 that ran them."""
-    engines = [e["info"]["engine"] for r in records for e in (r.get("engines") or {}).values()]
-    return list(
-        dict.fromkeys([*engines, *(f"batchr1 {r['batchr1']}" for r in records if r.get("batchr1"))])
-    )
+    engines = [engine.info.engine for record in records for engine in record.engines.values()]
+    own = [f"batchr1 {record.batchr1}" for record in records if record.batchr1]
+    return list(dict.fromkeys([*engines, *own]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
@@ -13,6 +13,7 @@ from batchr1.columns import NAMES
 from batchr1.errors import UsageError
 from batchr1.output.checkpoints import read_checkpoints
 from batchr1.output.folder import DATA_DIR, Output
+from batchr1.output.run_record import CountsRecord, LoadRecord, RunRecord
 from batchr1.records import SampleKey
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import each_once
@@ -32,10 +33,6 @@ _COLUMNS = [
     "completion_tokens",
     "flags",
 ]
-
-
-_LAST_RUN = ("run", "state", "exit_code", "started", "ended", "stopped")
-_OF_ITS_ENGINES = ("tokens_per_s", "loads")  # of the last run that had any
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +61,35 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
+class LastRun:
+    """The newest run of an output. `tokens_per_s`, `loads`: of the newest that had work."""
+
+    run: str | None = None
+    state: str | None = None
+    exit_code: int | None = None
+    started: str | None = None
+    ended: str | None = None
+    stopped: str | None = None
+    tokens_per_s: float | None = None
+    loads: dict[str, LoadRecord] | None = None
+
+    @staticmethod
+    def of(last: RunRecord | None, worked: RunRecord | None) -> LastRun:
+        if last is None or worked is None:
+            return LastRun()
+        return LastRun(
+            last.run,
+            last.state,
+            last.exit_code,
+            last.started,
+            last.ended,
+            last.stopped,
+            worked.tokens_per_s,
+            worked.loads,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class OutputSummary:
     """What `batchr1 status` says. Shares are over done rows; token figures are per row."""
 
@@ -80,7 +106,7 @@ class OutputSummary:
     token_stats: dict[str, dict[str, float]]
     flags: dict[str, int]
     runs: int
-    last_run: dict[str, Any]
+    last_run: LastRun
     holder: str | None
     in_flight: InFlight
     tokens_per_s: float | None
@@ -90,6 +116,17 @@ class OutputSummary:
     # samples that `stop_when` left out, by the input that was read, or the last run and its rows
     spared: int = 0
     repeated: int = 0  # rows that lie in data/ twice, and are counted once
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values, as `status --json` prints them."""
+        document = asdict(self)
+        if self.last_run.loads is not None:
+            loads = {
+                worker: load.model_dump(exclude_unset=True)
+                for worker, load in self.last_run.loads.items()
+            }
+            document["last_run"]["loads"] = loads
+        return document
 
 
 def summarise(
@@ -115,17 +152,16 @@ def summarise(
         else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     )
     rows = each_once(every)
-    last = runs[-1] if runs else {}
-    if last and (pending is None or spared is None):
+    last = runs[-1] if runs else None
+    if last is not None and (pending is None or spared is None):
         left, given_up = _left(output, last, frames)
         pending, spared = (
             left if pending is None else pending,
             given_up if spared is None else spared,
         )
     holder, in_flight = _holder(output), _in_flight(output, rows)
-    worked = next(
-        (run for run in reversed(runs) if "plan" in run), last
-    )  # an empty night has no speed
+    # An empty night has no speed.
+    worked = next((run for run in reversed(runs) if run.had_work), last)
     rate = _rate(worked, frames, in_flight, is_live=holder is not None)
     measures = _measures(rows)
     return OutputSummary(
@@ -146,7 +182,7 @@ def summarise(
         else {},
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
-        last_run={k: last.get(k) for k in _LAST_RUN} | {k: worked.get(k) for k in _OF_ITS_ENGINES},
+        last_run=LastRun.of(last, worked),
         holder=holder,
         in_flight=in_flight,
         tokens_per_s=rate,
@@ -174,7 +210,7 @@ def failed_rows(output: Output) -> list[dict[str, Any]]:
     return rows.to_dicts()
 
 
-def _runs(output: Output) -> list[dict[str, Any]]:
+def _runs(output: Output) -> list[RunRecord]:
     runs = output.runs()
     if not output.exists() and not runs:
         raise UsageError(
@@ -184,21 +220,21 @@ def _runs(output: Output) -> list[dict[str, Any]]:
     return runs
 
 
-def _left(output: Output, last: dict[str, Any], frames: dict[str, pl.DataFrame]) -> tuple[int, int]:
+def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> tuple[int, int]:
     """Samples pending and spared, by the last run: as it counted them at its end, or else by what
     it has committed.
     """
-    if "counts" in last:
-        return int(last["counts"]["pending"]), int(last["counts"].get("spared", 0))
-    before = last["counts_before"]
-    mine = [rel for rel in frames if rel.startswith(f"{DATA_DIR}/part-{last['run']}-")]
+    if last.counts is not None:
+        return last.counts.pending, last.counts.spared
+    before = last.counts_before or CountsRecord()
+    mine = [rel for rel in frames if rel.startswith(f"{DATA_DIR}/part-{last.run}-")]
     done = each_once(pl.concat(frames[rel] for rel in mine)) if mine else pl.DataFrame()
     tables = [pl.DataFrame(table) for table in output.failed_tables(["id", "sample", "run"])]
-    failed = pl.concat(tables).filter(pl.col("run") == last["run"]) if tables else pl.DataFrame()
+    failed = pl.concat(tables).filter(pl.col("run") == last.run) if tables else pl.DataFrame()
     others = [frame for rel, frame in frames.items() if rel not in mine]
     spared = _spared(output.job() or {}, done, others, tables) if done.height else 0
-    pending = int(before["pending"]) - done.height - failed.height - spared
-    return max(0, pending), int(before.get("spared", 0)) + spared
+    pending = before.pending - done.height - failed.height - spared
+    return max(0, pending), before.spared + spared
 
 
 def _spared(
@@ -308,23 +344,28 @@ def _in_flight(output: Output, done: pl.DataFrame) -> InFlight:
 
 
 def _rate(
-    last: dict[str, Any], frames: dict[str, pl.DataFrame], in_flight: InFlight, *, is_live: bool
+    last: RunRecord | None,
+    frames: dict[str, pl.DataFrame],
+    in_flight: InFlight,
+    *,
+    is_live: bool,
 ) -> float | None:
     """Tokens per second: of the last run as it recorded it; of a live one what it committed and
     saved until now.
     """
-    if not is_live or "started" not in last:
-        rate = last.get("tokens_per_s")
-        return None if rate is None else float(rate)
+    if last is None:
+        return None
+    if not is_live:
+        return None if last.tokens_per_s is None else float(last.tokens_per_s)
     mine = [
-        frame for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last['run']}-")
+        frame for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last.run}-")
     ]
     tokens = (
         sum(int(frame["completion_tokens"].cast(pl.Int64).sum()) for frame in mine)
         + in_flight.tokens
     )
-    tokens -= int(last.get("taken_over", {}).get("tokens", 0))
-    seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(last["started"])).total_seconds()
+    tokens -= last.taken_over.tokens if last.taken_over else 0
+    seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(last.started)).total_seconds()
     return round(max(0, tokens) / seconds, 1) if seconds > 0 else None
 
 

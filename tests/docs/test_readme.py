@@ -27,7 +27,7 @@ from batchr1.driver.driver import Tally
 from batchr1.driver.summary import Summary
 from batchr1.export.options import ExportOptions
 from batchr1.export.select import Step, filters
-from batchr1.report.summary import GroupSummary, InFlight, OutputSummary
+from batchr1.report.summary import GroupSummary, InFlight, LastRun, OutputSummary
 
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
@@ -125,7 +125,7 @@ def test_the_status_shown_is_what_status_prints() -> None:
         token_stats=stats,
         flags={"answer_without_box": 1},
         runs=1,
-        last_run={},
+        last_run=LastRun(),
         holder=None,
         in_flight=InFlight(0, 0, 0, 0),
         tokens_per_s=float(speed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pydantic import BaseModel
 from replay_job import questions, run_replay, write_job
 
 from batchr1.cli.main import main
 from batchr1.columns import COLUMNS, KEPT_AFTER
 from batchr1.job import JobSpec, load_job
 from batchr1.output.folder import Output
+from batchr1.output.folder import _json as as_json
+from batchr1.output.run_record import FORMAT, parse_record
 from batchr1.records import Result
 from batchr1.storage.base import open_storage
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+OLD_RECORDS = sorted((ROOT / "tests/data/before_rebuild/output/.batchr1/runs").glob("*.json"))
 
 
 def published(what: str) -> dict[str, Any]:
@@ -38,7 +43,7 @@ def expanded(job: Path) -> dict[str, Any]:
     return raw
 
 
-@pytest.mark.parametrize("what", ["job", "output", "log"])
+@pytest.mark.parametrize("what", ["job", "output", "run", "log"])
 def test_the_schema_command_prints_the_published_file(what: str) -> None:
     result = click.testing.CliRunner().invoke(main, ["schema", what], catch_exceptions=False)
     assert result.exit_code == 0
@@ -110,6 +115,56 @@ def test_what_the_spec_refuses_the_schema_refuses_too(section: str, keys: Any) -
 def test_a_good_job_passes_both() -> None:
     JobSpec.model_validate(GOOD)
     jsonschema.validate(GOOD, published("job"))
+
+
+def test_every_key_of_a_run_record_is_described() -> None:
+    schema = published("run")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for definition in [schema, *schema["$defs"].values()]:
+        for name, key in definition["properties"].items():
+            assert "description" in key, name
+
+
+@pytest.mark.parametrize("path", OLD_RECORDS, ids=["stopped", "killed"])
+def test_a_record_of_an_older_batchr1_is_read_and_kept_to_the_byte(path: Path) -> None:
+    record = parse_record(path.read_bytes())
+    assert record.format == 1
+    assert (record.counts is None) == (record.state == "running")
+    assert as_json(record.to_dict()) == path.read_bytes()
+    jsonschema.validate(json.loads(path.read_bytes()), published("run"))
+
+
+def test_a_newer_record_is_read_and_its_unknown_keys_are_kept() -> None:
+    newer = json.loads(OLD_RECORDS[0].read_bytes())
+    newer |= {"format": 99, "weather": {"rain": True}}
+    newer["tally"]["sighs"] = 3
+    record = parse_record(json.dumps(newer).encode())
+    assert (record.format, record.tally and record.tally.done) == (99, 9)
+    assert record.to_dict() == newer
+
+
+def test_a_written_record_has_the_keys_of_the_published_schema(real_output: Path) -> None:
+    """None is unknown to the models, and the published schema holds."""
+    [path] = (real_output / ".batchr1/runs").glob("*.json")
+    record = parse_record(path.read_bytes())
+    assert record.format == FORMAT
+    assert list(unknown_keys(record)) == []
+    assert record.to_dict() == json.loads(path.read_bytes())
+    jsonschema.validate(json.loads(path.read_bytes()), published("run"))
+
+
+def unknown_keys(value: Any) -> Iterator[str]:
+    """The keys, at any depth, that no model has."""
+    if isinstance(value, BaseModel):
+        yield from value.model_extra or {}
+        for name in value.model_fields_set:
+            yield from unknown_keys(getattr(value, name))
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from unknown_keys(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from unknown_keys(one)
 
 
 @pytest.fixture(scope="module")

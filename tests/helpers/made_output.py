@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from batchr1.columns import output_schema
 from batchr1.output.folder import Output, part_name, stage_part
+from batchr1.output.run_record import RunRecord
 from batchr1.storage.base import Storage, open_storage
 
 RUN = "20261120T101500000Z-abcd"
@@ -184,7 +185,7 @@ def write_output(
         "rungs": [],
         "timeline": _timeline(),
     }
-    output.write_run(RUN, record)
+    output.write_run(RunRecord.model_validate(record))
     if not pending:
         output.succeed()
     return output

@@ -127,9 +127,8 @@ def test_a_gateway_that_is_killed_and_started_again_is_waited_for(
         code = run.wait(240)
     assert code == 0, run.stderr
     record = Output(s3_real.storage("out")).runs()[-1]
-    assert (record["tally"]["restarts"], record["tally"]["carried"]) == (0, 0), (
-        "no worker died of it"
-    )
+    assert record.tally is not None
+    assert (record.tally.restarts, record.tally.carried) == (0, 0), "no worker died of it"
     assert_whole_and_silent(s3_real, wanted, run.stdout + run.stderr)
 
 

@@ -20,6 +20,7 @@ from s3_fakes import S3, FaultyS3
 from batchr1.cli.main import main
 from batchr1.driver.fleet import HANG_S
 from batchr1.output.folder import Output
+from batchr1.output.run_record import RunRecord
 from batchr1.report.health import MAX_AGE_S, look
 from batchr1.storage.base import open_storage
 from batchr1.storage.lock import LOCK, STALE_AFTER_S, Lock
@@ -165,20 +166,24 @@ def test_options_that_do_not_go_together(
     assert said in result.stderr
 
 
+def ended_record(run: str) -> RunRecord:
+    return RunRecord(run=run, state="ended", started="2026-01-01T00:00:00+00:00", exit_code=0)
+
+
 def test_a_look_while_one_empty_night_takes_the_place_of_another_finds_one(tmp_path: Path) -> None:
     output = Output(open_storage(tmp_path))
     nights = [f"20260101T000000{n:03}Z-0000" for n in range(200)]
-    output.write_run("20250101T000000000Z-0000", {"run": "of rows", "exit_code": 0})
-    output.write_run(nights[0], {"run": nights[0], "exit_code": 0})
+    output.write_run(ended_record("20250101T000000000Z-0000"))
+    output.write_run(ended_record(nights[0]))
 
     def run_empty() -> None:
         for before, night in pairwise(nights):
-            output.write_run(night, {"run": night, "exit_code": 0})
+            output.write_run(ended_record(night))
             output.forget_run(before)
 
     scheduler = threading.Thread(target=run_empty)
     scheduler.start()
     while scheduler.is_alive():
         assert output.last_run() is not None
-        assert {record["exit_code"] for record in output.runs()} <= {0}
+        assert {record.exit_code for record in output.runs()} <= {0}
     scheduler.join()

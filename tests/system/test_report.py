@@ -30,6 +30,7 @@ from s3_fakes import S3
 
 from batchr1.cli.main import main
 from batchr1.output.folder import Output
+from batchr1.output.run_record import RunRecord
 from batchr1.report.numbers import log_edges, read
 from batchr1.report.page import MAX_BYTES, quote, render, visible
 from batchr1.storage.base import open_storage
@@ -176,11 +177,11 @@ def test_the_tail_is_where_fewer_than_half_of_the_sequences_run(made: Path) -> N
 def test_series_of_runs_stand_one_after_the_other(tmp_path: Path) -> None:
     output = write_output(tmp_path / "out", [table_of([good_row(i) for i in range(8)])])
     [record] = output.runs()
-    output.write_run(RUN.replace("abcd", "abce"), record)
+    output.write_run(record.model_copy(update={"run": RUN.replace("abcd", "abce")}))
     time = numbers_of(tmp_path / "out")["time"]
     seconds = [p["seconds"] for p in time["points"]]
     assert seconds == sorted(seconds)
-    assert time["starts"] == [0.0, record["timeline"]["seconds"][-1]]
+    assert time["starts"] == [0.0, record.timeline.seconds[-1]]
     assert time["tail"]["since"] > time["starts"][1]
 
 
@@ -242,7 +243,8 @@ def write_hostile(folder: Path) -> Output:
     }
     output.write_job(job)
     [record] = output.runs()
-    output.write_run(RUN, record | {"stopped": HOSTILE, "exit_code": 75, "batchr1": HOSTILE})
+    record.stopped, record.exit_code, record.batchr1 = HOSTILE, 75, HOSTILE
+    output.write_run(record)
     return output
 
 
@@ -451,8 +453,9 @@ def test_a_report_on_a_run_whose_engine_never_came_up(tmp_path: Path) -> None:
     output = write_output(tmp_path / "out", [], pending=100)
     output.storage.delete(".batchr1/job.json")
     [record] = output.runs()
-    started = {k: record[k] for k in ("run", "started", "batchr1", "job", "plan", "counts_before")}
-    output.write_run(RUN, started | {"state": "running"})
+    kept = ("run", "started", "batchr1", "job", "plan", "counts_before")
+    started = {name: value for name, value in record.to_dict().items() if name in kept}
+    output.write_run(RunRecord.model_validate(started | {"state": "running"}))
     assert report(tmp_path / "out").exit_code == 0
     shown = Page((tmp_path / "out/report.html").read_text()).text
     assert "This output is interrupted" in shown
@@ -463,9 +466,9 @@ def test_a_report_without_gold_or_series_or_kept_columns(tmp_path: Path) -> None
     rows = [good_row(i, gold=None, correct=None, final_answer=None) for i in range(5)]
     output = write_output(tmp_path / "out", [table_of(rows, pa.schema([]))])
     [record] = output.runs()
-    for gone in ("timeline", "memory", "plan"):
-        del record[gone]
-    output.write_run(RUN, record)
+    gone = ("timeline", "memory", "plan")
+    left = {name: value for name, value in record.to_dict().items() if name not in gone}
+    output.write_run(RunRecord.model_validate(left))
     assert report(tmp_path / "out").exit_code == 0
     shown = Page((tmp_path / "out/report.html").read_text()).text
     assert "How many are right" not in shown
@@ -574,6 +577,18 @@ BAD = {
         "readable part (REASON). batchr1 publishes whole files only, so something else changed "
         "it: delete it, and its rows run again.",
     ),
+    "a run record that is damaged": (
+        ["TMP/torn_run"],
+        f"TMP/torn_run/.batchr1/runs/{RUN}.json: not the record of a run (got Expecting property name "
+        "enclosed in double quotes: line 1 column 2 (char 1)). Something else changed it: put it back, or delete it (rows "
+        "stay, this run's figures go).",
+    ),
+    "a run record with another value": (
+        ["TMP/odd_run"],
+        f"TMP/odd_run/.batchr1/runs/{RUN}.json: not the record of a run (got tally.done: input "
+        "should be a valid integer, unable to parse string as an integer). Something else changed "
+        "it: put it back, or delete it (rows stay, this run's figures go).",
+    ),
     "a job record that is damaged": (
         ["TMP/odd"],
         "TMP/odd/.batchr1/job.json: not the record of a job (something else "
@@ -588,6 +603,14 @@ def test_bad_inputs_are_refused_with_one_line(name: str, tmp_path: Path) -> None
     if name == "a part that is damaged":
         [part] = write_output(tmp_path / "torn", [table_of([good_row(0)])]).parts()
         (tmp_path / "torn" / part).write_bytes(b"PAR1 what a pity")
+    if name == "a run record that is damaged":
+        write_output(tmp_path / "torn_run", [table_of([good_row(0)])])
+        (tmp_path / f"torn_run/.batchr1/runs/{RUN}.json").write_text("{what a pity")
+    if name == "a run record with another value":
+        output = write_output(tmp_path / "odd_run", [table_of([good_row(0)])])
+        [record] = output.runs()
+        changed = record.to_dict() | {"tally": {"done": "many"}}
+        (tmp_path / f"odd_run/.batchr1/runs/{RUN}.json").write_text(json.dumps(changed))
     if name == "a job record that is damaged":
         write_output(tmp_path / "odd", [table_of([good_row(0)])])
         (tmp_path / "odd/.batchr1/job.json").write_text("[]")

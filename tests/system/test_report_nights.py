@@ -18,6 +18,7 @@ from test_report import Page, assert_inert
 
 from batchr1.cli.main import main
 from batchr1.output.folder import Output, part_name, stage_part
+from batchr1.output.run_record import CountsRecord, RunRecord, TallyRecord
 from batchr1.report.nights import nights, total
 from batchr1.report.scan import scan
 from batchr1.storage.base import Storage, open_storage
@@ -125,7 +126,7 @@ def write_night(
             },
             "replicas": {"events": events},
         }
-    output.write_run(run, document | record)
+    output.write_run(RunRecord.model_validate(document | record))
     if not killed:
         output.succeed()
     return run
@@ -134,19 +135,18 @@ def write_night(
 def write_empty_night(folder: Path, night: int) -> None:
     run, started = name_of(night), FIRST + dt.timedelta(days=night)
     Output(open_storage(folder)).write_run(
-        run,
-        {
-            "run": run,
-            "state": "ended",
-            "started": started.isoformat(),
-            "ended": started.isoformat(),
-            "date": started.date().isoformat(),
-            "exit_code": 0,
-            "stopped": None,
-            "job": "nightly",
-            "counts": {"samples": 0, "pending": 0},
-            "tally": {"done": 0, "failed": 0, "tokens": 0},
-        },
+        RunRecord(
+            run=run,
+            state="ended",
+            started=started.isoformat(),
+            ended=started.isoformat(),
+            date=started.date().isoformat(),
+            exit_code=0,
+            stopped=None,
+            job="nightly",
+            counts=CountsRecord(samples=0, pending=0),
+            tally=TallyRecord(done=0, failed=0, tokens=0),
+        )
     )
 
 

@@ -536,7 +536,7 @@ def test_max_cost_counts_all_runs_and_stops_between_requests(tmp_path: Path) -> 
         assert done == len(server.bodies)
         assert 5 <= done <= 6, "what is under way ends"
         assert first.spend is not None
-        assert first.spend["usd"] == pytest.approx(1.02 * done)
+        assert first.spend.usd == pytest.approx(1.02 * done)
         second = run(job)
         assert (second.exit_code, second.tally.done, len(server.bodies)) == (75, 0, done), (
             "not one more"
@@ -547,7 +547,8 @@ def test_max_cost_counts_all_runs_and_stops_between_requests(tmp_path: Path) -> 
         last = run(job, "engine.max_cost=100")
         assert last.exit_code == 0
         assert last.spend is not None
-        assert last.spend["before"]["usd"] + last.spend["usd"] == pytest.approx(1.02 * 12)
+        assert last.spend.before is not None
+        assert last.spend.before.usd + last.spend.usd == pytest.approx(1.02 * 12)
     assert keys_of(rows_of(tmp_path / "out")) == every(12)
     numbers, found = read(Output(open_storage(str(tmp_path / "out"))))
     assert numbers["all_nights"]["cost_usd"] == pytest.approx(1.02 * 12)
@@ -590,7 +591,7 @@ def test_max_cost_cannot_be_kept_without_usage(tmp_path: Path) -> None:
         summary = run(job, "engine.max_cost=null")
         assert summary.exit_code == 0
         assert summary.spend is not None
-        assert summary.spend["without_usage"] == 11
+        assert summary.spend.without_usage == 11
 
 
 def test_outcomes_that_are_not_wanted_are_tried_again_and_paid_for(tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from batchr1.backends.openai import price_of
 from batchr1.dataset.pending import Counts
 from batchr1.driver.context import RunContext
-from batchr1.driver.cost import spend_document, spent_before
+from batchr1.driver.cost import spend_record, spent_before
 from batchr1.driver.driver import Driver, Tally
 from batchr1.driver.fleet import Fleet
 from batchr1.driver.monitor.timeline import Timeline
@@ -20,6 +19,20 @@ from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, StoppedError, StorageError
 from batchr1.executors.messages import Heartbeat, WorkerReady
 from batchr1.output.checkpoints import FoundCheckpoints
+from batchr1.output.run_record import (
+    CountsRecord,
+    EngineRecord,
+    FigureRecord,
+    LoadRecord,
+    PlanRecord,
+    ReplicaEventRecord,
+    ReplicasRecord,
+    RungRecord,
+    SpentRecord,
+    TakenOverRecord,
+    TallyRecord,
+    TimelineRecord,
+)
 from batchr1.sizing.plan import Plan
 
 log = logging.getLogger("batchr1.run")
@@ -49,23 +62,22 @@ class RunRecorder:
         self._run, self._counts, self._plan = run, counts, plan
         self._is_server = run.job.spec.engine.is_server
         self._price = price_of(run.job.spec.engine)
-        self._before: dict[str, Any] | None = None
+        self._before: SpentRecord | None = None
         if self._price is not None:
             saved = checkpoints.saved.values()
             self._before = spent_before(run.job.output, saved, self._price)
         self._started = self._written_at = time.monotonic()
         self._reached = (0, 0, 0)  # tokens, samples done and samples failed at the last progress
         self.timeline = Timeline(self._started)
-        self.record: dict[str, Any] = initial_record(run.job, run.options, run.name) | {
-            "plan": plan.to_dict(),
-            "counts_before": counts.to_dict(),
-            "taken_over": {
-                "generations": len(checkpoints.saved) - checkpoints.finished,
-                "finished": checkpoints.finished,
-                "tokens": checkpoints.tokens,
-                "unreadable": list(checkpoints.unreadable),
-            },
-        }
+        self.record = initial_record(run.job, run.options, run.name)
+        self.record.plan = PlanRecord.model_validate(plan.to_dict())
+        self.record.counts_before = CountsRecord.model_validate(counts.to_dict())
+        self.record.taken_over = TakenOverRecord(
+            generations=len(checkpoints.saved) - checkpoints.finished,
+            finished=checkpoints.finished,
+            tokens=checkpoints.tokens,
+            unreadable=list(checkpoints.unreadable),
+        )
 
     @property
     def started(self) -> float:
@@ -75,10 +87,10 @@ class RunRecorder:
     @property
     def spent_usd(self) -> float:
         """The cost of earlier runs at a server."""
-        return self._before["usd"] if self._before else 0.0
+        return self._before.usd if self._before else 0.0
 
     def write(self) -> None:
-        self._run.job.output.write_run(self._run.name, self.record)
+        self._run.job.output.write_run(self.record)
 
     def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
         """Note the progress of a run. Calls may come as often as the driver likes."""
@@ -87,9 +99,10 @@ class RunRecorder:
         is_due = time.monotonic() - self._written_at >= RECORD_EVERY_S
         if workers and is_due and not self._run.lock.lost:
             self._written_at = time.monotonic()
-            self.record["timeline"] = self.timeline.to_dict()
-            self.record["counts_so_far"] = self.counts_with(tally).to_dict()
-            self.record |= self._spend(tally)
+            counts = self.counts_with(tally).to_dict()
+            self.record.timeline = TimelineRecord.model_validate(self.timeline.to_dict())
+            self.record.counts_so_far = CountsRecord.model_validate(counts)
+            self._note_spending(tally)
             try:
                 self.write()
             except StorageError as exc:  # the next record says the same and more
@@ -100,7 +113,7 @@ class RunRecorder:
         reached = (self.timeline.tokens, tally.done, tally.failed)
         if reached != self._reached:
             self._reached = reached
-            self.record["progressed"] = now_text()
+            self.record.progressed = now_text()
 
     def counts_with(self, tally: Tally) -> Counts:
         """Counts of the whole input, with the work of this run."""
@@ -112,36 +125,43 @@ class RunRecorder:
             spared=before.spared + tally.spared,
         )
 
-    def _spend(self, tally: Tally) -> dict[str, Any]:
-        """The cost of a server's work, for the record."""
-        if not self._is_server:
-            return {}
-        return {"spend": spend_document(tally.spent or Spent(), self._price, self._before)}
+    def _note_spending(self, tally: Tally) -> None:
+        """Note the cost of a server's work."""
+        if self._is_server:
+            self.record.spend = spend_record(tally.spent or Spent(), self._price, self._before)
 
     def end(self, driver: Driver, fleet: Fleet, error: BatchError | None) -> RunResult:
         """Complete the record; the caller writes it."""
         tally = driver.tally
         result = self._result(tally, error)
         is_counted = tally.tokens > 0 or not self._is_server  # a server need not count tokens
-        self.record |= {
-            "state": "stopped" if error else "ended",
-            "ended": now_text(),
-            "exit_code": result.exit_code,
-            "stopped": result.stopped,
-            "wall_s": round(result.wall_s, 3),
-            "generating_s": round(result.generating_s, 3),
-            "tokens_per_s": round(result.tokens_per_s, 1) if is_counted else None,
-            "counts": result.counts.to_dict(),
-            "tally": {k: v for k, v in asdict(tally).items() if k not in _NOT_TALLIED},
-            "engines": {str(w): asdict(r) for w, r in fleet.ready.items()},
-            "memory": self._memories(fleet),
-            "loads": {str(w): load.counts() for w, load in _by_worker(driver.loads).items()},
-            "rungs": [asdict(rung) for rung in fleet.rungs],
-            "replicas": self._replicas(driver, fleet),
-            "timeline": self.timeline.to_dict(),
-            **self._spend(tally),
+        record = self.record
+        record.state = "stopped" if error else "ended"
+        record.ended, record.exit_code, record.stopped = (
+            now_text(),
+            result.exit_code,
+            result.stopped,
+        )
+        record.wall_s = round(result.wall_s, 3)
+        record.generating_s = round(result.generating_s, 3)
+        record.tokens_per_s = round(result.tokens_per_s, 1) if is_counted else None
+        record.counts = CountsRecord.model_validate(result.counts.to_dict())
+        record.tally = TallyRecord.model_validate(
+            {name: value for name, value in asdict(tally).items() if name not in _NOT_TALLIED}
+        )
+        record.engines = {
+            str(worker): EngineRecord.model_validate(asdict(ready))
+            for worker, ready in fleet.ready.items()
         }
-        self.record.pop("counts_so_far", None)
+        record.memory = self._memories(fleet)
+        record.loads = {
+            str(worker): LoadRecord.model_validate(load.counts())
+            for worker, load in _by_worker(driver.loads).items()
+        }
+        record.rungs = [RungRecord.model_validate(asdict(rung)) for rung in fleet.rungs]
+        record.replicas = self._replicas(driver, fleet)
+        record.timeline = TimelineRecord.model_validate(self.timeline.to_dict())
+        self._note_spending(tally)
         return result
 
     def _result(self, tally: Tally, error: BatchError | None) -> RunResult:
@@ -156,39 +176,44 @@ class RunRecorder:
         wall_s = time.monotonic() - self._started
         return RunResult(counts, code, stopped, wall_s, generating_s, rate)
 
-    def _replicas(self, driver: Driver, fleet: Fleet) -> dict[str, Any]:
-        """Life of each replica, in seconds since the driver started, and the driver's CPU time."""
-        first, last = driver.tally.first_submit, driver.tally.last_commit
-        return {
-            "first_submit_s": None if first is None else round(first - fleet.started, 3),
-            "last_commit_s": None if last is None else round(last - fleet.started, 3),
-            "driver_cpu_s": round(driver.cpu_s, 3),
-            "events": [asdict(event) for event in fleet.events],
-            "gpus": {str(replica.worker): self._gpus_of(replica.setup.kind) for replica in fleet},
-            "given_up": {str(worker): why for worker, why in fleet.given_up.items()},
-        }
+    def _replicas(self, driver: Driver, fleet: Fleet) -> ReplicasRecord:
+        """Record the life of each replica, in seconds since the driver started."""
+
+        def since_start(moment: float | None) -> float | None:
+            return None if moment is None else round(moment - fleet.started, 3)
+
+        return ReplicasRecord(
+            first_submit_s=since_start(driver.tally.first_submit),
+            last_commit_s=since_start(driver.tally.last_commit),
+            driver_cpu_s=round(driver.cpu_s, 3),
+            events=[ReplicaEventRecord.model_validate(asdict(event)) for event in fleet.events],
+            gpus={str(replica.worker): self._gpus_of(replica.setup.kind) for replica in fleet},
+            given_up={str(worker): why for worker, why in fleet.given_up.items()},
+        )
 
     def _gpus_of(self, kind: int) -> int:
         """Count the GPUs of an engine on a kind of machine."""
         plan = self._plan.of_kind(kind)
         return plan.tensor_parallel * plan.pipeline_parallel if plan.device == "cuda" else 0
 
-    def _memories(self, fleet: Fleet) -> dict[str, Any]:
-        """Memory by worker; none where it is a server's."""
+    def _memories(self, fleet: Fleet) -> dict[str, dict[str, FigureRecord]]:
+        """Record memory by worker; none where it is a server's."""
         if self._is_server:
             return {}
-        return {str(w): self._memory(r, fleet[w].setup.kind) for w, r in fleet.ready.items()}
-
-    def _memory(self, ready: WorkerReady, kind: int) -> dict[str, dict[str, float | None]]:
-        """Planned and measured memory of an engine, in GiB and tokens."""
-        plan = self._plan.of_kind(kind)
-        planned: dict[str, float | None] = asdict(plan.memory) | {
-            "kv_cache_tokens": plan.kv_cache_tokens
-        }
-        found = asdict(ready.info.memory) if ready.info.memory else dict.fromkeys(planned)
-        measured = found | {"kv_cache_tokens": ready.info.kv_cache_tokens}
         return {
-            name: {"planned": planned[name], "measured": measured.get(name)} for name in planned
+            str(worker): self._memory(ready, fleet[worker].setup.kind)
+            for worker, ready in fleet.ready.items()
+        }
+
+    def _memory(self, ready: WorkerReady, kind: int) -> dict[str, FigureRecord]:
+        """Pair planned and measured memory of an engine, in GiB and tokens."""
+        plan = self._plan.of_kind(kind)
+        planned = asdict(plan.memory) | {"kv_cache_tokens": plan.kv_cache_tokens}
+        measured = asdict(ready.info.memory) if ready.info.memory else {}
+        measured |= {"kv_cache_tokens": ready.info.kv_cache_tokens}
+        return {
+            name: FigureRecord(planned=value, measured=measured.get(name))
+            for name, value in planned.items()
         }
 
 
