@@ -13,7 +13,7 @@ from typing import Any
 
 from batchr1.backends.openai import check_server_job, served_model
 from batchr1.dataset.source import Source
-from batchr1.driver.monitor.watch import Watch
+from batchr1.driver.monitor.prometheus import MetricsExporter
 from batchr1.driver.resume.exclude import earlier_outputs
 from batchr1.driver.signals import StopSignals
 from batchr1.engine.vllm.arguments import check_engine_args
@@ -84,7 +84,7 @@ class RunContext:
     name: str
     lock: Lock
     signals: StopSignals
-    watch: Watch
+    exporter: MetricsExporter
 
 
 def open_job(

@@ -13,7 +13,7 @@ import logging
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.context import DEFAULTS, RunContext, RunOptions, open_job
 from batchr1.driver.driver import Tally
-from batchr1.driver.monitor.watch import Watch, watching
+from batchr1.driver.monitor.prometheus import MetricsExporter, exporting
 from batchr1.driver.on_finish import run_command
 from batchr1.driver.planning import EngineInputs, make_renderer, plan_engines
 from batchr1.driver.preflight import (
@@ -60,9 +60,9 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
     Raises `BatchError` for what ends a run before it could begin or for good. A run that stopped
     half-way returns a summary with exit code 75.
     """
-    with watching(spec.name, options.metrics_file, options.metrics_address) as watch:
+    with exporting(spec.name, options.metrics_file, options.metrics_address) as exporter:
         with stop_signals(quiet=options.log_json) as signals:
-            end = _run_locked(spec, options, signals, watch)
+            end = _run_locked(spec, options, signals, exporter)
         if spec.on_finish is not None and end.record is not None:
             run_command(spec.on_finish, end.record, end.summary.output)
         if end.error is not None:
@@ -70,7 +70,9 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
         return end.summary
 
 
-def _run_locked(spec: JobSpec, options: RunOptions, signals: StopSignals, watch: Watch) -> RunEnd:
+def _run_locked(
+    spec: JobSpec, options: RunOptions, signals: StopSignals, exporter: MetricsExporter
+) -> RunEnd:
     """Check the job, take the lock of its output, and do what is pending."""
     job = open_job(spec, options)
     check_options(job, options)
@@ -85,7 +87,7 @@ def _run_locked(spec: JobSpec, options: RunOptions, signals: StopSignals, watch:
     name = run_name(dt.datetime.now(dt.UTC))
     job.output.storage.check_writable()
     with Lock.acquire(job.output.storage, run=name) as lock:
-        run = RunContext(job, options, name, lock, signals, watch)
+        run = RunContext(job, options, name, lock, signals, exporter)
         engines = _find_pending(run, pending, engines)
         counts = pending.counts()
         if counts.pending == 0:
@@ -163,8 +165,8 @@ def _finish_without_work(run: RunContext, pending: Pending, counts: Counts) -> R
         exit_code=code,
     )
     log.info("nothing to do", extra=said)
-    run.watch.begin(run.name, output.uri, counts)
-    run.watch.end(code)
+    run.exporter.begin(run.name, output.uri, counts)
+    run.exporter.end(code)
     summary = Summary(run.name, output.uri, counts, Tally(), 0.0, 0.0, code, None)
     return RunEnd(summary, record, None)
 

@@ -56,7 +56,7 @@ class Work:
         self._output.storage.retry = PATIENCE
         self._output.begin()
         self._recorder.write()
-        self._run.watch.begin(self._run.name, self._output.uri, self._counts)
+        self._run.exporter.begin(self._run.name, self._output.uri, self._counts)
         with log_file(self._output, self._run.name) as log_path:
             said = event("run_started", **self._named, **counted(self._counts))
             log.info("run %s: %d pending", self._run.name, self._counts.pending, extra=said)
@@ -135,7 +135,7 @@ class Work:
 
         def on_progress(tally: Tally, workers: list[Heartbeat]) -> None:
             self._recorder.update(tally, workers)
-            self._run.watch.update(tally, workers, self._recorder.timeline)
+            self._run.exporter.update(tally, workers, self._recorder.timeline)
             if display is not None:
                 display.update(tally, workers)
 
@@ -182,7 +182,7 @@ class Work:
         """Write the record, and `_SUCCESS` when everything is done."""
         result = self._recorder.end(driver, fleet, error)
         tally = driver.tally
-        self._run.watch.end(result.exit_code, tally, self._recorder.timeline)
+        self._run.exporter.end(result.exit_code, tally, self._recorder.timeline)
         said = event(
             "run_ended",
             **self._named,

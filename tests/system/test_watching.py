@@ -19,6 +19,9 @@ import jsonschema
 import polars as pl
 import pytest
 from process_tree import tree, until
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 from replay_job import questions, replay, write_job
 
@@ -27,8 +30,13 @@ from batchr1.cli.options import address
 from batchr1.dataset.pending import Counts
 from batchr1.driver.driver import Tally
 from batchr1.driver.fleet import Event as WorkerEvent
-from batchr1.driver.monitor.prometheus import HELP, Metrics
-from batchr1.driver.monitor.watch import Watch, serving, watching
+from batchr1.driver.monitor.prometheus import (
+    HELP,
+    Metrics,
+    MetricsExporter,
+    exporting,
+    serving,
+)
 from batchr1.engine.openai.server import Spent
 from batchr1.errors import JobError
 from batchr1.events import EVENTS, JsonLines, event, schema_document
@@ -284,11 +292,11 @@ def test_a_metrics_file_that_fails_later_is_said_once_and_stops_nothing(
 ) -> None:
     folder = tmp_path / "node"
     folder.mkdir()
-    with watching("x", folder / "x.prom", None) as watch:
+    with exporting("x", folder / "x.prom", None) as exporter:
         (folder / "x.prom").unlink()
         folder.rmdir()
-        watch.renew()
-        watch.renew()
+        exporter.renew()
+        exporter.renew()
     said = f"{folder}/x.prom: the metrics were not written (No such file or directory)"
     assert [record.message for record in caplog.records] == [said]
 
@@ -299,7 +307,7 @@ def test_every_metric_is_described_and_written_as_prometheus_reads_it() -> None:
         name, run="r", output="s3://b/o", counts=Counts(4, 2, 3, 1, 0), ended=1.0, exit_code=0
     )
     metrics.tally = Tally(done=2, last_commit=0.0, spent=Spent(1, 20, 100))
-    text = metrics.text()
+    text = MetricsExporter(metrics).text()
     families = {family.name: family for family in text_string_to_metric_families(text)}
     assert {name.removesuffix("_total") for name in HELP} == set(families)
     for full, (kind, meaning) in HELP.items():
@@ -363,17 +371,33 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_done(tmp_path: Path)
 
 
 @pytest.fixture
-def served() -> Iterator[tuple[Watch, str]]:
-    watch = Watch(Metrics("x"), text="one\n")
-    with serving(watch, ("127.0.0.1", 0)) as url:
-        yield watch, url
+def served() -> Iterator[tuple[MetricsExporter, str]]:
+    exporter = MetricsExporter(Metrics("x"))
+    with serving(exporter.registry, ("127.0.0.1", 0)) as url:
+        yield exporter, url
 
 
-def test_what_is_served_is_what_is_known_now(served: tuple[Watch, str]) -> None:
-    watch, url = served
-    assert get(url) == "one\n"
-    watch.text = "two\n"
-    assert get(url) == "two\n"
+def test_what_is_served_is_what_is_known_now(served: tuple[MetricsExporter, str]) -> None:
+    exporter, url = served
+    for tokens in (1, 2):
+        exporter.metrics.tokens = tokens
+        exporter.renew()
+        assert get(url) == exporter.text()
+        assert samples_of(get(url))["batchr1_generated_tokens_total"] == tokens
+
+
+def test_prometheus_itself_gets_the_format_that_it_asks_for(
+    served: tuple[MetricsExporter, str],
+) -> None:
+    exporter, url = served
+    request = urllib.request.Request(
+        url, headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        families = list(openmetrics_families(answer.read().decode()))
+    plain = text_string_to_metric_families(exporter.text())
+    assert {family.name for family in families} == {family.name for family in plain}
 
 
 @pytest.mark.parametrize(

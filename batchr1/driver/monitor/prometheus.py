@@ -1,22 +1,41 @@
-"""A run as Prometheus metrics, in the text format that a scraper or the node exporter's textfile collector reads.
+"""The metrics of a run for Prometheus, in a file for the node exporter and at an HTTP port.
 
 Every sample carries the job's `name`, so that the files of several jobs may lie in one folder.
-Totals are of one run: a counter that begins anew is what Prometheus expects of a program that was
-started again.
+Totals are of one run: Prometheus expects a counter to begin anew with a program. Nothing that
+fails here ends a run that has begun.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    generate_latest,
+    start_http_server,
+    write_to_textfile,
+)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from batchr1 import __version__
 from batchr1.dataset.pending import Counts
 from batchr1.driver.driver import Tally
+from batchr1.driver.monitor.timeline import Timeline
+from batchr1.errors import BatchError, JobError
+from batchr1.events import event
 from batchr1.executors.messages import Heartbeat
 
+log = logging.getLogger("batchr1.watch")
+
+FILE_EVERY_S = 15.0
+RENEW_EVERY_S = 1.0
 Kind = Literal["gauge", "counter"]
 
 HELP: dict[str, tuple[Kind, str]] = {
@@ -71,7 +90,7 @@ HELP: dict[str, tuple[Kind, str]] = {
 
 @dataclass(slots=True)
 class Metrics:
-    """What is known of a run so far. `name`: the job's."""
+    """Figures of a run so far. `name`: the job's."""
 
     name: str
     started: float = field(default_factory=time.time)
@@ -85,19 +104,17 @@ class Metrics:
     tokens: int = 0
     preempted: int = 0
 
-    def text(self) -> str:
-        """Everything, with help and types; ends with a line feed, as the format demands."""
-        lines = []
+    def collect(self) -> list[Metric]:
+        """Make the metric families, with help and types."""
+        found: list[Metric] = []
         for name, samples in self._samples().items():
             kind, meaning = HELP[name]
-            lines += [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+            family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            metric = family(name, meaning, labels=["name", *samples[0][0]])
             for labels, value in samples:
-                shown = ",".join(
-                    f'{key}="{_escaped(text)}"'
-                    for key, text in {"name": self.name, **labels}.items()
-                )
-                lines.append(f"{name}{{{shown}}} {value!r}")
-        return "\n".join(lines) + "\n"
+                metric.add_metric([self.name, *labels.values()], value)
+            found.append(metric)
+        return found
 
     def _samples(self) -> dict[str, list[tuple[Mapping[str, str], float]]]:
         found = dict[str, list[tuple[Mapping[str, str], float]]]()
@@ -146,9 +163,7 @@ class Metrics:
         return found
 
     def _states(self) -> Iterable[tuple[str, int]]:
-        """Samples of the input as they are now: as they were found, and what this run has done
-        since.
-        """
+        """Count the input's samples by state: as found, and changed by this run since."""
         if self.counts is None:
             return
         before, tally = self.counts, self.tally
@@ -158,5 +173,139 @@ class Metrics:
         yield "pending", before.pending - tally.done - tally.failed - tally.spared
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+class _Shown(Collector):
+    """The metrics that are served: replaced as a whole, so that threads see one moment."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self.metrics
+
+
+class MetricsExporter:
+    """Keeps the metrics file and the served metrics up to date."""
+
+    def __init__(self, metrics: Metrics, file: Path | None = None) -> None:
+        self.metrics = metrics
+        self._file = file
+        self._shown = _Shown(metrics.collect())
+        self.registry = CollectorRegistry()
+        self.registry.register(self._shown)
+        self._renewed_at = self._wrote_at = 0.0
+        self._failed = ""
+
+    def begin(self, run: str, output: str, counts: Counts) -> None:
+        self.metrics.run, self.metrics.output, self.metrics.counts = run, output, counts
+        self.renew()
+
+    def update(self, tally: Tally, workers: list[Heartbeat], timeline: Timeline) -> None:
+        """Take new figures. Calls may come as often as the driver likes."""
+        now = time.monotonic()
+        if now - self._renewed_at >= RENEW_EVERY_S:
+            self._renewed_at = now
+            self.metrics.tally, self.metrics.workers = tally, workers
+            self.metrics.tokens, self.metrics.preempted = timeline.tokens, timeline.preempted
+            self._shown.metrics = self.metrics.collect()
+        if now - self._wrote_at >= FILE_EVERY_S:
+            self._write()
+
+    def end(
+        self, exit_code: int, tally: Tally | None = None, timeline: Timeline | None = None
+    ) -> None:
+        """Take the last figures, and the exit code."""
+        if tally is not None and timeline is not None:
+            self.metrics.tally, self.metrics.tokens = tally, timeline.tokens
+            self.metrics.preempted = timeline.preempted
+        self.metrics.ended, self.metrics.exit_code = time.time(), exit_code
+        self.renew()
+
+    def renew(self) -> None:
+        """Renew the served metrics and the file now."""
+        self._shown.metrics = self.metrics.collect()
+        self._write()
+
+    def text(self) -> str:
+        """Give the metrics in Prometheus' text format."""
+        return generate_latest(self.registry).decode()
+
+    def check_file(self) -> None:
+        """Write the file; raises `JobError` when it cannot be written."""
+        if self._file is None:
+            return
+        try:
+            write_to_textfile(str(self._file), self.registry)
+        except OSError as exc:
+            raise JobError(
+                f"--metrics-file: {self._file} cannot be written (got "
+                f"{(exc.strerror or str(exc)).lower()}). Name a file in a folder that is there."
+            ) from exc
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        self._wrote_at = time.monotonic()
+        try:
+            write_to_textfile(str(self._file), self.registry)  # readers see it whole
+        except OSError as exc:
+            if str(exc) != self._failed:  # once, not every fifteen seconds
+                self._failed = str(exc)
+                log.warning(
+                    "%s: the metrics were not written (%s)",
+                    self._file,
+                    exc.strerror or exc,
+                    extra=event("metrics_not_written", path=str(self._file)),
+                )
+
+
+@contextlib.contextmanager
+def exporting(
+    name: str, file: Path | None, address: tuple[str, int] | None
+) -> Iterator[MetricsExporter]:
+    """Write and serve the metrics of a run of the job `name` until it ends.
+
+    Raises `JobError` when the file cannot be written or the port cannot be had, before anything
+    else is done. A `BatchError` on its way out is the run's end, and is counted.
+    """
+    exporter = MetricsExporter(Metrics(name), file)
+    exporter.check_file()
+    with serving(exporter.registry, address) if address else contextlib.nullcontext():
+        try:
+            yield exporter
+        except BatchError as exc:
+            exporter.end(exc.exit_code)
+            raise
+
+
+@contextlib.contextmanager
+def serving(registry: CollectorRegistry, address: tuple[str, int]) -> Iterator[str]:
+    """Serve metrics at /metrics, and yield the URL. Port 0 takes any that is free."""
+    host, port = address
+    try:
+        server, thread = start_http_server(port, addr=host, registry=registry)
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise JobError(
+            f"--metrics-port: cannot listen on {host}:{port} (got {reason}). Choose another."
+        ) from exc
+    server.set_app(_only_metrics(server.get_app()))
+    url = f"http://{host}:{server.server_port}/metrics"
+    log.info("metrics at %s", url, extra=event("metrics_listening", url=url))
+    try:
+        yield url
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _only_metrics(metrics: Any) -> Callable[..., Any]:
+    """Answer 404 at other paths than /metrics; the library's application answers at all."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/metrics":
+            return metrics(environ, start_response)
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"metrics are at /metrics\n"]
+
+    return application
