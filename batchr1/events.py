@@ -110,7 +110,10 @@ def event(name: str, **fields: object) -> dict[str, object]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. Once a run has started, every line names it."""
+    """Formatter of records as JSON, one object a line.
+
+    Once a run has started, every line names it.
+    """
 
     def __init__(self) -> None:
         super().__init__()

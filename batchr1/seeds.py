@@ -9,7 +9,7 @@ from batchr1.records import WorkItem
 
 
 def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | None:
-    """Derive a sample's own seed of 63 bits; None without a job's seed.
+    """Derive a sample's own seed, 63 bits; None without `seed`.
 
     It differs between samples and attempts, and is the same in every run of the job.
     """
@@ -20,7 +20,7 @@ def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | N
 
 
 def next_attempt(item: WorkItem, seed: int | None) -> WorkItem:
-    """Make the item that tries a sample once more; `seed` is the job's."""
+    """Make the item that tries a sample again, for the job's `seed`."""
     attempt = item.attempt + 1
     own = derive_seed(seed, item.prompt.id, item.sample, attempt)
     return dataclasses.replace(item, attempt=attempt, seed=own)

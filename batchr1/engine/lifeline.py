@@ -61,7 +61,7 @@ def _wait_and_die(pid: int, direct_child: bool) -> None:
 
 
 def start_time(pid: int) -> str | None:
-    """Read when a process began, in the kernel's ticks; None when it has ended.
+    """Read the start of a process, in kernel ticks; None once ended.
 
     The time tells a process from the next owner of its pid.
     """
