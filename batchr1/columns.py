@@ -1,5 +1,6 @@
-"""The columns of an output, in order: the one place that both the writer and
-`schemas/output.schema.json` come from.
+"""Columns of an output, in order.
+
+The writer and `schemas/output.schema.json` both come from here.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from batchr1.records import FLAGS
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: Arrow type, whether it may be null, unit, allowed values, meaning."""
+    """Column: Arrow type, nullability, unit, allowed values, meaning."""
 
     name: str
     type: pa.DataType
@@ -175,7 +176,7 @@ FAILED_SCHEMA = pa.schema(
 
 
 def output_schema(kept: pa.Schema) -> pa.Schema:
-    """The Arrow schema of an output's parts, the kept input columns in their place."""
+    """Build the Arrow schema of an output's parts, kept columns included."""
     fields: list[pa.Field] = []
     for column in COLUMNS:
         fields.append(pa.field(column.name, column.type, nullable=column.nullable))
@@ -185,15 +186,16 @@ def output_schema(kept: pa.Schema) -> pa.Schema:
 
 
 def schema_document() -> dict[str, Any]:
-    """`schemas/output.schema.json`: name, Arrow type, nullability, unit, values and meaning of each
-    column.
+    """Build `schemas/output.schema.json`.
+
+    Each column has its name, Arrow type, nullability, unit, values and meaning.
     """
     return {
         "title": "batchr1 output: one row per (id, sample)",
         "files": "OUTPUT/data/part-*.parquet",
         "kept": (
             f"the input columns named in output.keep stand behind '{KEPT_AFTER}', with the "
-            f"input's type"
+            "input's type"
         ),
         "columns": [
             {

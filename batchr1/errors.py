@@ -1,4 +1,4 @@
-"""Every error that batchr1 raises on purpose.
+"""Errors that batchr1 raises on purpose, with their exit codes.
 
     BatchError                        exit code
     ├── UsageError                        2      what was asked cannot be done; nothing was changed
@@ -17,10 +17,10 @@
         │   └── EngineMemoryError        75      it ran out of memory, and nothing was left to lower
         └── InterruptedRun               75      a signal or the end of a time window
 
-    RequestError                          –      one request was refused by the engine: a failed row, never an exit
+    RequestError                          –      one refused request: a failed row, never an exit
 
-A message is one line: `where: what is wrong (got X, need Y). Do Z.` No prompt text and no secret is
-ever part of it.
+A message is one line: `where: what is wrong (got X, need Y). Do Z.` It never holds prompt text or
+a secret.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from typing import ClassVar
 
 
 class BatchError(Exception):
-    """Base of all errors that end a command with a message instead of a traceback."""
+    """Base of all errors that end a command with a message."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(BatchError):
-    """What was asked cannot be done as it stands; nothing was changed."""
+    """Request that cannot be done as it stands; nothing was changed."""
 
     exit_code = 2
 
 
 class JobError(UsageError):
-    """The job file or an option that overrides one of its keys."""
+    """Fault in the job file, or in an option that overrides it."""
 
 
 class InputError(UsageError):
-    """The dataset: missing, unreadable, or not of the shape that the job describes."""
+    """Dataset that is missing, unreadable or of another shape."""
 
 
 class OutputError(UsageError):
@@ -53,7 +53,7 @@ class OutputError(UsageError):
 
 
 class FingerprintError(UsageError):
-    """The output was made by a job that would have given other answers."""
+    """Output of a job that would have given other answers."""
 
 
 class ModelError(UsageError):
@@ -81,13 +81,13 @@ class StorageError(StoppedError):
 
 
 class LockLostError(StorageError):
-    """The output's lock is no longer this run's: it must not commit anything more."""
+    """Lock that another run took: nothing more may be committed."""
 
 
 class HubError(StoppedError):
-    """The model hub cannot be reached, fails, or stalls.
+    """Model hub that cannot be reached, fails or stalls.
 
-    `retry_after_s`: how long it asks to be left alone.
+    `retry_after_s`: seconds for which it asks to be left alone.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -100,8 +100,9 @@ class EngineError(StoppedError):
 
 
 class EngineMemoryError(EngineError):
-    """An engine ran out of memory, and nothing is left that could be lowered without asking the
-    user.
+    """Engine without memory, and no argument left to lower.
+
+    What is left is the user's to decide.
     """
 
 
@@ -110,4 +111,4 @@ class InterruptedRun(StoppedError):
 
 
 class RequestError(Exception):
-    """The engine refused one request; that row fails and the rest goes on."""
+    """Refused request: its row fails and the rest goes on."""

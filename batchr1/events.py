@@ -1,8 +1,8 @@
-"""The events of `run --log-format json`: names and fields that programs may rely on, and the line that says one.
+"""Events of `run --log-format json`: their names, fields and lines.
 
-A record is made an event where it is logged: `log.info("committed %s", name,
-extra=event("part_committed", …))`. Every other record is the event `message`. Names and fields are
-only ever added to.
+Programs may rely on names and fields: they are only added to. A record becomes an event where it
+is logged: `log.info("committed %s", name, extra=event("part_committed", …))`. Every other record
+is the event `message`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CODE: Schema = {"type": "integer", "enum": [0, 1, 2, 3, 4, 75]}
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What an event means, and its fields with their JSON schemas."""
+    """Meaning of an event, and its fields with their JSON schemas."""
 
     meaning: str
     fields: dict[str, Schema]
@@ -110,7 +110,10 @@ def event(name: str, **fields: object) -> dict[str, object]:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line. Once a run has started, every line names it."""
+    """Formatter of records as JSON, one object a line.
+
+    Once a run has started, every line names it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +140,7 @@ class JsonLines(logging.Formatter):
 
 
 def schema_document() -> dict[str, object]:
-    """What `schemas/log.schema.json` holds: the JSON schema of one line."""
+    """Build `schemas/log.schema.json`: the JSON schema of one line."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A line of batchr1 run --log-format json",

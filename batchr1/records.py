@@ -1,11 +1,11 @@
-"""The records that flow through a run, from an input row to an output row.
+"""Records that flow through a run, from input row to output row.
 
-    Prompt ─▶ WorkItem ─▶ (engine) ─▶ Completion ─▶ Result        or, for a row that cannot be done, Failure
-                          (server) ─▶ RemoteCompletion ─▶ Result
+    Prompt ─▶ WorkItem ─▶ (engine) ─▶ Completion ─▶ Result
+                          (server) ─▶ ServerCompletion ─▶ Result
 
-All of them are frozen and hold plain values, so that they can cross a process boundary. `kept` is
-the one exception: an Arrow record batch of one row, because Arrow is the only exact carrier of a
-column whose type we do not choose.
+A row that cannot be done becomes a Failure. All records are frozen and hold plain values, so they
+can cross a process boundary. `kept` is the one exception: an Arrow record batch of one row. Arrow
+alone carries a column exactly whose type the user chooses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TruncatedIn = Literal["reasoning", "answer"]
 TruncatedBy = Literal["max_tokens", "context", "budget", "loop"]
 FinishReason = Literal["stop", "length"]
 
-FLAGS = (  # what is odd about a row, always in this order
+FLAGS = (  # oddities of a row, always in this order
     "no_think",
     "empty_think",
     "extra_think_tag",
@@ -36,20 +36,13 @@ FLAGS = (  # what is odd about a row, always in this order
     "budget_forced",
     "verify_failed",
 )
-VERIFY_KINDS = (
-    "auto",
-    "math",
-    "number",
-    "choice",
-    "exact",
-    "regex",
-    "none",
-)  # what decides `correct`, but functions
+# Comparisons that decide `correct`; a function of the user's is none of them.
+VERIFY_KINDS = ("auto", "math", "number", "choice", "exact", "regex", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class SampleKey:
-    """The unit of work and of durability: one sample of one row."""
+    """One sample of one row: the unit of work and of durability."""
 
     id: str
     sample: int
@@ -57,12 +50,12 @@ class SampleKey:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One input row, rendered by the model's chat template.
+    """Input row, rendered by the model's chat template.
 
-    `text` is the user turn before the template; `token_ids` is what the engine sees; `opened` says
-    whether the prompt ends inside a think block; `digest` is the 128-bit hash of the rendered
-    prompt; `max_tokens` is the row's own cap. For a server, which renders it itself, `messages` are
-    what is sent, as (role, content), and `token_ids` is empty.
+    `text` is the user turn before the template, `token_ids` the prompt as the engine sees it.
+    `opened`: the prompt ends inside a think block. `digest`: 128-bit hash of the rendered prompt.
+    `max_tokens`: the row's own cap. A server renders prompts itself: then `messages` are sent, as
+    (role, content), and `token_ids` is empty.
     """
 
     id: str
@@ -78,10 +71,10 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server answered to one request. Counts are those of its `usage`, in tokens; None where it gave none.
+    """Answer of a server to one request.
 
-    `reasoning` is what the server itself told apart; None where it did not, and `content` may then
-    hold think tags.
+    Counts are those of its `usage`, in tokens; None where it gave none. `reasoning` is None where
+    the server did not split it off; `content` may then hold think tags.
     """
 
     content: str | None
@@ -94,11 +87,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Tokens that were saved of a generation, and the offsets at which it was interrupted before.
+    """Saved tokens of a generation, and the offsets of its interruptions.
 
-    With a `finish_reason` it had ended, and only its row was not committed yet. `injected` of the
-    tokens were put in by batchr1. Of a server's answer there are no tokens: it is saved whole, as
-    `reply`.
+    With a `finish_reason` it had ended, and only its row was not committed. batchr1 put `injected`
+    of the tokens in itself. A server's answer has no tokens: it is saved whole, as `reply`.
     """
 
     token_ids: tuple[int, ...]
@@ -113,9 +105,9 @@ class ResumePoint:
 class WorkItem:
     """One sample to generate.
 
-    `max_tokens` bounds the whole completion, saved tokens included; `limited_by` names what that
-    bound comes from. `expected_tokens`: how long the whole completion is expected to be; None where
-    nothing is known of this sample but, perhaps, that a sibling has reached `at_least_tokens`.
+    `max_tokens` bounds the whole completion, saved tokens included. `limited_by` names the source
+    of that bound. `expected_tokens` is the expected length of the whole completion, None where
+    unknown. `at_least_tokens`: a sibling has reached so many.
     """
 
     prompt: Prompt
@@ -135,10 +127,10 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the engine generated for a work item: all token ids (saved ones first), the end token included.
+    """Completion of a work item by an engine.
 
-    `cut_by`: what cut it where that was batchr1 and not the engine; `injected` of the tokens
-    batchr1 put in.
+    `token_ids` are all of it, saved ones first, the end token included. batchr1 put `injected` of
+    them in itself. `cut_by` names the limit where batchr1 cut it and not the engine.
     """
 
     item: WorkItem
@@ -150,7 +142,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ServerCompletion:
-    """What a server answered for a work item."""
+    """Completion of a work item by a server."""
 
     item: WorkItem
     reply: Reply
@@ -158,7 +150,7 @@ class ServerCompletion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A sample that could not be generated, and why. Becomes a row under `.batchr1/failed/`."""
+    """Sample that could not be generated: a row under `.batchr1/failed/`."""
 
     id: str
     sample: int
@@ -174,11 +166,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class PromptLengths:
-    """The prompts of a dataset as the model is fed them, in tokens; `longest` and `mean` are of the good rows measured.
+    """Lengths of a dataset's rendered prompts, in tokens.
 
-    `rows` of the input pass its filters, `measured` of them were tokenised. A row that cannot
-    become a prompt counts as measured and has no length; with no good row at all, both lengths are
-    0.
+    `rows` of the input pass its filters; `measured` of them were tokenised. A row that cannot
+    become a prompt counts as measured and has no length. `longest` and `mean` are 0 without any
+    good row.
     """
 
     rows: int
@@ -188,17 +180,16 @@ class PromptLengths:
 
     @property
     def sampled(self) -> bool:
-        """Whether a longer prompt may be among the rows that were not measured."""
+        """Tell whether a longer prompt may be among unmeasured rows."""
         return self.measured < self.rows
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionLengths:
-    """New tokens expected per sample, the cap at max_tokens included: mean (tokens) and mean square (tokens²).
+    """Expected lengths of completions, capped at max_tokens.
 
-    The mean square says how long a sequence is while it occupies the batch: long ones are there
-    longer, so that the time-weighted mean is mean_square / mean. `source` is a phrase for people
-    that names where the numbers come from.
+    `mean` is in tokens, `mean_square` in tokens². Long sequences stay in the batch longer, so the
+    time-weighted mean is mean_square / mean. `source` tells people the origin of the numbers.
     """
 
     mean: float
@@ -208,9 +199,9 @@ class CompletionLengths:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One output row, column for column as `schemas/output.schema.json` describes it.
+    """Output row, column for column as in `schemas/output.schema.json`.
 
-    Counts that are None are those that a server did not give.
+    A count is None where a server did not give it.
     """
 
     id: str

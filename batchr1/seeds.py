@@ -1,4 +1,4 @@
-"""A sample's own seed."""
+"""Seeds: each sample has its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from batchr1.records import WorkItem
 
 
 def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | None:
-    """A sample's own seed, 63 bits: different for each sample and attempt, the same in every run of
-    the job.
+    """Derive a sample's own seed, 63 bits; None without `seed`.
+
+    It differs between samples and attempts, and is the same in every run of the job.
     """
     if seed is None:
         return None
@@ -19,16 +20,17 @@ def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | N
 
 
 def next_attempt(item: WorkItem, seed: int | None) -> WorkItem:
-    """The same sample to be tried once more; `seed` is the job's."""
+    """Make the item that tries a sample again, for the job's `seed`."""
     attempt = item.attempt + 1
     own = derive_seed(seed, item.prompt.id, item.sample, attempt)
     return dataclasses.replace(item, attempt=attempt, seed=own)
 
 
 def resumed_seed(seed: int | None, offset: int) -> int | None:
-    """The seed for going on after `offset` saved tokens: the sample's own would start its random stream over.
+    """Derive the seed for going on after `offset` saved tokens.
 
-    A row's `seed` and `resumed_at` say together which seeds were used.
+    The sample's own seed would start its random stream over. A row's `seed` and `resumed_at` give
+    all seeds that it had.
     """
     if seed is None or offset == 0:
         return seed

@@ -1,15 +1,16 @@
-"""The planned batch against its neighbours: tokens per second and preemptions, on one loaded engine.
+"""Planned batch against its neighbours: tokens per second and preemptions.
 
-    python benchmarks/batch_size.py --variant r1-distill-qwen-7b --utilization 0.17   # an H200 as a 24 GB card
+    # an H200 as a 24 GB card
+    python benchmarks/batch_size.py --variant r1-distill-qwen-7b --utilization 0.17
 
 Dummy weights of the variant's shape, long-tailed lengths (log-normal), one seed. The engine is
 loaded once with the plan's arguments, so that all runs share the same KV cache. Each width is the
-batch that a run's worker is given: up to it, admission decides how many requests are in flight.
+batch that a run's worker is given. Up to it, admission decides how many requests are in flight.
 With `--straight`, the planned width again without admission: so many requests are kept in the
 engine whatever its cache holds.
 
-    python benchmarks/batch_size.py --variant r1-distill-qwen-1.5b --utilization 0.9 --requests 1536 --mean 1000 \
-        --cap 4096 --factors 1 --mixed-step-costs 0,0.1,0.5,2,0
+    python benchmarks/batch_size.py --variant r1-distill-qwen-1.5b --utilization 0.9 \
+        --requests 1536 --mean 1000 --cap 4096 --factors 1 --mixed-step-costs 0,0.1,0.5,2,0
 
 With several `--mixed-step-costs`, each of them. They decide how many slots fall free before they
 are filled (0: one).
@@ -46,7 +47,7 @@ from batchr1.worker.admission import MIXED_STEP_COST
 
 
 def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
-    """The plan that a job with these prompts and lengths would get on this GPU."""
+    """Plan a job with these prompts and lengths for this GPU."""
     args: dict[str, Any] = {"load_format": "dummy", "gpu_memory_utilization": options.utilization}
     spec = JobSpec(
         name="batch-size",
@@ -68,7 +69,7 @@ def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
 
 
 class Counted:
-    """Stands for the collector: counts, and writes nothing."""
+    """Collector that counts and writes nothing."""
 
     def __init__(self) -> None:
         from batchr1.executors.messages import PartCounts
@@ -91,8 +92,9 @@ class Counted:
 def through_worker(
     engine: Any, plan: Plan, width: int, cost: float, wanted: list[int], prompts: list[list[int]]
 ) -> dict[str, Any]:
-    """All requests once through a run's own worker, as a run has it: admission decides below
-    `width`.
+    """Run all requests once through a run's own worker.
+
+    Admission decides below `width`.
     """
     from batchr1.engine.protocol import Sampling
     from batchr1.executors.messages import EngineSpec, WorkerSetup
@@ -132,7 +134,7 @@ def through_worker(
 
 
 def run(engine: Any, in_flight: int, wanted: list[int], prompts: list[list[int]]) -> dict[str, Any]:
-    """All requests once, fed straight to the engine, at most `in_flight` of them at a time."""
+    """Feed all requests to the engine, at most `in_flight` at a time."""
     from batchr1.engine.protocol import Request
 
     todo = deque(
@@ -165,7 +167,7 @@ def figures(
 
 
 def prompts_of(number: int, prompt_len: int, vocab: int, seed: int) -> list[list[int]]:
-    """Token ids drawn anew for each run, so that none finds its prompts in the prefix cache."""
+    """Draw token ids anew, so that no run finds its prompts cached."""
     rng = random.Random(seed)
     return [[rng.randrange(1000, vocab - 1000) for _ in range(prompt_len)] for _ in range(number)]
 

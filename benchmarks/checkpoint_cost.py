@@ -1,21 +1,22 @@
-"""What snapshots cost while nothing goes wrong, and what a kill -9 costs.
+"""Cost of checkpoints while nothing goes wrong, and of a kill -9.
 
-    python benchmarks/checkpoint_cost.py                                        # r1-tiny on the CPU
-    python benchmarks/checkpoint_cost.py --alternate 2                          # on and off within one leg
-    python benchmarks/checkpoint_cost.py --kill                                 # the same, killed at half time
-    python benchmarks/checkpoint_cost.py --device cuda --model DIR --dummy …    # a GPU; DIR as benchmarks/shapes.py
+    python benchmarks/checkpoint_cost.py                  # r1-tiny on the CPU
+    python benchmarks/checkpoint_cost.py --alternate 2    # on and off within one leg
+    python benchmarks/checkpoint_cost.py --kill           # the same, killed at half time
+    # a GPU; DIR as benchmarks/shapes.py makes it
+    python benchmarks/checkpoint_cost.py --device cuda --model DIR --dummy …
 
-Without --kill: one process, one engine that stays loaded, and the same requests again and again
-through the real worker loop (split, Parquet, commits, snapshots), with snapshots off, every second,
-every 30 s, in rotating order. Lengths are forced, so each leg generates the same tokens. A leg's
-clock runs from its first request to its last commit; its ratio is to the leg without snapshots in
-the same round. Stolen: for each step of the engine's loop that a snapshot overlaps, its time less
-the median of the steps around it that none overlaps.
+Without --kill: one process and one engine that stays loaded. The same requests go again and again
+through the real worker loop (split, Parquet, commits, checkpoints). Checkpoints are off, every
+second or every 30 s, in rotating order. Lengths are forced, so each leg generates the same tokens.
+A leg's clock runs from its first request to its last commit. Its ratio is to the leg without
+checkpoints in the same round. Stolen: the time of each step that a checkpoint overlaps, less the
+median of the steps around it that none overlaps.
 
-With --alternate: within each leg snapshots are taken for so many seconds, then for as many not, and
-so on. The rate of a window with snapshots is divided by the mean of its two neighbours without,
+With --alternate: within each leg checkpoints are on for so many seconds, then off for as many, and
+so on. The rate of a window with checkpoints is divided by the mean of its two neighbours without,
 while the batch is full. Where a machine's speed wanders by a tenth from one leg to the next, only
-this shows what a snapshot costs.
+this shows the cost of a checkpoint.
 
 With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random
 part of checkpoint.every_s after half of its tokens, and the same command is given again. Tokens
@@ -51,14 +52,12 @@ from traces import lengths, prompts
 from batchr1.models.catalogue import VARIANTS
 from batchr1.sizing.plan import STREAM_INTERVAL
 
-NEIGHBOURS = 20  # steps on each side of a snapshot that say how long a step takes
+NEIGHBOURS = 20  # steps on each side of a checkpoint that say how long a step takes
 FULL = 0.95  # of max_num_seqs
 
 
 class Timed:
-    """An engine that notes of each step that gave tokens: when, how many, and how many requests
-    there were.
-    """
+    """Engine that notes each step with tokens: time, tokens, requests."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -89,7 +88,7 @@ class Timed:
 
 
 class CommittingLine(Line):
-    """Commits what is staged, and counts it."""
+    """Driver's end that commits and counts what is staged."""
 
     def __init__(self, output: Any, items: list[Any]) -> None:
         super().__init__(items)
@@ -113,7 +112,7 @@ class CommittingLine(Line):
 
 
 def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
-    """The engine's spec, and the engine."""
+    """Load the engine; returns its spec too."""
     from batchr1.engine.protocol import Sampling
     from batchr1.executors.messages import EngineSpec
     from batchr1.worker.main import make_engine
@@ -127,7 +126,7 @@ def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def make_items(options: argparse.Namespace) -> list[Any]:
-    """The trace's requests as work, prompts rendered."""
+    """Make work items of the trace's requests, prompts rendered."""
     from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
     from batchr1.records import WorkItem
 
@@ -148,8 +147,9 @@ def leg(
     *,
     on_first: bool | None = None,
 ) -> dict[str, Any]:
-    """All items once, with these snapshots: rate and what they took. `on_first`: whether
-    alternation begins so.
+    """Run all items once with these checkpoints; returns rate and costs.
+
+    `on_first`: alternation begins with them on.
     """
     import pyarrow as pa
 
@@ -233,17 +233,17 @@ def leg(
 
 
 def is_on(window: int, *, on_first: bool) -> bool:
-    """Whether snapshots are taken in this window, counted from 0."""
+    """Tell whether checkpoints are on in this window, counted from 0."""
     return (window % 2 == 0) == on_first
 
 
 def window_ratios(
     engine: Timed, started: float, options: argparse.Namespace, *, on_first: bool
 ) -> list[float]:
-    """For each window with snapshots its rate over that of the two beside it; of windows with a full batch only.
+    """Divide the rate of each window with checkpoints by that beside it.
 
-    vLLM hands tokens over in bursts, so a window is taken from the first burst in it to the first
-    in the next.
+    Only windows with a full batch count. vLLM hands tokens over in bursts, so a window is taken
+    from the first burst in it to the first in the next.
     """
     window_s = options.alternate
     windows = int((engine.ends[-1] - started) // window_s) + 1
@@ -265,8 +265,8 @@ def window_ratios(
 
 
 def stolen(ends: list[float], saves: list[tuple[float, float, int]]) -> list[float]:
-    """Seconds of step time that each snapshot took: see the top."""
-    hit: dict[int, int] = {}  # interval (i: from ends[i] to ends[i + 1]) → snapshot
+    """Sum the step time stolen by each checkpoint, in seconds."""
+    hit: dict[int, int] = {}  # interval (i: from ends[i] to ends[i + 1]) → checkpoint
     for number, (begin, end, _) in enumerate(saves):
         for i in range(
             max(0, bisect.bisect_right(ends, begin) - 1),
@@ -284,7 +284,7 @@ def stolen(ends: list[float], saves: list[tuple[float, float, int]]) -> list[flo
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Rounds of legs, in rotating order, after one that is not counted."""
+    """Run rounds of legs in rotating order, after a warm-up leg."""
     spec, engine = load_engine(options)
     gc.collect()
     gc.freeze()  # as a run's worker does
@@ -315,7 +315,7 @@ def compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def alternate(
     options: argparse.Namespace, spec: Any, engine: Timed, items: list[Any]
 ) -> dict[str, Any]:
-    """Legs of snapshots in turns, the first setting alone."""
+    """Run legs with checkpoints on and off in turns, first setting only."""
     [every_s, *_] = options.every_s
     legs = []
     for number in range(options.rounds):

@@ -1,6 +1,4 @@
-"""The other half of checkpoint_cost.py: a `batchr1 run` that is killed at half time, and the run
-after it.
-"""
+"""Second half of checkpoint_cost.py: a killed `batchr1 run`, and the next run."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ FULL = 0.95
 
 
 def run_recorded(path: Path, arguments: list[str]) -> NoReturn:
-    """`batchr1 ARGUMENTS` as it is, in this process, but that its progress is appended to a file."""
+    """Run `batchr1 ARGUMENTS` in this process, progress appended to a file."""
     from batchr1.driver.monitor import progress
 
     class Recorder(progress.ProgressDisplay):
@@ -47,7 +45,7 @@ def run_recorded(path: Path, arguments: list[str]) -> NoReturn:
 
 
 def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random) -> dict[str, Any]:
-    """One kill: what had to be generated again, and how long it took until all was as before."""
+    """Kill one run; returns tokens generated again and seconds to recover."""
     total = write_dataset(trace(options), folder / "trace.parquet", options.model)
     [every_s] = options.every_s
     job = {
@@ -131,7 +129,7 @@ def _start(options: argparse.Namespace, folder: Path, records: Path) -> subproce
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
-    """How far a run was when, oldest first; a line that is being written is left out."""
+    """Read a run's progress records, oldest first, whole lines only."""
     if not path.exists():
         return []
     return [
@@ -142,7 +140,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def _rate(records: list[dict[str, Any]], start: float, end: float) -> float:
-    """Tokens per second between two moments; 0 where the records do not reach back so far."""
+    """Compute tokens per second between two moments; 0 before the records."""
     within = [r for r in records if start <= r["t"] <= end]
     if len(within) < 2 or records[0]["t"] > start + EVERY_S * 2:
         return 0.0
@@ -181,7 +179,7 @@ def _runs(pid: int) -> bool:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State and parent of a process; one that is gone counts as dead."""
+    """Read state and parent of a process; a missing one is dead."""
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:

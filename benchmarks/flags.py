@@ -1,11 +1,11 @@
-"""What flags cost: microseconds for a row of 1,000 tokens, and the share of a run that is.
+"""Cost of flags: microseconds for a row, and share of a run.
 
     python benchmarks/flags.py [--tokens-per-s 4000] [--repeat 20]
 
-Rows are put together from the labelled set of the tests, taking 4 characters of English for a token
-and 1.6 of Chinese, and flagged as a run's collector does it, on one thread. The share is of one
-core's time while an engine generates `--tokens-per-s`; the collector's thread runs beside the
-engine's loop.
+Rows of 1,000 tokens are put together from the labelled set of the tests. 4 characters of English
+count for a token, and 1.6 of Chinese. One thread flags them, as a run's collector does. The share
+is of one core's time while an engine generates `--tokens-per-s`; the collector's thread runs beside
+the engine's loop.
 """
 
 from __future__ import annotations

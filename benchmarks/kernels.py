@@ -1,8 +1,10 @@
-"""What a GPU does in a decode step: kernels by kind, and the share of time in which none runs.
+"""Kernels of a decode step by kind, and the GPU's idle time.
 
     python benchmarks/shapes.py r1-distill-qwen-7b DIR
-    python benchmarks/kernels.py --model DIR --traces TRACES --out kernels.json      # one GPU, dummy weights
-    python benchmarks/kernels.py --read TRACES/*.json.gz                             # the table again, without a GPU
+    # one GPU, dummy weights
+    python benchmarks/kernels.py --model DIR --traces TRACES --out kernels.json
+    # the table again, without a GPU
+    python benchmarks/kernels.py --read TRACES/*.json.gz
 
 One engine is fed `--sequences` requests, of which all but `--tail` end early, so that it runs full
 at first and nearly empty afterwards. In both states a number of steps is timed as they are, then as
@@ -26,7 +28,8 @@ from typing import Any
 KINDS = {
     "attention": r"flash|attention|fmha|reshape_and_cache",
     "matrix products": r"gemm|nvjet|cutlass|cublas|splitk",
-    "sampling": r"sort|softmax|top_?[kp]|exponential|argmax|gumbel|cumsum|scan|distribution|logit|temperature|sample",
+    "sampling": r"sort|softmax|top_?[kp]|exponential|argmax|gumbel|cumsum|scan|distribution|logit"
+    r"|temperature|sample",
     "copies": r"memcpy|memset",
 }  # the first that is found in a kernel's name, in lower case
 ON_GPU = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -40,8 +43,9 @@ def kind_of(name: str) -> str:
 
 
 def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Microseconds of a Chrome trace's whole window, of those without work on the GPU, and by kind
-    and by name.
+    """Sum up a Chrome trace, in microseconds.
+
+    Returns the whole window, its idle part, and times by kind and by name.
     """
     work = sorted(
         (e["ts"], e["ts"] + e["dur"], e["name"]) for e in events if e.get("cat") in ON_GPU
@@ -66,7 +70,7 @@ def summary(events: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any], steps: int | None) -> str:
-    """Shares of the window, and milliseconds a step where the number of steps is known."""
+    """Lay out shares of the window, and milliseconds a step where known."""
     rows = {**found["kinds_us"], "no work on the GPU": found["idle_us"]}
     lines = ["| what | share | ms a step |", "|---|---|---|"]
     for name, us in rows.items():
@@ -76,12 +80,12 @@ def table(found: dict[str, Any], steps: int | None) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `summary` says of a trace as torch's profiler writes it."""
+    """Sum up a trace as torch's profiler writes it."""
     return summary(json.loads(gzip.decompress(path.read_bytes()))["traceEvents"])
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Both states of one engine; a document each."""
+    """Measure both states of one engine; returns a document each."""
     from vllm import LLM, SamplingParams
 
     options.traces.mkdir(parents=True, exist_ok=True)
@@ -109,7 +113,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         engine.add_request(str(i), {"prompt_token_ids": [1000 + i] * 128}, how)
 
     def step(count: int) -> float:
-        """Milliseconds of a step, on average."""
+        """Time a step, in milliseconds on average."""
         begin = time.perf_counter()
         for _ in range(count):
             engine.step()

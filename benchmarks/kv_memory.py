@@ -1,12 +1,13 @@
-"""KV-cache memory: what sizing predicts against what vLLM reports, on a real GPU, with dummy weights of real shapes.
+"""KV-cache memory that sizing predicts, against vLLM's on a real GPU.
 
-    python benchmarks/kv_memory.py --out kv.json            # five models, eleven settings; 4 to 6 minutes on an H200
+    # five models, eleven settings; 4 to 6 minutes on an H200
+    python benchmarks/kv_memory.py --out kv.json
 
-Each setting runs in a process of its own: vLLM's worker loads the model and measures its memory, as
-at the start of an engine (`Worker.determine_available_memory`), and the figure is what it would
-give to the KV cache. A first round, several processes at once, compiles and measures only its own
-peak: the first start with these settings. The second round finds the compiled code, as every later
-start does.
+Weights are dummies of real shapes. Each setting runs in a process of its own: vLLM's worker loads
+the model and measures its memory, as at the start of an engine
+(`Worker.determine_available_memory`), and the figure is what it would give to the KV cache. A first
+round, several processes at once, compiles and measures only its own peak: the first start with
+these settings. The second round finds the compiled code, as every later start does.
 """
 
 from __future__ import annotations
@@ -90,8 +91,9 @@ def main() -> None:
 def row(
     setting: Setting, measured: dict[str, int] | None, first: dict[str, int] | None
 ) -> dict[str, Any]:
-    """Predicted and measured, in GiB; the error is of the memory that is left for the KV cache, at
-    either start.
+    """Set predicted beside measured memory, in GiB.
+
+    The error is of the memory that is left for the KV cache, at either start.
     """
     variant, utilization, batched, seqs, length = setting
     arch = Architecture.of_config(config_of(variant))
@@ -134,8 +136,9 @@ def figures(path: Path) -> dict[str, int] | None:
 
 
 def import_vllm() -> None:
-    """Once, before the processes are forked: it takes half a minute on a cold machine. CUDA stays
-    untouched.
+    """Import vLLM once, before the processes are forked.
+
+    That takes half a minute on a cold machine. CUDA stays untouched.
     """
     import vllm.engine.arg_utils
     import vllm.model_executor.models.llama
@@ -146,7 +149,10 @@ def import_vllm() -> None:
 
 
 def compile_all(folder: Path, settings: list[Setting], at_once: int) -> None:
-    """Fill vLLM's compile cache, largest models first, as many at a time as the GPU holds."""
+    """Fill vLLM's compile cache, the largest models first.
+
+    As many run at a time as the GPU holds.
+    """
     todo = sorted(enumerate(settings), key=lambda s: -weight(s[1][0]))
     running: dict[int, float] = {}
     while todo or running:

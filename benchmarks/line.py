@@ -1,4 +1,4 @@
-"""The driver's end of a worker's line, in the benchmark's own process."""
+"""Driver's end of a worker's channel, in the benchmark's own process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any
 
 
 class Line:
-    """A `Channel` of `run.worker` that hands out all items, in order, as they are asked for, and
-    then the end.
-    """
+    """`Channel` that leases all items in order, and then drains."""
 
     def __init__(self, items: list[Any]) -> None:
         self._left, self._inbox = items[::-1], queue.SimpleQueue[Any]()

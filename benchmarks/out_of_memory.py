@@ -1,11 +1,11 @@
-"""Out of memory, provoked on a real GPU: another process that holds memory, and plans forced too large.
+"""Out of memory, provoked on a real GPU.
 
     python benchmarks/out_of_memory.py --job jobs/math.yaml --out oom.json
 
-Each case is a run of its own; the table says how it ended, which rungs were taken, and how many
-rows are there. Needs a GPU with 139 GiB (an H200); r1-tiny makes the runs short. The other process
-has its CUDA context from the start and takes the memory when it is told to: before the run, or once
-the run has its plan and its engine begins to load.
+Either another process holds memory, or the plan is forced too large. Each case is a run of its
+own. The table has its end, its rungs and its rows. Needs a GPU with 139 GiB (an H200); r1-tiny
+makes the runs short. The other process has its CUDA context from the start. It takes the memory on
+command: before the run, or once the run has its plan and its engine begins to load.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ UTILIZATION = "model.engine_args.gpu_memory_utilization"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`held_gib` by another process, taken before the run or (`late`) after its plan; `extra`
-    options of the run.
+    """Case: `held_gib` by another process, and `extra` options of the run.
+
+    The memory is taken before the run or, if `late`, after its plan.
     """
 
     name: str
@@ -62,8 +63,9 @@ CASES = [
 
 @contextmanager
 def holder() -> Iterator[Callable[[int], None]]:
-    """A process with a CUDA context; called with a number of GiB it takes them, and returns once it
-    has.
+    """Start a process with a CUDA context.
+
+    The returned function takes a number of GiB, and returns once they are held.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD],
@@ -112,21 +114,22 @@ def rows_in(output: Path) -> int:
 
 
 def wait_for_plan(run: subprocess.Popen[str], output: Path, before: int) -> None:
-    """Until the run has written its record, which it does once its plan is made and before its
-    engine starts.
+    """Wait until the run has written its record.
+
+    That comes after its plan and before its engine starts.
     """
     while run.poll() is None and len(list((output / ".batchr1/runs").glob("*.json"))) == before:
         time.sleep(0.02)
 
 
 def first_rows(job: str, output: Path) -> None:
-    """Ten rows without trouble: every case goes on from a copy of them."""
+    """Make ten rows without trouble; every case goes on from a copy."""
     _, err = (run := start(job, output, "--limit", "10")).communicate(timeout=240)
     assert run.returncode == 0, err
 
 
 def measure(job: str, case: Case, first: Path, output: Path) -> dict[str, Any]:
-    """The case, over the whole input: what was there before has to stay."""
+    """Run the case over the whole input; earlier rows have to stay."""
     shutil.copytree(first, output)
     before = rows_in(output)
     with holder() as take:

@@ -1,10 +1,11 @@
-"""A whole run as planned, and its memory: what was planned for a GPU beside what vLLM found, with dummy weights.
+"""A whole run as planned: planned memory beside vLLM's.
 
-    python benchmarks/planned_run.py --variant r1-distill-llama-70b --out tp2.json        # two H200s: TP 2
+    # two H200s: TP 2
+    python benchmarks/planned_run.py --variant r1-distill-llama-70b --out tp2.json
 
-The run record holds both sides (`memory`); this makes a dataset and a model folder of the true
-shape, runs the job and prints the record's figures. Exit code 1 when the KV cache of a GPU is off
-by more than --bound.
+This makes a dataset and a model folder of the true shape with dummy weights, and runs the job. It
+prints the memory figures of the run's record (`memory`), which has both sides. Exit code 1 when the
+KV cache of a GPU is off by more than --bound.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from traces import TraceSpec, write_dataset
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The job's run record, with its exit code and the whole command's time in seconds."""
+    """Run the job; returns its record, exit code and seconds."""
     write_shape(options.variant, folder / "model")
     spec = TraceSpec(options.requests, options.mean, 1.0, options.cap, 30)
     write_dataset(spec, folder / "trace.parquet", str(folder / "model"))

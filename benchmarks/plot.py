@@ -1,9 +1,9 @@
-"""Tokens per second over time, one SVG for a trace, from what `throughput.py --out` wrote.
+"""Plot of tokens per second over time, from `throughput.py --out`.
 
     python benchmarks/plot.py throughput.json throughput.svg [--round 1]
 
-A line for each system, from the vLLM plugin that counts all of them in the same way; a dot where
-its last commit was. The tail is what lies right of the last fall. Needs nothing that is not in
+One SVG for a trace, with a line for each system and a dot at its last commit. The same vLLM plugin
+counts all of them. The tail is what lies right of the last fall. Needs nothing that is not in
 Python.
 """
 
@@ -31,7 +31,10 @@ COLOURS = (
 
 
 def series(run: dict[str, Any], bin_s: float = 0.5) -> list[tuple[float, float]]:
-    """(seconds since the first submit, tokens per second), smoothed; from zero to zero."""
+    """Smooth a timeline: (seconds since first submit, tokens/s) points.
+
+    The series begins and ends at zero.
+    """
     if not run["timeline"]:
         return []
     first, last = run["timeline"][0][0], run["timeline"][-1][0]
@@ -47,7 +50,7 @@ def series(run: dict[str, Any], bin_s: float = 0.5) -> list[tuple[float, float]]
 
 
 def svg(document: dict[str, Any], number: int) -> str:
-    """The plot of one round, as text."""
+    """Draw the plot of one round, as text."""
     runs = [run for run in document["runs"] if run["round"] == number and "error" not in run]
     lines = {run["system"]: series(run) for run in runs}
     longest = max((run["seconds"] for run in runs), default=1.0)
@@ -120,7 +123,7 @@ def title(document: dict[str, Any], number: int) -> str:
 
 
 def nice_step(least: float) -> float:
-    """The next of 1, 2, 5, 10, … above."""
+    """Round up to the next of 1, 2, 5, 10, …"""
     power = 10.0 ** math.floor(math.log10(max(least, 1e-9)))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least)
 

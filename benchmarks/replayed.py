@@ -1,10 +1,10 @@
-"""`batchr1 run` on the replay engine, as a process to be watched: everything but the model is the real thing.
+"""`batchr1 run` on the replay engine, as a process to be watched.
 
     python benchmarks/replayed.py SCRIPT.json run JOB …
 
-With `--marks FILE` before the script, that file says when each step towards the first lease was
-over: seconds since the start, and of the driver's processor time; and the peak of its resident
-memory (GB).
+Everything but the model is real. With `--marks FILE` before the script, that file gets the end of
+each step towards the first lease. It is given in seconds since the start, and of the driver's
+processor time. The peak of its resident memory (GB) stands there too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS = (
 
 
 def job(folder: Path, **sections: Any) -> Path:
-    """A job over `folder`/in that writes `folder`/out."""
+    """Make a job over `folder`/in that writes `folder`/out."""
     document: dict[str, Any] = {
         "name": "scale",
         "model": {"variant": "r1-tiny"},
@@ -50,7 +50,7 @@ def job(folder: Path, **sections: Any) -> Path:
 
 
 def command(folder: Path, script: dict[str, Any], *, marks: Path | None = None) -> list[str]:
-    """The command line that runs `folder`/job.yaml with a script for the engine."""
+    """Give the command that runs `folder`/job.yaml with a script."""
     (folder / "script.json").write_text(json.dumps(script), encoding="utf-8")
     marking = ["--marks", str(marks), str(time.monotonic())] if marks else []
     return [
@@ -64,7 +64,7 @@ def command(folder: Path, script: dict[str, Any], *, marks: Path | None = None) 
 
 
 def memory_gb(pid: int | str = "self", field: str = "VmRSS") -> float:
-    """Resident memory of a process, or (VmHWM) the most it ever had; 0 when it is gone."""
+    """Read a process's resident memory, or its peak (VmHWM); 0 when gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -73,7 +73,7 @@ def memory_gb(pid: int | str = "self", field: str = "VmRSS") -> float:
 
 
 def note_marks(path: Path, started: float) -> None:
-    """Write down when each step is over, up to the first lease."""
+    """Note the end of each step up to the first lease."""
     import batchr1.driver.driver as driver
     import batchr1.driver.run_job as run
 

@@ -1,8 +1,10 @@
-"""One replica against two, or eight: what a second GPU is worth, what a killed worker costs, and what the driver takes.
+"""One replica against two or eight, and a killed worker's cost.
 
     python benchmarks/shapes.py r1-distill-qwen-1.5b DIR
-    python benchmarks/replicas.py gpu --model DIR --within 450 --out replicas.json     # two GPUs, dummy weights
-    python benchmarks/replicas.py driver --out driver.json                             # no GPU: the replay engine
+    # two GPUs, dummy weights
+    python benchmarks/replicas.py gpu --model DIR --within 450 --out replicas.json
+    # no GPU: the replay engine
+    python benchmarks/replicas.py driver --out driver.json
 
 `gpu` runs the same job with `--gpus 1` and `--gpus 2` in turn, with so many rows a replica, and
 once with two replicas of which one is killed half-way. `driver` runs 1, 2, 4 and 8 replicas that
@@ -62,8 +64,9 @@ def job_of(options: argparse.Namespace, folder: Path, engine_args: dict[str, Any
 def run(
     command: list[str], folder: Path, *, replicas: int, expected: int, kill_after_s: float | None
 ) -> dict[str, Any]:
-    """Run a job to its end; with `kill_after_s`, its last worker is killed so long after all were
-    ready.
+    """Run a job to its end.
+
+    With `kill_after_s`, its last worker is killed so long after all were ready.
     """
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT)
@@ -89,7 +92,7 @@ def run(
 
 
 def figures(record: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """What a run's record says, as rates."""
+    """Compute rates from a run's record."""
     live = record["replicas"]
     first, last = live["first_submit_s"], live["last_commit_s"]
     since: dict[int, float] = {}
@@ -121,7 +124,7 @@ def _kill_one(
     after_s: float,
     killed: list[float],
 ) -> None:
-    """SIGKILL to the youngest worker, `after_s` seconds after every engine was ready."""
+    """Kill the youngest worker, `after_s` seconds after all were ready."""
     logs = folder / "out/.batchr1/runs"
     while (
         sum(path.read_text(errors="replace").count(" ready after ") for path in logs.glob("*.log"))
@@ -156,7 +159,7 @@ def _command(pid: int) -> str:
 
 
 class Bench:
-    """Runs in turn, within a time limit; the figures so far are always in `--out`."""
+    """Runs in turn within a time limit; `--out` always has the figures."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -165,7 +168,7 @@ class Bench:
         self.runs: list[dict[str, Any]] = []
 
     def has_time(self) -> bool:
-        """Whether another run as long as the longest so far would still end in time."""
+        """Tell whether another of the longest runs would end in time."""
         return time.monotonic() - self._started + 1.1 * self._longest < self._options.within
 
     def add(
@@ -201,8 +204,9 @@ class Bench:
         return statistics.median(found) if found else None
 
     def table(self, one: str) -> str:
-        """A line a kind of run; `of one` is the share of what as many engines as `one`'s would have
-        made.
+        """Lay out a line a kind of run.
+
+        `of one` is the share of the tokens of as many engines as `one`'s.
         """
         base = self.median(one, "tokens_per_alive_s") or 0.0
         lines = [
@@ -228,8 +232,9 @@ class Bench:
 
 
 def gpu(options: argparse.Namespace) -> None:
-    """Rounds of one and two replicas, order alternating; after the first run of one, one of two is
-    killed half-way.
+    """Run rounds of one and two replicas in alternating order.
+
+    After the first run of one, one of two is killed half-way.
     """
     engine_args: dict[str, Any] = {
         "max_num_seqs": options.max_num_seqs,
@@ -256,7 +261,7 @@ def gpu(options: argparse.Namespace) -> None:
 
 
 def driver(options: argparse.Namespace) -> None:
-    """1 → 8 replicas of the replay engine, each giving out `--rate` tokens a second."""
+    """Run 1 to 8 scripted replicas, each of `--rate` tokens a second."""
     from batchr1.models.catalogue import VARIANTS
 
     options.model = str(VARIANTS["r1-tiny"].path)
@@ -278,7 +283,7 @@ def driver(options: argparse.Namespace) -> None:
 
 
 def replay_script(options: argparse.Namespace) -> dict[str, Any]:
-    """A script whose full batch gives out `--rate` tokens a second, in few and long steps."""
+    """Write a script of `--rate` tokens a second, in long steps."""
     from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 
     tokenizer = load_tokenizer(options.model)
@@ -302,7 +307,10 @@ def replay_script(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def replay() -> None:
-    """`replicas.py replay SCRIPT.json run JOB …` is `batchr1 run JOB …` with the replay engine."""
+    """Run `batchr1 run JOB …` with the replay engine.
+
+    The command is `replicas.py replay SCRIPT.json run JOB …`.
+    """
     from batchr1.cli.main import program
     from batchr1.engine.protocol import Sampling
     from batchr1.executors.messages import EngineSpec

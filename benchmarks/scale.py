@@ -1,11 +1,11 @@
-"""What a large input costs before the first new row: `batchr1 run` over 10 M rows of which 90 % are done.
+"""Cost of a large input before its first new row.
 
     python benchmarks/scale.py --rows 10000000 --done 0.9 --folder DIR
 
-The first call makes the dataset and an output as the job would have left it (all columns, parts of
-20,000 rows); each later one measures: the real command with the replay engine in place of vLLM,
-from the start of the process to the first lease that goes to a worker, with the peak of the
-driver's resident memory. Then the run is stopped.
+The first call makes the dataset, and an output as the job would have left it: all columns, parts of
+20,000 rows. Each later call measures the real command with the replay engine in place of vLLM. The
+clock runs from the start of the process to the first lease that a worker gets. The peak of the
+driver's resident memory is read then, and the run is stopped.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RUN = "20260101T000000000Z-0000"
 
 
 def make_input(folder: Path, rows: int) -> None:
-    """`rows` short prompts with ids, in files of a million."""
+    """Write `rows` short prompts with ids, in files of a million."""
     (folder / "in").mkdir(parents=True)
     for start in range(0, rows, ROWS_PER_FILE):
         numbers = range(start, min(rows, start + ROWS_PER_FILE))
@@ -55,8 +55,9 @@ def make_input(folder: Path, rows: int) -> None:
 
 
 def make_output(folder: Path, rows: int, done: int) -> None:
-    """Parts that hold the first `done` rows of a shuffled order, and the record of the job that
-    made them.
+    """Write parts with the first `done` rows of a shuffled order.
+
+    The record of the job that made them is written too.
     """
     from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.resume.changed_prompts import agrees_with_input
@@ -79,7 +80,7 @@ def make_output(folder: Path, rows: int, done: int) -> None:
 
 
 def part(numbers: list[int]) -> pa.Table:
-    """A part as a run writes it, all its rows alike but for id, prompt and hash."""
+    """Make a part whose rows differ in id, prompt and hash alone."""
     from batchr1.columns import output_schema
 
     same: dict[str, Any] = {
@@ -116,7 +117,7 @@ def part(numbers: list[int]) -> pa.Table:
 
 
 def measure(folder: Path, timeout_s: float) -> dict[str, Any]:
-    """Seconds until each step of a resume was over, and the driver's peak memory in GB."""
+    """Time the steps of a resume (s), and read peak memory (GB)."""
     marks = folder / "marks.json"
     marks.unlink(missing_ok=True)
     started = time.monotonic()

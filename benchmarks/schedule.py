@@ -1,11 +1,13 @@
-"""Longest-first against fifo: how long the tail is, and what the whole run takes; and how often vLLM would preempt.
+"""Longest-first against fifo: tail, whole run and preemptions.
 
-    python benchmarks/schedule.py                     # replay engine on its own clock: an H200's hours in seconds
-    python benchmarks/schedule.py --real              # r1-tiny through vLLM on the CPU, whole runs, interleaved pairs
+    # replay engine on its own clock: an H200's hours in seconds
+    python benchmarks/schedule.py
+    # r1-tiny through vLLM on the CPU: whole runs, interleaved pairs
+    python benchmarks/schedule.py --real
 
-Without --real, worker loop, admission, schedule and replay engine are the ones that a run has;
-steps take the time that docs/sizing.md computes for an H200, on a clock of the engine's own, so
-that what this machine is slow at is not counted. Left out: the driver's process, reading and
+Without --real, worker loop, admission, schedule and replay engine are those of a run. Steps take
+the time that docs/sizing.md computes for an H200, on a clock of the engine's own. So this machine's
+own speed does not count. Left out: the driver's process, reading and
 rendering, splitting and Parquet, which run beside the loop. Each prompt has n samples of about the
 same length. `tail`: from 90 % of all tokens generated to 100 %, in seconds.
 """
@@ -68,7 +70,7 @@ Groups = list[list[int]]
 
 
 def log_normal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """sigma 1 in all, four fifths of the variance between prompts."""
+    """Draw lengths of sigma 1, four fifths of the variance between prompts."""
     mu, between, within = math.log(mean) - 0.5, math.sqrt(0.8), math.sqrt(0.2)
     centers = [rng.gauss(mu, between) for _ in range(prompts)]
     return [
@@ -77,7 +79,7 @@ def log_normal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) 
 
 
 def bimodal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """One prompt in five is hard, ten times as long as the easy ones."""
+    """Draw lengths: one prompt in five is ten times as long."""
     easy = mean / (0.8 + 0.2 * 10)
     centers = [math.log(easy * (10 if rng.random() < 0.2 else 1)) for _ in range(prompts)]
     return [
@@ -86,8 +88,9 @@ def bimodal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> 
 
 
 def recorded(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """r1-tiny's own lengths, scaled to the mean: `n` samples each of problems drawn from those of
-    jobs/math.yaml.
+    """Draw r1-tiny's own lengths, scaled to the mean.
+
+    They are `n` samples each of problems of jobs/math.yaml.
     """
     groups: Groups = json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"]
     scale = mean / statistics.mean(length for group in groups for length in group)
@@ -105,7 +108,7 @@ SHAPES: dict[str, Callable[[random.Random, int, int, float, int], Groups]] = {
 
 
 class TimedEngine(ReplayEngine):
-    """Keeps when how many tokens came."""
+    """Engine that keeps the time and number of tokens."""
 
     def step(self) -> list[Delta]:
         deltas = super().step()
@@ -115,7 +118,7 @@ class TimedEngine(ReplayEngine):
 
 
 class Rows:
-    """Stands where the collector does: counts."""
+    """Collector that counts."""
 
     totals = PartCounts(0, 0, 0, 0, 0, 0)
 
@@ -135,7 +138,7 @@ class Rows:
 
 
 class Line:
-    """The worker's channel, with the schedule at its other end: what is wanted is leased at once."""
+    """Worker's channel whose other end leases at once, by the schedule."""
 
     def __init__(self, trace: Groups, prompt_len: int, cap: int, order: str) -> None:
         self._schedule = Schedule(longest_first=order == "longest_first")
@@ -191,7 +194,7 @@ class Line:
 
 
 def step_time(variant: str, gpu: str) -> dict[str, float]:
-    """What a step takes: the catalogue's model and GPU, the constants that were fitted to an H200."""
+    """Compute the time of a step, with constants fitted to an H200."""
     arch, card = Architecture.of_config(VARIANTS[variant].config), GPUS[gpu]
     return {
         "weight_bytes": arch.parameters() * arch.bytes_per_weight(),
@@ -207,7 +210,7 @@ def step_time(variant: str, gpu: str) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What the engine has room for, and is given.
+    """Case: the engine's room, and its work.
 
     `guess`: the plan's mean length over the true one.
     """
@@ -220,7 +223,7 @@ class Case:
 def simulate(
     trace: Groups, order: str, options: argparse.Namespace, case: Case
 ) -> dict[str, float]:
-    """One run through the replay engine."""
+    """Run once through the replay engine."""
     lengths = [length for group in trace for length in group]
     mean, square = statistics.mean(lengths), statistics.mean(length**2 for length in lengths)
     expected = CompletionLengths(mean * case.guess, square * case.guess**2, "the trace")
@@ -262,7 +265,11 @@ def simulate(
         )
         rows = Rows()
         line = Line(trace, options.prompt_len, options.cap, order)
-        EngineWorker(setup, engine, rows, line, clock=lambda: engine.clock_s).run(0.0)  # type: ignore[arg-type]
+
+        def clock() -> float:
+            return engine.clock_s
+
+        EngineWorker(setup, engine, rows, line, clock=clock).run(0.0)  # type: ignore[arg-type]
     assert len(rows.done) == len(lengths)
     load = engine.load()
     return {
@@ -274,7 +281,7 @@ def simulate(
 
 
 def _times(timeline: list[tuple[float, int]]) -> dict[str, float]:
-    """Seconds of the whole and of its tail, from (when, how many tokens)."""
+    """Time the whole and its tail, in seconds, from (time, tokens) pairs."""
     total, seen, at_90 = sum(tokens for _, tokens in timeline), 0, 0.0
     for at, tokens in timeline:
         seen += tokens
@@ -285,7 +292,7 @@ def _times(timeline: list[tuple[float, int]]) -> dict[str, float]:
 
 
 def simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All shapes, seeds and sizes of the cache, in both orders."""
+    """Simulate all shapes, seeds and cache sizes, in both orders."""
     cases = [
         Case(kv, num_seqs, options.guess)
         for kv in options.kv_tokens
@@ -307,7 +314,10 @@ def simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def compare(runs: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Both orders side by side; `speed`: longest-first's tokens/s over fifo's, above 1 is better."""
+    """Set both orders side by side.
+
+    `speed` is longest-first's tokens/s over fifo's: above 1 is better.
+    """
     fifo, longest = runs["fifo"], runs["longest_first"]
     return {
         "tail_cut": 1 - longest["tail"] / fifo["tail"],
@@ -348,9 +358,9 @@ def _what(row: dict[str, Any]) -> str:
 
 
 def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """A whole job on r1-tiny.
+    """Run a whole job on r1-tiny.
 
-    The timeline is that of finished rows: nothing is known of when their tokens came.
+    The timeline is of finished rows: the times of their tokens are not known.
     """
     output = folder / order
     command = [
@@ -393,7 +403,7 @@ def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str,
 
 
 def real(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Interleaved pairs on this machine."""
+    """Run interleaved pairs on this machine."""
     rows = []
     for number in range(options.pairs):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
-"""Where a process spends its time, from py-spy's collapsed stacks: thread by thread, the functions that lead.
+"""Self time of a process's functions by thread, from py-spy's stacks.
 
-    python benchmarks/throughput.py --systems batchr1 --rounds 1 --profile DIR …    # DIR/driver-PID.txt, worker-PID.txt
+    # writes DIR/driver-PID.txt, DIR/worker-PID.txt
+    python benchmarks/throughput.py --systems batchr1 --rounds 1 --profile DIR …
     python benchmarks/self_time.py DIR/worker-*.txt --under Worker.run
 
 A line of such a file is one stack, outermost frame first, and how many samples had it. py-spy
@@ -22,8 +23,9 @@ _FRAME = re.compile(r"(?P<function>.*) \((?P<file>.*?)(?::\d+)?\)")
 
 
 def stacks(lines: Iterable[str]) -> Iterator[tuple[str, list[str], int]]:
-    """(thread, frames as "function (file)", samples) of each line; process frames in front are
-    passed over.
+    """Read (thread, frames as "function (file)", samples) of each line.
+
+    Frames of the process in front are passed over.
     """
     for line in lines:
         text, _, count = line.rstrip("\n").rpartition(" ")
@@ -45,7 +47,7 @@ def by_thread(
     under: str = "",
     inclusive: bool = False,
 ) -> dict[str, Counter[str]]:
-    """Samples of each thread by function or module (`key`).
+    """Count samples of each thread by function or module (`key`).
 
     `under`: only stacks with a frame that holds this text.
     """
@@ -61,13 +63,16 @@ def by_thread(
 
 
 def module_of(frame: str) -> str:
-    """`step (vllm/v1/engine/core.py)` is of vllm/v1/engine; a file alone is of itself."""
+    """Name a frame's module: its folder, or else its file.
+
+    `step (vllm/v1/engine/core.py)` belongs to vllm/v1/engine.
+    """
     file = Path(frame.rpartition(" (")[2].removesuffix(")"))
     return str(file.parent) if len(file.parts) > 1 else str(file)
 
 
 def table(threads: dict[str, Counter[str]], top: int) -> str:
-    """A Markdown table for each thread, the busiest first."""
+    """Lay out a Markdown table for each thread, the busiest first."""
     everything = sum(counter[""] for counter in threads.values())
     blocks = []
     for thread, counter in sorted(threads.items(), key=lambda entry: -entry[1][""]):

@@ -1,9 +1,10 @@
-"""Model folders of the true shapes, without weights: speed is real under `load_format: dummy`, the text is not.
+"""Model folders of the true shapes, without weights.
 
     python benchmarks/shapes.py r1-distill-qwen-1.5b DIR
 
-The tokenizer has the real vocabulary's size, so that detokenising costs what it costs: byte-level
-BPE over merges drawn at random, with r1-tiny's special tokens and chat template.
+Under `load_format: dummy` the speed is real and the text is not. The tokenizer has the real
+vocabulary's size, so that detokenising has its real cost. It is byte-level BPE over merges drawn at
+random, with r1-tiny's special tokens and chat template.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ARCHITECTURES = {"qwen2": ["Qwen2ForCausalLM"], "llama": ["LlamaForCausalLM"]}
 
 
 def config_of(name: str) -> dict[str, Any]:
-    """A variant's config.json, as far as its shape and loading it go (the dense ones)."""
+    """Make config.json of a dense variant: its shape, enough to load it."""
     numbers = VARIANTS[name].config
     return _COMMON | {"architectures": _ARCHITECTURES[numbers["model_type"]]} | numbers
 

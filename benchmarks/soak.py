@@ -1,10 +1,10 @@
-"""A million rows through everything but a model: rows per second, and the memory of driver and worker over time.
+"""A million rows through everything but a model: speed and memory.
 
     python benchmarks/soak.py --rows 1000000 --out soak.json
 
-The replay engine gives short completions as fast as it can, so that all around it, from reading to
-commits, is what is measured. Memory is flat when its growth per million rows, fitted over the
-second half, is small.
+The replay engine gives short completions as fast as it can. So all around it is measured, from
+reading to commits: rows per second, and the memory of driver and worker over time. Memory is flat
+when its growth per million rows, fitted over the second half, is small.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EVERY_S = 2.0
 
 
 def worker_of(pid: int) -> int | None:
-    """The driver's child that runs the engine."""
+    """Find the driver's child that runs the engine."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
@@ -42,7 +42,7 @@ def worker_of(pid: int) -> int | None:
 
 
 def rows_done(folder: Path, rows_per_part: int) -> int:
-    """About: parts are full but for the last one."""
+    """Estimate the rows done: parts are full but for the last one."""
     data = folder / "out/data"
     return len(list(data.iterdir())) * rows_per_part if data.exists() else 0
 
@@ -78,7 +78,7 @@ def soak(folder: Path, rows: int, rows_per_part: int) -> dict[str, Any]:
 
 
 def growth(samples: list[dict[str, float]], name: str) -> float:
-    """MB per million rows over the second half, by least squares."""
+    """Fit MB per million rows over the second half, by least squares."""
     half = [s for s in samples if s["rows"] >= samples[-1]["rows"] / 2]
     if len(half) < 3:
         return float("nan")

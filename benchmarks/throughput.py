@@ -1,13 +1,15 @@
-"""batchr1 and its peers on the same requests: durable output tokens per second, in interleaved rounds.
+"""batchr1 and its peers on the same requests, in interleaved rounds.
 
-    python benchmarks/throughput.py --systems batchr1,generate                            # r1-tiny on the CPU
-    python benchmarks/throughput.py --device cuda --model DIR --dummy --share-engine round …    # a GPU, random weights
+    # r1-tiny on the CPU
+    python benchmarks/throughput.py --systems batchr1,generate
+    # a GPU, random weights
+    python benchmarks/throughput.py --device cuda --model DIR --dummy --share-engine round …
 
 Each system is a module of `systems/`. All get the same prompts, forced lengths (`ignore_eos` and a
-cap per request), engine arguments and environment. Loading and warming up are outside the clock.
-The order rotates from round to round. What is measured of whom, and what is unfair to whom:
-README.md. `--out` is written anew after every run, so that a run that is cut short keeps what it
-had.
+cap per request), engine arguments and environment. The figure is durable output tokens per second.
+Loading and warming up are outside the clock. The order rotates from round to round. What is
+measured of whom, and what is unfair to whom: README.md. `--out` is written anew after
+every run, so a run that is cut short keeps its figures.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
-    """What every system gives to vLLM."""
+    """Build the engine arguments that every system gives to vLLM."""
     args: dict[str, Any] = {
         "max_num_seqs": options.max_num_seqs,
         "max_model_len": options.max_model_len,
@@ -64,9 +66,10 @@ def engine_args(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> list[list[System]]:
-    """The systems in the order given. Those of one unit run one after the other; usually a unit is one system.
+    """Group the systems into units, in the order given.
 
-    With `--share-engine`, all that call `LLM.generate` are one unit, on one loaded engine.
+    Systems of one unit run one after the other; usually a unit is one system. With
+    `--share-engine`, all that call `LLM.generate` are one unit, on one loaded engine.
     """
     units: list[list[System]] = []
     shared: list[System] = []
@@ -92,7 +95,7 @@ def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> lis
 
 
 def py_spy_command(options: argparse.Namespace) -> list[str]:
-    """`py-spy record` for collapsed stacks of a process and all that it starts.
+    """Give the `py-spy record` command for a process and its children.
 
     Without `--nonblocking` it stops a process for each sample; at 100 a second it fell 49 s behind
     on two busy cores.
@@ -113,7 +116,7 @@ def py_spy_command(options: argparse.Namespace) -> list[str]:
 def measure(
     options: argparse.Namespace, folder: Path, tell: Callable[[dict[str, Any]], None]
 ) -> None:
-    """All rounds; `tell` gets each run as it is done."""
+    """Run all rounds; `tell` gets each run as it is done."""
     folder.mkdir(parents=True, exist_ok=True)
     dataset = folder / "trace.parquet"
     expected = write_dataset(trace(options), dataset, options.model)
@@ -156,9 +159,9 @@ def rotated(items: list[Any], by: int) -> Iterator[Any]:
 
 
 def run_document(number: int, name: str, outcome: Outcome, expected: int) -> dict[str, Any]:
-    """One run for the JSON.
+    """Describe one run for the JSON.
 
-    A run that gave another number of tokens was not the same work, and has failed.
+    A run with another number of tokens did other work: it has failed.
     """
     if outcome.tokens != expected:
         return {
@@ -177,8 +180,9 @@ def run_document(number: int, name: str, outcome: Outcome, expected: int) -> dic
 
 
 def wait_for_memory(options: argparse.Namespace, at_most_s: float = 20.0) -> None:
-    """A GPU's memory is given back some time after its user's death, and vLLM wants it free at its
-    start.
+    """Wait until a GPU's memory is free.
+
+    It is given back some time after its user's death, and vLLM wants it free at its start.
     """
     if options.device != "cuda":
         return
@@ -205,7 +209,7 @@ def trace(options: argparse.Namespace) -> TraceSpec:
 
 
 def line(run: dict[str, Any]) -> str:
-    """What is printed when a run is done."""
+    """Format the line that is printed when a run is done."""
     head = f"round {run['round'] + 1}: {run['system']:14}"
     if "error" in run:
         return f"{head} failed: {run['error']}"
@@ -215,7 +219,10 @@ def line(run: dict[str, Any]) -> str:
 
 
 def table(runs: list[dict[str, Any]], systems: tuple[str, ...]) -> str:
-    """Median and range of each system, and of the ratio of batchr1 to it, round by round."""
+    """Lay out medians and ranges of systems and of batchr1's ratios.
+
+    Ratios are taken round by round.
+    """
     rates: dict[str, dict[int, float]] = {name: {} for name in systems}
     for run in runs:
         if "error" not in run:
@@ -242,8 +249,9 @@ def spread(values: list[float], form: str) -> str:
 
 
 def versions(device: str) -> dict[str, Any]:
-    """Found without loading torch: a CUDA context of this process would take memory from what is
-    measured.
+    """Find versions without loading torch.
+
+    A CUDA context of this process would take memory from what is measured.
     """
     found: dict[str, Any] = {
         "python": platform.python_version(),

@@ -1,16 +1,16 @@
-"""Requests with fixed lengths that look like a reasoning job's: the same ones for every system that is measured.
+"""Traces: requests with fixed lengths like a reasoning job's.
 
-Four kinds. Lengths are output tokens, `mean` is that of the distribution before the cap, and
-everything is decided by `seed`, so that each process that is given the same spec sees the same
-trace.
+Lengths are output tokens, and `mean` is that of the distribution before the cap. `seed` decides
+everything, so each process with the same spec sees the same trace. There are four kinds:
 
-`lognormal`   a long tail: log-normal with this mean and sigma. `bimodal`     easy and hard ones: 80
-% around a quarter of the mean, 20 % around four times it (log-normal, sigma 0.25). `grouped`
-`n` samples of each prompt, one after the other, whose lengths resemble each other: log-normal, with
-              `correlation` of the variance of log-lengths between the prompts and the rest within a group.
-`recorded`    lengths that a real run of r1-tiny had, `n` samples of each prompt
-(data/r1_tiny_lengths.json says which
-              run), the prompts shuffled; `mean` and `sigma` are not used. More requests than were recorded: again.
+lognormal   a long tail: log-normal with this mean and sigma
+bimodal     easy and hard ones: 80 % around a quarter of the mean, 20 % around four times it
+            (log-normal, sigma 0.25)
+grouped     `n` samples of each prompt in a row, of similar lengths: log-normal, with `correlation`
+            of the variance of log-lengths between prompts and the rest within a group
+recorded    lengths of a real run of r1-tiny, `n` samples of each prompt, prompts shuffled;
+            data/r1_tiny_lengths.json names the run; `mean` and `sigma` are not used; beyond the
+            recorded ones they begin again
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _BIMODAL_SIGMA = 0.25
 
 @dataclass(frozen=True, slots=True)
 class TraceSpec:
-    """A trace: `mean` and `cap` in output tokens; a prompt is a sum of `prompt_words` numbers, or `prompt_tokens` long.
+    """Trace to make; `mean` and `cap` are in output tokens.
 
-    `prompt_tokens` is exact and counts the rendered prompt, chat template included; it needs the
-    model, and wins.
+    A prompt is a sum of `prompt_words` numbers, or `prompt_tokens` long. The latter counts the
+    rendered prompt exactly, chat template included. It needs the model, and wins.
     """
 
     requests: int
@@ -56,8 +56,9 @@ class TraceSpec:
 
 @dataclass(frozen=True, slots=True)
 class TracedRequest:
-    """One request: `output_len` tokens are to be generated. `group` counts prompts, `sample` those
-    of one prompt.
+    """Request for `output_len` tokens.
+
+    `group` counts prompts, `sample` the requests of one prompt.
     """
 
     id: str
@@ -68,7 +69,7 @@ class TracedRequest:
 
 
 def requests(spec: TraceSpec, model: str | None = None) -> list[TracedRequest]:
-    """The trace, in the order in which it is submitted; the samples of a prompt stand together."""
+    """Make the trace in its order of submission, a prompt's samples together."""
     wanted = lengths(spec)
     members = groups(spec)
     texts = prompts(spec, model)
@@ -80,7 +81,7 @@ def requests(spec: TraceSpec, model: str | None = None) -> list[TracedRequest]:
 
 
 def lengths(spec: TraceSpec) -> list[int]:
-    """Output tokens of each request, between 1 and the cap."""
+    """Draw the output tokens of each request, between 1 and the cap."""
     rng = random.Random(spec.seed)
     match spec.kind:
         case "lognormal":
@@ -102,7 +103,7 @@ def lengths(spec: TraceSpec) -> list[int]:
 
 
 def groups(spec: TraceSpec) -> list[int]:
-    """The number of each request's prompt: requests of one number are samples of one prompt."""
+    """Number the prompt of each request; samples of one share a number."""
     n = spec.n if spec.kind in ("grouped", "recorded") else 1
     return [i // n for i in range(spec.requests)]
 
@@ -136,8 +137,9 @@ def _recorded(rng: random.Random, spec: TraceSpec) -> list[float]:
 
 
 def prompts(spec: TraceSpec, model: str | None = None) -> list[str]:
-    """User turns that share no prefix, one for each group: sums of many numbers, or exactly so many
-    tokens.
+    """Make user turns that share no prefix, one for each group.
+
+    They are sums of many numbers, or exactly so many tokens.
     """
     count = max(groups(spec), default=-1) + 1
     rng = random.Random(spec.seed + 1)
@@ -152,10 +154,10 @@ def prompts(spec: TraceSpec, model: str | None = None) -> list[str]:
 
 
 def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random) -> list[str]:
-    """User turns of random words, each of which renders to exactly `prompt_tokens` token ids, the template's included.
+    """Make user turns that render to exactly `prompt_tokens` token ids.
 
-    Words are added or taken away until the count is right; a text that keeps jumping over it is
-    drawn anew.
+    The template's tokens count. Words are added or taken away until the count is right; a text that
+    keeps jumping over it is drawn anew.
     """
     from batchr1.dataset.prompts import PromptRenderer, PromptRow, load_tokenizer
 
@@ -187,8 +189,9 @@ def exact_prompts(model: str, count: int, prompt_tokens: int, rng: random.Random
 
 
 def single_tokens(tokenizer: Any) -> list[str]:
-    """Pieces of text that mostly are one token each: words after a space, or digits if the
-    vocabulary has few words.
+    """Find pieces of text that mostly are one token each.
+
+    They are words after a space, or digits if the vocabulary has few words.
     """
     texts = {tokenizer.decode([i]) for i in range(min(len(tokenizer), 60_000))}
     words = sorted(
@@ -209,8 +212,10 @@ def _ids(prompt: Any) -> tuple[int, ...]:
 
 
 def write_dataset(spec: TraceSpec, path: Path, model: str) -> int:
-    """The trace as a dataset for a model: columns id, group, sample, prompt, max_tokens, and of the rendered prompt
-    prompt_tokens and prompt_hash (as in batchr1's output). Returns the sum of its output tokens.
+    """Write the trace as a dataset; returns its output tokens.
+
+    Columns: id, group, sample, prompt, max_tokens. Of the rendered prompt: prompt_tokens, and
+    prompt_hash as in batchr1's output.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,12 +1,12 @@
-"""Twenty steps of TRL's SFT trainer on an export of batchr1, on a CPU, with r1-tiny's weights: does it load and learn?
+"""Twenty steps of TRL's SFT trainer on an export of batchr1.
 
     batchr1 export out/math-r1-tiny out/sft --to sft --correct-only --test-share 0.1
     pip install trl
     python benchmarks/trl_sft.py out/sft
 
-The data set goes in as it lies. Only the chat template is given: the model's own, like that of the
-DeepSeek-R1 distills, drops the reasoning of assistant turns, and there would be nothing to learn
-from. Seen: docs/export.md.
+They show, on a CPU and with r1-tiny's weights, that it loads and learns. The data set goes in as it
+lies. Only the chat template is given: the model's own, like that of the DeepSeek-R1 distills, drops
+the reasoning of assistant turns, and nothing would be left to learn. Results: docs/export.md.
 """
 
 from __future__ import annotations

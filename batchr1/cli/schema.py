@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -15,13 +16,13 @@ def command(what: str) -> None:
 
 
 def schema_of(what: str) -> dict[str, object]:
-    """What `schemas/<what>.schema.json` holds."""
+    """Build `schemas/<what>.schema.json`."""
     if what == "job":
         from batchr1.job.spec import JobSpec
 
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **JobSpec.model_json_schema(),
+            **_unwrapped(JobSpec.model_json_schema()),
         }
     if what == "run":
         from batchr1.output import run_record
@@ -34,3 +35,15 @@ def schema_of(what: str) -> dict[str, object]:
     from batchr1.columns import schema_document
 
     return schema_document()
+
+
+def _unwrapped(node: Any) -> Any:
+    """Put each description on one line: docstrings are wrapped for the code alone."""
+    if isinstance(node, list):
+        return [_unwrapped(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _unwrapped(value) for key, value in node.items()}
+    if isinstance(found.get("description"), str):
+        found["description"] = " ".join(found["description"].split())
+    return found

@@ -1,11 +1,11 @@
-"""Processes that must not outlive the one that started them.
+"""Processes that end when the one that started them ends.
 
-The kernel's parent-death signal does most of it: set by a process for itself, it delivers SIGKILL
-when the *thread* that created the process ends. It is not inherited, so vLLM's own subprocesses
-watch the worker (`follow_worker`): through vLLM's plugin hook, named in pyproject.toml, and where
-that is not looked at (VLLM_PLUGINS is set, or batchr1 runs without being installed) once they load
-`memory_probe`. A watching thread also covers what the signal cannot: a parent that was gone before
-it was set, or a creating thread that ends early.
+The kernel's parent-death signal does most of it. A process sets it for itself, and gets SIGKILL
+when the *thread* that created it ends. Subprocesses do not inherit it, so those of vLLM watch the
+worker (`follow_worker`). They are reached through vLLM's plugin hook, named in pyproject.toml. The
+hook is not called when VLLM_PLUGINS is set or batchr1 is not installed: then `memory_probe` calls
+`follow_worker` as it is loaded. A watching thread covers what the signal cannot: a parent that
+was gone before it was set, and a creating thread that ends early.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def follow_worker() -> None:
-    """In a process that a batchr1 worker's engine started, end when that worker ends.
+    """End this process, which a worker's engine started, when that worker ends.
 
     May be called again.
     """
@@ -61,9 +61,9 @@ def _wait_and_die(pid: int, direct_child: bool) -> None:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process began, as the kernel counts it; None when it has ended.
+    """Read the start of a process, in kernel ticks; None once ended.
 
-    Tells it from its pid's next owner.
+    The time tells a process from the next owner of its pid.
     """
     if sys.platform != "linux":
         try:

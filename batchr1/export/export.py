@@ -62,7 +62,7 @@ def _summary(
         "batchr1": __version__,
         "form": options.form,
         "format": options.format,
-        "reasoning": None if options.form == "raw" else "inline" if options.is_inline else "apart",
+        "reasoning": options.layout,
         "test_share": options.test_share,
         "rows_in": selection.total,
         "steps": [
@@ -87,9 +87,9 @@ def _count(rows: pl.DataFrame) -> dict[str, int]:
 def _write_rows(
     output: Output, options: ExportOptions, selection: Selection, folder: Path
 ) -> pa.Schema:
-    """The selected rows, part by part, in the order of the parts.
+    """Write the selected rows in the order of the parts.
 
-    Returns the columns that were written.
+    Returns the schema that was written.
     """
     folder.mkdir()
     writers: dict[str, RowWriter] = {}

@@ -1,4 +1,4 @@
-"""What `batchr1 export` was asked."""
+"""Options of `batchr1 export`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Dedupe = Literal["exact", "none"]
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """Which rows, and in what form. `dedupe` None: exact for sft, none for raw.
+    """Rows to export, and their form.
 
-    Raises `UsageError` for what cannot be, or would have no effect.
+    `dedupe` None: exact for sft, none for raw. Raises `UsageError` for values that cannot be, or
+    that would have no effect.
     """
 
     form: Form
@@ -41,8 +42,7 @@ class ExportOptions:
         if not 0 <= self.test_share < 1:
             raise UsageError(
                 f"--test-share: not a share of the prompts (got {self.test_share:g}, need at "
-                f"least 0 and less than 1). "
-                "Write 0.02 for 2 %."
+                "least 0 and less than 1). Write 0.02 for 2 %."
             )
         if self.form == "raw" and self.reasoning is not None:
             raise UsageError(
@@ -57,3 +57,10 @@ class ExportOptions:
     @property
     def is_inline(self) -> bool:
         return self.reasoning == "inline"
+
+    @property
+    def layout(self) -> Reasoning | None:
+        """Place of the reasoning in exported rows; None for raw ones."""
+        if self.form == "raw":
+            return None
+        return "inline" if self.is_inline else "apart"

@@ -1,7 +1,8 @@
-"""The folder that an export becomes: built aside, then there, whole; and never in the place of something else.
+"""Publishing an export: a folder that appears whole.
 
-Disk: everything is written to a hidden folder beside DEST and renamed. S3 has no rename: files go
-up one by one, the card last, and until then the record of the export says that it is unfinished.
+Disk: everything is written to a hidden folder beside DEST and renamed. S3 has no rename: files are
+uploaded one by one, the card last. Until then the export's record says that it is unfinished.
+A foreign file is never replaced.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CARD = "README.md"
 
 
 class Destination:
-    """DEST of an export. Use `staging()` to build it, then `publish`."""
+    """DEST of an export: build it in `staging()`, then `publish` it."""
 
     def __init__(self, storage: Storage, *, overwrite: bool) -> None:
         self.storage = storage
@@ -36,23 +37,21 @@ class Destination:
         self._replaces: list[str] = []
 
     def check(self, output_uri: str) -> None:
-        """Raise `OutputError` or `UsageError` for a place that an export may not take.
+        """Refuse a place that an export may not take; writes nothing.
 
-        Writes nothing.
+        Raises `OutputError` or `UsageError`.
         """
         uri = self.storage.uri
         for suffix in (".parquet", ".jsonl", ".json"):
             if uri.endswith(suffix):
                 raise UsageError(
                     f"{uri}: DEST is a folder, of files, a card and splits (got the name of a "
-                    f"file). "
-                    f"Write {uri.removesuffix(suffix)}, and --format parquet or jsonl."
+                    f"file). Write {uri.removesuffix(suffix)}, and --format parquet or jsonl."
                 )
         if f"{uri}/".startswith(f"{output_uri}/") or f"{output_uri}/".startswith(f"{uri}/"):
             raise UsageError(
-                f"{uri}: DEST and the output {output_uri} lie within each other. Give the "
-                f"export "
-                f"a folder of its own."
+                f"{uri}: DEST and the output {output_uri} lie within each other. "
+                "Give the export a folder of its own."
             )
         if self.storage.kind == "local":
             refuse_place(Path(uri))
@@ -62,44 +61,40 @@ class Destination:
         record = self._record()
         if record is None:
             raise OutputError(
-                f"{uri}: the folder is not empty and not an export of batchr1 (it holds "
-                f"{files[0]}). "
-                "Give a new or empty folder."
+                f"{uri}: the folder is not empty and not an export of batchr1 "
+                f"(it holds {files[0]}). Give a new or empty folder."
             )
         if not self._overwrite:
-            what = (
-                "an export that was not finished"
-                if record.get("unfinished")
-                else "an earlier export"
-            )
+            what = "an earlier export"
+            if record.get("unfinished"):
+                what = "an export that was not finished"
             raise OutputError(f"{uri}: {what} is there. Give another folder, or add --overwrite.")
         foreign = [rel for rel in files if rel not in {*record["files"], RECORD}]
         if foreign:
             raise OutputError(
                 f"{uri}: --overwrite would delete {foreign[0]}, which is not of the export. "
-                f"Move "
-                f"it away first."
+                "Move it away first."
             )
         card = self.storage.find_bytes(CARD)
         if card is not None and not record.get("unfinished") and _digest(card) != record["card"]:
             raise OutputError(
                 f"{uri}: --overwrite would delete {CARD}, which was edited since the export. "
-                f"Move "
-                f"it away first."
+                "Move it away first."
             )
         self._replaces = files
 
     def _record(self) -> dict[str, Any] | None:
-        data = self.storage.find_bytes(RECORD)
         try:
-            record = json.loads(data) if data is not None else None
+            record = json.loads(self.storage.find_bytes(RECORD) or b"null")
         except ValueError:
             return None
-        return record if isinstance(record, dict) and {"files", "card"} <= record.keys() else None
+        if isinstance(record, dict) and {"files", "card"} <= record.keys():
+            return record
+        return None
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """A local folder to build the export in; gone afterwards."""
+        """Open a local folder to build the export in, for a while."""
         if self.storage.kind == "local":
             place = Path(self.storage.uri)
             try:
@@ -118,7 +113,7 @@ class Destination:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, staged: Path, record: dict[str, Any]) -> None:
-        """Make the staged folder DEST, with `record` of how it came about."""
+        """Turn the staged folder into DEST, with the export's `record`."""
         files = sorted(
             str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file()
         )
@@ -167,9 +162,8 @@ class Destination:
             fsync_folder(place.parent)
         except OSError as exc:
             raise StorageError(
-                f"{place}: cannot be published (got {exc.strerror}). Nothing was changed; run "
-                f"the "
-                f"same command again."
+                f"{place}: cannot be published (got {exc.strerror}). Nothing was changed; "
+                "run the same command again."
             ) from exc
         shutil.rmtree(old, ignore_errors=True)
 

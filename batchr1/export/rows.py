@@ -1,5 +1,6 @@
-"""The shape of exported rows: chat messages to train on, or the output's own columns; as Parquet or
-JSON lines.
+"""Exported rows, as chat messages or as the output's own columns.
+
+They are written as Parquet or as JSON lines.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from batchr1.export.options import FileFormat
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
-# Columns that trainers take for something of their own (TRL: prompt, completion,
-# chat_template_kwargs, …).
+# Names that trainers give a meaning of their own: those of TRL's data collators and trainers.
 TRAINERS_OWN = frozenset(
     {
         "messages",
@@ -59,15 +59,15 @@ _ROW_OWN = (
 
 
 def sft_columns(have: list[str]) -> list[str]:
-    """Which columns of an output a row of the sft form is made from."""
+    """List the output's columns that the sft form is made from."""
     return ["id", "sample", "prompt", "reasoning", "answer", *_kept(have), *_ROW_OWN]
 
 
 def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
-    """Rows as `messages`, each a user and an assistant turn; then id, sample, kept columns, what is known of the row.
+    """Shape rows as `messages`: a user and an assistant turn each.
 
-    With `inline` the reasoning stands in think tags before the answer, else beside it as
-    `reasoning_content`.
+    Behind them stand id, sample, kept columns and `_ROW_OWN`. With `inline` the reasoning stands
+    in think tags before the answer, else beside it as `reasoning_content`.
     """
     prompts, thoughts, answers = (
         table[name].to_pylist() for name in ("prompt", "reasoning", "answer")
@@ -108,7 +108,7 @@ def _kept(names: list[str]) -> list[str]:
 
 
 class RowWriter:
-    """Writes tables of one shape to a file, as they come."""
+    """Writer of tables of one shape to one file."""
 
     def __init__(self, path: Path, format: FileFormat) -> None:
         self._path, self._format = path, format
@@ -130,7 +130,7 @@ class RowWriter:
         self._parquet.write_table(table)
 
     def size(self) -> int:
-        """Bytes written so far, about."""
+        """Estimate the bytes written so far."""
         return self._path.stat().st_size if self._path.exists() else 0
 
     def close(self) -> None:
@@ -140,8 +140,9 @@ class RowWriter:
 
 
 def json_line(row: dict[str, Any]) -> bytes:
-    """A row as one line of JSON: instants in ISO 8601, binary in base64, and null for what JSON has
-    no number for.
+    """Encode a row as one line of JSON.
+
+    Instants become ISO 8601, binary becomes base64, NaN and infinities become null.
     """
     try:
         text = json.dumps(row, ensure_ascii=False, allow_nan=False, default=_as_json)
@@ -151,10 +152,10 @@ def json_line(row: dict[str, Any]) -> bytes:
 
 
 def json_features(schema: pa.Schema) -> list[dict[str, Any]] | None:
-    """The columns of JSON lines as a card declares them (`dataset_info.features`), or None where that cannot be said.
+    """Declare the columns of JSON lines for a card (`dataset_info.features`).
 
-    Lines of JSON have no types: a column that is null, or an empty list, throughout one split would
-    be read as another type than in the next, and `datasets` gives up on that.
+    None where a column has no such declaration. Without one, `datasets` would infer types by split,
+    and fail on a column that is null or empty throughout one split only.
     """
     found = [_feature(field.type) for field in schema]
     if any(feature is None for feature in found):
@@ -175,21 +176,25 @@ def _feature(kind: pa.DataType) -> dict[str, Any] | None:
         return {"list": value.get("dtype") or value.get("struct") or value}
     if pa.types.is_map(kind):
         return None
-    is_own = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    is_own = is_own or pa.types.is_date32(kind) or pa.types.is_timestamp(kind)  # read from ISO 8601
+    has_name = pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    is_instant = pa.types.is_date32(kind) or pa.types.is_timestamp(kind)  # read from ISO 8601
+    if not (has_name or is_instant):
+        return {"dtype": "string"}
     names = {
         "double": "float64",
         "float": "float32",
         "halffloat": "float16",
         "date32[day]": "date32",
     }
-    return {"dtype": names.get(str(kind), str(kind)) if is_own else "string"}
+    return {"dtype": names.get(str(kind), str(kind))}
 
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    return value.isoformat() if isinstance(value, dt.date | dt.time) else str(value)
+    if isinstance(value, dt.date | dt.time):
+        return value.isoformat()
+    return str(value)
 
 
 def _finite(value: Any) -> Any:
@@ -197,4 +202,6 @@ def _finite(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -1,8 +1,8 @@
-"""Which rows are exported: every filter over all rows, from numbers and hashes; texts are read a part at a time.
+"""Selection of the rows to export.
 
-A prompt is its text, not its id or its tokens: the same question under two ids, or given to two
-models, is one prompt. So --per-prompt counts over both, and it falls into the same split of every
-export.
+Every filter looks at all rows, by numbers and hashes; texts are read a part at a time. A prompt is
+its text, not its id or its tokens. The same question under two ids, or given to two models, is one
+prompt: --per-prompt counts over both, and both fall into the same split of every export.
 """
 
 from __future__ import annotations
@@ -35,16 +35,12 @@ _READ = (
     "flags",
 )
 SPLITS = ("train", "test")
-_FIRST = (
-    "prompt_key",
-    "id",
-    "sample",
-)  # of several rows that would do, the first in this order is kept
+_FIRST = ("prompt_key", "id", "sample")  # of several rows that would do, the first one is kept
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A filter: its name, what it keeps, and how many rows it left."""
+    """Filter: its name, its meaning, and the rows it left."""
 
     name: str
     keeps: str
@@ -53,8 +49,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """`rows`: part (its number in `parts`), row in it, prompt_key, is_test, completion_tokens of
-    what is exported.
+    """Rows that passed every filter.
+
+    Columns of `rows`: part (its number in `parts`), row (in that part), prompt_key, is_test,
+    completion_tokens.
     """
 
     parts: list[str]
@@ -63,7 +61,10 @@ class Selection:
     steps: list[Step]
 
     def by_part(self) -> Iterator[tuple[str, dict[str, pa.Array]]]:
-        """(part, {split: its rows, in their order there}) of each part that has some."""
+        """Walk the parts that have selected rows.
+
+        Yields (part, {split: row numbers in their order there}).
+        """
         grouped = self.rows.sort("part", "row").partition_by("part", "is_test", as_dict=True)
         for number, rel in enumerate(self.parts):
             taken = {name: grouped.get((number, name == "test")) for name in SPLITS}
@@ -96,8 +97,7 @@ def select(output: Output, options: ExportOptions) -> Selection:
             lost = ", ".join(f"{step.name} {step.rows:,}" for step in steps)
             raise UsageError(
                 f"{output.uri}: no row is left to export (got {total:,} rows; left after each "
-                f"filter: {lost}). "
-                f"Loosen {name}."
+                f"filter: {lost}). Loosen {name}."
             )
     rows = rows.with_columns((pl.col("is_test_at") < options.test_share).alias("is_test"))
     if rows["is_test"].all():
@@ -114,7 +114,7 @@ def select(output: Output, options: ExportOptions) -> Selection:
 
 
 def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
-    """(name, what it keeps, an expression or a function) of every filter that applies."""
+    """List the filters that apply: (name, meaning, expression or function)."""
     found: list[tuple[str, str, Any]] = []
     if options.form == "sft":
         complete = (
@@ -160,7 +160,7 @@ def _first_of_equals(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _look_at(output: Output, rel: str, number: int, predicate: Predicate | None) -> pl.DataFrame:
-    """A row of keys and numbers for each row of a part."""
+    """Read keys and numbers of a part's rows, one row each."""
     extra = [c for c in (predicate.columns if predicate else ()) if c not in _READ]
     table = output.read_part(rel, [*_READ, *extra])
     frame = pl.DataFrame(table)
@@ -191,9 +191,9 @@ def _look_at(output: Output, rel: str, number: int, predicate: Predicate | None)
 
 
 def _bytes(text: str | None) -> bytes:
-    return (
-        b"\1" if text is None else b"\2" + hashlib.blake2b(text.encode(), digest_size=16).digest()
-    )
+    if text is None:
+        return b"\1"
+    return b"\2" + hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _check_columns(output: Output, predicate: Predicate) -> None:
@@ -203,8 +203,7 @@ def _check_columns(output: Output, predicate: Predicate) -> None:
             if name not in have:
                 raise UsageError(
                     f"--where: there is no column {name!r} (the output has: "
-                    f"{', '.join(have)}). "
-                    f"{_hint(name, have)}"
+                    f"{', '.join(have)}). {_hint(name, have)}"
                 )
 
 
@@ -212,13 +211,12 @@ def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -
     if options.correct_only and not rows["correct"].count():
         raise UsageError(
             f"--correct-only: nothing is known to be right in {output.uri} (got no value in the "
-            f"column correct). "
-            "Set input.gold in the job, or leave --correct-only out."
+            "column correct). Set input.gold in the job, or leave --correct-only out."
         )
     if options.max_tokens is not None and not rows["completion_tokens"].count():
         raise UsageError(
             f"--max-tokens: no row of {output.uri} has a count (the server that answered gave "
-            f"none). Leave it out."
+            "none). Leave it out."
         )
     known = sorted({*FLAGS, *rows.filter(pl.col("flags").list.len() > 0)["flags"].explode()})
     for flag in options.drop_flags:

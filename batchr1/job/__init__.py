@@ -1,4 +1,12 @@
-"""The job: YAML → frozen, typed spec; overrides; fingerprint."""
+"""The job: YAML to a frozen, typed spec.
+
+It is read in the driver.
+
+spec          the job file as models: what was asked, nothing derived
+load          reading, overrides, validation, complaints
+server_rules  the rules of `engine.kind: openai`
+fingerprint   what decides a job's answers
+"""
 
 from batchr1.job.load import Overrides, load_job
 from batchr1.job.spec import JobSpec

@@ -1,10 +1,18 @@
-"""Models as files: what a repository of the hub holds, what is here of it, and bringing the rest here.
+"""Models as files: by name, in place, fetched.
 
-    fetch ─┬─ hub       the hub's API: commit, files with sizes and checksums, bytes from an offset
-           ├─ files     which of a repository's files a run needs, and how each is checked
-           ├─ transfer  one file: resumed, tried again, verified
-           └─ places    where files go: the hub's own cache, or a plain folder
-    here     what a run asks: is the model on this machine, whole? (`s3` brings a model there that lies in a bucket)
+They are resolved in the driver. A worker looks on its own node.
 
-Beside code: `r1_tiny/`, the embedded model.
+catalogue  the variants that batchr1 knows by name
+resolve    a job's `model:` to a folder or repository, a revision and a config
+cached     whether a model is on this machine, whole
+bucket     models on S3
+fetch      `batchr1 fetch` without the command line
+download   several files side by side
+transfer   one file: resumed, tried again, verified
+hub        the hub's API: commits, files, checksums, bytes
+files      the files that a run needs, and how each is checked
+places     the hub's cache or a plain folder
+progress   the bar or the lines of a fetch on stderr
+
+r1_tiny/ holds the embedded model: weights and card.
 """

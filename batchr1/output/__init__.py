@@ -1,0 +1,10 @@
+"""Outputs: the folder that a run writes.
+
+Only the driver commits; workers stage.
+
+folder       paths, staging and the two ways in which a file enters
+parts        results to Parquet parts (in the worker)
+replace      committed parts replaced by intent
+checkpoints  tokens of uncommitted generations, on storage
+find         outputs by name or glob
+"""

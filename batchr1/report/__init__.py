@@ -1,1 +1,14 @@
-"""What an output holds, in numbers."""
+"""Reports: outputs in numbers and as a page.
+
+They run in the process that was started.
+
+numbers   everything that a report says, as plain values
+scan      one pass over the parts
+summary   counts and shares of one output
+measures  pass@k, cons@k and their intervals
+nights    runs as nights, over one output or several
+figures   charts as SVG
+page      the report as one HTML file
+write     where the page goes
+health    whether a run is alive, for `batchr1 status --health`
+"""

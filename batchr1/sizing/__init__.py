@@ -1,1 +1,18 @@
-"""Sizing: which model, on which devices, in which batches."""
+"""Sizing: memory, batch and time by arithmetic.
+
+It runs in the driver, before any engine loads.
+
+plan           what a run will ask of its machine
+fit            one candidate: a model on so many GPUs
+memory         how vLLM divides a GPU's memory
+estimate       how long a batch takes
+lengths        lengths of completions that nobody has stated
+architecture   a model's config: parameters, bytes of weights and KV cache
+alternatives   what would fit when a job does not
+smallest_gpus  the smallest GPUs for each variant
+gpus           GPUs that batchr1 knows by name
+machine        the machine that a plan is for
+devices        the GPUs of this machine, and who holds their memory
+nvml           NVIDIA's management library
+oom            an engine's out-of-memory message, and the next argument to lower (workers ask too)
+"""

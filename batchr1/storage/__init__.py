@@ -1,0 +1,13 @@
+"""Storage: disk and S3 behind one interface, and the lock.
+
+It runs in the driver and in workers.
+
+base         the interface, and the files of an `input.path`
+uri          kinds of URI and their S3 servers
+local        a local or mounted file system
+s3           an S3 bucket
+s3_client    the S3 client, and files read by ranges
+errors       storage faults: one line each, and which to try again
+lock         one run an output: a lock that its owner keeps alive (driver)
+lock_record  the lock's file, and replacing it
+"""

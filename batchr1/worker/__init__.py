@@ -1,0 +1,15 @@
+"""Worker: one process a replica.
+
+It generates, splits, stages and saves checkpoints.
+
+main             the process: its pipe to the driver, its engine, its loop
+engine_worker    the step loop of an engine
+server_worker    the event loop of a server's replica
+server_requests  one sample at a server, until it is answered
+server_health    how long a server is waited for
+generation       a sample under way: budgets, loops, injected tokens
+admission        how many samples fit the KV cache at once (pure)
+collector        the collector thread: completions to rows to staged parts
+outbox           finished samples, for the collector and for the driver
+checkpointer     the checkpoint thread: tokens to storage every few seconds
+"""

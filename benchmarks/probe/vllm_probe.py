@@ -1,10 +1,10 @@
-"""A vLLM plugin that writes down how many tokens an engine gives, in bins of half a second: the same for every system.
+"""vLLM plugin that counts an engine's tokens every half second.
 
-vLLM loads it in each of its processes when `benchmarks/probe` is on PYTHONPATH (entry point
-`vllm.general_plugins`). It wraps the two calls that all front ends share, a request going into the
-engine's core and a step's outputs coming back (read in vLLM 0.26 and 0.32), and writes to
-`$BATCHR1_PROBE/<pid>.jsonl`. Per step it adds up the lengths of the new tokens: some 30 µs at 512
-sequences.
+It is the same for every system. vLLM loads it in each of its processes when `benchmarks/probe` is
+on PYTHONPATH (entry point `vllm.general_plugins`). It wraps the two calls that all front ends
+share, a request going into the engine's core and a step's outputs coming back (read in vLLM 0.26
+and 0.32), and writes to `$BATCHR1_PROBE/<pid>.jsonl`. Per step it adds up the lengths of the new
+tokens: some 30 µs at 512 sequences.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Counter:
 
 
 def install() -> None:
-    """Called by vLLM in each of its processes; does nothing without $BATCHR1_PROBE."""
+    """Install the probe, if $BATCHR1_PROBE is set; vLLM calls this."""
     folder = os.environ.get("BATCHR1_PROBE")
     if not folder:
         return

@@ -1,7 +1,14 @@
-"""What every measured system is given, and what it gives back.
+"""Systems to measure: what each is given and gives back.
 
-A system is one module here: it runs a `Workload` in processes of its own and returns an `Outcome`.
-Nothing that runs in a peer's environment imports batchr1.
+A system is one module of this package. It runs a `Workload` in processes of its own and returns an
+`Outcome`. Nothing that runs in a peer's environment imports batchr1.
+
+batchr1      batchr1 through its command line
+generate     `LLM.generate`, all requests at once
+chunked      `LLM.generate`, in chunks
+ray_data     Ray Data's batch inference
+run_batch    `vllm run-batch`
+llm_process  the process with a loaded `LLM` that generate and chunked share
 """
 
 from __future__ import annotations
@@ -22,7 +29,7 @@ TEMPERATURE, TOP_P = 0.6, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The same for all systems.
+    """Work that is the same for all systems.
 
     `dataset`: Parquet with id, prompt (the user turn), max_tokens (to be reached).
     """
@@ -37,8 +44,9 @@ class Workload:
 
     @property
     def warm_up(self) -> tuple[int, int]:
-        """Requests at once, and the tokens of one long prompt: what a warm-up has to reach, kernels
-        included.
+        """Load that a warm-up must reach: (requests at once, prompt tokens).
+
+        Kernels for both are compiled then.
         """
         return self.engine_args["max_num_seqs"], min(2048, self.engine_args["max_model_len"] // 2)
 
@@ -52,8 +60,9 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One measured run. `seconds`: from the first submitted request to the last commit, model loading apart.
+    """One measured run.
 
+    `seconds`: from the first submitted request to the last commit, without model loading.
     `started`: the clock's beginning, seconds since 1970. `timeline`: for each half second (seconds
     since `started`, output tokens, engine steps, sequences summed over steps), from the probe.
     `prompts`: digest of all prompts' ids.
@@ -69,7 +78,10 @@ class Outcome:
 
     @property
     def tail_s(self) -> float | None:
-        """Seconds from 90 % of the tokens to the last commit; None without a timeline."""
+        """Time the tail, in seconds; None without a timeline.
+
+        It lasts from 90 % of the tokens to the last commit.
+        """
         total = 0
         for at, tokens, _, _ in self.timeline:
             total += tokens
@@ -79,7 +91,10 @@ class Outcome:
 
 
 class System(Protocol):
-    """`run` measures once, in a folder of its own; `close` ends what it kept running."""
+    """System that `run` measures once, in a folder of its own.
+
+    `close` ends what it kept running.
+    """
 
     name: str
 
@@ -89,12 +104,13 @@ class System(Protocol):
 
 
 class SystemFailed(Exception):
-    """A system did not do its work; the others can still be measured."""
+    """Failure of one system; the others can still be measured."""
 
 
 def environment(work: Workload, folder: Path) -> dict[str, str]:
-    """Environment variables for a system's processes: what batchr1 sets for its own engine, given
-    to all.
+    """Give the environment variables that batchr1 sets for its own engine.
+
+    All systems get them.
     """
     probe = folder / "probe"
     probe.mkdir(exist_ok=True)
@@ -120,7 +136,10 @@ def environment(work: Workload, folder: Path) -> dict[str, str]:
 
 
 def peer_python(name: str) -> str:
-    """The interpreter of a peer's own environment (`make bench-peers`), or $BATCHR1_BENCH_<NAME>."""
+    """Find the interpreter of a peer's own environment (`make bench-peers`).
+
+    $BATCHR1_BENCH_<NAME> names another one.
+    """
     path = os.environ.get(f"BATCHR1_BENCH_{name.upper()}") or str(
         BENCHMARKS.parent / ".bench" / name / "bin/python"
     )
@@ -130,7 +149,10 @@ def peer_python(name: str) -> str:
 
 
 def rows_of(dataset: str) -> list[dict[str, Any]]:
-    """The dataset's rows: id, prompt, max_tokens, prompt_tokens, prompt_hash."""
+    """Read the dataset's rows.
+
+    Columns: id, prompt, max_tokens, prompt_tokens, prompt_hash.
+    """
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = pq.read_table(dataset).to_pylist()
@@ -138,8 +160,9 @@ def rows_of(dataset: str) -> list[dict[str, Any]]:
 
 
 def prompt_hash(token_ids: Sequence[int]) -> str:
-    """As in batchr1's column `prompt_hash`: 128-bit BLAKE2b of the ids as little-endian 32-bit
-    integers.
+    """Hash a prompt as batchr1's column `prompt_hash` does.
+
+    That is 128-bit BLAKE2b of the ids as little-endian 32-bit integers.
     """
     packed = array("I", token_ids)
     if sys.byteorder == "big":
@@ -148,13 +171,13 @@ def prompt_hash(token_ids: Sequence[int]) -> str:
 
 
 def digest_of(hashes: Iterable[tuple[str, str]]) -> str:
-    """One digest of (id, prompt_hash) of all requests, whatever their order."""
+    """Digest (id, prompt_hash) of all requests, whatever their order."""
     lines = "\n".join(f"{id} {one}" for id, one in sorted(hashes))
     return hashlib.blake2b(lines.encode(), digest_size=8).hexdigest()
 
 
 def probe_bins(folder: Path) -> list[dict[str, Any]]:
-    """Everything that the probe wrote below a run's folder, in order of time."""
+    """Read all that the probe wrote below a run's folder, by time."""
     lines = [
         line
         for path in (folder / "probe").glob("*.jsonl")
@@ -164,8 +187,9 @@ def probe_bins(folder: Path) -> list[dict[str, Any]]:
 
 
 def first_request(folder: Path) -> float:
-    """When the first request reached an engine, seconds since 1970: where the clock of run_batch
-    and Ray begins.
+    """Find when the first request reached an engine, in seconds since 1970.
+
+    The clock of run_batch and Ray begins there.
     """
     firsts = [one["first"] for one in probe_bins(folder) if "first" in one]
     if not firsts:
@@ -174,8 +198,9 @@ def first_request(folder: Path) -> float:
 
 
 def timeline(folder: Path, started: float, seconds: float) -> list[tuple[float, int, int, int]]:
-    """The probe's bins from `started` on, for `Outcome.timeline`; the warm-up before it is left
-    out.
+    """Take the probe's bins from `started` on, for `Outcome.timeline`.
+
+    The warm-up before is left out.
     """
     bins = [
         b

@@ -1,7 +1,8 @@
-"""batchr1 through its command line: reads Parquet, renders, splits, detokenises, writes Parquet and commits.
+"""batchr1 through its command line.
 
-Its clock is its own record's: from the first leased row to the last committed part. With `profile`
-it runs under py-spy, driver, worker and engine alike; such a run's speed is not to be compared.
+It reads Parquet, renders, splits, detokenises, writes Parquet and commits. Its clock is its own
+record's: from the first leased row to the last committed part. With `profile` it runs under py-spy,
+driver, worker and engine alike; such a run's speed is not to be compared.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from systems import (
 
 
 class Batchr1:
-    """A job of its own for each run.
+    """Runs of batchr1, each with a job of its own.
 
     `settings`: more of `--set`; `profile`: a folder for py-spy's stacks.
     """
@@ -120,10 +121,10 @@ class Batchr1:
 
 
 def split_by_process(path: Path) -> None:
-    """Write py-spy's collapsed stacks of all processes as one file for each: driver-PID.txt, worker-PID.txt, …
+    """Split py-spy's collapsed stacks into one file for each process.
 
-    A stack begins with its process and all that started it, outermost first: `process
-    PID:"COMMAND";`.
+    The files are driver-PID.txt, worker-PID.txt, … A stack begins with its process and all that
+    started it, outermost first: `process PID:"COMMAND";`.
     """
     files: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():

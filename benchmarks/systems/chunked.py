@@ -1,6 +1,7 @@
-"""`LLM.generate` in chunks, the way most scripts do it: render, generate, write a Parquet file, and on to the next.
+"""`LLM.generate` in chunks, the way most scripts do it.
 
-What is done is safe after each chunk. The batch drains at the end of each: that is what it costs.
+Each chunk is rendered, generated and written to a Parquet file. Its rows are safe from then on. The
+batch drains at the end of each chunk: that is the cost.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from systems.llm_process import dataset_rows, render, sampling
 
 
 def measure(llm: Any, work: Workload, folder: Path) -> dict[str, Any]:
-    """Called in the process that holds the engine; figures for `Outcome`."""
+    """Measure in the process that holds the engine; returns figures for `Outcome`."""
     rows = dataset_rows(work)
     tokens, hashes = 0, []
     started = time.time()

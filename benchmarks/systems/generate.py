@@ -1,7 +1,8 @@
-"""Raw `LLM.generate` with text: all requests at once, everything in memory until the end, nothing written.
+"""Raw `LLM.generate` with text: all requests at once, nothing written.
 
-Its prompts are rendered and tokenised before the clock starts, and its clock stops when the text is
-in memory: both are in its favour. `written_s` is when one Parquet file of it would be there.
+Everything stays in memory until the end. Its prompts are rendered and tokenised before the clock
+starts, and its clock stops when the text is in memory: both are in its favour. `written_s` is when
+one Parquet file of it would be there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from systems.llm_process import dataset_rows, render, sampling
 
 
 def measure(llm: Any, work: Workload, folder: Path) -> dict[str, Any]:
-    """Called in the process that holds the engine; figures for `Outcome`."""
+    """Measure in the process that holds the engine; returns figures for `Outcome`."""
     rows = dataset_rows(work)
     ids = render(llm, rows)
     prompts = [{"prompt_token_ids": one} for one in ids]
@@ -37,7 +38,7 @@ def measure(llm: Any, work: Workload, folder: Path) -> dict[str, Any]:
 
 
 def write(path: Path, rows: list[dict[str, Any]], outputs: list[Any]) -> None:
-    """One Parquet file, as scripts write it: the prompt, the text, and how it ended."""
+    """Write one Parquet file of prompts, texts and finish reasons."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

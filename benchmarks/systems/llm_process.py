@@ -1,8 +1,8 @@
-"""One process with one loaded `vllm.LLM`, for the systems that call it: alone, or one after the other on one engine.
+"""One process with one loaded `vllm.LLM`, for the systems that call it.
 
-`python -m systems.llm_process WORKLOAD.json` loads and warms up, then reads commands from stdin,
-one JSON object a line ({"system": …, "folder": …}), and answers each with a file in that folder and
-a line on stdout.
+They use it alone, or one after the other on one engine. `python -m systems.llm_process
+WORKLOAD.json` loads and warms up, then reads commands from stdin, one JSON object a line
+({"system": …, "folder": …}), and answers each with a file in that folder and a line on stdout.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEAVE_S = 60.0
 
 
 class LlmProcess:
-    """The parent's side. Starts with the first command."""
+    """Parent's side of the process, which starts with the first command."""
 
     def __init__(self, work: Workload, folder: Path) -> None:
         self._work = work
@@ -41,7 +41,7 @@ class LlmProcess:
         self._process: subprocess.Popen[str] | None = None
 
     def ask(self, system: str, folder: Path) -> Outcome:
-        """Have a system measured by the process, which is started if it does not run."""
+        """Have a system measured by the process, started if need be."""
         if self._process is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._work.write(self._folder / "workload.json")
@@ -85,7 +85,7 @@ class LlmProcess:
 
 
 class LlmSystem:
-    """A system that is a function of a loaded `LLM`: module `systems.<name>`, function `measure`."""
+    """System that is a function of a loaded `LLM`: `systems.<name>.measure`."""
 
     def __init__(self, name: str, process: LlmProcess) -> None:
         self.name = name
@@ -99,7 +99,7 @@ class LlmSystem:
 
 
 def serve(work: Workload) -> None:
-    """The child's side."""
+    """Serve commands: the child's side."""
     if work.device == "cpu":
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = (
             "0"  # in-process is twice as quick on a CPU; batchr1 does so too
@@ -127,8 +127,9 @@ def serve(work: Workload) -> None:
 
 
 def warm_up(llm: Any, work: Workload) -> None:
-    """A full batch of a few tokens and a long prompt, so that what is compiled on first use is
-    ready.
+    """Run a full batch of few tokens and a long prompt.
+
+    What is compiled on first use is ready then.
     """
     seqs, prompt_len = work.warm_up
     prompts = [{"prompt_token_ids": [i % 1000] * 8} for i in range(seqs)] + [
@@ -146,7 +147,7 @@ def sampling(max_tokens: int) -> Any:
 
 
 def render(llm: Any, rows: list[dict[str, Any]]) -> list[list[int]]:
-    """Token ids of the rows' prompts, as the model's chat template and tokenizer make them."""
+    """Render the rows' prompts to token ids, by the model's chat template."""
     tokenizer = llm.get_tokenizer()
     turns = [[{"role": "user", "content": row["prompt"]}] for row in rows]
     texts = [

@@ -1,10 +1,11 @@
-"""Ray Data's batch inference (`ray.data.llm`) with its vLLM processor, in an environment of its own.
+"""Ray Data's batch inference (`ray.data.llm`) with its vLLM processor.
 
-Two settings: its defaults (batches of 32, eight of them at a time), and tuned: batches of 16, as
-many at a time as fill `max_num_seqs` and a tenth more, and no metrics exported to Ray. Every stage
-is Ray's: reading Parquet, chat template, tokenizer, engine, detokenizer, writing Parquet. Each
-execution of a dataset starts an engine of its own, so there is no warm-up. Its clock, from the
-probe: the first request that reaches its engine, until its last file was written.
+It runs in an environment of its own, with two settings: its defaults (batches of 32, eight of them
+at a time), and tuned: batches of 16, as many at a time as fill `max_num_seqs` and a tenth more, and
+no metrics exported to Ray. Every stage is Ray's: reading Parquet, chat template, tokenizer, engine,
+detokenizer, writing Parquet. Each execution of a dataset starts an engine of its own, so there is
+no warm-up. Its clock, from the probe: the first request that reaches its engine, until its last
+file was written.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ LOGICAL_CPUS = (
 
 
 class RayData:
-    """One Ray session and one engine for each run."""
+    """Runs of Ray Data, each with a Ray session and an engine."""
 
     def __init__(self, work: Workload, name: str, *, tuned: bool) -> None:
         self.name = name
@@ -98,7 +99,7 @@ class RayData:
 
 
 def settings(work: Workload, *, tuned: bool) -> dict[str, Any]:
-    """What the processor is given beyond its defaults."""
+    """Give the processor's settings beyond its defaults."""
     if not tuned:
         return {}
     batches = math.ceil(1.1 * work.engine_args["max_num_seqs"] / TUNED_BATCH)
@@ -110,7 +111,7 @@ def settings(work: Workload, *, tuned: bool) -> dict[str, Any]:
 
 
 def process(work: Workload, folder: Path, more: dict[str, Any]) -> None:
-    """The child's side, in Ray's environment."""
+    """Process the dataset: the child's side, in Ray's environment."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -127,7 +128,7 @@ def process(work: Workload, folder: Path, more: dict[str, Any]) -> None:
 
 
 def preprocess(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the dataset as the processor wants it."""
+    """Turn a row of the dataset into what the processor wants."""
     sampling = {
         "max_tokens": row["max_tokens"],
         "temperature": TEMPERATURE,
@@ -142,7 +143,7 @@ def preprocess(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def postprocess(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the output, as scripts write it, and the digest of its prompt."""
+    """Make a row of the output, with the digest of its prompt."""
     return {
         "id": row["id"],
         "text": row["generated_text"],

@@ -1,9 +1,9 @@
-"""`vllm run-batch`: vLLM's command for files of requests in OpenAI's batch format, in an environment of its own.
+"""`vllm run-batch`: files of requests in OpenAI's batch format.
 
-It submits everything at once and writes one file when all is done; what is killed before has
-nothing. Its clock, from the probe: the first request that reaches its engine, until its output file
-was last written. It has no warm-up. Started as the module behind the command: the command of the
-CPU build asks for a package named vllm, and ends.
+It runs in an environment of its own. It submits everything at once and writes one file when all is
+done; what is killed before has nothing. Its clock, from the probe: the first request that reaches
+its engine, until its output file was last written. It has no warm-up. Started as the module behind
+the command: the command of the CPU build asks for a package named vllm, and ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHECKED = 16
 
 
 class RunBatch:
-    """One process for each run: it cannot be kept."""
+    """Runs of the command, a process each: it cannot be kept."""
 
     name = "run_batch"
 
@@ -68,7 +68,7 @@ class RunBatch:
 
 
 def request(model: str, row: dict[str, Any], return_token_ids: bool) -> dict[str, Any]:
-    """A line of the batch file."""
+    """Write a line of the batch file."""
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "user", "content": row["prompt"]}],
@@ -83,7 +83,7 @@ def request(model: str, row: dict[str, Any], return_token_ids: bool) -> dict[str
 
 
 def flags(args: dict[str, Any]) -> list[str]:
-    """Engine arguments as options of vLLM's command line."""
+    """Write engine arguments as options of vLLM's command line."""
     words: list[str] = []
     for name, value in args.items():
         words.append(f"--{name.replace('_', '-')}")
@@ -94,7 +94,7 @@ def flags(args: dict[str, Any]) -> list[str]:
 def outcome(
     work: Workload, responses: Path, started: float, seconds: float, *, load_s: float, folder: Path
 ) -> Outcome:
-    """Count what the output file holds, and hold its prompts against those of the other systems."""
+    """Count the output file, and compare its prompts with the other systems'."""
     wanted = {row["id"]: row for row in rows_of(work.dataset)}
     tokens, seen, checked = 0, set(), 0
     for line in responses.read_text(encoding="utf-8").splitlines():

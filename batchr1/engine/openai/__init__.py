@@ -1,0 +1,8 @@
+"""OpenAI-compatible servers, seen from a client.
+
+The client runs in the worker; `batchr1 check` uses it too.
+
+client  requests, replies and their usage
+faults  whose fault a fault is: the row's, the server's or the job's
+server  address, key and prices of a server
+"""

@@ -1,0 +1,7 @@
+"""A scripted engine without a model, for dry runs and measurements.
+
+It runs in the worker.
+
+engine  completions from a script, step by step
+gpu     a KV cache that fills up and steps that take their time
+"""

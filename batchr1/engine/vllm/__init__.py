@@ -1,0 +1,8 @@
+"""vLLM behind the `Engine` protocol.
+
+It runs in the worker. No other package imports vllm.
+
+engine        requests, steps and outputs of vLLM
+arguments     the names of vLLM's engine arguments, without importing it (the driver reads them)
+memory_probe  memory figures from vLLM's own subprocesses
+"""
