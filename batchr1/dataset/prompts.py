@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from batchr1.dataset.tokenizer import (
     special_tokens,
 )
 from batchr1.errors import ModelError
+from batchr1.reasoning.formats import R1, Format
 from batchr1.records import Prompt
 
 __all__ = [
@@ -52,12 +52,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 
 Content = str | Sequence[Mapping[str, Any]] | None  # None fails as a row
 
-_OPEN_AT_END = re.compile(rf"{THINK_OPEN}\s*\Z")
-_EMPTY_BLOCK_AT_END = re.compile(rf"{THINK_OPEN}\s*{THINK_CLOSE}\s*\Z")
 _TAIL_CHARS = 200
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _IGNORED_KEYS = {"role", "content", "name", "reasoning", "reasoning_content"}
@@ -130,17 +127,19 @@ class PromptRenderer:
         *,
         instruction: str = "math",
         think: Literal["force", "auto"] = "force",
+        format: Format = R1,
     ) -> None:
         self.warnings: list[str] = []
         self._tokenizer = tokenizer
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self.instruction = instruction_text(instruction)
         self._force = think == "force"
+        self._format = format
         special = special_tokens(tokenizer)
         self._special_ids = frozenset(special.values()) - {tokenizer.unk_token_id}
         self._special = pattern_of(special)
         self._special_but_tags = pattern_of(
-            text for text in special if text not in (THINK_OPEN, THINK_CLOSE)
+            text for text in special if text not in (format.open, format.close)
         )
         self._bos_id: int | None = tokenizer.bos_token_id
         encoded = tokenizer("a").input_ids
@@ -195,7 +194,7 @@ class PromptRenderer:
             raise ModelError(
                 f"{where}: its chat template cannot be rendered ({error}). Correct it."
             ) from error
-        if self._force and _EMPTY_BLOCK_AT_END.search(rendered):
+        if self._force and self._format.ends_empty(rendered):
             raise ModelError(
                 f"{where}: its chat template closes the think block at once, so the model would "
                 f"not reason (got an "
@@ -229,15 +228,15 @@ class PromptRenderer:
                 f"the model's chat template refuses the messages: {error}"[:300],
             )
         tail = rendered[-_TAIL_CHARS:]
-        opened = _OPEN_AT_END.search(tail) is not None
+        opened = self._format.ends_open(tail)
         if self._force and not opened:
-            if _EMPTY_BLOCK_AT_END.search(tail):
+            if self._format.ends_empty(tail):
                 return RowError(
                     row.id,
                     "bad_messages",
                     "the chat template closes the think block for these messages",
                 )
-            rendered += f"{THINK_OPEN}\n"
+            rendered += self._format.opening
             opened = True
         expected = len(self._special.findall(rendered)) if self._special else 0
         return _Draft(

@@ -74,14 +74,18 @@ def renderer_of(spec: JobSpec, location: str, revision: str | None) -> Renderer:
     tokenizer = load_tokenizer(
         location, revision=revision, trust_remote_code=spec.model.trust_remote_code
     )
-    if spec.sampling.has_budget and ThinkTags.of(tokenizer).close_id is None:
+    tags = ThinkTags.of(tokenizer)
+    if spec.sampling.has_budget and tags.close_id is None:
         raise JobError(
             f"sampling: budgets need a model whose think tags are single tokens ({location} "
-            f"spells </think> out). "
+            f"spells {tags.format.close} out). "
             "Remove thinking_budget and answer_budget, or choose another model."
         )
     return PromptRenderer(
-        tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think
+        tokenizer,
+        instruction=spec.prompting.instruction,
+        think=spec.prompting.think,
+        format=tags.format,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from batchr1.models.catalogue import VARIANTS
+from batchr1.reasoning.formats import R1
 
 _SIZES = (
     (10**3, "n<1K"),
@@ -141,7 +142,9 @@ def _columns(summary: dict[str, Any]) -> str:
             "as batchr1 wrote them; `batchr1 schema output` says what each means.\n"
         )
     if summary["reasoning"] == "inline":
-        form = "the assistant's `content` is `<think>`, the reasoning, `</think>`, and the answer"
+        form = (
+            f"the assistant's `content` is `{R1.open}`, the reasoning, `{R1.close}`, and the answer"
+        )
     else:
         form = (
             "the assistant's turn has the answer as `content` and the reasoning as "

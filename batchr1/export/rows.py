@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 
 from batchr1.columns import NAMES
 from batchr1.export.options import FileFormat
-
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+from batchr1.reasoning.formats import R1, Format
 
 # Names that trainers give a meaning of their own: those of TRL's data collators and trainers.
 TRAINERS_OWN = frozenset(
@@ -63,11 +62,11 @@ def sft_columns(have: list[str]) -> list[str]:
     return ["id", "sample", "prompt", "reasoning", "answer", *_kept(have), *_ROW_OWN]
 
 
-def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
+def sft_table(table: pa.Table, *, inline: bool, format: Format = R1) -> pa.Table:
     """Shape rows as `messages`: a user and an assistant turn each.
 
     Behind them stand id, sample, kept columns and `_ROW_OWN`. With `inline` the reasoning stands
-    in think tags before the answer, else beside it as `reasoning_content`.
+    in the think tags of `format` before the answer, else beside it as `reasoning_content`.
     """
     prompts, thoughts, answers = (
         table[name].to_pylist() for name in ("prompt", "reasoning", "answer")
@@ -75,7 +74,7 @@ def sft_table(table: pa.Table, *, inline: bool) -> pa.Table:
     turns = []
     for prompt, thought, answer in zip(prompts, thoughts, answers, strict=True):
         if inline:
-            content = f"{THINK_OPEN}\n{thought}\n{THINK_CLOSE}\n\n{answer}"
+            content = format.inline(thought, answer)
             turns.append(
                 [{"role": "user", "content": prompt}, {"role": "assistant", "content": content}]
             )

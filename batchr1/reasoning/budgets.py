@@ -32,7 +32,8 @@ def closing_ids(tokenizer: Any, tags: ThinkTags, sentence: str | None) -> tuple[
     def encode(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
-    return (*(encode(f"\n\n{said}\n") if said else ()), tags.close_id, *encode("\n\n"))
+    sentence_ids = encode(f"\n\n{said}\n") if said else []
+    return (*sentence_ids, tags.close_id, *encode(tags.format.after_close))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import re
 
+from batchr1.reasoning.formats import LIKE_A_TAG
+
 # long_paragraph: bytes of UTF-8 between two line breaks; about 400 words of English, 800 characters
 # of Chinese
 LONG_PARAGRAPH_BYTES = 2400
@@ -123,7 +125,6 @@ _DELIBERATION = re.compile(
     r"|我(?:需要|应该|得)(?:先|把|输出|返回|检查|想|分析|提取)|首先[，,]我",
     re.IGNORECASE,
 )
-_THINK_TAG = re.compile(r"</?think(?:ing)?>|<｜?/?think", re.IGNORECASE)
 _THOUGHT_KEY = re.compile(
     r'"((?:chain[_ -]?of[_ -]?thoughts?|cot|think|thinking|thoughts?|thought[_ '
     r"-]?process|reasoning(?:[_ -]\w+)?"
@@ -197,7 +198,7 @@ def leaks_into_json(prompt: str, answer: str) -> bool:
         return False
     start, end = found
     inside, around = answer[start:end], f"{answer[:start]}\n{answer[end:]}"
-    if _THINK_TAG.search(answer) and not _THINK_TAG.search(prompt):
+    if LIKE_A_TAG.search(answer) and not LIKE_A_TAG.search(prompt):
         return True
     if any(key.lower() not in prompt.lower() for key in _THOUGHT_KEY.findall(inside)):
         return True

@@ -9,19 +9,18 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import replace
 
-from batchr1.reasoning.formats import ThinkTags
+from batchr1.reasoning.formats import R1, Format
 from batchr1.reasoning.results import row_of
 from batchr1.reasoning.split import Split, split_text, tags_in
 from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import FinishReason, Reply, Result, ServerCompletion, TruncatedBy, WorkItem
-
-_TAGS = ThinkTags()
 
 
 def server_result(
     completion: ServerCompletion,
     *,
     forced: bool,
+    format: Format = R1,
     model: str,
     run: str,
     expects_box: bool,
@@ -31,12 +30,12 @@ def server_result(
 ) -> Result:
     """The output row of a server's answer.
 
-    Arguments as for `to_result`, `forced` as for `split_reply`.
+    Arguments as for `to_result`; `forced` and `format` as for `split_reply`.
     """
     item, reply = completion.item, completion.reply
     row = row_of(
         item,
-        split_reply(reply, forced=forced),
+        split_reply(reply, forced=forced, format=format),
         finish_reason=reply.finish_reason,
         model=model,
         run=run,
@@ -58,7 +57,7 @@ def server_result(
     )
 
 
-def split_reply(reply: Reply, *, forced: bool) -> Split:
+def split_reply(reply: Reply, *, forced: bool, format: Format = R1) -> Split:
     """Take an answer apart: as the server did, if it gave reasoning apart, else by the first think tag in its text.
 
     - `</think>` without `<think>` before it: the server's chat template had opened the block.
@@ -68,23 +67,24 @@ def split_reply(reply: Reply, *, forced: bool) -> Split:
       (`forced`, prompting.think).
     """
     if reply.reasoning:
-        return _as_told(reply, reply.reasoning)
+        return _as_told(reply, reply.reasoning, format)
     text = reply.content or ""
     return split_text(
         text,
-        opened=_is_opened(text, reply.finish_reason, forced),
+        opened=_is_opened(text, reply.finish_reason, forced, format),
         finish_reason=reply.finish_reason,
+        format=format,
     )
 
 
-def _is_opened(text: str, finish_reason: FinishReason, forced: bool) -> bool:
-    found = tags_in(text, _TAGS)
+def _is_opened(text: str, finish_reason: FinishReason, forced: bool, format: Format) -> bool:
+    found = tags_in(text, format)
     if found:
         return not found[0].opens
     return forced and finish_reason == "length"
 
 
-def _as_told(reply: Reply, reasoning: str) -> Split:
+def _as_told(reply: Reply, reasoning: str, format: Format) -> Split:
     """Without anything beside it the block was never closed, as far as can be seen: servers say
     nothing of a tag.
     """
@@ -102,7 +102,7 @@ def _as_told(reply: Reply, reasoning: str) -> Split:
         reasoning_tokens=None,
         answer_tokens=None,
         control_tokens=None,
-        extra_think_tags=len(tags_in(f"{inside} {answer or ''}", _TAGS)),
+        extra_think_tags=len(tags_in(f"{inside} {answer or ''}", format)),
     )
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from batchr1.reasoning.formats import Decode, ThinkTags
+from batchr1.reasoning.formats import R1, Decode, Format, ThinkTags
 from batchr1.records import FinishReason, ReasoningStatus, TruncatedIn
 
 
@@ -107,11 +107,10 @@ def split_text(
     *,
     opened: bool = True,
     finish_reason: FinishReason = "stop",
-    tags: ThinkTags | None = None,
+    format: Format = R1,
 ) -> Split:
     """Take a completion apart of which only the text is left; the counts are null."""
-    tags = tags or ThinkTags()
-    layout = _lay_out(tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
+    layout = _lay_out(tags_in(text, format), len(text), lambda a, b: not text[a:b].strip(), opened)
     return _build(layout, lambda a, b: text[a:b], finish_reason, None)
 
 
@@ -136,7 +135,7 @@ def _split_ids(
         for tag in found:
             if start <= tag.start and tag.end <= end:
                 parts += [decode(ids[at : tag.start])] if at < tag.start else []
-                parts.append(tags.open_text if tag.opens else tags.close_text)
+                parts.append(tags.format.open if tag.opens else tags.format.close)
                 at = tag.end
         return "".join(parts) + (decode(ids[at:end]) if at < end else "")
 
@@ -153,16 +152,18 @@ def _split_decoded(
     finish_reason: FinishReason,
 ) -> Split:
     text = decode(ids)
-    layout = _lay_out(tags_in(text, tags), len(text), lambda a, b: not text[a:b].strip(), opened)
+    layout = _lay_out(
+        tags_in(text, tags.format), len(text), lambda a, b: not text[a:b].strip(), opened
+    )
     opening = _to_tokens(layout.opening, 0, ids, text, decode)
     closing = _to_tokens(layout.closing, opening[1] if opening else 0, ids, text, decode)
     in_tokens = _Layout(opening, closing, len(ids), opened, layout.extra)
     return _build(layout, lambda a, b: text[a:b], finish_reason, _count(in_tokens, total))
 
 
-def tags_in(text: str, tags: ThinkTags) -> list[Tag]:
-    """The think tags of a text, in order."""
-    pattern = f"({re.escape(tags.open_text)})|{re.escape(tags.close_text)}"
+def tags_in(text: str, format: Format) -> list[Tag]:
+    """List the think tags of a text, in order."""
+    pattern = f"({re.escape(format.open)})|{re.escape(format.close)}"
     return [Tag(m.group(1) is not None, m.start(), m.end()) for m in re.finditer(pattern, text)]
 
 

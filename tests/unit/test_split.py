@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from batchr1.reasoning import Split, ThinkTags, split, split_text, text_decoder
+from batchr1.reasoning.formats import Format
 
 # A toy byte-level vocabulary: some tokens hold a part of a character, some have no text, some spell
 # out a tag.
@@ -263,7 +264,7 @@ def test_no_token_is_lost_in_the_counts(
 
 def agree(ids: list[int], opened: bool, finish: str, tags: ThinkTags) -> None:
     by_ids = split_ids(ids, opened=opened, finish=finish, tags=tags)
-    by_text = split_text(decode(ids), opened=opened, finish_reason=finish, tags=tags)  # type: ignore[arg-type]
+    by_text = split_text(decode(ids), opened=opened, finish_reason=finish, format=tags.format)  # type: ignore[arg-type]
     assert (by_text.reasoning_tokens, by_text.answer_tokens, by_text.control_tokens) == (
         None,
         None,
@@ -333,7 +334,7 @@ class FakeTokenizer:
 def test_tags_are_read_from_the_tokenizer() -> None:
     tags = ThinkTags.of(FakeTokenizer(), end_ids=[3])
     assert tags == ThinkTags(open_id=0, close_id=1, end_ids=frozenset([2, 3]))
-    other = ThinkTags.of(FakeTokenizer(), open_text="[T]", close_text="[/T]")
+    other = ThinkTags.of(FakeTokenizer(), format=Format("t", "[T]", "[/T]"))
     assert (other.open_id, other.close_id) == (None, None), (
         "one decodes to something else, the other is unknown"
     )
@@ -371,7 +372,7 @@ def test_ids_and_text_agree_with_a_real_tokenizer(tokens: list[int | str], opene
         and text.count("</think>") == ids.count(tags.close_id)
     )
     by_ids = split(ids, tags=tags, decode=text_of, opened=opened, finish_reason="length")
-    by_text = split_text(text, opened=opened, finish_reason="length", tags=tags)
+    by_text = split_text(text, opened=opened, finish_reason="length", format=tags.format)
     for column in ("reasoning", "answer", "status", "truncated_in", "extra_think_tags"):
         assert getattr(by_ids, column) == getattr(by_text, column), column
     unknown = ThinkTags(end_ids=tags.end_ids)
