@@ -139,7 +139,7 @@ def _output_of(spec: JobSpec) -> Output:
     from batchr1.output.folder import Output
     from batchr1.storage.base import StorageOptions, open_storage
 
-    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    options = StorageOptions(**spec.storage.model_dump())
     return Output(open_storage(spec.output.path, options))
 
 

@@ -1,111 +1,204 @@
-"""Parquet and JSON lines as batches: chosen columns of the rows that pass a predicate, read as late
-as can be.
-"""
+"""Data files as batches: chosen columns of the rows that pass a predicate, read as late as can be."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
-import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pj
 import pyarrow.parquet as pq
 
-from batchr1.errors import InputError, JobError, StorageError
+from batchr1.dataset.json_lines import JsonLines
+from batchr1.dataset.predicate import Mask
+from batchr1.errors import InputError, StorageError
 from batchr1.storage.base import InputFile
+from batchr1.storage.errors import is_passing
 
 BATCH_ROWS = 4096
-_JSON_BLOCK_BYTES = 16 * 2**20
+WHERE_ROWS = 16_384
+"""Rows whose columns a predicate sees at a time: a row group may be larger than memory."""
+PEEK_BYTES = 16 * 2**20
+"""Bytes of a row group, at most, that are decoded to see its last rows."""
 
 
-class Predicate:
-    """`input.where`: a SQL predicate, evaluated by polars on batches of the columns it names.
-    `key`: whose it is.
+class Selector(Protocol):
+    """Chooses rows of each row group in turn, by `columns`."""
+
+    columns: tuple[str, ...]
+
+    def select(self, tables: Iterator[pa.Table], num_rows: int) -> Mask:
+        """Which of a row group's rows are chosen. `tables`: its rows in pieces."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A data file and what its footer, or its lines, say of its columns.
+
+    `num_rows` is None where only reading the file tells. `int96`: columns of Parquet's old
+    timestamps.
     """
 
-    def __init__(self, text: str, *, key: str = "input.where") -> None:
-        self._text, self._key = text, key
-        try:
-            self._expr = pl.sql_expr(text)
-            self.columns: tuple[str, ...] = tuple(dict.fromkeys(self._expr.meta.root_names()))
-        except pl.exceptions.PolarsError as exc:
-            raise JobError(
-                f"{key}: not a SQL predicate (got {text!r}: {_first_line(exc)}). Write one "
-                f"such "
-                f"as level >= 4."
-            ) from exc
-        if not self.columns:
-            raise JobError(
-                f"{key}: names no column (got {text!r}). Write a condition such as level >= 4."
-            )
+    file: InputFile
+    schema: pa.Schema
+    num_rows: int | None = None
+    int96: frozenset[str] = frozenset()
+    as_text: frozenset[str] = frozenset()
+    as_json: frozenset[str] = frozenset()
 
-    def mask(self, table: pa.Table) -> pa.ChunkedArray:
-        try:
-            frame = pl.DataFrame(table.select(self.columns))
-            result = frame.select(self._expr.alias("_"))["_"]
-        except pl.exceptions.PolarsError as exc:
-            raise JobError(
-                f"{self._key}: cannot be evaluated (got {self._text!r}: {_first_line(exc)}). "
-                f"Correct the condition."
-            ) from exc
-        if result.dtype != pl.Boolean or len(result) != table.num_rows:
-            got = result.dtype if result.dtype != pl.Boolean else "one value for many rows"
-            raise JobError(
-                f"{self._key}: not a condition on a row (got {got}, need true or false for each). "
-                "Write one such as level >= 4."
-            )
-        return pa.chunked_array([result.fill_null(False).to_arrow()])
+    @property
+    def uri(self) -> str:
+        return self.file.uri
+
+    def read(
+        self, columns: Sequence[str], selector: Selector | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches of the chosen rows, each with the number of its first row before choosing."""
+        if self.file.format == "parquet":
+            return _read_parquet(self, list(columns), selector)
+        return _read_jsonl(self, list(columns), selector)
+
+    def sample(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Some rows: the first, the last, and the first of some row groups between.
+
+        Of a last row group that is large, the first rows.
+        """
+        if self.file.format != "parquet":
+            yield from _sample_jsonl(self, list(columns), rows)
+            return
+        with reading(self.file), _opened(self) as parquet:
+            groups = parquet.num_row_groups
+            places = [0, groups // 3, 2 * groups // 3, groups - 1] if groups else []
+            for group in sorted(set(places)):
+                first = last = None
+                for batch in parquet.iter_batches(64, row_groups=[group], columns=columns or None):
+                    first = first if first is not None else _checked(self, batch, columns)
+                    last = batch
+                    size = parquet.metadata.row_group(group).total_byte_size
+                    if group != groups - 1 or size > PEEK_BYTES:
+                        break
+                if first is not None:
+                    yield first.slice(0, rows)
+                if last is not None and group == groups - 1:
+                    end = _checked(self, last, columns)
+                    yield end.slice(max(0, end.num_rows - rows))
 
 
-def read_parquet(
-    file: InputFile, columns: list[str], predicate: Predicate | None
+def open_file(
+    file: InputFile,
+    names: Sequence[str] | None,
+    *,
+    as_text: Collection[str] = (),
+    as_json: Collection[str] = (),
+) -> DataFile:
+    """Look at a file's columns. Raises `InputError` for one that cannot be read.
+
+    Of JSON lines, only those in `names` (None: all) have types.
+    """
+    with reading(file), file.open() as handle:
+        if file.format == "parquet":
+            with pq.ParquetFile(handle, coerce_int96_timestamp_unit="us") as parquet:
+                schema = parquet.schema
+                old = {
+                    column.path.partition(".")[0]
+                    for column in (schema.column(i) for i in range(len(schema)))
+                    if column.physical_type == "INT96"
+                }
+                num_rows = parquet.metadata.num_rows
+                return DataFile(file, parquet.schema_arrow, num_rows, frozenset(old))
+        lines = JsonLines(file.uri, names, as_text=as_text, as_json=as_json)
+        found = lines.schema(handle)
+    return DataFile(file, found, None, frozenset(), frozenset(as_text), frozenset(as_json))
+
+
+@contextmanager
+def _opened(data: DataFile) -> Iterator[pq.ParquetFile]:
+    unit = "us" if data.int96 else None
+    with (
+        data.file.open() as handle,
+        pq.ParquetFile(handle, coerce_int96_timestamp_unit=unit) as parquet,
+    ):
+        yield parquet
+
+
+def _read_parquet(
+    data: DataFile, columns: list[str], selector: Selector | None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    with _reading(file), file.open() as handle, pq.ParquetFile(handle) as parquet:
+    with reading(data.file), _opened(data) as parquet:
         row = 0
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
-            mask = (
-                predicate.mask(parquet.read_row_group(group, list(predicate.columns)))
-                if predicate
-                else None
-            )
-            if mask is None or pc.any(mask).as_py():
+            mask = None
+            if selector is not None:
+                mask = selector.select(_pieces(data, parquet, group, selector), size)
+            if mask is None or mask.any():
                 offset = 0
                 for batch in parquet.iter_batches(
                     BATCH_ROWS, row_groups=[group], columns=columns or None
                 ):
                     end = offset + batch.num_rows
-                    kept = batch.select(columns)
-                    kept.validate(
-                        full=True
-                    )  # text that is not UTF-8 would surface much later, as a crash
+                    kept = _checked(data, batch, columns)
                     if mask is not None:
-                        kept = kept.filter(mask.slice(offset, batch.num_rows).combine_chunks())
+                        kept = kept.filter(pa.array(mask[offset:end]))
                     yield row + offset, kept
                     offset = end
             row += size
 
 
-def read_jsonl(
-    file: InputFile, columns: list[str], predicate: Predicate | None
+def _pieces(
+    data: DataFile, parquet: pq.ParquetFile, group: int, selector: Selector
+) -> Iterator[pa.Table]:
+    """The columns of a row group that a selector names, some rows at a time."""
+    columns = list(selector.columns)
+    for batch in parquet.iter_batches(WHERE_ROWS, row_groups=[group], columns=columns):
+        yield pa.table(_checked(data, batch, columns))
+
+
+def _checked(data: DataFile, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """The columns of a batch, in order. Text that is not UTF-8 would surface later, as a crash."""
+    chosen = batch.select(columns)
+    chosen.validate(full=True)
+    return chosen
+
+
+def _read_jsonl(
+    data: DataFile, columns: list[str], selector: Selector | None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    with _reading(file), file.open() as handle:
-        row = 0
-        for batch in _open_json(handle):
+    compared = list(selector.columns) if selector is not None else []
+    names = list(dict.fromkeys([*columns, *compared]))
+    types = {name: data.schema.field(name).type for name in names}
+    with reading(data.file), data.file.open() as handle:
+        for row, batch in _lines(data, names).batches(handle, types):
             kept = batch.select(columns)
-            kept.validate(
-                full=True
-            )  # as above: Arrow takes bytes that are not UTF-8 from JSON, too
-            if predicate is not None:
-                kept = kept.filter(predicate.mask(pa.table(batch)).combine_chunks())
-            for start in range(0, kept.num_rows, BATCH_ROWS):
-                yield row + start, kept.slice(start, BATCH_ROWS)
-            row += batch.num_rows
+            if selector is not None:
+                table = pa.table(batch.select(compared))
+                table.validate(full=True)  # polars ends the process where text is not UTF-8
+                kept = kept.filter(pa.array(selector.select(iter([table]), batch.num_rows)))
+            yield row, kept
+
+
+def _sample_jsonl(data: DataFile, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    types = {name: data.schema.field(name).type for name in columns}
+    with reading(data.file), data.file.open() as handle:
+        last = None
+        for number, (_, batch) in enumerate(_lines(data, columns).batches(handle, types)):
+            if number == 0:
+                yield batch.slice(0, rows)
+            last = batch
+        if last is not None:
+            yield last.slice(max(0, last.num_rows - rows))
+
+
+def _lines(data: DataFile, names: list[str]) -> JsonLines:
+    return JsonLines(data.uri, names, as_text=data.as_text, as_json=data.as_json)
 
 
 def refuse_changed(file: InputFile) -> None:
+    """Raise `StorageError` for a file that was replaced since this command began."""
+    if file.storage.kind == "s3":  # each of its reads says which version it wants
+        return
     found = file.storage.find_file(file.rel)
     if found is None or found.version != file.version:
         raise StorageError(
@@ -115,57 +208,30 @@ def refuse_changed(file: InputFile) -> None:
         )
 
 
-def schema_of(file: InputFile) -> pa.Schema:
-    with _reading(file), file.open() as handle:
-        if file.format == "parquet":
-            return pq.read_schema(handle)
-        return _open_json(handle).schema
-
-
-def _open_json(handle: Any) -> pj.JSONStreamingReader:
-    """A reader of JSON lines.
-
-    Text that looks like a date stays text: Arrow alone would make an instant of it.
-    """
-    options = pj.ReadOptions(block_size=_JSON_BLOCK_BYTES)
-    found = pj.open_json(handle, read_options=options).schema
-    handle.seek(0)
-    as_text = pa.schema([pa.field(f.name, _dates_as_text(f.type)) for f in found])
-    return pj.open_json(
-        handle, read_options=options, parse_options=pj.ParseOptions(explicit_schema=as_text)
-    )
-
-
-def _dates_as_text(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind):
-        return pa.string()
-    if pa.types.is_list(kind):
-        return pa.list_(_dates_as_text(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(f.name, _dates_as_text(f.type)) for f in kind])
-    return kind
-
-
-class _reading:
-    """Turns Arrow's complaints about a file's content into an `InputError` that names the file."""
-
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+@contextmanager
+def reading(file: InputFile) -> Iterator[None]:
+    """Turn Arrow's complaints about a file's content into an `InputError` that names the file."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
         # Arrow raises OSError without a number when a page cannot be decompressed or decoded.
-        broken = isinstance(exc, pa.ArrowException) or (
-            isinstance(exc, OSError) and exc.errno is None
-        )
-        if exc is not None and broken and not isinstance(exc, MemoryError):
-            what = "Parquet" if self._file.format == "parquet" else "JSON lines"
-            raise InputError(
-                f"{self._file.uri}: not a readable {what} file ({_first_line(exc)}). Write it "
-                f"again, or take it out."
-            ) from exc
+        if isinstance(exc, OSError) and exc.errno is not None:
+            raise
+        what = "Parquet" if file.format == "parquet" else "JSON lines"
+        raise InputError(
+            f"{file.uri}: not a readable {what} file ({_first_line(exc)}). Write it "
+            f"again, or take it out."
+        ) from exc
+
+
+def lasting_as_input_error(exc: StorageError) -> StorageError | InputError:
+    """The error of a command that has not begun: what lasts is the input's fault."""
+    cause = exc.__cause__
+    if cause is None or is_passing(cause) or isinstance(cause, FileNotFoundError):
+        return exc
+    return InputError(str(exc))
 
 
 def _first_line(exc: BaseException) -> str:

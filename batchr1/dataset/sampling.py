@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from batchr1.dataset.readers import Predicate, read_jsonl, read_parquet, refuse_changed
-from batchr1.storage.base import InputFile
+from batchr1.dataset.predicate import Mask, Predicate
+from batchr1.dataset.readers import DataFile, Selector, refuse_changed
 
 # Rows cannot be read singly, only by row group. Up to this many times the rows wanted, every group
 # is read.
@@ -20,12 +20,11 @@ READ_FACTOR = 8
 # drifts.
 MIN_GROUPS = 16
 
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def count_groups(
-    files: Sequence[InputFile],
+    files: Sequence[DataFile],
     columns: Sequence[str],
     predicate: Predicate | None,
     limit: int | None,
@@ -52,7 +51,7 @@ def count_groups(
 
 
 def read_spread(
-    files: Sequence[InputFile],
+    files: Sequence[DataFile],
     columns: Sequence[str],
     predicate: Predicate | None,
     counts: Sequence[Sequence[int]],
@@ -106,15 +105,13 @@ def _stratified(total: int, picks: int, *, seed: int) -> Numbers:
 
 
 def _read(
-    file: InputFile, columns: Sequence[str], predicate: Predicate
+    file: DataFile, columns: Sequence[str], selector: Selector
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    refuse_changed(file)
-    return (read_parquet if file.format == "parquet" else read_jsonl)(
-        file, list(columns), predicate
-    )
+    refuse_changed(file.file)
+    return file.read(columns, selector)
 
 
-class _Counter(Predicate):
+class _Counter:
     """Counts what passes in each row group and lets nothing through, so that its other columns are
     not read.
     """
@@ -124,12 +121,13 @@ class _Counter(Predicate):
         self.columns = inner.columns if inner else ()
         self.rows: list[int] = []
 
-    def mask(self, table: pa.Table) -> pa.ChunkedArray:
-        self.rows.append(int(_passing(self._inner, table).sum()))
-        return _chunked(np.zeros(table.num_rows, dtype=bool))
+    def select(self, tables: Iterator[pa.Table], num_rows: int) -> Mask:
+        passing = num_rows if self._inner is None else self._inner.select(tables, num_rows).sum()
+        self.rows.append(int(passing))
+        return np.zeros(num_rows, dtype=bool)
 
 
-class _Picker(Predicate):
+class _Picker:
     """Lets through, of each row group in turn, `picks` spread over its first `rows` passing rows:
     (rows, picks).
     """
@@ -140,27 +138,15 @@ class _Picker(Predicate):
         self._seed = 0
         self.columns = inner.columns if inner else ()
 
-    def mask(self, table: pa.Table) -> pa.ChunkedArray:
+    def select(self, tables: Iterator[pa.Table], num_rows: int) -> Mask:
         rows, picks = next(self._groups)
-        chosen = np.zeros(table.num_rows, dtype=bool)
+        chosen: Mask = np.zeros(num_rows, dtype=bool)
         if picks:
             self._seed += 1
-            chosen[
-                np.flatnonzero(_passing(self._inner, table))[
-                    _stratified(rows, picks, seed=self._seed)
-                ]
-            ] = True
-        return _chunked(chosen)
-
-
-def _passing(predicate: Predicate | None, table: pa.Table) -> Mask:
-    mask: Mask = (
-        np.ones(table.num_rows, dtype=bool)
-        if predicate is None
-        else predicate.mask(table).to_numpy()
-    )
-    return mask
-
-
-def _chunked(mask: Mask) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array(mask)])
+            passing = (
+                np.arange(num_rows)
+                if self._inner is None
+                else np.flatnonzero(self._inner.select(tables, num_rows))
+            )
+            chosen[passing[_stratified(rows, picks, seed=self._seed)]] = True
+        return chosen

@@ -4,11 +4,9 @@ at a time.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import string
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,10 +14,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from batchr1.columns import NAMES
-from batchr1.dataset.readers import Predicate, read_jsonl, read_parquet, refuse_changed, schema_of
+from batchr1.dataset.columns import check_columns, kept_columns, kept_types, template_fields
+from batchr1.dataset.messages import as_messages
+from batchr1.dataset.predicate import Predicate
+from batchr1.dataset.prefetch import open_files, prefetched
+from batchr1.dataset.readers import DataFile, refuse_changed
 from batchr1.dataset.sampling import count_groups, read_spread
-from batchr1.errors import InputError, JobError
+from batchr1.dataset.types import is_json, plain_type
+from batchr1.dataset.values import gold_texts, id_texts, python_values, scalar_texts, to_plain
+from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
 from batchr1.storage.base import InputFile
 
@@ -45,17 +48,52 @@ class Source:
         self, spec: InputSpec, keep: list[str] | dict[str, str] | str, files: Sequence[InputFile]
     ) -> None:
         self._spec = spec
-        self._files = list(files)
         self._predicate = Predicate(spec.where) if spec.where else None
-        self._template_fields = _template_fields(spec.template) if spec.template is not None else ()
-        schemas = [(file, schema_of(file)) for file in self._files]
-        first_file, first = schemas[0]
-        self.kept_names = _kept_names(keep, first, first_file.uri, spec)
-        self._check_columns(schemas)
-        fields = [
-            pa.field(new, plain_type(first.field(old).type)) for new, old in self.kept_names.items()
-        ]
+        self._template_fields = template_fields(spec.template) if spec.template is not None else ()
+        compared = self._predicate.columns if self._predicate else ()
+        self._files = open_files(files, self._named(keep, compared), spec)
+        self.kept_names = kept_columns(keep, self._files, spec)
+        check_columns(self._files, spec, self._template_fields, compared, self.kept_names)
+        self._kept_types = kept_types(self._files, self.kept_names)
+        self._set_kept_schema()
+        self._all_files = self._files
+        self._files = [file for file in self._files if file.num_rows != 0]
+
+    def _named(
+        self, keep: list[str] | dict[str, str] | str, compared: Sequence[str]
+    ) -> list[str] | None:
+        """The columns that the job names; None where it names all."""
+        if keep == "all":
+            return None
+        spec, kept = self._spec, list(keep.values()) if isinstance(keep, dict) else list(keep)
+        single = [spec.id, spec.prompt, spec.messages, spec.gold]
+        single += [spec.max_tokens, spec.expected_tokens]
+        named = [*(name for name in single if name), *self._template_fields, *compared, *kept]
+        return list(dict.fromkeys(named))
+
+    def _set_kept_schema(self) -> None:
+        fields = [pa.field(new, plain_type(kind)) for new, kind in self._kept_types.items()]
         self.kept_schema = pa.schema(fields)
+
+    @property
+    def unsure_kept(self) -> list[str]:
+        """Kept columns whose type an output made before may know better, by their names there.
+
+        Null in every row; JSON, and old timestamps, which were kept in another type once.
+        """
+        old = frozenset[str]().union(*(file.int96 for file in self._files))
+        return [
+            new
+            for new, kind in self._kept_types.items()
+            if pa.types.is_null(kind) or is_json(kind) or self.kept_names[new] in old
+        ]
+
+    def keep_as(self, types: Mapping[str, pa.DataType]) -> None:
+        """Give `unsure_kept` columns the types that an output has them in already."""
+        for name in self.unsure_kept:
+            if name in types:
+                place = self.kept_schema.get_field_index(name)
+                self.kept_schema = self.kept_schema.set(place, pa.field(name, types[name]))
 
     @property
     def prompt_columns(self) -> tuple[str, ...]:
@@ -82,7 +120,8 @@ class Source:
     @property
     def versions(self) -> dict[str, str]:
         """Each file's URI, and what changes when its content does."""
-        return {file.uri: f"{file.size} {file.version}" for file in self._files}
+        files = [data.file for data in self._all_files]
+        return {file.uri: f"{file.size} {file.version}{file.changed}" for file in files}
 
     def batches(
         self, columns: Sequence[str], *, only: Collection[str] | None = None
@@ -96,12 +135,10 @@ class Source:
         be taken for others.
         """
         left = self._spec.limit if only is None else None
-        for file in self._files:
-            if only is not None and file.uri not in only:
-                continue
-            refuse_changed(file)
-            read = read_parquet if file.format == "parquet" else read_jsonl
-            for row, batch in read(file, list(columns), self._predicate):
+        chosen = [file for file in self._files if only is None or file.uri in only]
+        for file in prefetched(chosen, at_most=left):
+            refuse_changed(file.file)
+            for row, batch in file.read(columns, self._predicate):
                 if left is not None:
                     batch = batch.slice(0, left)
                     left -= batch.num_rows
@@ -118,8 +155,7 @@ class Source:
         if self._predicate is None:
             return Position(uri, number)
         [file] = [file for file in self._files if file.uri == uri]
-        read = read_parquet if file.format == "parquet" else read_jsonl
-        for row, batch in read(file, list(self._predicate.columns), None):
+        for row, batch in file.read(self._predicate.columns):
             passing = np.flatnonzero(self._predicate.mask(pa.table(batch)).to_numpy())
             if number < len(passing):
                 return Position(uri, row + int(passing[number]))
@@ -157,27 +193,27 @@ class Source:
     def id_array(self, batch: pa.RecordBatch) -> pa.Array:
         """`ids` as a column of text, without an object for each."""
         if not self._spec.id:
-            return pa.array([content_id(c) for c in self.contents(batch)], pa.string())
-        column = batch.column(self._spec.id)
-        if pa.types.is_integer(column.type):
-            return column.cast(pa.string())
-        return (
-            column if pa.types.is_string(column.type) else pa.array(column.to_pylist(), pa.string())
-        )
+            return pa.array([content_id(c) for c in self._raw_contents(batch)], pa.string())
+        return id_texts(batch.column(self._spec.id))
 
     def contents(self, batch: pa.RecordBatch) -> list[Any]:
         """What each row asks: text, a list of messages, or None."""
+        found = self._raw_contents(batch)
+        return found if self._spec.messages is None else [as_messages(value) for value in found]
+
+    def _raw_contents(self, batch: pa.RecordBatch) -> list[Any]:
+        """The same as the input has it: ids come from it."""
         if self._spec.template is not None:
-            columns = [batch.column(c).to_pylist() for c in self._template_fields]
+            columns = [scalar_texts(batch.column(c)) for c in self._template_fields]
             rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
             return [self._fill(row) for row in rows]
-        return list(batch.column(self.prompt_columns[0]).to_pylist())
+        return python_values(batch.column(self.prompt_columns[0]))
 
     def golds(self, batch: pa.RecordBatch) -> list[str | None]:
-        """The right answers as text; numbers are written as Python writes them."""
-        return (
-            _as_text(batch.column(self._spec.gold)) if self._spec.gold else [None] * batch.num_rows
-        )
+        """The right answers as text, numbers as Python writes them; NaN and blank text are none."""
+        if self._spec.gold is None:
+            return [None] * batch.num_rows
+        return gold_texts(batch.column(self._spec.gold))
 
     def caps(self, batch: pa.RecordBatch) -> list[int | None]:
         """The rows' own caps of new tokens."""
@@ -191,7 +227,7 @@ class Source:
         if self._spec.expected_tokens is None:
             nothing: np.ndarray[Any, Any] = np.full(batch.num_rows, np.nan)
             return nothing
-        column = batch.column(self._spec.expected_tokens).cast(pa.float64(), safe=False)
+        column = to_plain(batch.column(self._spec.expected_tokens)).cast(pa.float64(), safe=False)
         values: np.ndarray[Any, Any] = column.to_numpy(zero_copy_only=False)
         known: np.ndarray[Any, Any] = np.where(np.isfinite(values) & (values >= 0), values, np.nan)
         return known
@@ -199,62 +235,33 @@ class Source:
     def kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The kept columns of a batch, renamed, in plain types."""
         columns = [
-            batch.column(old).cast(self.kept_schema.field(new).type)
+            self._kept(batch.column(old), old, self.kept_schema.field(new).type)
             for new, old in self.kept_names.items()
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.kept_schema)
 
-    def _fill(self, row: tuple[Any, ...]) -> str | None:
+    def _kept(self, column: pa.Array, name: str, kind: pa.DataType) -> pa.Array:
+        try:
+            column = to_plain(column, kind)
+            column.validate(full=True)
+        except (pa.ArrowException, UnicodeEncodeError) as exc:
+            raise InputError(
+                f"output.keep: column {name!r} holds a value that {kind} cannot hold "
+                f"({str(exc).partition(chr(10))[0].rstrip('.')}). Correct it, or do not keep it."
+            ) from exc
+        return column
+
+    def samples(self, rows: int) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
+        """Some rows of every file, whatever `where` says: first, last, some between."""
+        for file in prefetched(self._files):
+            for batch in file.sample(self.row_columns, rows):
+                yield file, batch
+
+    def _fill(self, row: tuple[str | None, ...]) -> str | None:
         if any(value is None for value in row):
             return None
-        values = {name: str(value) for name, value in zip(self._template_fields, row, strict=True)}
+        values = dict(zip(self._template_fields, row, strict=True))
         return str(self._spec.template).format_map(values)
-
-    def _check_columns(self, schemas: Sequence[tuple[InputFile, pa.Schema]]) -> None:
-        spec = self._spec
-        wanted: list[tuple[str, str, str]] = [
-            ("input.template", c, "any") for c in self._template_fields
-        ]
-        for key, name, need in (
-            ("input.id", spec.id, "text or whole numbers"),
-            ("input.prompt", spec.prompt, "text"),
-            ("input.messages", spec.messages, "a list of {role, content}"),
-            ("input.gold", spec.gold, "text or numbers"),
-            ("input.max_tokens", spec.max_tokens, "whole numbers"),
-            ("input.expected_tokens", spec.expected_tokens, "numbers"),
-        ):
-            if name is not None:
-                wanted.append((key, name, need))
-        wanted += [
-            ("input.where", c, "any") for c in (self._predicate.columns if self._predicate else ())
-        ]
-        wanted += [("output.keep", c, "any") for c in self.kept_names.values()]
-        first = schemas[0][1]
-        for file, schema in schemas:
-            for key, name, need in wanted:
-                if schema.get_field_index(name) < 0:
-                    near = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.6)
-                    names = ", ".join(schema.names[:12]) + (", …" if len(schema.names) > 12 else "")
-                    hint = f"Did you mean {near[0]}?" if near else "Name one of these."
-                    raise InputError(
-                        f"{file.uri}: {key}: there is no column {name!r} (the file has: "
-                        f"{names}). "
-                        f"{hint}"
-                    )
-                kind = schema.field(name).type
-                if not _TYPE_CHECKS[need](kind):
-                    raise InputError(
-                        f"{file.uri}: {key}: column {name!r} has the wrong type (got {kind}, need "
-                        f"{need}). "
-                        "Name another column, or convert it."
-                    )
-                other = first.field(name).type
-                if key == "output.keep" and plain_type(kind) != plain_type(other):
-                    raise InputError(
-                        f"{file.uri}: {key}: column {name!r} has another type than in the first "
-                        f"file "
-                        f"(got {kind}, need {other}). Convert it, or do not keep it."
-                    )
 
 
 def content_id(content: Any) -> str:
@@ -265,113 +272,6 @@ def content_id(content: Any) -> str:
         else json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     )
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-
-
-def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type as every reader knows it and as Parquet gives it back: no dictionaries, no views, no 64-bit offsets.
-
-    Instants are in UTC, lists have no fixed size, a duration is a number in its own unit: Parquet
-    has no more.
-    """
-    if pa.types.is_dictionary(kind):
-        return plain_type(kind.value_type)
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return pa.timestamp(kind.unit, tz="UTC")
-    if pa.types.is_duration(kind):
-        return pa.int64()
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return pa.list_(plain_type(kind.value_type))
-    if pa.types.is_map(kind):
-        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([pa.field(f.name, plain_type(f.type)) for f in kind])
-    if pa.types.is_null(kind):
-        return pa.string()
-    return kind
-
-
-def _kept_names(
-    keep: list[str] | dict[str, str] | str, schema: pa.Schema, file: str, spec: InputSpec
-) -> dict[str, str]:
-    """{name in the output: name in the input}"""
-    if keep == "all":
-        pairs = [(f"input_{n}" if n in NAMES else n, n) for n in schema.names if n != spec.id]
-        for new, old in pairs:
-            if [n for n, _ in pairs].count(new) > 1:
-                raise JobError(
-                    f"output.keep: all would give two columns the name {new!r} (one is {old!r} in "
-                    f"{file}). "
-                    "List the columns to keep, or give them names: keep: {new_name: old_name}."
-                )
-        return dict(pairs)
-    chosen = dict(keep) if isinstance(keep, dict) else {name: name for name in keep}
-    for new, old in chosen.items():
-        if new in NAMES:
-            raise JobError(
-                f"output.keep: {new!r} is a column of the output already. Rename it: keep: "
-                f"{{input_{new}: {old}}}."
-            )
-    return chosen
-
-
-def _template_fields(template: str) -> tuple[str, ...]:
-    try:
-        parsed = list(string.Formatter().parse(template))
-    except ValueError as exc:
-        raise JobError(
-            f"input.template: braces do not match ({exc}). Write {{{{ and }}}} for literal braces."
-        ) from exc
-    names = []
-    for _, name, spec, conversion in parsed:
-        if name is None:
-            continue
-        if not name or name.isdigit() or not name.replace("_", "a").isalnum() or spec or conversion:
-            raise JobError(
-                f"input.template: {{{name}}} is not a plain column name. Write {{{{ and }}}} "
-                f"for "
-                f"braces."
-            )
-        names.append(name)
-    if not names:
-        raise JobError(
-            "input.template: names no column. Write {column} where a column's text belongs."
-        )
-    return tuple(dict.fromkeys(names))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = plain_type(kind)
-    return bool(pa.types.is_string(kind))
-
-
-def _is_messages(kind: pa.DataType) -> bool:
-    kind = plain_type(kind)
-    return bool(pa.types.is_list(kind) and pa.types.is_struct(kind.value_type))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    )
-
-
-_TYPE_CHECKS: dict[str, Callable[[pa.DataType], bool]] = {
-    "any": lambda kind: True,
-    "text": _is_text,
-    "text or whole numbers": lambda kind: _is_text(kind) or pa.types.is_integer(kind),
-    "a list of {role, content}": _is_messages,
-    "text or numbers": lambda kind: _is_number(kind) or _is_text(kind),
-    "numbers": _is_number,
-    "whole numbers": lambda kind: pa.types.is_integer(kind),
-}
-
-
-def _as_text(column: pa.Array) -> list[str | None]:
-    return [None if v is None else v if isinstance(v, str) else str(v) for v in column.to_pylist()]
 
 
 def key_hashes(ids: pa.Array) -> np.ndarray[Any, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from batchr1.dataset.readers import Predicate
+from batchr1.dataset.predicate import Predicate
 from batchr1.errors import UsageError
 from batchr1.export.options import ExportOptions
 from batchr1.output.folder import Output

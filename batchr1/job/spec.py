@@ -340,6 +340,9 @@ class StorageSpec(_Spec):
     """The bucket's region; without it AWS_REGION or AWS_DEFAULT_REGION."""
     profile: str | None = None
     """A profile of ~/.aws/credentials; without it AWS_PROFILE."""
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    """Where the bucket's name stands: path (https://host/bucket), virtual (https://bucket.host, as Alibaba OSS and
+    Tencent COS want it), or auto: path where an endpoint is given, else as Amazon wants it."""
 
 
 class ExecutorSpec(_Spec):

@@ -11,6 +11,7 @@ class, see `storage_errors`).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from abc import ABC, abstractmethod
@@ -35,6 +36,8 @@ __all__ = [
     "open_storage",
 ]
 
+log = logging.getLogger(__name__)
+
 FileFormat = Literal["parquet", "jsonl"]
 
 CONTROL_DIR = ".batchr1"
@@ -43,8 +46,14 @@ INPUT_RETRY = Retry(
     for_s=10.0
 )  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
 _FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl"}
+_COMPRESSED = {".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".snappy", ".zip"}
 _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(^|/)[._]")
+_TABLES = (
+    (re.compile(r"/_delta_log/"), "a Delta"),
+    (re.compile(r"/metadata/[^/]*\.metadata\.json$"), "an Iceberg"),
+    (re.compile(r"/\.hoodie/"), "a Hudi"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,8 @@ class FileInfo:
     modified_s: float = field(
         default=0.0, compare=False
     )  # S3 rounds it, here and there differently
+    changed: str = field(default="", compare=False)
+    """On disk, inode and change time as `.inode.ns`: they differ where size and time were kept."""
 
 
 class Storage(ABC):
@@ -85,7 +96,11 @@ class Storage(ABC):
 
     def where(self, rel: str = "") -> str:
         """The full name of `rel`, for messages and for `open_storage`."""
-        return f"{self.uri.rstrip('/')}/{checked(rel)}" if rel else self.uri
+        return f"{self.uri.rstrip('/')}/{self.checked(rel)}" if rel else self.uri
+
+    def checked(self, rel: str) -> str:
+        """`rel` itself; a ValueError where it leaves the folder."""
+        return checked(rel)
 
     @property
     @abstractmethod
@@ -164,10 +179,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def open_input(self, rel: str) -> BinaryIO:
+    def open_input(self, rel: str, info: FileInfo | None = None) -> BinaryIO:
         """A seekable binary file for pyarrow or polars.
 
-        Its reads are retried and mapped like every other call.
+        Its reads are retried and mapped like every other call. With `info`, what a listing said of
+        it is not asked again, and another version is a StorageError.
         """
 
     @abstractmethod
@@ -244,10 +260,11 @@ class InputFile:
     format: FileFormat
     rel: str = field(repr=False)
     storage: Storage = field(repr=False, compare=False)
+    changed: str = field(default="", repr=False, compare=False)
 
     def open(self) -> BinaryIO:
         """A seekable binary file, see `Storage.open_input`."""
-        return self.storage.open_input(self.rel)
+        return self.storage.open_input(self.rel, FileInfo(self.rel, self.size, self.version))
 
 
 def expand_inputs(
@@ -286,16 +303,48 @@ def expand_inputs(
 
 def _as_file(root: Storage, rel: str) -> list[InputFile]:
     info = root.find_file(rel) if rel else None
-    return [] if info is None else _data_files(root, rel, [info])
+    if info is None:
+        if root.kind == "local" and rel:
+            _refuse_special(Path(root.path(rel)))
+        return []
+    if info.size == 0 and _format_of(info.rel) is None and root.list_files(rel, recursive=True):
+        return []  # an empty object that marks the folder of its name
+    return _data_files(root, rel, [info])
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise `InputError` for what is neither file nor folder: a FIFO would be waited for."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(
+            f"{path}: not a regular file (got a FIFO, socket or device, need a file). Copy its "
+            "content to a file."
+        )
 
 
 def _as_folder(root: Storage, rel: str) -> list[InputFile]:
     infos = root.list_files(rel, recursive=True)
     if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
         return []
+    _refuse_table(root, infos)
     return _data_files(
         root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))]
     )
+
+
+def _refuse_table(root: Storage, infos: Sequence[FileInfo]) -> None:
+    """Raise `InputError` for a table's folder: its log says which of the files' rows live."""
+    for info in infos:
+        for mark, kind in _TABLES:
+            found = mark.search(f"/{info.rel}")
+            if found is not None:
+                folder = f"/{info.rel}"[: found.start()].lstrip("/")
+                log = f"/{info.rel}"[found.start() :].strip("/").partition("/")[0]
+                raise InputError(
+                    f"{root.where(folder)}: the folder of {kind} table (got {log}/, which says "
+                    "which files and rows live; need plain files). Write its live rows to "
+                    "Parquet files of their own (in Spark: spark.read.table(…).write.parquet(…)), "
+                    "and name that folder."
+                )
 
 
 def _as_glob(root: Storage, rel: str) -> list[InputFile]:
@@ -309,9 +358,10 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
     folder = _MAGIC.split(rel, maxsplit=1)[0].rpartition("/")[0]
     matches = re.compile(glob_translate(rel)).match
     hidden_too = _HIDDEN.search(rel.removeprefix(folder))
+    listed = root.list_files(folder, recursive=True)
     infos = [
         info
-        for info in root.list_files(folder, recursive=True)
+        for info in listed
         if matches(info.rel) and (hidden_too or not _HIDDEN.search(info.rel.removeprefix(folder)))
     ]
     if not infos:
@@ -320,20 +370,32 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
             f"{root.where(folder)}). "
             f"Check the pattern."
         )
+    _refuse_table(
+        root, [info for info in listed if _HIDDEN.search(info.rel) or "/metadata/" in info.rel]
+    )
     return _data_files(root, rel, infos)
 
 
 def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
     """Those of `infos`, found for `rel`, whose ending is known; InputError if there is none."""
-    found = []
+    found, others = [], []
     for info in infos:
-        file_format = _FORMATS.get(Path(info.rel).suffix)
-        if file_format is not None:
-            found.append(
-                InputFile(
-                    root.where(info.rel), info.size, info.version, file_format, info.rel, root
-                )
+        file_format = _format_of(info.rel)
+        if file_format is None:
+            others.append(info)
+            continue
+        _refuse_name(root, info.rel)
+        found.append(
+            InputFile(
+                root.where(info.rel),
+                info.size,
+                info.version,
+                file_format,
+                info.rel,
+                root,
+                info.changed,
             )
+        )
     if not found:
         endings = (
             ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in infos})[:5])
@@ -344,4 +406,42 @@ def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFil
             f"Convert "
             f"the data first."
         )
+    _refuse_compressed(root, others)
+    if others:
+        endings = ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in others})[:5])
+        shown = root.where(rel) if rel else root.uri
+        log.warning("%s: %d files of other kinds are left out (%s)", shown, len(others), endings)
     return found
+
+
+def _format_of(rel: str) -> FileFormat | None:
+    return _FORMATS.get(Path(rel).suffix.lower())
+
+
+def _refuse_compressed(root: Storage, infos: Sequence[FileInfo]) -> None:
+    """Raise `InputError` for data that would be left out: compressed, beside files that are not."""
+    for info in infos:
+        *_, inner, outer = ["", "", *Path(info.rel).suffixes[-2:]]
+        if outer.lower() in _COMPRESSED and _FORMATS.get(inner.lower()):
+            raise InputError(
+                f"{root.where(info.rel)}: compressed as a whole (got {inner}{outer} beside files "
+                "that are read, need .parquet or .jsonl). Decompress it, or name the other files "
+                "by a glob."
+            )
+
+
+def _refuse_name(root: Storage, rel: str) -> None:
+    """Raise `InputError` for a name that no record can hold, or no request."""
+    try:
+        rel.encode()
+    except UnicodeEncodeError as exc:
+        shown = rel.encode("utf-8", "backslashreplace").decode()
+        raise InputError(
+            f"{root.where()}{'' if root.uri.endswith('/') else '/'}{shown}: the file's name is not "
+            "UTF-8 (got other bytes). Rename it."
+        ) from exc
+    if root.kind == "s3" and any(part in (".", "..") for part in rel.split("/")):
+        raise InputError(
+            f"{root.uri}/{rel}: the key has a part `.` or `..`, which requests drop, so that "
+            "another object would be read. Copy the object to another key."
+        )

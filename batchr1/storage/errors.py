@@ -105,6 +105,12 @@ _UNREACHABLE = _Case(
     False,
 )
 
+_KEY = _Case("the object's KMS key cannot be used", "Enable the key, or name a copy without it")
+_HOST = _Case(
+    "the store wants the bucket in the host's name",
+    "Set storage.addressing to virtual",
+)
+
 _S3_CODES = {
     "NoSuchBucket": _Case(
         "no such bucket", "Check the bucket's name, storage.endpoint and storage.region"
@@ -127,6 +133,14 @@ _S3_CODES = {
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
     "301": _REGION,
+    "InvalidObjectState": _Case(
+        "the object is archived", "Restore it first, or name a copy that is not"
+    ),
+    "KMS.DisabledException": _KEY,
+    "KMS.KMSInvalidStateException": _KEY,
+    "KMS.NotFoundException": _KEY,
+    "SecondLevelDomainForbidden": _HOST,
+    "PathStyleDomainForbidden": _HOST,
     "NoSuchUpload": _Case("an upload was aborted while it ran", AGAIN, lasting=False),
 }
 _PASSING_CODES = {
@@ -190,6 +204,9 @@ _ERRNOS = {
     errno.ENOTDIR: _Case("a part of the path is a file, not a folder", "Check the path"),
     errno.EEXIST: _Case("a part of the path is a file, not a folder", "Check the path"),  # by mkdir
     errno.ENAMETOOLONG: _Case("the path is too long", "Choose a shorter path"),
+    errno.ENOTSUP: _Case(
+        "not a regular file", "Put a file in its place: a FIFO, socket or device is not read"
+    ),
     errno.EMFILE: _Case("too many open files", "Raise `ulimit -n`"),
 }
 
@@ -262,6 +279,16 @@ def is_missing(exc: BaseException) -> bool:
 def is_missing_upload(exc: BaseException) -> bool:
     """Whether `exc` says that a multipart upload is not there: aborted, or complete already."""
     return _s3_answer(exc)[0] == "NoSuchUpload"
+
+
+def is_refused_access(exc: BaseException) -> bool:
+    """Whether `exc` is a 403 whose answer had no body, so that nothing says why."""
+    return _s3_answer(exc) == ("403", 403)
+
+
+def wants_other_addressing(exc: BaseException) -> bool:
+    """Whether a store refuses the bucket where it stands in the request."""
+    return _S3_CODES.get(_s3_answer(exc)[0]) is _HOST
 
 
 def is_refused_condition(exc: BaseException) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import logging
 import os
 import secrets
 import shutil
@@ -29,6 +30,21 @@ from batchr1.storage.uri import Kind, checked
 
 _TEMPORARY = ".tmp"  # with a dot in front: names that list_files leaves out and no reader takes
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+_NO_FOLDER_SYNC = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.EIO,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EBADF,
+    errno.EISDIR,
+)
+_noted: set[int | None] = set()
+
+log = logging.getLogger(__name__)
 
 
 class LocalStorage(Storage):
@@ -56,7 +72,7 @@ class LocalStorage(Storage):
                 return None
             if not stat.S_ISREG(info.st_mode):
                 return None
-            return FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime)
+            return _file_info(rel, info)
 
     def list_folders(self, rel_dir: str = "") -> list[str]:
         with mapped(self.where(rel_dir)):
@@ -89,19 +105,19 @@ class LocalStorage(Storage):
                         info = entry.stat()
                     except FileNotFoundError:  # deleted meanwhile, or a dangling link
                         continue
-                    if not stat.S_ISDIR(info.st_mode):
-                        if entry.name.endswith(suffix) and not _is_temporary(entry.name):
-                            found.append(
-                                FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime)
-                            )
-                    elif recursive:
-                        folders.append(rel)
+                    if stat.S_ISDIR(info.st_mode):
+                        folders += [rel] if recursive else []
+                    elif not stat.S_ISREG(info.st_mode):
+                        continue  # a FIFO would be waited for
+                    elif entry.name.endswith(suffix) and not _is_temporary(entry.name):
+                        found.append(_file_info(rel, info))
         return sorted(found, key=lambda info: info.rel)
 
     def find_bytes(self, rel: str) -> bytes | None:
         with mapped(self.where(rel)):
             try:
-                return self._path(rel).read_bytes()
+                with _open_regular(self._path(rel)) as file:
+                    return file.read()
             except FileNotFoundError:
                 return None
 
@@ -163,9 +179,9 @@ class LocalStorage(Storage):
                 else:
                     fsync_folder(path.parent)
 
-    def open_input(self, rel: str) -> BinaryIO:
+    def open_input(self, rel: str, info: FileInfo | None = None) -> BinaryIO:
         with mapped(self.where(rel)):
-            return self._path(rel).open("rb")
+            return _open_regular(self._path(rel))
 
     def scratch_dir(self) -> Path:
         with mapped(self.where(STAGING_DIR)):
@@ -197,14 +213,40 @@ def make_folder(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Makes the names in a folder durable; file systems that cannot sync folders (some FUSE) are
-    left as they are.
+    """Makes the names in a folder durable.
+
+    File systems that cannot sync folders (FUSE, SMB, DrvFs) are left as they are: their files are
+    synced, and a power cut may cost names of the last seconds, which are then generated again.
     """
     try:
         _fsync(path)
     except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+        if exc.errno not in _NO_FOLDER_SYNC:
             raise
+        if exc.errno not in _noted:
+            _noted.add(exc.errno)
+            got = errno.errorcode.get(exc.errno or 0, "?")
+            log.info("%s: this file system cannot sync folders (got %s)", path, got)
+
+
+def _file_info(rel: str, info: os.stat_result) -> FileInfo:
+    changed = f".{info.st_ino}.{info.st_ctime_ns}"
+    return FileInfo(rel, info.st_size, str(info.st_mtime_ns), info.st_mtime, changed)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file to read. Raises `OSError` (ENOTSUP) for a FIFO, socket or device."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    try:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.ENOTSUP, "not a regular file", str(path))
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _fsync(path: Path) -> None:
@@ -249,15 +291,39 @@ def _copy_across(source: Path, target: Path) -> None:
 def _link_or_rename(staged: Path, final: Path) -> None:
     """Gives `staged` its final name; FileExistsError if that is taken (a rename alone would replace
     it).
+
+    Where names cannot be linked or moved from folder to folder (OpenAFS, GPFS filesets, XFS
+    quotas), a copy beside the final name is linked.
     """
     try:
         final.hardlink_to(staged)
     except OSError as exc:
+        if exc.errno == errno.EXDEV:
+            _link_copy(staged, final)
+            return
         if exc.errno not in _NO_LINKS:
             raise
         if final.exists():
             raise FileExistsError(final) from exc
         staged.rename(final)
+
+
+def _link_copy(staged: Path, final: Path) -> None:
+    """Copy `staged` beside `final` and give the copy that name; FileExistsError if it is taken."""
+    if final.exists():
+        raise FileExistsError(final)
+    temporary = _temporary_beside(final)
+    try:
+        shutil.copyfile(staged, temporary)
+        _fsync(temporary)
+        try:
+            final.hardlink_to(temporary)
+        except OSError as exc:
+            if exc.errno not in (*_NO_LINKS, errno.EXDEV):
+                raise
+            temporary.rename(final)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _same_content(one: Path, other: Path) -> bool:

@@ -28,11 +28,13 @@ from batchr1.storage.errors import (
     Retry,
     is_missing,
     is_missing_upload,
+    is_refused_access,
     is_refused_condition,
     mapped,
+    wants_other_addressing,
 )
-from batchr1.storage.s3_client import RangeReader, open_s3fs
-from batchr1.storage.uri import Kind, StorageOptions, checked
+from batchr1.storage.s3_client import RangeReader, ReadCache, open_s3fs
+from batchr1.storage.uri import Kind, StorageOptions
 
 UPLOAD_PART_BYTES = 8 * 2**20  # files up to twice this go up in one request
 MAX_UPLOAD_PARTS = 10_000
@@ -50,6 +52,7 @@ class S3Storage(Storage):
     def __init__(self, uri: str, options: StorageOptions, retry: Retry) -> None:
         super().__init__(uri, options, retry)
         self.bucket, _, self._prefix = uri.removeprefix("s3://").partition("/")
+        self._cache = ReadCache()
 
     @cached_property
     def fs(self) -> Any:
@@ -72,7 +75,13 @@ class S3Storage(Storage):
 
     def key(self, rel: str) -> str:
         """The object's key in the bucket."""
-        return "/".join(part for part in (self._prefix, checked(rel)) if part)
+        return "/".join(part for part in (self._prefix, self.checked(rel)) if part)
+
+    def checked(self, rel: str) -> str:
+        """A key may have empty parts; ours have none. A part `.` would be dropped on its way."""
+        if any(part in (".", "..") for part in rel.split("/")):
+            raise ValueError(f"not a path below the storage: {rel!r}")
+        return rel
 
     def _call(self, rel: str, method: str, *, retry: Retry | None = None, **arguments: Any) -> Any:
         """One S3 request about `rel`, tried again while it fails in passing; exceptions are not
@@ -104,7 +113,22 @@ class S3Storage(Storage):
         except Exception as exc:
             if is_missing(exc):
                 return None
+            if is_refused_access(exc):
+                self._ask_why(rel)
             raise
+
+    def _ask_why(self, rel: str) -> None:
+        """Raise what a store says that wants its bucket elsewhere in a request.
+
+        The answer to a HEAD has no body to say it, that to a listing has.
+        """
+        try:
+            self._api.call_s3(
+                "list_objects_v2", Bucket=self.bucket, Prefix=self.key(rel), MaxKeys=1
+            )
+        except Exception as exc:
+            if wants_other_addressing(exc):
+                raise
 
     def find_file(self, rel: str) -> FileInfo | None:
         with mapped(self.where(rel)):
@@ -325,16 +349,17 @@ class S3Storage(Storage):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda info: self.delete(info.rel), files))
 
-    def open_input(self, rel: str) -> BinaryIO:
-        with mapped(self.where(rel)):
-            head = self._call(rel, "head_object", Key=self.key(rel))
+    def open_input(self, rel: str, info: FileInfo | None = None) -> BinaryIO:
+        if info is None:
+            with mapped(self.where(rel)):
+                head = self._call(rel, "head_object", Key=self.key(rel))
+            info = FileInfo(rel, head["ContentLength"], head["ETag"].strip('"'))
+        size, etag = info.size, info.version
 
-        def read(start: int, stop: int) -> bytes:
+        def fetch(start: int, stop: int) -> bytes:
             with mapped(self.where(rel)):
                 try:
-                    return self._get(rel, Range=f"bytes={start}-{stop - 1}", IfMatch=head["ETag"])[
-                        0
-                    ]
+                    return self._get(rel, Range=f"bytes={start}-{stop - 1}", IfMatch=f'"{etag}"')[0]
                 except Exception as exc:
                     if is_refused_condition(exc):
                         raise StorageError(
@@ -344,7 +369,10 @@ class S3Storage(Storage):
                         ) from exc
                     raise
 
-        return io.BufferedReader(RangeReader(head["ContentLength"], read), READ_BUFFER_BYTES)
+        def read(start: int, stop: int) -> bytes:
+            return self._cache.read((rel, etag), size, start, stop, fetch)
+
+        return io.BufferedReader(RangeReader(size, read), READ_BUFFER_BYTES)
 
     def scratch_dir(self) -> Path:
         return self._scratch

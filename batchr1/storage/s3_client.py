@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,13 @@ from batchr1.storage.uri import StorageOptions, endpoint_of
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
+WHOLE_BYTES = 2**20
+"""An object up to this size is read in one request."""
+END_BYTES = 2**18
+"""Of a larger one, so much of its end is: a Parquet file's footer is there."""
+CACHE_BYTES = 128 * 2**20
+
+Fetch = Callable[[int, int], bytes]
 
 
 def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
@@ -26,6 +35,9 @@ def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
     import s3fs
 
     endpoint = endpoint_of(options)
+    style: str = options.addressing
+    if style == "auto" and endpoint:
+        style = "path"
     region = options.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     with mapped(where, lasting=OutputError):
         fs = s3fs.S3FileSystem(
@@ -38,7 +50,7 @@ def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
                 "retries": {"total_max_attempts": 1, "mode": "standard"},
                 # Servers other than AWS need the bucket in the path, and know none of the newer
                 # checksums.
-                "s3": {"addressing_style": "path" if endpoint else "auto"},
+                "s3": {"addressing_style": style},
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
             },
@@ -47,6 +59,41 @@ def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
         )
     fs.retries = retries
     return fs
+
+
+class ReadCache:
+    """Small objects, and the ends of larger ones, as they were read last: footers are read often.
+
+    Keys name a version, so that nothing in it grows old. Safe to use from several threads.
+    """
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._found: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, key: tuple[str, str], size: int, start: int, stop: int, fetch: Fetch) -> bytes:
+        """Bytes [start, stop) of an object of `size` bytes, from memory or by `fetch(start, stop)`."""
+        begin = 0 if size <= WHOLE_BYTES else size - END_BYTES
+        if start < begin:
+            return fetch(start, stop)
+        with self._lock:
+            end = self._found.get((*key, begin))
+            if end is not None:
+                self._found.move_to_end((*key, begin))
+        if end is None:
+            end = fetch(begin, size)
+            self._add((*key, begin), end)
+        return end[start - begin : stop - begin]
+
+    def _add(self, key: tuple[str, str, int], data: bytes) -> None:
+        with self._lock:
+            self._bytes += len(data) - len(self._found.pop(key, b""))
+            self._found[key] = data
+            while self._bytes > self._max_bytes:
+                _, dropped = self._found.popitem(last=False)
+                self._bytes -= len(dropped)
 
 
 class RangeReader(io.RawIOBase):

@@ -11,6 +11,9 @@ from urllib.parse import unquote, urlsplit
 from batchr1.errors import JobError
 
 Kind = Literal["local", "s3"]
+Addressing = Literal["auto", "path", "virtual"]
+"""Where the bucket stands in a request: in its path or in the host's name. auto: in the path where
+an endpoint is given, else as Amazon wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class StorageOptions:
     endpoint: str | None = None
     region: str | None = None
     profile: str | None = None
+    addressing: Addressing = "auto"
 
     def __post_init__(self) -> None:
         if self.endpoint is not None:

@@ -37,7 +37,7 @@ def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
     Raises `OutputError` for a path without glob that is no output, `InputError` when storage cannot
     be listed.
     """
-    options = StorageOptions(spec.storage.endpoint, spec.storage.region, spec.storage.profile)
+    options = StorageOptions(**spec.storage.model_dump())
     found: dict[str, Output] = {}
     for uri in spec.input.exclude:
         named = Output(open_storage(uri, options))

@@ -1,0 +1,169 @@
+"""Columns that a job names: that they are there, once, and of a type that fits."""
+
+from __future__ import annotations
+
+import difflib
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from batchr1.columns import NAMES
+from batchr1.dataset.readers import DataFile
+from batchr1.dataset.types import Use, merged, misfit
+from batchr1.errors import InputError, JobError
+from batchr1.job.spec import InputSpec
+
+_TAKEN = frozenset(name.casefold() for name in NAMES)
+
+
+def template_fields(template: str) -> tuple[str, ...]:
+    """The columns that a template names, each once. Raises `JobError` for what is no template."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as exc:
+        raise JobError(
+            f"input.template: braces do not match ({exc}). Write {{{{ and }}}} for literal braces."
+        ) from exc
+    names = []
+    for _, name, spec, conversion in parsed:
+        if name is None:
+            continue
+        if not name or name.isdigit() or not name.replace("_", "a").isalnum() or spec or conversion:
+            raise JobError(
+                f"input.template: {{{name}}} is not a plain column name. Write {{{{ and }}}} "
+                f"for "
+                f"braces."
+            )
+        names.append(name)
+    if not names:
+        raise JobError(
+            "input.template: names no column. Write {column} where a column's text belongs."
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def kept_columns(
+    keep: list[str] | dict[str, str] | str, files: Sequence[DataFile], spec: InputSpec
+) -> dict[str, str]:
+    """The name in the output of each kept column, and its name in the input.
+
+    Names are unlike without regard to case: DuckDB, Spark and Trino know no case.
+    """
+    first = _with_rows(files)[0]
+    if keep == "all":
+        pairs = [
+            (f"input_{name}" if name.casefold() in _TAKEN else name, name)
+            for name in dict.fromkeys(first.schema.names)
+            if name != spec.id
+        ]
+        counts = Counter(new.casefold() for new, _ in pairs)
+        for new, old in pairs:
+            if counts[new.casefold()] > 1:
+                raise JobError(
+                    f"output.keep: all would give two columns the name {new!r} (one is {old!r} in "
+                    f"{first.uri}). "
+                    "List the columns to keep, or give them names: keep: {new_name: old_name}."
+                )
+        return dict(pairs)
+    chosen = dict(keep) if isinstance(keep, dict) else {name: name for name in keep}
+    counts = Counter(new.casefold() for new in chosen)
+    for new, old in chosen.items():
+        if new in NAMES:
+            raise JobError(
+                f"output.keep: {new!r} is a column of the output already. Rename it: keep: "
+                f"{{input_{new}: {old}}}."
+            )
+        if new.casefold() in _TAKEN or counts[new.casefold()] > 1:
+            other = next(
+                n for n in (*NAMES, *chosen) if n != new and n.casefold() == new.casefold()
+            )
+            raise JobError(
+                f"output.keep: {new!r} and {other!r} differ in case only, and many readers know "
+                f"none. Rename it: keep: {{input_{new}: {old}}}."
+            )
+    return chosen
+
+
+def kept_types(files: Sequence[DataFile], kept: dict[str, str]) -> dict[str, pa.DataType]:
+    """The type of each kept column over all files, by its name in the output.
+
+    Null where no file has a value. Raises `InputError` where two files differ.
+    """
+    having = _with_rows(files)
+    found: dict[str, pa.DataType] = {}
+    for new, old in kept.items():
+        kind = having[0].schema.field(old).type
+        for file in having[1:]:
+            here = file.schema.field(old).type
+            both = kind if here == kind else merged(kind, here)
+            if both is None:
+                raise InputError(
+                    f"{file.uri}: output.keep: column {old!r} has another type than in the first "
+                    f"file "
+                    f"(got {here}, need {kind}). Convert it, or do not keep it."
+                )
+            kind = both
+        found[new] = kind
+    return found
+
+
+def check_columns(
+    files: Sequence[DataFile],
+    spec: InputSpec,
+    template: Sequence[str],
+    compared: Sequence[str],
+    kept: dict[str, str],
+) -> None:
+    """Raise `InputError` for the first column that is missing, there twice, or of a wrong type.
+
+    Files without a row are not asked: pandas gives their columns any type, or none.
+    """
+    single: tuple[tuple[Use, str | None], ...] = (
+        ("input.id", spec.id),
+        ("input.prompt", spec.prompt),
+        ("input.messages", spec.messages),
+        ("input.gold", spec.gold),
+        ("input.max_tokens", spec.max_tokens),
+        ("input.expected_tokens", spec.expected_tokens),
+    )
+    wanted: list[tuple[Use, str]] = [("input.template", name) for name in template]
+    wanted += [(use, name) for use, name in single if name is not None]
+    wanted += [("input.where", name) for name in compared]
+    wanted += [("output.keep", name) for name in kept.values()]
+    seen: list[pa.Schema] = []
+    for file in _with_rows(files):
+        if any(file.schema is known or file.schema.equals(known) for known in seen[:8]):
+            continue  # thousands of files have one schema
+        seen.append(file.schema)
+        for use, name in wanted:
+            _check_column(file, use, name)
+
+
+def _with_rows(files: Sequence[DataFile]) -> list[DataFile]:
+    """The files that have rows; all of them where none has."""
+    return [file for file in files if file.num_rows != 0] or list(files)
+
+
+def _check_column(file: DataFile, use: Use, name: str) -> None:
+    names = file.schema.names
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+        listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        hint = f"Did you mean {near[0]}?" if near else "Name one of these."
+        raise InputError(
+            f"{file.uri}: {use}: there is no column {name!r} (the file has: {listed}). {hint}"
+        )
+    if names.count(name) > 1:
+        raise InputError(
+            f"{file.uri}: {use}: column {name!r} is there twice (got {names.count(name)} columns "
+            "of this name, need one). Rename one of them."
+        )
+    found = misfit(use, file.schema.field(name).type)
+    if found is not None:
+        raise InputError(
+            f"{file.uri}: {use}: column {name!r} {found.what} (got {found.got}, need "
+            f"{found.need}). "
+            "Name another column, or convert it."
+        )

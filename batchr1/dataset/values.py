@@ -1,0 +1,245 @@
+"""Values of Arrow columns as Python values and as text, also where Python has no such value.
+
+Nanoseconds, and years past 9999, are text here: Python's own `datetime` holds neither.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchr1.dataset.types import decoded, has_extension, is_list, is_uuid, plain_type
+
+_EPOCH = dt.datetime(1970, 1, 1)
+_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_FIRST_DAY, _LAST_DAY = -719162, 2932896  # 0001-01-01 and 9999-12-31, from 1970-01-01
+
+
+def to_plain(column: pa.Array, kind: pa.DataType | None = None) -> pa.Array:
+    """A column in its plain type, or in `kind`.
+
+    Raises `ArrowInvalid` where a value does not fit.
+    """
+    kind = kind or plain_type(column.type)
+    if column.type == kind:
+        return column
+    if not has_extension(column.type):
+        try:
+            return column.cast(kind)
+        except pa.ArrowNotImplementedError:
+            return pa.array(python_values(column), kind)
+    if isinstance(column, pa.ExtensionArray) and not is_uuid(column.type):
+        return to_plain(column.storage, kind)
+    return pa.array(_uuids_as_text(column.to_pylist()), plain_type(column.type)).cast(kind)
+
+
+def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -> list[Any]:
+    """A column as Python values; instants, dates and times that Python lacks are ISO 8601 text.
+
+    Text that is no valid Unicode keeps its lone surrogates.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        parts = [python_values(chunk, separator=separator) for chunk in column.chunks]
+        return [value for part in parts for value in part]
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return python_values(column.dictionary_decode(), separator=separator)
+    if isinstance(column, pa.ExtensionArray):
+        if is_uuid(kind):
+            return list(_uuids_as_text(column.to_pylist()))
+        return python_values(column.storage, separator=separator)
+    if is_list(kind) and _is_special(kind):
+        if not pa.types.is_list(kind):
+            column = column.cast(pa.list_(kind.value_type))
+        return _rows_of_lists(column, python_values(column.values, separator=separator))
+    if pa.types.is_map(kind) and _is_special(kind):
+        keys = python_values(column.keys, separator=separator)
+        items = python_values(column.items, separator=separator)
+        return _rows_of_lists(column, list(zip(keys, items, strict=True)))
+    if pa.types.is_struct(kind) and _is_special(kind):
+        names = [field.name for field in kind]
+        columns = [python_values(part, separator=separator) for part in column.flatten()]
+        rows = zip(*columns, strict=True)
+        return [
+            dict(zip(names, row, strict=True)) if valid else None
+            for row, valid in zip(rows, column.is_valid().to_pylist(), strict=True)
+        ]
+    if _is_special(kind):
+        return _instants(column, separator)
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return _with_surrogates(column)
+
+
+def scalar_texts(column: pa.Array) -> list[str | None]:
+    """A template's fields: the text of each value, None for null, NaN and ∞.
+
+    Numbers and booleans are as Python writes them, instants as `2024-02-29 00:00:00.5`.
+    """
+    return [_scalar_text(value) for value in python_values(column, separator=" ")]
+
+
+def gold_texts(column: pa.Array) -> list[str | None]:
+    """Right answers as text; None for null, NaN and blank text, which stand for no answer."""
+    found: list[str | None] = []
+    for value in python_values(column):
+        if isinstance(value, float) and math.isnan(value):
+            found.append(None)
+            continue
+        text = value if value is None or isinstance(value, str) else str(value)
+        found.append(text if text and text.strip() else None)
+    return found
+
+
+def id_texts(column: pa.Array) -> pa.Array:
+    """Ids as a column of text: whole numbers in decimal, UUIDs with hyphens."""
+    kind = decoded(column.type)
+    if pa.types.is_dictionary(column.type):
+        texts = id_texts(column.dictionary)
+        return texts.take(column.indices)
+    if is_uuid(kind) or isinstance(column, pa.ExtensionArray):
+        return to_plain(column)
+    return column if pa.types.is_string(kind) else column.cast(pa.string())
+
+
+def _scalar_text(value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return str(value)
+
+
+def _is_special(kind: pa.DataType) -> bool:
+    """Whether the type is, or holds, one whose values Python may lack."""
+    if pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+        return True
+    if pa.types.is_duration(kind) or isinstance(kind, pa.BaseExtensionType):
+        return True
+    if pa.types.is_dictionary(kind):
+        return _is_special(kind.value_type)
+    return any(_is_special(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _rows_of_lists(column: Any, values: list[Any]) -> list[Any]:
+    """Cut the values of a list or map column into its rows."""
+    offsets, valid = column.offsets.to_pylist(), column.is_valid().to_pylist()
+    return [
+        values[start:end] if is_valid else None
+        for start, end, is_valid in zip(offsets[:-1], offsets[1:], valid, strict=True)
+    ]
+
+
+def _instants(column: pa.Array, separator: str) -> list[Any]:
+    kind = column.type
+    convert: Callable[[int], Any]
+    if pa.types.is_date(kind):
+        numbers = column.cast(pa.date32()).cast(pa.int32())
+        convert = _date
+    elif pa.types.is_time(kind):
+        unit = kind.unit
+        numbers = column.cast(pa.int32() if pa.types.is_time32(kind) else pa.int64())
+        convert = lambda number: _time(number, unit)  # noqa: E731
+    elif pa.types.is_timestamp(kind):
+        zone = kind.tz
+        unit = kind.unit
+        numbers = column.cast(pa.int64())
+        convert = lambda number: _timestamp(number, unit, zone, separator)  # noqa: E731
+    else:
+        unit = kind.unit
+        numbers = column.cast(pa.int64())
+        convert = lambda number: _duration(number, unit)  # noqa: E731
+    return [None if number is None else convert(number) for number in numbers.to_pylist()]
+
+
+def _date(day: int) -> dt.date | str:
+    if _FIRST_DAY <= day <= _LAST_DAY:
+        return dt.date(1970, 1, 1) + dt.timedelta(days=day)
+    return str(pc.cast(pa.scalar(day, pa.date32()), pa.string()).as_py())
+
+
+def _time(number: int, unit: str) -> dt.time | str:
+    nanoseconds = number * (10**9 // _PER_SECOND[unit])
+    microseconds, rest = divmod(nanoseconds, 1000)
+    value = (_EPOCH + dt.timedelta(microseconds=microseconds)).time()
+    return f"{value.isoformat(timespec='microseconds')}{rest:03d}" if rest else value
+
+
+def _timestamp(number: int, unit: str, zone: str | None, separator: str) -> dt.datetime | str:
+    per_second = _PER_SECOND[unit]
+    seconds, rest = divmod(number, per_second)
+    nanoseconds = rest * (10**9 // per_second)
+    day = seconds // 86400
+    if not _FIRST_DAY < day < _LAST_DAY:
+        text = str(pc.cast(pa.scalar(seconds, pa.timestamp("s")), pa.string()).as_py())
+        offset = "+00:00" if zone is not None else ""
+        return text.replace(" ", separator) + _fraction(nanoseconds) + offset
+    value: dt.datetime = _EPOCH + dt.timedelta(seconds=seconds, microseconds=nanoseconds // 1000)
+    if zone is not None:
+        value = pa.scalar(
+            (value - _EPOCH) // dt.timedelta(microseconds=1), pa.timestamp("us", zone)
+        ).as_py()
+    if nanoseconds % 1000 == 0:
+        return value
+    text = value.replace(microsecond=0).isoformat(sep=separator)
+    return text[:19] + _fraction(nanoseconds) + text[19:]
+
+
+def _fraction(nanoseconds: int) -> str:
+    if not nanoseconds:
+        return ""
+    return f".{nanoseconds:09d}" if nanoseconds % 1000 else f".{nanoseconds // 1000:06d}"
+
+
+def _duration(number: int, unit: str) -> dt.timedelta | str:
+    nanoseconds = number * (10**9 // _PER_SECOND[unit])
+    if nanoseconds % 1000 == 0 and abs(nanoseconds) < 10**9 * 86400 * 10**8:
+        return dt.timedelta(microseconds=nanoseconds // 1000)
+    seconds, rest = divmod(abs(nanoseconds), 10**9)
+    return f"{'-' if nanoseconds < 0 else ''}{seconds}{_fraction(rest)} s"
+
+
+def _uuids_as_text(value: Any) -> Any:
+    """Nested Python values in which UUIDs are text."""
+    if isinstance(value, list):
+        return [_uuids_as_text(inner) for inner in value]
+    if isinstance(value, tuple):
+        return tuple(_uuids_as_text(inner) for inner in value)
+    if isinstance(value, dict):
+        return {key: _uuids_as_text(inner) for key, inner in value.items()}
+    return str(value) if type(value).__name__ == "UUID" else value
+
+
+def as_bytes_type(kind: pa.DataType) -> pa.DataType:
+    """The same type with binary in the place of text."""
+    if pa.types.is_string(kind):
+        return pa.binary()
+    if pa.types.is_large_string(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(as_bytes_type(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, as_bytes_type(f.type)) for f in kind])
+    return kind
+
+
+def _with_surrogates(column: pa.Array) -> list[Any]:
+    """Values of a column whose text is not valid UTF-8, for the caller to refuse by row."""
+    return [_as_text(value) for value in column.view(as_bytes_type(column.type)).to_pylist()]
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, list):
+        return [_as_text(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: _as_text(inner) for key, inner in value.items()}
+    return value
