@@ -115,8 +115,7 @@ class JsonLines:
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            text = line.decode("utf-8", "surrogateescape")
-            value = json.loads(text)
+            value = json.loads(line.decode("utf-8", "surrogateescape"))
         except RecursionError as exc:
             raise InputError(
                 f"{self._uri}: line {number:,}: nested too deep (got about as many brackets as "
@@ -134,7 +133,22 @@ class JsonLines:
                 f"{self._uri}: line {number:,}: not a readable JSON lines file (got "
                 f"{_kind_of(value)}, need an object). Write one object a line."
             )
+        if not line.isascii():
+            self._refuse_not_utf8(line, number, value)
         return value
+
+    def _refuse_not_utf8(self, line: bytes, number: int, row: dict[str, Any]) -> None:
+        """Raise `InputError` where bytes of a field that is read are no text."""
+        try:
+            line.decode()
+        except UnicodeDecodeError as exc:
+            names = list(row) if self._names is None else self._names
+            fields = [name for name in names if not _is_unicode(row.get(name))]
+            if fields:
+                raise InputError(
+                    f"{self._uri}: line {number:,}: not a readable JSON lines file ({fields[0]!r} "
+                    "holds bytes that are not UTF-8). Correct the line, or take it out."
+                ) from exc
 
     def _learn(self, types: dict[str, pa.DataType], name: str, block: Block) -> None:
         known = types.get(name)
@@ -235,6 +249,14 @@ def _is_settled(kind: pa.DataType) -> bool:
         or pa.types.is_floating(kind)
         or is_json(kind)
     )
+
+
+def _is_unicode(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _mixes_text(known: pa.DataType | None, values: list[Any]) -> bool:

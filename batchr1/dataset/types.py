@@ -27,7 +27,7 @@ Use = Literal[
 MAX_DEPTH = 64
 """Lists, maps and structs within one another, at most: readers recurse, and so do we."""
 MAX_DECIMAL_DIGITS = 38
-"""Digits of a decimal, at most: polars and DuckDB know no more."""
+"""Digits of a decimal that can be compared, at most: polars knows no more."""
 
 _NEEDS: dict[Use, str] = {
     "input.id": "text, whole numbers or UUIDs",
@@ -261,11 +261,12 @@ def _is_unknown(kind: pa.DataType) -> bool:
         or pa.types.is_interval(kind)
         or (pa.types.is_struct(kind) and kind.num_fields == 0)
         or (pa.types.is_fixed_size_binary(kind) and kind.byte_width == 0)
-        or (pa.types.is_decimal(kind) and kind.precision > MAX_DECIMAL_DIGITS)
     )
 
 
 def _has_order(kind: pa.DataType) -> bool:
+    if pa.types.is_decimal(kind) and kind.precision > MAX_DECIMAL_DIGITS:
+        return False
     no_view = not (pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
     has_size = not (pa.types.is_fixed_size_list(kind) and kind.list_size == 0)
     return no_view and has_size and not _is_unknown(kind)
@@ -276,10 +277,6 @@ def _misfit_of_kept(kind: pa.DataType) -> Misfit | None:
         if pa.types.is_struct(part) and part.num_fields == 0:
             return Misfit(
                 "holds objects without any key", "struct<>", "at least one key: Parquet has none"
-            )
-        if pa.types.is_decimal(part) and part.precision > MAX_DECIMAL_DIGITS:
-            return Misfit(
-                "has too many digits", _short(part), f"at most {MAX_DECIMAL_DIGITS} digits"
             )
         if _is_unknown(part):
             return Misfit("has a type that Parquet lacks", _short(part), _NEEDS["output.keep"])

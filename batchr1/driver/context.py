@@ -17,6 +17,7 @@ from batchr1.driver.monitor.prometheus import MetricsExporter
 from batchr1.driver.resume.exclude import earlier_outputs
 from batchr1.driver.signals import StopSignals
 from batchr1.engine.vllm.arguments import check_engine_args
+from batchr1.errors import InputError
 from batchr1.executors.base import check_executor
 from batchr1.executors.messages import EngineSpec
 from batchr1.job.fingerprint import fingerprint
@@ -26,7 +27,7 @@ from batchr1.output.folder import Output
 from batchr1.reasoning.verify import Verify
 from batchr1.sizing.devices import choose_devices
 from batchr1.sizing.plan import check_arguments
-from batchr1.storage.base import StorageOptions, expand_inputs, open_storage
+from batchr1.storage.base import InputFile, StorageOptions, expand_inputs, open_storage
 from batchr1.storage.lock import Lock
 from batchr1.verifier.pool import check_verifier
 
@@ -97,23 +98,32 @@ def open_job(
 
     Raises a `UsageError` for what cannot work, before any model loads.
     """
-    storage_options = StorageOptions(
-        spec.storage.endpoint, spec.storage.region, spec.storage.profile
-    )
+    storage_options = StorageOptions(**spec.storage.model_dump())
     if spec.engine.is_server:
         model, devices = _server_model(spec, options)
     else:
         model, devices = _local_model(spec, options, storage_options, resolve)
     output = Output(open_storage(spec.output.path, storage_options))
-    files = expand_inputs(spec.input.paths, storage_options)
+    files = _list_inputs(spec, storage_options)
     output.refuse_overlap(spec.input.paths, files)
     source = Source(spec.input, spec.output.keep, files)
+    if source.unsure_kept and (parts := output.parts()):
+        source.keep_as(output.part_columns(parts[-1]))
     kept = {f.name: str(f.type) for f in source.kept_schema}
     verifier = check_verifier(
         Verify(**spec.verify.model_dump()), has_gold=spec.input.gold is not None
     )
     semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
     return JobContext(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
+
+
+def _list_inputs(spec: JobSpec, options: StorageOptions) -> list[InputFile]:
+    try:
+        return expand_inputs(spec.input.paths, options)
+    except InputError as exc:
+        from batchr1.storage.s3 import explain_refusal
+
+        raise explain_refusal(exc, spec.input.paths, options) from exc.__cause__
 
 
 def _server_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tuple[str, ...]]:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from batchr1.errors import OutputError, StorageError
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import INFLIGHT_DIR, aside_name
-from batchr1.output.parts import write_parquet
+from batchr1.output.parts import data_errors, write_parquet
 from batchr1.output.run_record import RunRecord, parse_record
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, InputFile, Storage
 from batchr1.storage.errors import is_passing, mapped
@@ -316,7 +316,7 @@ def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
     """
     local = storage.scratch_dir() / f"{name}.tmp"
     try:
-        with mapped(str(local)):  # a disk that is full here is no fault of the engine
+        with mapped(str(local)), data_errors(name, table):  # neither is the engine's fault
             write_parquet(table, local)
         fault_point("stage.written")
         storage.stage_file(local, f"{STAGING_DIR}/{name}")

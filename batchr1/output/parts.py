@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchr1.columns import COLUMNS, FAILED_SCHEMA, output_schema
+from batchr1.errors import FailedError
 from batchr1.records import Failure, Result
+
+MAX_PART_BYTES = 2**29
+"""Bytes of a part's rows, at most, before it is cut: columns of text or bytes hold 2 GiB."""
 
 
 def results_table(results: Sequence[Result], kept: pa.Schema) -> pa.Table:
@@ -30,6 +35,13 @@ def results_table(results: Sequence[Result], kept: pa.Schema) -> pa.Table:
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
+def row_bytes(row: Result) -> int:
+    """About how many bytes a row adds to its part."""
+    texts = (row.prompt, row.reasoning, row.answer, row.gold, row.final_answer)
+    kept = 0 if row.kept is None else row.kept.nbytes
+    return kept + sum(len(text) for text in texts if text)
+
+
 def failures_table(failures: Sequence[Failure], *, run: str, failed_at: object) -> pa.Table:
     """The rows of a part under `.batchr1/failed/`."""
     rows = [
@@ -48,7 +60,35 @@ def failures_table(failures: Sequence[Failure], *, run: str, failed_at: object) 
     return pa.Table.from_pylist(rows, schema=FAILED_SCHEMA)
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
+@contextmanager
+def data_errors(name: str, table: pa.Table | None = None) -> Iterator[None]:
+    """Turn what Arrow says of a part's content into a `FailedError` that names the column.
+
+    The same rows would fail again, whatever engine made them.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OverflowError, TypeError, ValueError, UnicodeError) as exc:
+        column = None if table is None else _unwritable(table)
+        where = "" if column is None else f"column {column!r}: "
+        raise FailedError(
+            f"{name}: {where}the part cannot be written as Parquet "
+            f"({str(exc).partition(chr(10))[0].rstrip('.')}). Leave the column out of output.keep, "
+            "or convert it; its rows are generated already, and are saved."
+        ) from exc
+
+
+def _unwritable(table: pa.Table) -> str | None:
+    """The first column that cannot be written by itself."""
+    for name in table.column_names:
+        try:
+            write_parquet(table.select([name]), pa.BufferOutputStream())
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            return str(name)
+    return None
+
+
+def write_parquet(table: pa.Table, path: Path | pa.NativeFile) -> None:
     """Write a table as one zstd Parquet file that every reader understands, without pandas or Arrow
     metadata tricks.
     """

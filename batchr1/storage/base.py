@@ -179,12 +179,15 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def open_input(self, rel: str, info: FileInfo | None = None) -> BinaryIO:
+    def open_input(self, rel: str) -> BinaryIO:
         """A seekable binary file for pyarrow or polars.
 
-        Its reads are retried and mapped like every other call. With `info`, what a listing said of
-        it is not asked again, and another version is a StorageError.
+        Its reads are retried and mapped like every other call.
         """
+
+    def open_known(self, info: FileInfo) -> BinaryIO:
+        """The same, of a file that was listed: nothing that the listing said is asked again."""
+        return self.open_input(info.rel)
 
     @abstractmethod
     def scratch_dir(self) -> Path:
@@ -263,8 +266,8 @@ class InputFile:
     changed: str = field(default="", repr=False, compare=False)
 
     def open(self) -> BinaryIO:
-        """A seekable binary file, see `Storage.open_input`."""
-        return self.storage.open_input(self.rel, FileInfo(self.rel, self.size, self.version))
+        """A seekable binary file, see `Storage.open_known`."""
+        return self.storage.open_known(FileInfo(self.rel, self.size, self.version))
 
 
 def expand_inputs(

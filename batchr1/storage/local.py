@@ -179,7 +179,7 @@ class LocalStorage(Storage):
                 else:
                     fsync_folder(path.parent)
 
-    def open_input(self, rel: str, info: FileInfo | None = None) -> BinaryIO:
+    def open_input(self, rel: str) -> BinaryIO:
         with mapped(self.where(rel)):
             return _open_regular(self._path(rel))
 

@@ -15,13 +15,13 @@ import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from batchr1.errors import FailedError, OutputError, StorageError
+from batchr1.errors import FailedError, InputError, OutputError, StorageError
 from batchr1.faults import fault_point
 from batchr1.storage.base import CONTROL_DIR, FileInfo, Storage, different_final, staged_gone
 from batchr1.storage.errors import (
@@ -113,22 +113,7 @@ class S3Storage(Storage):
         except Exception as exc:
             if is_missing(exc):
                 return None
-            if is_refused_access(exc):
-                self._ask_why(rel)
             raise
-
-    def _ask_why(self, rel: str) -> None:
-        """Raise what a store says that wants its bucket elsewhere in a request.
-
-        The answer to a HEAD has no body to say it, that to a listing has.
-        """
-        try:
-            self._api.call_s3(
-                "list_objects_v2", Bucket=self.bucket, Prefix=self.key(rel), MaxKeys=1
-            )
-        except Exception as exc:
-            if wants_other_addressing(exc):
-                raise
 
     def find_file(self, rel: str) -> FileInfo | None:
         with mapped(self.where(rel)):
@@ -349,11 +334,13 @@ class S3Storage(Storage):
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda info: self.delete(info.rel), files))
 
-    def open_input(self, rel: str, info: FileInfo | None = None) -> BinaryIO:
-        if info is None:
-            with mapped(self.where(rel)):
-                head = self._call(rel, "head_object", Key=self.key(rel))
-            info = FileInfo(rel, head["ContentLength"], head["ETag"].strip('"'))
+    def open_input(self, rel: str) -> BinaryIO:
+        with mapped(self.where(rel)):
+            head = self._call(rel, "head_object", Key=self.key(rel))
+        return self.open_known(FileInfo(rel, head["ContentLength"], head["ETag"].strip('"')))
+
+    def open_known(self, info: FileInfo) -> BinaryIO:
+        rel = info.rel
         size, etag = info.size, info.version
 
         def fetch(start: int, stop: int) -> bytes:
@@ -386,6 +373,24 @@ class S3Storage(Storage):
         with mapped(self.uri, lasting=OutputError):
             self._call("", "put_object", Key=key, Body=b"")
             self._call("", "delete_object", Key=key)
+
+
+def explain_refusal(error: InputError, paths: Sequence[str], options: StorageOptions) -> InputError:
+    """Say more of a 403 whose answer had no body: whether the store wants its bucket elsewhere.
+
+    The answer to a HEAD has no body, that to a listing has.
+    """
+    remote = [path for path in paths if path.startswith(("s3://", "s3a://"))]
+    if error.__cause__ is None or not is_refused_access(error.__cause__) or not remote:
+        return error
+    bucket = remote[0].partition("://")[2].partition("/")[0]
+    storage = S3Storage(f"s3://{bucket}", options, Retry(for_s=0))
+    try:
+        storage.list_folders()
+    except StorageError as exc:
+        if exc.__cause__ is not None and wants_other_addressing(exc.__cause__):
+            return InputError(str(exc))
+    return error
 
 
 def _same_content(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from batchr1.executors.messages import (
 )
 from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.output.folder import part_name, stage_part
-from batchr1.output.parts import results_table
+from batchr1.output.parts import MAX_PART_BYTES, data_errors, results_table, row_bytes
 from batchr1.records import Completion, Result, SampleKey, ServerCompletion, WorkItem
 from batchr1.seeds import next_attempt
 from batchr1.verifier.pool import VerifierPool
@@ -55,6 +55,7 @@ class Collector:
         self._verification = VerifierPool(setup.verify, self._queue.put)
         self._judging = 0  # rows that are with it
         self._rows: list[Result] = []
+        self._bytes = 0  # of `_rows`, about
         self._oldest = 0.0
         self._number = 0
         self._error: BaseException | None = None
@@ -175,14 +176,17 @@ class Collector:
         if self._setup.judges:
             self._send(SampleVerified(row.key, row.correct is True))
         self.totals = _plus(self.totals, row)
-        if len(self._rows) >= self._setup.rows_per_part:
+        self._bytes += row_bytes(row)
+        if len(self._rows) >= self._setup.rows_per_part or self._bytes >= MAX_PART_BYTES:
             self._stage()
 
     def _stage(self) -> None:
-        rows, self._rows = self._rows, []
+        rows, self._rows, self._bytes = self._rows, [], 0
         self._number += 1
         name = part_name(self._setup.run, self._setup.worker, self._setup.epoch, self._number)
-        stage_part(self._setup.storage, results_table(rows, self._kept), name)
+        with data_errors(name):
+            table = results_table(rows, self._kept)
+        stage_part(self._setup.storage, table, name)
         counts = _NOTHING
         for row in rows:
             carried, discarded = self._carried.pop(row.key, 0), self._discarded.pop(row.key, 0)

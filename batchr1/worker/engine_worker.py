@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from batchr1.engine.protocol import Delta, Engine
-from batchr1.errors import RequestError, StorageError
+from batchr1.errors import FailedError, RequestError, StorageError
 from batchr1.executors.messages import (
     CancelSamples,
     Drain,
@@ -103,7 +103,7 @@ class EngineWorker:
         """
         try:
             self._serve(load_s)
-        except StorageError:
+        except (StorageError, FailedError):
             set_leaving(True)
             if self._checkpointer is not None:
                 self._checkpointer.close()

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from batchr1.driver.cost import spent_all
 from batchr1.engine.openai.client import ChatClient
 from batchr1.engine.protocol import EngineInfo, EngineLoad
-from batchr1.errors import BatchError, StorageError, UsageError
+from batchr1.errors import BatchError, FailedError, StorageError, UsageError
 from batchr1.executors.messages import (
     CancelSamples,
     Drain,
@@ -71,7 +71,7 @@ def serve(setup: WorkerSetup, remote: ServerSetup, channel: Channel) -> None:
     collector = Collector(setup, to_result, channel.send)
     try:
         asyncio.run(ServerWorker(setup, remote, collector, channel).run())
-    except StorageError:
+    except (StorageError, FailedError):
         raise
     except BatchError:
         collector.finish()  # what was answered before was paid for
@@ -129,7 +129,7 @@ class ServerWorker:
             except UsageError:
                 self._report(now=True)  # what was spent until here
                 raise
-            except StorageError:
+            except (StorageError, FailedError):
                 set_leaving(True)
                 if self._checkpointer is not None:
                     self._checkpointer.close()
