@@ -1,4 +1,4 @@
-"""Fixtures that more than one test file uses: an S3 server and an empty bucket in it."""
+"""Fixtures that more than one test file uses: S3 servers with a bucket, a hub, a real output."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hub_server
 import pytest
+from hub_server import Hub
 from s3_fakes import S3, FaultyS3
 from serving import serving
+
+if TYPE_CHECKING:
+    from hub_machine import Machine
 
 S3_VARIABLES = {
     "AWS_PROFILE",
@@ -78,6 +84,26 @@ def s3(request: pytest.FixtureRequest) -> S3:
     """An empty bucket: in moto by default, in a real server with `-m s3`."""
     bucket: S3 = request.getfixturevalue(request.param)
     return bucket
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A hub on loopback, empty."""
+    with hub_server.serving() as hub:
+        yield hub
+
+
+@pytest.fixture
+def machine(hub: Hub, tmp_path: Path) -> Iterator[Machine]:
+    """A machine that knows that hub; processes that a failed test left on it are killed."""
+    from hub_machine import Machine
+
+    machine = Machine(tmp_path / "home", hub.url)
+    yield machine
+    for process in machine.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 @pytest.fixture(scope="session")

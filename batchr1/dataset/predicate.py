@@ -28,24 +28,10 @@ MAX_BRACKETS = 100
 
 # Functions of one row that polars' SQL has. Any other that it takes looks at several rows.
 _OF_ONE_ROW = frozenset(
-    """
-    abs ceil ceiling cbrt div exp floor ln log log10 log1p log2 mod pi pow power round sign sqrt
-    acos acosd asin asind atan atan2 atan2d atand cos cosd cot cotd degrees radians sin sind tan
-    tand bit_and bit_count bit_not bit_or bit_xor bitand bitor bitxor bitnot bit_length char_length
-    character_length concat concat_ws ends_with initcap left length lower lpad ltrim normalize
-    octet_length position regexp_like replace reverse right rpad rtrim split_part starts_with
-    string_to_array strpos substr substring trim upper coalesce greatest if ifnull least nullif
-    cast try_cast date date_part datetime extract strftime strptime time timestamp
-    array_contains array_get array_length array_lower array_mean array_reverse array_sum
-    array_to_string array_unique array_upper
-    """.split()
+    ["abs", "ceil", "ceiling", "cbrt", "div", "exp", "floor", "ln", "log", "log10", "log1p", "log2", "mod", "pi", "pow", "power", "round", "sign", "sqrt", "acos", "acosd", "asin", "asind", "atan", "atan2", "atan2d", "atand", "cos", "cosd", "cot", "cotd", "degrees", "radians", "sin", "sind", "tan", "tand", "bit_and", "bit_count", "bit_not", "bit_or", "bit_xor", "bitand", "bitor", "bitxor", "bitnot", "bit_length", "char_length", "character_length", "concat", "concat_ws", "ends_with", "initcap", "left", "length", "lower", "lpad", "ltrim", "normalize", "octet_length", "position", "regexp_like", "replace", "reverse", "right", "rpad", "rtrim", "split_part", "starts_with", "string_to_array", "strpos", "substr", "substring", "trim", "upper", "coalesce", "greatest", "if", "ifnull", "least", "nullif", "cast", "try_cast", "date", "date_part", "datetime", "extract", "strftime", "strptime", "time", "timestamp", "array_contains", "array_get", "array_length", "array_lower", "array_mean", "array_reverse", "array_sum", "array_to_string", "array_unique", "array_upper"]
 )
 _KEYWORDS = frozenset(
-    """
-    all and any array as asc between bigint binary boolean by case char decimal desc distinct double
-    else end false float from ilike in int integer is like not null numeric on or real rlike regexp
-    similar some symmetric then to true tinyint smallint using values varchar when where
-    """.split()
+    ["all", "and", "any", "array", "as", "asc", "between", "bigint", "binary", "boolean", "by", "case", "char", "decimal", "desc", "distinct", "double", "else", "end", "false", "float", "from", "ilike", "in", "int", "integer", "is", "like", "not", "null", "numeric", "on", "or", "real", "rlike", "regexp", "similar", "some", "symmetric", "then", "to", "true", "tinyint", "smallint", "using", "values", "varchar", "when", "where"]
 )
 _ACROSS_ROWS = frozenset(["over", "select", "exists", "within", "filter", "qualify"])
 _TOKENS = re.compile(

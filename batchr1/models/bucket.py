@@ -105,8 +105,8 @@ def download_to_cache(
     model = look_up(uri, options)
     if digest is not None and model.digest != digest:
         raise ModelError(
-            f"model.path: {uri}: the files were replaced since the run began. Run the same "
-            f"command again."
+            f"model.path: {uri}: the files were replaced since the run began. Run the same command "
+            "again."
         )
     files = [file for file in model.files if weights or not file.rel.endswith(".safetensors")]
     place = _Own(_folder(model.digest, weights))

@@ -55,8 +55,8 @@ def recorded_repository(repo: str, revision: str | None, to: Path | None = None)
         record = read_record(to / RECORD)
     if record is None or record["repo"] != repo or not record["files"]:
         raise ModelError(
-            f"{where_of(repo, revision)}: not in the cache, and HF_HUB_OFFLINE is set. "
-            "Unset it, and run the same command again."
+            f"{where_of(repo, revision)}: not in the cache, and HF_HUB_OFFLINE is set. Unset it, "
+            "and run the same command again."
         )
     return recorded(record)
 

@@ -260,15 +260,14 @@ def refuse_unsupported(key: str, name: str) -> None:
     if re.search(r"\br1-?zero\b", last):
         raise JobError(
             f"{key}: R1-Zero is not supported (got {name!r}: it repeats without end and mixes "
-            f"languages, "
-            "as its card says). Use variant r1-671b."
+            "languages, as its card says). Use variant r1-671b."
         )
     if last.endswith(".gguf") or (
         key != "model.path" and re.search(r"(^|[^a-z])gguf($|[^a-z])", last)
     ):
         raise JobError(
-            f"{key}: GGUF is not supported (got {name!r}, need safetensors). "
-            "Use the original model; for 4 bits, a variant with model.quantization w4a16."
+            f"{key}: GGUF is not supported (got {name!r}, need safetensors). Use the original "
+            "model; for 4 bits, a variant with model.quantization w4a16."
         )
 
 

@@ -71,9 +71,8 @@ def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
     gone = sorted(shards - {file.rel for file in files})
     if gone:
         raise ModelError(
-            f"{where}: {INDEX} names files that are not there "
-            f"(got none of {len(gone)}, the first is {gone[0][:80]!r}). "
-            "Choose another repository."
+            f"{where}: {INDEX} names files that are not there (got none of {len(gone)}, the first "
+            f"is {gone[0][:80]!r}). Choose another repository."
         )
 
 
@@ -107,7 +106,6 @@ def _refuse_full_disk(place: Place, files: Sequence[ModelFile]) -> None:
         need, have = sum(file.size for file in files) - here, place.free_bytes()
     if need > have:
         raise StorageError(
-            f"{place.folder}: not enough space (got {size_text(have)} free, need "
-            f"{size_text(need)} more). "
-            f"Free some, or {place.elsewhere}."
+            f"{place.folder}: not enough space (got {size_text(have)} free, need {size_text(need)} "
+            f"more). Free some, or {place.elsewhere}."
         )

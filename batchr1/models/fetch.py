@@ -126,7 +126,7 @@ def _fetch(
             raise ModelError(
                 f"{where}: not all of it is in the cache, and HF_HUB_OFFLINE is set (got "
                 f"{len(files) - len(missing)} of {len(files)} files). Unset it, and run the same "
-                f"command again."
+                "command again."
             )
 
         def read_from(file: ModelFile) -> ReadFrom:

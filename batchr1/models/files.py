@@ -90,8 +90,8 @@ def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
             "none",
         )
         raise ModelError(
-            f"{where}: no weights that batchr1 loads (got {got}, need *.safetensors). "
-            "Choose the repository of the model's original safetensors."
+            f"{where}: no weights that batchr1 loads (got {got}, need *.safetensors). Choose the "
+            "repository of the model's original safetensors."
         )
     if all(file.rel != CONFIG for file in files):
         raise ModelError(

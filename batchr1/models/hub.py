@@ -78,7 +78,7 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
         if not re.fullmatch(r"[0-9a-f]{40}", info.sha or "") or not info.siblings:
             raise ModelError(
                 f"{where}: what answers is not the hub (got no commit or no files). Check "
-                f"HF_ENDPOINT."
+                "HF_ENDPOINT."
             )
         files = []
         for sibling in info.siblings:
@@ -94,9 +94,8 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
                 file.checksum
             ):  # it becomes the name of a file here
                 raise ModelError(
-                    f"{where}: what answers is not the hub (got a checksum that is none). "
-                    f"Check "
-                    f"HF_ENDPOINT."
+                    f"{where}: what answers is not the hub (got a checksum that is none). Check "
+                    "HF_ENDPOINT."
                 )
             files.append(file)
         return Repository(repo, str(info.sha), tuple(files))
@@ -183,21 +182,20 @@ def _problem(
     match exc:
         case errors.GatedRepoError():
             return ModelError(
-                f"{where}: the repository is gated (got {token}, need one whose owner has "
-                f"accepted its terms). "
-                f"Accept them at {ENDPOINT}/{repo}, and set HF_TOKEN."
+                f"{where}: the repository is gated (got {token}, need one whose owner has accepted "
+                f"its terms). Accept them at {ENDPOINT}/{repo}, and set HF_TOKEN."
             )
         case errors.RevisionNotFoundError():
             return ModelError(
                 f"{where}: no such revision (got {revision}, need a branch, tag or commit). "
-                f"Correct it."
+                "Correct it."
             )
         case errors.RemoteEntryNotFoundError():
             return ModelError(f"{where}: the hub has no such file (got {got}). {AGAIN}.")
         case errors.RepositoryNotFoundError():
             return ModelError(
-                f"{where}: no such repository, or a private one (got {got} with {token}). "
-                "Correct the name, or set HF_TOKEN."
+                f"{where}: no such repository, or a private one (got {got} with {token}). Correct "
+                "the name, or set HF_TOKEN."
             )
     if response.status_code == 401:
         return ModelError(f"{where}: the hub refuses the token (got {got}). Renew HF_TOKEN.")
@@ -222,7 +220,6 @@ def _no_answer(name: str, where: str, stall_s: float) -> BatchError:
     if name == "RemoteProtocolError":
         return HubError(f"{where}: the hub cut the line (got {name}). {AGAIN}.")
     return HubError(
-        f"{where}: the hub cannot be reached (got {name}). Check HF_ENDPOINT and the network, "
-        f"and "
-        f"run again."
+        f"{where}: the hub cannot be reached (got {name}). Check HF_ENDPOINT and the network, and "
+        "run again."
     )

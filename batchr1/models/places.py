@@ -293,15 +293,12 @@ def refuse_another(
     if record is not None and (record["repo"], record["commit"]) != (wanted.repo, wanted.commit):
         raise OutputError(
             f"{where}: another model is there (got {record['repo']} at {record['commit'][:12]}, "
-            f"need "
-            f"{wanted.repo} at {wanted.commit[:12]}). Give a folder of its own."
+            f"need {wanted.repo} at {wanted.commit[:12]}). Give a folder of its own."
         )
     if others:
         raise OutputError(
-            f"{where}: the folder is not empty and was not fetched (it holds {others[0]}). "
-            f"Give "
-            f"a "
-            f"new or empty folder."
+            f"{where}: the folder is not empty and was not fetched (it holds {others[0]}). Give a "
+            "new or empty folder."
         )
 
 

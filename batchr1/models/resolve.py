@@ -132,8 +132,8 @@ def repository(spec: ModelSpec, entry: Variant) -> str:
         return str(entry.repo)
     raise JobError(
         f"model.quantization: no repository of {entry.name} is known for it (got "
-        f"{spec.quantization!r}, "
-        f"need {' or '.join(entry.quantized)}). Take one of these, or give model.repo."
+        f"{spec.quantization!r}, need {' or '.join(entry.quantized)}). Take one of these, or give "
+        "model.repo."
     )
 
 
@@ -173,9 +173,8 @@ def _check_quantization(spec: ModelSpec, source: ModelSource) -> None:
         return
     raise JobError(
         f"model.quantization: the weights of {spec.variant or source.location} are not stored so "
-        f"(got {asked!r}, "
-        f"its config.json says {stored or '16 bits'}). Leave it null, or give a repository that "
-        f"holds {asked}."
+        f"(got {asked!r}, its config.json says {stored or '16 bits'}). Leave it null, or give a "
+        f"repository that holds {asked}."
     )
 
 
@@ -183,7 +182,7 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
     if not folder.is_dir():
         raise ModelError(
             f"model {folder}: there is no such folder. Give a folder with config.json and "
-            f"*.safetensors."
+            "*.safetensors."
         )
     if not weightless and not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.gguf")):
@@ -192,8 +191,8 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
             (suffix for suffix in (".bin", ".pt", ".pth") if any(folder.glob(f"*{suffix}"))), "none"
         )
         raise ModelError(
-            f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). "
-            "Give the folder of the model's original safetensors."
+            f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). Give "
+            "the folder of the model's original safetensors."
         )
     config = _read_config(folder / "config.json", str(folder))
     context_len = _context_len(config, str(folder))
@@ -238,13 +237,13 @@ def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> Mo
         except LocalEntryNotFoundError as exc:
             raise _UnreachableError(
                 f"{where}: not in the local cache, and the hub cannot be reached. Run `batchr1 "
-                f"fetch {repo}"
-                f"{f' --revision {revision}' if revision else ''}` with network, or set model.path."
+                f"fetch {repo}{f' --revision {revision}' if revision else ''}` with network, or "
+                "set model.path."
             ) from exc
         except (ValueError, OSError) as exc:
             raise ModelError(
                 f"{where}: no config.json from the hub (got {type(exc).__name__}). Check "
-                f"HF_ENDPOINT and HF_HOME."
+                "HF_ENDPOINT and HF_HOME."
             ) from exc
     commit = path.parent.name  # …/snapshots/<commit>/config.json
     config = _read_config(path, where)
@@ -278,7 +277,7 @@ def _context_len(config: dict[str, Any], where: str) -> int:
             return int(text[key])
     raise ModelError(
         f"model {where}: config.json does not say how long the context is (need "
-        f"max_position_embeddings). Add it there."
+        "max_position_embeddings). Add it there."
     )
 
 

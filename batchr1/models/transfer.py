@@ -80,7 +80,7 @@ class Transfer:
         raise FailedError(
             f"{self._where}: what comes is not what is listed, {WHOLE_TRIES} times (got checksum "
             f"{got[:12]}…, need {str(self._file.checksum)[:12]}…). Check what it comes from, or a "
-            f"proxy in between."
+            "proxy in between."
         )
 
     def _take_up(self) -> None:

@@ -21,9 +21,9 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from parts_on_disk import parts_of
 from process_tree import Tree, engine_process, tree, until
 from replay_job import keys_of, rows_of, wanted_keys, write_job
-from test_kill import parts_of
 
 from batchr1.output.checkpoints import INFLIGHT_DIR
 

@@ -19,100 +19,101 @@ PATH = Path(__file__).parents[1] / "data" / "flags.jsonl"
 MATHS = [
     (
         "Okay, so I need to find the sum of the first 40 odd numbers. The odd numbers are 1, 3, 5, "
-        "and so on.\n\nI recall that the sum of the first n odd numbers is n squared. Let me test "
-        "it: "
-        "1 + 3 = 4, 1 + 3 + 5 = 9. Yes, that fits.\n\nSo for n = 40 the sum is 1600. Wait, let me "
-        "double-check with the formula: (first + last) / 2 times n. "
-        "The last one is 79, so (1 + 79) / "
-        "2 * 40 = 1600. Good."
+        "and so on.\n"
+        "\n"
+        "I recall that the sum of the first n odd numbers is n squared. Let me test it: 1 + 3 = 4, "
+        "1 + 3 + 5 = 9. Yes, that fits.\n"
+        "\n"
+        "So for n = 40 the sum is 1600. Wait, let me double-check with the formula: (first + last) "
+        "/ 2 times n. The last one is 79, so (1 + 79) / 2 * 40 = 1600. Good."
     ),
     (
         "We want all integers x with x^2 - 5x + 6 = 0. Factoring gives (x - 2)(x - 3) = 0, "
-        "therefore "
-        "x = 2 or x = 3.\n\nLet me check: 4 - 10 + 6 = 0, and 9 - 15 + 6 = 0. Both work.\n\nSo "
-        "there "
-        "are two solutions, and their sum is 5, which agrees with "
-        "Vieta's formulas."
+        "therefore x = 2 or x = 3.\n"
+        "\n"
+        "Let me check: 4 - 10 + 6 = 0, and 9 - 15 + 6 = 0. Both work.\n"
+        "\n"
+        "So there are two solutions, and their sum is 5, which agrees with Vieta's formulas."
     ),
     (
         "Let \\(f(x) = \\frac{2x+1}{x-3}\\). To find the inverse, I set \\(y = "
-        "\\frac{2x+1}{x-3}\\) "
-        "and solve for \\(x\\).\n\n\\[ y(x-3) = 2x+1 \\implies xy - 3y = 2x + 1 \\implies x(y-2) = "
-        "3y+1 \\]\n\nSo \\(x = \\frac{3y+1}{y-2}\\). Hence \\(f^{-1}(x) = \\frac{3x+1}{x-2}\\). "
-        "Wait, "
-        "is x = 2 a problem? The range of f excludes 2, so that is "
-        "consistent."
+        "\\frac{2x+1}{x-3}\\) and solve for \\(x\\).\n"
+        "\n"
+        "\\[ y(x-3) = 2x+1 \\implies xy - 3y = 2x + 1 \\implies x(y-2) = 3y+1 \\]\n"
+        "\n"
+        "So \\(x = \\frac{3y+1}{y-2}\\). Hence \\(f^{-1}(x) = \\frac{3x+1}{x-2}\\). Wait, is x = 2 "
+        "a problem? The range of f excludes 2, so that is consistent."
     ),
     (
         "A train leaves at 8:15 and travels 240 km at 80 km/h. That is 3 hours, so it arrives at "
-        "11:15.\n\nBut there's a stop of 20 minutes. So 11:35. Hmm, does the stop count as part of "
-        "the travel? The problem says the train stops for 20 minutes "
-        "on the way, so yes.\n\nTherefore "
-        "the arrival is at 11:35."
+        "11:15.\n"
+        "\n"
+        "But there's a stop of 20 minutes. So 11:35. Hmm, does the stop count as part of the "
+        "travel? The problem says the train stops for 20 minutes on the way, so yes.\n"
+        "\n"
+        "Therefore the arrival is at 11:35."
     ),
     (
-        "The probability of drawing two red balls without replacement: there are 5 red and 7 "
-        "blue, 12 "
-        "in total. First draw: 5/12. Second: 4/11. The product is "
-        "20/132 = 5/33.\n\nAlternatively, "
-        "C(5,2)/C(12,2) = 10/66 = 5/33. Same result. Good."
+        "The probability of drawing two red balls without replacement: there are 5 red and 7 blue, "
+        "12 in total. First draw: 5/12. Second: 4/11. The product is 20/132 = 5/33.\n"
+        "\n"
+        "Alternatively, C(5,2)/C(12,2) = 10/66 = 5/33. Same result. Good."
     ),
     (
         "Compute 347 × 26. First 347 × 20 = 6940. Then 347 × 6 = 2082. The sum is 6940 + 2082 = "
-        "9022.\n\nLet me verify by estimating: 350 × 26 = 9100, "
-        "minus 3 × 26 = 78, gives 9022. Yes."
+        "9022.\n"
+        "\n"
+        "Let me verify by estimating: 350 × 26 = 9100, minus 3 × 26 = 78, gives 9022. Yes."
     ),
     (
         "Let ABC be a triangle with AB = 13, BC = 14, CA = 15. By Heron, s = 21 and the area is "
-        "sqrt(21·8·7·6) = sqrt(7056) = 84.\n\nThe inradius is area / "
-        "s = 4. And the circumradius is "
-        "abc/(4·84) = 2730/336 = 8.125. So R = 65/8."
+        "sqrt(21·8·7·6) = sqrt(7056) = 84.\n"
+        "\n"
+        "The inradius is area / s = 4. And the circumradius is abc/(4·84) = 2730/336 = 8.125. So R "
+        "= 65/8."
     ),
     (
         "Since α + β = π/2, we have sin α = cos β. Then tan α tan β = 1. With θ = α − β, the "
-        "expression becomes sin θ / cos θ.\n\nWith Δ = b² − 4ac > 0 "
-        "there are two real roots, λ₁ and "
-        "λ₂, and Σ λᵢ = −b/a."
+        "expression becomes sin θ / cos θ.\n"
+        "\n"
+        "With Δ = b² − 4ac > 0 there are two real roots, λ₁ and λ₂, and Σ λᵢ = −b/a."
     ),
 ]
 PROSE = [
     (
         "The user wants a short explanation of photosynthesis for a ten-year-old. I should keep "
-        "the "
-        "words simple and use a picture that a child knows, such as a kitchen.\n\nPlants make "
-        "their "
-        "own food. They take in light, water and air. I could say that the leaf is a kitchen and "
-        "the "
-        "sun is the stove. That should be enough for a start, and I "
-        "can end with a question to keep "
-        "the child curious."
+        "the words simple and use a picture that a child knows, such as a kitchen.\n"
+        "\n"
+        "Plants make their own food. They take in light, water and air. I could say that the leaf "
+        "is a kitchen and the sun is the stove. That should be enough for a start, and I can end "
+        "with a question to keep the child curious."
     ),
     (
         "Okay, let me think about how the French Revolution began. There was a financial crisis, a "
         "bad harvest in 1788, and a tax system which burdened the third estate. The "
-        "Estates-General "
-        "met in May 1789, and the third estate declared itself the National Assembly in June.\n\nI "
-        "should mention the Tennis Court Oath and the storming of "
-        "the Bastille on 14 July. Then I can "
-        "explain why the bread price mattered."
+        "Estates-General met in May 1789, and the third estate declared itself the National "
+        "Assembly in June.\n"
+        "\n"
+        "I should mention the Tennis Court Oath and the storming of the Bastille on 14 July. Then "
+        "I can explain why the bread price mattered."
     ),
     (
         "The question is whether the seller must refund the buyer. The contract says that goods "
-        "can "
-        "be returned within 14 days. The buyer returned them on day 12. But the box was "
-        "opened.\n\nThere is no clause about opened boxes. So the general rule applies, and the "
-        "refund is due. However, the seller may deduct a loss of "
-        "value if the goods were used beyond "
-        "what is needed to test them."
+        "can be returned within 14 days. The buyer returned them on day 12. But the box was "
+        "opened.\n"
+        "\n"
+        "There is no clause about opened boxes. So the general rule applies, and the refund is "
+        "due. However, the seller may deduct a loss of value if the goods were used beyond what is "
+        "needed to test them."
     ),
     (
         "To plan a week of meals for two people with a budget of 60 euros, I need cheap staples: "
         "rice, lentils, eggs, oats, seasonal vegetables. Breakfast can be oats with fruit. Lunch "
-        "could be lentil soup on three days.\n\nWhat about protein? Eggs, beans and some chicken. "
-        "Let "
-        "me list prices: rice 2, lentils 3, eggs 4, oats 2, "
-        "vegetables 15, fruit 10, chicken 8, oil "
-        "and spices 6. The sum is 50, so it fits."
+        "could be lentil soup on three days.\n"
+        "\n"
+        "What about protein? Eggs, beans and some chicken. Let me list prices: rice 2, lentils 3, "
+        "eggs 4, oats 2, vegetables 15, fruit 10, chicken 8, oil and spices 6. The sum is 50, so "
+        "it fits."
     ),
     (
         "Hmm, the poem should have four lines and rhyme in pairs. Something about the sea in "
@@ -125,34 +126,36 @@ PROSE = [
 ]
 CHINESE = [
     (
-        "嗯，用户问的是鸡兔同笼的问题。头一共有35个，脚一共有94只。先假设全部是鸡，那么脚有70只，比实际少24只。\n\n每把一只鸡换成一只兔子，脚就多2只，所以兔子有12只，鸡有23只。\n\n检验一下：12×4 "
-        "+ 23×2 = 48 + 46 = 94，正确。"
+        "嗯，用户问的是鸡兔同笼的问题。头一共有35个，脚一共有94只。先假设全部是鸡，那么脚有70只，比实际少24只。\n"
+        "\n"
+        "每把一只鸡换成一只兔子，脚就多2只，所以兔子有12只，鸡有23只。\n"
+        "\n"
+        "检验一下：12×4 + 23×2 = 48 + 46 = 94，正确。"
     ),
     (
-        "首先我需要求函数 f(x) = x^2 - 4x + 7 的最小值。配方得到 (x-2)^2 + 3，因此最小值是 3，在 x = 2 时取得。\n\n等一下，题目要求的是区间 "
-        "[3, "
-        "5] 上的最小值。函数在这个区间上单调递增，所以最小值是 f(3) = 4。"
+        "首先我需要求函数 f(x) = x^2 - 4x + 7 的最小值。配方得到 (x-2)^2 + 3，因此最小值是 3，在 x = 2 时取得。\n"
+        "\n"
+        "等一下，题目要求的是区间 [3, 5] 上的最小值。函数在这个区间上单调递增，所以最小值是 f(3) = 4。"
     ),
     "用户想要了解如何改善睡眠。我应该先说明规律作息的重要性，再提到减少咖啡因和睡前使用手机。\n\n另外，可以建议适量运动，以及在睡前做深呼吸练习。最后提醒，如果长期失眠，应当咨询医生。",
     (
-        "这道题涉及 DNA 的复制。设亲代 DNA 用 15N 标记，在 14N 的培养基中复制三次，一共得到 8 个 DNA 分子，其中含有 15N 的有 2 个。\n\n所以比例是 "
-        "1/4。再确认一下：半保留复制，两条旧链分到两个分子里，没有问题。"
+        "这道题涉及 DNA 的复制。设亲代 DNA 用 15N 标记，在 14N 的培养基中复制三次，一共得到 8 个 DNA 分子，其中含有 15N 的有 2 个。\n"
+        "\n"
+        "所以比例是 1/4。再确认一下：半保留复制，两条旧链分到两个分子里，没有问题。"
     ),
 ]
 OTHERS = {
     "spanish": (
         (
             "¿Cuántos litros de pintura se necesitan para pintar una pared de 12 metros cuadrados "
-            "si "
-            "un litro cubre 4 metros cuadrados?"
+            "si un litro cubre 4 metros cuadrados?"
         ),
         (
             "Primero, necesitamos saber cuánta superficie cubre cada litro. Según el enunciado, un "
-            "litro cubre 4 metros cuadrados, y la pared tiene 12.\n\nEntonces dividimos 12 entre "
-            "4 y "
-            "tenemos 3 litros. También debemos pensar si hay dos capas, "
-            "pero el problema no lo dice. "
-            "Por lo tanto, la respuesta está clara: 3 litros."
+            "litro cubre 4 metros cuadrados, y la pared tiene 12.\n"
+            "\n"
+            "Entonces dividimos 12 entre 4 y tenemos 3 litros. También debemos pensar si hay dos "
+            "capas, pero el problema no lo dice. Por lo tanto, la respuesta está clara: 3 litros."
         ),
     ),
     "german": (
@@ -162,38 +165,32 @@ OTHERS = {
         ),
         (
             "Zuerst berechnen wir die Geschwindigkeit. Der Zug fährt 180 km in zwei Stunden, das "
-            "sind "
-            "90 km pro Stunde. Wenn er um 9 Uhr abfährt, dann ist er um 11 Uhr da.\n\nAber wir "
-            "müssen "
-            "auch prüfen, ob es eine Pause gibt. Das ist nicht der Fall, "
-            "und die Antwort ist für "
-            "beide Fragen klar."
+            "sind 90 km pro Stunde. Wenn er um 9 Uhr abfährt, dann ist er um 11 Uhr da.\n"
+            "\n"
+            "Aber wir müssen auch prüfen, ob es eine Pause gibt. Das ist nicht der Fall, und die "
+            "Antwort ist für beide Fragen klar."
         ),
     ),
     "french": (
         (
             "Une boîte contient 24 chocolats. Paul en mange le quart. Combien en reste-t-il dans "
-            "la "
-            "boîte ?"
+            "la boîte ?"
         ),
         (
             "D'abord, nous devons calculer le quart de 24, c'est 6. Donc Paul mange 6 chocolats, "
-            "et "
-            "il en reste 18 dans la boîte.\n\nVérifions avec une autre méthode : il reste les "
-            "trois "
-            "quarts, et trois fois six font dix-huit. Nous avons alors "
-            "la même réponse, ce qui est "
-            "rassurant."
+            "et il en reste 18 dans la boîte.\n"
+            "\n"
+            "Vérifions avec une autre méthode : il reste les trois quarts, et trois fois six font "
+            "dix-huit. Nous avons alors la même réponse, ce qui est rassurant."
         ),
     ),
     "russian": (
         "Сколько существует двузначных чисел, кратных 7?",
         (
             "Нужно найти количество двузначных чисел, которые делятся на 7. Первое такое число "
-            "равно "
-            "14, последнее равно 98.\n\nПолучаем (98 - 14) / 7 + 1 = 13. "
-            "Значит, всего тринадцать "
-            "чисел."
+            "равно 14, последнее равно 98.\n"
+            "\n"
+            "Получаем (98 - 14) / 7 + 1 = 13. Значит, всего тринадцать чисел."
         ),
     ),
     "japanese": (
@@ -204,10 +201,10 @@ OTHERS = {
         "Quanti minuti ci sono in due ore e mezza?",
         (
             "Dobbiamo convertire le ore in minuti. Sappiamo che ogni ora ha 60 minuti, quindi due "
-            "ore "
-            "sono 120 minuti, e mezza ora è di 30 minuti.\n\nAllora la "
-            "somma è 150 minuti. Questo è "
-            "anche quello che si trova con il calcolo 2,5 per 60."
+            "ore sono 120 minuti, e mezza ora è di 30 minuti.\n"
+            "\n"
+            "Allora la somma è 150 minuti. Questo è anche quello che si trova con il calcolo 2,5 "
+            "per 60."
         ),
     ),
 }
@@ -417,8 +414,7 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
                 QUESTIONS[0],
                 (
                     "1/7 = 0.142857142857142857142857… so the digits repeat with period 6. The "
-                    "100th "
-                    "digit is the 4th of the cycle, which is 8."
+                    "100th digit is the 4th of the cycle, which is 8."
                 ),
                 "\\boxed{8}",
             ),
@@ -443,8 +439,7 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
                 QUESTIONS[0],
                 (
                     "0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, "
-                    "0, "
-                    "0, 0, 0, 0, 0 are the first values, and then comes a 1. "
+                    "0, 0, 0, 0, 0, 0 are the first values, and then comes a 1. "
                 )
                 + MATHS[4],
                 "\\boxed{1}",
@@ -453,12 +448,17 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "Write a song with a chorus.",
                 PROSE[4],
                 (
-                    "Row the boat across the bay,\nrow until the end of day.\n\nOh the sea, the "
-                    "sea "
-                    "is wide,\ntake me to the other side.\n\nGulls are crying overhead,\nall the "
-                    "sails are white and red.\n\nOh the sea, the sea is "
-                    "wide,\ntake me to the other "
-                    "side."
+                    "Row the boat across the bay,\n"
+                    "row until the end of day.\n"
+                    "\n"
+                    "Oh the sea, the sea is wide,\n"
+                    "take me to the other side.\n"
+                    "\n"
+                    "Gulls are crying overhead,\n"
+                    "all the sails are white and red.\n"
+                    "\n"
+                    "Oh the sea, the sea is wide,\n"
+                    "take me to the other side."
                 ),
             ),
             (
@@ -482,8 +482,7 @@ def not_loops(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "\n\n".join(
                     (
                         f"Alternatively, maybe I can use {m}. Hmm, but {m} needs that the terms "
-                        f"are "
-                        f"{p}."
+                        f"are {p}."
                     )
                     for m, p in [
                         ("induction", "ordered"),
@@ -597,8 +596,7 @@ def mended(rng: random.Random) -> Iterator[dict[str, Any]]:
         "Was bedeutet das Wort Weltschmerz, und woher kommt es?",
         (
             "Das Wort ist aus Welt und Schmerz zusammengesetzt. Es wird oft mit Jean Paul "
-            "verbunden, "
-            "der es um 1827 verwendet hat."
+            "verbunden, der es um 1827 verwendet hat."
         ),
         "Es ist ein Schmerz über die Unzulänglichkeit der Welt.",
         family="not mixed",
@@ -675,8 +673,7 @@ def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             rng.choice(QUESTIONS),
             (
                 f"Okay, so first we {word} the total, and then {word} what is left. The total is "
-                f"30, "
-                f"so 12 are left."
+                "30, so 12 are left."
             ),
             "\\boxed{12}",
             "mixed_language",
@@ -686,10 +683,10 @@ def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
         CHINESE_QUESTIONS[1],
         CHINESE[0]
         + (
-            "\n\nWait, let me check this again. The number of heads is 35, so that would mean "
-            "there "
-            "are 23 chickens, which is what we have. But the problem "
-            "needs the number of rabbits, "
+            "\n"
+            "\n"
+            "Wait, let me check this again. The number of heads is 35, so that would mean there "
+            "are 23 chickens, which is what we have. But the problem needs the number of rabbits, "
             "so I should also check that."
         ),
         "12只",
@@ -700,8 +697,7 @@ def mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
         CHINESE_QUESTIONS[3],
         (
             "所以 the answer should be 12, but we need to check this condition. 因为 the number of "
-            "legs "
-            "that each rabbit has is four, 那么 which means there are 12."
+            "legs that each rabbit has is four, 那么 which means there are 12."
         ),
         "12",
         "mixed_language",
@@ -717,8 +713,7 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "Translate to Chinese: The cat sleeps on the roof.",
                 (
                     "The user wants a translation into Chinese. Cat is 猫, roof is 屋顶, and sleeps "
-                    "is "
-                    "睡在. So it becomes 猫睡在屋顶上。"
+                    "is 睡在. So it becomes 猫睡在屋顶上。"
                 ),
                 "猫睡在屋顶上。",
             ),
@@ -746,10 +741,11 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "请用 Python 写一个函数，判断一个数是否为质数。",
                 "用户需要一个 Python 函数。可以用 for 循环检查到 sqrt(n)。如果 n < 2，返回 False。时间复杂度是 O(sqrt(n))。",
                 (
-                    "```python\ndef is_prime(n):\n    # check that the number is not divisible by "
-                    "any "
-                    "of these\n    return n > 1 and all(n % i for i in range(2, "
-                    "int(n**0.5) + 1))\n```"
+                    "```python\n"
+                    "def is_prime(n):\n"
+                    "    # check that the number is not divisible by any of these\n"
+                    "    return n > 1 and all(n % i for i in range(2, int(n**0.5) + 1))\n"
+                    "```"
                 ),
             ),
             (
@@ -761,8 +757,7 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "What do α, β and Ω stand for in physics?",
                 (
                     "The letters α and β often stand for angles, Ω for resistance in ohms, and λ "
-                    "for "
-                    "wavelength. Let me also mention μ and Δ."
+                    "for wavelength. Let me also mention μ and Δ."
                 ),
                 "α, β: angles; Ω: ohm.",
             ),
@@ -775,17 +770,15 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "Translate into German: The weather is nice and we are going for a walk.",
                 (
                     "The weather is nice: das Wetter ist schön. And we are going for a walk: und "
-                    "wir "
-                    "gehen spazieren."
+                    "wir gehen spazieren."
                 ),
                 "Das Wetter ist schön und wir gehen spazieren.",
             ),
             (
                 "Which pizza toppings are in a quattro formaggi?",
                 (
-                    "Quattro formaggi has mozzarella, gorgonzola, fontina and parmigiano "
-                    "reggiano. I "
-                    "think that is the usual list."
+                    "Quattro formaggi has mozzarella, gorgonzola, fontina and parmigiano reggiano. "
+                    "I think that is the usual list."
                 ),
                 "Mozzarella, gorgonzola, fontina, parmigiano.",
             ),
@@ -809,8 +802,7 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "公司使用 GPU 训练 Transformer 模型，batch size 为 32，请估计显存。",
                 (
                     "模型参数是 7B，使用 bf16 需要 14 GB。optimizer state 用 AdamW 需要更多，大约 56 GB。batch size 为 "
-                    "32 "
-                    "时 activation 也很大，可以用 gradient checkpointing。"
+                    "32 时 activation 也很大，可以用 gradient checkpointing。"
                 ),
                 "大约需要 80 GB 以上的显存，建议使用 ZeRO 或 LoRA。",
             ),
@@ -818,8 +810,7 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "What is the meaning of the character 道?",
                 (
                     "The character 道 means way or path. In the Daodejing it stands for the "
-                    "principle "
-                    "behind all things."
+                    "principle behind all things."
                 ),
                 '道 means "way".',
             ),
@@ -860,8 +851,7 @@ THOUGHTS = [
     "Wait, the second item has no quantity. Let me think about what to do with it.",
     (
         "The user is asking for a list, so I should return an array. Alternatively, an object "
-        "would "
-        "do."
+        "would do."
     ),
     "嗯，用户需要一个 JSON 对象，我应该先提取姓名。",
 ]
@@ -884,8 +874,11 @@ def leaks(rng: random.Random) -> Iterator[dict[str, Any]]:
             prompt,
             PROSE[2],
             (
-                f"```json\n{good}\n```\n\nWait, I should check that the keys are right. "
-                f"{THOUGHTS[(i + 1) % 4]}"
+                "```json\n"
+                f"{good}\n"
+                "```\n"
+                "\n"
+                f"Wait, I should check that the keys are right. {THOUGHTS[(i + 1) % 4]}"
             ),
             "json_leak",
             family="thought after json",
@@ -920,9 +913,13 @@ def not_leaks() -> Iterator[dict[str, Any]]:
             JSON_PROMPTS[i],
             PROSE[2],
             (
-                f"Here is the JSON you asked for:\n\n```json\n{good}\n```\n\nLet me know if you "
-                f"need "
-                f"other keys."
+                "Here is the JSON you asked for:\n"
+                "\n"
+                "```json\n"
+                f"{good}\n"
+                "```\n"
+                "\n"
+                "Let me know if you need other keys."
             ),
             family="json",
         )
@@ -1035,8 +1032,11 @@ CODE = [
     "```python\ndef area(r):\n    return 3.14159 * r * r\n```",
     "```\nfor i in range(10):\n    print(i * i)\n```",
     (
-        "def count(words):\n    total = 0\n    for word in words:\n        total += len(word)\n    "
-        "return total"
+        "def count(words):\n"
+        "    total = 0\n"
+        "    for word in words:\n"
+        "        total += len(word)\n"
+        "    return total"
     ),
     "```cpp\n#include <iostream>\nint main() { std::cout << 1; }\n```",
     "import math\nn = int(input())\nprint(math.factorial(n))",
@@ -1044,23 +1044,30 @@ CODE = [
     "function add(a, b) {\n  const sum = a + b;\n  return sum;\n}",
     "```js\nconst xs = [1, 2, 3].map(x => x * 2);\nconsole.log(xs);\n```",
     (
-        "class Node:\n    def __init__(self, value):\n        self.value = value\n        "
-        "self.next "
-        "= "
-        "None"
+        "class Node:\n"
+        "    def __init__(self, value):\n"
+        "        self.value = value\n"
+        "        self.next = None"
     ),
     '```java\npublic static void main(String[] args) {\n    System.out.println("hi");\n}\n```',
     '#include <stdio.h>\nint main(void) {\n    printf("%d\\n", 42);\n    return 0;\n}',
     '```bash\nfor f in *.txt; do wc -l "$f"; done\n```',
     "~~~python\nx = sum(range(5))\nprint(x)\n~~~",
     (
-        "    while lo < hi:\n        mid = (lo + hi) // 2\n        if ok(mid):\n            hi = "
-        "mid\n        else:\n            lo = mid + 1"
+        "    while lo < hi:\n"
+        "        mid = (lo + hi) // 2\n"
+        "        if ok(mid):\n"
+        "            hi = mid\n"
+        "        else:\n"
+        "            lo = mid + 1"
     ),
     (
-        "SELECT a, b\nFROM t\nWHERE a > 3;\nINSERT INTO t VALUES (1, 2);\nUPDATE t SET a = "
-        "2;\nDELETE "
-        "FROM t WHERE b = 1;"
+        "SELECT a, b\n"
+        "FROM t\n"
+        "WHERE a > 3;\n"
+        "INSERT INTO t VALUES (1, 2);\n"
+        "UPDATE t SET a = 2;\n"
+        "DELETE FROM t WHERE b = 1;"
     ),
 ]
 
@@ -1098,9 +1105,12 @@ def not_code() -> Iterator[dict[str, Any]]:
             "x = 5\ny = 2x + 1\nz = x + y = 16\nSo z is 16.",
             "f(x) = x^2 + 1;\ng(x) = 2x;\nh(x) = f(g(x)) = 4x^2 + 1;\nThat is all.",
             (
-                "If n is even:\nthen n = 2k, and n^2 = 4k^2.\nIf n is odd:\nthen n = 2k + 1.\nFor "
-                "all "
-                "n:\nthe square leaves 0 or 1."
+                "If n is even:\n"
+                "then n = 2k, and n^2 = 4k^2.\n"
+                "If n is odd:\n"
+                "then n = 2k + 1.\n"
+                "For all n:\n"
+                "the square leaves 0 or 1."
             ),
             (
                 "The function `len(xs)` gives the number of items, and `xs[0]` the first. So I can "
@@ -1109,25 +1119,25 @@ def not_code() -> Iterator[dict[str, Any]]:
             "```\n  12\n× 34\n----\n  48\n 36\n----\n 408\n```\nSo the product is 408.",
             "```text\nA -- B -- C\n     |\n     D\n```\nThe graph has four vertices.",
             (
-                "Let a = 3, b = 4.\nThen c = sqrt(a^2 + b^2) = 5.\nArea = a*b/2 = 6.\nPerimeter = "
-                "a "
-                "+ "
-                "b + c = 12."
+                "Let a = 3, b = 4.\n"
+                "Then c = sqrt(a^2 + b^2) = 5.\n"
+                "Area = a*b/2 = 6.\n"
+                "Perimeter = a + b + c = 12."
             ),
             (
                 "I would use a for loop over the list, print each item, and return the sum. In "
-                "Python "
-                "that would be three lines. But the question asks only for "
-                "the idea."
+                "Python that would be three lines. But the question asks only for the idea."
             ),
             (
-                "\\begin{align}\na &= b + c \\\\\nd &= e \\cdot f \\\\\n\\end{align}\nSo a + d = "
-                "b + "
-                "c + ef."
+                "\\begin{align}\n"
+                "a &= b + c \\\\\nd &= e \\cdot f \\\\\n\\end{align}\n"
+                "So a + d = b + c + ef."
             ),
             (
-                "- first: import the data\n- then: clean it\n- while cleaning: count the gaps\n- "
-                "finally: return the report"
+                "- first: import the data\n"
+                "- then: clean it\n"
+                "- while cleaning: count the gaps\n"
+                "- finally: return the report"
             ),
             "Given:\n  speed = 60 km/h\n  time = 2 h\nTo find:\n  distance = speed × time = 120 km",
             "P(A) = 0.3, P(B) = 0.5\nP(A ∩ B) = 0.15\nP(A ∪ B) = 0.3 + 0.5 - 0.15 = 0.65",
@@ -1140,8 +1150,7 @@ REFUSALS = [
     "I cannot help with that. It would put people at risk.",
     (
         "I am sorry, I cannot answer that question. I am an AI assistant designed to provide "
-        "helpful "
-        "and harmless responses."
+        "helpful and harmless responses."
     ),
     "Sorry, I can't provide instructions for building weapons.",
     "I'm unable to provide medical dosages for this purpose. Please consult a doctor.",
@@ -1174,8 +1183,12 @@ NO_REFUSALS = [
     "Unfortunately, the series does not converge, and there is no closed form.",
     "The store can't provide a refund after 30 days, so Anna gets nothing back.",
     (
-        "Dear Ms Li,\n\nI'm sorry, but I can't attend the meeting on Monday. Could we meet on "
-        "Tuesday?\n\nBest regards,\nTom"
+        "Dear Ms Li,\n"
+        "\n"
+        "I'm sorry, but I can't attend the meeting on Monday. Could we meet on Tuesday?\n"
+        "\n"
+        "Best regards,\n"
+        "Tom"
     ),
     "It cannot be determined from the given information whether x is positive.",
     "You can't assist a bird by feeding it bread; seeds are better.",
@@ -1245,53 +1258,51 @@ H_MATHS = [
     ),
     (
         "First I compute gcd(252, 198). 252 = 198 + 54; 198 = 3·54 + 36; 54 = 36 + 18; 36 = 2·18. "
-        "So "
-        "it is 18.\n\nThen lcm = 252·198/18 = 2772."
+        "So it is 18.\n"
+        "\n"
+        "Then lcm = 252·198/18 = 2772."
     ),
     (
         "$\\int_0^{\\pi} \\sin x\\,dx = [-\\cos x]_0^{\\pi} = 2$. And $\\sum_{k=1}^n k = "
-        "\\frac{n(n+1)}{2}$, so for $n=20$ it is $210$.\n\nThe "
-        "difference is $208$."
+        "\\frac{n(n+1)}{2}$, so for $n=20$ it is $210$.\n"
+        "\n"
+        "The difference is $208$."
     ),
     (
         "Suppose p/q is in lowest terms and (p/q)^2 = 2. Then p^2 = 2q^2, so p is even, p = 2r, "
-        "and "
-        "4r^2 = 2q^2, so q is even as well. That contradicts lowest "
-        "terms. Hence no such fraction "
-        "exists."
+        "and 4r^2 = 2q^2, so q is even as well. That contradicts lowest terms. Hence no such "
+        "fraction exists."
     ),
     (
         "The clock shows 3:40. The minute hand is at 240 degrees, and the hour hand at 3·30 + 20 = "
         "110 degrees. The difference is 130 degrees, which is less than 180, so the angle is 130 "
-        "degrees.\n\nWait, the hour hand moves half a degree per "
-        "minute: 40·0.5 = 20. Yes."
+        "degrees.\n"
+        "\n"
+        "Wait, the hour hand moves half a degree per minute: 40·0.5 = 20. Yes."
     ),
 ]
 H_PROSE = [
     (
         "The user is asking me to compare two phones. One has a better camera, the other a longer "
-        "battery life. I don't know what matters more to them, so I should list both and "
-        "ask.\n\nPrice is a factor too. The first costs 699, the second 549. I might put this "
-        "into a "
-        "small table, and then give a recommendation for each kind "
-        "of buyer."
+        "battery life. I don't know what matters more to them, so I should list both and ask.\n"
+        "\n"
+        "Price is a factor too. The first costs 699, the second 549. I might put this into a small "
+        "table, and then give a recommendation for each kind of buyer."
     ),
     (
         "Let me recall what is known about coral bleaching. When the water is too warm, corals "
-        "expel "
-        "the algae that live in their tissue. Without these they lose their colour and a large "
-        "part "
-        "of their food. If it cools down in time, they can recover.\n\nI want to mention that "
-        "warming, acidity and pollution act together, but keep it to "
-        "two paragraphs."
+        "expel the algae that live in their tissue. Without these they lose their colour and a "
+        "large part of their food. If it cools down in time, they can recover.\n"
+        "\n"
+        "I want to mention that warming, acidity and pollution act together, but keep it to two "
+        "paragraphs."
     ),
     (
         "This is a logic puzzle with three houses. The Norwegian lives in the first house, the red "
         "house is directly left of the blue one, and the cat's owner drinks tea. If the first "
-        "house "
-        "were blue, nothing could be left of it. So the blue house is second or third.\n\nNow the "
-        "tea: it isn't drunk in the red house. Then the cat isn't "
-        "there."
+        "house were blue, nothing could be left of it. So the blue house is second or third.\n"
+        "\n"
+        "Now the tea: it isn't drunk in the red house. Then the cat isn't there."
     ),
 ]
 H_CHINESE = [
@@ -1438,9 +1449,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 H_QUESTIONS[1],
                 (
                     "Binary: 0000, 0001, 0010, 0011, 0100, 0101, 0110, 0111, 1000, 1001, 1010, "
-                    "1011, "
-                    "1100, 1101, 1110, 1111. Count those without two ones in a "
-                    "row."
+                    "1011, 1100, 1101, 1110, 1111. Count those without two ones in a row."
                 ),
                 "\\boxed{8}",
             ),
@@ -1453,9 +1462,8 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             (
                 H_QUESTIONS[0],
                 (
-                    "Wait, no. Wait, yes: 12. Wait, is it? 3·4 = 12. Wait, I forgot the border: "
-                    "12 + "
-                    "2 = 14. Wait, both sides: 12 + 4 = 16. Okay, 16."
+                    "Wait, no. Wait, yes: 12. Wait, is it? 3·4 = 12. Wait, I forgot the border: 12 "
+                    "+ 2 = 14. Wait, both sides: 12 + 4 = 16. Okay, 16."
                 ),
                 "\\boxed{16}",
             ),
@@ -1562,8 +1570,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         H_PROSE[2],
         (
             "Die rote Katze wohnt nicht in dem blauen Haus, und das ist auch die einzige Lösung, "
-            "die "
-            "wir haben."
+            "die wir haben."
         ),
         "mixed_language",
         family="answer in german",
@@ -1572,10 +1579,8 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         H_QUESTIONS[1],
         (
             "Pour commencer, nous avons une clôture de 48 mètres, et nous voulons une aire "
-            "maximale. "
-            "Donc nous devons chercher le maximum, et cette fonction est "
-            "une parabole. Alors le "
-            "maximum est dans le milieu."
+            "maximale. Donc nous devons chercher le maximum, et cette fonction est une parabole. "
+            "Alors le maximum est dans le milieu."
         ),
         "\\boxed{144}",
         "mixed_language",
@@ -1606,8 +1611,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "解释一下什么是 API，并举例说明 REST API 的用法。",
                 (
                     "API 是应用程序接口。REST API 使用 HTTP 方法，例如 GET、POST、PUT、DELETE。可以举一个 GET /users/1 "
-                    "的例子，返回 "
-                    "JSON。"
+                    "的例子，返回 JSON。"
                 ),
                 "API（Application Programming Interface）是应用程序之间的接口，例如 `GET /users/1`。",
             ),
@@ -1630,8 +1634,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "In the equation F = ma, what does each letter stand for? Use μ for friction.",
                 (
                     "F is force, m mass, a acceleration. With friction, F − μN = ma, where N is "
-                    "the "
-                    "normal force; θ would be the angle of the slope."
+                    "the normal force; θ would be the angle of the slope."
                 ),
                 "F: force, m: mass, a: acceleration, μ: friction.",
             ),
@@ -1639,8 +1642,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "Comment dit-on « chien » en anglais ?",
                 (
                     "La question est simple : chien se dit dog en anglais. Donc je peux répondre "
-                    "avec "
-                    "une phrase courte."
+                    "avec une phrase courte."
                 ),
                 "« Chien » se dit *dog* en anglais.",
             ),
@@ -1648,8 +1650,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "Summarise the plot of La vita è bella.",
                 (
                     "La vita è bella is a film by Roberto Benigni of 1997. A father hides the "
-                    "horror "
-                    "of the camp from his son by making it a game."
+                    "horror of the camp from his son by making it a game."
                 ),
                 "A father protects his son by means of a game.",
             ),
@@ -1662,8 +1663,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
                 "Which of these is a palindrome: топот, дом, кот?",
                 (
                     "топот read backwards is топот. дом becomes мод, кот becomes ток. So only "
-                    "топот "
-                    "is one."
+                    "топот is one."
                 ),
                 "топот",
             ),
@@ -1689,8 +1689,7 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
     talk = [
         (
             "Alright, the user wants just the title and the year. I need to make sure the year is "
-            "a "
-            "number."
+            "a number."
         ),
         "Let me think. Question 1 is about cells, so B. Hmm, question 2 could be C or D.",
         "I should check the date first. Wait, there is no date at all.",
@@ -1808,28 +1807,32 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         make(H_QUESTIONS[1], r, "\\boxed{4}", family="not code")
         for r in [
             (
-                "Let x = 3.\nLet y = x + 1 = 4.\nSo x*y = 12;\nand x + y = 7;\nhence the answer is "
-                "12 "
-                "- 7 = 5."
+                "Let x = 3.\n"
+                "Let y = x + 1 = 4.\n"
+                "So x*y = 12;\n"
+                "and x + y = 7;\n"
+                "hence the answer is 12 - 7 = 5."
             ),
             "A: 12 km\nB: 15 km\nC: 9 km\nTotal: 36 km",
             "S_1 = 1\nS_2 = 1 + 2 = 3\nS_3 = 3 + 3 = 6\nS_n = n(n+1)/2",
             (
-                "We return to the first equation.\nFor every n there is an m.\nWhile this holds, "
-                "the "
-                "sum grows.\nIf not, it stops."
+                "We return to the first equation.\n"
+                "For every n there is an m.\n"
+                "While this holds, the sum grows.\n"
+                "If not, it stops."
             ),
             (
                 "The loop invariant of `while i < n` is that `s` holds the sum so far. So at the "
-                "end "
-                "s is the total."
+                "end s is the total."
             ),
             "```\n1 2 3\n4 5 6\n7 8 9\n```\nThe diagonal sums to 15.",
             "v(t) = 3t^2\na(t) = 6t\na(2) = 12\nx(2) = 8",
             "\\[\nA = \\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}\n\\]\ndet(A) = -2.",
             (
-                "1. Import taxes rise.\n2. Exports fall.\n3. The public deficit grows;\n4. the "
-                "currency weakens."
+                "1. Import taxes rise.\n"
+                "2. Exports fall.\n"
+                "3. The public deficit grows;\n"
+                "4. the currency weakens."
             ),
             "Given a = 2;\nb = 3;\nc = a + b;\nwe need c squared, so 25.",
         ]

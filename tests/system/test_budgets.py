@@ -14,9 +14,9 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_runs import content, inflight, started, wait_for_saved
 from process_tree import tree
 from replay_job import MODEL, questions, replay, rows_of, run_replay, token_ids, write_job
-from test_checkpointer import content, inflight, started, wait_for_saved
 
 from batchr1.dataset.prompts import load_tokenizer
 from batchr1.dataset.tokenizer import end_ids_of

@@ -6,7 +6,6 @@ to equal one that nobody disturbed.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -15,21 +14,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from process_tree import Tree, tree, until
+from killed_runs import SLOW, content, inflight, record, started, wait_for_saved
+from process_tree import until
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
 
-from batchr1.output.checkpoints import INFLIGHT_DIR, FoundCheckpoints, read_checkpoints
-from batchr1.storage.base import open_storage
+from batchr1.output.checkpoints import INFLIGHT_DIR
 
-HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 ROWS = 40
-SLOW = {
-    "mean_len": 150.0,
-    "sigma": 0.5,
-    "tokens_per_step": 1,
-    "step_s": 0.02,
-    "max_num_seqs": 8,
-}  # 3 s a row
 
 
 def long_job(folder: Path, **sections: Any) -> Path:
@@ -52,37 +43,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     run_replay(long_job(folder), quick())
     assert not (folder / "out" / INFLIGHT_DIR).exists()
     return content(rows_of(folder / "out"))
-
-
-def content(rows: pl.DataFrame) -> pl.DataFrame:
-    """What a row says, without when it was made, by which run, with how many interruptions."""
-    return rows.drop("run", "finished_at", "resumed_at")
-
-
-def inflight(output: Path) -> FoundCheckpoints:
-    return read_checkpoints(open_storage(output))
-
-
-def started(job: Path, **changes: Any) -> Any:
-    script = job.with_name("script.json")
-    script.write_text(json.dumps(SLOW | changes))
-    return tree([HELPER, str(script), "run", str(job)], job.parent)
-
-
-def wait_for_saved(run: Tree, output: Path, tokens: int, finished: int = 0) -> None:
-    def enough() -> bool:
-        if not (output / INFLIGHT_DIR).exists():
-            return False
-        found = inflight(output)
-        return found.tokens >= tokens and found.finished >= finished
-
-    until(enough, 120, f"{tokens} saved tokens")
-    assert run.driver.poll() is None
-
-
-def record(output: Path) -> dict[str, Any]:
-    last: dict[str, Any] = json.loads(max((output / ".batchr1/runs").glob("*.json")).read_text())
-    return last
 
 
 def test_after_a_kill_every_generation_goes_on_from_its_last_saved_token(

@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_runs import started
 from process_tree import until
-from replay_job import questions, replay, rows_of, run_replay, write_job
-from test_checkpointer import started
+from replay_job import replay, rows_of, run_replay
+from solvable import LENGTHS, ROWS, Batch, N, solvable_job
 
 from batchr1.cli.status import as_text
 from batchr1.driver.context import open_job
@@ -25,15 +26,6 @@ from batchr1.job import load_job
 from batchr1.output.folder import Output
 from batchr1.report.summary import summarise
 from batchr1.storage.base import open_storage
-
-ROWS, N = 30, 12
-
-
-class Batch:
-    """Stands for an Arrow batch."""
-
-    def take(self, rows: list[int]) -> Batch:
-        return self
 
 
 def play(
@@ -117,25 +109,6 @@ def test_what_a_dead_worker_took_along_is_wanted_again() -> None:
     assert waves.spared == 0 and not waves.has_enough("a")
     waves.judged("a", 0, right=False)
     assert waves.rows_left == 1, "the others are wanted after all"
-
-
-def solvable_job(folder: Path, **sections: Any) -> Path:
-    """Prompts whose answers are letters drawn by seed: `right` is a pattern that about a third of
-    them match.
-    """
-    rows = questions(ROWS).with_columns(gold=pl.lit("^[a-i]"))
-    rows.write_parquet(folder / "in.parquet")
-    job = {
-        "sampling": {"n": N, "max_tokens": 100, "seed": 3},
-        "input": {"gold": "gold"},
-        "verify": {"kind": "regex", "extract": "(.)"},
-        "stop_when": {"correct": 2},
-        "output": {"rows_per_part": 1000},
-    }
-    return write_job(folder, **(job | sections))
-
-
-LENGTHS = [list(range(20, 44))]
 
 
 def test_samples_stop_when_enough_are_right_and_the_same_prompts_are_solved(tmp_path: Path) -> None:

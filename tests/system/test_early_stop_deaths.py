@@ -13,11 +13,10 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killed_runs import started
 from process_tree import until
-from replay_job import MODEL, questions, replay, rows_of, run_replay
-from test_checkpointer import started
-from test_early_stop import LENGTHS, ROWS, Batch, N, solvable_job
-from test_schedule import feeder_of
+from replay_job import MODEL, feeder_of, questions, replay, rows_of, run_replay
+from solvable import LENGTHS, ROWS, Batch, N, solvable_job
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.driver.context import open_job

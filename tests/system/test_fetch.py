@@ -18,13 +18,15 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
-from hub_server import Fault, Hub, model_files, serving
+from hub_machine import FILES, REPO, SHARDED, SIZE, TOKEN, WANTED, WEIGHTS, Machine
+from hub_server import Fault, Hub
+from process_tree import until
 from replay_job import MODEL, questions, replay, rows_of, token_ids, write_job
 
 from batchr1.driver.context import RunOptions, open_job
@@ -36,85 +38,6 @@ from batchr1.models.hub import Repository
 from batchr1.models.places import Folder, parse_record
 from batchr1.models.progress import Meter
 from batchr1.models.transfer import Transfer
-
-REPO = "org/r1-tiny"
-FILES = model_files(Path(MODEL))
-SHARDED = model_files(Path(MODEL), shards=5)
-WANTED = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-WEIGHTS = "model.safetensors"
-SIZE = sum(len(FILES[name]) for name in WANTED | {WEIGHTS})
-TOKEN = "hf_SECRETsecretSECRET"
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with serving() as hub:
-        yield hub
-
-
-@dataclass
-class Machine:
-    """A machine with a cache of its own, that knows one hub."""
-
-    home: Path
-    url: str
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def environment(self, **more: str) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))
-        }
-        return kept | {"HF_HOME": str(self.home), "HF_ENDPOINT": self.url} | more
-
-    def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "batchr1", "fetch", *map(str, words)]
-        process = subprocess.Popen(
-            command,
-            env=self.environment(**environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(process)
-        return process
-
-    def fetch(self, *words: str | Path, **environment: str) -> tuple[int, str, str]:
-        process = self.start(*words, **environment)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err
-
-    def snapshot(self, commit: str, repo: str = REPO) -> Path:
-        return self.home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / commit
-
-    def partials(self) -> dict[str, int]:
-        """What is unfinished, in bytes.
-
-        A file may be whole, and have its name, before it is looked at.
-        """
-        sizes = {}
-        for path in self.home.rglob("*.incomplete"):
-            with contextlib.suppress(FileNotFoundError):
-                sizes[path.name] = path.stat().st_size
-        return sizes
-
-
-@pytest.fixture
-def machine(hub: Hub, tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path / "home", hub.url)
-    yield machine
-    for process in machine.started:
-        if process.poll() is None:  # of a test that failed
-            process.kill()
-            process.communicate()
-
-
-def until(condition: Callable[[], bool], *, for_s: float = 30.0) -> None:
-    end = time.monotonic() + for_s
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.01)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -252,9 +175,8 @@ def test_a_signal_ends_it_with_75_and_what_came_stays(hub: Hub, machine: Machine
     out, err = process.communicate(timeout=10)
     assert (process.returncode, out) == (75, "")
     assert err == (
-        f"batchr1: model {REPO}: stopped by a signal. Run the same command again: it goes on "
-        f"from "
-        f"here.\n"
+        f"batchr1: model {REPO}: stopped by a signal. Run the same command again: it goes on from "
+        "here.\n"
     )
     assert machine.fetch(REPO)[0] == 0
     assert hub.served(WEIGHTS) == len(FILES[WEIGHTS])
@@ -284,8 +206,7 @@ def test_a_hub_that_stalls_for_good_ends_it_with_75(hub: Hub, machine: Machine) 
     assert (code, out) == (75, "")
     assert err.splitlines()[-1] == (
         f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: the hub stalls (got no byte for 0.3 "
-        f"s). "
-        "Run the same command again: it goes on from here."
+        "s). Run the same command again: it goes on from here."
     )
 
 
@@ -312,8 +233,8 @@ def test_a_hub_that_is_busy_is_asked_again_when_it_wants(hub: Hub, machine: Mach
     assert machine.fetch(REPO, "--tries", "1") == (
         75,
         "",
-        f"batchr1: model {REPO}: the hub fails or asks to slow down (got HTTP 502). "
-        "Run the same command again: it goes on from here.\n",
+        f"batchr1: model {REPO}: the hub fails or asks to slow down (got HTTP 502). Run the same "
+        "command again: it goes on from here.\n",
     )
 
 
@@ -333,9 +254,8 @@ def test_what_comes_damaged_each_time_is_refused(hub: Hub, machine: Machine) -> 
     assert (code, out) == (1, "")
     right = hashlib.sha256(FILES[WEIGHTS]).hexdigest()
     assert err.splitlines()[-1].startswith(
-        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: what comes is not what is "
-        f"listed, 2 "
-        f"times (got checksum "
+        f"batchr1: model {REPO} at {commit[:12]}: {WEIGHTS}: what comes is not what is listed, 2 "
+        "times (got checksum "
     )
     assert err.endswith(f"need {right[:12]}…). Check what it comes from, or a proxy in between.\n")
     assert not machine.snapshot(commit).exists()
@@ -369,8 +289,8 @@ def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(
     commit = hub.add(REPO, FILES, gated=True, token=TOKEN)
     line = (
         "batchr1: model org/r1-tiny at {commit}: {rel}: the repository is gated (got {got}, need "
-        "one whose owner has "
-        f"accepted its terms). Accept them at {hub.url}/{REPO}, and set HF_TOKEN.\n"
+        f"one whose owner has accepted its terms). Accept them at {hub.url}/{REPO}, and set "
+        "HF_TOKEN.\n"
     )
     for token, got in (("", "no token"), ("hf_SECRETother", "a token that may not")):
         code, out, err = machine.fetch(REPO, **({"HF_TOKEN": token} if token else {}))
@@ -420,8 +340,8 @@ def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(
         (
             [REPO, "--revision", "v9"],
             "",
-            f"model {REPO} at v9: no such revision (got v9, need a branch, tag or "
-            "commit). Correct it.",
+            f"model {REPO} at v9: no such revision (got v9, need a branch, tag or commit). Correct "
+            "it.",
         ),
         (["a/b/c"], "", "model a/b/c: not the name of a repository (need owner/name). Correct it."),
         (
@@ -433,14 +353,14 @@ def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(
         (
             ["org/bare"],
             "",
-            "model org/bare at {commit}: has no config.json (need Hugging Face layout). "
-            "Choose another repository.",
+            "model org/bare at {commit}: has no config.json (need Hugging Face layout). Choose "
+            "another repository.",
         ),
         (
             ["org/r1-GGUF"],
             "",
-            "model: GGUF is not supported (got 'org/r1-GGUF', need safetensors). "
-            "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
+            "model: GGUF is not supported (got 'org/r1-GGUF', need safetensors). Use the original "
+            "model; for 4 bits, a variant with model.quantization w4a16.",
         ),
         (
             ["r1-qwen-7b"],
@@ -485,8 +405,8 @@ def test_without_a_hub_it_is_75(machine: Machine, hub: Hub) -> None:
     assert machine.fetch(REPO, "--tries", "2") == (
         75,
         "",
-        f"batchr1: model {REPO}: the hub cannot be reached (got ConnectError). "
-        "Check HF_ENDPOINT and the network, and run again.\n",
+        f"batchr1: model {REPO}: the hub cannot be reached (got ConnectError). Check HF_ENDPOINT "
+        "and the network, and run again.\n",
     )
 
 
@@ -528,8 +448,8 @@ def test_offline_it_says_what_is_here_and_asks_nobody(hub: Hub, machine: Machine
     assert machine.fetch(REPO, HF_HUB_OFFLINE="1") == (
         2,
         "",
-        f"batchr1: model {REPO}: not in the cache, and HF_HUB_OFFLINE is set. "
-        "Unset it, and run the same command again.\n",
+        f"batchr1: model {REPO}: not in the cache, and HF_HUB_OFFLINE is set. Unset it, and run "
+        "the same command again.\n",
     )
     assert hub.seen == []
     machine.fetch(REPO)
@@ -538,15 +458,14 @@ def test_offline_it_says_what_is_here_and_asks_nobody(hub: Hub, machine: Machine
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == (
         f"{REPO} at {commit}: 5 files, 11.8 MB, here already, the hub was not asked "
-        f"(HF_HUB_OFFLINE)"
+        "(HF_HUB_OFFLINE)"
     )
     (machine.snapshot(commit) / WEIGHTS).resolve().unlink()
     code, _, err = machine.fetch(REPO, HF_HUB_OFFLINE="1")
     assert (code, err) == (
         2,
         f"batchr1: model {REPO} at {commit[:12]}: not all of it is in the cache, and "
-        f"HF_HUB_OFFLINE is set (got 4 of 5 "
-        "files). Unset it, and run the same command again.\n",
+        "HF_HUB_OFFLINE is set (got 4 of 5 files). Unset it, and run the same command again.\n",
     )
     assert len(hub.seen) == asked
 
@@ -620,8 +539,7 @@ def test_a_folder_that_holds_something_else_is_refused(
         2,
         "",
         f"batchr1: {tmp_path}/full: the folder is not empty and was not fetched (it holds "
-        f"thesis.tex). "
-        "Give a new or empty folder.\n",
+        "thesis.tex). Give a new or empty folder.\n",
     )
     machine.fetch(REPO, "--to", tmp_path / "tiny")
     newer = hub.add(REPO, FILES | {"LICENSE": b"new"})
@@ -629,8 +547,7 @@ def test_a_folder_that_holds_something_else_is_refused(
         2,
         "",
         f"batchr1: {tmp_path}/tiny: another model is there (got {REPO} at {commit[:12]}, need "
-        f"{REPO} at {newer[:12]}). "
-        "Give a folder of its own.\n",
+        f"{REPO} at {newer[:12]}). Give a folder of its own.\n",
     )
 
 
@@ -646,7 +563,7 @@ def test_a_hub_chooses_no_name_of_a_file_here(
     assert thesis.read_bytes() == b"x" * len(FILES[name])
     message = (
         f"model {REPO}: what answers is not the hub (got a checksum that is none). Check "
-        f"HF_ENDPOINT."
+        "HF_ENDPOINT."
     )
     assert (code, err) == (2, f"batchr1: {message}\n")
     assert not (machine.home / "hub").exists()
@@ -675,8 +592,7 @@ def test_an_index_that_names_what_is_not_there_is_seen_before_any_weights_come(
     commit = hub.add(REPO, {name: data for name, data in SHARDED.items() if name != gone})
     message = (
         f"model {REPO} at {commit[:12]}: model.safetensors.index.json names files that are not "
-        f"there (got none of 1, "
-        f"the first is {gone!r}). Choose another repository."
+        f"there (got none of 1, the first is {gone!r}). Choose another repository."
     )
     for words in ([], ["--to", tmp_path / "there"]):
         assert machine.fetch(REPO, *words) == (2, "", f"batchr1: {message}\n")
@@ -686,8 +602,7 @@ def test_an_index_that_names_what_is_not_there_is_seen_before_any_weights_come(
         2,
         "",
         f"batchr1: model {REPO} at {commit[:12]}: model.safetensors.index.json: not an index of "
-        f"weights. "
-        "Choose another repository.\n",
+        "weights. Choose another repository.\n",
     )
 
 
@@ -759,8 +674,8 @@ def test_a_job_runs_from_what_was_fetched_and_asks_no_hub(
     missing = run_replayed(machine, tmp_path, str(job), HF_HUB_OFFLINE="1")
     assert (missing.returncode, missing.stderr) == (
         2,
-        f"batchr1: {job}: model {REPO}: not in the local cache, and the hub cannot be reached. "
-        f"Run `batchr1 fetch {REPO}` with network, or set model.path.\n",
+        f"batchr1: {job}: model {REPO}: not in the local cache, and the hub cannot be reached. Run "
+        f"`batchr1 fetch {REPO}` with network, or set model.path.\n",
     )
     assert machine.fetch(REPO)[0] == 0
     asked = len(hub.seen)
@@ -784,10 +699,9 @@ def test_a_run_that_makes_vllm_download_names_the_command_that_would_have_done_i
     uncached = replace(prepared.model, location=REPO, revision="a" * 40, folder=None)
     note_uncached(replace(prepared, model=uncached), RunOptions())
     assert caplog.messages == [
-        f"model {REPO}: its weights are not in the cache, and vLLM downloads them as it starts, "
-        f"on a GPU's time. "
-        f"`batchr1 fetch {REPO} --revision {'a' * 40}` does it beforehand, and goes on where it "
-        f"was interrupted."
+        f"model {REPO}: its weights are not in the cache, and vLLM downloads them as it starts, on "
+        f"a GPU's time. `batchr1 fetch {REPO} --revision {'a' * 40}` does it beforehand, and goes "
+        "on where it was interrupted."
     ]
 
 

@@ -9,13 +9,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
-from hub_server import Hub, model_files, serving
+from hub_server import Hub, model_files
 from replay_job import MODEL, questions, rows_of, write_job
 from s3_fakes import S3
 
@@ -26,12 +25,6 @@ REPO = "org/r1-tiny"
 SHARDED = model_files(Path(MODEL), shards=3)
 FILES = {name: data for name, data in SHARDED.items() if name != "README.md"}
 REPLAY = str(Path(__file__).parents[1] / "helpers/replay_job.py")
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with serving() as hub:
-        yield hub
 
 
 @pytest.fixture
@@ -146,7 +139,7 @@ def test_the_same_files_elsewhere_are_the_same_model_and_others_in_their_place_a
         download_to_cache(here, s3.options, digest=before)
     assert str(caught.value) == (
         f"model.path: {here}: the files were replaced since the run began. Run the same command "
-        f"again."
+        "again."
     )
 
 
@@ -205,23 +198,23 @@ def test_what_was_damaged_in_the_bucket_is_not_taken(hub: Hub, s3: S3, home: Pat
         ),
         (
             ["s3://{bucket}/bare"],
-            "model.path: s3://{bucket}/bare: has no config.json (need Hugging Face layout). "
-            "Choose another repository.",
+            "model.path: s3://{bucket}/bare: has no config.json (need Hugging Face layout). Choose "
+            "another repository.",
         ),
         (
             ["s3://{bucket}/bare", "--verify"],
-            "model s3://{bucket}/bare: --to, --revision and --verify are for the "
-            "hub's. Leave them out.",
+            "model s3://{bucket}/bare: --to, --revision and --verify are for the hub's. Leave them "
+            "out.",
         ),
         (
             [REPO, "--to", "s3://{bucket}/bare"],
-            "s3://{bucket}/bare: the folder is not empty and was not fetched (it "
-            "holds model.safetensors). Give a new or empty folder.",
+            "s3://{bucket}/bare: the folder is not empty and was not fetched (it holds "
+            "model.safetensors). Give a new or empty folder.",
         ),
         (
             [REPO, "--to", "gs://there"],
-            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// "
-            "or s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
+            "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// or "
+            "s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
         ),
     ],
 )

@@ -6,7 +6,6 @@ from it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
+from parts_on_disk import parts_of
 from process_tree import Tree, tree, until
 from replay_job import keys_of, questions, rows_of, wanted_keys, write_job
 
@@ -34,13 +34,6 @@ def replay_command(job: Path, **changes: float) -> list[str]:
 def replay_job(folder: Path) -> Path:
     questions(ROWS).write_parquet(folder / "in.parquet")
     return write_job(folder, output={"rows_per_part": 8})
-
-
-def parts_of(output: Path) -> dict[str, str]:
-    """Every file under data/, with the hash of its content."""
-    folder = output / "data"
-    files = sorted(folder.iterdir()) if folder.exists() else []
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def assert_whole(output: Path, before: dict[str, str]) -> dict[str, str]:

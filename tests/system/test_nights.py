@@ -22,7 +22,7 @@ import pytest
 from process_tree import tree, until
 from replay_job import MODEL, keys_of, questions, replay, rows_of, wanted_keys, write_job
 from s3_fakes import S3
-from test_watching import lines_of, samples_of
+from watched import lines_of, samples_of
 
 from batchr1.cli.main import main
 from batchr1.cli.options import days
@@ -361,7 +361,7 @@ def three_outputs(folder: Path) -> Path:
         shutil.copytree(
             folder / "whole",
             folder / "out" / name,
-            ignore=lambda _, names: set(others) & set(names),
+            ignore=lambda _, names, others=others: set(others) & set(names),
         )
     questions(10).write_parquet(folder / "in.parquet")
     (folder / "out/a/notes").mkdir()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
@@ -34,331 +35,25 @@ from batchr1.storage.base import open_storage
 CORE = "(EngineCore pid=4242) ERROR 11-25 03:12:00 [core.py:1104] "
 ALLOCATED = (
     "Of the allocated memory 68.83 GiB is allocated by PyTorch, with 660.00 MiB allocated in "
-    "private pools (e.g., CUDA "
-    "Graphs), and 331.08 MiB is reserved by PyTorch but unallocated."
-)
-LOAD_FRAME = '  File "/venv/vllm/v1/worker/gpu_worker.py", line 420, in load_model'
-PROFILE_FRAME = (
-    '  File "/venv/vllm/v1/worker/gpu_worker.py", line 480, in determine_available_memory'
+    "private pools (e.g., CUDA Graphs), and 331.08 MiB is reserved by PyTorch but unallocated."
 )
 
-# name, lines, whether the engine was running, what they say
-TEXTS: list[tuple[str, list[str], bool, MemoryProblem | None]] = [
-    (
-        "free memory below the share at start",
-        [
-            CORE + "EngineCore failed to start.",
-            CORE
-            + "ValueError: Free memory on device cuda:0 (17.66/139.8 GiB) on startup is less than "
-            "desired GPU "
-            "memory utilization (0.92, 128.62 GiB). Decrease GPU memory utilization or reduce GPU "
-            "memory used by other "
-            "processes.",
-            (
-                "RuntimeError: Engine core initialization failed. See root cause above. Failed "
-                "core "
-                "proc(s): {}"
-            ),
-        ],
-        False,
-        MemoryProblem(
-            "busy",
-            "other processes hold memory that the engine counted on "
-            "(17.66 of 139.80 GiB are free, 128.62 GiB wanted)",
-            128.62,
-            17.66,
-            total_gib=139.8,
-        ),
-    ),
-    (
-        "the same on a CPU",
-        [
-            "ValueError: Available memory on node 0 (2.1/15.6 GiB) on startup is less than "
-            "desired CPU memory "
-            "utilization (0.92, 14.35 GiB). On the CPU backend, the `--gpu-memory-utilization` "
-            "flag controls"
-        ],
-        False,
-        MemoryProblem(
-            "busy",
-            (
-                "other processes hold memory that the engine counted on (2.10 of 15.60 GiB are "
-                "free, "
-                "14.35 GiB wanted)"
-            ),
-            14.35,
-            2.1,
-            total_gib=15.6,
-        ),
-    ),
-    (
-        "a CPU's KV cache in bytes",
-        [
-            "ValueError: Available memory on node 0 (1.5/15.6 GiB) on kv cache allocation is less "
-            "than requested "
-            "memory for kv (4.0 GiB). Decrease --kv-cache-memory-bytes, VLLM_CPU_KVCACHE_SPACE, "
-            "or reduce CPU memory"
-        ],
-        False,
-        MemoryProblem(
-            "busy",
-            (
-                "other processes hold memory that the engine counted on (1.50 of 15.60 GiB are "
-                "free, "
-                "4.00 GiB wanted)"
-            ),
-            4.0,
-            1.5,
-            total_gib=15.6,
-        ),
-    ),
-    (
-        "a KV cache too small for one sequence",
-        [
-            CORE
-            + "ValueError: To serve at least one request with the model's max seq len (131072), "
-            "(16.0 GiB KV "
-            "cache is needed, which is larger than the available KV cache memory (9.25 GiB). "
-            "Based on the available "
-            "memory, the estimated maximum model length is 75776. Try increasing "
-            "`gpu_memory_utilization`"
-        ],
-        False,
-        MemoryProblem(
-            "kv_too_small",
-            (
-                "the KV cache is too small for one sequence of 131,072 tokens (9.25 GiB left for "
-                "it, "
-                "16.00 GiB needed)"
-            ),
-            16.0,
-            9.25,
-            75776,
-        ),
-    ),
-    (
-        "a KV cache too small for any sequence",
-        [
-            "ValueError: To serve at least one request with the model's max seq len (4096), (2.0 "
-            "GiB KV cache is "
-            "needed, which is larger than the available KV cache memory (0.01 GiB). Try increasing"
-        ],
-        False,
-        MemoryProblem(
-            "kv_too_small",
-            (
-                "the KV cache is too small for one sequence of 4,096 tokens (0.01 GiB left for it, "
-                "2.00 GiB needed)"
-            ),
-            2.0,
-            0.01,
-            None,
-        ),
-    ),
-    (
-        "no KV cache at all",
-        [
-            CORE
-            + (
-                "ValueError: No available memory for the cache blocks. Try increasing "
-                "`gpu_memory_utilization` when"
-            )
-        ],
-        False,
-        MemoryProblem("kv_too_small", "no memory is left for the KV cache", None, 0.0),
-    ),
-    (
-        "weights beside another process",
-        [
-            LOAD_FRAME,
-            CORE
-            + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.02 GiB. GPU 0 has "
-            "a total capacity "
-            "of 79.11 GiB of which 448.00 KiB is free. Process 1186 has 60.52 GiB memory in use. "
-            "Process 77 has "
-            "512.00 MiB memory in use. Including non-PyTorch memory, this process has 18.06 GiB "
-            "memory in use. " + ALLOCATED,
-        ],
-        False,
-        MemoryProblem(
-            "oom_load",
-            (
-                "memory ran out while the weights were loaded (tried to allocate 1.02 GiB, 0.00 of "
-                "79.11 GiB were free)"
-            ),
-            1.02,
-            448 / 2**20 + 18.06,
-            None,
-            79.11,
-            ((1186, 60.52), (77, 0.5)),
-        ),
-    ),
-    (
-        "weights, as vLLM puts it",
-        [
-            CORE + "Failed to load model - not enough GPU memory. Try lowering "
-            "--gpu-memory-utilization to free memory "
-            "for weights, increasing --tensor-parallel-size, or using --quantization. See the "
-            "docs for more tips. "
-            "(original error: CUDA out of memory. Tried to allocate 270.00 MiB. GPU 0 has a total "
-            "capacity of 23.68 "
-            "GiB of which 212.81 MiB is free. )"
-        ],
-        False,
-        MemoryProblem(
-            "oom_load",
-            (
-                "memory ran out while the weights were loaded (tried to allocate 0.26 GiB, 0.21 of "
-                "23.68 GiB were free)"
-            ),
-            270 / 1024,
-            None,
-            None,
-            23.68,
-        ),
-    ),
-    (
-        # vllm-project/vllm issue 27508
-        "a container, where torch takes its own process for another",
-        [
-            PROFILE_FRAME,
-            "(EngineCore_DP0 pid=8884) torch.OutOfMemoryError: CUDA out of memory. Tried to "
-            "allocate 786.00 MiB. GPU 0 "
-            "has a total capacity of 79.11 GiB of which 140.75 MiB is free. Process 3270336 has "
-            "78.96 GiB memory in "
-            "use. " + ALLOCATED,
-        ],
-        False,
-        MemoryProblem(
-            "oom_start",
-            (
-                "memory ran out while the engine started (tried to allocate 0.77 GiB, 0.14 of "
-                "79.11 "
-                "GiB were free)"
-            ),
-            786 / 1024,
-            None,
-            None,
-            79.11,
-        ),
-    ),
-    (
-        "a driver that knows no sizes",
-        [
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
-            "total capacity of "
-            "24.00 GiB of which 0 bytes is free. Process 9 has 17179869184.00 GiB memory in use. "
-            "Including "
-            "non-PyTorch memory, this process has 17179869184.00 GiB memory in use."
-        ],
-        False,
-        MemoryProblem(
-            "oom_start",
-            (
-                "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.00 of "
-                "24.00 "
-                "GiB were free)"
-            ),
-            2.0,
-            None,
-            None,
-            24.0,
-        ),
-    ),
-    (
-        "the sampler's warm-up",
-        [
-            CORE
-            + "RuntimeError: CUDA out of memory occurred when warming up sampler with 1024 dummy "
-            "requests. Please "
-            "try lowering `max_num_seqs` or `gpu_memory_utilization` when initializing the engine."
-        ],
-        False,
-        MemoryProblem("oom_start", "memory ran out while the engine started"),
-    ),
-    (
-        "cuBLAS while running",
-        [
-            CORE
-            + (
-                "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling "
-                "`cublasCreate(handle)`"
-            )
-        ],
-        True,
-        MemoryProblem("oom_running", "memory ran out while it generated"),
-    ),
-    (
-        "CUDA while running, with a frame that means nothing any more",
-        [LOAD_FRAME, CORE + "torch.AcceleratorError: CUDA error: out of memory"],
-        True,
-        MemoryProblem("oom_running", "memory ran out while it generated"),
-    ),
-    (
-        "another process let go while vLLM measured",
-        [
-            CORE
-            + "AssertionError: Error in memory profiling. Initial free memory 17.66 GiB, current "
-            "free memory "
-            "77.12 GiB. This happens when other processes sharing the same container release GPU "
-            "memory while vLLM is"
-        ],
-        False,
-        MemoryProblem(
-            "unsteady",
-            "another process freed memory of the GPU while the engine measured it "
-            "(17.66 GiB free before, 77.12 GiB after)",
-            None,
-            77.12,
-        ),
-    ),
-    (
-        "C++ on a CPU",
-        [
-            "terminate called after throwing an instance of 'std::bad_alloc'",
-            "  what():  std::bad_alloc",
-        ],
-        True,
-        MemoryProblem("oom_running", "memory ran out while it generated"),
-    ),
-    (
-        "torch on a CPU",
-        [
-            "RuntimeError: [enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "
-            "can't allocate memory: "
-            "you tried to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
-        ],
-        False,
-        MemoryProblem(
-            "oom_start", "memory ran out while the engine started (tried to allocate 8.00 GiB)", 8.0
-        ),
-    ),
-    (
-        "a worker that the kernel killed says nothing",
-        ["worker 0: vllm 0.32.0 ready after 11.1 s"],
-        True,
-        None,
-    ),
-    (
-        "another failure",
-        [
-            CORE + "RuntimeError: NCCL error: unhandled system error",
-            "batchr1.errors.EngineMemoryError: quoted",
-        ],
-        False,
-        None,
-    ),
-    ("nothing", [], False, None),
-]
+TABLES = yaml.safe_load((Path(__file__).parents[1] / "data/oom.yaml").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    ("lines", "running", "problem"), [t[1:] for t in TEXTS], ids=[t[0] for t in TEXTS]
-)
-def test_the_cause_is_read_from_the_engines_own_words(
-    lines: list[str], running: bool, problem: MemoryProblem | None
-) -> None:
-    found = problem_in(lines, running=running)
+def problem_of(fields: dict[str, Any]) -> MemoryProblem:
+    """A problem by its fields in the table; where it has no words, they are "why"."""
+    others = tuple((pid, size) for pid, size in fields.get("others", ()))
+    return MemoryProblem(**{"message": "why"} | fields | {"others": others})
+
+
+@pytest.mark.parametrize("case", TABLES["texts"], ids=[case["name"] for case in TABLES["texts"]])
+def test_the_cause_is_read_from_the_engines_own_words(case: dict[str, Any]) -> None:
+    lines = [
+        line.replace("{CORE}", CORE).replace("{ALLOCATED}", ALLOCATED) for line in case["lines"]
+    ]
+    found = problem_in(lines, running=case.get("running", False))
+    problem = problem_of(case["problem"]) if case["problem"] else None
     if problem is None or found is None:
         assert found == problem
         return
@@ -386,200 +81,15 @@ CPU_ARGS: dict[str, Any] = {
     "kv_cache_memory_bytes": 2 * GIB,
 }
 BOTTOM = GPU_ARGS | {"max_num_batched_tokens": 2048, "max_num_seqs": 8, "enforce_eager": True}
-MIXED = problem("oom_start", available_gib=100.0, total_gib=139.8)  # 0.92 of it was promised
 
-# name, arguments, problem, what the user set, the rung's changes
-RUNGS: list[tuple[str, dict[str, Any], MemoryProblem, set[str], dict[str, Any] | None]] = [
-    (
-        "batched tokens come first",
-        GPU_ARGS,
-        problem("oom_start"),
-        set(),
-        {"max_num_batched_tokens": 8192},
-    ),
-    (
-        "also while running",
-        GPU_ARGS,
-        problem("oom_running"),
-        set(),
-        {"max_num_batched_tokens": 8192},
-    ),
-    (
-        "not below 2,048",
-        GPU_ARGS | {"max_num_batched_tokens": 3000},
-        problem("oom_start"),
-        set(),
-        {"max_num_batched_tokens": 2048},
-    ),
-    (
-        "not below the sequences",
-        GPU_ARGS | {"max_num_batched_tokens": 5000, "max_num_seqs": 4000},
-        problem("oom_start"),
-        set(),
-        {"max_num_batched_tokens": 4000},
-    ),
-    (
-        "not below the context where prompts are not cut in pieces",
-        GPU_ARGS | {"max_num_batched_tokens": 6000, "enable_chunked_prefill": False},
-        problem("oom_start"),
-        set(),
-        {"max_num_batched_tokens": 4096},
-    ),
-    (
-        "a context that is not known leaves them",
-        GPU_ARGS | {"enable_chunked_prefill": False, "max_model_len": None},
-        problem("oom_start"),
-        set(),
-        {"max_num_seqs": 256},
-    ),
-    (
-        "then sequences",
-        GPU_ARGS | {"max_num_batched_tokens": 2048},
-        problem("oom_start"),
-        set(),
-        {"max_num_seqs": 256},
-    ),
-    (
-        "sequences where the user set the tokens",
-        GPU_ARGS,
-        problem("oom_start"),
-        {"max_num_batched_tokens"},
-        {"max_num_seqs": 256},
-    ),
-    (
-        "not below eight",
-        BOTTOM | {"max_num_seqs": 10},
-        problem("oom_start"),
-        set(),
-        {"max_num_seqs": 8},
-    ),
-    (
-        "then no CUDA graphs",
-        BOTTOM | {"enforce_eager": False},
-        problem("oom_start"),
-        set(),
-        {"enforce_eager": True},
-    ),
-    (
-        "unless the user compiles in a way of his own",
-        BOTTOM | {"enforce_eager": False, "compilation_config": {}},
-        problem("oom_start"),
-        {"compilation_config"},
-        {"gpu_memory_utilization": 0.82},
-    ),
-    ("then a smaller share", BOTTOM, problem("oom_start"), set(), {"gpu_memory_utilization": 0.82}),
-    (
-        "not below 0.3",
-        BOTTOM | {"gpu_memory_utilization": 0.32},
-        problem("oom_start"),
-        set(),
-        {"gpu_memory_utilization": 0.3},
-    ),
-    ("the end", BOTTOM | {"gpu_memory_utilization": 0.3}, problem("oom_start"), set(), None),
-    (
-        "everything is the user's",
-        GPU_ARGS,
-        problem("oom_start"),
-        {*GPU_ARGS, "enforce_eager"},
-        None,
-    ),
-    (
-        "a KV cache in bytes knows no share",
-        BOTTOM | {"kv_cache_memory_bytes": 4 * GIB},
-        problem("oom_running"),
-        {"kv_cache_memory_bytes"},
-        None,
-    ),
-    (
-        "on a CPU the KV cache",
-        CPU_ARGS,
-        problem("oom_start"),
-        set(),
-        {"kv_cache_memory_bytes": GIB},
-    ),
-    (
-        "down to 256 MiB",
-        CPU_ARGS | {"kv_cache_memory_bytes": GIB // 4},
-        problem("oom_start"),
-        set(),
-        None,
-    ),
-    (
-        "on a busy CPU, what is free",
-        CPU_ARGS,
-        problem("busy", available_gib=1.25, total_gib=15.6),
-        set(),
-        {"kv_cache_memory_bytes": 3 * GIB // 4},
-    ),
-    (
-        "busy: what is free, less half a GiB",
-        GPU_ARGS,
-        problem("busy", available_gib=77.66, total_gib=139.8),
-        set(),
-        {"gpu_memory_utilization": 0.55},
-    ),
-    (
-        "busy: nothing is free",
-        GPU_ARGS,
-        problem("busy", available_gib=5.0, total_gib=139.8),
-        set(),
-        None,
-    ),
-    (
-        "busy: the share is the user's",
-        GPU_ARGS,
-        problem("busy", available_gib=77.66, total_gib=139.8),
-        {"gpu_memory_utilization"},
-        None,
-    ),
-    (
-        "busy, and free again by now",
-        GPU_ARGS,
-        problem("busy", available_gib=139.0, total_gib=139.8),
-        set(),
-        {},
-    ),
-    (
-        "another process took it while the engine started",
-        GPU_ARGS,
-        MIXED,
-        set(),
-        {"gpu_memory_utilization": 0.71},
-    ),
-    (
-        "weights beside another process",
-        GPU_ARGS,
-        replace(MIXED, cause="oom_load"),
-        set(),
-        {"gpu_memory_utilization": 0.71},
-    ),
-    ("weights alone", GPU_ARGS, problem("oom_load"), set(), None),
-    (
-        "a KV cache too small",
-        GPU_ARGS,
-        problem("kv_too_small"),
-        set(),
-        {"max_num_batched_tokens": 8192},
-    ),
-    ("a smaller share would not enlarge it", BOTTOM, problem("kv_too_small"), set(), None),
-    (
-        "nor anything where its size was given",
-        CPU_ARGS | {"max_num_seqs": 64},
-        problem("kv_too_small"),
-        set(),
-        None,
-    ),
-    ("unsteady: the same once more", GPU_ARGS, problem("unsteady"), set(), {}),
-]
+BASES = {"gpu": GPU_ARGS, "cpu": CPU_ARGS, "bottom": BOTTOM}
 
 
-@pytest.mark.parametrize(
-    ("args", "seen", "fixed", "changes"), [r[1:] for r in RUNGS], ids=[r[0] for r in RUNGS]
-)
-def test_the_next_rung(
-    args: dict[str, Any], seen: MemoryProblem, fixed: set[str], changes: dict[str, Any] | None
-) -> None:
-    rung = next_rung(args, seen, fixed=fixed)
+@pytest.mark.parametrize("case", TABLES["rungs"], ids=[case["name"] for case in TABLES["rungs"]])
+def test_the_next_rung(case: dict[str, Any]) -> None:
+    args = BASES[case["args"]] | case.get("with", {})
+    rung = next_rung(args, problem_of(case["seen"]), fixed=set(case.get("fixed", ())))
+    changes = case["changes"]
     if changes is None:
         assert rung is None
     else:
@@ -715,12 +225,10 @@ def test_the_end_of_the_ladder_says_what_to_do(tmp_path: Path) -> None:
         step_down.step_down(setup(tmp_path, GPU_ARGS, "gpu_memory_utilization"), seen, taken=[])
     assert str(caught.value) == (
         "worker 0: other processes hold memory that the engine counted on (56.60 of 80.00 GiB are "
-        "free, 72.00 GiB "
-        "wanted), and nothing is left to lower. Free the GPU: process 123 (python) holds 60.0 "
-        "GiB. Lower "
-        "model.engine_args.gpu_memory_utilization, which the job sets to 0.92. Give more GPUs or "
-        "a quantised variant: "
-        "`batchr1 plan` shows what fits. Committed rows are safe, and the same command goes on."
+        "free, 72.00 GiB wanted), and nothing is left to lower. Free the GPU: process 123 (python) "
+        "holds 60.0 GiB. Lower model.engine_args.gpu_memory_utilization, which the job sets to "
+        "0.92. Give more GPUs or a quantised variant: `batchr1 plan` shows what fits. Committed "
+        "rows are safe, and the same command goes on."
     )
 
 
@@ -731,12 +239,9 @@ def test_a_kv_cache_that_the_user_made_too_small_can_be_raised(tmp_path: Path) -
         step_down.step_down(asked, problem("kv_too_small", max_model_len=900), taken=[])
     assert str(caught.value) == (
         "worker 0: why, and nothing is left to lower. Raise "
-        "model.engine_args.kv_cache_memory_bytes, "
-        "which the job "
-        "sets to 1073741824. Give more GPUs or a quantised variant: `batchr1 plan` shows what "
-        "fits. Prompt and "
-        "max_tokens together could have 900 tokens. Committed rows are safe, and the same command "
-        "goes on."
+        "model.engine_args.kv_cache_memory_bytes, which the job sets to 1073741824. Give more GPUs "
+        "or a quantised variant: `batchr1 plan` shows what fits. Prompt and max_tokens together "
+        "could have 900 tokens. Committed rows are safe, and the same command goes on."
     )
 
 
@@ -747,15 +252,12 @@ def test_what_torch_saw_is_named_where_nvml_says_nothing(tmp_path: Path) -> None
         step_down.step_down(setup(tmp_path, args, *args, devices=()), seen, taken=[])
     assert str(caught.value) == (
         "worker 0: why, and nothing is left to lower. Free the GPU: process 1186 holds 60.5 GiB, "
-        "process 77 holds 3.0 "
-        "GiB. Leave out model.engine_args.enforce_eager, which the job sets to False. Lower "
-        "model.engine_args."
-        "gpu_memory_utilization, which the job sets to 0.92. Lower "
-        "model.engine_args.max_num_batched_tokens, which the "
-        "job sets to 16384. Lower model.engine_args.max_num_seqs, which the job sets to 512. Give "
-        "more GPUs or a "
-        "quantised variant: `batchr1 plan` shows what fits. Committed rows are safe, and the same "
-        "command goes on."
+        "process 77 holds 3.0 GiB. Leave out model.engine_args.enforce_eager, which the job sets "
+        "to False. Lower model.engine_args.gpu_memory_utilization, which the job sets to 0.92. "
+        "Lower model.engine_args.max_num_batched_tokens, which the job sets to 16384. Lower "
+        "model.engine_args.max_num_seqs, which the job sets to 512. Give more GPUs or a quantised "
+        "variant: `batchr1 plan` shows what fits. Committed rows are safe, and the same command "
+        "goes on."
     )
 
 
@@ -811,8 +313,7 @@ def test_the_whole_ladder_rung_by_rung(tmp_path: Path, oom_as: str) -> None:
     assert keys_of(rows_of(tmp_path / "out")) == wanted_keys(inputs)
     record = record_of(tmp_path / "out")
     why = (
-        "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.50 of 80.00 "
-        "GiB "
+        "memory ran out while the engine started (tried to allocate 2.00 GiB, 0.50 of 80.00 GiB "
         "were free)"
     )
     assert [rung["changes"] for rung in record["rungs"]] == LADDER
@@ -979,10 +480,9 @@ def test_the_end_of_the_ladder_stops_the_run_with_its_cause(tmp_path: Path) -> N
     assert summary.exit_code == 75
     assert summary.stopped == (
         "worker 0: the KV cache is too small for one sequence of 4,096 tokens (1.50 GiB left for "
-        "it, 2.00 GiB needed), "
-        "and nothing is left to lower. Give the run more memory, or choose a smaller variant. "
-        "Prompt and max_tokens "
-        "together could have 3,072 tokens. Committed rows are safe, and the same command goes on."
+        "it, 2.00 GiB needed), and nothing is left to lower. Give the run more memory, or choose a "
+        "smaller variant. Prompt and max_tokens together could have 3,072 tokens. Committed rows "
+        "are safe, and the same command goes on."
     )
     assert [rung["rung"] for rung in record_of(tmp_path / "out")["rungs"]] == ["enforce_eager"]
 
@@ -995,10 +495,8 @@ def test_weights_that_do_not_fit_end_the_run_at_once(tmp_path: Path) -> None:
     assert (summary.exit_code, record_of(tmp_path / "out")["rungs"]) == (75, [])
     assert summary.stopped == (
         "worker 0: memory ran out while the weights were loaded (tried to allocate 1.00 GiB, 0.50 "
-        "of 80.00 GiB were "
-        "free), and nothing is left to lower. Give the run more memory, or choose a smaller "
-        "variant. "
-        "Committed rows are safe, and the same command goes on."
+        "of 80.00 GiB were free), and nothing is left to lower. Give the run more memory, or "
+        "choose a smaller variant. Committed rows are safe, and the same command goes on."
     )
 
 
@@ -1024,8 +522,7 @@ def test_another_failure_is_no_step_down(tmp_path: Path) -> None:
     assert summary.exit_code == 75
     assert summary.stopped == (
         "the engine died with each of 3 rows that ran alone in it, one after the other: it is not "
-        "the rows. "
-        "The run's log says more; committed rows are safe, and the same command goes on."
+        "the rows. The run's log says more; committed rows are safe, and the same command goes on."
     )
     assert record_of(tmp_path / "out")["rungs"] == []
 

@@ -151,7 +151,7 @@ def test_killed_at_random_a_job_ends_with_every_row_once(
             while targets and not over:
                 goal = parts(output) + rng.randint(1, 3)
                 until(
-                    lambda: (
+                    lambda goal=goal: (
                         run.driver.poll() is not None
                         or (parts(output) >= goal and cluster.workers())
                     )

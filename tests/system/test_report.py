@@ -4,7 +4,6 @@ to the page.
 
 from __future__ import annotations
 
-import html.parser
 import json
 import re
 import subprocess
@@ -26,6 +25,7 @@ from made_output import (
     write_large,
     write_output,
 )
+from report_page import Page, assert_inert
 from s3_fakes import S3
 
 from batchr1.cli.main import main
@@ -194,24 +194,6 @@ def test_the_edges_of_a_histogram_hold_every_value_once(low: int, high: int) -> 
     assert len([e for e in edges if e > high]) == 1
 
 
-class Page(html.parser.HTMLParser):
-    """What a browser would make of a page: its elements and attributes, and its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def write_hostile(folder: Path) -> Output:
     """An output in which every text, also those of kept columns and of the job, is an attack."""
     rows = [
@@ -246,75 +228,6 @@ def write_hostile(folder: Path) -> Output:
     record.stopped, record.exit_code, record.batchr1 = HOSTILE, 75, HOSTILE
     output.write_run(record)
     return output
-
-
-def assert_inert(page: bytes) -> None:
-    assert b"\x00" not in page
-    text = page.decode()
-    found = Page(text)
-    allowed = {
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "main",
-        "section",
-        "footer",
-        "div",
-        "span",
-        "p",
-        "h1",
-        "h2",
-        "h3",
-        "b",
-        "i",
-        "em",
-        "small",
-        "code",
-        "ul",
-        "li",
-        "details",
-        "summary",
-        "dl",
-        "dt",
-        "dd",
-        "table",
-        "thead",
-        "tbody",
-        "tfoot",
-        "tr",
-        "th",
-        "td",
-        "figure",
-        "figcaption",
-        "svg",
-        "g",
-        "path",
-        "line",
-        "text",
-        "rect",
-        "defs",
-        "clippath",
-    }
-    assert set(found.tags) <= allowed
-    for name, value in found.attributes:
-        assert not name.startswith("on"), name
-        assert name not in {
-            "src",
-            "srcdoc",
-            "href",
-            "action",
-            "formaction",
-            "data",
-            "xlink:href",
-        }, name
-        assert not re.search(r"javascript:|url\((?!#)|expression\(|alert", value or ""), value
-    assert not re.search("[\u202a-\u202e\u2066-\u2069\ufeff\x01-\x08\x0b-\x1f\x7f]", text)
-    assert text.count("<title>") == 1
-    assert "default-src 'none'; style-src 'unsafe-inline'" in text
 
 
 def test_hostile_text_is_text(tmp_path: Path) -> None:

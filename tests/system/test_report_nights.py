@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 from made_output import good_row, table_of
 from replay_job import questions, replay, run_replay, write_job
+from report_page import Page, assert_inert
 from s3_fakes import S3
-from test_report import Page, assert_inert
 
 from batchr1.cli.main import main
 from batchr1.output.folder import Output, part_name, stage_part

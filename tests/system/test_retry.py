@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
+from killed_runs import record, started, wait_for_saved
 from process_tree import until
 from replay_job import (
     keys_of,
@@ -23,7 +24,6 @@ from replay_job import (
     wanted_keys,
     write_job,
 )
-from test_checkpointer import record, started, wait_for_saved
 
 from batchr1.dataset.prompts import PromptRenderer
 from batchr1.engine.replay.engine import ReplayEngine

@@ -105,3 +105,18 @@ def test_the_speed_is_that_of_the_last_run_that_worked(tmp_path: Path) -> None:
     found = status(tmp_path / "out")
     assert (found["runs"], found["tokens_per_s"]) == (2, round(summary.tokens_per_s, 1))
     assert found["last_run"]["tokens_per_s"] == round(summary.tokens_per_s, 1)
+
+
+def test_the_record_of_a_run_holds_its_series(real_output: Path) -> None:
+    [path] = (real_output / ".batchr1/runs").glob("*.json")
+    record = json.loads(path.read_text())
+    series = record["timeline"]
+    assert len({len(values) for values in series.values()}) == 1
+    assert len(series["seconds"]) >= 3
+    assert series["tokens"][-1] == record["tally"]["tokens"]
+    assert series["finished"][-1] == 40
+    assert max(series["running"]) >= 3
+    assert series["seconds"] == sorted(series["seconds"])
+    assert series["seconds"][-1] <= record["wall_s"]
+    lines = path.read_text().splitlines()
+    assert [line.count(",") for line in lines if '"tokens": [' in line] == [len(series["tokens"])]

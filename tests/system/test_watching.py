@@ -24,6 +24,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 from replay_job import questions, replay, write_job
+from watched import LINE, lines_of, samples_of
 
 from batchr1.cli.main import main
 from batchr1.cli.options import address
@@ -43,11 +44,6 @@ from batchr1.events import EVENTS, JsonLines, event, schema_document
 
 ROOT = Path(__file__).parents[2]
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
-LINE = jsonschema.Draft202012Validator(
-    json.loads((ROOT / "schemas/log.schema.json").read_text()),
-    format_checker=jsonschema.FormatChecker(),
-)
-ALWAYS = {"ts", "level", "event", "logger", "message"}
 
 
 def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
@@ -55,30 +51,6 @@ def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
     return click.testing.CliRunner().invoke(
         main, arguments, obj=replay(**script), catch_exceptions=False
     )
-
-
-def lines_of(stderr: str) -> list[dict[str, Any]]:
-    """Every line of stderr, held against the schema; and it has no field that the schema does not
-    name.
-    """
-    lines = [json.loads(line) for line in stderr.splitlines()]
-    for line in lines:
-        LINE.validate(line)
-        assert set(line) - ALWAYS - {"run"} <= set(EVENTS[line["event"]].fields), line
-    return lines
-
-
-def samples_of(text: str) -> dict[str, float]:
-    """Metrics as `name{label,…}` without the job's name, by Prometheus' own parser."""
-    found = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            labels = ",".join(f"{k}={v}" for k, v in sorted(sample.labels.items()) if k != "name")
-            assert sample.labels["name"]
-            key = f"{sample.name}{{{labels}}}" if labels else sample.name
-            assert key not in found
-            found[key] = sample.value
-    return found
 
 
 def job_with_a_bad_row(folder: Path, **sections: Any) -> Path:

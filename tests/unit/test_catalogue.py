@@ -5,9 +5,6 @@ the hub.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +129,12 @@ def test_each_distill_has_fp8_and_4_bit_repositories(name: str) -> None:
         (
             "r1-zero",
             "model.variant: R1-Zero is not supported (got 'r1-zero': it repeats without end and "
-            "mixes languages, "
-            "as its card says). Use variant r1-671b.",
+            "mixes languages, as its card says). Use variant r1-671b.",
         ),
         (
             "DeepSeek-R1-GGUF",
-            "model.variant: GGUF is not supported (got 'DeepSeek-R1-GGUF', need safetensors). "
-            "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
+            "model.variant: GGUF is not supported (got 'DeepSeek-R1-GGUF', need safetensors). Use "
+            "the original model; for 4 bits, a variant with model.quantization w4a16.",
         ),
     ],
 )
@@ -174,14 +170,13 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
         (
             {"repo": "deepseek-ai/DeepSeek-R1-Zero"},
             "model.repo: R1-Zero is not supported (got 'deepseek-ai/DeepSeek-R1-Zero': it repeats "
-            "without end and "
-            "mixes languages, as its card says). Use variant r1-671b.",
+            "without end and mixes languages, as its card says). Use variant r1-671b.",
         ),
         (
             {"repo": "unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF"},
             "model.repo: GGUF is not supported (got 'unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF', "
-            "need safetensors). "
-            "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
+            "need safetensors). Use the original model; for 4 bits, a variant with "
+            "model.quantization w4a16.",
         ),
         (
             {"path": "/models/r1-q4_k_m.gguf"},
@@ -191,8 +186,7 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
         (
             {"path": "/models/DeepSeek-R1-Zero/"},
             "model.path: R1-Zero is not supported (got '/models/DeepSeek-R1-Zero/': it repeats "
-            "without end and "
-            "mixes languages, as its card says). Use variant r1-671b.",
+            "without end and mixes languages, as its card says). Use variant r1-671b.",
         ),
         (
             {"variant": "r1-distill-qwen-7b", "quantization": "gptq"},
@@ -202,8 +196,7 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
         (
             {"variant": "r1-tiny", "quantization": "awq"},
             "model.quantization: the weights of r1-tiny are not stored so (got 'awq', its "
-            "config.json says 16 bits). "
-            "Leave it null, or give a repository that holds awq.",
+            "config.json says 16 bits). Leave it null, or give a repository that holds awq.",
         ),
     ],
 )
@@ -263,8 +256,7 @@ def test_a_quantisation_that_the_weights_do_not_have_is_refused(
         resolve_model(spec)
     assert str(caught.value) == (
         f"model.quantization: the weights of {tmp_path} are not stored so (got {asked!r}, its "
-        f"config.json says "
-        f"{refused_for}). Leave it null, or give a repository that holds {asked}."
+        f"config.json says {refused_for}). Leave it null, or give a repository that holds {asked}."
     )
 
 
@@ -301,65 +293,3 @@ def test_only_variants_of_the_hub_are_made_from_the_catalogue_alone() -> None:
     assert catalogue_source(ModelSpec(repo="some/model")) is None
     assert catalogue_source(ModelSpec(variant="r1-tiny")) is None
     assert resolve_or_catalogue(ModelSpec(variant="r1-tiny")).identity.startswith("sha256:")
-
-
-def resolved(tmp_path: Path, how: str, **spec: Any) -> list[str]:
-    """name, location, revision, identity; or the error.
-
-    In a process whose hub cache is `tmp_path`, offline.
-    """
-    code = (
-        "import sys, json; from batchr1.job.spec import ModelSpec; from batchr1.sizing import "
-        "model\n"
-        "from batchr1.errors import ModelError\n"
-        f"try: s = model.{how}(ModelSpec(**json.loads(sys.argv[1])))\n"
-        "except ModelError as exc: print(json.dumps([str(exc)]))\n"
-        "else: print(json.dumps([s.name, s.location, s.revision, s.identity]))"
-    )
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    environment.pop("HF_HUB_CACHE", None)
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(spec)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = json.loads(done.stdout)
-    assert isinstance(found, list)
-    return found
-
-
-def test_without_the_hub_a_variant_can_be_planned_and_not_run(tmp_path: Path) -> None:
-    spec = {"variant": "r1-distill-qwen-7b", "quantization": "w4a16"}
-    repository = "RedHatAI/DeepSeek-R1-Distill-Qwen-7B-quantized.w4a16"
-    assert resolved(tmp_path, "resolve_or_catalogue", **spec) == [
-        "r1-distill-qwen-7b",
-        repository,
-        None,
-        CATALOGUE,
-    ]
-    (message,) = resolved(tmp_path, "resolve_model", **spec)
-    assert message.startswith(
-        f"model {repository}: not in the local cache, and the hub cannot be reached."
-    )
-    (message,) = resolved(tmp_path, "resolve_or_catalogue", repo="some/model")
-    assert message.startswith(
-        "model some/model: not in the local cache, and the hub cannot be reached."
-    )
-
-
-def test_the_quantised_repository_in_the_cache_is_what_runs_under_its_own_commit(
-    tmp_path: Path,
-) -> None:
-    repository = "RedHatAI/DeepSeek-R1-Distill-Qwen-7B-FP8-dynamic"
-    snapshot = tmp_path / f"hub/models--{repository.replace('/', '--')}/snapshots" / ("b" * 40)
-    snapshot.mkdir(parents=True)
-    config = VARIANTS["r1-distill-qwen-7b"].config | {
-        "quantization_config": {"quant_method": "compressed-tensors"}
-    }
-    (snapshot / "config.json").write_text(json.dumps(config))
-    (snapshot.parent.parent / "refs").mkdir()
-    (snapshot.parent.parent / "refs/main").write_text("b" * 40)
-    found = resolved(tmp_path, "resolve_model", variant="r1-distill-qwen-7b", quantization="fp8")
-    assert found == ["r1-distill-qwen-7b", repository, "b" * 40, f"{repository}@{'b' * 40}"]

@@ -4,16 +4,12 @@ tests make up.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pynvml
 import pytest
+from made_up_nvml import GIB, H200_BYTES, A, B, Board, machine
 
 from batchr1.errors import JobError
 from batchr1.sizing.devices import (
@@ -24,80 +20,8 @@ from batchr1.sizing.devices import (
     holders_of,
 )
 from batchr1.sizing.gpus import GPUS
-from batchr1.sizing.nvml import Nvml, Pynvml
+from batchr1.sizing.nvml import Pynvml
 
-GIB = 2**30
-H200_BYTES = 150_123_053_056  # 139.8 GiB
-
-
-@dataclasses.dataclass
-class Board:
-    """A GPU or a MIG instance as the made-up NVML knows it."""
-
-    uuid: str
-    name: str = "NVIDIA H200"
-    total: int = H200_BYTES
-    free: int = H200_BYTES - GIB // 2
-    capability: tuple[int, int] = (9, 0)
-    bus: tuple[int, int] | None = (6144, 3201)
-    processes: list[tuple[int, int | None]] = dataclasses.field(default_factory=list)
-
-
-class MadeUpNvml:
-    """Answers as NVML does: indices count whole GPUs, UUIDs name GPUs and instances, what is not
-    there is an error.
-    """
-
-    def __init__(self, *boards: Board) -> None:
-        self.gpus = [b for b in boards if not b.uuid.startswith("MIG-")]
-        self.boards = {b.uuid: b for b in boards}
-
-    def count(self) -> int:
-        return len(self.gpus)
-
-    def by_index(self, index: int) -> Any:
-        if index >= len(self.gpus):
-            raise LookupError("Invalid Argument")
-        return self.gpus[index]
-
-    def by_uuid(self, uuid: str) -> Any:
-        if uuid not in self.boards:
-            raise LookupError("Not Found")
-        return self.boards[uuid]
-
-    def uuid(self, handle: Any) -> str:
-        return str(handle.uuid)
-
-    def name(self, handle: Any) -> str:
-        return str(handle.name)
-
-    def memory(self, handle: Any) -> tuple[int, int]:
-        return handle.total, handle.free
-
-    def capability(self, handle: Any) -> tuple[int, int]:
-        major, minor = handle.capability
-        return major, minor
-
-    def memory_bus(self, handle: Any) -> tuple[int, int] | None:
-        bus: tuple[int, int] | None = handle.bus
-        return bus
-
-    def processes(self, handle: Any) -> list[tuple[int, int | None]]:
-        return list(handle.processes)
-
-
-def machine(*boards: Board) -> Callable[[], contextlib.AbstractContextManager[Nvml]]:
-    @contextlib.contextmanager
-    def opened() -> Iterator[Nvml]:
-        yield MadeUpNvml(*boards)
-
-    return opened
-
-
-A, B = (
-    Board("GPU-aaaa1111-0000"),
-    Board("GPU-bbbb2222-0000", name="NVIDIA GeForce RTX 4090", total=24 * GIB, bus=None),
-)
 SLICE = Board("MIG-cccc3333-0000", name="NVIDIA H200 MIG 3g.71gb", total=70 * GIB, free=69 * GIB)
 
 
@@ -254,9 +178,8 @@ def test_gpus_that_are_asked_for_on_another_makers_machine_are_refused_for_what_
     with pytest.raises(JobError) as caught:
         choose_devices(gpus, devices, foreign=lambda: "AMD")
     assert str(caught.value) == (
-        f"{option}: AMD GPUs are not supported (found no NVIDIA GPU on this machine). "
-        "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus "
-        "none)."
+        f"{option}: AMD GPUs are not supported (found no NVIDIA GPU on this machine). Use an "
+        "NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none)."
     )
     assert choose_devices(None, None, foreign=lambda: "AMD") == ()
     assert choose_devices("none", None, foreign=lambda: "AMD") == ()
@@ -265,12 +188,3 @@ def test_gpus_that_are_asked_for_on_another_makers_machine_are_refused_for_what_
 def test_an_nvidia_gpu_beside_another_makers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert choose_devices("all", None, foreign=lambda: "AMD") == ("0", "1")
-
-
-def test_a_process_without_an_open_gpu_is_another_one_than_nvml_means() -> None:
-    """In the real /proc."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        board = dataclasses.replace(A, processes=[(other.pid, GIB)])
-        found = holders_of("0", nvml=machine(board))
-        other.kill()
-    assert found == (Holder(other.pid, None, 1),)

@@ -80,9 +80,8 @@ def test_gpus_of_other_makers_are_refused_with_what_to_use(written: str, maker: 
     with pytest.raises(JobError) as caught:
         gpu_named(written)
     assert str(caught.value) == (
-        f"--gpu: {maker} GPUs are not supported (got {written!r}, need NVIDIA's CUDA). "
-        "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus "
-        "none)."
+        f"--gpu: {maker} GPUs are not supported (got {written!r}, need NVIDIA's CUDA). Use an "
+        "NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none)."
     )
 
 

@@ -4,9 +4,7 @@ there is, named.
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 import types
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,31 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from replay_job import MODEL, questions, replay, rows_of, run_replay, write_job
+from length_jobs import approx, expect, job_spec, moments, write
+from replay_job import MODEL, write_job
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.dataset.sampling import MIN_GROUPS, READ_FACTOR, quotas
 from batchr1.dataset.source import Source
 from batchr1.driver.lengths import (
-    MIN_EARLIER_ROWS,
-    MIN_UNFINISHED_ROWS,
     expected_completions,
     measure_prompts,
 )
 from batchr1.errors import InputError, StorageError
 from batchr1.job import load_job
 from batchr1.job.fingerprint import fingerprint
-from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, PromptingSpec, SamplingSpec
+from batchr1.job.spec import InputSpec, ModelSpec, PromptingSpec, SamplingSpec
 from batchr1.models.catalogue import VARIANTS
-from batchr1.models.resolve import ModelSource, resolve_model
-from batchr1.output.folder import Output
-from batchr1.records import CompletionLengths, PromptLengths
+from batchr1.models.resolve import ModelSource
+from batchr1.records import PromptLengths
 from batchr1.sizing.lengths import (
     LOG_SIGMA,
     MEAN_TOKENS,
@@ -48,7 +42,7 @@ from batchr1.sizing.lengths import (
     capped_moments,
     default_lengths,
 )
-from batchr1.storage.base import expand_inputs, open_storage
+from batchr1.storage.base import expand_inputs
 
 CONTEXT = 4096
 
@@ -56,15 +50,6 @@ CONTEXT = 4096
 @pytest.fixture(scope="module")
 def renderer() -> PromptRenderer:
     return PromptRenderer(load_tokenizer(MODEL))
-
-
-def write(path: Path, columns: dict[str, Any], row_group_size: int | None = None) -> Path:
-    if path.suffix == ".jsonl":
-        rows = pl.DataFrame(columns).to_dicts()
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    else:
-        pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
-    return path
 
 
 def source_of(*paths: Path, **spec: Any) -> Source:
@@ -257,35 +242,6 @@ def test_a_spread_over_many_groups_reads_few_of_them_from_all_parts(counts: list
 # How long completions will be
 
 
-def job_spec(folder: Path, **changes: Any) -> JobSpec:
-    keys: dict[str, Any] = {
-        "name": "x",
-        "model": ModelSpec(path=MODEL),
-        "input": {"path": str(folder / "in.parquet"), "prompt": "q"},
-        "output": OutputSpec(path=str(folder / "out")),
-        "sampling": SamplingSpec(max_tokens=1000),
-    }
-    keys |= {k: {**keys[k], **v} if k == "input" else v for k, v in changes.items()}
-    return JobSpec(**{**keys, "input": InputSpec(**keys["input"])})
-
-
-def expect(spec: JobSpec, outputs: Sequence[Output] = ()) -> CompletionLengths:
-    source = Source(spec.input, spec.output.keep, expand_inputs(spec.input.paths))
-    return expected_completions(spec, source, outputs, resolve_model(spec.model))
-
-
-def moments(lengths: Sequence[float], source: str) -> CompletionLengths:
-    return CompletionLengths(float(np.mean(lengths)), float(np.mean(np.square(lengths))), source)
-
-
-def approx(lengths: CompletionLengths) -> CompletionLengths:
-    return replace(
-        lengths,
-        mean=pytest.approx(lengths.mean, rel=1e-12),
-        mean_square=pytest.approx(lengths.mean_square, rel=1e-12),
-    )
-
-
 @pytest.mark.parametrize(
     "values",
     [
@@ -336,15 +292,14 @@ def test_a_column_that_knows_no_row_is_passed_over(tmp_path: Path) -> None:
     [
         (
             "q",
-            "input.expected_tokens: column 'q' has the wrong type (got string, need numbers). "
-            "Name another column, or convert it.",
+            "input.expected_tokens: column 'q' has the wrong type (got string, need numbers). Name "
+            "another column, or convert it.",
         ),
         (
             "hints",
             (
                 "input.expected_tokens: there is no column 'hints' (the file has: q, hint). Did "
-                "you "
-                "mean hint?"
+                "you mean hint?"
             ),
         ),
     ],
@@ -380,77 +335,6 @@ def test_with_ignore_eos_every_sample_runs_to_its_cap(
     sampling = SamplingSpec(max_tokens=1000, ignore_eos=True)
     spec = job_spec(tmp_path, input={"max_tokens": own_caps}, sampling=sampling)
     assert expect(spec) == approx(moments(lengths, source))
-
-
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Output]:
-    """Real outputs, by their number of rows; some of their rows were cut at 100 tokens."""
-    made = {}
-    for rows in (10, 20, 40):
-        folder = tmp_path_factory.mktemp(f"rows{rows}")
-        questions(rows).write_parquet(folder / "in.parquet")
-        run_replay(write_job(folder), replay(mean_len=60.0))
-        made[rows] = Output(open_storage(str(folder / "out")))
-        assert 0 < rows_of(folder / "out")["truncated"].sum() < rows
-    return made
-
-
-def completion_tokens(output: Output) -> list[int]:
-    tokens: list[int] = rows_of(output.uri)["completion_tokens"].to_list()
-    return tokens
-
-
-def test_without_a_column_rows_that_are_done_say_how_long_the_others_will_be(
-    tmp_path: Path, outputs: dict[int, Output]
-) -> None:
-    write(tmp_path / "in.parquet", {"q": ["a"], "hint": [5]})
-    own, other, small = outputs[40], outputs[20], outputs[10]
-    nothing = Output(open_storage(str(tmp_path / "out")))
-    to_own = {"output": OutputSpec(path=own.uri)}
-    found = expect(job_spec(tmp_path, **to_own), [other, own, small])
-    assert found == approx(
-        moments(completion_tokens(own), f"40 rows of an earlier run at {own.uri}")
-    )
-    pooled = moments(
-        completion_tokens(other) + completion_tokens(small),
-        f"30 rows of earlier runs at {other.uri} and 1 more",
-    )
-    assert expect(job_spec(tmp_path), [nothing, other, small]) == approx(pooled), (
-        "of excluded outputs, together"
-    )
-    few = job_spec(tmp_path, output=OutputSpec(path=small.uri))
-    assert expect(few, [small, nothing, own]) == approx(found), "ten rows of one's own are too few"
-    hinted = job_spec(tmp_path, input={"expected_tokens": "hint"}, **to_own)
-    assert expect(hinted, [own]).source == "column hint"
-
-
-def test_earlier_rows_are_capped_at_what_the_job_asks_for_now(
-    tmp_path: Path, outputs: dict[int, Output]
-) -> None:
-    write(tmp_path / "in.parquet", {"q": ["a"]})
-    own = outputs[40]
-    found = expect(job_spec(tmp_path, sampling=SamplingSpec(max_tokens=30)), [own])
-    lengths = [min(tokens, 30) for tokens in completion_tokens(own)]
-    assert lengths != completion_tokens(own)
-    assert found == approx(moments(lengths, f"40 rows of an earlier run at {own.uri}"))
-
-
-def test_the_first_rows_of_an_unfinished_output_are_the_short_ones_and_say_nothing(
-    tmp_path: Path, outputs: dict[int, Output]
-) -> None:
-    write(tmp_path / "in.parquet", {"q": ["a"]})
-    shutil.copytree(outputs[40].uri, tmp_path / "out")
-    (tmp_path / "out/_SUCCESS").unlink()
-    own = Output(open_storage(str(tmp_path / "out")))
-    assert expect(job_spec(tmp_path), [own]) == expect(job_spec(tmp_path), [])
-    assert MIN_UNFINISHED_ROWS == 2048
-
-
-def test_too_few_earlier_rows_say_nothing(tmp_path: Path, outputs: dict[int, Output]) -> None:
-    assert MIN_EARLIER_ROWS == 30
-    write(tmp_path / "in.parquet", {"q": ["a"]})
-    found = expect(job_spec(tmp_path), [outputs[20]])
-    assert found.source == "6,094 tokens, DeepSeek's average for maths, capped at 1,000"
 
 
 def test_a_variant_whose_average_is_known_comes_before_the_task(

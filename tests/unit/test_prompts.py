@@ -38,11 +38,10 @@ TAGS = ["<think>", "</think>"]
 # Like the templates that were shipped with R1: `original` leaves the think block to the model,
 # `later` opens it.
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}"
-    "{% elif m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim "
-    "}}<｜end▁of▁sentence｜>"
-    "{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<｜Assistant｜>GENERATION{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% elif "
+    "m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim "
+    "}}<｜end▁of▁sentence｜>{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}{% "
+    "if add_generation_prompt %}<｜Assistant｜>GENERATION{% endif %}"
 )
 ORIGINAL = TEMPLATE.replace("GENERATION", "")
 LATER = TEMPLATE.replace("GENERATION", "<think>\n")
@@ -168,10 +167,9 @@ def test_a_template_for_not_thinking_is_refused_where_thinking_is_wanted() -> No
     with pytest.raises(ModelError) as error:
         PromptRenderer(tokenizer, think="force")
     assert str(error.value) == (
-        "model (unnamed): its chat template closes the think block at once, so the model would "
-        "not reason (got an "
-        "empty block, need an open one). Use a template for reasoning, or set prompting.think to "
-        "auto."
+        "model (unnamed): its chat template closes the think block at once, so the model would not "
+        "reason (got an empty block, need an open one). Use a template for reasoning, or set "
+        "prompting.think to auto."
     )
     assert not PromptRenderer(tokenizer, think="auto").render("a", "x").opened
 
@@ -184,9 +182,19 @@ def test_the_text_of_a_prompt_is_the_user_turn_as_sent(later: Any) -> None:
         == f"Answer briefly.\n\nWhat is 1 + 1?\n\n{MATH_INSTRUCTION}"
     )
     assert renderer.render("a", CHAT).text == (
-        "user: Answer briefly.\n\nWhat is 1 + 1?\n\n"
-        "assistant: <think>\nEasy.\n</think>\n\nIt is 2.\n\n"
-        f"user: And twice that?\n\n{MATH_INSTRUCTION}"
+        "user: Answer briefly.\n"
+        "\n"
+        "What is 1 + 1?\n"
+        "\n"
+        "assistant: <think>\n"
+        "Easy.\n"
+        "</think>\n"
+        "\n"
+        "It is 2.\n"
+        "\n"
+        "user: And twice that?\n"
+        "\n"
+        f"{MATH_INSTRUCTION}"
     )
 
 

@@ -42,7 +42,7 @@ def test_nothing_but_faults_for_long_and_the_server_is_gone(
         patience.note(fault, A)
     assert str(gone.value) == (
         f"the server gave nothing but errors for 600 s (last: {fault}). Look at it; the same "
-        f"command goes on."
+        "command goes on."
     )
 
 

@@ -44,44 +44,38 @@ def job(tmp_path: Path) -> Path:
             ["engine.base_url=localhost:8000"],
             (
                 "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like, "
-                "without "
-                "? "
-                "and #). Correct it."
+                "without ? and #). Correct it."
             ),
         ),
         (
             ["engine.base_url=http://h:99999/v1"],
             (
                 "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like). "
-                "Correct "
-                "it."
+                "Correct it."
             ),
         ),
         (
             ["engine.base_url=http://h/v1?key=1"],
             (
                 "engine.base_url: this is no address (need http://HOST:PORT/v1 or the like, "
-                "without "
-                "? "
-                "and #). Correct it."
+                "without ? and #). Correct it."
             ),
         ),
         (
             [f"engine.base_url=https://me:{KEY}@h/v1"],
-            "engine.base_url: credentials in an address are refused (the job is "
-            "copied into its output); put the key into the environment variable that "
-            "engine.api_key_env names. "
+            "engine.base_url: credentials in an address are refused (the job is copied into its "
+            "output); put the key into the environment variable that engine.api_key_env names. "
             "Correct it.",
         ),
         (
             ["engine.base_url=http://h/v1/chat/completions"],
-            "engine.base_url: the end is one path too many (got "
-            "…/v1/chat/completions, need what stands before /chat/completions). Correct it.",
+            "engine.base_url: the end is one path too many (got …/v1/chat/completions, need what "
+            "stands before /chat/completions). Correct it.",
         ),
         (
             [f"engine.api_key_env={KEY}"],
-            "engine.api_key_env: this is the name of an environment variable, in capitals, "
-            "and never the key itself. Correct it.",
+            "engine.api_key_env: this is the name of an environment variable, in capitals, and "
+            "never the key itself. Correct it.",
         ),
         ([f"engine.api_key={KEY}"], "engine.api_key: unknown key. Did you mean api_key_env?"),
         (
@@ -104,8 +98,7 @@ def job(tmp_path: Path) -> Path:
             ["engine.max_cost=5"],
             (
                 "the job: engine.max_cost needs engine.price, USD per million tokens (got no "
-                "price). "
-                "Correct it."
+                "price). Correct it."
             ),
         ),
         (["engine.price={input: 1}"], "engine.price.output: this key is required. Add it."),
@@ -118,14 +111,14 @@ def job(tmp_path: Path) -> Path:
         ),
         (
             ["engine.extra_body={a: {x-api-key: s}}"],
-            "engine.extra_body: x-api-key looks like a secret, and a job is copied "
-            "into its output (the key comes from the environment variable that engine.api_key_env "
-            "names). Correct it.",
+            "engine.extra_body: x-api-key looks like a secret, and a job is copied into its output "
+            "(the key comes from the environment variable that engine.api_key_env names). Correct "
+            "it.",
         ),
         (
             ["engine.extra_body={a: .nan}"],
-            "engine.extra_body: this cannot be said in JSON (Out of range float values are "
-            "not JSON compliant). Correct it.",
+            "engine.extra_body: this cannot be said in JSON (Out of range float values are not "
+            "JSON compliant). Correct it.",
         ),
         (
             ["model={path: /m}"],
@@ -148,23 +141,23 @@ def job(tmp_path: Path) -> Path:
         ),
         (
             ["model.engine_args={max_num_seqs: 4}"],
-            "the job: model.engine_args is how vLLM loads a model here; with "
-            "engine.kind openai its server decides. Correct it.",
+            "the job: model.engine_args is how vLLM loads a model here; with engine.kind openai "
+            "its server decides. Correct it.",
         ),
         (
             ["sampling.thinking_budget=5"],
-            "the job: sampling.thinking_budget needs a model's tokens under way, and "
-            "engine.kind openai gives none. Correct it.",
+            "the job: sampling.thinking_budget needs a model's tokens under way, and engine.kind "
+            "openai gives none. Correct it.",
         ),
         (
             ["sampling.stop_loops=true"],
-            "the job: sampling.stop_loops needs a model's tokens under way, and engine.kind "
-            "openai gives none. Correct it.",
+            "the job: sampling.stop_loops needs a model's tokens under way, and engine.kind openai "
+            "gives none. Correct it.",
         ),
         (
             ["sampling.ignore_eos=true"],
-            "the job: sampling.ignore_eos needs a model's tokens under way, and engine.kind "
-            "openai gives none. Correct it.",
+            "the job: sampling.ignore_eos needs a model's tokens under way, and engine.kind openai "
+            "gives none. Correct it.",
         ),
         (
             ["output.token_ids=always"],
@@ -197,8 +190,8 @@ def test_a_job_that_asks_a_server_for_what_it_cannot_do_is_refused(
         (
             ["model={variant: r1-tiny}"],
             {},
-            "model.variant: r1-tiny has no repository to be called by. Give model.served, "
-            "the name under which the server serves it.",
+            "model.variant: r1-tiny has no repository to be called by. Give model.served, the name "
+            "under which the server serves it.",
         ),
         (
             [],
@@ -229,9 +222,8 @@ def test_a_key_that_a_job_asks_for_is_needed_to_run_it_and_not_to_look_at_it(job
         result = CliRunner().invoke(main, [command, *words])
         assert result.exit_code == 2
         assert (
-            "engine.api_key_env: the environment variable MY_KEY is not set. Set it to the key, "
-            "or leave api_key_env "
-            "out for a server that wants none.\n"
+            "engine.api_key_env: the environment variable MY_KEY is not set. Set it to the key, or "
+            "leave api_key_env out for a server that wants none.\n"
         ) in result.stderr
         assert not (job.parent / "out").exists()
     for command in ("status", "plan"):
@@ -324,8 +316,7 @@ def test_a_run_says_what_it_spent_and_what_is_not_in_it() -> None:
     assert document["usd"] == 0.7
     assert as_line(document, 5.0) == (
         "spent: 0.7000 USD on 3 answers in this run, 2.20 of 5.00 on this output (1 answers "
-        "without usage are not in "
-        "it)"
+        "without usage are not in it)"
     )
     assert as_line(spend_document(spent, None, None), None) is None
     assert [money(usd) for usd in (0, 0.00123, 1234.5)] == ["0.00", "0.0012", "1,234.50"]

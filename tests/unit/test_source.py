@@ -473,9 +473,8 @@ def test_a_file_that_is_replaced_after_its_ids_were_read_stops_the_reading(tmp_p
     with pytest.raises(StorageError) as error:
         ids_of(source)
     assert str(error.value) == (
-        f"{path}: changed since this command began (got another version, need the one that its "
-        f"ids were read from). "
-        "Run the same command again."
+        f"{path}: changed since this command began (got another version, need the one that its ids "
+        "were read from). Run the same command again."
     )
     path.unlink()
     with pytest.raises(

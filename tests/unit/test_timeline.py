@@ -5,8 +5,6 @@ restarted.
 from __future__ import annotations
 
 import itertools
-import json
-from pathlib import Path
 
 import pytest
 
@@ -86,18 +84,3 @@ def test_updates_as_often_as_the_driver_polls_give_a_point_a_second() -> None:
         clock.now = 100.0 + tick / 100
         timeline.update(Tally(), [heard(tick)])
     assert timeline.to_dict()["seconds"] == pytest.approx(list(range(11)), abs=0.1)
-
-
-def test_the_record_of_a_run_holds_its_series(real_output: Path) -> None:
-    [path] = (real_output / ".batchr1/runs").glob("*.json")
-    record = json.loads(path.read_text())
-    series = record["timeline"]
-    assert len({len(values) for values in series.values()}) == 1
-    assert len(series["seconds"]) >= 3
-    assert series["tokens"][-1] == record["tally"]["tokens"]
-    assert series["finished"][-1] == 40
-    assert max(series["running"]) >= 3
-    assert series["seconds"] == sorted(series["seconds"])
-    assert series["seconds"][-1] <= record["wall_s"]
-    lines = path.read_text().splitlines()
-    assert [line.count(",") for line in lines if '"tokens": [' in line] == [len(series["tokens"])]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rewritten import equal_forms, near_miss
+from verdicts import boxed, verdict
 
 from batchr1.reasoning.verify import (
     BadVerdictError,
@@ -21,43 +19,6 @@ from batchr1.reasoning.verify import (
     full_verdict,
     quick_verdict,
 )
-
-MATH_500 = Path("/work/shared/data/math500.parquet")
-
-
-def verdict(kind: str, answer: str | None, gold: str | None, **options: Any) -> Verdict:
-    """As a run comes to it: quickly if it can be, else in full."""
-    verify = Verify(kind, **options)
-    quick = quick_verdict(verify, answer, gold)
-    if quick is not None or answer is None:
-        assert quick is not None
-        return quick
-    return full_verdict(verify, None, answer, gold, {})
-
-
-def boxed(text: str) -> str:
-    return f"So the answer is \\boxed{{{text}}}."
-
-
-@pytest.mark.skipif(not MATH_500.exists(), reason=f"MATH-500 is not on this machine: {MATH_500}")
-@pytest.mark.parametrize("kind", ["auto", pytest.param("math", marks=pytest.mark.slow)])
-def test_math_500_golds_equal_themselves_and_five_rewritten_forms_and_no_near_miss(
-    kind: str,
-) -> None:
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    golds = pl.read_parquet(MATH_500)["answer"].to_list()
-    assert len(golds) == 500
-    pairs = [(form, gold) for gold in golds for form in [gold, *equal_forms(gold)]]
-    assert all(len(equal_forms(gold)) == 5 for gold in golds)
-    missed = [pair for pair in pairs if not verdict(kind, boxed(pair[0]), pair[1]).correct]
-    assert len(missed) <= 0.01 * len(pairs), missed
-    taken = [
-        (near_miss(gold), gold)
-        for gold in golds
-        if verdict(kind, boxed(near_miss(gold)), gold).correct
-    ]
-    assert len(taken) <= 0.01 * len(golds), taken
-
 
 SAME = [
     (r"\{1, 2, 3\}", "3, 1, 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -14,6 +15,7 @@ from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.smallest_gpus import GPU_COUNTS, on_gpus, precisions, smallest_set
 
 
+@functools.cache
 def variants(*args: str) -> click.testing.Result:
     return click.testing.CliRunner().invoke(
         main, ["variants", *args], prog_name="batchr1", catch_exceptions=False
