@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batchr1.driver.prepare import NoFitError
+from batchr1.driver.planning import NoFitError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import PROMPTS, gpus, job, offered, plan, source_of
