@@ -74,8 +74,8 @@ def memory_gb(pid: int | str = "self", field: str = "VmRSS") -> float:
 
 def note_marks(path: Path, started: float) -> None:
     """Note the end of each step up to the first lease."""
-    import batchr1.driver.driver as driver
     import batchr1.driver.run_job as run
+    from batchr1.driver.leases import Leases
 
     marks: dict[str, Any] = {}
 
@@ -98,14 +98,14 @@ def note_marks(path: Path, started: float) -> None:
 
     for name in STEPS:
         setattr(run, name, marked(name, getattr(run, name)))
-    plain_give = driver.Driver._give
+    plain_give = Leases._give
 
     def give(self: Any, *arguments: Any) -> None:
         plain_give(self, *arguments)
         if "first_lease" not in marks:
             mark("first_lease")
 
-    driver.Driver._give = give  # type: ignore[method-assign]
+    Leases._give = give  # type: ignore[method-assign]
     mark("imported")
 
 

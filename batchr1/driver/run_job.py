@@ -12,7 +12,6 @@ import logging
 
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.context import DEFAULTS, RunContext, RunOptions, open_job
-from batchr1.driver.driver import Tally
 from batchr1.driver.monitor.prometheus import MetricsExporter, exporting
 from batchr1.driver.on_finish import run_command
 from batchr1.driver.planning import EngineInputs, make_renderer, plan_engines
@@ -43,6 +42,7 @@ from batchr1.driver.summary import (
     now_text,
     run_name,
 )
+from batchr1.driver.tally import Tally
 from batchr1.driver.work import Work
 from batchr1.events import event
 from batchr1.job.spec import JobSpec

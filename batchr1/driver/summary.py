@@ -10,8 +10,8 @@ from typing import Any
 from batchr1 import __version__
 from batchr1.dataset.pending import Counts
 from batchr1.driver.context import JobContext, RunOptions
-from batchr1.driver.driver import Tally
 from batchr1.driver.oom_restart import RungTaken
+from batchr1.driver.tally import Tally
 from batchr1.errors import BatchError
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec

@@ -7,16 +7,19 @@ import logging
 import time
 
 from batchr1.dataset.pending import Counts, Pending
+from batchr1.driver.commits import Commits
 from batchr1.driver.context import RunContext
-from batchr1.driver.driver import LEASE_SIZE, Driver, Tally
+from batchr1.driver.driver import Driver, RunHooks
 from batchr1.driver.feeder import Feeder, Limits
 from batchr1.driver.fleet import Executor, Fleet
+from batchr1.driver.leases import LEASE_SIZE
 from batchr1.driver.logs import log_file
 from batchr1.driver.monitor.progress import ProgressDisplay
 from batchr1.driver.monitor.recorder import RunRecorder, RunResult
 from batchr1.driver.planning import EngineInputs
 from batchr1.driver.resume.changed_prompts import agrees_with_input
 from batchr1.driver.summary import RunEnd, Summary, counted, job_document
+from batchr1.driver.tally import Tally
 from batchr1.driver.worker_setup import WorkerSetups
 from batchr1.errors import BatchError, StorageError, UsageError
 from batchr1.events import event
@@ -140,15 +143,16 @@ class Work:
                 display.update(tally, workers)
 
         return Driver(
-            output=self._output,
-            lock=self._run.lock,
+            commits=Commits(
+                self._output,
+                self._run.lock,
+                run=self._run.name,
+                failed_every_s=spec.output.part_every_s,
+            ),
             executor=executor,
             feeder=feeder,
             replicas=fleet,
-            failed_every_s=spec.output.part_every_s,
-            should_stop=self._reason_to_stop,
-            on_ready=self._claim_output,
-            on_progress=on_progress,
+            hooks=RunHooks(self._reason_to_stop, self._claim_output, on_progress),
             grace_s=options.grace_s,
             n=spec.sampling.n,
         )

@@ -23,8 +23,8 @@ from batchr1.cli.run import as_text
 from batchr1.cli.status import as_text as status_text
 from batchr1.columns import COLUMNS
 from batchr1.dataset.pending import Counts
-from batchr1.driver.driver import Tally
 from batchr1.driver.summary import Summary
+from batchr1.driver.tally import Tally
 from batchr1.export.options import ExportOptions
 from batchr1.export.select import Step, filters
 from batchr1.report.summary import GroupSummary, InFlight, LastRun, OutputSummary

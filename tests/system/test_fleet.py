@@ -33,8 +33,9 @@ from replay_job import (
 
 from batchr1.cli.main import main
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
+from batchr1.driver.commits import Commits
 from batchr1.driver.context import RunOptions
-from batchr1.driver.driver import Driver
+from batchr1.driver.driver import Driver, RunHooks
 from batchr1.driver.fleet import Fleet
 from batchr1.driver.run_job import run_job
 from batchr1.driver.worker_setup import WorkerSetups
@@ -320,30 +321,26 @@ def test_at_the_end_no_replica_keeps_in_hand_what_another_could_run(
     fleet = fleet_on(machines, tmp_path, 2)
     unused: Any = None
     driver = Driver(
-        output=unused,
-        lock=unused,
+        commits=Commits(unused, unused, run="r", failed_every_s=60.0),
         executor=machines,
         feeder=feeder,
         replicas=fleet,
-        failed_every_s=60.0,
-        should_stop=lambda: None,
-        on_ready=unused,
-        on_progress=unused,
+        hooks=RunHooks(lambda: None, unused, unused),
     )
     for replica in fleet.values():
         replica.ready = WorkerReady(EngineInfo("replay", 4096, 8, 0), 0.0)
         replica.wanted = 12  # for eight slots
-    driver._lease()
+    driver._leases.lease()
     held = [len(replica.in_flight) for replica in fleet.values()]
     assert held == [12, 12], "as long as there is enough"
     for replica in fleet.values():
         replica.wanted = 12
-    driver._lease()
+    driver._leases.lease()
     assert [len(replica.in_flight) for replica in fleet.values()] == held, (
         "two are left, and wait for a free slot"
     )
     driver._handle(fleet[1], SamplesFinished(tuple(fleet[1].in_flight)[:5], (10,) * 5))
-    driver._lease()
+    driver._leases.lease()
     assert [len(replica.in_flight) for replica in fleet.values()] == [12, 8], (
         "of three free slots there is work for one"
     )

@@ -29,7 +29,6 @@ from watched import LINE, lines_of, samples_of
 from batchr1.cli.main import main
 from batchr1.cli.options import address
 from batchr1.dataset.pending import Counts
-from batchr1.driver.driver import Tally
 from batchr1.driver.fleet import Event as WorkerEvent
 from batchr1.driver.monitor.prometheus import (
     HELP,
@@ -38,6 +37,7 @@ from batchr1.driver.monitor.prometheus import (
     exporting,
     serving,
 )
+from batchr1.driver.tally import Tally
 from batchr1.engine.openai.server import Spent
 from batchr1.errors import JobError
 from batchr1.events import EVENTS, JsonLines, event, schema_document

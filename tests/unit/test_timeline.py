@@ -8,8 +8,8 @@ import itertools
 
 import pytest
 
-from batchr1.driver.driver import Tally
 from batchr1.driver.monitor.timeline import MAX_POINTS, Timeline
+from batchr1.driver.tally import Tally
 from batchr1.engine.protocol import EngineLoad
 from batchr1.executors.messages import Heartbeat
 

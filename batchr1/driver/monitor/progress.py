@@ -12,7 +12,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from batchr1.driver.driver import Tally
+from batchr1.driver.tally import Tally
 from batchr1.events import event
 from batchr1.executors.messages import Heartbeat
 

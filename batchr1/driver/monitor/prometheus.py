@@ -26,8 +26,8 @@ from prometheus_client.registry import Collector
 
 from batchr1 import __version__
 from batchr1.dataset.pending import Counts
-from batchr1.driver.driver import Tally
 from batchr1.driver.monitor.timeline import Timeline
+from batchr1.driver.tally import Tally
 from batchr1.errors import BatchError, JobError
 from batchr1.events import event
 from batchr1.executors.messages import Heartbeat

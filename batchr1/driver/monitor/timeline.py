@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from batchr1.driver.driver import Tally
+from batchr1.driver.tally import Tally
 from batchr1.executors.messages import Heartbeat
 
 MAX_POINTS = 600
