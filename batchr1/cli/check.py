@@ -9,41 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchr1.cli.options import (
-    JOB,
-    JSON,
-    device_options,
-    job_options,
-    named,
-    read_job,
-    split_devices,
-)
+from batchr1.cli.options import JOB, JSON, JobOptions, job_options, named
 
 if TYPE_CHECKING:
+    from batchr1.dataset.pending import Counts
+    from batchr1.dataset.prompts import Renderer
+    from batchr1.driver.context import JobContext
     from batchr1.job.spec import JobSpec
+    from batchr1.records import Prompt
+    from batchr1.sizing.plan import Plan
 
 SAMPLE_ROWS = 2000
 
 
 @click.command()
 @JOB
-@job_options
-@device_options
+@job_options(devices=True)
 @click.option(
     "--show-prompt", is_flag=True, help="Print the first prompt as the model will see it."
 )
 @JSON
 def command(
     job: Path,
-    variant: str | None,
-    settings: tuple[str, ...],
-    output: str | None,
-    limit: int | None,
-    date: str | None,
-    gpus: str | None,
-    devices: str | None,
-    executor: str | None,
-    replicas: int | None,
+    options: JobOptions,
     show_prompt: bool,
     as_json: bool,
 ) -> None:
@@ -52,58 +40,76 @@ def command(
     Reads the whole id column and renders the first prompts; says what `run` would do, or what is
     wrong.
     """
-    spec = read_job(
-        job,
-        variant=variant,
-        settings=settings,
-        output=output,
-        limit=limit,
-        date=date,
-        executor=executor,
-        replicas=replicas,
-    )
+    spec = options.read(job)
     from batchr1.driver.context import RunOptions, open_job
-    from batchr1.driver.feeder import render_batch
     from batchr1.driver.planning import make_renderer, plan_job
-    from batchr1.driver.preflight import check_fingerprint, fetch_command, has_weights
-    from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
-    from batchr1.driver.resume.pending_rows import read_ids, take_out_done, take_out_failed
-    from batchr1.records import Prompt
 
     with named(job):
-        options = RunOptions(gpus=gpus, devices=split_devices(devices))
-        prepared = open_job(spec, options)
-        prepared.output.refuse_foreign()
-        check_fingerprint(prepared)
-        model = prepared.model
-        renderer = make_renderer(prepared, options)
-        pending = read_ids(prepared)
-        take_out_done(prepared, pending)
-        if spec.input.on_changed_prompt == "refuse" and (
-            files := files_to_check(prepared, pending)
-        ):
-            # refuses, or does nothing
-            check_prompts(prepared, pending, renderer, files, run="", check_lock=lambda: None)
-        take_out_failed(prepared, pending)
-        counts = pending.counts()
-        plan = plan_job(prepared, renderer, options)
+        run_options = RunOptions(gpus=options.gpus, devices=options.device_ids)
+        context = open_job(spec, run_options)
+        renderer = make_renderer(context, run_options)
+        counts = _count(context, renderer)
+        plan = plan_job(context, renderer, run_options)
         server = _look_at_server(spec) if spec.engine.is_server else None
+    prompts, bad = _first_prompts(context, renderer)
+    document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
+    if server is not None:
+        model = {name: document["model"][name] for name in ("name", "identity")}
+        document |= {"server": server, "prompt_tokens": None, "model": model}
+        del document["engine_args"], document["too_long"]
+    if as_json:
+        click.echo(json.dumps(document, default=str))
+        return
+    click.echo(_as_text(document))
+    if show_prompt and prompts:
+        click.echo("first prompt:\n" + renderer.show(prompts[0]))
+
+
+def _count(context: JobContext, renderer: Renderer) -> Counts:
+    """Count what is to do; raises what a run would refuse the output for."""
+    from batchr1.driver.preflight import check_fingerprint
+    from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
+    from batchr1.driver.resume.pending_rows import read_ids, take_out_done, take_out_failed
+
+    context.output.refuse_foreign()
+    check_fingerprint(context)
+    pending = read_ids(context)
+    take_out_done(context, pending)
+    if context.spec.input.on_changed_prompt == "refuse":
+        files = files_to_check(context, pending)
+        if files:  # refuses, or does nothing
+            check_prompts(context, pending, renderer, files, run="", check_lock=lambda: None)
+    take_out_failed(context, pending)
+    return pending.counts()
+
+
+def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt], dict[str, int]]:
+    """Render the first SAMPLE_ROWS rows; also count those that cannot be, by reason."""
+    from batchr1.driver.feeder import render_batch
+    from batchr1.records import Prompt
+
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
-    for _, batch in prepared.source.batches(prepared.source.row_columns):
-        for prompt in render_batch(
-            prepared.source, renderer, batch.slice(0, SAMPLE_ROWS - len(prompts))
-        ):
+    source = context.source
+    for _, batch in source.batches(source.row_columns):
+        first = batch.slice(0, SAMPLE_ROWS - len(prompts))
+        for prompt in render_batch(source, renderer, first):
             if isinstance(prompt, Prompt):
                 prompts.append(prompt)
             else:
                 bad[prompt.reason] = bad.get(prompt.reason, 0) + 1
         if len(prompts) + sum(bad.values()) >= SAMPLE_ROWS:
             break
-    lengths = [len(p.token_ids) for p in prompts]
-    too_long = sum(length >= plan.max_model_len for length in lengths)
-    document: dict[str, Any] = {
-        "job": spec.name,
+    return prompts, bad
+
+
+def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]:
+    """The job and its plan, as `check --json` prints them."""
+    from batchr1.driver.preflight import fetch_command, has_weights
+
+    model = context.model
+    return {
+        "job": context.spec.name,
         "model": {
             "name": model.name,
             "identity": model.identity,
@@ -114,31 +120,22 @@ def command(
         "replicas": plan.replicas,
         "engine_args": plan.engine_args,
         "counts": counts.to_dict(),
-        "prompt_tokens": {
-            "min": min(lengths),
-            "mean": statistics.fmean(lengths),
-            "max": max(lengths),
-        }
-        if lengths
-        else None,
-        "sampled": len(prompts) + sum(bad.values()),
-        "too_long": too_long,
-        "bad_rows": bad,
-        "output": prepared.output.uri,
+        "output": context.output.uri,
     }
-    if server is not None:
-        document |= {
-            "server": server,
-            "prompt_tokens": None,
-            "model": {"name": model.name, "identity": model.identity},
-        }
-        del document["engine_args"], document["too_long"]
-    if as_json:
-        click.echo(json.dumps(document, default=str))
-        return
-    click.echo(_as_text(document))
-    if show_prompt and prompts:
-        click.echo("first prompt:\n" + renderer.show(prompts[0]))
+
+
+def _prompt_figures(prompts: list[Prompt], bad: dict[str, int], plan: Plan) -> dict[str, Any]:
+    """Lengths of the first prompts in tokens, and rows that cannot be run."""
+    lengths = [len(prompt.token_ids) for prompt in prompts]
+    tokens = None
+    if lengths:
+        tokens = {"min": min(lengths), "mean": statistics.fmean(lengths), "max": max(lengths)}
+    return {
+        "prompt_tokens": tokens,
+        "sampled": len(prompts) + sum(bad.values()),
+        "too_long": sum(length >= plan.max_model_len for length in lengths),
+        "bad_rows": bad,
+    }
 
 
 def _look_at_server(spec: JobSpec) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,13 +20,50 @@ from batchr1.errors import BatchError, JobError, UsageError
 if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 JOB = click.argument("job", type=click.Path(path_type=Path))
 PRICE = click.option(
     "--price", type=float, metavar="USD", help="Price of a GPU-hour, for the cost."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+@dataclass(frozen=True, slots=True)
+class JobOptions:
+    """Options of all commands that take a job: changes to the job, and devices to run it on."""
+
+    variant: str | None = None
+    settings: tuple[str, ...] = ()
+    output: str | None = None
+    limit: int | None = None
+    date: str | None = None
+    gpus: str | None = None
+    devices: str | None = None
+    executor: str | None = None
+    replicas: int | None = None
+
+    def __bool__(self) -> bool:
+        """Whether one was given."""
+        return self != JobOptions()
+
+    @property
+    def device_ids(self) -> tuple[str, ...] | None:
+        """The GPUs that --devices names."""
+        if self.devices is None:
+            return None
+        return tuple(one.strip() for one in self.devices.split(",") if one.strip())
+
+    def read(self, job: Path) -> JobSpec:
+        """Read the job file with these changes."""
+        from batchr1.job import Overrides, load_job
+
+        settings = self.settings
+        if self.executor is not None:
+            settings = (*settings, f"executor.kind={self.executor}")
+        if self.replicas is not None:
+            settings = (*settings, f"executor.replicas={self.replicas}")
+        day = None if self.date is None else _day(self.date)
+        return load_job(job, Overrides(self.variant, self.output, self.limit, settings), date=day)
+
 
 _JOB_OPTIONS = (
     click.option("--variant", metavar="NAME", help="Use this model variant instead of the job's."),
@@ -54,42 +93,26 @@ _DEVICE_OPTIONS = (
         help="At most N engines; CPU engines share cores.",
     ),
 )
+_NAMES = [field.name for field in fields(JobOptions)]
 
 
-def job_options(command: F) -> F:
-    """--variant, --set, --output, --limit, --date"""
-    for option in reversed(_JOB_OPTIONS):
-        command = option(command)
-    return command
+def job_options(*, devices: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options of a job, as its argument `options`.
 
+    `devices`: --gpus, --devices, --executor and --replicas too.
+    """
 
-def device_options(command: F) -> F:
-    """--gpus, --devices, --executor, --replicas"""
-    for option in reversed(_DEVICE_OPTIONS):
-        command = option(command)
-    return command
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*args: Any, **params: Any) -> Any:
+            given = {name: params.pop(name) for name in _NAMES if name in params}
+            return command(*args, options=JobOptions(**given), **params)
 
+        for option in reversed(_JOB_OPTIONS + (_DEVICE_OPTIONS if devices else ())):
+            call = option(call)
+        return call
 
-def read_job(
-    job: Path,
-    *,
-    variant: str | None,
-    settings: tuple[str, ...],
-    output: str | None,
-    limit: int | None,
-    date: str | None,
-    executor: str | None = None,
-    replicas: int | None = None,
-) -> JobSpec:
-    """The job file with the command line's overrides."""
-    from batchr1.job import Overrides, load_job
-
-    day = None if date is None else _day(date)
-    if executor is not None:
-        settings = (*settings, f"executor.kind={executor}")
-    if replicas is not None:
-        settings = (*settings, f"executor.replicas={replicas}")
-    return load_job(job, Overrides(variant, output, limit, settings), date=day)
+    return decorate
 
 
 def days(date: str | None) -> list[str | None]:
@@ -129,8 +152,8 @@ def _day(text: str, need: str = "YYYY-MM-DD") -> dt.date:
 
 @contextlib.contextmanager
 def named(job: Path) -> Iterator[None]:
-    """Put the job file in front of a complaint about one of its keys: behind `read_job` only the
-    key is known.
+    """Put the job file in front of a complaint about one of its keys: behind `JobOptions.read` only
+    the key is known.
     """
     try:
         yield
@@ -161,12 +184,6 @@ def logging_as(log_format: str) -> Iterator[None]:
             said = event("failed", exit_code=exc.exit_code)
             logging.getLogger("batchr1.cli").error("%s", exc, extra=said)
             raise click.exceptions.Exit(exc.exit_code) from exc
-
-
-def split_devices(devices: str | None) -> tuple[str, ...] | None:
-    return (
-        tuple(d.strip() for d in devices.split(",") if d.strip()) if devices is not None else None
-    )
 
 
 def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> dt.datetime | None:

@@ -12,23 +12,22 @@ from batchr1.cli.options import (
     JOB,
     JSON,
     PRICE,
+    JobOptions,
     checked_price,
-    device_options,
     job_options,
     named,
-    read_job,
-    split_devices,
 )
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
+    from batchr1.driver.planning import NoFitError
+    from batchr1.sizing.machine import Machine
     from batchr1.sizing.plan import Plan
 
 
 @click.command()
 @JOB
-@job_options
-@device_options
+@job_options(devices=True)
 @click.option(
     "--gpu",
     metavar="NAME",
@@ -46,15 +45,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     job: Path,
-    variant: str | None,
-    settings: tuple[str, ...],
-    output: str | None,
-    limit: int | None,
-    date: str | None,
-    gpus: str | None,
-    devices: str | None,
-    executor: str | None,
-    replicas: int | None,
+    options: JobOptions,
     gpu: str | None,
     vram: float | None,
     price: float | None,
@@ -65,61 +56,62 @@ def command(
     For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the
     prompts.
     """
-    spec = read_job(
-        job,
-        variant=variant,
-        settings=settings,
-        output=output,
-        limit=limit,
-        date=date,
-        executor=executor,
-        replicas=replicas,
-    )
+    spec = options.read(job)
     from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.planning import NoFitError, plan_job, planning_renderer
     from batchr1.models.resolve import resolve_or_catalogue
+
+    machine = _machine(gpu, vram, options)
+    checked_price(price)
+    run_options = RunOptions(
+        gpus=options.gpus, devices=options.device_ids, elsewhere=machine is not None
+    )
+    with named(job):
+        if spec.engine.is_server:
+            _refuse_gpus(gpu=gpu, vram=vram, price=price)
+        context = open_job(spec, run_options, resolve=resolve_or_catalogue)
+        if spec.engine.is_server:
+            from batchr1.driver.server_plan import plan_server_job, server_plan_text
+
+            found = plan_server_job(context)
+            click.echo(json.dumps(found) if as_json else server_plan_text(found))
+            return
+        renderer, notes = planning_renderer(context)
+        try:
+            plan = plan_job(context, renderer, run_options, machine=machine, price=price)
+        except NoFitError as exc:
+            if not as_json:
+                raise
+            click.echo(json.dumps(_misfit(exc)))
+            ctx.exit(exc.exit_code)
+    document = plan.to_dict() | {"model": context.model.name, "notes": [*notes, *plan.notes]}
+    click.echo(json.dumps(document) if as_json else as_text(plan, document))
+
+
+def _machine(gpu: str | None, vram: float | None, options: JobOptions) -> Machine | None:
+    """The machine that --gpu or --vram names; None: this one."""
     from batchr1.sizing.machine import named_machine
 
     if gpu is not None and vram is not None:
         raise UsageError("--vram: cannot be given together with --gpu. Give one of them.")
-    checked_price(price)
-    elsewhere = gpu is not None or vram is not None
-    machine = named_machine(gpu, vram_gib=vram, count=_count(gpus)) if elsewhere else None
-    if elsewhere and devices is not None:
+    if gpu is None and vram is None:
+        return None
+    machine = named_machine(gpu, vram_gib=vram, count=_count(options.gpus))
+    if options.devices is not None:
         raise UsageError(
             "--devices: names GPUs of this machine, and the plan is for others. Leave it out."
         )
-    options = RunOptions(gpus=gpus, devices=split_devices(devices), elsewhere=elsewhere)
-    with named(job):
-        if spec.engine.is_server:
-            _refuse_gpus(gpu=gpu, vram=vram, price=price)
-        prepared = open_job(spec, options, resolve=resolve_or_catalogue)
-        if spec.engine.is_server:
-            from batchr1.driver.server_plan import plan_server_job, server_plan_text
+    return machine
 
-            found = plan_server_job(prepared)
-            click.echo(json.dumps(found) if as_json else server_plan_text(found))
-            return
-        renderer, notes = planning_renderer(prepared)
-        try:
-            plan = plan_job(prepared, renderer, options, machine=machine, price=price)
-        except NoFitError as exc:
-            if not as_json:
-                raise
-            ways = [{"flags": way.flags, "what": way.what} for way in exc.ways]
-            click.echo(
-                json.dumps(
-                    {
-                        "fits": False,
-                        "error": str(exc),
-                        "missing_gib": round(exc.missing_gib, 2),
-                        "ways_out": ways,
-                    }
-                )
-            )
-            ctx.exit(exc.exit_code)
-    document = plan.to_dict() | {"model": prepared.model.name, "notes": [*notes, *plan.notes]}
-    click.echo(json.dumps(document) if as_json else as_text(plan, document))
+
+def _misfit(error: NoFitError) -> dict[str, Any]:
+    """A job that does not fit, as `plan --json` prints it."""
+    return {
+        "fits": False,
+        "error": str(error),
+        "missing_gib": round(error.missing_gib, 2),
+        "ways_out": [{"flags": way.flags, "what": way.what} for way in error.ways],
+    }
 
 
 def _refuse_gpus(**options: object) -> None:
@@ -148,11 +140,9 @@ def as_text(plan: Plan, document: dict[str, Any]) -> str:
     split = f"TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}"
     where = f"{plan.replicas} × {plan.device}" + (f", {split}" if plan.device == "cuda" else "")
     m = plan.memory
-    within = (
-        ""
-        if plan.gpu_memory_utilization is None
-        else f" (utilisation {plan.gpu_memory_utilization:.2f})"
-    )
+    within = ""
+    if plan.gpu_memory_utilization is not None:
+        within = f" (utilisation {plan.gpu_memory_utilization:.2f})"
     lines = [
         f"model    {document['model']}",
         f"engines  {where}",

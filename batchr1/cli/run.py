@@ -16,17 +16,15 @@ import click
 from batchr1.cli.options import (
     JOB,
     JSON,
+    JobOptions,
     address,
     days,
-    device_options,
     duration,
     job_options,
     logging_as,
     named,
     next_time,
-    read_job,
     refuse_same_days,
-    split_devices,
 )
 
 if TYPE_CHECKING:
@@ -35,8 +33,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @JOB
-@job_options
-@device_options
+@job_options(devices=True)
 @click.option("--fresh", is_flag=True, help="Delete this output's results and start over.")
 @click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")
@@ -71,15 +68,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     job: Path,
-    variant: str | None,
-    settings: tuple[str, ...],
-    output: str | None,
-    limit: int | None,
-    date: str | None,
-    gpus: str | None,
-    devices: str | None,
-    executor: str | None,
-    replicas: int | None,
+    options: JobOptions,
     fresh: bool,
     yes: bool,
     retry_failed: bool,
@@ -98,19 +87,8 @@ def command(
     to its end.
     """
     with logging_as(log_format):
-        specs = {
-            day: read_job(
-                job,
-                variant=variant,
-                settings=settings,
-                output=output,
-                limit=limit,
-                date=day,
-                executor=executor,
-                replicas=replicas,
-            )
-            for day in days(date)
-        }
+        dated = {day: replace(options, date=day) for day in days(options.date)}
+        specs = {day: one.read(job) for day, one in dated.items()}
         refuse_same_days(job, specs)
         stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
         stop_at_time = next_time(stop_at, dt.datetime.now())
@@ -121,7 +99,7 @@ def command(
         def confirm(question: str) -> bool:
             return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
 
-        options = RunOptions(
+        run_options = RunOptions(
             fresh=fresh,
             retry_failed=retry_failed,
             continue_truncated=continue_truncated,
@@ -129,8 +107,8 @@ def command(
             window_began=time.monotonic(),
             stop_at=stop_at_time,
             grace_s=grace_s,
-            gpus=gpus,
-            devices=split_devices(devices),
+            gpus=options.gpus,
+            devices=options.device_ids,
             confirm_fresh=confirm,
             log_json=log_format == "json",
             metrics_file=metrics_file,
@@ -140,15 +118,14 @@ def command(
             EngineSpec
         )  # only tests call `main(…, obj=EngineSpec("replay", …))`
         if engine is not None:
-            options = replace(options, engine=engine)
+            run_options = replace(run_options, engine=engine)
         code = 0
         for day, spec in specs.items():
             if len(specs) > 1 and not as_json:
                 click.echo(f"{day}:")
             with named(job):
-                summary = run_job(
-                    spec, replace(options, date=dt.date.fromisoformat(day) if day else None)
-                )
+                date = dt.date.fromisoformat(day) if day else None
+                summary = run_job(spec, replace(run_options, date=date))
             of_day = {"date": day} if len(specs) > 1 else {}
             text = as_text(summary, _again(ctx), continues=continue_truncated)
             click.echo(json.dumps(of_day | as_document(summary)) if as_json else text)
@@ -208,8 +185,6 @@ def _again(ctx: click.Context) -> str:
 
 def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     """The lines that every run ends with. `continues`: whether truncated rows were to go on."""
-    from batchr1.driver.cost import as_line as spent_line
-
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
     left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
@@ -221,29 +196,49 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
             f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude"
         )
     if tally.done:
-        told = (
-            f"{tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in "
-            f"{summary.wall_s:,.1f} s, "
-            f"{summary.tokens_per_s:,.0f} tokens/s while generating"
-        )
-        if summary.spend and not tally.tokens:
-            told = (
-                f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
-            )
-        lines.append(
-            f"this run: {told}, {tally.truncated / tally.done:.1%} truncated"
-            + (f", {tally.correct / tally.judged:.1%} correct" if tally.judged else "")
-        )
+        lines.append(_work(summary))
     elif not counts.pending and not tally.failed:
         why = "" if counts.rows or counts.duplicates else ": the input has no rows"
-        lines.append(
-            "nothing to do" + (": no row was cut below sampling.max_tokens" if continues else why)
-        )
+        if continues:
+            why = ": no row was cut below sampling.max_tokens"
+        lines.append("nothing to do" + why)
+    lines += [*_costs(summary), *_troubles(summary)]
+    if summary.stopped:
+        lines.append(f"stopped: {summary.stopped}")
+    lines.append(f"output: {summary.output}")
+    status = f"batchr1 status {shlex.quote(summary.output)}"
+    match summary.exit_code:
+        case 75:
+            lines.append(f"next: {again}    (goes on from here)")
+        case 3:
+            lines.append(f"next: {status} --failed    (why rows failed)")
+        case _:
+            lines.append(f"next: {status}")
+    return "\n".join(lines)
+
+
+def _work(summary: Summary) -> str:
+    """The line on the rows of this run."""
+    tally = summary.tally
+    done = (
+        f"{tally.done:,} rows, {tally.tokens - tally.carried:,} tokens in {summary.wall_s:,.1f} s, "
+        f"{summary.tokens_per_s:,.0f} tokens/s while generating"
+    )
+    if summary.spend and not tally.tokens:
+        done = f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
+    correct = f", {tally.correct / tally.judged:.1%} correct" if tally.judged else ""
+    return f"this run: {done}, {tally.truncated / tally.done:.1%} truncated{correct}"
+
+
+def _costs(summary: Summary) -> list[str]:
+    """Lines on tokens thrown away and spared, and on money."""
+    from batchr1.driver.cost import as_line as spent_line
+
+    tally, lines = summary.tally, []
     if tally.discarded:
         lines.append(
             f"tried again: {tally.discarded:,} tokens of outcomes that retry.on names were "
-            f"thrown "
-            f"away"
+            f"thrown away"
         )
     if tally.spared and tally.done:
         saved = tally.spared * tally.tokens / tally.done - tally.dropped_tokens
@@ -254,32 +249,22 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
         )
     if summary.spend and (spent := spent_line(summary.spend, summary.max_cost)):
         lines.append(spent)
+    return lines
+
+
+def _troubles(summary: Summary) -> list[str]:
+    """Lines on steps down, replicas given up, and failed rows."""
+    lines = []
     for rung in summary.rungs:
-        changes = (
-            ", ".join(f"{name}={value}" for name, value in rung.changes.items())
-            or "tried again as it was"
-        )
+        changes = ", ".join(f"{name}={value}" for name, value in rung.changes.items())
         lines.append(
-            f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, {changes} ({rung.reason})"
+            f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, "
+            f"{changes or 'tried again as it was'} ({rung.reason})"
         )
     for worker, why in summary.given_up.items():
         others = "" if summary.stopped else ", and the others did its work"
         lines.append(f"given up: worker {worker}{others} ({why})")
-    if tally.reasons:
-        lines.append(
-            "failed: "
-            + ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.reasons.items()))
-        )
-    if summary.stopped:
-        lines.append(f"stopped: {summary.stopped}")
-    lines.append(f"output: {summary.output}")
-    match summary.exit_code:
-        case 75:
-            lines.append(f"next: {again}    (goes on from here)")
-        case 3:
-            lines.append(
-                f"next: batchr1 status {shlex.quote(summary.output)} --failed    (why rows failed)"
-            )
-        case _:
-            lines.append(f"next: batchr1 status {shlex.quote(summary.output)}")
-    return "\n".join(lines)
+    reasons = sorted(summary.tally.reasons.items())
+    if reasons:
+        lines.append("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in reasons))
+    return lines

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchr1.cli.options import JSON, duration, job_options, named, read_job
+from batchr1.cli.options import JSON, JobOptions, duration, job_options, named
 from batchr1.errors import StorageError
 
 if TYPE_CHECKING:
-    from batchr1.job.spec import JobSpec
+    from batchr1.dataset.pending import Counts
     from batchr1.output.folder import Output
     from batchr1.report.measures import Estimate, Measures
-    from batchr1.report.summary import OutputSummary
+    from batchr1.report.summary import GroupSummary, OutputSummary
 
 
 @click.command()
 @click.argument("target", metavar="OUTPUT|JOB")
-@job_options
+@job_options(devices=False)
 @click.option("--by", metavar="COLUMN", help="Also a line for each value of this column.")
 @click.option("--failed", "show_failed", is_flag=True, help="List the rows that failed, and why.")
 @click.option(
@@ -39,11 +39,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     target: str,
-    variant: str | None,
-    settings: tuple[str, ...],
-    output: str | None,
-    limit: int | None,
-    date: str | None,
+    options: JobOptions,
     by: str | None,
     show_failed: bool,
     health: bool,
@@ -56,75 +52,77 @@ def command(
     neither input nor rows are read: its line says whether a run holds the output, gives signs of
     life and gets on, or what the last left.
     """
-    is_job = Path(target).suffix in {".yaml", ".yml"}
-    if not is_job and (variant or settings or output or limit is not None or date):
+    job = Path(target) if Path(target).suffix in {".yaml", ".yml"} else None
+    if job is None and options:
         raise click.UsageError(
             "--variant, --set, --output, --limit and --date need a job file, not an output"
         )
     if health:
         if by is not None or show_failed:
             raise click.UsageError("--health reads no rows: leave --by and --failed out")
-        if is_job:
-            spec = read_job(
-                Path(target),
-                variant=variant,
-                settings=settings,
-                output=output,
-                limit=limit,
-                date=date,
-            )
-            with named(Path(target)):
-                looked_at = _output_of(spec)
-        else:
-            looked_at = _open(target)
+        looked_at = _open(target) if job is None else _output_of(job, options)
         ctx.exit(_say_health(looked_at, duration(max_age, "--max-age"), as_json=as_json))
     if max_age is not None:
         raise click.UsageError("--max-age belongs to --health")
-    from batchr1.report.health import look
-    from batchr1.report.summary import failed_rows, summarise
-
-    pending: int | None = None
-    spared: int | None = None
-    if is_job:
-        from batchr1.driver.context import open_job
-        from batchr1.driver.preflight import check_fingerprint
-        from batchr1.driver.resume.pending_rows import find_pending
-
-        spec = read_job(
-            Path(target), variant=variant, settings=settings, output=output, limit=limit, date=date
-        )
-        with named(Path(target)):
-            opened = open_job(spec)
-            check_fingerprint(opened)
-            found = opened.output
-            counts = find_pending(opened).counts()
-            pending, spared = counts.pending, counts.spared
-        if not found.exists():
-            nothing = (
-                []
-                if show_failed
-                else {"output": found.uri, "complete": False, "done": 0, "pending": pending}
-            )
-            text = f"{found.uri}: nothing here yet, {pending:,} pending"
-            click.echo(json.dumps(nothing) if as_json else text)
-            return
-    else:
+    counts = None
+    if job is None:
         found = _open(target)
+    else:
+        found, counts = _count(job, options)
+        if not found.exists():
+            _say_nothing(found, counts.pending, rows_only=show_failed, as_json=as_json)
+            return
     if show_failed:
-        rows = failed_rows(found)
-        if as_json:
-            click.echo(json.dumps(rows, default=str))
-        else:
-            if not rows:
-                click.echo("no failed rows", err=True)
-            for row in rows:
-                click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
+        _say_failed(found, as_json=as_json)
         return
+    from batchr1.report.health import look
+    from batchr1.report.summary import summarise
+
+    pending = None if counts is None else counts.pending
+    spared = None if counts is None else counts.spared
     summary = summarise(found, by=by, pending=pending, spared=spared)
     if as_json:
         click.echo(json.dumps(summary.to_dict() | {"health": asdict(look(found))}, default=str))
     else:
         click.echo(as_text(summary, by))
+
+
+def _count(job: Path, options: JobOptions) -> tuple[Output, Counts]:
+    """Open the output of a job, and count its samples against the input."""
+    from batchr1.driver.context import open_job
+    from batchr1.driver.preflight import check_fingerprint
+    from batchr1.driver.resume.pending_rows import find_pending
+
+    spec = options.read(job)
+    with named(job):
+        context = open_job(spec)
+        check_fingerprint(context)
+        return context.output, find_pending(context).counts()
+
+
+def _say_nothing(output: Output, pending: int, *, rows_only: bool, as_json: bool) -> None:
+    """Print that an output is not there yet."""
+    if not as_json:
+        click.echo(f"{output.uri}: nothing here yet, {pending:,} pending")
+    elif rows_only:
+        click.echo(json.dumps([]))
+    else:
+        said = {"output": output.uri, "complete": False, "done": 0, "pending": pending}
+        click.echo(json.dumps(said))
+
+
+def _say_failed(output: Output, *, as_json: bool) -> None:
+    """Print the rows that failed, and why."""
+    from batchr1.report.summary import failed_rows
+
+    rows = failed_rows(output)
+    if as_json:
+        click.echo(json.dumps(rows, default=str))
+        return
+    if not rows:
+        click.echo("no failed rows", err=True)
+    for row in rows:
+        click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
 
 
 def _open(target: str) -> Output:
@@ -134,13 +132,15 @@ def _open(target: str) -> Output:
     return Output(open_storage(target))
 
 
-def _output_of(spec: JobSpec) -> Output:
-    """Where a job writes. Nothing else of it is looked at."""
+def _output_of(job: Path, options: JobOptions) -> Output:
+    """Open the output of a job, and nothing else that it names."""
     from batchr1.output.folder import Output
     from batchr1.storage.base import StorageOptions, open_storage
 
-    options = StorageOptions(**spec.storage.model_dump())
-    return Output(open_storage(spec.output.path, options))
+    spec = options.read(job)
+    with named(job):
+        storage = StorageOptions(**spec.storage.model_dump())
+        return Output(open_storage(spec.output.path, storage))
 
 
 def _say_health(output: Output, max_age_s: float | None, *, as_json: bool) -> int:
@@ -166,19 +166,24 @@ def state_of(s: OutputSummary) -> str:
 
 def as_text(s: OutputSummary, by: str | None) -> str:
     """The table that `status` prints."""
-    from batchr1.driver.monitor.progress import format_seconds
-
-    failed = sum(s.failed.values())
     state = f"running ({s.holder})" if s.holder else state_of(s)
     if not s.holder and s.last_run.state == "running":
         state += f" (run {s.last_run.run} ended without a word: run the job again, it goes on)"
+    lines = [f"{s.output}: {state}", *_counts(s), *_speed(s)]
+    if s.failed:
+        lines.append("  failed     " + _list(s.failed))
+    if s.done:
+        lines += _results(s)
+    return "\n".join(lines + [_group(group, by) for group in s.groups])
+
+
+def _counts(s: OutputSummary) -> list[str]:
+    """Rows by state, and what is saved of those under way."""
+    failed = sum(s.failed.values())
     pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
     pending += f", {s.spared:,} spared" if s.spared else ""
     runs = f"{s.runs:,} run" + ("" if s.runs == 1 else "s")
-    lines = [
-        f"{s.output}: {state}",
-        f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}",
-    ]
+    lines = [f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}"]
     if s.repeated:
         lines.append(
             f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): "
@@ -193,6 +198,14 @@ def as_text(s: OutputSummary, by: str | None) -> str:
             f"  in flight  {saved.unreadable:,} snapshots cannot be read: their tokens are "
             f"generated again"
         )
+    return lines
+
+
+def _speed(s: OutputSummary) -> list[str]:
+    """Tokens per second, and the engines' preemptions and prefix cache."""
+    from batchr1.driver.monitor.progress import format_seconds
+
+    lines = []
     if s.tokens_per_s is not None:
         eta = f", ETA {format_seconds(s.eta_s)}" if s.eta_s is not None else ""
         since = "since this run began" if s.holder else "in the last run"
@@ -202,41 +215,48 @@ def as_text(s: OutputSummary, by: str | None) -> str:
         preempted = sum(load.preempted for load in loads)
         queries = sum(load.prefix_queries for load in loads)
         hits = sum(load.prefix_hits for load in loads)
-        share = (
-            f", {hits / queries:.0%} of prompt tokens found in the prefix cache" if queries else ""
-        )
+        share = ""
+        if queries:
+            share = f", {hits / queries:.0%} of prompt tokens found in the prefix cache"
         lines.append(f"  engines    {preempted:,} preemptions in the last run{share}")
-    if s.failed:
-        lines.append("  failed     " + _list(s.failed))
-    if s.done:
-        cut = sum(s.truncated_in.values())
-        lines.append(f"  reasoning  {_list(s.statuses)}")
-        where = f" (in {_list(s.truncated_in)})" if cut else ""
-        lines.append(f"  truncated  {cut:,} = {cut / s.done:.1%}{where}")
-        if s.judged:
-            lines.append(f"  correct    {s.correct:,} of {s.judged:,} = {s.correct / s.judged:.1%}")
-        if s.measures:
-            lines += _measures(s.measures)
-        if s.flags:
-            lines.append(f"  flags      {_list(s.flags)}")
-        told = s.token_stats
-        lines.append(
-            f"  tokens     {s.tokens:,} generated; per row:"
-            if told
-            else "  tokens     the server counted none"
-        )
-        for name, stats in s.token_stats.items():
-            numbers = "  ".join(f"{key} {value:>8,.0f}" for key, value in stats.items())
-            lines.append(f"    {name:<18} {numbers}")
-    for group in s.groups:
-        share = f"{group.correct / group.judged:6.1%} correct" if group.judged else "     no gold"
-        lines.append(
-            f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
-            f"{group.truncated / group.rows:6.1%} truncated"
-            + ("" if group.mean_tokens is None else f"  {group.mean_tokens:>8,.0f} tokens")
-            + (_at_most_k(group.measures) if group.measures else "")
-        )
-    return "\n".join(lines)
+    return lines
+
+
+def _results(s: OutputSummary) -> list[str]:
+    """Reasoning, truncation, right answers, flags and tokens of the done rows."""
+    cut = sum(s.truncated_in.values())
+    where = f" (in {_list(s.truncated_in)})" if cut else ""
+    lines = [
+        f"  reasoning  {_list(s.statuses)}",
+        f"  truncated  {cut:,} = {cut / s.done:.1%}{where}",
+    ]
+    if s.judged:
+        lines.append(f"  correct    {s.correct:,} of {s.judged:,} = {s.correct / s.judged:.1%}")
+    if s.measures:
+        lines += _measures(s.measures)
+    if s.flags:
+        lines.append(f"  flags      {_list(s.flags)}")
+    if s.token_stats:
+        lines.append(f"  tokens     {s.tokens:,} generated; per row:")
+    else:
+        lines.append("  tokens     the server counted none")
+    for name, stats in s.token_stats.items():
+        numbers = "  ".join(f"{key} {value:>8,.0f}" for key, value in stats.items())
+        lines.append(f"    {name:<18} {numbers}")
+    return lines
+
+
+def _group(group: GroupSummary, by: str | None) -> str:
+    """The line of a value of the column `by`."""
+    share = "     no gold"
+    if group.judged:
+        share = f"{group.correct / group.judged:6.1%} correct"
+    tokens = "" if group.mean_tokens is None else f"  {group.mean_tokens:>8,.0f} tokens"
+    return (
+        f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
+        f"{group.truncated / group.rows:6.1%} truncated"
+        f"{tokens}{_at_most_k(group.measures) if group.measures else ''}"
+    )
 
 
 def _measures(m: Measures) -> list[str]:
