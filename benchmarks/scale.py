@@ -60,9 +60,9 @@ def make_output(folder: Path, rows: int, done: int) -> None:
     The record of the job that made them is written too.
     """
     from batchr1.driver.context import RunOptions, open_job
+    from batchr1.driver.monitor.summary import job_document
     from batchr1.driver.resume.changed_prompts import agrees_with_input
     from batchr1.driver.resume.pending_rows import read_ids
-    from batchr1.driver.summary import job_document
     from batchr1.job import load_job
     from batchr1.output.parts import write_parquet
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import polars as pl
 
-from batchr1.driver.schedule import RowSamples, Schedule
+from batchr1.driver.feed.schedule import RowSamples, Schedule
 from batchr1.engine.protocol import Delta, Sampling
 from batchr1.engine.replay.engine import ReplayEngine
 from batchr1.executors.messages import (

@@ -85,7 +85,7 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
 
 def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt], dict[str, int]]:
     """Render the first SAMPLE_ROWS rows; also count those that cannot be, by reason."""
-    from batchr1.driver.feeder import render_batch
+    from batchr1.driver.feed.items import render_batch
     from batchr1.records import Prompt
 
     prompts: list[Prompt] = []

@@ -174,7 +174,7 @@ def logging_as(log_format: str) -> Iterator[None]:
     if log_format != "json":
         yield
         return
-    from batchr1.driver.logs import json_on_stderr
+    from batchr1.driver.monitor.logs import json_on_stderr
     from batchr1.events import event
 
     with json_on_stderr():

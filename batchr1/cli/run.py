@@ -28,7 +28,7 @@ from batchr1.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from batchr1.driver.summary import Summary
+    from batchr1.driver.monitor.summary import Summary
 
 
 @click.command()
@@ -232,7 +232,7 @@ def _work(summary: Summary) -> str:
 
 def _costs(summary: Summary) -> list[str]:
     """Lines on tokens thrown away and spared, and on money."""
-    from batchr1.driver.cost import as_line as spent_line
+    from batchr1.driver.monitor.cost import as_line as spent_line
 
     tally, lines = summary.tally, []
     if tally.discarded:

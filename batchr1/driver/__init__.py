@@ -1,25 +1,24 @@
 """Driver: the process that was started.
 
-It holds the lock, leases work and commits parts.
+It holds the output's lock, leases work to workers and commits what they stage.
 
-run_job      a spec to a summary: the walk through everything else
-prepare      the job, model, input and output before anything is touched
-driver       leases, commits, and who holds which row
-feeder       the feeder thread: pending rows, ordered, rendered and tokenised ahead
-schedule     the order of samples (pure)
-early_stop   `stop_when`: waves of samples until enough are right (pure)
-fleet        replicas: start, death, successor, end
-quarantine   the row that crashes engines, found
-oom_restart  the same worker one rung lower after out-of-memory
-lengths      lengths of prompts and completions for the plan
-server_plan  the plan of a job that a server does
-cost         money spent at a server
-empty        a run with nothing to do
-summary      the run's record and the summary made of it
-logs         the run's log, for people and as JSON
-signals      SIGINT and SIGTERM
-on_finish    the command that hears of a run's end
+run_job       the walk from a spec to a summary
+context       a job with all that it names opened; a run that holds the lock
+preflight     checks before anything is touched; the weights
+planning      the renderer and the plan of the engines
+worker_setup  the setup of each worker
+work          a run with work: feeder, fleet and driver from begin to end
+driver        the loop: messages of workers, deaths, stops
+leases        work handed out, and taken back
+commits       parts and failed rows into the output
+tally         counts of a run
+fleet         replicas: start, death, successor, end
+quarantine    the row that crashes engines, found
+oom_restart   a worker's successor after out-of-memory, one rung lower
+server_plan   the plan of a job that a server does
+signals       SIGINT and SIGTERM
 
-resume       what earlier runs left: changed prompts, exclusions, truncated rows
-monitor      what others see of a run: progress, timeline, metrics
+feed          pending rows to work items
+resume        what earlier runs left: pending rows, changed prompts, exclusions, truncated rows
+monitor       a run as seen from outside: record, progress, metrics, log, `on_finish`
 """

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from batchr1.driver.commits import Commits
-from batchr1.driver.feeder import Feeder
+from batchr1.driver.feed.feeder import Feeder
 from batchr1.driver.fleet import Executor, Fleet, Replica, error_of
 from batchr1.driver.leases import Leases, with_checkpoints
 from batchr1.driver.tally import Tally

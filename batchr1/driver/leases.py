@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from batchr1.driver.feeder import Feeder
+from batchr1.driver.feed.feeder import Feeder
 from batchr1.driver.fleet import Executor, Fleet, Replica
 from batchr1.driver.quarantine import Quarantine
 from batchr1.driver.tally import Tally

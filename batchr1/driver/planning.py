@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchr1.backends.openai import require_key
 from batchr1.driver.context import DEFAULTS, JobContext, RunOptions
-from batchr1.driver.lengths import expected_completions, measure_prompts
+from batchr1.driver.feed.lengths import expected_completions, measure_prompts
 from batchr1.engine.vllm.arguments import require_vllm
 from batchr1.errors import JobError
 from batchr1.executors.base import machine_of

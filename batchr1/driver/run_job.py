@@ -12,8 +12,18 @@ import logging
 
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.context import DEFAULTS, RunContext, RunOptions, open_job
+from batchr1.driver.monitor.on_finish import run_command
 from batchr1.driver.monitor.prometheus import MetricsExporter, exporting
-from batchr1.driver.on_finish import run_command
+from batchr1.driver.monitor.summary import (
+    RunEnd,
+    Summary,
+    counted,
+    exit_code_of,
+    initial_record,
+    job_document,
+    now_text,
+    run_name,
+)
 from batchr1.driver.planning import EngineInputs, make_renderer, plan_engines
 from batchr1.driver.preflight import (
     check_fingerprint,
@@ -32,16 +42,6 @@ from batchr1.driver.resume.pending_rows import (
     take_over_checkpoints,
 )
 from batchr1.driver.signals import StopSignals, stop_signals
-from batchr1.driver.summary import (
-    RunEnd,
-    Summary,
-    counted,
-    exit_code_of,
-    initial_record,
-    job_document,
-    now_text,
-    run_name,
-)
 from batchr1.driver.tally import Tally
 from batchr1.driver.work import Work
 from batchr1.events import event

@@ -9,9 +9,9 @@ from typing import Any
 from batchr1.backends.openai import price_of
 from batchr1.dataset.prompts import RowError
 from batchr1.driver.context import JobContext
-from batchr1.driver.cost import money
-from batchr1.driver.feeder import prompts_in
-from batchr1.driver.lengths import expected_completions
+from batchr1.driver.feed.items import prompts_in
+from batchr1.driver.feed.lengths import expected_completions
+from batchr1.driver.monitor.cost import money
 from batchr1.driver.planning import make_renderer
 
 CHARS_PER_TOKEN = 4  # OpenAI's rule of thumb for English; only for an estimate

@@ -10,15 +10,16 @@ from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.commits import Commits
 from batchr1.driver.context import RunContext
 from batchr1.driver.driver import Driver, RunHooks
-from batchr1.driver.feeder import Feeder, Limits
+from batchr1.driver.feed.feeder import Feeder
+from batchr1.driver.feed.items import ItemMaker, Limits
 from batchr1.driver.fleet import Executor, Fleet
 from batchr1.driver.leases import LEASE_SIZE
-from batchr1.driver.logs import log_file
+from batchr1.driver.monitor.logs import log_file
 from batchr1.driver.monitor.progress import ProgressDisplay
 from batchr1.driver.monitor.recorder import RunRecorder, RunResult
+from batchr1.driver.monitor.summary import RunEnd, Summary, counted, job_document
 from batchr1.driver.planning import EngineInputs
 from batchr1.driver.resume.changed_prompts import agrees_with_input
-from batchr1.driver.summary import RunEnd, Summary, counted, job_document
 from batchr1.driver.tally import Tally
 from batchr1.driver.worker_setup import WorkerSetups
 from batchr1.errors import BatchError, StorageError, UsageError
@@ -104,17 +105,20 @@ class Work:
     def _make_feeder(self) -> Feeder:
         job, plan = self._run.job, self._engines.plan
         spec = job.spec
-        return Feeder(
+        items = ItemMaker(
             job.source,
-            self._pending,
             self._engines.renderer,
             Limits(spec.sampling.max_tokens, plan.max_model_len),
-            seed=spec.sampling.seed,
+            spec.sampling.seed,
+            self._checkpoints.saved,
+        )
+        return Feeder(
+            self._pending,
+            items,
             ahead=LEASE_SIZE * plan.replicas,
             first=most_in_flight(plan.max_num_seqs) * plan.replicas,
             longest_first=spec.longest_first,
             enough=spec.stop_when.correct if spec.stop_when else None,
-            saved=self._checkpoints.saved,
         )
 
     def _make_fleet(self, executor: Executor) -> Fleet:

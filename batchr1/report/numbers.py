@@ -77,18 +77,8 @@ def _numbers(
     ]
     return {
         "output": _named(outputs),
-        "outputs": [
-            {
-                "output": s.output,
-                "state": _state(s),
-                "done": s.done,
-                "failed": sum(s.failed.values()),
-                "pending": s.pending,
-                "spared": s.spared,
-            }
-            for s in summaries
-        ],
-        "name": ", ".join(dict.fromkeys(str(name) for name in names if name)) or None,
+        "outputs": [_output(summary) for summary in summaries],
+        "name": _names(jobs, records),
         "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "batchr1": __version__,
         "state": _state_of_all([_state(summary) for summary in summaries]),
@@ -117,6 +107,24 @@ def _numbers(
         "digest": job.get("digest"),
         "versions": _versions(records),
     }
+
+
+def _output(s: OutputSummary) -> dict[str, Any]:
+    return {
+        "output": s.output,
+        "state": _state(s),
+        "done": s.done,
+        "failed": sum(s.failed.values()),
+        "pending": s.pending,
+        "spared": s.spared,
+    }
+
+
+def _names(jobs: Sequence[dict[str, Any]], records: Sequence[RunRecord]) -> str | None:
+    """Name the jobs, each once."""
+    names = [(job.get("spec") or {}).get("name") for job in jobs]
+    names += [record.job for record in records]
+    return ", ".join(dict.fromkeys(str(name) for name in names if name)) or None
 
 
 def _named(outputs: Sequence[Output]) -> str:

@@ -137,20 +137,10 @@ def summarise(
     Raises `UsageError` when nothing of ours is there, or it has no column `by`.
     """
     runs = _runs(output)
-    columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
-    frames: dict[str, pl.DataFrame] = {}
-    for rel in output.parts():
-        if by is not None and by not in (have := output.part_columns(rel)):
-            kept = ", ".join(n for n in have if n not in NAMES) or "none"
-            raise UsageError(
-                f"{output.uri}: --by {by}: there is no such column (kept columns: {kept})."
-            )
-        frames[rel] = pl.DataFrame(output.read_part(rel, columns))
-    every = (
-        pl.concat(frames.values())
-        if frames
-        else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    )
+    frames = _read(output, by)
+    every = pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
+    if frames:
+        every = pl.concat(frames.values())
     rows = each_once(every)
     last = runs[-1] if runs else None
     if last is not None and (pending is None or spared is None):
@@ -175,11 +165,7 @@ def summarise(
         judged=rows.height - rows["correct"].null_count() if frames else 0,
         correct=int(rows["correct"].sum() or 0) if frames else 0,
         tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()) if frames else 0,
-        token_stats={
-            c: _stats(rows[c]) for c in _COLUMNS if c.endswith("_tokens") and rows[c].count()
-        }
-        if frames
-        else {},
+        token_stats=_token_stats(rows) if frames else {},
         flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
         last_run=LastRun.of(last, worked),
@@ -192,6 +178,20 @@ def summarise(
         spared=spared or 0,
         repeated=every.height - rows.height,
     )
+
+
+def _read(output: Output, by: str | None) -> dict[str, pl.DataFrame]:
+    """Read the columns of numbers, and `by`, part by part."""
+    columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
+    frames: dict[str, pl.DataFrame] = {}
+    for rel in output.parts():
+        if by is not None and by not in (have := output.part_columns(rel)):
+            kept = ", ".join(n for n in have if n not in NAMES) or "none"
+            raise UsageError(
+                f"{output.uri}: --by {by}: there is no such column (kept columns: {kept})."
+            )
+        frames[rel] = pl.DataFrame(output.read_part(rel, columns))
+    return frames
 
 
 def failed_rows(output: Output) -> list[dict[str, Any]]:
@@ -288,6 +288,11 @@ def _failed(output: Output, done: pl.DataFrame) -> dict[str, int]:
 def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
     counted = rows.drop_nulls(column).group_by(column).len().sort("len", descending=True)
     return {str(value): int(count) for value, count in counted.iter_rows()}
+
+
+def _token_stats(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
+    names = [name for name in _COLUMNS if name.endswith("_tokens")]
+    return {name: _stats(rows[name]) for name in names if rows[name].count()}
 
 
 def _stats(values: pl.Series) -> dict[str, float]:

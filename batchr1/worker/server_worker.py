@@ -17,7 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 
-from batchr1.driver.cost import spent_all
+from batchr1.driver.monitor.cost import spent_all
 from batchr1.engine.openai.client import ChatClient
 from batchr1.engine.protocol import EngineInfo, EngineLoad
 from batchr1.errors import BatchError, FailedError, StorageError, UsageError

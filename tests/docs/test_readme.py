@@ -23,7 +23,7 @@ from batchr1.cli.run import as_text
 from batchr1.cli.status import as_text as status_text
 from batchr1.columns import COLUMNS
 from batchr1.dataset.pending import Counts
-from batchr1.driver.summary import Summary
+from batchr1.driver.monitor.summary import Summary
 from batchr1.driver.tally import Tally
 from batchr1.export.options import ExportOptions
 from batchr1.export.select import Step, filters

@@ -16,7 +16,7 @@ import pytest
 from replay_job import MODEL
 
 from batchr1.dataset.source import Source
-from batchr1.driver.lengths import (
+from batchr1.driver.feed.lengths import (
     expected_completions,
 )
 from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec

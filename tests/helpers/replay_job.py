@@ -17,8 +17,8 @@ import polars as pl
 import yaml
 
 from batchr1.driver.context import RunOptions
+from batchr1.driver.monitor.summary import Summary
 from batchr1.driver.run_job import run_job
-from batchr1.driver.summary import Summary
 from batchr1.engine.protocol import Sampling
 from batchr1.executors.messages import EngineSpec
 from batchr1.job import load_job
@@ -26,7 +26,7 @@ from batchr1.models.catalogue import variant
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
-    from batchr1.driver.feeder import Feeder
+    from batchr1.driver.feed.feeder import Feeder
     from batchr1.output.checkpoints import GenerationCheckpoint
     from batchr1.records import SampleKey
 
@@ -76,7 +76,8 @@ def feeder_of(
     """
     from batchr1.dataset.pending import Pending
     from batchr1.dataset.source import Source
-    from batchr1.driver.feeder import LOOK_AHEAD_ROWS, Feeder, Limits
+    from batchr1.driver.feed.feeder import LOOK_AHEAD_ROWS, Feeder
+    from batchr1.driver.feed.items import ItemMaker, Limits
     from batchr1.job.spec import InputSpec
     from batchr1.storage.base import expand_inputs
 
@@ -90,15 +91,11 @@ def feeder_of(
     )
     pending = Pending(source, n, ids_are_hashes=False)
     feeder = Feeder(
-        source,
         pending,
-        renderer,
-        Limits(1000, 4096),
-        seed=1,
+        ItemMaker(source, renderer, Limits(1000, 4096), 1, saved or {}),
         ahead=ahead,
         first=first,
         longest_first=longest_first,
-        saved=saved,
         look_ahead_rows=look_ahead_rows or LOOK_AHEAD_ROWS,
         enough=enough,
     )

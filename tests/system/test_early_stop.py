@@ -18,9 +18,9 @@ from solvable import LENGTHS, ROWS, Batch, N, solvable_job
 
 from batchr1.cli.status import as_text
 from batchr1.driver.context import open_job
-from batchr1.driver.early_stop import EarlyStop
+from batchr1.driver.feed.early_stop import EarlyStop
+from batchr1.driver.feed.schedule import RowSamples
 from batchr1.driver.resume.pending_rows import find_pending
-from batchr1.driver.schedule import RowSamples
 from batchr1.errors import JobError
 from batchr1.job import load_job
 from batchr1.output.folder import Output

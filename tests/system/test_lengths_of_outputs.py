@@ -9,7 +9,7 @@ import pytest
 from length_jobs import approx, expect, job_spec, moments, write
 from replay_job import questions, replay, rows_of, run_replay, write_job
 
-from batchr1.driver.lengths import (
+from batchr1.driver.feed.lengths import (
     MIN_EARLIER_ROWS,
     MIN_UNFINISHED_ROWS,
 )

@@ -26,8 +26,8 @@ from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_k
 
 from batchr1.cli.main import main
 from batchr1.driver.context import open_job
+from batchr1.driver.monitor.summary import Summary
 from batchr1.driver.resume.pending_rows import find_pending
-from batchr1.driver.summary import Summary
 from batchr1.errors import OutputError
 from batchr1.job import load_job
 from batchr1.storage.base import open_storage

@@ -33,8 +33,9 @@ from replay_job import (
 from batchr1.dataset.pending import Pending
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.dataset.source import Source
-from batchr1.driver.feeder import Feeder, Limits
-from batchr1.driver.schedule import Pick, RowSamples, Schedule
+from batchr1.driver.feed.feeder import Feeder
+from batchr1.driver.feed.items import ItemMaker, Limits
+from batchr1.driver.feed.schedule import Pick, RowSamples, Schedule
 from batchr1.job import load_job
 from batchr1.job.spec import InputSpec
 from batchr1.output.checkpoints import GenerationCheckpoint
@@ -329,11 +330,8 @@ def test_the_look_ahead_lets_go_of_rows_that_were_picked(
     )
     pending = Pending(source, 1, ids_are_hashes=False)
     feeder = Feeder(
-        source,
         pending,
-        renderer,
-        Limits(10, 4096),
-        seed=None,
+        ItemMaker(source, renderer, Limits(10, 4096), None),
         ahead=8,
         longest_first=True,
         look_ahead_rows=ahead,

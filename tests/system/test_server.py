@@ -22,8 +22,8 @@ from replay_job import keys_of, rows_of
 
 from batchr1.cli.run import as_text
 from batchr1.driver.context import RunOptions
+from batchr1.driver.monitor.summary import Summary
 from batchr1.driver.run_job import run_job
-from batchr1.driver.summary import Summary
 from batchr1.errors import JobError, UsageError
 from batchr1.job import Overrides, load_job
 from batchr1.output.checkpoints import INFLIGHT_DIR, read_checkpoints

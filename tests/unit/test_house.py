@@ -83,7 +83,7 @@ KNOWN: dict[str, dict[str, str]] = {
         "batchr1.driver.run_job -> batchr1.worker.admission": SEAM,
         "batchr1.driver.run_job -> batchr1.worker.checkpointer": SEAM,
         "batchr1.driver.prepare -> batchr1.verifier.pool": SEAM,
-        "batchr1.worker.server_worker -> batchr1.driver.cost": SEAM,
+        "batchr1.worker.server_worker -> batchr1.driver.monitor.cost": SEAM,
         "batchr1.models.resolve -> batchr1.sizing.architecture": "resolving reads the shape too",
     },
     "circles": {
@@ -93,7 +93,7 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "module_length": {
         "batchr1.driver.driver": "to be split: tally, planning",
-        "batchr1.driver.feeder": "to be split",
+        "batchr1.driver.feed.feeder": "to be split",
         "batchr1.driver.run_job": "to be split: context, preflight, planning",
         "batchr1.executors.ray": "to be split",
         "batchr1.sizing.plan": "to be split by kind of machine",
@@ -114,7 +114,7 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "parameter_count": {
         "batchr1.driver.driver.Driver.__init__": "to take the run's context",
-        "batchr1.driver.feeder.Feeder.__init__": "to take the run's context",
+        "batchr1.driver.feed.feeder.Feeder.__init__": "to take the run's context",
         "batchr1.driver.run_job._Run.__init__": "to take the run's context",
         "batchr1.reasoning.results.row_of": "to take records",
         "batchr1.reasoning.results.to_result": "to take records",

@@ -23,7 +23,7 @@ from replay_job import MODEL, write_job
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.dataset.sampling import MIN_GROUPS, READ_FACTOR, quotas
 from batchr1.dataset.source import Source
-from batchr1.driver.lengths import (
+from batchr1.driver.feed.lengths import (
     expected_completions,
     measure_prompts,
 )

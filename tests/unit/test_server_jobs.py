@@ -17,7 +17,7 @@ from batchr1.cli.main import main
 from batchr1.dataset.chat_prompts import ChatRenderer
 from batchr1.dataset.prompts import MATH_INSTRUCTION, PromptRow, RowError
 from batchr1.driver.context import RunOptions, open_job
-from batchr1.driver.cost import as_line, money, spend_document
+from batchr1.driver.monitor.cost import as_line, money, spend_document
 from batchr1.engine.openai.server import Price, Spent
 from batchr1.errors import JobError
 from batchr1.job import Overrides, load_job

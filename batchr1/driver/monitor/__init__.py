@@ -1,9 +1,13 @@
-"""Monitoring: a run as others see it.
+"""Monitor: a run as seen from outside.
 
-It runs in the driver. A monitor that fails never ends a run that has begun.
+It runs in the driver. Metrics that fail never end a run that has begun.
 
-progress    the bar or the lines on stderr
-timeline    how busy engines were, for the run's record
-prometheus  a run as Prometheus metrics
-watch       the metrics file and the metrics port
+recorder    the run's record, kept while it runs
+summary     the record's beginning, the summary of the end, job.json
+timeline    the load over time
+cost        money spent at a server
+progress    the progress bar and lines
+prometheus  metrics in a file and on a port
+logs        the run's log, for people and as JSON
+on_finish   the command that gets the record at the end
 """

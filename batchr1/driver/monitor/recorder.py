@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from batchr1.backends.openai import price_of
 from batchr1.dataset.pending import Counts
 from batchr1.driver.context import RunContext
-from batchr1.driver.cost import spend_record, spent_before
 from batchr1.driver.driver import Driver
 from batchr1.driver.fleet import Fleet
+from batchr1.driver.monitor.cost import spend_record, spent_before
+from batchr1.driver.monitor.summary import exit_code_of, initial_record, now_text
 from batchr1.driver.monitor.timeline import Timeline
-from batchr1.driver.summary import exit_code_of, initial_record, now_text
 from batchr1.driver.tally import Tally
 from batchr1.engine.openai.server import Spent
 from batchr1.engine.protocol import EngineLoad

@@ -1,8 +1,9 @@
-"""Resuming: samples that earlier runs left, done or begun.
+"""Resume: what earlier runs left, and what is still to do.
 
 It runs in the driver, before the first lease.
 
-changed_prompts     done rows whose prompt is another one now
+pending_rows        the input's samples without those that are done or failed
+changed_prompts     changed prompts under ids that are done
 exclude             rows that earlier outputs hold
-continue_truncated  rows that a limit cut, pending again with their tokens
+continue_truncated  rows that a limit cut, to go on
 """

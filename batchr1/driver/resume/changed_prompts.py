@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchr1.dataset.pending import Bools, Numbers, Pending
-from batchr1.driver.feeder import prompts_in
+from batchr1.driver.feed.items import prompts_in
 from batchr1.errors import InputError
 from batchr1.output.replace import replace_part
 from batchr1.records import Prompt

@@ -14,7 +14,7 @@ import numpy as np
 
 from batchr1.dataset.pending import Pending
 from batchr1.dataset.source import Source
-from batchr1.driver.feeder import prompts_in
+from batchr1.driver.feed.items import prompts_in
 from batchr1.errors import OutputError
 from batchr1.job.spec import JobSpec
 from batchr1.output.find import is_glob, matching_folders

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from batchr1.dataset.prompts import Renderer, RowError
 from batchr1.dataset.source import Source
-from batchr1.driver.feeder import prompts_in
+from batchr1.driver.feed.items import prompts_in
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource

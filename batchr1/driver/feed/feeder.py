@@ -1,6 +1,6 @@
-"""Pending rows → work items, a little ahead of the workers: reading, ordering, rendering, tokenising on its own thread.
+"""The feeder: reads, orders and renders pending rows on its own thread, ahead of the workers.
 
-    Pending ─▶ look-ahead (rows as they were read, in Arrow) ─▶ Schedule picks ─▶ rendered ─▶ take(worker)
+    Pending ─▶ look-ahead (rows in Arrow) ─▶ Schedule picks ─▶ rendered ─▶ take(worker)
 
 To order rows, many must be known: LOOK_AHEAD_ROWS of them, so that a job of 100,000 rows is ordered
 as a whole and one of ten million streams. They are kept as Arrow holds them, about a kilobyte a
@@ -12,90 +12,63 @@ filled up, so that what is short and was put off never ends up as a tail of its 
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from batchr1.dataset.pending import Pending, PendingRows
-from batchr1.dataset.prompts import PromptRow, Renderer, RowError
-from batchr1.dataset.source import Source
-from batchr1.driver.early_stop import EarlyStop
-from batchr1.driver.schedule import Pick, RowSamples, Schedule
-from batchr1.output.checkpoints import GenerationCheckpoint
-from batchr1.records import Failure, Prompt, ResumePoint, SampleKey, TruncatedBy, WorkItem
-from batchr1.seeds import derive_seed
+from batchr1.driver.feed.early_stop import EarlyStop
+from batchr1.driver.feed.items import RENDER_ROWS, ItemMaker
+from batchr1.driver.feed.schedule import Pick, RowSamples, Schedule
+from batchr1.records import Failure, SampleKey, WorkItem
 
-RENDER_ROWS = 256
 LOOK_AHEAD_ROWS = 131_072
 LOOK_AHEAD_BYTES = 256 * 2**20
 REFILL_SHARE = 8  # filled up when one in so many is left
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds a completion, in tokens: the job's max_tokens (None: no bound) and the engine's
-    context.
-    """
-
-    max_tokens: int | None
-    max_model_len: int
-
-
 class Feeder:
-    """Hands out work items in the schedule's order. `take` returns what is ready; `ended`: nothing more will come.
+    """Hands out work items in the schedule's order. `take` returns what is ready.
 
-    `ahead`: samples that are rendered before they are asked for; at the start `first`, until some
-    are. With `enough`, samples of a row go out in waves until so many are right, which `judged` is
-    told; `spared` of them are then never generated.
+    `ahead`: samples that are rendered before they are requested; at the start `first`, until some
+    are. With `enough`, samples of a row go out in waves until so many are right, by `judged`;
+    `spared` of them are then never generated.
     """
 
     def __init__(
         self,
-        source: Source,
         pending: Pending,
-        renderer: Renderer,
-        limits: Limits,
+        items: ItemMaker,
         *,
-        seed: int | None,
         ahead: int,
         first: int = 0,
         longest_first: bool = False,
         enough: int | None = None,
-        saved: dict[SampleKey, GenerationCheckpoint] | None = None,
         look_ahead_rows: int = LOOK_AHEAD_ROWS,
     ) -> None:
-        self._source = source
-        self._renderer = renderer
-        self._limits = limits
-        self._seed = seed
+        self._items = items
         self._ahead = ahead
         self._room = max(ahead, first)  # for samples that are rendered before they are asked for
-        self._saved = saved if saved is not None else {}  # taken out as their rows come
-        self.changed = 0  # saved generations whose prompt is another one by now
         self._waves = None if enough is None else EarlyStop(enough)
         self._schedule: Schedule | EarlyStop = self._waves or Schedule(longest_first=longest_first)
-        self._look_ahead_rows = (
-            look_ahead_rows if longest_first and not self._waves else RENDER_ROWS
-        )
-        self._batches: Iterator[PendingRows] | None = pending.rows_and_more(source)
+        self._look_ahead_rows = RENDER_ROWS
+        if longest_first and not self._waves:
+            self._look_ahead_rows = look_ahead_rows
+        self._batches: Iterator[PendingRows] | None = pending.rows_and_more(items.source)
         self._lock = threading.Condition()  # of all below, and of the schedule
         self._ready: deque[deque[WorkItem | Failure]] = deque()
         self._num_ready = 0  # in `_ready`
         self._rendering = 0  # picked, and not in `_ready` yet
-        self._open: dict[
-            int, deque[WorkItem | Failure]
-        ] = {}  # what is left of the row that a worker is at
+        # What is left of the row that a worker is at.
+        self._open: dict[int, deque[WorkItem | Failure]] = {}
         self._probes: dict[SampleKey, RowSamples] = {}
         self._error: BaseException | None = None
         self._stopped = False
-        self._waiting = (
-            False  # for verdicts, with all rows read and all that can be picked handed out
-        )
+        # For verdicts, with all rows read and all that can be picked handed out.
+        self._waiting = False
         self._thread = threading.Thread(target=self._work, name="feeder", daemon=True)
 
     def start(self) -> None:
@@ -121,7 +94,7 @@ class Feeder:
         return items
 
     def finished(self, keys: Sequence[SampleKey], tokens: Sequence[int]) -> None:
-        """These samples are complete, with so many tokens each."""
+        """Note that samples are complete, with so many tokens each."""
         with self._lock:
             for key, length in zip(keys, tokens, strict=True):
                 self._schedule.finished(self._probes.pop(key, None), length)
@@ -131,15 +104,13 @@ class Feeder:
         return 0 if self._waves is None else self._waves.spared
 
     def judged(self, key: SampleKey, *, right: bool) -> bool:
-        """A sample has its verdict, or failed: whether its row's other samples may be called back
-        now.
-        """
+        """Note a sample's verdict, or failure; whether its row has enough right ones by it."""
         if self._waves is None:
             return False
         with self._lock:
             has_enough = self._waves.judged(key.id, key.sample, right=right)
             if has_enough:
-                self._call_back(self._waves, key.id)
+                self._drop_rendered(self._waves, key.id)
             self._lock.notify()
         return has_enough
 
@@ -148,7 +119,7 @@ class Feeder:
             return self._waves is not None and self._waves.has_enough(id)
 
     def dropped(self, keys: Iterable[SampleKey]) -> None:
-        """Samples that were given out were called back."""
+        """Note that samples were cancelled."""
         if self._waves is not None:
             with self._lock:
                 for key in keys:
@@ -156,22 +127,22 @@ class Feeder:
                 self._lock.notify()
 
     def committed(self, keys: Iterable[SampleKey]) -> None:
-        """Samples that are durable."""
+        """Note that samples are durable."""
         if self._waves is not None:
             with self._lock:
                 for key in keys:
                     self._waves.committed(key.id, key.sample)
 
     def lost(self, keys: Iterable[SampleKey]) -> None:
-        """Samples that a dead worker had: whatever was said of them, they are to be generated."""
+        """Note that a worker died with samples: they are to be generated, whatever was said."""
         if self._waves is not None:
             with self._lock:
                 for key in keys:
                     self._waves.lost(key.id, key.sample)
                 self._lock.notify()
 
-    def _call_back(self, waves: EarlyStop, id: str) -> None:
-        """What was rendered of a row and not taken yet."""
+    def _drop_rendered(self, waves: EarlyStop, id: str) -> None:
+        """Drop what was rendered of a row and not taken yet."""
         for row in (*self._ready, *self._open.values()):
             if row and row[0].key.id == id:
                 waves.dropped(id, [item.key.sample for item in row])
@@ -222,9 +193,7 @@ class Feeder:
             self._lock.notify()
 
     def _next_row(self, worker: int) -> deque[WorkItem | Failure] | None:
-        """The samples of the next prompt; at the very end a share of what was meant for another
-        worker.
-        """
+        """Take the samples of the next prompt; at the very end, some of another worker's."""
         if self._ready:
             mine = self._open[worker] = self._ready.popleft()
             self._num_ready -= len(mine)
@@ -240,7 +209,7 @@ class Feeder:
                     if self._wait_for_verdicts():
                         continue
                     break
-                rows = [deque(items) for items in self._items(picks)]
+                rows = [deque(items) for items in self._render(picks)]
                 with self._lock:
                     self._ready.extend(rows)
                     self._num_ready += sum(map(len, rows))
@@ -249,15 +218,13 @@ class Feeder:
             self._error = exc
 
     def _wait_for_room(self) -> int:
-        """How many samples may be rendered now; 0 when the feeder is closed."""
+        """Wait until samples may be rendered; how many, 0 when the feeder is closed."""
         with self._lock:
             self._lock.wait_for(lambda: self._stopped or self._num_ready < self._room)
             return 0 if self._stopped else self._room - self._num_ready
 
     def _wait_for_verdicts(self) -> bool:
-        """Nothing can be picked: wait until verdicts, or the death of a worker, change that; False
-        when closed.
-        """
+        """Wait until verdicts, or a worker's death, let more be picked; False when closed."""
         waves = self._waves
         if waves is None:
             return False
@@ -268,7 +235,7 @@ class Feeder:
             return not self._stopped
 
     def _pick(self, room: int) -> list[Pick]:
-        """The next samples, some of them more than there is room for: a row's go together."""
+        """Pick the next samples, some more than there is room for: a row's go together."""
         self._look_ahead()
         picks: list[Pick] = []
         with self._lock:
@@ -304,48 +271,32 @@ class Feeder:
             self._schedule.add(new)
 
     def _groups(self, found: PendingRows) -> list[RowSamples]:
-        """The rows of a batch.
+        """Take the rows of a batch.
 
-        What a row expects of itself comes first, then what its finished samples say.
+        The expected length is the row's own, or else that of its finished samples.
         """
         batch, samples, right = found.batch, found.samples, found.right.tolist()
-        told = self._source.expected_tokens(batch)
+        told = self._items.source.expected_tokens(batch)
         expected = np.where(np.isnan(told), found.lengths, told).tolist()
         groups = [
             RowSamples((batch, i), list(samples[i]), expected[i], right=right[i])
             for i in range(batch.num_rows)
         ]
-        if self._saved:
-            for id, group in zip(self._source.ids(batch), groups, strict=True):
-                self._add_saved(str(id), group)
+        if self._items.saved:
+            for id, group in zip(self._items.source.ids(batch), groups, strict=True):
+                self._items.add_saved(str(id), group)
         return groups
 
-    def _add_saved(self, id: str, group: RowSamples) -> None:
-        ended = []
-        for sample in group.samples:
-            saved = self._saved.get(SampleKey(id, sample))
-            if saved is not None:
-                group.saved[sample] = saved.num_tokens
-                ended += [saved.num_tokens] * (
-                    saved.finish_reason is not None and saved.num_tokens > 0
-                )
-        if ended and math.isnan(group.expected):
-            group.expected = sum(ended) / len(ended)
-
-    def _items(self, picks: list[Pick]) -> list[list[WorkItem | Failure]]:
-        """Render what was picked, each pick's samples together."""
+    def _render(self, picks: list[Pick]) -> list[list[WorkItem | Failure]]:
+        """Render the picks, each one's samples together."""
         items: list[list[WorkItem | Failure]] = [[] for _ in picks]
         batches = _rows_of([pick.group for pick in picks])
-        prompts = [
-            prompt
-            for batch, _ in batches
-            for prompt in render_batch(self._source, self._renderer, batch)
-        ]
+        prompts = [prompt for batch, _ in batches for prompt in self._items.render(batch)]
         for place, prompt in zip(
             (place for _, places in batches for place in places), prompts, strict=True
         ):
             pick = picks[place]
-            items[place] = [self._item(prompt, sample, pick) for sample in pick.samples]
+            items[place] = [self._items.make(prompt, sample, pick) for sample in pick.samples]
             if self._waves is not None:
                 with self._lock:
                     self._waves.out(prompt.id, pick)
@@ -356,54 +307,9 @@ class Feeder:
                 pick.group.row = None
         return items
 
-    def _item(self, prompt: Prompt | RowError, sample: int, pick: Pick) -> WorkItem | Failure:
-        if isinstance(prompt, RowError):
-            return Failure(prompt.id, sample, prompt.reason, str(prompt), 0)
-        room = self._limits.max_model_len - len(prompt.token_ids)
-        if room < 1:
-            message = (
-                f"the prompt is longer than the context (got {len(prompt.token_ids)} tokens, "
-                f"need at most {self._limits.max_model_len - 1})"
-            )
-            return Failure(prompt.id, sample, "prompt_too_long", message, 0, prompt.digest)
-        if prompt.max_tokens is not None and prompt.max_tokens < 1:
-            message = (
-                f"the row's own cap allows no token (got {prompt.max_tokens}, need at least 1)"
-            )
-            return Failure(prompt.id, sample, "bad_max_tokens", message, 0, prompt.digest)
-        asked = min(
-            (m for m in (self._limits.max_tokens, prompt.max_tokens) if m is not None),
-            default=room + 1,
-        )
-        limited_by: TruncatedBy = "max_tokens" if asked <= room else "context"
-        partial, attempt = self._partial(prompt, sample)
-        return WorkItem(
-            prompt,
-            sample,
-            min(asked, room),
-            limited_by,
-            seed=derive_seed(self._seed, prompt.id, sample, attempt),
-            attempt=attempt,
-            partial=partial,
-            expected_tokens=None if math.isnan(pick.expected) else pick.expected,
-            at_least_tokens=pick.at_least,
-        )
-
-    def _partial(self, prompt: Prompt, sample: int) -> tuple[ResumePoint | None, int]:
-        """What was saved of a sample, and in which attempt; nothing if it answers another prompt."""
-        saved = self._saved.pop(SampleKey(prompt.id, sample), None)
-        if saved is None:
-            return None, 1
-        if saved.prompt_hash != prompt.digest:
-            self.changed += 1
-            return None, 1
-        return saved.partial(), saved.attempt
-
 
 def _gather(groups: Sequence[RowSamples]) -> int:
-    """Bring these rows together, so that what was read with them and was picked since is let go;
-    their bytes.
-    """
+    """Copy rows into batches of their own, to free what was read with them; their bytes."""
     num_bytes = 0
     for batch, places in _rows_of(groups):
         num_bytes += batch.nbytes
@@ -413,9 +319,7 @@ def _gather(groups: Sequence[RowSamples]) -> int:
 
 
 def _rows_of(groups: Sequence[RowSamples]) -> list[tuple[pa.RecordBatch, list[int]]]:
-    """The input rows of groups in one batch (one for each schema that files have), with the places
-    of their groups.
-    """
+    """Gather the input rows of groups in a batch for each schema, with their groups' places."""
     by_batch: dict[int, tuple[pa.RecordBatch, list[int], list[int]]] = {}
     for place, group in enumerate(groups):
         batch, index = group.row
@@ -433,35 +337,3 @@ def _rows_of(groups: Sequence[RowSamples]) -> list[tuple[pa.RecordBatch, list[in
         (pa.Table.from_batches(batches).combine_chunks().to_batches()[0], places)
         for batches, places in by_schema
     ]
-
-
-def prompts_in(
-    source: Source, renderer: Renderer, batch: pa.RecordBatch
-) -> Iterator[Prompt | RowError]:
-    """The prompts of an input batch alone, in order, some at a time: to measure or compare. Errors
-    name no id.
-    """
-    for start in range(0, batch.num_rows, RENDER_ROWS):
-        contents = source.contents(batch.slice(start, RENDER_ROWS))
-        yield from renderer.render_many(PromptRow("", content) for content in contents)
-
-
-def render_batch(
-    source: Source, renderer: Renderer, batch: pa.RecordBatch
-) -> list[Prompt | RowError]:
-    """The rows of an input batch as prompts, kept columns cut out one by one."""
-    kept = source.kept(batch) if len(source.kept_schema) else None
-    columns = zip(
-        source.ids(batch),
-        source.contents(batch),
-        source.golds(batch),
-        source.caps(batch),
-        strict=True,
-    )
-    rows = [
-        PromptRow(
-            str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None
-        )
-        for i, (id, content, gold, cap) in enumerate(columns)
-    ]
-    return renderer.render_many(rows)

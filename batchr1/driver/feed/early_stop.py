@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from batchr1.driver.schedule import Pick, RowSamples
+from batchr1.driver.feed.schedule import Pick, RowSamples
 
 GROWTH = 2  # a wave over the one before
 

@@ -1,0 +1,131 @@
+"""Prompts and work items from input rows.
+
+A row that cannot be a prompt becomes a failure, as does one whose prompt leaves no token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from batchr1.dataset.prompts import PromptRow, Renderer, RowError
+from batchr1.dataset.source import Source
+from batchr1.driver.feed.schedule import Pick, RowSamples
+from batchr1.output.checkpoints import GenerationCheckpoint
+from batchr1.records import Failure, Prompt, ResumePoint, SampleKey, TruncatedBy, WorkItem
+from batchr1.seeds import derive_seed
+
+RENDER_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Token limits of a completion: the job's max_tokens, if any, and the engine's context."""
+
+    max_tokens: int | None
+    max_model_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemMaker:
+    """Makes work items. `saved`: checkpoints of samples, taken out as their rows come."""
+
+    source: Source
+    renderer: Renderer
+    limits: Limits
+    seed: int | None
+    saved: dict[SampleKey, GenerationCheckpoint] = field(default_factory=dict)
+
+    def render(self, batch: pa.RecordBatch) -> list[Prompt | RowError]:
+        """Render the rows of a batch."""
+        return render_batch(self.source, self.renderer, batch)
+
+    def make(self, prompt: Prompt | RowError, sample: int, pick: Pick) -> WorkItem | Failure:
+        """Make the work item of a sample, or its failure."""
+        if isinstance(prompt, RowError):
+            return Failure(prompt.id, sample, prompt.reason, str(prompt), 0)
+        room = self.limits.max_model_len - len(prompt.token_ids)
+        if room < 1:
+            message = (
+                f"the prompt is longer than the context (got {len(prompt.token_ids)} tokens, "
+                f"need at most {self.limits.max_model_len - 1})"
+            )
+            return Failure(prompt.id, sample, "prompt_too_long", message, 0, prompt.digest)
+        if prompt.max_tokens is not None and prompt.max_tokens < 1:
+            message = (
+                f"the row's own cap allows no token (got {prompt.max_tokens}, need at least 1)"
+            )
+            return Failure(prompt.id, sample, "bad_max_tokens", message, 0, prompt.digest)
+        asked = min(
+            (m for m in (self.limits.max_tokens, prompt.max_tokens) if m is not None),
+            default=room + 1,
+        )
+        limited_by: TruncatedBy = "max_tokens" if asked <= room else "context"
+        partial, attempt = self._partial(prompt, sample)
+        return WorkItem(
+            prompt,
+            sample,
+            min(asked, room),
+            limited_by,
+            seed=derive_seed(self.seed, prompt.id, sample, attempt),
+            attempt=attempt,
+            partial=partial,
+            expected_tokens=None if math.isnan(pick.expected) else pick.expected,
+            at_least_tokens=pick.at_least,
+        )
+
+    def _partial(self, prompt: Prompt, sample: int) -> tuple[ResumePoint | None, int]:
+        """Take the checkpoint of a sample, with its attempt; none of another prompt."""
+        saved = self.saved.pop(SampleKey(prompt.id, sample), None)
+        if saved is None or saved.prompt_hash != prompt.digest:
+            return None, 1
+        return saved.partial(), saved.attempt
+
+    def add_saved(self, id: str, group: RowSamples) -> None:
+        """Note the tokens of a row's checkpoints; finished ones tell the length of its others."""
+        ended = []
+        for sample in group.samples:
+            saved = self.saved.get(SampleKey(id, sample))
+            if saved is not None:
+                group.saved[sample] = saved.num_tokens
+                ended += [saved.num_tokens] * (
+                    saved.finish_reason is not None and saved.num_tokens > 0
+                )
+        if ended and math.isnan(group.expected):
+            group.expected = sum(ended) / len(ended)
+
+
+def prompts_in(
+    source: Source, renderer: Renderer, batch: pa.RecordBatch
+) -> Iterator[Prompt | RowError]:
+    """Render the prompts of a batch alone, in order, to measure or compare them.
+
+    Errors name no id.
+    """
+    for start in range(0, batch.num_rows, RENDER_ROWS):
+        contents = source.contents(batch.slice(start, RENDER_ROWS))
+        yield from renderer.render_many(PromptRow("", content) for content in contents)
+
+
+def render_batch(
+    source: Source, renderer: Renderer, batch: pa.RecordBatch
+) -> list[Prompt | RowError]:
+    """Render the rows of a batch as prompts, with their kept columns."""
+    kept = source.kept(batch) if len(source.kept_schema) else None
+    columns = zip(
+        source.ids(batch),
+        source.contents(batch),
+        source.golds(batch),
+        source.caps(batch),
+        strict=True,
+    )
+    rows = [
+        PromptRow(
+            str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None
+        )
+        for i, (id, content, gold, cap) in enumerate(columns)
+    ]
+    return renderer.render_many(rows)
