@@ -72,9 +72,6 @@ def _numbers(
     limits = _limits(spec)
     judged = rows.height - rows["correct"].null_count() if rows.height else 0
     by_night = nights.nights(outputs, rows, price=price)
-    names = [(one.get("spec") or {}).get("name") for one in jobs] + [
-        record.job for record in records
-    ]
     return {
         "output": _named(outputs),
         "outputs": [_output(summary) for summary in summaries],

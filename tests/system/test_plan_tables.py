@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batchr1.driver.planning import NoFitError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planned import PROMPTS, gpus, job, offered, plan, source_of
 
+from batchr1.driver.planning import NoFitError
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.records import PromptLengths
