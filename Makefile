@@ -8,13 +8,19 @@ TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# What a command says goes to a log beside its target, and is shown where it fails: pip warns by the hundred.
+quietly = { $(1); } > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
 
-.PHONY: math test lint types s3 s3-long crash crash-long cluster airflow environments slow bench bench-peers bench-all clean
+.PHONY: math quick test lint types s3 s3-long crash crash-long cluster airflow environments slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
 
-# Most tests wait for processes: three at a time keep two cores busy.
+# The pure tests: no process, no model, no network. Under a minute on two cores.
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n 2 tests/unit
+
+# All tests but the slow ones. Most wait for processes: three at a time keep two cores busy.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
@@ -54,7 +60,7 @@ environments: $(VENV)/.dev .airflow/.done
 
 .airflow/.done: requirements/airflow.txt
 	test -x .airflow/bin/python || $(PYTHON) -m venv .airflow
-	.airflow/$(PEER_PIP) --no-deps -r $<
+	$(call quietly,.airflow/$(PEER_PIP) --no-deps -r $<)
 	touch $@
 
 slow: $(VENV)/.dev .airflow/.done
@@ -68,8 +74,8 @@ bench-peers: .bench/run_batch/.done .bench/ray_data/.done
 
 .bench/%/.done: benchmarks/requirements-%.txt requirements/cpu.txt
 	test -x .bench/$*/bin/python || $(PYTHON) -m venv .bench/$*
-	.bench/$*/$(PEER_PIP) --no-deps '$(TORCH)' 2>/dev/null || .bench/$*/$(PEER_PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX)
-	.bench/$*/$(PEER_PIP) --no-deps -r $<
+	$(call quietly,.bench/$*/$(PEER_PIP) --no-deps '$(TORCH)' || .bench/$*/$(PEER_PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX))
+	$(call quietly,.bench/$*/$(PEER_PIP) --no-deps -r $<)
 	touch $@
 
 # All systems, interleaved, on r1-tiny: 13 to 15 minutes on 2 quiet cores, by estimate.
@@ -84,13 +90,13 @@ bench-all: $(VENV)/.cpu bench-peers
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "batchr1 needs Python 3.11 or 3.12: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) --no-deps '$(TORCH)' 2>/dev/null || $(PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX)
-	$(PIP) --no-deps -r requirements/cpu.txt
-	$(PIP) --no-deps --no-build-isolation -e .
+	$(call quietly,$(PIP) --no-deps '$(TORCH)' || $(PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX))
+	$(call quietly,$(PIP) --no-deps -r requirements/cpu.txt)
+	$(call quietly,$(PIP) --no-deps --no-build-isolation -e .)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt requirements/ray.txt
-	$(PIP) --no-deps -r requirements/dev.txt
+	$(call quietly,$(PIP) --no-deps -r requirements/dev.txt)
 	touch $@
 
 clean:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hub_server
+import hypothesis
 import pytest
 from hub_server import Hub
 from s3_fakes import S3, FaultyS3
@@ -16,6 +17,10 @@ from serving import serving
 
 if TYPE_CHECKING:
     from hub_machine import Machine
+
+# A machine that others use, too, makes an example slow: that is no fault of the code.
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 S3_VARIABLES = {
     "AWS_PROFILE",

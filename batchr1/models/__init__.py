@@ -14,5 +14,5 @@ files      the files that a run needs, and how each is checked
 places     the hub's cache or a plain folder
 progress   the bar or the lines of a fetch on stderr
 
-r1_tiny/ holds the embedded model: weights and card.
+r1_tiny/ holds the embedded model: weights and card. Its recipe is in recipes/.
 """

@@ -1,8 +1,8 @@
-"""Models on S3: brought to this machine once for each content, and put there by `batchr1 fetch --to s3://…`.
+"""Models on S3: downloaded once for each content, uploaded by `batchr1 fetch --to s3://…`.
 
-A model in a bucket is what its files are: names, sizes, and the checksums that a fetch recorded
-beside them, else their ETags. A run passes that on to its workers, so that all of them load the
-same, on whatever machine.
+A model in a bucket is identified by its files: names, sizes, and the checksums that a fetch
+recorded beside them, else their ETags. A run passes this digest to its workers, so that all load
+the same.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ READ_BYTES = 8 * 2**20
 
 
 def is_bucket(path: str) -> bool:
-    """Whether a `model.path` is in a bucket."""
+    """Return True for a `model.path` in a bucket."""
     return path.startswith(("s3://", "s3a://"))
 
 
 @dataclass(frozen=True, slots=True)
 class BucketModel:
-    """A model on S3 as it is now. `digest` (40 hexadecimal digits) changes when it does."""
+    """Model on S3 as it is now. `digest` (40 hexadecimal digits) changes when it does."""
 
     storage: Storage
     files: tuple[ModelFile, ...]
@@ -93,10 +93,10 @@ def download_to_cache(
     weights: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """A model on S3 as a folder on this machine: at once where it is here already.
+    """Download a model on S3 to a folder on this machine, unless it is cached.
 
-    `digest`: what it was when the run began. Without `weights`, config and tokenizer alone. `say`
-    is told how it goes; without it, stderr is. Raises `ModelError` when it is another by now,
+    `digest`: the model's when the run began. Without `weights`, config and tokenizer alone. `say`
+    takes progress lines; without it, stderr does. Raises `ModelError` when the model has changed,
     `StorageError` for disk and bucket.
     """
     for ready in (_folder(digest, True), _folder(digest, weights)) if digest is not None else ():
@@ -132,7 +132,7 @@ def download_to_cache(
 
 
 def is_cached(digest: str) -> bool:
-    """Whether a model with this digest is on this machine, weights and all."""
+    """Return True where a model with this digest is on this machine, weights and all."""
     return _folder(digest, True).is_dir()
 
 
@@ -151,7 +151,7 @@ def _reader(storage: Storage, rel: str) -> ReadFrom:
 
 
 class _Own(Place):
-    """A folder of batchr1's own cache: built under another name, renamed when it is whole."""
+    """Folder of batchr1's own cache: built under another name, renamed when it is whole."""
 
     elsewhere = "set HF_HOME to another disk"
 
@@ -189,7 +189,7 @@ class _Own(Place):
 
 
 def open_bucket(uri: str) -> S3Storage:
-    """A prefix on S3. Raises `UsageError` for what is none."""
+    """Open a prefix on S3. Raises `UsageError` for anything else."""
     storage = open_storage(uri)
     if storage.kind != "s3":
         raise UsageError(f"--to: neither a folder nor s3:// (got {uri!r}). Correct it.")
@@ -197,8 +197,9 @@ def open_bucket(uri: str) -> S3Storage:
 
 
 class Bucket:
-    """A prefix on S3 that a fetched model is copied to; config.json goes last, so that it is a
-    model only then.
+    """Prefix on S3 for a fetched model.
+
+    config.json goes last, so that it is a model only then.
     """
 
     def __init__(self, uri: str, repository: Repository) -> None:
@@ -206,7 +207,7 @@ class Bucket:
         self.uri = self._storage.uri
 
     def check(self) -> None:
-        """Raise `OutputError` for a place that holds something else, or cannot be written to."""
+        """Raise `OutputError` for a prefix that holds something else, or is read-only."""
         self._storage.check_writable()
         record = parse_record(self._storage.find_bytes(RECORD) or b"")
         others = [] if record else [info.rel for info in self._storage.list_files(recursive=True)]
@@ -214,9 +215,9 @@ class Bucket:
         self._storage.write_bytes(RECORD, as_record(self._repository, ()))
 
     def copy(self, files: Sequence[ModelFile], folder: Path) -> int:
-        """Copy the model from `folder`, but for what is there already.
+        """Upload the model from `folder`, but for what is there already.
 
-        Returns how many bytes that were.
+        Returns the number of bytes uploaded.
         """
         *most, config = sorted(files, key=lambda file: file.rel == CONFIG)
         meter, copied = Meter(sum(file.size for file in files)), 0

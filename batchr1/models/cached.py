@@ -1,5 +1,6 @@
-"""Is a model on this machine, whole? What a run asks before any engine starts, and a worker on its
-own machine.
+"""Models in the hub's cache: found and checked to be whole, without asking the hub.
+
+A run looks before any engine starts, and so does a worker on its own machine.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 
 def cached_snapshot(repo: str, revision: str | None) -> Path | None:
-    """The folder of a repository that the hub's cache has whole, at `revision` as it was when it was fetched; or None.
+    """Return the folder of a whole cached repository at `revision`, else None.
 
-    Asks nobody. What `batchr1 fetch` brought is compared with its record; what another program
-    brought, with the weights' own index.
+    `revision` is what it was when it was fetched. Files that `batchr1 fetch` brought are compared
+    with its record; those of another program, with the weights' own index.
     """
     commit = cached_commit(repo, revision)
     if commit is None:
@@ -33,21 +34,25 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def cached_commit(repo: str, revision: str | None) -> str | None:
-    """The commit that the cache knows as `revision`; None where it does not."""
-    root = cache_root(repo)
-    name = revision or "main"
-    if (root / "snapshots" / name).is_dir():
-        return name
+    """Return the commit that the cache knows as `revision`; None where it does not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    cache_root(repo)  # refuses what is no name of a repository
     try:
-        return (root / "refs" / name).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
+        # config.json alone: which files a model needs is ours to say, in `cached_snapshot`.
+        folder = snapshot_download(
+            repo, revision=revision, local_files_only=True, allow_patterns=[CONFIG]
+        )
+    except LocalEntryNotFoundError:
         return None
+    return Path(folder).name
 
 
 def recorded_repository(repo: str, revision: str | None, to: Path | None = None) -> Repository:
-    """What an earlier fetch brought, told without the hub. Raises `ModelError` where there was none.
+    """Return the repository of an earlier fetch, without asking the hub.
 
-    `to`: a folder that may know itself what it holds.
+    `to`: a folder that may hold its own record. Raises `ModelError` where there was no fetch.
     """
     commit = cached_commit(repo, revision)
     record = read_record(record_path(repo, f"{commit}.json")) if commit else None
@@ -62,8 +67,9 @@ def recorded_repository(repo: str, revision: str | None, to: Path | None = None)
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder has config, tokenizer, and all weights that its index names (or some,
-    without an index).
+    """Return True for a folder with config, tokenizer and all weights of its index.
+
+    Without an index, some weights are enough.
     """
     if not (folder / CONFIG).is_file() or not any(
         (folder / name).is_file() for name in _TOKENIZERS

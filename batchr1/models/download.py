@@ -1,4 +1,4 @@
-"""Several files of a model, brought to their place side by side, from a hub or a bucket."""
+"""Downloads of several files of a model side by side, from a hub or a bucket."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def download(
     tries: int,
     copy_of: Callable[[ModelFile], Path | None] = lambda file: None,
 ) -> None:
-    """All of `files`, or the first error, or KeyboardInterrupt; what came stays. Looks at the disk before.
+    """Download `files`; the first error, or KeyboardInterrupt, ends it, and what came stays.
 
-    `copy_of`: a file that is on this machine already, at another place.
+    The disk's free space is checked before. `copy_of`: a file that is on this machine already,
+    elsewhere.
     """
     _refuse_full_disk(place, files)
     stopping = threading.Event()
@@ -55,9 +56,7 @@ def download(
 
 
 def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
-    """Raise `ModelError` when the weights' index, if it is there, names a file that the model does
-    not have.
-    """
+    """Raise `ModelError` when the weights' index names a file that the model lacks."""
     index = next((file for file in files if file.rel == INDEX), None)
     path = place.find(index) if index is not None else None
     if path is None:

@@ -1,7 +1,18 @@
-"""`batchr1 fetch`, without the command line: a repository's weights, brought here before a run wants them.
+"""Fetching a repository's weights before a run needs them: `batchr1 fetch`.
 
-ask the hub once (which commit, which files) ─▶ what is here? ─▶ enough disk? ─▶ the rest, four files at a time, each
-of them verified ─▶ published, as a whole
+ask the hub once (which commit, which files) ─▶ what is cached? ─▶ enough disk? ─▶ the rest, four
+files at a time, each verified ─▶ published, as a whole
+
+huggingface_hub resolves names, lists files and speaks to the hub. It does not move the bytes,
+because `snapshot_download` (2.4.0) breaks promises of this command.
+tests/system/test_fetch_library.py shows each:
+
+- A download that is killed begins again, and its bytes stay on the disk for ever.
+- A line that is cut costs what came since the last 10 MiB.
+- A damaged file of the right size is taken: sizes are checked, checksums are not.
+- A store that answers 500 once ends it, and the message shows a signed address.
+- A plain folder has its config.json before its weights, so a killed one looks like a model.
+- A snapshot without README.md counts as incomplete offline.
 """
 
 from __future__ import annotations
@@ -30,8 +41,10 @@ from batchr1.storage.errors import AGAIN, mapped
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """With a hub: a try ends when no byte came for `stall_s`, and all of it after `tries` in a row
-    without a byte.
+    """Limits of waiting for a hub.
+
+    A try ends when no byte came for `stall_s`. The fetch ends after `tries` in a row without a
+    byte.
     """
 
     stall_s: float = 30.0
@@ -43,9 +56,9 @@ PATIENCE = Patience()
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What is here now.
+    """Result of a fetch.
 
-    Sizes in bytes; `fetched` came over the network, the rest was here before.
+    Sizes in bytes. `fetched` came over the network; the rest was cached before.
     """
 
     repo: str
@@ -60,7 +73,7 @@ class Fetched:
     copied: int | None = None  # to S3, where that was asked for
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return plain values for JSON."""
         return {
             "repo": self.repo,
             "commit": self.commit,
@@ -83,13 +96,15 @@ def fetch(
     verify: bool = False,
     patience: Patience = PATIENCE,
 ) -> Fetched:
-    """Bring what a run needs of a repository into the hub's cache, or `to` a folder, or from the cache to s3://….
+    """Fetch the files that a run needs of a repository.
 
-    `revision`: a branch, tag or commit; None is the main branch. `verify`: read again what is here
-    already, too, and fetch anew what is damaged.
+    They go into the hub's cache, or into the folder `to`, or through the cache to s3://….
+
+    `revision`: a branch, tag or commit; None is the main branch. `verify`: read cached files again,
+    too, and fetch damaged ones anew.
 
     Raises `ModelError` (nothing to be had), `HubError` and `InterruptedRun` (run it again),
-    `FailedError` (what comes is damaged, again and again), `StorageError` (the disk).
+    `FailedError` (what comes is damaged each time), `StorageError` (the disk).
     """
     began = time.monotonic()
     with _stoppable(hub.where_of(repo, revision)):
@@ -169,7 +184,7 @@ def _copy_to_bucket(fetched: Fetched, to: str) -> Fetched:
 
 
 def fetch_bucket(uri: str) -> Fetched:
-    """Bring a model on S3 to this machine, as a run would.
+    """Download a model on S3 to this machine, as a run would.
 
     Raises as `download_to_cache` does, and `InterruptedRun`.
     """
@@ -202,7 +217,7 @@ def _missing(
     verify: bool,
     offline: bool,
 ) -> list[ModelFile]:
-    """The files that have to come. With `verify`, damaged ones are among them."""
+    """List the files that have to come. With `verify`, damaged ones are among them."""
     missing = []
     for file in files:
         path = place.find(file)
@@ -228,7 +243,7 @@ def _missing(
 
 @contextlib.contextmanager
 def _stoppable(where: str) -> Iterator[None]:
-    """SIGINT and SIGTERM as `InterruptedRun`."""
+    """Turn SIGINT and SIGTERM into `InterruptedRun`."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler) if is_main else None
     try:

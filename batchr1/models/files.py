@@ -1,4 +1,4 @@
-"""The files of a model: which of them a run needs, and how each is told from a damaged one."""
+"""Files of a model: the choice that a run needs, and their checksums."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _OTHER_WEIGHTS = (".gguf", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx")
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A file by its path below the model's root; `size` in bytes.
+    """File of a model, by its path below the root; `size` in bytes.
 
-    Checked by SHA-256, as the hub says it of large files, or by git's SHA-1 of the blob, as it says
-    it of the others. Where a server says neither, by its size alone.
+    The hub gives SHA-256 for large files, and git's SHA-1 of the blob for others. Where a server
+    gives neither, the size alone is checked.
     """
 
     rel: str
@@ -39,23 +39,23 @@ class ModelFile:
 
     @property
     def checksum(self) -> str | None:
-        """What the content has to come to, in hexadecimal."""
+        """Checksum that the content must have, in hexadecimal."""
         return self.sha256 or self.git_sha1
 
     def hasher(self) -> Any:
-        """An object of hashlib's that comes to `checksum`."""
+        """Return an object of hashlib whose digest is `checksum`."""
         if self.sha256 or not self.git_sha1:
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
     def checksum_of(self, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-        """The checksum that a file on disk comes to, read once from end to end."""
+        """Compute the checksum of a file on disk, read once from end to end."""
         hasher = self.hasher()
         feed(hasher, path, on_bytes)
         return str(hasher.hexdigest())
 
     def to_dict(self) -> dict[str, str | int]:
-        """As records hold it."""
+        """Return the entry of a record."""
         document: dict[str, str | int] = {"rel": self.rel, "size": self.size}
         if self.checksum:
             document["sha256" if self.sha256 else "git_sha1"] = self.checksum
@@ -63,7 +63,7 @@ class ModelFile:
 
 
 def feed(hasher: Any, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> int:
-    """Hash what is in a file; returns how many bytes that were."""
+    """Hash the content of a file; returns its number of bytes."""
     total = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -74,11 +74,11 @@ def feed(hasher: Any, path: Path, on_bytes: Callable[[int], None] = lambda count
 
 
 def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
-    """What a run needs of a model's files, the largest first and config.json last.
+    """Choose the files that a run needs, the largest first and config.json last.
 
-    Weights are taken as safetensors and from the root alone: the same weights in another format, or
-    once more as Mistral's `consolidated*`, stay where they are. Raises `ModelError` for a model
-    that batchr1 does not load.
+    Weights are safetensors in the root. The same weights in another format, or once more as
+    Mistral's `consolidated*`, are left out. Raises `ModelError` for a model that batchr1 does not
+    load.
     """
     weights = [file for file in files if re.fullmatch(r"[^/\0]+\.safetensors", file.rel)]
     if any(not _is_consolidated(file) for file in weights):
@@ -106,7 +106,7 @@ def _is_consolidated(file: ModelFile) -> bool:
 
 
 def shards_of(index: Path) -> set[str]:
-    """The files that an index of weights names.
+    """Return the files that an index of weights names.
 
     Raises `OSError`, and `ValueError` for what is no index.
     """

@@ -1,12 +1,12 @@
-"""The hub's API as far as a fetch needs it: which commit, which files, and their bytes from an offset on.
+"""The hub's API for a fetch: a commit, its files, and bytes from an offset on.
 
-Plain HTTP through huggingface_hub's own session, so that HF_ENDPOINT, HF_TOKEN, proxies and offline
-mode mean what they mean everywhere. Files are asked for by their address at a commit; where the hub
-sends us on to a store, the token stays behind (httpx drops it when the host changes).
-huggingface_hub 2.4 itself begins a file anew in each process, and checks sizes, not checksums; and
-hf_xet keeps no file that another process could go on with.
+Plain HTTP through huggingface_hub's own session. HF_ENDPOINT, HF_TOKEN, proxies and offline mode
+mean what they mean everywhere. Files are requested by their address at a commit. Where the hub
+redirects to a store, the token stays behind: httpx drops it when the host changes. `fetch` says why
+the library does not move the bytes itself. hf_xet is not used: it keeps no file that another
+process could resume.
 
-Nothing of a third party's message is repeated, because it may hold a token or a signed address.
+Messages repeat nothing of a third party's text, because it may hold a token or a signed address.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class Repository:
 
 
 def where_of(repo: str, revision: str | None) -> str:
-    """How messages name it."""
+    """Return the name that messages give a repository."""
     return f"model {repo}" + (f" at {revision}" if revision else "")
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set."""
+    """Return True where HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set."""
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
 
 
 def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> Repository:
-    """Ask the hub what `revision` (None: its main branch) is: that is a commit from then on.
+    """Ask the hub for the commit and the files of `revision` (None: its main branch).
 
     Raises `ModelError` for what is not there or not for us, `HubError` where the hub does not
     answer.
@@ -107,9 +107,10 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
 def body(
     repo: str, commit: str, rel: str, offset: int, stall_s: float
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """A file's bytes from `offset` on, or from where the server begins instead: (where that is, blocks).
+    """Open a file from `offset` on; yields (the offset where it really begins, blocks of bytes).
 
-    Raises `HubError` for what may pass, also in the middle: cut, or no byte for `stall_s`.
+    A server that knows no ranges begins at 0. Raises `HubError` for what may pass, also in the
+    middle: cut, or no byte for `stall_s`.
     """
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
@@ -128,8 +129,9 @@ def body(
 
 
 def wait_s(state: tenacity.RetryCallState, tries: int) -> float:
-    """Before the next try: as long as the hub asked for, else at random, up to twice as long each
-    time.
+    """Return the seconds before the next try.
+
+    As long as the hub asked for; else random, up to twice as long each time.
     """
     exc = state.outcome.exception() if state.outcome else None
     asked = exc.retry_after_s if isinstance(exc, HubError) else None
@@ -144,7 +146,7 @@ def wait_s(state: tenacity.RetryCallState, tries: int) -> float:
 def hub_errors(
     where: str, repo: str, revision: str | None, *, stall_s: float = API_TIMEOUT_S
 ) -> Iterator[None]:
-    """Turns what huggingface_hub and its HTTP client raise into one line of ours."""
+    """Turn exceptions of huggingface_hub and its HTTP client into one line of ours."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     http_error: Any = HfHubHTTPError.__mro__[

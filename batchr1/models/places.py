@@ -1,7 +1,7 @@
-"""Where a fetched model goes: into the hub's own cache, for every program that uses it, or into a plain folder.
+"""Destinations of a fetched model: the hub's own cache, or a plain folder.
 
-Both take files one by one, each of them whole and verified, and become a model with the last step
-alone: a fetch that was killed leaves nothing that a run would take for one.
+Both take files one by one, each of them whole and verified. They become a model with the last step
+alone. A fetch that was killed leaves nothing that a run would take for one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RECORD = ".batchr1/fetch.json"
 
 
 class Place(ABC):
-    """A place for one repository at one commit. Errors of the disk are `StorageError`s."""
+    """Destination of one repository at one commit. Errors of the disk are `StorageError`s."""
 
     folder: Path
     """Where the model is when it is published."""
@@ -36,15 +36,15 @@ class Place(ABC):
 
     @abstractmethod
     def find(self, file: ModelFile) -> Path | None:
-        """The file, if it is here with its right size."""
+        """Return the path of a file that is there with its right size."""
 
     @abstractmethod
     def partial(self, file: ModelFile) -> Path:
-        """Where to build it; on the same file system as its place."""
+        """Return the path to build a file at, on the file system of its destination."""
 
     @abstractmethod
     def keep(self, file: ModelFile) -> None:
-        """Give a verified partial its place, durably."""
+        """Give a verified partial its final name, durably."""
 
     @abstractmethod
     def drop(self, file: ModelFile) -> None:
@@ -52,15 +52,15 @@ class Place(ABC):
 
     @abstractmethod
     def publish(self, files: Sequence[ModelFile], revision: str | None) -> None:
-        """All files are here: from now on this is a model."""
+        """Make a model of the files, all of which are there."""
 
     @property
     @abstractmethod
     def lock_path(self) -> Path:
-        """What a fetch holds while it works here."""
+        """Path of the lock that a fetch holds."""
 
     def free_bytes(self) -> int:
-        """Of the disk under it."""
+        """Return the free bytes of the disk below it."""
         path = self.folder
         while not path.exists():
             path = path.parent
@@ -68,7 +68,7 @@ class Place(ABC):
 
     @contextlib.contextmanager
     def locked(self, say: Any) -> Iterator[None]:
-        """Alone here; waits for another fetch, which may well do the work.
+        """Hold the lock; wait for another fetch, which may well do the work.
 
         The lock goes with its process.
         """
@@ -94,8 +94,9 @@ class Place(ABC):
 
 
 class HubCache(Place):
-    """The cache of huggingface_hub (HF_HOME, HF_HUB_CACHE), in its documented layout: blobs,
-    snapshots, refs.
+    """Cache of huggingface_hub (HF_HOME, HF_HUB_CACHE), in its documented layout.
+
+    blobs, snapshots, refs.
     """
 
     elsewhere = "set HF_HOME to another disk"
@@ -166,9 +167,9 @@ class HubCache(Place):
 
 
 class Folder(Place):
-    """A plain folder, `model.path` of a job.
+    """Plain folder, for `model.path` of a job.
 
-    `.batchr1/` in it holds what is unfinished and what was fetched.
+    `.batchr1/` in it holds what is unfinished and the record of what was fetched.
     """
 
     elsewhere = "give another folder"
@@ -198,7 +199,7 @@ class Folder(Place):
         )
 
     def claim(self) -> None:
-        """Write whose folder this is to be."""
+        """Write down whose folder this is to be."""
         with mapped(str(self.folder)):
             if read_record(self.folder / RECORD) is None:
                 write_file(self.folder / RECORD, as_record(self._repository, ()))
@@ -227,7 +228,7 @@ class Folder(Place):
 
 
 def cache_root(repo: str) -> Path:
-    """A repository's folder in the hub's cache."""
+    """Return a repository's folder in the hub's cache."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
@@ -241,8 +242,9 @@ def cache_root(repo: str) -> Path:
 
 
 def own_cache() -> Path:
-    """What batchr1 itself keeps beside the hub's cache: records of fetches, models from S3. Below
-    HF_HOME.
+    """Return batchr1's own cache beside the hub's, below HF_HOME.
+
+    It holds records of fetches, and models from S3.
     """
     from huggingface_hub import constants
 
@@ -250,16 +252,17 @@ def own_cache() -> Path:
 
 
 def record_path(repo: str, name: str) -> Path:
-    """A file about a repository in the hub's cache.
+    """Return the path of a record about a repository.
 
-    Not in that cache, whose own tools know what belongs there.
+    Not in the hub's cache, whose own tools know what belongs there.
     """
     return own_cache() / "fetched" / repo.replace("/", "--") / name
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What an earlier fetch wrote of itself: repo, commit, files (empty: not finished); None
-    without it.
+    """Read the record of an earlier fetch: repo, commit, files; None without one.
+
+    No files: that fetch is not finished.
     """
     try:
         return parse_record(path.read_bytes())
@@ -268,7 +271,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def parse_record(data: bytes) -> dict[str, Any] | None:
-    """The record in a file's content; None where there is none that this version can read."""
+    """Parse a record; None where this version cannot read it."""
     try:
         record: dict[str, Any] = json.loads(data)
         recorded(record)
@@ -278,7 +281,7 @@ def parse_record(data: bytes) -> dict[str, Any] | None:
 
 
 def recorded(record: dict[str, Any]) -> Repository:
-    """The repository that a record tells of, as far as it was fetched."""
+    """Return the repository of a record, as far as it was fetched."""
     return Repository(
         record["repo"], record["commit"], tuple(ModelFile(**file) for file in record["files"])
     )
@@ -287,8 +290,9 @@ def recorded(record: dict[str, Any]) -> Repository:
 def refuse_another(
     where: str, record: dict[str, Any] | None, wanted: Repository, others: Sequence[str]
 ) -> None:
-    """Raise `OutputError` for a place where another model is, or `others`: files that no fetch
-    brought.
+    """Raise `OutputError` for a place that holds another model.
+
+    `others`: files there that no fetch brought; they are refused as well.
     """
     if record is not None and (record["repo"], record["commit"]) != (wanted.repo, wanted.commit):
         raise OutputError(
@@ -303,7 +307,7 @@ def refuse_another(
 
 
 def as_record(repository: Repository, files: Sequence[ModelFile]) -> bytes:
-    """The content of a record; `files` stays empty until all of them are here."""
+    """Serialise a record; `files` stays empty until all of them are there."""
     document = {
         "repo": repository.repo,
         "commit": repository.commit,
@@ -313,7 +317,7 @@ def as_record(repository: Repository, files: Sequence[ModelFile]) -> bytes:
 
 
 def size_of(path: Path) -> int | None:
-    """In bytes; None for what is not there."""
+    """Return a file's size in bytes; None where there is none."""
     try:
         return path.stat().st_size
     except OSError:
@@ -321,7 +325,7 @@ def size_of(path: Path) -> int | None:
 
 
 def move(partial: Path, final: Path) -> None:
-    """Under its final name, and durable there."""
+    """Give a partial its final name, durably."""
     with mapped(str(final)):
         make_folder(final.parent)
         with partial.open("rb") as file:

@@ -1,6 +1,4 @@
-"""What a fetch says while it runs, on stderr: a tqdm bar on a terminal, a plain line every 30 s
-elsewhere.
-"""
+"""Progress of a fetch on stderr: a tqdm bar on a terminal, else a line every 30 s."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ LINE_EVERY_S = 30.0
 
 
 class Meter:
-    """Counts bytes from any thread (`transfer.Listener`); `tick` shows them, from one.
+    """Counter of bytes, from any thread (a `transfer.Listener`); `tick` shows them, from one.
 
     `say` takes lines instead of stderr, and there is no bar.
     """
@@ -50,7 +48,7 @@ class Meter:
 
     @property
     def text(self) -> str:
-        """How much is here."""
+        """Bytes so far, of all."""
         return f"{size_text(self._here)} of {size_text(self._total)}"
 
     def say(self, line: str) -> None:
@@ -62,7 +60,7 @@ class Meter:
             self._bar.write(line, file=self._stream)
 
     def tick(self) -> None:
-        """Call a few times a second."""
+        """Show the progress; to be called a few times a second."""
         now = time.monotonic()
         if self._bar is not None:
             self._bar.n = min(self._here, self._total)

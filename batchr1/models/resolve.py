@@ -1,6 +1,4 @@
-"""From a job's `model:` to files: which folder or repository, at which revision, and what its
-config says.
-"""
+"""Resolution of a job's `model:`: folder or repository, revision, config, identity."""
 
 from __future__ import annotations
 
@@ -52,25 +50,26 @@ class ModelSource:
 
     @property
     def loads_from(self) -> tuple[str, str | None]:
-        """What transformers loads a tokenizer from here, and its revision: without asking the hub
-        where that can be.
+        """Location and revision from which transformers loads a tokenizer.
+
+        A folder wherever there is one, so that the hub is not asked.
         """
         return (self.folder, None) if self.folder else (self.location, self.revision)
 
 
 class _UnreachableError(ModelError):
-    """A repository that is not in the cache, while the hub cannot be reached."""
+    """Repository that is not cached, while the hub cannot be reached."""
 
 
 def resolve_model(
     spec: ModelSpec, *, cached_only: bool = False, storage: StorageOptions | None = None
 ) -> ModelSource:
-    """Find the model that a job names. Reads `config.json` only; raises `ModelError` when that is not possible.
+    """Find the model that a job names; reads `config.json` only.
 
     A variant with a `quantization` is the repository that holds it so; `revision` is then that
     repository's. vLLM reads from its config how it is quantised. `cached_only`: do not ask the hub.
-    `storage`: for a path on S3. Raises `JobError` for what is not supported, before anything is
-    looked up.
+    `storage`: for a path on S3. Raises `ModelError` where there is no such model, and `JobError`
+    for what is not supported, before anything is looked up.
     """
     weightless = spec.engine_args.get("load_format") == "dummy"
     if spec.variant is not None:
@@ -95,8 +94,9 @@ def resolve_model(
 
 
 def resolve_or_catalogue(spec: ModelSpec, *, storage: StorageOptions | None = None) -> ModelSource:
-    """`resolve_model`; a variant that is not in the cache, as the catalogue knows it: a plan needs
-    no more.
+    """Resolve a model; take a variant that is not cached from the catalogue.
+
+    A plan needs no more.
     """
     try:
         return resolve_model(spec, cached_only=spec.variant is not None, storage=storage)
@@ -108,7 +108,10 @@ def resolve_or_catalogue(spec: ModelSpec, *, storage: StorageOptions | None = No
 
 
 def catalogue_source(spec: ModelSpec) -> ModelSource | None:
-    """A variant of the hub from the catalogue alone, enough for a plan; None for any other model."""
+    """Return a variant as the catalogue alone knows it, enough for a plan.
+
+    None for any other model.
+    """
     entry = variant(spec.variant) if spec.variant is not None else None
     if entry is None or entry.repo is None:
         return None
@@ -157,7 +160,7 @@ _STORED: dict[str, dict[str, Any]] = {
 
 
 def _check_quantization(spec: ModelSpec, source: ModelSource) -> None:
-    """Raise `JobError` when the weights are not stored in the quantisation that is asked for, and cannot become so.
+    """Raise `JobError` when the weights cannot have the quantisation of the job.
 
     vLLM converts 16-bit weights to FP8 as it loads them; nothing else. Methods that are unknown
     here are left to it.
@@ -201,8 +204,9 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
 
 
 def _bucket(uri: str, storage: StorageOptions | None) -> ModelSource:
-    """A model on S3: its small files are brought here; its weights only when there is something to
-    run.
+    """Resolve a model on S3; downloads its small files alone.
+
+    The weights come only when there is something to run.
     """
     model = look_up(uri, storage)
     folder = download_to_cache(uri, storage, digest=model.digest, weights=False, say=log.info)
@@ -214,10 +218,10 @@ def _bucket(uri: str, storage: StorageOptions | None) -> ModelSource:
 
 
 def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> ModelSource:
-    """A repository: as the cache has it whole, without asking the hub; else what the hub says it is.
+    """Resolve a repository: from the cache where it is whole, else from the hub.
 
-    So a job without `model.revision` keeps its model from night to night, until `batchr1 fetch`
-    brings a newer one.
+    A job without `model.revision` thereby keeps its model from night to night, until `batchr1
+    fetch` brings a newer one.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -282,10 +286,10 @@ def _context_len(config: dict[str, Any], where: str) -> int:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that decide a model's answers.
+    """Hash the files that decide a model's answers: SHA-256 over names and contents.
 
-    Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly over them, with their size:
-    reading 140 GB at each start would cost minutes, and weights that differ differ everywhere.
+    Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly over them, with their size.
+    Reading 140 GB at each start would cost minutes, and weights that differ differ everywhere.
     """
     total = hashlib.sha256()
     for path in sorted(_model_files(folder)):

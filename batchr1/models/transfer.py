@@ -1,6 +1,4 @@
-"""One file, brought to its place whole: gone on with where an earlier try ended, tried again, and
-verified.
-"""
+"""Transfer of one file: resumed where an earlier try ended, retried, verified."""
 
 from __future__ import annotations
 
@@ -24,21 +22,22 @@ ReadFrom = Callable[[int], AbstractContextManager[tuple[int, Iterator[bytes]]]]
 
 
 class Listener(Protocol):
-    """Who wants to know how it goes. Called from several threads."""
+    """Receiver of progress. Called from several threads."""
 
     def kept(self, count: int) -> None:
-        """So many bytes were here before; negative where they have to come again."""
+        """Count bytes that were there before; negative where they have to come again."""
 
     def received(self, count: int) -> None:
-        """So many bytes came."""
+        """Count bytes that came."""
 
     def say(self, line: str) -> None:
-        """Something that a person may want to know."""
+        """Show a line that a person may want to read."""
 
 
 class Transfer:
-    """Bytes of `file` into `partial`, which survives any death of this process and is what a later
-    one goes on from.
+    """Transfer of `file` into `partial`.
+
+    `partial` survives any death of this process, and a later one resumes from it.
     """
 
     def __init__(
@@ -59,10 +58,9 @@ class Transfer:
         self._have = self._furthest = self._idle_tries = 0
 
     def run(self) -> None:
-        """Returns when `partial` holds the file, verified.
+        """Return when `partial` holds the file, verified.
 
-        Raises `HubError` when that has to wait, `FailedError` when what comes is wrong again and
-        again.
+        Raises `HubError` when that has to wait, `FailedError` when what comes is wrong each time.
         """
         with mapped(str(self._partial)):
             self._partial.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +82,7 @@ class Transfer:
         )
 
     def _take_up(self) -> None:
-        """What an earlier process left counts as far as it goes."""
+        """Hash what an earlier process left, as far as it goes."""
         self._hasher, self._have = self._file.hasher(), 0
         if self._partial.exists():
             if self._partial.stat().st_size > self._file.size:
@@ -102,7 +100,7 @@ class Transfer:
             self._furthest = max(self._furthest, self._have)
 
     def _receive(self) -> None:
-        """From what is there to the end."""
+        """Receive from the end of the partial to the end of the file."""
         if self._have == self._file.size and self._partial.exists():
             return
         self._partial.touch()

@@ -17,7 +17,7 @@ from recipes.r1_tiny.tokenizer import Encoder
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows × length: token ids, the number of the example a token belongs to (by row), what is trained on.
+    """Packed rows × length: token ids, each token's example (by row), and what is trained on.
 
     ``starts`` are the places at which examples begin in the flattened rows, filled up with the
     total.

@@ -1,4 +1,4 @@
-"""Worked whole-number arithmetic: every function appends its steps to a list of lines and returns the result.
+"""Worked whole-number arithmetic: functions append steps to lines and return results.
 
 The steps are spelt out digit by digit (columns with carries, partial products, long division), so
 that each next token follows from a few earlier ones and a model of 6 M parameters can be exact.
@@ -177,7 +177,7 @@ def mul(out: list[str], a: int, b: int) -> int:
 
 
 def divide(out: list[str], a: int, b: int) -> tuple[int, int]:
-    """Quotient and remainder of ``a`` by ``b`` > 0 (long division, or a short list of multiples)."""
+    """Divide ``a`` by ``b`` > 0: quotient and remainder, by long division or multiples."""
     quotient, remainder = divmod(a, b)
     if a < b:
         out.append(f"{a} is smaller than {b}, so the quotient is 0 and the remainder is {a}.")
@@ -192,7 +192,7 @@ def divide(out: list[str], a: int, b: int) -> tuple[int, int]:
 
 
 def list_multiples(out: list[str], b: int) -> None:
-    """The multiples of ``b`` that long division looks up; none for the divisors of the times table."""
+    """List multiples of ``b`` for long division; none for divisors of the times table."""
     if b >= _DIRECT_FACTOR:
         out.append(
             f"Multiples of {b}: " + ", ".join(f"{k} × {b} = {k * b}" for k in range(1, 10)) + "."

@@ -1,4 +1,6 @@
-"""A kill at each named step of stage, commit, snapshot, take-over, replacement, finish: nothing lost or doubled.
+"""Kills at each named step of a run: nothing is lost or doubled.
+
+Steps of stage, commit, snapshot, take-over, replacement and finish.
 
 Each case reaches its step for certain: the process kills itself there and leaves a mark.
 """

@@ -1,4 +1,6 @@
-"""SIGKILL to the driver, a worker, the whole tree or the engine's process, at random moments, until the job is done.
+"""SIGKILL at random moments until the job is done.
+
+To the driver, a worker, the whole tree or the engine's process.
 
 On real vLLM and the model that ships. After each kill nothing of what was killed is left by pid
 within five seconds (a worker whose engine's process died may take a minute), and all that was
@@ -38,8 +40,11 @@ NOTICE_S = 60.0  # until a worker whose engine is dead has staged what was finis
 
 @dataclass(frozen=True)
 class Kind:
-    """One of the jobs: its dtype, what it samples, whether vLLM's engine is a process of its own, and whether what
-    comes out is compared with an undisturbed run."""
+    """One of the jobs.
+
+    Its dtype, its sampling, whether vLLM's engine is a process of its own, and whether the rows are
+    compared with those of an undisturbed run.
+    """
 
     dtype: str = "float32"
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -146,7 +151,7 @@ class Toll:
         return True
 
     def look_at(self, output: Path) -> None:
-        """All that was committed before is there, unchanged, and every file can be read to its end."""
+        """Check that committed files are unchanged and can be read to their end."""
         now = parts_of(output)
         assert self._committed.items() <= now.items()
         for name in now.keys() - self._committed.keys():

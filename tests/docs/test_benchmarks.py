@@ -229,17 +229,19 @@ def test_a_plot_has_a_line_for_each_system_that_ran() -> None:
 
 
 STACKS = """\
-process 1:"python -m batchr1 run job.yaml";thread (1): MainThread;main (batchr1/cli/main.py:3);wait (selectors.py:9) 5
-process 1:"python -m batchr1 run job.yaml";process 7:"python -c x; y";thread (7): MainThread;poll (zmq/sock.py:1) 1
-process 1:"python -m batchr1 run job.yaml";process 2:"python -m batchr1.worker.main 9 1";thread (2): MainThread;\
+DRIVER;thread (1): MainThread;main (batchr1/cli/main.py:3);wait (selectors.py:9) 5
+DRIVER;process 7:"python -c x; y";thread (7): MainThread;poll (zmq/sock.py:1) 1
+DRIVER;WORKER;thread (2): MainThread;\
 Worker.run (batchr1/worker/engine_worker.py:130);step (vllm/v1/engine/llm_engine.py:300) 6
-process 1:"python -m batchr1 run job.yaml";process 2:"python -m batchr1.worker.main 9 1";thread (2): MainThread;\
+DRIVER;WORKER;thread (2): MainThread;\
 Worker.run (batchr1/worker/engine_worker.py:131);step (vllm/v1/engine/llm_engine.py:310) 3
-process 1:"python -m batchr1 run job.yaml";process 2:"python -m batchr1.worker.main 9 1";thread (2): MainThread;\
+DRIVER;WORKER;thread (2): MainThread;\
 Worker.run (batchr1/worker/engine_worker.py:140) 1
-process 1:"python -m batchr1 run job.yaml";process 2:"python -m batchr1.worker.main 9 1";thread (3): collector;\
+DRIVER;WORKER;thread (3): collector;\
 decode (tokenizers/api.py:5) 10
-"""
+""".replace("DRIVER", 'process 1:"python -m batchr1 run job.yaml"').replace(
+    "WORKER", 'process 2:"python -m batchr1.worker.main 9 1"'
+)
 
 
 def test_a_profile_is_split_by_process_and_summed_by_thread(tmp_path: Path) -> None:

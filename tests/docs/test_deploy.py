@@ -1,4 +1,6 @@
-"""docs/deploy and the Dockerfile: each file by the tool that reads it, and its command by batchr1's own parser.
+"""docs/deploy and the Dockerfile, each file read by its own tool.
+
+Its command is parsed by batchr1's own parser.
 
 The tools are pinned in requirements/dev.txt, but for systemd. airflow_dag.py is also loaded by the
 real Airflow, and spot-notice.sh run beside a real job: tests/docs/test_airflow.py,
@@ -377,7 +379,7 @@ def test_the_cron_job_is_alive_while_its_newest_output_is(tmp_path: Path) -> Non
 def test_airflow_tries_again_what_goes_on_and_passes_on_the_rest(
     tmp_path: Path, code: int, passed_on: str | None
 ) -> None:
-    """The task fails, and is tried again, with what goes on; any other exit code is its last line."""
+    """A task fails, and is retried, with a resumable code; others are its last line."""
     environment = with_stand_ins(tmp_path, "batchr1", text=f"{STAND_IN}echo rows; exit {code}\n")
     command = airflow_command().replace("/opt/batchr1/bin/batchr1", "batchr1")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A program for Airflow's own Python: what its DagBag makes of a file, and what the operators in it do, as JSON.
+"""Program for Airflow's own Python: a DAG file as its DagBag reads and runs it, in JSON.
 
 `python airflow_probe.py DAG FOLDER CODE…` runs the tasks with FOLDER/batchr1 for batchr1, once for
 each exit code that it is to end with, and once more to be stopped.

@@ -1,4 +1,4 @@
-"""A server of OpenAI's chat completions on loopback that answers, and fails, as told; and jobs that are run against it.
+"""Server of OpenAI's chat completions on loopback, scripted; and jobs against it.
 
 What happens to a request is the next word of its row's script: `ok`, `429`, `500`, `cut`, `json`,
 `slow`, `hang` and so on, each a function below. A row without a script is answered.

@@ -1,4 +1,4 @@
-"""A hub on loopback: the HTTP API that huggingface_hub 2.4 and `batchr1 fetch` ask, with faults on demand.
+"""Hub on loopback: the HTTP API of huggingface_hub 2.4, with faults on demand.
 
     with serving() as hub:
         commit = hub.add("org/model", {"config.json": b"…", "model.safetensors": b"…"})

@@ -29,8 +29,11 @@ def until(condition: Callable[[], object], timeout_s: float = 120.0, what: str =
 
 
 class Tree:
-    """A running command. All processes that descend from it carry its tag in their environment, until one writes its
-    own title over it, as vLLM's engine does: so those that were seen below the driver are remembered as well."""
+    """Running command and its descendants.
+
+    All processes that descend from it carry its tag in their environment, until one writes its own
+    title over it, as vLLM's engine does. So those seen below the driver are remembered as well.
+    """
 
     def __init__(self, command: list[str], folder: Path) -> None:
         self._tag = f"{TAG}={secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""A Ray cluster on this machine, each node a raylet of its own, to add nodes to and to kill nodes of.
+"""Ray cluster on this machine; its nodes are raylets, to be added and killed.
 
 Also a program, because the cluster must die with its tests and be no part of the tests' own
 process: `python tests/helpers/ray_cluster.py FOLDER N` starts a head that runs nothing and N nodes

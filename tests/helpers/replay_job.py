@@ -1,4 +1,4 @@
-"""Jobs that the replay engine runs: driver, worker process, tokenizer, splitting and Parquet are the real ones.
+"""Jobs that the replay engine runs; everything but the engine is real.
 
 Also a program: `python tests/helpers/replay_job.py SCRIPT.json run JOB …` is `batchr1 run JOB …`
 with that engine, for tests that need a process of its own to signal or to kill.

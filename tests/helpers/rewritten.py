@@ -1,4 +1,4 @@
-r"""Right answers of MATH-500, written differently, and nearly. Rules on the text of an answer; nothing parses it.
+r"""Right answers of MATH-500, rewritten and nearly missed, by rules on their text.
 
 `equal_forms` keeps the meaning: delimiters, spacing, fonts, `\dfrac`, sizes, names, units, order of
 sums and sets, unreduced fractions, decimals. `near_miss` changes it by little: a digit, a sign, a

@@ -1,4 +1,4 @@
-"""A proxy on loopback in front of an S3 server that fails a share of all requests, in each of the ways storage does.
+"""Proxy on loopback before an S3 server; it fails a share of all requests, as storage does.
 
 refused    503 SlowDown, and the server never hears of it
 error      500, and the server never hears of it
@@ -27,7 +27,7 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Counts the requests in `seen` and what it did to them in `faults`. Both may be changed at any time:
+    """Proxy that counts requests in `seen` and faults in `faults`. To be changed at any time:
 
     `share` of the requests fails, and each answer comes `delay_s` later than it could.
     """

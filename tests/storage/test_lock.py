@@ -66,7 +66,7 @@ def plant(storage: Storage, **changes: object) -> LockInfo:
 
 
 # ── one owner
-# ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_lock_is_taken_kept_and_freed(storage: Storage) -> None:
@@ -150,7 +150,7 @@ def test_a_released_lock_protects_nothing(storage: Storage) -> None:
 
 
 # ── taking over
-# ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_lock_of_a_dead_process_of_this_machine_is_taken_at_once(storage: Storage) -> None:
@@ -249,20 +249,14 @@ def test_a_paused_owner_that_nobody_followed_goes_on(storage: Storage) -> None:
         assert child.ask("check") == "ours"
 
 
-def test_of_twenty_processes_one_takes_a_stale_lock(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path)
+@pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.s3)])
+def test_of_twenty_processes_one_takes_a_stale_lock(
+    place: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    on_s3 = place == "s3"
+    storage = request.getfixturevalue("s3_real").storage() if on_s3 else open_storage(tmp_path)
     plant(storage)
-    one_winner([Holder(storage, f"r{i}", wait=True) for i in range(20)], storage)
-
-
-@pytest.mark.s3
-def test_of_processes_on_s3_one_takes_a_stale_lock(s3_real: S3) -> None:
-    storage = s3_real.storage()
-    plant(storage)
-    one_winner([Holder(storage, f"r{i}", wait=True) for i in range(20)], storage)
-
-
-def one_winner(racers: list[Holder], storage: Storage) -> None:
+    racers = [Holder(storage, f"r{i}", wait=True) for i in range(20)]
     try:
         for racer in racers:
             racer.expect("ready")
@@ -310,7 +304,7 @@ def test_of_many_threads_one_takes_a_free_lock_each_time(
 
 
 # ── faults
-# ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_latecomer_that_reuses_a_removed_number_gives_up(tmp_path: Path) -> None:
@@ -411,7 +405,7 @@ def test_a_file_system_without_links_is_served(
 
 
 # ── processes
-# ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ──────────────────────────────────────────────────────────────────────────────────────────
 
 HOLDER = """
 import sys, time
@@ -426,7 +420,10 @@ if wait:
     print("ready", flush=True)
     sys.stdin.readline()
 try:
-    lock = Lock.acquire(storage, run=run, heartbeat_s=0.1, stale_after_s=float(wait or 1), on_wait=lambda line: None)
+    stale_after_s = float(wait or 1)
+    lock = Lock.acquire(
+        storage, run=run, heartbeat_s=0.1, stale_after_s=stale_after_s, on_wait=lambda line: None
+    )
     print("held", lock.info.epoch, flush=True)
     for line in sys.stdin:
         lock.check()

@@ -1,6 +1,7 @@
-"""Runs on S3 while the storage fails: requests that are refused, reset, cut or answered into the void, a gateway that
-is killed, credentials that are revoked, rivals for one output. Nothing is lost, nothing comes
-twice.
+"""Runs on S3 while the storage fails: nothing is lost, nothing comes twice.
+
+Requests are refused, reset, cut or answered into the void; a gateway is killed, credentials are
+revoked, rivals want the same output.
 
 On moto by default, where that is enough; on a real gateway with `-m s3`.
 """

@@ -32,13 +32,12 @@ def put_questions(s3: S3, tmp_path: Path, rows: int) -> pl.DataFrame:
     return table
 
 
-def s3_job(s3: S3, tmp_path: Path, *, endpoint_in_job: bool = True) -> Path:
-    storage = {"storage": {"endpoint": s3.endpoint}} if endpoint_in_job else {}
+def s3_job(s3: S3, tmp_path: Path) -> Path:
     return write_job(
         tmp_path,
         input={"path": f"s3://{s3.bucket}/in"},
         output={"path": f"s3://{s3.bucket}/out", "rows_per_part": 16},
-        **storage,
+        storage={"endpoint": s3.endpoint},
     )
 
 
@@ -76,14 +75,6 @@ def test_a_second_run_on_s3_has_nothing_to_do(s3: S3, tmp_path: Path) -> None:
     assert (again.exit_code, again.tally.done, again.counts.pending) == (0, 0, 0)
     changed = [key for key in set(objects(s3)) ^ set(before) if "/lock" not in key]
     assert changed == [f"out/.batchr1/runs/{again.run}.json"], "that it was here is kept"
-
-
-def test_the_endpoint_may_come_from_the_environment(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
-    put_questions(s3, tmp_path, 10)
-    assert run_replay(s3_job(s3, tmp_path, endpoint_in_job=False)).exit_code == 0
 
 
 def test_no_key_or_secret_is_in_what_a_run_leaves_on_s3(

@@ -1,4 +1,4 @@
-"""Bad inputs: each one ends with one exact line on stderr and its exit code, and leaves nothing behind.
+"""Bad inputs end with one exact line and an exit code, and leave nothing behind.
 
 The real command line runs, in this process. What can be seen to be wrong is refused before an
 engine is made, so that these tests never load a model. Where rows fail or a disk fills up, the
@@ -92,7 +92,7 @@ def write_job(tmp: Path, changes: dict[str, Any] | None = None) -> Path:
 
 
 def batchr1(*args: str | Path, engine: EngineSpec | None = None) -> click.testing.Result:
-    """Run the command line; an exception that is not one of ours fails the test with its traceback."""
+    """Run the command line; an exception of another kind than ours fails the test."""
     runner = click.testing.CliRunner()
     return runner.invoke(
         main, [str(a) for a in args], prog_name="batchr1", obj=engine, catch_exceptions=False
@@ -551,9 +551,11 @@ def test_fresh_refuses_a_bad_input_before_it_deletes(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_an_output_that_another_run_holds_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("complete", [False, True])
+def test_an_output_that_another_run_holds_is_refused(tmp_path: Path, complete: bool) -> None:
     ready_output(tmp_path)
-    (tmp_path / "out/_SUCCESS").unlink()
+    if not complete:
+        (tmp_path / "out/_SUCCESS").unlink()
     held = tmp_path / "out/.batchr1/lock"
     without_lock = {
         k: v for k, v in snapshot(tmp_path).items() if not k.startswith("out/.batchr1/lock")

@@ -1,4 +1,6 @@
-"""A kill costs seconds: generations go on from their last saved token, and rows that wait for their part are kept.
+"""Kills cost seconds: generations go on from their last saved token.
+
+Rows that wait for their part are kept.
 
 The replay engine continues a prompt as the uninterrupted generation would, so a resumed output has
 to equal one that nobody disturbed.

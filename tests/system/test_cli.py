@@ -137,9 +137,10 @@ def test_checking_a_job_and_its_engine_arguments_does_not_import_vllm(tmp_path: 
         ("1h30m", 5400),
         ("1H 30m".replace(" ", ""), 5400),
         ("0.5h", 1800),
+        (None, None),
     ],
 )
-def test_durations(text: str, seconds: float) -> None:
+def test_durations(text: str | None, seconds: float | None) -> None:
     assert duration(text) == seconds
 
 
@@ -152,10 +153,6 @@ def test_what_is_no_duration(text: str) -> None:
     assert str(caught.value) == (
         f"--stop-after: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it."
     )
-
-
-def test_no_duration_is_none() -> None:
-    assert duration(None) is None
 
 
 def all_errors(kind: type[BatchError] = BatchError) -> list[type[BatchError]]:

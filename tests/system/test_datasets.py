@@ -1,4 +1,6 @@
-"""Real datasets, whole: every row comes out once, with what was kept of it, and cut rows say where they were cut.
+"""Real datasets, whole: every row comes out once, with what was kept of it.
+
+Cut rows say where they were cut.
 
 The default suite runs them through the replay engine; `-m slow` through r1-tiny on vLLM, some
 minutes on a CPU.

@@ -17,9 +17,11 @@ from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
 from batchr1.models.catalogue import VARIANTS
 
 prepare_environment("cpu")
-args = {"max_num_seqs": 16, "max_model_len": 512, "enforce_eager": True, "kv_cache_memory_bytes": 4 * 2**20}
+args = {"max_num_seqs": 16, "max_model_len": 512, "enforce_eager": True,
+        "kv_cache_memory_bytes": 4 * 2**20}
 engine = VllmEngine(str(VARIANTS["r1-tiny"].path), revision=None, trust_remote_code=False,
-                    args=args | {"stream_interval": 8}, sampling=Sampling(0.6, 0.95, ignore_eos=True))
+                    args=args | {"stream_interval": 8},
+                    sampling=Sampling(0.6, 0.95, ignore_eos=True))
 scheduler = engine._engine.engine_core.engine_core.scheduler
 preempt, happened = scheduler._preempt_request, []
 scheduler._preempt_request = lambda *args, **kwargs: happened.append(1) or preempt(*args, **kwargs)
@@ -31,7 +33,8 @@ while left:
         tokens += len(delta.token_ids)
         left -= delta.finish_reason is not None
 load = engine.load()
-print(json.dumps([engine.info.kv_cache_tokens, len(happened), load.preempted, tokens, load.prefix_queries > 0]))
+cache = engine.info.kv_cache_tokens
+print(json.dumps([cache, len(happened), load.preempted, tokens, load.prefix_queries > 0]))
 engine.close()
 """
 

@@ -1,4 +1,6 @@
-"""The table of faults: each with what happens, and the test that makes it happen. docs/durability.md shows it too.
+"""Faults, each with its outcome and the test that makes it happen.
+
+docs/durability.md shows the same table.
 
 Those that no other file has a place for are at the end of this one.
 """
@@ -39,7 +41,7 @@ FAULTS: list[tuple[str, str, str]] = [
     (
         "SIGKILL of a worker",
         "another one goes on from the dead one's last snapshot",
-        "test_checkpoint.py::test_the_replacement_of_a_dead_worker_goes_on_from_its_snapshot",
+        "test_checkpointer.py::test_the_replacement_of_a_dead_worker_goes_on_from_its_snapshot",
     ),
     (
         "SIGKILL of the whole tree",
@@ -79,17 +81,17 @@ FAULTS: list[tuple[str, str, str]] = [
     (
         "engine out of memory",
         "it starts again with less; rows made before are kept",
-        "test_stepdown.py::test_rows_made_before_memory_ran_out_are_kept",
+        "test_oom.py::test_rows_made_before_memory_ran_out_are_kept",
     ),
     (
         "a replica of several that keeps dying",
         "it is given up, the others do its work; no row is blamed",
-        "test_replicas.py::test_a_sick_replica_fails_no_row_and_is_given_up",
+        "test_fleet.py::test_a_sick_replica_fails_no_row_and_is_given_up",
     ),
     (
         "replica that is late",
         "the run ends without it",
-        "test_replicas.py::test_a_run_ends_without_a_replica_that_is_late",
+        "test_fleet.py::test_a_run_ends_without_a_replica_that_is_late",
     ),
     (
         "SIGKILL of a cluster's node",
@@ -104,7 +106,7 @@ FAULTS: list[tuple[str, str, str]] = [
     (
         "poison row",
         "after three deaths, the last one alone, it is a failed row; the rest goes on",
-        "test_checkpoint.py::test_a_row_that_kills_the_engine_fails_alone",
+        "test_checkpointer.py::test_a_row_that_kills_the_engine_fails_alone",
     ),
     (
         "refused or over-long prompt",
@@ -114,12 +116,12 @@ FAULTS: list[tuple[str, str, str]] = [
     (
         "torn snapshot",
         "named in the log and the record; its tokens are generated again",
-        "test_checkpoint.py::test_a_torn_snapshot_costs_tokens_and_no_row",
+        "test_checkpointer.py::test_a_torn_snapshot_costs_tokens_and_no_row",
     ),
     (
         "snapshot that cannot be written",
         "the one before stays; tried again later",
-        "test_journal.py::test_a_snapshot_that_cannot_be_written_leaves_the_one_before",
+        "test_checkpoints.py::test_a_snapshot_that_cannot_be_written_leaves_the_one_before",
     ),
     (
         "truncated part",
@@ -184,7 +186,7 @@ FAULTS: list[tuple[str, str, str]] = [
     (
         "changed prompt under saved tokens",
         "those tokens are dropped",
-        "test_checkpoint.py::test_saved_tokens_of_a_changed_prompt_are_dropped",
+        "test_checkpointer.py::test_saved_tokens_of_a_changed_prompt_are_dropped",
     ),
     (
         "duplicate id",
@@ -219,7 +221,7 @@ FAULTS: list[tuple[str, str, str]] = [
     (
         "SIGTERM, SIGINT",
         "finished rows committed, partials saved, exit code 75",
-        "test_checkpoint.py::test_a_signal_saves_what_is_under_way_and_commits_what_is_finished",
+        "test_checkpointer.py::test_a_signal_saves_what_is_under_way_and_commits_what_is_finished",
     ),
     (
         "worker that does not leave in time",
@@ -233,7 +235,8 @@ def test_every_fault_of_the_table_has_a_test_and_stands_in_the_docs() -> None:
     assert len(FAULTS) >= 20
     for _, _, reference in FAULTS:
         file, _, name = reference.partition("::")
-        tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+        [path] = TESTS.rglob(file)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
             reference
         )

@@ -1,4 +1,4 @@
-"""`batchr1 fetch`, as a process, against a hub on loopback: what comes, what a kill costs, what is refused.
+"""`batchr1 fetch`, as a process, against a hub on loopback.
 
 Then jobs that run from what was fetched, with no hub at all.
 """

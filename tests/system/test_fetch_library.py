@@ -1,4 +1,4 @@
-"""Promises of `batchr1 fetch` that `huggingface_hub.snapshot_download` does not keep, each one shown.
+"""Promises of `batchr1 fetch` that `snapshot_download` does not keep, each one shown.
 
 Why `batchr1/models` transfers files itself. The library runs here as it is, at the pinned version.
 Where a test fails after an upgrade, the library has learnt it: then our part of it may go.

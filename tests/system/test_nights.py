@@ -210,7 +210,7 @@ def assert_reported(told: list[Told], *outputs: str | Path) -> None:
 def run_twice(
     told: list[Told], rows: pl.DataFrame, runs: list[str], *, interrupted: set[int]
 ) -> int:
-    """How many tokens engines generated twice: none, but of what was under way in nights that were `interrupted`.
+    """Count tokens that engines generated twice: only rows of `interrupted` nights have any.
 
     `rows`: every one that was ever committed; `runs`: by night.
     """

@@ -1,4 +1,4 @@
-"""Out of memory: recognised by the engine's own words, answered one rung lower, and nothing that was generated lost.
+"""Out of memory: recognised by the engine's words, answered one rung lower, nothing lost.
 
 The texts are those of vLLM 0.26 and 0.32 and of torch 2.11 and 2.13, with the prefixes that vLLM's
 processes give them.

@@ -1,4 +1,6 @@
-"""The embedded model on 300 problems whose author knew the families and their ranges, and nothing of the generator.
+"""The embedded model on 300 problems by an author who never saw the generator.
+
+The author knew the families and their ranges.
 
 Real vLLM, the real command line. The bar is 80 %; the card says what was measured.
 """

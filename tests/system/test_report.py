@@ -492,9 +492,9 @@ BAD = {
     ),
     "a run record that is damaged": (
         ["TMP/torn_run"],
-        f"TMP/torn_run/.batchr1/runs/{RUN}.json: not the record of a run (got Expecting property name "
-        "enclosed in double quotes: line 1 column 2 (char 1)). Something else changed it: put it back, or delete it (rows "
-        "stay, this run's figures go).",
+        f"TMP/torn_run/.batchr1/runs/{RUN}.json: not the record of a run (got Expecting property "
+        "name enclosed in double quotes: line 1 column 2 (char 1)). Something else changed it: put "
+        "it back, or delete it (rows stay, this run's figures go).",
     ),
     "a run record with another value": (
         ["TMP/odd_run"],

@@ -47,7 +47,7 @@ def write_night(
     killed: bool = False,
     **record: Any,
 ) -> str:
-    """A night on two engines of `gpus` GPUs each that lived for `wall_s`: its rows, and its record. Row `of` is first.
+    """Write a night on two engines of `gpus` GPUs each for `wall_s`: rows, from `of`, and record.
 
     One row in four was cut, one in two is right.
     """

@@ -154,7 +154,7 @@ class Line:
 
 
 def test_what_is_called_back_is_not_tried_again(tmp_path: Path) -> None:
-    """A row has enough right samples while it is being seen whether this one is to be tried again."""
+    """The row has enough right samples before this one's retry is decided."""
     spec = replay(**SCRIPT | {"groups": [[400]]})
     setup = WorkerSetup(
         "run",

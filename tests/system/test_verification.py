@@ -1,4 +1,6 @@
-"""Verification beside the engine: a verifier that hangs, crashes or eats memory costs its own row and nothing else.
+"""Verification beside the engine: a bad verifier costs its own row and nothing else.
+
+It hangs, crashes or eats memory.
 
 The runs are real ones through the replay engine; the verifiers are files of the user, in the job's
 folder.
@@ -115,7 +117,7 @@ def test_a_verifier_that_hangs_crashes_or_eats_memory_costs_its_row_only(tmp_pat
 
 
 def test_math_verify_works_under_the_default_limits(tmp_path: Path) -> None:
-    """The replay engine says letters: as products of symbols they are parsed, and equal to nothing."""
+    """The replay engine says letters: products of symbols, equal to nothing."""
     golds = pl.Series([r"\frac{1}{2}", r"\{1, 2\}", "(3,4]", "x^2"])
     questions(4).with_columns(gold=golds).write_parquet(tmp_path / "in.parquet")
     verify = {"kind": "math", "extract": "^[a-z]{3}"}

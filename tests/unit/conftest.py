@@ -1,4 +1,4 @@
-"""The rule of this tier: its tests start no process and open no connection."""
+"""The rule of this tier: no process, no connection, no library that loads models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 FORBIDDEN = {"os.fork", "os.posix_spawn", "os.system", "socket.connect", "subprocess.Popen"}
+SLOW_IMPORTS = {"torch", "transformers", "vllm"}
 _running: list[str] = []
 
 
 def _refuse(event: str, args: tuple[object, ...]) -> None:
-    if _running and event in FORBIDDEN:
-        raise RuntimeError(f"{_running[-1]}: {event} in a unit test. Move it to tests/system.")
+    if not _running:
+        return
+    is_slow_import = event == "import" and args[0] in SLOW_IMPORTS
+    if event in FORBIDDEN or is_slow_import:
+        what = f"import {args[0]}" if is_slow_import else event
+        raise RuntimeError(f"{_running[-1]}: {what} in a unit test. Move it to tests/system.")
 
 
 sys.addaudithook(_refuse)  # for good: a hook cannot be taken out, so `_running` says when it counts

@@ -86,6 +86,9 @@ def test_quantised_weights_are_as_large_as_the_files_that_hold_them(
 def test_r1_tiny_is_catalogued_with_the_config_that_ships() -> None:
     entry = VARIANTS["r1-tiny"]
     assert entry.path is not None
+    source = resolve_model(ModelSpec(variant="r1-tiny"))
+    assert (source.name, source.context_len) == ("r1-tiny", entry.context_len)
+    assert Path(source.location).is_dir()
     assert entry.config == json.loads((entry.path / "config.json").read_text())
     assert entry.context_len == entry.config["max_position_embeddings"] == entry.generation_len
     size = sum(f.stat().st_size for f in entry.path.glob("*.safetensors"))
@@ -93,8 +96,11 @@ def test_r1_tiny_is_catalogued_with_the_config_that_ships() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_context_is_the_configs(name: str) -> None:
-    entry = VARIANTS[name]
+def test_a_variant_is_a_repository_or_ships_and_its_context_is_the_configs(name: str) -> None:
+    entry = variant(name)
+    assert entry is VARIANTS[name]
+    assert entry.name == name
+    assert (entry.repo is None) != (entry.path is None)
     assert entry.context_len == entry.config["max_position_embeddings"]
     assert entry.context_len == (
         4096 if name == "r1-tiny" else 163_840 if name in FULL else 131_072

@@ -1,4 +1,4 @@
-"""Flags say what a reader would say, on texts that were labelled by one, and cost next to nothing."""
+"""Flags agree with a reader, on texts that one labelled, and cost next to nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPUs by name, as people and drivers write them, and the figures that a datasheet does not give."""
+"""GPUs by name, as people and drivers write them; figures that no datasheet gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a job: defaults, overrides and their types, expansion, relative paths, and the fingerprint.
+"""Reading a job: defaults, typed overrides, expansion, relative paths, fingerprint.
 
 What is refused, and in which words, is in test_bad_inputs.py.
 """

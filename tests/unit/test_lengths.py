@@ -229,8 +229,9 @@ def test_a_spread_takes_no_more_than_there_is_or_is_wanted(counts: list[int], at
         assert 0 < sum(taken) <= at_most
 
 
-@given(st.lists(st.integers(90, 110), min_size=400, max_size=800))
-def test_a_spread_over_many_groups_reads_few_of_them_from_all_parts(counts: list[int]) -> None:
+@given(st.integers(400, 800), st.integers(0, 2**32 - 1))
+def test_a_spread_over_many_groups_reads_few_of_them_from_all_parts(groups: int, seed: int) -> None:
+    counts = np.random.default_rng(seed).integers(90, 111, groups).tolist()
     at_most = 100
     taken = quotas(counts, at_most)
     read = [i for i, took in enumerate(taken) if took]

@@ -1,4 +1,4 @@
-"""Result rows become Parquet that holds exactly them, in exactly the columns that the schema lists."""
+"""Result rows in Parquet: exactly them, in exactly the columns of the schema."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from model_config import CONFIG
 
 from batchr1.errors import JobError
 from batchr1.job.spec import ModelSpec
-from batchr1.models.catalogue import VARIANTS, variant
 from batchr1.models.resolve import WHOLE_FILE_LIMIT, content_hash, resolve_model
 from batchr1.sizing.devices import choose_devices, visible_devices
 
@@ -35,12 +34,6 @@ def test_a_local_model_is_its_folder_its_content_and_its_context(folder: Path) -
     assert (source.name, source.location, source.revision) == ("model", str(folder), None)
     assert (source.context_len, source.config) == (4096, CONFIG)
     assert source.identity == f"sha256:{content_hash(folder)}"
-
-
-def test_r1_tiny_ships_with_the_package() -> None:
-    source = resolve_model(ModelSpec(variant="r1-tiny"))
-    assert (source.name, source.context_len) == ("r1-tiny", VARIANTS["r1-tiny"].context_len)
-    assert Path(source.location).is_dir()
 
 
 def test_the_hash_is_of_the_content_not_of_the_place(folder: Path, tmp_path: Path) -> None:
@@ -104,13 +97,6 @@ def test_the_context_is_found_where_vision_models_keep_it(folder: Path) -> None:
         json.dumps({"text_config": {"max_position_embeddings": 99}})
     )
     assert resolve_model(ModelSpec(path=str(folder))).context_len == 99
-
-
-def test_every_variant_is_a_repository_or_ships_with_batchr1() -> None:
-    for name, entry in VARIANTS.items():
-        assert entry.name == name
-        assert (entry.repo is None) != (entry.path is None)
-        assert variant(name) is entry
 
 
 @pytest.fixture

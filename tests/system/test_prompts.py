@@ -1,4 +1,6 @@
-"""Prompts are rendered by the model's template, open exactly one think block, and keep a row's text text.
+"""Prompts: rendered by the model's template, with exactly one open think block.
+
+A row's text stays text.
 
 The golden files hold the whole prompt as the model reads it. UPDATE_GOLDEN=1 writes them anew.
 """
@@ -38,10 +40,10 @@ TAGS = ["<think>", "</think>"]
 # Like the templates that were shipped with R1: `original` leaves the think block to the model,
 # `later` opens it.
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% elif "
-    "m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim "
-    "}}<｜end▁of▁sentence｜>{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}{% "
-    "if add_generation_prompt %}<｜Assistant｜>GENERATION{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}"
+    "{% elif m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim "
+    "}}<｜end▁of▁sentence｜>{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<｜Assistant｜>GENERATION{% endif %}"
 )
 ORIGINAL = TEMPLATE.replace("GENERATION", "")
 LATER = TEMPLATE.replace("GENERATION", "<think>\n")
