@@ -3,9 +3,16 @@
 They run in the driver, mostly on its feeder thread.
 
 source        the rows of Parquet and JSON lines, streamed batch by batch
-readers       columns and predicates of one file
+columns       the columns that a job names, checked
+types         Arrow types: what each may be used for
+values        Arrow values as Python values and as text
+readers       batches of one file, Parquet or JSON lines
+json_lines    JSON lines as batches
+predicate     `input.where`, a SQL condition on one row
+prefetch      many remote files, opened ahead of their readers
 sampling      an even sample of rows from a large dataset
 pending       the samples still to do: the input's ids against committed parts
+messages      chat messages of a row, as values
 prompts       a row through the chat template, to token ids
 chat_prompts  a row as chat messages, for servers that render them
 tokenizer     a model's tokenizer (workers load it too)

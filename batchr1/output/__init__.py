@@ -6,5 +6,6 @@ folder       paths, staging and the two ways in which a file enters
 parts        results to Parquet parts (in the worker)
 replace      committed parts replaced by intent
 checkpoints  tokens of uncommitted generations, on storage
+run_record   the record of a run, typed and versioned
 find         outputs by name or glob
 """

@@ -1,8 +1,9 @@
-"""The report's charts: numbers → Vega-Lite by altair → SVG by vl-convert, which brings its own renderer.
+"""Charts of the report, as SVG.
 
-Colours are CSS variables of the page, so that one drawing serves light, dark and print. A static
-drawing cannot change its proportions, so each chart is drawn twice: for a desktop, and for a
-telephone. No text of a row ever gets in here.
+altair turns numbers into Vega-Lite, and vl-convert renders it by itself. Colours are CSS variables
+of the page, so one drawing serves light, dark and print. A static drawing cannot change its
+proportions, so each chart is drawn twice: for a desktop and for a telephone. No text of a row ever
+enters a chart.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ _CONFIG: dict[str, Any] = {
 
 
 def draw(chart: Drawable, description: str, *, wide: int = WIDE, height: int = HEIGHT) -> Markup:
-    """A chart as inline SVG, in both widths."""
+    """Draw a chart as inline SVG, in both widths."""
     drawings = []
     for kind, width in (("wide", wide), ("narrow", NARROW)):
         sized = chart.properties(
@@ -64,7 +65,7 @@ def draw(chart: Drawable, description: str, *, wide: int = WIDE, height: int = H
 
 
 def histogram(bins: Sequence[dict[str, Any]], limits: dict[str, int], *, what: str) -> Markup:
-    """Rows by tokens, on a logarithmic axis.
+    """Draw rows by tokens, on a logarithmic axis.
 
     `bins`: from (inclusive), to (exclusive), whole, truncated.
     """
@@ -96,7 +97,10 @@ def histogram(bins: Sequence[dict[str, Any]], limits: dict[str, int], *, what: s
 
 
 def longer_than(points: Sequence[dict[str, Any]], limits: dict[str, int]) -> Markup:
-    """Share of rows longer than x tokens. `points`: tokens, share."""
+    """Draw the share of rows longer than x tokens.
+
+    `points`: tokens, share.
+    """
     x = _log_axis(
         "completion tokens", [p["tokens"] for p in points] + list(limits.values()), field="tokens"
     )
@@ -125,7 +129,7 @@ def longer_than(points: Sequence[dict[str, Any]], limits: dict[str, int]) -> Mar
 
 
 def right_by_length(bins: Sequence[dict[str, Any]]) -> Markup:
-    """Share of judged rows that are right, by completion tokens.
+    """Draw the share of judged rows that are right, by completion tokens.
 
     `bins`: from, to, judged, right.
     """
@@ -150,7 +154,10 @@ def right_by_length(bins: Sequence[dict[str, Any]]) -> Markup:
 
 
 def measures_by_k(lines: Sequence[dict[str, Any]]) -> Markup:
-    """pass@k and cons@k with their intervals. `lines`: measure, k, value, low, high."""
+    """Draw pass@k and cons@k with their intervals.
+
+    `lines`: measure, k, value, low, high.
+    """
     colours = _colours(**{"pass@k": "var(--blue)", "cons@k": "var(--green)"})
     ks = sorted({row["k"] for row in lines})
     x = alt.X(
@@ -186,7 +193,7 @@ def by_night(
     *,
     is_share: bool = False,
 ) -> Markup:
-    """Bars, one for each run in turn, stacked where there are several series.
+    """Draw a bar for each run in turn, stacked for several series.
 
     `series`: name → colour, values.
     """
@@ -233,18 +240,17 @@ def over_time(
     is_share: bool = False,
     height: int = 150,
 ) -> Markup:
-    """A series over the time of all runs.
+    """Draw a series over the time of all runs.
 
-    `points`: seconds and the column `name`; `starts`: where a run begins.
+    `points`: seconds and the column `name`. `starts`: beginnings of runs, in seconds.
     """
     unit, per = time_unit(points[-1]["seconds"])
     frame = pl.DataFrame(
         {"at": [p["seconds"] / per for p in points], "value": [p[name] for p in points]}
     )
     end = points[-1]["seconds"] / per
-    axis = alt.Axis(
-        format="~%" if is_share else "~s", tickCount=4, minExtent=32
-    )  # the charts stand beneath each other
+    # The same width of the axis everywhere: these charts stand beneath each other.
+    axis = alt.Axis(format="~%" if is_share else "~s", tickCount=4, minExtent=32)
     x = alt.X(
         "at:Q",
         title=unit,
@@ -276,10 +282,12 @@ def over_time(
 
 
 def time_unit(seconds: float) -> tuple[str, float]:
-    """The unit that reads best for a span, and its seconds."""
+    """Choose the unit that reads best; returns its seconds too."""
     if seconds < 300:
         return "seconds", 1.0
-    return ("minutes", 60.0) if seconds < 3 * 3600 else ("hours", 3600.0)
+    if seconds < 3 * 3600:
+        return "minutes", 60.0
+    return "hours", 3600.0
 
 
 def _log_axis(title: str, values: Sequence[float], *, field: str = "from") -> alt.X:
@@ -312,7 +320,7 @@ def _colours(**by_name: str) -> alt.Color:
 
 
 def _with_limits(chart: alt.Chart, limits: dict[str, int]) -> Drawable:
-    """The chart with a named line at each limit of tokens."""
+    """Add a named line to the chart at each limit of tokens."""
     if not limits:
         return chart
     frame = pl.DataFrame({"at": [float(v) for v in limits.values()], "name": list(limits)})

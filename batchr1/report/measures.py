@@ -1,15 +1,16 @@
-"""How good a model is, from the rows of an output: pass@k, cons@k, tokens, truncation, each with its interval.
+"""Measures of a model, from an output's rows: pass@k, cons@k, tokens, truncation.
 
-Every figure is a mean over prompts or rows and comes with a bootstrap interval over *prompts*,
-because the samples of one prompt are not independent. A sample counts as judged when `correct` is
-not null.
+Every figure is a mean over prompts or rows. It has a bootstrap interval over *prompts*, because the
+samples of one prompt are not independent. A sample counts as judged when `correct` is not null.
 
-- pass@k: the chance that one of k samples is right, without bias from n ≥ k of them (Chen et al. 2021,
-  arXiv:2107.03374, eq. 1): 1 − C(n−c, k) / C(n, k) for c right ones, averaged over prompts. pass@1 is the mean of c/n.
-- cons@k: the chance that the majority of k samples is right (Wang et al. 2023, arXiv:2203.11171; DeepSeek-R1,
-  arXiv:2501.12948, writes cons@64). For k < n it is the exact expectation over all C(n, k) subsets, not a resampling.
-  Right answers are one class, as verification found them; wrong ones are classes by `answer_key`. A sample without an
-  answer has no vote; of tied classes each wins with the same chance; with no vote at all the majority is wrong.
+- pass@k is the chance that one of k samples is right, estimated without bias from n ≥ k of them. It
+  is 1 − C(n−c, k) / C(n, k) for c right ones, averaged over prompts; pass@1 is the mean of c/n.
+  Source: Chen et al. 2021, arXiv:2107.03374, equation 1.
+- cons@k is the chance that the majority of k samples is right. For k < n it is the exact
+  expectation over all C(n, k) subsets, not a resampling. Right answers are one class, as
+  verification found them; wrong ones are classes by `answer_key`. A sample without an answer has no
+  vote. Each of several tied classes wins with the same chance. Without any vote the majority is
+  wrong. Source: Wang et al. 2023, arXiv:2203.11171; DeepSeek-R1, arXiv:2501.12948, writes cons@64.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import polars as pl
 from batchr1.errors import UsageError
 from batchr1.reasoning.answers import answer_key
 
+# All columns that are read.
 COLUMNS = (
     "id",
     "final_answer",
@@ -33,16 +35,14 @@ COLUMNS = (
     "truncated",
     "reasoning_tokens",
     "completion_tokens",
-)  # all that is read
+)
 RESAMPLES = 1000
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean with its bootstrap interval [low, high] at `LEVEL`, and over how many prompts it was
-    taken.
-    """
+    """Mean over `prompts`, with its bootstrap interval [low, high] at `LEVEL`."""
 
     value: float
     low: float
@@ -52,11 +52,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """The measures of some rows of an output: all of them, or those of one value of a column (`group`).
+    """Measures of an output's rows, or of one group of them.
 
-    `samples` is the largest number of judged samples of a prompt. `pass_at` and `cons_at` are by k,
-    over the prompts that have at least k judged samples, and empty when nothing is judged. Tokens
-    are per row that has a count, `truncated` is a share of rows; they are None without such rows.
+    `group` is the value of the column that makes the group. `samples` is the largest number of
+    judged samples of a prompt. `pass_at` and `cons_at` are by k, over the prompts with at least k
+    judged samples; empty when nothing is judged. Tokens are per row that has a count; `truncated`
+    is a share of rows. Both are None without such rows.
     """
 
     group: str | None
@@ -71,7 +72,7 @@ class Measures:
     truncated: Estimate | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the k as text."""
+        """Convert to JSON's types: each k becomes text."""
         document = asdict(self)
         for name in ("pass_at", "cons_at"):
             document[name] = {str(k): estimate for k, estimate in document[name].items()}
@@ -88,8 +89,8 @@ def measure(
 ) -> Measures:
     """Measure rows of an output, which need the columns `COLUMNS`.
 
-    `ks`: for which k; None: `default_ks` of the samples there are. The same rows and seed give the
-    same intervals.
+    `ks` None: `default_ks` of the samples there are. The same rows and seed give the same
+    intervals.
     """
     return _measure(_prompts(rows.lazy().select(COLUMNS).collect()), ks, resamples, seed, group)
 
@@ -102,9 +103,9 @@ def measure_by(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Measures]:
-    """`measure` for each value of a column, in the column's order, each at the same k.
+    """Measure the rows of each value of a column, at equal k.
 
-    Raises `UsageError` when there is no such column.
+    The result has the column's order. Raises `UsageError` when there is no such column.
     """
     lazy = rows.lazy()
     if column not in lazy.collect_schema():
@@ -127,16 +128,18 @@ def measure_by(
 
 
 def default_ks(samples: int) -> tuple[int, ...]:
-    """1, 2, 4, 8 … up to the number of samples, and that number."""
+    """List the powers of two below `samples`, and `samples`."""
+    if not samples:
+        return ()
     powers = [1 << i for i in range(samples.bit_length())]
-    return tuple(dict.fromkeys([*powers, samples])) if samples else ()
+    return tuple(dict.fromkeys([*powers, samples]))
 
 
 def pass_at(n: int, c: int, k: int) -> float:
-    """The unbiased estimate of pass@k from n samples, c of them right; 1 ≤ k ≤ n.
+    """Estimate pass@k from n samples, c of them right.
 
-    Source: Chen et al. 2021, equation 1. Whole numbers up to the one division, so that large n lose
-    nothing.
+    1 ≤ k ≤ n. The estimate is without bias (Chen et al. 2021, equation 1). All numbers are whole up
+    to the one division, so large n lose nothing.
     """
     every = math.comb(n, k)
     return (every - math.comb(n - c, k)) / every
@@ -144,14 +147,15 @@ def pass_at(n: int, c: int, k: int) -> float:
 
 @functools.lru_cache(maxsize=1 << 16)
 def cons_at(right: int, wrong: tuple[int, ...], silent: int, k: int) -> float:
-    """The chance that the majority of k of the samples, drawn without repeating one, is right.
+    """Compute the chance that the majority of k drawn samples is right.
 
-    `right` samples gave the right answer, `wrong` lists how many gave each wrong one, `silent` gave
-    none; 1 ≤ k ≤ their sum. Exact: for t right votes, every wrong class may have up to t, and of j
-    that have t too the right one wins one in j + 1. Counted as the coefficient of x^k in a product
-    over classes. A class of fewer than t samples, and the silent ones, cannot be limited by t:
-    together they are (1 + x)^(their number). Whole numbers throughout; a fraction of a second at
-    worst for 256 samples, a few seconds for 512.
+    Samples are drawn without repetition. `right` of them gave the right answer, `wrong` lists the
+    number for each wrong one, `silent` gave none; 1 ≤ k ≤ their sum. The result is exact. For t
+    right votes, every wrong class may have up to t. Where j classes have t too, the right one wins
+    one time in j + 1. The count is the coefficient of x^k in a product over classes. Classes of
+    fewer than t samples and the silent ones cannot be limited by t: together they are
+    (1 + x)^(their number). Numbers are whole throughout. 256 samples take a fraction of a second at
+    worst, 512 a few seconds.
     """
     total = right + sum(wrong) + silent
     favourable = 0.0
@@ -176,12 +180,12 @@ def cons_at(right: int, wrong: tuple[int, ...], silent: int, k: int) -> float:
 
 
 def _prompts(rows: pl.DataFrame) -> pl.DataFrame:
-    """One row per prompt: judged samples, right ones, sizes of the classes of wrong answers, and
-    sums.
+    """Sum up each prompt as one row.
+
+    Columns: judged samples (n), right ones (c), sizes of the classes of wrong answers, and sums.
     """
-    rows = rows.cast(
-        {"correct": pl.Boolean, "final_answer": pl.String}
-    )  # columns without any value may be of no type
+    # Columns without any value may be of no type.
+    rows = rows.cast({"correct": pl.Boolean, "final_answer": pl.String})
     totals = rows.group_by("id", maintain_order=True).agg(
         pl.len().alias("rows"),
         pl.col("correct").count().alias("n"),
@@ -189,10 +193,9 @@ def _prompts(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("truncated").sum(),
         pl.col("completion_tokens").cast(pl.Int64).sum(),
         pl.col("reasoning_tokens").cast(pl.Int64).sum(),
-        pl.col("completion_tokens")
-        .count()
-        .alias("completion_tokens told"),  # a server may leave out what it counts
-        pl.col("reasoning_tokens").count().alias("reasoning_tokens told"),
+        # A server may leave out its counts.
+        pl.col("completion_tokens").count().alias("rows with completion_tokens"),
+        pl.col("reasoning_tokens").count().alias("rows with reasoning_tokens"),
     )
     wrong = rows.filter(~pl.col("correct") & pl.col("final_answer").is_not_null())
     texts = wrong["final_answer"].unique().to_list()
@@ -219,7 +222,9 @@ def _measure(
     prompts: pl.DataFrame, ks: Sequence[int] | None, resamples: int, seed: int, group: str | None
 ) -> Measures:
     rows, n = prompts["rows"].to_numpy(), prompts["n"].to_numpy()
-    ks = [k for k in (default_ks(_most(prompts)) if ks is None else ks) if k <= _most(prompts)]
+    if ks is None:
+        ks = default_ks(_most(prompts))
+    ks = [k for k in ks if k <= _most(prompts)]
     # Prompts with the same counts have the same chances, and there are few different ones.
     counts = list(
         zip(
@@ -232,7 +237,7 @@ def _measure(
     number = {one: i for i, one in enumerate(dict.fromkeys(counts))}
     which = np.array([number[one] for one in counts], dtype=np.int64)
     ratios: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {
-        (name, 0): (prompts[name].to_numpy(), prompts[f"{name} told"].to_numpy())
+        (name, 0): (prompts[name].to_numpy(), prompts[f"rows with {name}"].to_numpy())
         for name in ("completion_tokens", "reasoning_tokens")
     }
     ratios["truncated", 0] = (prompts["truncated"].to_numpy(), rows)
@@ -243,11 +248,9 @@ def _measure(
         ]
         ratios["pass", k] = (np.array(passed)[which], n >= k)
         ratios["cons", k] = (np.array(agreed)[which], n >= k)
-    found = (
-        _estimates(list(ratios.values()), resamples, seed)
-        if prompts.height
-        else [None] * len(ratios)
-    )
+    found: list[Estimate | None] = [None] * len(ratios)
+    if prompts.height:
+        found = _estimates(list(ratios.values()), resamples, seed)
     estimates = dict(zip(ratios, found, strict=True))
     return Measures(
         group=group,
@@ -266,11 +269,11 @@ def _measure(
 def _estimates(
     ratios: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int
 ) -> list[Estimate | None]:
-    """Σ numerator / Σ denominator over prompts, with percentile intervals (Efron & Tibshirani 1993, ch. 13).
+    """Estimate Σ numerator / Σ denominator over prompts, with intervals.
 
-    Each resample draws as many prompts as there are, with repetition, and gives every ratio of it,
-    so that ratios of one resample belong together. A resample that holds no prompt with enough
-    samples says nothing about that ratio.
+    Intervals are percentiles (Efron & Tibshirani 1993, chapter 13). Each resample draws as many
+    prompts as there are, with repetition, and gives every ratio: ratios of one resample belong
+    together. A resample without a prompt of enough samples says nothing about that ratio.
     """
     above = np.array([a for a, _ in ratios], dtype=np.float64)
     below = np.array([b for _, b in ratios], dtype=np.float64)
@@ -288,10 +291,8 @@ def _estimates(
         if value is None:
             found.append(None)
             continue
-        low, high = (
-            (float(np.quantile(drawn[0] / drawn[1], q)) for q in tails)
-            if drawn.size
-            else (value, value)
-        )
+        low = high = value
+        if drawn.size:
+            low, high = (float(np.quantile(drawn[0] / drawn[1], q)) for q in tails)
         found.append(Estimate(value, low, high, int((b > 0).sum())))
     return found

@@ -1,9 +1,8 @@
-"""The report as one HTML file: no script, no request, and nothing in a row that could become either.
+"""Report as one HTML file, without scripts or requests.
 
-Every text of a row or a job is escaped by the template engine. Its policy (the page's
-Content-Security-Policy) allows inline style and nothing else, so that even a mistake here could not
-run a script. Characters that cannot be seen or that turn the direction of text around are shown by
-name.
+The template engine escapes every text of a row or a job. The page's Content-Security-Policy allows
+inline style and nothing else, so even a mistake in the template could not run a script. Characters
+that cannot be seen, or that turn the direction of text, are shown by name.
 """
 
 from __future__ import annotations
@@ -28,13 +27,17 @@ _QUOTE_CHARS = (6000, 3000, 1500, 600, 200, 60)
 # C0 and C1 controls but tab and line feed, soft hyphen, zero-width, bidirectional controls, line
 # separators, BOM, tags.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"
+    "\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 
 def render(numbers: dict[str, Any], found: Scan) -> bytes:
-    """The page, in UTF-8, of at most MAX_BYTES unless the job, or years of nights, are larger."""
+    """Render the page in UTF-8.
+
+    It has at most MAX_BYTES, unless the job or years of nights are larger.
+    """
     charts = _charts(numbers)
     page = b""
     for chars in _QUOTE_CHARS:
@@ -56,12 +59,12 @@ def render(numbers: dict[str, Any], found: Scan) -> bytes:
 
 
 def visible(text: object) -> Markup:
-    """A text for the page: escaped, and with what cannot be seen shown by its name."""
+    """Escape a text for the page, and name unseen characters."""
     return Markup(_UNSEEN.sub(_name, str(escape(str(text)))))
 
 
 def quote(text: str | None, *, chars: int, share: float = 1.0) -> Markup:
-    """A text of a row, shortened in its middle; `share` of `chars` is its length at most."""
+    """Quote a row's text, shortened in its middle to `share` of `chars`."""
     if text is None:
         return Markup('<span class="none">null</span>')
     most = max(30, int(chars * share))
@@ -82,7 +85,7 @@ def _name(match: re.Match[str]) -> str:
 
 
 def _charts(n: dict[str, Any]) -> dict[str, Markup]:
-    """The charts for which there is something to draw."""
+    """Draw the charts that have data."""
     charts = _charts_by_night(n)
     for what, budget in (("reasoning", "thinking_budget"), ("answer", "answer_budget")):
         bins = (n["histograms"].get(f"{what}_tokens") or {}).get("bins")
@@ -124,8 +127,9 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
 
 
 def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
-    """What runs brought and took, one after the other; nothing where a single one had something to
-    do.
+    """Draw yield and cost of runs, one after the other.
+
+    There are none where a single run had work.
     """
     found = n["nights"]
     if sum(1 for night in found if night["engines"]) < 2:
@@ -162,7 +166,7 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
 
 
 def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
-    """What the number of rows that are done does not say."""
+    """Note what the number of done rows leaves out."""
     note = [f"{rows['prompts']:,} prompts"] if rows["prompts"] != rows["done"] else []
     note += [f"{failed:,} failed"] if failed else []
     note += [f"{rows['pending']:,} pending"] if rows["pending"] else []
@@ -171,21 +175,21 @@ def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
 
 
 def _difference(share: float) -> str:
-    """+6.2 %, and 0.0 % without a sign."""
-    return (
-        f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%")
-        if abs(share) >= 0.0005
-        else "0.0\N{NO-BREAK SPACE}%"
-    )
+    """Format a difference: +6.2 %, and 0.0 % without a sign."""
+    if abs(share) < 0.0005:
+        return "0.0\N{NO-BREAK SPACE}%"
+    return f"{share:+.1%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def _percent(part: float, whole: float = 1.0) -> str:
-    """97.5 %; small shares with more digits, and never 0 for what is there."""
+    """Format a share: 97.5 %, and < 0.01 % rather than 0."""
     if not whole:
         return "–"
     share = 100 * part / whole
+    if 0 < share < 0.01:
+        return "< 0.01\N{NO-BREAK SPACE}%"
     if 0 < share < 0.1:
-        return f"{share:.2f}\N{NO-BREAK SPACE}%" if share >= 0.01 else "< 0.01\N{NO-BREAK SPACE}%"
+        return f"{share:.2f}\N{NO-BREAK SPACE}%"
     return f"{share:.1f}\N{NO-BREAK SPACE}%"
 
 
@@ -194,14 +198,17 @@ def _number(value: float | int | None, digits: int = 0) -> str:
 
 
 def _place(outputs: list[str], uri: str) -> str:
-    """An output's name where the others are known: without the folders that all of them share."""
+    """Cut from an output's name the folders that all outputs share."""
     levels = zip(*(one.split("/")[:-1] for one in outputs), strict=False)
     same = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, levels))
     return "/".join(uri.split("/")[same:])
 
 
 def _hours(night: dict[str, Any], key: str = "gpu_hours") -> str:
-    """0.42, with a ≥ where a run was longer than is known; more digits of what is small."""
+    """Format hours: 0.42, small ones with more digits.
+
+    A ≥ marks runs that were longer than is known.
+    """
     value = night[key]
     if value is None:
         return "–"
@@ -210,7 +217,7 @@ def _hours(night: dict[str, Any], key: str = "gpu_hours") -> str:
 
 
 def _short(value: float | None) -> str:
-    """1,234 · 56.7k · 89.0M"""
+    """Format a count: 1,234 or 56.7k or 89.0M."""
     if value is None:
         return "–"
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -262,7 +269,7 @@ def _template() -> jinja2.Template:
 
 
 def _finalize(value: Any) -> Any:
-    """Whatever the template prints goes through `visible`, unless it is markup already."""
-    return (
-        value if isinstance(value, Markup) else visible(value) if isinstance(value, str) else value
-    )
+    """Pass printed texts through `visible`, unless they are markup already."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return visible(value)
+    return value

@@ -1,7 +1,7 @@
-"""One pass over the parts of an output, or of several, for what a report shows: numbers of every row, texts of few.
+"""One pass over the parts of outputs, for a report.
 
-The columns of numbers are kept for all rows (some 120 bytes each); texts are read only for rows
-that were chosen, from the parts that hold them, one part at a time.
+Numbers are kept of all rows (some 120 bytes each). Texts are read only of chosen rows, from the
+parts that hold them, one part at a time.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ _LONGEST_VALUE = 60
 
 @dataclass(slots=True)
 class Scan:
-    """`rows`: the numbers of all rows, each once, and the columns to group by, which `by` names. Their column `output`
-    is the number of the output that they are of.
+    """Numbers of all rows, each once, and texts of a few.
 
-    `quoted`: for each flag (and for "wrong" and "truncated") up to SAMPLES rows with their texts,
-    the same ones whenever the same rows are there.
+    `rows` also has the columns to group by, which `by` names, and `output`: the number of the
+    row's output. `quoted` holds up to SAMPLES rows with their texts for each flag, and for "wrong"
+    and "truncated". The same rows always give the same quotes.
     """
 
     rows: pl.DataFrame
@@ -73,9 +73,10 @@ class Scan:
 
 
 def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAMPLES) -> Scan:
-    """Read outputs. `by` names a column to group by; None: kept columns with few values, where all outputs have some.
+    """Read outputs.
 
-    Raises `UsageError` when there is no column `by`.
+    `by` names a column to group by. None: kept columns of few values that all outputs have. Raises
+    `UsageError` when there is no column `by`.
     """
     parts = [(number, rel) for number, output in enumerate(outputs) for rel in output.parts()]
     columns: list[str] = [by] if by is not None else _columns_of_all(outputs, parts)
@@ -97,12 +98,14 @@ def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAM
 
 
 def each_once(rows: pl.DataFrame, *more_keys: str) -> pl.DataFrame:
-    """Without rows that lie in data/ twice: a part was copied, or its replacement not finished.
-    They are the same.
+    """Drop repeated rows, which are the same.
+
+    A row lies in data/ twice where a part was copied, or its replacement is not finished.
     """
     keys = ["id", "sample", *more_keys]
-    is_so = not rows.height or rows.select(keys).is_unique().all()
-    return rows if is_so else rows.unique(keys, keep="first", maintain_order=True)
+    if not rows.height or rows.select(keys).is_unique().all():
+        return rows
+    return rows.unique(keys, keep="first", maintain_order=True)
 
 
 def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
@@ -117,7 +120,10 @@ def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
 
 
 def _columns_of_all(outputs: Sequence[Output], parts: Sequence[tuple[int, str]]) -> list[str]:
-    """Columns to group by that the first part of each output has, with the same type."""
+    """Find columns to group by that all outputs have, with one type.
+
+    Only the first part of each output is looked at.
+    """
     firsts = dict(reversed(parts))
     if not firsts:
         return []
@@ -128,23 +134,26 @@ def _columns_of_all(outputs: Sequence[Output], parts: Sequence[tuple[int, str]])
 
 
 def _columns_to_group_by(output: Output, rel: str) -> list[str]:
-    """Kept columns that look like a category in one part: short texts, whole numbers, yes or no;
-    few values.
+    """Find kept columns that look like a category in one part.
+
+    They have few values: short texts, whole numbers, or yes and no.
     """
     found = []
     for name in [name for name in output.part_columns(rel) if name not in NAMES]:
         values = pl.DataFrame(output.read_part(rel, [name]))[name].drop_nulls()
         if not (values.dtype in (pl.String, pl.Boolean) or values.dtype.is_integer()):
             continue
-        if values.dtype == pl.String and (values.str.len_chars().max() or 0) > _LONGEST_VALUE:  # type: ignore[operator]
-            continue
+        if values.dtype == pl.String:
+            longest = values.str.len_chars().max() or 0
+            if longest > _LONGEST_VALUE:  # type: ignore[operator]
+                continue
         if values.n_unique() <= MOST_GROUPS:
             found.append(name)
     return found
 
 
 def outcome() -> pl.Expr:
-    """What became of a row, each row one thing.
+    """Name the outcome of a row, one for each.
 
     Right is right, even where a limit cut the answer's end.
     """
@@ -166,8 +175,9 @@ def outcome() -> pl.Expr:
 
 
 class _Chosen:
-    """The rows to quote: those of each kind with the smallest hashes, so that no order of parts or
-    runs matters.
+    """Rows to quote: those of each kind with the smallest hashes.
+
+    So the order of parts and runs does not matter.
     """
 
     def __init__(self, samples: int) -> None:
@@ -176,8 +186,8 @@ class _Chosen:
         self._heaps: dict[str, list[tuple[int, int, str, str, int]]] = {}
 
     def look_at(self, number: int, rel: str, frame: pl.DataFrame) -> None:
-        told = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
-        self._add(number, rel, told.explode("flags").rename({"flags": "kind"}))
+        flagged = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
+        self._add(number, rel, flagged.explode("flags").rename({"flags": "kind"}))
         for kind, wanted in (("truncated", pl.col("truncated")), ("wrong", outcome() == "wrong")):
             self._add(
                 number, rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind"))
@@ -190,9 +200,8 @@ class _Chosen:
             heap = self._heaps.setdefault(kind, [])
             if len(heap) == self._samples and entry <= heap[0]:
                 continue
-            if any(
-                (known[1], *known[3:]) == (number, id, sample) for known in heap
-            ):  # a part that was copied
+            is_copy = any((known[1], *known[3:]) == (number, id, sample) for known in heap)
+            if is_copy:
                 continue
             if len(heap) < self._samples:
                 heapq.heappush(heap, entry)
@@ -200,7 +209,7 @@ class _Chosen:
                 heapq.heapreplace(heap, entry)
 
     def quote(self, outputs: Sequence[Output]) -> dict[str, list[dict[str, Any]]]:
-        """Their texts, by kind."""
+        """Read the texts of the chosen rows, by kind."""
         wanted: dict[tuple[int, str], set[tuple[str, int]]] = {}
         for heap in self._heaps.values():
             for _, number, rel, id, sample in heap:

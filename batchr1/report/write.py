@@ -1,4 +1,4 @@
-"""Where a report goes: a file beside the results, or one that the user names."""
+"""Writing a report: beside the results, or where the user says."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from batchr1.storage.uri import split_uri
 
 
 def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) -> str:
-    """Write the page to `to`, or to OUTPUT/report.html of one output. It appears whole. Returns its absolute URI.
+    """Write the page to `to`, or to OUTPUT/report.html of one output.
 
-    Raises `UsageError` when `to` is a folder, lies among the results, or is not there for several
-    outputs.
+    It appears whole. Returns its absolute URI. Raises `UsageError` when `to` is a folder, lies
+    among the results, or is not there for several outputs.
     """
     output = outputs[0]
     if to is None:
@@ -32,12 +32,11 @@ def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) 
     for inner in (DATA_DIR, CONTROL_DIR):
         if any(uri.startswith(f"{one.uri}/{inner}/") for one in outputs):
             raise UsageError(
-                f"--to {to}: lies among the results (got {inner}/ of the output). Give another "
-                f"place."
+                f"--to {to}: lies among the results (got {inner}/ of the output). "
+                "Give another place."
             )
-    open_storage(
-        f"s3://{folder}" if kind == "s3" else folder or "/", output.storage.options
-    ).write_bytes(name, page)
+    root = f"s3://{folder}" if kind == "s3" else folder or "/"
+    open_storage(root, output.storage.options).write_bytes(name, page)
     return uri
 
 
@@ -46,6 +45,5 @@ def refuse_no_place(outputs: Sequence[Output], to: str | None) -> None:
     if to is None and len(outputs) > 1:
         raise UsageError(
             f"--to: the page of several outputs has no place of its own (got {len(outputs)}). "
-            f"Add "
-            f"--to nights.html."
+            "Add --to nights.html."
         )
