@@ -66,7 +66,10 @@ def command(
 
 
 def _count(context: JobContext, renderer: Renderer) -> Counts:
-    """Count what is to do; raises what a run would refuse the output for."""
+    """Count samples by state.
+
+    Raises what a run would refuse the output for.
+    """
     from batchr1.driver.preflight import check_fingerprint
     from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
     from batchr1.driver.resume.pending_rows import read_ids, take_out_done, take_out_failed
@@ -84,7 +87,10 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
 
 
 def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt], dict[str, int]]:
-    """Render the first SAMPLE_ROWS rows; also count those that cannot be, by reason."""
+    """Render the first SAMPLE_ROWS rows.
+
+    Also counts those that cannot be rendered, by reason.
+    """
     from batchr1.driver.feed.items import render_batch
     from batchr1.records import Prompt
 
@@ -125,7 +131,7 @@ def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]
 
 
 def _prompt_figures(prompts: list[Prompt], bad: dict[str, int], plan: Plan) -> dict[str, Any]:
-    """Lengths of the first prompts in tokens, and rows that cannot be run."""
+    """Measure the first prompts in tokens, and count bad rows."""
     lengths = [len(prompt.token_ids) for prompt in prompts]
     tokens = None
     if lengths:
@@ -139,7 +145,10 @@ def _prompt_figures(prompts: list[Prompt], bad: dict[str, int], plan: Plan) -> d
 
 
 def _look_at_server(spec: JobSpec) -> dict[str, Any]:
-    """What the server says of itself. One that is not there now may be there when the job runs."""
+    """Ask the server for its models.
+
+    A server that is not there now may be there when the job runs.
+    """
     import asyncio
 
     from batchr1.backends.openai import require_key, server_of

@@ -99,7 +99,8 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write an output's rows to the folder DEST as a data set with a card: to train on, to publish, to load anywhere.
+    """Write an output's rows to the folder DEST as a data set with a card: to train on, to
+    publish, to load anywhere.
 
     DEST appears whole or not at all (on S3: with its card last). With --to sft, rows whose think
     block was not closed, that have no answer or were cut are left out. Filters apply in the order

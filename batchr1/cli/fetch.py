@@ -44,7 +44,8 @@ def command(
     tries: int | None,
     as_json: bool,
 ) -> None:
-    """Fetch the weights of MODEL before a run wants them: a variant, a repository of the hub, or s3://….
+    """Fetch the weights of MODEL before a run wants them: a variant, a repository of the hub, or
+    s3://….
 
     Goes on where an earlier fetch ended, verifies checksums, and says which commit it is.
     """

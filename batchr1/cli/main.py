@@ -30,7 +30,10 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called; its help needs none of them."""
+    """A group that imports a command when it is called.
+
+    Its help imports none.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,7 +60,8 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="batchr1")
 def main() -> None:
-    """Run reasoning models over datasets, offline: prompts in Parquet in, separated reasoning and answers out.
+    """Run reasoning models over datasets, offline: prompts in Parquet in, separated reasoning and
+    answers out.
 
     Exit codes: 0 complete; 1 failed for good; 2 usage or job file; 3 complete but for failed rows;
     4 another run holds the output; 75 stopped, and running it again goes on.
@@ -65,7 +69,7 @@ def main() -> None:
 
 
 def program(**extra: Any) -> NoReturn:
-    """The program itself. Leaves by `os._exit` once Python's own exit functions have run.
+    """Run the program, and leave by `os._exit` after Python's exit functions.
 
     An interpreter that is torn down beside native threads of polars or Arrow aborts now and then
     (seen: SIGABRT in 6 of 26 quick `status` commands), and the exit code is a promise.

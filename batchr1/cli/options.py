@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a job file becomes a spec with them."""
+"""Options that several commands share, and their values."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """Options of all commands that take a job: changes to the job, and devices to run it on."""
+    """Options of all commands that take a job.
+
+    They change the job, and choose devices to run it on.
+    """
 
     variant: str | None = None
     settings: tuple[str, ...] = ()
@@ -116,7 +119,10 @@ def job_options(*, devices: bool) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def days(date: str | None) -> list[str | None]:
-    """What --date of `run` names: one day, or with A..B each from A to B; None: today."""
+    """List the days of --date: one, or each from A to B.
+
+    None stands for today.
+    """
     if date is None or ".." not in date:
         return [date]
     first, last = (
@@ -130,7 +136,7 @@ def days(date: str | None) -> list[str | None]:
 
 
 def refuse_same_days(job: Path, specs: Mapping[str | None, JobSpec]) -> None:
-    """Raise `JobError` where a range of days would run one and the same job again and again."""
+    """Raise `JobError` where each day would run the same job."""
     if len(specs) > 1 and len({spec.model_dump_json() for spec in specs.values()}) == 1:
         raise JobError(
             f"{job}: --date: the job is the same on each day of the range (got no {{{{ ds }}}} in "
@@ -152,8 +158,9 @@ def _day(text: str, need: str = "YYYY-MM-DD") -> dt.date:
 
 @contextlib.contextmanager
 def named(job: Path) -> Iterator[None]:
-    """Put the job file in front of a complaint about one of its keys: behind `JobOptions.read` only
-    the key is known.
+    """Put the job file in front of errors about its keys.
+
+    After `JobOptions.read` only the key is known.
     """
     try:
         yield
@@ -168,8 +175,9 @@ def named(job: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logging_as(log_format: str) -> Iterator[None]:
-    """json: all of stderr is the log, an error that ends the command included, as one JSON object a
-    line.
+    """Log to stderr as text or as JSON.
+
+    json: all of stderr is the log, one object a line, with the error that ends the command.
     """
     if log_format != "json":
         yield
@@ -187,10 +195,10 @@ def logging_as(log_format: str) -> Iterator[None]:
 
 
 def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> dt.datetime | None:
-    """'06:00' or '06:00:30' → the next moment after `now` at which a clock here says so, with its time zone.
+    """Find the next moment at a time of day: '06:00' or '06:00:30'.
 
-    `now`: local, without a zone. A time that is skipped when clocks are put forward is over an hour
-    early.
+    `now`: local, without a zone; the result has its zone. A time that is skipped when clocks are
+    put forward is over an hour early.
     """
     if text is None:
         return None
@@ -214,7 +222,7 @@ def checked_price(price: float | None) -> None:
 
 
 def address(text: str | None, option: str = "--metrics-port") -> tuple[str, int] | None:
-    """'9400' → this machine only; '0.0.0.0:9400' → whoever reaches that address of it"""
+    """Parse '9400' (this machine only) or '0.0.0.0:9400' (that address of it)."""
     if text is None:
         return None
     match = re.fullmatch(r"(?:([\w.-]+):)?(\d{1,5})", text.strip(), re.ASCII)

@@ -51,7 +51,8 @@ def command(
     price: float | None,
     as_json: bool,
 ) -> None:
-    """Say how JOB would run: replicas, batch, memory line by line, hours and cost. Loads no model, writes nothing.
+    """Say how JOB would run: replicas, batch, memory line by line, hours and cost. Loads no
+    model, writes nothing.
 
     For the GPUs of this machine, or for others with --gpu or --vram. Reads and tokenises the
     prompts.
@@ -136,7 +137,7 @@ def _count(gpus: str | None) -> int:
 
 
 def as_text(plan: Plan, document: dict[str, Any]) -> str:
-    """The plan as lines: what runs where, each gibibyte, and what it will take."""
+    """Format the plan as lines: engines, memory, time and cost."""
     split = f"TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}"
     where = f"{plan.replicas} × {plan.device}" + (f", {split}" if plan.device == "cuda" else "")
     m = plan.memory

@@ -169,7 +169,10 @@ def as_document(summary: Summary) -> dict[str, object]:
 
 
 def _again(ctx: click.Context) -> str:
-    """The command that goes on with this run: what was overridden stays so; --fresh is done."""
+    """Write the command that goes on with this run.
+
+    Overrides stay; --fresh is done.
+    """
     given = ctx.params
     words = ["batchr1", "run", str(given["job"])]
     for name in ("variant", "output", "limit", "date", "gpus", "devices", "executor", "replicas"):
@@ -184,7 +187,10 @@ def _again(ctx: click.Context) -> str:
 
 
 def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
-    """The lines that every run ends with. `continues`: whether truncated rows were to go on."""
+    """Format the lines that every run ends with.
+
+    `continues`: whether truncated rows were to go on.
+    """
     counts, tally = summary.counts, summary.tally
     unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
     left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")

@@ -88,7 +88,7 @@ def command(
 
 
 def _count(job: Path, options: JobOptions) -> tuple[Output, Counts]:
-    """Open the output of a job, and count its samples against the input."""
+    """Open the output of a job, and count the input's samples."""
     from batchr1.driver.context import open_job
     from batchr1.driver.preflight import check_fingerprint
     from batchr1.driver.resume.pending_rows import find_pending
@@ -144,7 +144,10 @@ def _output_of(job: Path, options: JobOptions) -> Output:
 
 
 def _say_health(output: Output, max_age_s: float | None, *, as_json: bool) -> int:
-    """Print it, and return the exit code. Storage that cannot be read is not healthy."""
+    """Print the health, and return the exit code.
+
+    Storage that cannot be read is not healthy.
+    """
     from batchr1.report.health import MAX_AGE_S, look
 
     try:
@@ -158,7 +161,7 @@ def _say_health(output: Output, max_age_s: float | None, *, as_json: bool) -> in
 
 
 def state_of(s: OutputSummary) -> str:
-    """Of an output that nobody holds."""
+    """Name the state of an output that no run holds."""
     if s.complete and not s.pending:
         return "complete"
     return "complete but for failed rows" if s.pending == 0 and s.failed else "not complete"

@@ -41,7 +41,7 @@ class Commits:
 
     @property
     def lost(self) -> bool:
-        """Whether the output is another run's by now: nothing may be written any more."""
+        """Whether another run has the output: nothing may be written then."""
         return self._lock.lost
 
     def commit(self, part: PartStaged) -> None:

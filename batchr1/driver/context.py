@@ -1,6 +1,7 @@
-"""A job with all that it names opened: its model, its input, its output and the GPUs to use.
+"""Job context: a job with all that it names opened.
 
-Opening changes nothing. A run that holds the output's lock is a `RunContext`.
+Model, input, output and GPUs are looked at; nothing is changed. A run that holds the output's lock
+is a `RunContext`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from batchr1.verifier.pool import check_verifier
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What the command line adds to a job.
+    """Options of a run, beside the job.
 
     `stop_after_s`, `stop_at`: leave, resumably, after this long or then.
     """
@@ -62,7 +63,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """A job whose input, model and output were looked at; nothing was changed."""
+    """A job with its input, model and output opened."""
 
     spec: JobSpec
     output: Output
@@ -78,7 +79,10 @@ DEFAULTS = RunOptions()
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """A run that holds the lock of its output. `name` is in its record, parts and log."""
+    """A run that holds the lock of its output.
+
+    `name` is in its record, parts and log.
+    """
 
     job: JobContext
     options: RunOptions
@@ -134,7 +138,7 @@ def _server_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tupl
 def _local_model(
     spec: JobSpec, options: RunOptions, storage: StorageOptions, resolve: Callable[..., ModelSource]
 ) -> tuple[ModelSource, tuple[str, ...]]:
-    """The model, and the GPUs to use, of a job whose engines batchr1 starts."""
+    """Find the model and the GPUs of engines that batchr1 starts."""
     model = resolve(spec.model, storage=storage)
     is_local = not spec.output.path.startswith("s3://")
     if not options.elsewhere:

@@ -1,8 +1,8 @@
-"""The driver: leases work to workers, commits what they stage, and knows which worker has what.
+"""The driver: leases work to workers and commits what they stage.
 
-It holds the output's lock, the leased work items that are not committed yet, and counts; never
-results. The loop waits for messages from workers; everything else (reading, rendering, generating,
-writing) happens elsewhere.
+It knows which worker has what. It holds the output's lock, the leased work items that are not
+committed yet, and counts; never results. The loop waits for messages from workers. Everything else
+(reading, rendering, generating, writing) happens elsewhere.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ GRACE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RunHooks:
-    """Calls of the driver to its run. `should_stop` gives a reason, or None."""
+    """Calls of the driver to its run.
+
+    `should_stop` gives a reason, or None.
+    """
 
     should_stop: Callable[[], str | None]
     on_ready: Callable[[WorkerReady], None]
@@ -87,7 +90,7 @@ class Driver:
 
     @property
     def lost(self) -> bool:
-        """Whether the output is another run's by now: nothing may be written any more."""
+        """Whether another run has the output: nothing may be written then."""
         return self._commits.lost
 
     def run(self) -> None:
@@ -192,7 +195,10 @@ class Driver:
         self._feeder.committed([failure.key])
 
     def _replace(self, replica: Replica, exited: WorkerExited) -> None:
-        """Take back the work of a dead worker, and start another unless it keeps dying."""
+        """Take back a dead worker's work, and start its successor.
+
+        A worker that keeps dying gets none.
+        """
         if replica.ended:
             return
         had_work = bool(replica.in_flight)
@@ -231,7 +237,10 @@ class Driver:
 
     @staticmethod
     def _is_through(replica: Replica, item: WorkItem) -> bool:
-        """Whether a sample was generated; not known where it may have been tried again."""
+        """Whether a sample was generated.
+
+        Not known where it may have been tried again since.
+        """
         is_saved_whole = item.partial is not None and item.partial.finish_reason is not None
         return is_saved_whole and not replica.setup.retry_on
 
@@ -261,7 +270,10 @@ class Driver:
                 self._fail(failure)
 
     def _look_for_room(self) -> None:
-        """Let replicas join on new machines; raises `EngineError` when no one has a machine."""
+        """Let replicas join on new machines.
+
+        Raises `EngineError` when for long no replica has a machine.
+        """
         if self._interrupted:
             return
         if self._leases.is_pending():
@@ -278,7 +290,7 @@ class Driver:
             self._stop(reason)
 
     def _stop(self, reason: str) -> None:
-        """Let all replicas save what they have and leave, within the time of grace."""
+        """Let all replicas save and leave, within the time of grace."""
         self._interrupted = reason
         self._grace_ends = time.monotonic() + (GRACE_S if self._grace_s is None else self._grace_s)
         log.warning("stopping: %s", reason, extra=event("run_stopping", reason=reason))
@@ -293,7 +305,7 @@ class Driver:
                 self._executor.send(replica.setup.worker, Stop())
 
     def release(self) -> None:
-        """Let workers save and stage what they have, after an error that ended `run`.
+        """Let workers save and stage, after an error that ended `run`.
 
         What they stage is committed, if it can be. Nothing to do when they have ended, or when the
         output is another run's.

@@ -1,4 +1,4 @@
-"""Leases of a run: work items handed to workers, a little to each, and taken back.
+"""Leases: work items handed to workers, and taken back.
 
 Three sources, in this order: rows that may crash engines (alone, in quarantine), work taken back
 from dead workers, and fresh rows of the feeder.
@@ -24,7 +24,10 @@ LEASE_SIZE = 64
 
 
 class Leases:
-    """Hands out work. `fail` takes a row that cannot be rendered; `n`: samples of a row."""
+    """Hands out work, a little to each replica in turn.
+
+    `fail` takes a row that cannot be rendered; `n`: samples of a row.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Leases:
         self.cpu_began = 0.0  # CPU time of this process at the first lease
 
     def lease(self) -> None:
-        """Give a little to each replica in turn; drain them when nothing is left to give."""
+        """Give a little to each replica; drain them at the end."""
         self._lease_suspects()
         requesting = [
             r
@@ -97,7 +100,7 @@ class Leases:
         self._executor.send(replica.setup.worker, Lease(tuple(items)))
 
     def _lease_suspects(self) -> None:
-        """Give rows that may crash engines, a group at a time, to workers with nothing else."""
+        """Give groups of rows that may crash engines to idle workers."""
         if not self.quarantine:
             for replica in self._replicas.values():
                 replica.quarantined = replica.quarantined and bool(replica.in_flight)
@@ -167,7 +170,7 @@ class Leases:
 
 
 def with_checkpoints(replica: Replica) -> list[WorkItem]:
-    """The work of a worker that is gone, each item with its last checkpoint."""
+    """Give a dead worker's work, each item with its last checkpoint."""
     setup, items = replica.setup, list(replica.leased.values())
     if setup.checkpoint is None or not items:
         return items

@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EngineInputs:
-    """The input of the engines: the renderer of their prompts, and their plan."""
+    """The renderer of the engines' prompts, and their plan."""
 
     renderer: Renderer
     plan: Plan
 
 
 def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
-    """Make the renderer and the plan; raises `UsageError` when one cannot be made."""
+    """Make the renderer and the plan of a job.
+
+    Raises `UsageError` when one cannot be made.
+    """
     if job.spec.engine.is_server:
         require_key(job.spec)
     renderer = make_renderer(job, options)
@@ -39,8 +42,9 @@ def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
 
 
 def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
-    """The model's tokenizer and chat template; raises `ModelError` when they, or vLLM, cannot be
-    used.
+    """Load the model's tokenizer and chat template.
+
+    Raises `ModelError` when they, or vLLM, cannot be used.
     """
     if options.engine is None and not job.spec.engine.is_server:
         require_vllm()
@@ -48,10 +52,11 @@ def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
 
 
 def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
-    """A renderer for a plan that may be made far from the model, and what to note about it.
+    """Make a renderer for a plan, even without the model.
 
-    Where only the catalogue knows the model, r1-tiny's tokenizer stands in: its vocabulary is
-    small, so that it takes more tokens for a text, and the plan errs on the safe side.
+    Also gives notes about it. Where only the catalogue knows the model, r1-tiny's tokenizer stands
+    in: its vocabulary is small, so that it takes more tokens for a text, and the plan errs on the
+    safe side.
     """
     model = job.model
     if model.identity != CATALOGUE:
@@ -97,9 +102,10 @@ def plan_job(
     machine: Machine | None = None,
     price: float | None = None,
 ) -> Plan:
-    """Measure the prompts, expect the completions, and size the engines for this machine or a named one.
+    """Size the engines of a job for a machine.
 
-    Raises `JobError` when nothing fits, with what is missing and what would fit.
+    `machine`: None is this one. Prompts are measured and completions expected. Raises `JobError`
+    when nothing fits, with what is missing and what would fit.
     """
     spec, model = job.spec, job.model
     if spec.engine.is_server:

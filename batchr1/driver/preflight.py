@@ -1,4 +1,4 @@
-"""Checks of a run before it touches anything, and the weights before engines start."""
+"""Checks of a run before it touches anything, and its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_options(job: JobContext, options: RunOptions) -> None:
 
 
 def check_fingerprint(job: JobContext, *, continue_truncated: bool = False) -> None:
-    """Raise `FingerprintError` when the output was made by a job that would give other answers."""
+    """Raise `FingerprintError` when the output's job would answer otherwise."""
     before = job.output.job() if job.output.exists() else None
     if before is not None:
         check_same(
@@ -48,7 +48,10 @@ def confirm_fresh(job: JobContext, options: RunOptions) -> None:
 
 
 def note_uncached(job: JobContext, options: RunOptions) -> None:
-    """Say that vLLM will have to download the weights, and what would have done it better."""
+    """Warn that vLLM will have to download the weights.
+
+    The warning names the command that does it better.
+    """
     model = job.model
     if model.folder is None and options.engine is None and job.spec.executor.kind == "local":
         log.warning(
@@ -66,14 +69,15 @@ def has_weights(model: ModelSource) -> bool:
 
 
 def fetch_command(model: ModelSource) -> str:
-    """What brings its weights to this machine."""
+    """Write the command that fetches a model's weights."""
     revision = "" if is_bucket(model.location) else f" --revision {model.revision}"
     return f"batchr1 fetch {model.location}{revision}"
 
 
 def download_weights(job: JobContext, options: RunOptions) -> None:
-    """Weights that lie on S3, before the engines on this machine start; those elsewhere bring their
-    own.
+    """Download weights from S3 before engines on this machine start.
+
+    Engines elsewhere download their own.
     """
     model, executor = job.model, job.spec.executor.kind
     if is_bucket(model.location) and executor == "local":

@@ -1,9 +1,9 @@
-"""Rows that kill engines: which one was it?
+"""Quarantine: find the row that crashes the engine.
 
 A row is blamed only when it was alone in the engine at its last death. So rows that were in flight
-twice when an engine died are run apart from all others, in small groups, then one by one; innocent
-ones get through and are cleared. With several replicas a row must have killed two of them: a sick
-GPU kills with any row, and is no row's doing.
+twice when an engine died run alone, in small groups, then one by one; innocent ones get through and
+are cleared. With several replicas a row must have crashed two of them: a sick GPU crashes with any
+row.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class Quarantine:
     def exited(
         self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False
     ) -> list[WorkItem]:
-        """An engine died with these: gives those that just run again. The others wait in groups, or are blamed.
+        """Note a death with rows in flight.
 
-        `others`: whether there are other workers to try a row on. Raises `EngineError` when the
-        engine dies whatever it is given: no row is to blame then.
+        Returns those that just run again. The others wait in groups, or are blamed. `others`:
+        whether there are other workers to try a row on. Raises `EngineError` when the engine dies
+        whatever it is given: no row is to blame then.
         """
         for item in in_flight:
             self._deaths[item.key] = self._deaths.get(item.key, 0) + 1
@@ -61,7 +62,10 @@ class Quarantine:
         return again
 
     def next_group(self, worker: int = 0, *, others: bool = False) -> list[WorkItem]:
-        """The next group for this worker; empty when all that wait are for others to try."""
+        """Take the next group for this worker.
+
+        Empty when all that wait are for other workers to try.
+        """
         for number, group in enumerate(self._groups):
             if not (others and len(group) == 1 and worker in self._alone.get(group[0].key, ())):
                 del self._groups[number]
@@ -69,7 +73,7 @@ class Quarantine:
         return []
 
     def generated(self, keys: Iterable[SampleKey]) -> list[Failure]:
-        """These came through, so the engine works: gives the rows that were rightly blamed."""
+        """Clear rows that came through; the rows that were rightly blamed."""
         for key in keys:
             self._deaths.pop(key, None)
             self._alone.pop(key, None)

@@ -73,7 +73,7 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
 def _run_locked(
     spec: JobSpec, options: RunOptions, signals: StopSignals, exporter: MetricsExporter
 ) -> RunEnd:
-    """Check the job, take the lock of its output, and do what is pending."""
+    """Check the job, take its output's lock, and do the work."""
     job = open_job(spec, options)
     check_options(job, options)
     job.output.refuse_foreign()
@@ -104,7 +104,10 @@ def _run_locked(
 def _find_pending(
     run: RunContext, pending: Pending, engines: EngineInputs | None
 ) -> EngineInputs | None:
-    """Take what is not to do out of `pending`; returns the engines' inputs, where they are made."""
+    """Take what is not to do out of `pending`.
+
+    Returns the engines' inputs, where they had to be made for it.
+    """
     job, options = run.job, run.options
     if options.fresh:
         job.output.remove_own()
@@ -172,7 +175,7 @@ def _finish_without_work(run: RunContext, pending: Pending, counts: Counts) -> R
 
 
 def _record_once_a_day(output: Output, record: RunRecord) -> None:
-    """Write the record of an empty run in place of the day's earlier one.
+    """Write an empty run's record in place of the day's earlier one.
 
     A scheduler that looks every minute then leaves one a day. No part belongs to such a run.
     """

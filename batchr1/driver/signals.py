@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one stops a run in good order, the second one ends it at once."""
+"""SIGINT and SIGTERM: the first one stops, the second one kills."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """What came so far. `reason` is set by the first signal.
+    """The signals so far. `reason` is set by the first one.
 
-    Until `is_polled` is set, that signal also breaks off what the main thread is doing; after that,
-    it is left to whoever looks at `reason`.
+    Until `is_polled` is set, that signal also breaks off what the main thread is doing. After that,
+    the driver looks at `reason`.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -29,7 +29,7 @@ class StopSignals:
         self.is_polled = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler. A second signal ends the process, and its workers die with it."""
+        """Handle a signal. A second one ends the process and its workers."""
         if self.reason is not None:
             os._exit(InterruptedRun.exit_code)
         self.reason = f"received {signal.Signals(number).name}"

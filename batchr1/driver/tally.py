@@ -10,7 +10,7 @@ from batchr1.executors.messages import PartCounts
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of a run alone, not of its input. Tokens are generated ones."""
+    """Counts of a run alone. Tokens are generated ones."""
 
     done: int = 0
     failed: int = 0

@@ -1,4 +1,4 @@
-"""A run with work to do: its feeder, its workers and its driver, from the first lease to the end."""
+"""A run with work: feeder, workers and driver, to the end."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class Work:
         self._named = {"run": run.name, "job": run.job.spec.name, "output": self._output.uri}
 
     def do(self) -> RunEnd:
-        """Work until nothing is pending or the run is stopped, and record how it ended."""
+        """Work until nothing is pending or the run is stopped.
+
+        Returns how it ended; the record says it too.
+        """
         self._run.signals.is_polled = True
         self._output.storage.retry = PATIENCE
         self._output.begin()

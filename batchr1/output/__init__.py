@@ -8,4 +8,5 @@ replace      committed parts replaced by intent
 checkpoints  tokens of uncommitted generations, on storage
 run_record   the record of a run, typed and versioned
 find         outputs by name or glob
+run_record   the record of a run, typed
 """

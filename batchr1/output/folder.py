@@ -146,7 +146,7 @@ class Output:
         return [record for record in found if record is not None]
 
     def last_run(self) -> RunRecord | None:
-        """Read the newest record of a run; None where no run has been."""
+        """Read the newest record of a run; None without any."""
         files = self.storage.list_files(RUNS_DIR, ".json")
         if not files:
             return None

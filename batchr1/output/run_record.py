@@ -154,7 +154,7 @@ class TallyRecord(_Record):
 
 
 class EngineInfoRecord(_Record):
-    """An engine, as it was when it had loaded. Lengths and capacities in tokens."""
+    """An engine that has loaded; lengths and capacities in tokens."""
 
     engine: str
     """Name and version."""
@@ -178,7 +178,7 @@ class EngineRecord(_Record):
 
 
 class FigureRecord(_Record):
-    """A planned figure beside the measured one; null where it is not known."""
+    """A planned figure and the measured one, where they are known."""
 
     planned: Number | None = None
     """As planned."""
@@ -243,7 +243,7 @@ class ReplicasRecord(_Record):
 
 
 class TimelineRecord(_Record):
-    """The load over time, by column: each point stands for the time since the one before it."""
+    """The load over time by column, a point an interval."""
 
     seconds: list[Number] = []
     """Seconds since the run began."""
@@ -363,7 +363,10 @@ class RunRecord(_Record):
 
 
 def parse_record(data: bytes) -> RunRecord:
-    """Read a record of this or an older format; raises `ValueError` in one line."""
+    """Read a record of this or an older format.
+
+    Raises `ValueError` in one line.
+    """
     try:
         return RunRecord.model_validate(json.loads(data))
     except ValidationError as exc:

@@ -1,4 +1,4 @@
-"""Whether a run is alive and gets on: `batchr1 status --health`, for whoever looks every minute.
+"""Health of a run: `batchr1 status --health`, for looks every minute.
 
 A few small requests, however large the output is: the lock, the newest record, two listings. No row
 is read.
@@ -25,7 +25,7 @@ HEALTHY: frozenset[State] = frozenset({"running", "complete", "failed rows"})
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What was seen of an output from outside.
+    """The state of an output, seen from outside.
 
     `state`: running; stuck (it lives, and for `max_age_s` has generated and written nothing) or
     lost (its heartbeat stopped); else what the last run left: complete, failed rows (complete, but
@@ -66,10 +66,11 @@ class Health:
 
 
 def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
-    """Look at an output. A run may be silent for `max_age_s`, which the loading of its model counts towards.
+    """Look at an output.
 
-    Ages are differences of this machine's clock and that of the storage. Raises `StorageError` when
-    it cannot be read.
+    A run may be silent for `max_age_s`, which the loading of its model counts towards. Ages are
+    differences of this machine's clock and that of the storage. Raises `StorageError` when it
+    cannot be read.
     """
     info, last, now = read_lock(output.storage), output.last_run(), time.time()
     heartbeat_s = progress_s = None

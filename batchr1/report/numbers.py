@@ -1,5 +1,6 @@
-"""Everything a report says, as plain values: what `report --json` prints and what the page is made
-from.
+"""Numbers of a report, as plain values.
+
+`report --json` prints them, and the page is made from them.
 """
 
 from __future__ import annotations
@@ -131,7 +132,10 @@ def _named(outputs: Sequence[Output]) -> str:
 
 
 def _rows(summaries: Sequence[OutputSummary], rows: pl.DataFrame) -> dict[str, Any]:
-    """Of all outputs together; what is pending is known where it is of each."""
+    """Count the rows of all outputs together.
+
+    Pending rows are known where they are of each.
+    """
     failed: dict[str, int] = {}
     for summary in summaries:
         for reason, count in summary.failed.items():
@@ -159,8 +163,9 @@ def _state(s: OutputSummary) -> str:
 
 
 def _state_of_all(states: Sequence[str]) -> str:
-    """Of several outputs, the worst; one that is being written is no worse than one that is
-    complete.
+    """Name the worst state of several outputs.
+
+    One that is being written is no worse than one that is complete.
     """
     for state in ("interrupted", "not complete", "running"):
         if state in states:
@@ -169,7 +174,7 @@ def _state_of_all(states: Sequence[str]) -> str:
 
 
 def _limits(spec: dict[str, Any]) -> dict[str, int]:
-    """What limits the tokens of a row, as the job has it."""
+    """Pick the job's token limits of a row."""
     sampling = spec.get("sampling") or {}
     names = ("thinking_budget", "answer_budget", "max_tokens")
     return {name: int(sampling[name]) for name in names if sampling.get(name)}
@@ -212,8 +217,9 @@ def _stats(values: pl.Series) -> dict[str, float | None]:
 
 
 def log_edges(low: int, high: int, per_decade: int = BINS_PER_DECADE) -> list[int]:
-    """Whole numbers, about evenly spaced on a logarithmic axis, from at most `low` (≥ 1) to more
-    than `high`.
+    """Space whole numbers about evenly on a logarithmic axis.
+
+    From at most `low` (≥ 1) to more than `high`.
     """
     steps = range(10 * per_decade)
     edges = sorted({round(10 ** (step / per_decade)) for step in steps})
@@ -223,7 +229,10 @@ def log_edges(low: int, high: int, per_decade: int = BINS_PER_DECADE) -> list[in
 
 
 def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
-    """Rows by tokens, complete and truncated ones apart. Rows with 0 are counted in `none`."""
+    """Count rows by tokens, complete and truncated ones separately.
+
+    Rows with 0 are counted in `none`.
+    """
     values = rows.filter(pl.col(name) > 0)
     none = rows[name].count() - values.height
     if not values.height:
@@ -241,8 +250,9 @@ def _histogram(rows: pl.DataFrame, name: str) -> dict[str, Any]:
 
 
 def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, Any]]:
-    """For lengths on a logarithmic scale, how many rows are longer: what a limit there would cut,
-    or has cut.
+    """Count the rows longer than lengths on a logarithmic scale.
+
+    So many a limit there would cut, or has cut.
     """
     lengths = (
         np.sort(rows["completion_tokens"].drop_nulls().to_numpy()) if rows.height else np.empty(0)
@@ -266,7 +276,10 @@ def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, A
 
 
 def _by_length(rows: pl.DataFrame, name: str) -> list[dict[str, Any]]:
-    """Rows, cut ones, judged and right ones by powers of two of a column of tokens."""
+    """Count rows by powers of two of a column of tokens.
+
+    All, cut ones, judged and right ones.
+    """
     if not rows.height:
         return []
     exponent = pl.col(name).clip(1).log(2).add(1e-9).floor().cast(pl.Int32).alias("exponent")
@@ -306,7 +319,10 @@ def _measures(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _flags(rows: pl.DataFrame, found: Scan) -> dict[str, Any]:
-    """Rows of each flag that occurs, most frequent first, and which of them are quoted."""
+    """Count the rows of each flag, most frequent first.
+
+    Also names the rows that are quoted.
+    """
     if not rows.height:
         return {}
     told = rows.select("flags").filter(pl.col("flags").list.len() > 0).explode("flags").to_series()
@@ -322,7 +338,7 @@ def _flags(rows: pl.DataFrame, found: Scan) -> dict[str, Any]:
 
 
 def _time(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """The load over the time of all runs, one after the other, and the tail of the last one."""
+    """Chain the load of all runs; the tail is the last one's."""
     points: list[dict[str, Any]] = []
     starts, offset = [], 0.0
     tail = None
@@ -338,7 +354,7 @@ def _time(records: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _points(series: TimelineRecord, offset: float) -> list[dict[str, Any]]:
-    """The points of a run that began `offset` seconds after the first one."""
+    """Give the points of a run that began at `offset` seconds."""
     at, tokens = series.seconds, series.tokens
     rates = [0.0] + [
         round((tokens[i] - tokens[i - 1]) / max(0.01, at[i] - at[i - 1]), 1)
@@ -358,7 +374,7 @@ def _points(series: TimelineRecord, offset: float) -> list[dict[str, Any]]:
 
 
 def _tail(series: TimelineRecord, offset: float) -> dict[str, Any] | None:
-    """The end of a run, in which its batch drains: its beginning, length and work."""
+    """Measure the end of a run, in which its batch drains."""
     at, running, tokens, finished = series.seconds, series.running, series.tokens, series.finished
     most = max(running)
     if most <= 0:
@@ -384,7 +400,10 @@ _MEMORY_NAMES = {
 
 
 def _plan(records: Sequence[RunRecord], rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Planned beside measured figures of the last run, as far as both are known."""
+    """Pair planned and measured figures of the last run.
+
+    As far as both are known.
+    """
     record = next((r for r in reversed(records) if r.memory), None)
     if record is None:
         return []

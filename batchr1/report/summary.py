@@ -1,4 +1,7 @@
-"""Counts and shares over an output, from the columns that hold numbers; the texts stay on disk."""
+"""Counts and shares over an output, from its columns of numbers.
+
+The texts stay on disk.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ _COLUMNS = [
 
 @dataclass(frozen=True, slots=True)
 class GroupSummary:
-    """Rows of an output that share a value of some column. Tokens are completion tokens."""
+    """Rows of an output that share a value of a column.
+
+    Tokens are completion tokens.
+    """
 
     value: str
     rows: int
@@ -50,8 +56,9 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """What snapshots hold of samples that are not committed: generations under way, finished ones,
-    tokens of both.
+    """Checkpoints of samples that are not committed.
+
+    Generations under way, finished ones, and tokens of both.
     """
 
     under_way: int
@@ -62,7 +69,10 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """The newest run of an output. `tokens_per_s`, `loads`: of the newest that had work."""
+    """The newest run of an output.
+
+    `tokens_per_s`, `loads`: of the newest that had work.
+    """
 
     run: str | None = None
     state: str | None = None
@@ -91,7 +101,10 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True)
 class OutputSummary:
-    """What `batchr1 status` says. Shares are over done rows; token figures are per row."""
+    """The content of `batchr1 status`.
+
+    Shares are over done rows; token figures are per row.
+    """
 
     output: str
     complete: bool
@@ -132,8 +145,9 @@ class OutputSummary:
 def summarise(
     output: Output, *, by: str | None = None, pending: int | None = None, spared: int | None = None
 ) -> OutputSummary:
-    """Read an output. `by` names a column to group by; `pending`, `spared` are known only to who has read the input.
+    """Read an output.
 
+    `by` names a column to group by; `pending`, `spared` are known only to who has read the input.
     Raises `UsageError` when nothing of ours is there, or it has no column `by`.
     """
     runs = _runs(output)
@@ -195,9 +209,9 @@ def _read(output: Output, by: str | None) -> dict[str, pl.DataFrame]:
 
 
 def failed_rows(output: Output) -> list[dict[str, Any]]:
-    """The rows that failed and were not done since, the newest word on each.
+    """Read the rows that failed and were not done since.
 
-    Raises `UsageError` when nothing of ours is there.
+    The newest failure of each. Raises `UsageError` when nothing of ours is there.
     """
     _runs(output)
     failed = [pl.DataFrame(table) for table in output.failed_tables()]
@@ -221,8 +235,9 @@ def _runs(output: Output) -> list[RunRecord]:
 
 
 def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> tuple[int, int]:
-    """Samples pending and spared, by the last run: as it counted them at its end, or else by what
-    it has committed.
+    """Count samples pending and spared, by the last run.
+
+    As it counted them at its end, or else by what it has committed.
     """
     if last.counts is not None:
         return last.counts.pending, last.counts.spared
@@ -243,8 +258,9 @@ def _spared(
     others: Sequence[pl.DataFrame],
     failed: Sequence[pl.DataFrame],
 ) -> int:
-    """Samples that `stop_when` left out because of the rows `mine`: their prompts had not enough
-    right ones before.
+    """Count samples that `stop_when` left out because of the rows `mine`.
+
+    Their prompts had not enough right ones before.
     """
     spec = job.get("spec") or {}
     if not spec.get("stop_when"):
@@ -355,8 +371,9 @@ def _rate(
     *,
     is_live: bool,
 ) -> float | None:
-    """Tokens per second: of the last run as it recorded it; of a live one what it committed and
-    saved until now.
+    """Give tokens per second of the last run.
+
+    As it recorded it; of a live one, by what it committed and saved until now.
     """
     if last is None:
         return None
@@ -377,7 +394,10 @@ def _rate(
 def _eta(
     rows: pl.DataFrame, pending: int | None, in_flight: InFlight, rate: float | None
 ) -> float | None:
-    """Seconds until nothing is pending, if what is left is as long as what is done."""
+    """Estimate the seconds until nothing is pending.
+
+    What is left is taken to be as long as what is done.
+    """
     mean = rows["completion_tokens"].mean()
     if not pending or not rate or not isinstance(mean, float):
         return None

@@ -1,13 +1,14 @@
-"""The feeder: reads, orders and renders pending rows on its own thread, ahead of the workers.
+"""The feeder: reads, orders and renders pending rows on its own thread.
 
     Pending ─▶ look-ahead (rows in Arrow) ─▶ Schedule picks ─▶ rendered ─▶ take(worker)
 
-To order rows, many must be known: LOOK_AHEAD_ROWS of them, so that a job of 100,000 rows is ordered
-as a whole and one of ten million streams. They are kept as Arrow holds them, about a kilobyte a
-row, and at most LOOK_AHEAD_BYTES; prompts are rendered when they are picked, a few ahead of demand,
-because what is picked later is picked with more lengths known; only the first batch of each engine
-is rendered as a whole, while the engine loads. When an eighth of the look-ahead is left it is
-filled up, so that what is short and was put off never ends up as a tail of its own.
+To order rows, many must be known: LOOK_AHEAD_ROWS of them. So a job of 100,000 rows is ordered as a
+whole and one of ten million streams. They are kept as Arrow holds them, about a kilobyte a row, and
+at most LOOK_AHEAD_BYTES.
+
+Prompts are rendered when they are picked, a few ahead of demand: later picks know more lengths.
+Only the first batch of each engine is rendered as a whole, while the engine loads. When an eighth
+of the look-ahead is left it is filled up. So short rows that were put off never end up as a tail.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ REFILL_SHARE = 8  # filled up when one in so many is left
 
 
 class Feeder:
-    """Hands out work items in the schedule's order. `take` returns what is ready.
+    """Hands out work items in the schedule's order.
 
     `ahead`: samples that are rendered before they are requested; at the start `first`, until some
     are. With `enough`, samples of a row go out in waves until so many are right, by `judged`;
@@ -75,9 +76,9 @@ class Feeder:
         self._thread.start()
 
     def take(self, worker: int, count: int) -> list[WorkItem | Failure]:
-        """Up to `count` items, without waiting; samples of one prompt go to one worker.
+        """Take up to `count` items, without waiting.
 
-        Raises what went wrong.
+        Samples of one prompt go to one worker. Raises what went wrong.
         """
         items: list[WorkItem | Failure] = []
         with self._lock:
@@ -104,7 +105,10 @@ class Feeder:
         return 0 if self._waves is None else self._waves.spared
 
     def judged(self, key: SampleKey, *, right: bool) -> bool:
-        """Note a sample's verdict, or failure; whether its row has enough right ones by it."""
+        """Note a sample's verdict, or failure.
+
+        Returns whether its row has enough right samples by it.
+        """
         if self._waves is None:
             return False
         with self._lock:
@@ -134,7 +138,7 @@ class Feeder:
                     self._waves.committed(key.id, key.sample)
 
     def lost(self, keys: Iterable[SampleKey]) -> None:
-        """Note that a worker died with samples: they are to be generated, whatever was said."""
+        """Note that a worker died with samples, whatever their verdicts were."""
         if self._waves is not None:
             with self._lock:
                 for key in keys:
@@ -153,14 +157,17 @@ class Feeder:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come, unless a worker dies with samples that were right."""
+        """Whether nothing more will come.
+
+        A worker that dies with right samples may change that.
+        """
         with self._lock:
             return self._hands_out_nothing and not (self._waves is not None and self._waves.waits)
 
     def has_few_left(self, most: int) -> bool:
-        """Whether all rows are read, and at most so many samples are still to be handed out.
+        """Whether all rows are read, and few samples are left.
 
-        Not known of waves: how many will come depends on verdicts.
+        `most`: so many. Not known of waves, which depend on verdicts.
         """
         if self._batches is not None or self._waves is not None:
             return False
@@ -193,7 +200,10 @@ class Feeder:
             self._lock.notify()
 
     def _next_row(self, worker: int) -> deque[WorkItem | Failure] | None:
-        """Take the samples of the next prompt; at the very end, some of another worker's."""
+        """Take the samples of the next prompt.
+
+        At the very end, some that another worker's row has left.
+        """
         if self._ready:
             mine = self._open[worker] = self._ready.popleft()
             self._num_ready -= len(mine)
@@ -218,13 +228,16 @@ class Feeder:
             self._error = exc
 
     def _wait_for_room(self) -> int:
-        """Wait until samples may be rendered; how many, 0 when the feeder is closed."""
+        """Wait until samples may be rendered; 0 when the feeder is closed."""
         with self._lock:
             self._lock.wait_for(lambda: self._stopped or self._num_ready < self._room)
             return 0 if self._stopped else self._room - self._num_ready
 
     def _wait_for_verdicts(self) -> bool:
-        """Wait until verdicts, or a worker's death, let more be picked; False when closed."""
+        """Wait until more can be picked; False when the feeder is closed.
+
+        Verdicts, or a worker's death, bring more.
+        """
         waves = self._waves
         if waves is None:
             return False
@@ -235,7 +248,7 @@ class Feeder:
             return not self._stopped
 
     def _pick(self, room: int) -> list[Pick]:
-        """Pick the next samples, some more than there is room for: a row's go together."""
+        """Pick the next samples; a row's go together, beyond `room` too."""
         self._look_ahead()
         picks: list[Pick] = []
         with self._lock:
@@ -309,7 +322,10 @@ class Feeder:
 
 
 def _gather(groups: Sequence[RowSamples]) -> int:
-    """Copy rows into batches of their own, to free what was read with them; their bytes."""
+    """Copy rows into batches of their own; their bytes.
+
+    What was read with them and picked since is freed.
+    """
     num_bytes = 0
     for batch, places in _rows_of(groups):
         num_bytes += batch.nbytes
@@ -319,7 +335,10 @@ def _gather(groups: Sequence[RowSamples]) -> int:
 
 
 def _rows_of(groups: Sequence[RowSamples]) -> list[tuple[pa.RecordBatch, list[int]]]:
-    """Gather the input rows of groups in a batch for each schema, with their groups' places."""
+    """Gather the input rows of groups, with the groups' places.
+
+    One batch for each schema that files have.
+    """
     by_batch: dict[int, tuple[pa.RecordBatch, list[int], list[int]]] = {}
     for place, group in enumerate(groups):
         batch, index = group.row

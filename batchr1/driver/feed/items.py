@@ -23,7 +23,10 @@ RENDER_ROWS = 256
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Token limits of a completion: the job's max_tokens, if any, and the engine's context."""
+    """Token limits of a completion.
+
+    `max_tokens` is the job's, None without one; `max_model_len` is the engine's context.
+    """
 
     max_tokens: int | None
     max_model_len: int
@@ -31,7 +34,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ItemMaker:
-    """Makes work items. `saved`: checkpoints of samples, taken out as their rows come."""
+    """Makes work items.
+
+    `saved`: checkpoints of samples, taken out as their rows come.
+    """
 
     source: Source
     renderer: Renderer
@@ -78,14 +84,20 @@ class ItemMaker:
         )
 
     def _partial(self, prompt: Prompt, sample: int) -> tuple[ResumePoint | None, int]:
-        """Take the checkpoint of a sample, with its attempt; none of another prompt."""
+        """Take the checkpoint of a sample, with its attempt.
+
+        One of another prompt is dropped.
+        """
         saved = self.saved.pop(SampleKey(prompt.id, sample), None)
         if saved is None or saved.prompt_hash != prompt.digest:
             return None, 1
         return saved.partial(), saved.attempt
 
     def add_saved(self, id: str, group: RowSamples) -> None:
-        """Note the tokens of a row's checkpoints; finished ones tell the length of its others."""
+        """Note the tokens of a row's checkpoints.
+
+        Finished ones give the expected length of the row's other samples.
+        """
         ended = []
         for sample in group.samples:
             saved = self.saved.get(SampleKey(id, sample))
@@ -101,9 +113,9 @@ class ItemMaker:
 def prompts_in(
     source: Source, renderer: Renderer, batch: pa.RecordBatch
 ) -> Iterator[Prompt | RowError]:
-    """Render the prompts of a batch alone, in order, to measure or compare them.
+    """Render the prompts of a batch, to measure or compare them.
 
-    Errors name no id.
+    In order. Errors name no id.
     """
     for start in range(0, batch.num_rows, RENDER_ROWS):
         contents = source.contents(batch.slice(start, RENDER_ROWS))

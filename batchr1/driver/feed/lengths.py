@@ -1,6 +1,4 @@
-"""How long a job's prompts are, and how long its completions will be: what `sizing` must know of a
-dataset.
-"""
+"""Lengths of a job's prompts and completions, for `sizing`."""
 
 from __future__ import annotations
 
@@ -30,11 +28,11 @@ Floats = np.ndarray[Any, Any]
 def measure_prompts(
     source: Source, renderer: Renderer, *, limit_rows: int = 200_000, sample_rows: int = 20_000
 ) -> PromptLengths:
-    """Render and tokenise the input's prompts as a run does: all up to `limit_rows` rows, else about `sample_rows`.
+    """Render and tokenise the input's prompts as a run does.
 
-    A sample is spread evenly over the whole input and is the same each time; a plan made of one
-    leaves room for longer prompts. Holds a few hundred prompts at a time. Raises what reading the
-    input raises.
+    All up to `limit_rows` rows, else about `sample_rows`. A sample is spread evenly over the whole
+    input and is the same each time; a plan made of one leaves room for longer prompts. Holds a few
+    hundred prompts at a time. Raises what reading the input raises.
     """
     rows, batches = source.spread(
         source.prompt_columns, limit_rows, else_about=min(sample_rows, limit_rows)
@@ -53,11 +51,12 @@ def measure_prompts(
 def expected_completions(
     spec: JobSpec, source: Source, outputs: Sequence[Output], model: ModelSource
 ) -> CompletionLengths:
-    """The best that is known of a sample's new tokens: a column of the input, earlier rows, the variant, the task.
+    """Find the best known length of a sample's completion.
 
-    `outputs`: this job's own (of `output.path`) and those of `input.exclude`, which are asked
-    together, after the own one. One that does not exist yet is passed over; leave out one that
-    another model made: it writes other lengths.
+    By a column of the input, earlier rows, the variant, or the task. `outputs`: this job's own (of
+    `output.path`) and those of `input.exclude`, which are taken together, after the own one. One
+    that does not exist yet is passed over. Leave out one that another model made: it writes other
+    lengths.
     """
     own_uri = open_storage(spec.output.path).uri
     cap = min(spec.sampling.max_tokens or model.context_len, model.context_len)
@@ -88,8 +87,9 @@ class _Moments:
 
 
 def _from_column(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | None:
-    """The rows' own expectations, each capped at the row's own max_tokens too; None without a
-    column or a number.
+    """Read the rows' own expectations; None without any.
+
+    Each is capped at the row's own max_tokens too.
     """
     name = spec.input.expected_tokens
     if name is None:
@@ -126,7 +126,7 @@ def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | 
 
 
 def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | None:
-    """Lengths of rows that are done, truncated ones at the length they had; None if they are too few.
+    """Measure done rows, truncated ones as they are; None if too few.
 
     An unfinished output counts only if it has many: what is done of a few batches is what was
     short.
@@ -166,7 +166,7 @@ def _cap_columns(spec: JobSpec, *, besides: str) -> list[str]:
 
 
 def _row_caps(source: Source, batch: pa.RecordBatch, cap: int) -> Floats:
-    """The cap of each row, in tokens: its own where that is below the job's."""
+    """Give each row's cap in tokens: its own where that is smaller."""
     caps: Floats = np.array(
         [cap if own is None else min(own, cap) for own in source.caps(batch)], dtype=np.float64
     )

@@ -1,8 +1,8 @@
-"""What an output has cost at a server: what its runs recorded, and at least what its rows and saved answers say.
+"""Cost of an output at a server, over all its runs.
 
-A run that was killed recorded its spending a minute ago, so all that is committed or saved is
-counted as well, and the larger of both is taken. Only what was thrown away in that minute
-(`retry.on`) is in neither.
+By the runs' records, and at least by the rows and saved answers. A run that was killed recorded its
+spending a minute ago, so all that is committed or saved is counted as well, and the larger of both
+is taken. Only what was thrown away in that minute (`retry.on`) is in neither.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from batchr1.output.run_record import SpendRecord, SpentRecord
 def spent_before(
     output: Output, saved: Iterable[GenerationCheckpoint], price: Price
 ) -> SpentRecord:
-    """Add up tokens and USD of all earlier runs; what no run recorded, at today's price."""
+    """Add up tokens and USD of all earlier runs.
+
+    What no run recorded is taken at today's price.
+    """
     prompt = completion = 0
     for table in output.tables(["prompt_tokens", "completion_tokens"]):
         prompt += pc.sum(table.column("prompt_tokens")).as_py() or 0
@@ -41,7 +44,7 @@ def spent_before(
 
 
 def _recorded(output: Output, price: Price) -> SpentRecord:
-    """Read the newest record with spending: that of the run itself, and that before it."""
+    """Read the spending up to the newest record that has any."""
     spends = (record.spend for record in reversed(output.runs()))
     own = next((spend for spend in spends if spend is not None), None)
     if own is None:
@@ -58,7 +61,10 @@ def _recorded(output: Output, price: Price) -> SpentRecord:
 
 
 def spend_record(spent: Spent, price: Price | None, before: SpentRecord | None) -> SpendRecord:
-    """Record a run's own answers and their cost in USD, and what was spent `before` it."""
+    """Record a run's own answers, and their cost in USD.
+
+    `before`: what earlier runs spent.
+    """
     usd = None
     if price is not None:
         usd = round(price.usd(spent.prompt_tokens, spent.completion_tokens), 6)

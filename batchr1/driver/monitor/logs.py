@@ -1,6 +1,6 @@
-"""The run's log: what driver and workers have to say, beside the run's record, and for programs as JSON on stderr.
+"""The run's log: a file beside the record, and JSON on stderr.
 
-Prompts are never part of it.
+Both have what driver and workers say. Prompts are never part of it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from batchr1.output.folder import RUNS_DIR, Output
 
 @contextlib.contextmanager
 def log_file(output: Output, run: str) -> Iterator[Path]:
-    """The run's log, beside its record; for S3 it is kept locally and uploaded at the end.
+    """Write the run's log, and yield its local path.
 
-    Yields its local path.
+    It lies beside the record; for S3 it is kept locally and uploaded at the end.
     """
     local = output.storage.kind == "local"
     folder = (
@@ -46,7 +46,7 @@ def log_file(output: Output, run: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def json_on_stderr() -> Iterator[None]:
-    """All that this process says on stderr, as one JSON object a line: see `batchr1.events`."""
+    """Log to stderr, one JSON object a line: see `batchr1.events`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     handler.addFilter(

@@ -1,7 +1,8 @@
-"""`on_finish`: a command that is told of a run's end, with the run's record as JSON on its standard input.
+"""`on_finish`: a command that gets the run's record at its end.
 
-It runs when the output is free again, whatever the exit code, and changes none. No shell is
-involved: the command is a list, and nothing of the record is ever part of it.
+The record is JSON on its standard input. The command runs when the output is free again, whatever
+the exit code, and changes none. No shell is involved: the command is a list, and nothing of the
+record is ever part of it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What a run says while it runs: a tqdm bar on a terminal, a plain line every 30 s elsewhere. Both on stderr.
+"""Progress of a run on stderr: a bar, or plain lines.
 
-Where the log is JSON, the event `progress` says the same, and there is no bar.
+The bar (tqdm) is for terminals; elsewhere a line comes every 30 s. Where the log is JSON, the event
+`progress` says the same, and there is no bar.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ RATE_OVER_S = 20.0
 
 
 class ProgressDisplay:
-    """Rows, output tokens/s, truncated share, and an ETA from the tokens that are still expected."""
+    """Shows rows, output tokens/s, truncated share, and an ETA.
+
+    The ETA is by the tokens that are still expected.
+    """
 
     def __init__(
         self, *, pending: int, stream: TextIO | None = None, as_events: bool = False
@@ -81,8 +85,9 @@ class ProgressDisplay:
     def _numbers(
         self, workers: list[Heartbeat], generated: int, finished: int
     ) -> tuple[float, float, float | None]:
-        """Tokens/s, the share of truncated rows, and the seconds that are left; None while that is
-        not known.
+        """Give tokens/s, the share of truncated rows, and seconds left.
+
+        The seconds are None while they are not known.
         """
         (first_at, first), (last_at, last) = self._history[0], self._history[-1]
         rate = (last - first) / (last_at - first_at) if last_at > first_at else 0.0
@@ -93,12 +98,12 @@ class ProgressDisplay:
 
 
 def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:
-    """Tokens still to generate for `rows_left` rows, under way or not begun; None before the first row has finished.
+    """Estimate the tokens still to generate for `rows_left` rows.
 
-    Lengths are taken as exponential, and rows under way as censored observations of it: then the
-    mean is all tokens generated over rows finished, and a row under way has as much before it as a
-    new one. The mean of finished rows alone would be too low for most of a run, because long
-    generations finish last.
+    Rows under way count too. None before the first row has finished. Lengths are taken as
+    exponential, and rows under way as censored observations of it. Then the mean is all tokens
+    generated over rows finished, and a row under way has as much before it as a new one. The mean
+    of finished rows alone would be too low for most of a run, because long generations finish last.
     """
     done = sum(w.finished for w in workers)
     return generated / done * rows_left if done else None

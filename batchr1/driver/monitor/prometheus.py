@@ -1,8 +1,8 @@
-"""The metrics of a run for Prometheus, in a file for the node exporter and at an HTTP port.
+"""Metrics of a run for Prometheus: a file and a port.
 
-Every sample carries the job's `name`, so that the files of several jobs may lie in one folder.
-Totals are of one run: Prometheus expects a counter to begin anew with a program. Nothing that
-fails here ends a run that has begun.
+The file is for the node exporter. Every sample carries the job's `name`, so that the files of
+several jobs may lie in one folder. Totals are of one run: Prometheus expects a counter to begin
+anew with a program. Nothing that fails here ends a run that has begun.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Metrics:
         return found
 
     def _states(self) -> Iterable[tuple[str, int]]:
-        """Count the input's samples by state: as found, and changed by this run since."""
+        """Count the input's samples by state, with this run's changes."""
         if self.counts is None:
             return
         before, tally = self.counts, self.tally
@@ -174,7 +174,7 @@ class Metrics:
 
 
 class _Shown(Collector):
-    """The metrics that are served: replaced as a whole, so that threads see one moment."""
+    """The served metrics, replaced as a whole: threads see one moment."""
 
     def __init__(self, metrics: list[Metric]) -> None:
         self.metrics = metrics
@@ -262,10 +262,10 @@ class MetricsExporter:
 def exporting(
     name: str, file: Path | None, address: tuple[str, int] | None
 ) -> Iterator[MetricsExporter]:
-    """Write and serve the metrics of a run of the job `name` until it ends.
+    """Write and serve the metrics of a run until it ends.
 
-    Raises `JobError` when the file cannot be written or the port cannot be had, before anything
-    else is done. A `BatchError` on its way out is the run's end, and is counted.
+    `name`: the job's. Raises `JobError` when the file cannot be written or the port cannot be had,
+    before anything else is done. A `BatchError` on its way out is the run's end, and is counted.
     """
     exporter = MetricsExporter(Metrics(name), file)
     exporter.check_file()
@@ -279,7 +279,10 @@ def exporting(
 
 @contextlib.contextmanager
 def serving(registry: CollectorRegistry, address: tuple[str, int]) -> Iterator[str]:
-    """Serve metrics at /metrics, and yield the URL. Port 0 takes any that is free."""
+    """Serve metrics at /metrics, and yield the URL.
+
+    Port 0 takes any that is free.
+    """
     host, port = address
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
@@ -300,7 +303,10 @@ def serving(registry: CollectorRegistry, address: tuple[str, int]) -> Iterator[s
 
 
 def _only_metrics(metrics: Any) -> Callable[..., Any]:
-    """Answer 404 at other paths than /metrics; the library's application answers at all."""
+    """Answer 404 at paths other than /metrics.
+
+    The library's application answers at all of them.
+    """
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         if environ["PATH_INFO"] == "/metrics":

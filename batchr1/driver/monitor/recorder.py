@@ -1,4 +1,4 @@
-"""The record of a run with work: kept while it runs, and completed at its end."""
+"""The record of a run with work, from begin to end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ _NOT_TALLIED = {"first_submit", "last_commit", "spent"}  # clock readings; spend
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """How a run ended. `counts` are of the whole input; `tokens_per_s` is while generating."""
+    """The end of a run, in figures.
+
+    `counts` are of the whole input; `tokens_per_s` is while generating.
+    """
 
     counts: Counts
     exit_code: int
@@ -94,7 +97,10 @@ class RunRecorder:
         self._run.job.output.write_run(self.record)
 
     def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
-        """Note the progress of a run. Calls may come as often as the driver likes."""
+        """Note the progress of a run.
+
+        Calls may come as often as the driver likes.
+        """
         self.timeline.update(tally, workers)
         self._note_progress(tally)
         is_due = time.monotonic() - self._written_at >= RECORD_EVERY_S
@@ -110,7 +116,10 @@ class RunRecorder:
                 log.warning("the run's record could not be written: %s", exc)
 
     def _note_progress(self, tally: Tally) -> None:
-        """Note when something was last generated or written: a live run may stand still."""
+        """Note when something was last generated or written.
+
+        A live run may stand still.
+        """
         reached = (self.timeline.tokens, tally.done, tally.failed)
         if reached != self._reached:
             self._reached = reached

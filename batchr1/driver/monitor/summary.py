@@ -1,4 +1,4 @@
-"""The beginning of a run's record, the summary of its end, and the record of its job."""
+"""The first record of a run, its summary, and job.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from batchr1.output.run_record import FORMAT, RunRecord, SpendRecord, WindowReco
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended. `counts` are of the whole input; `tally` of this run alone."""
+    """The end of a run, for the command line.
+
+    `counts` are of the whole input; `tally` of this run alone.
+    """
 
     run: str
     output: str
@@ -38,7 +41,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """The end of a run: its summary, its record for `on_finish`, and the error to raise."""
+    """The end of a run.
+
+    `record` is for `on_finish`, None where the run left none; `error` is to be raised.
+    """
 
     summary: Summary
     record: RunRecord | None
@@ -46,8 +52,9 @@ class RunEnd:
 
 
 def run_name(now: dt.datetime) -> str:
-    """Sorts by time, to the millisecond: the records and failed parts of quick runs stay in order
-    too.
+    """Name a run so that names sort by time, to the millisecond.
+
+    Records and failed parts of quick runs stay in order too.
     """
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
@@ -69,9 +76,9 @@ def initial_record(job: JobContext, options: RunOptions, run: str) -> RunRecord:
 
 
 def job_document(job: JobContext) -> dict[str, Any]:
-    """What job.json says.
+    """Make the content of job.json.
 
-    Of a command that is told of the end, only which program: arguments may hold secrets.
+    Of the command of `on_finish`, only the program: arguments may hold secrets.
     """
     model, spec = job.model, job.spec.model_dump(mode="json")
     if spec["on_finish"] is not None and len(spec["on_finish"]["command"]) > 1:
@@ -86,7 +93,7 @@ def job_document(job: JobContext) -> dict[str, Any]:
 
 
 def counted(counts: Counts) -> dict[str, int]:
-    """What events say of counts."""
+    """Pick the counts that events have."""
     return {
         name: getattr(counts, name) for name in ("samples", "done", "failed", "spared", "pending")
     }

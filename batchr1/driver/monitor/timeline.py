@@ -1,8 +1,8 @@
-"""How busy the engines were over a run, as a series short enough for the run's record.
+"""The load of the engines over a run, as a short series.
 
-The driver hears of its workers twice a second. Here that becomes one point a second, and once there
-are MAX_POINTS of them, neighbours are merged and points come half as often: a run of a minute and
-one of a week both give 300 to 600.
+The driver hears of its workers twice a second. The series has one point a second. Once there are
+MAX_POINTS of them, neighbours are merged and points come half as often: a run of a minute and one
+of a week both give 300 to 600.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ EVERY_S = 1.0
 
 @dataclass(slots=True)
 class _Point:
-    """An interval. `seconds` is its end, since the run began; the counts are totals of the run until then.
+    """An interval of the series.
 
-    The loads are sums over what was heard in the interval, `heard` times.
+    `seconds` is its end, since the run began; the counts are totals of the run until then. The
+    loads are sums over what was heard in the interval, `heard` times.
     """
 
     seconds: float
@@ -49,7 +50,10 @@ class _Point:
 
 
 class Timeline:
-    """Collects what `Driver` tells of its progress. `started` is the run's beginning on `clock`."""
+    """Collects the driver's progress.
+
+    `started` is the run's beginning on `clock`.
+    """
 
     def __init__(self, started: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._started, self._clock = started, clock
@@ -61,7 +65,10 @@ class Timeline:
         self._totals = (0, 0, 0)
 
     def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
-        """Call as often as you like; before the first worker reports there is nothing to note."""
+        """Note the load. Calls may come as often as the driver likes.
+
+        Before the first worker reports there is nothing to note.
+        """
         if not workers:
             return
         now = self._clock() - self._started
@@ -114,12 +121,12 @@ class Timeline:
         return self._totals[2]
 
     def to_dict(self) -> dict[str, list[float]]:
-        """The series by column, the interval that is not over included; empty lists before anything was heard.
+        """Give the series by column, with the interval under way.
 
-        Each point stands for the time since the one before it: `seconds` since the run began,
-        totals of generated `tokens`, `finished` rows and preemptions until then, and the means of
-        sequences running and waiting and of the share of the KV cache in use meanwhile. The first
-        is the moment at which the first engine was ready.
+        Each point stands for the time since the one before it. `seconds` are since the run began;
+        `tokens`, `finished` rows and preemptions are totals until then. Sequences running and
+        waiting and the share of the KV cache in use are means meanwhile. The first point is the
+        moment at which the first engine was ready. Lists are empty before anything was heard.
         """
         points = [*self._points, self._open] if self._open else self._points
         document: dict[str, list[Any]] = {

@@ -1,4 +1,4 @@
-"""A changed prompt under an id that is done: noticed by its hash, and refused, run again or kept.
+"""Changed prompts under done ids: refused, run again or kept.
 
 Each committed row carries the hash of the prompt that it answers. To compare, prompts have to be
 rendered anew, which takes minutes for millions of rows. So `.batchr1/inputs.json` names the
@@ -34,8 +34,9 @@ Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 def files_to_check(job: JobContext, pending: Pending) -> set[str]:
-    """Input files that committed rows may disagree with; none where nothing is committed or nobody
-    asks.
+    """List input files that committed rows may disagree with.
+
+    None where nothing is committed, or the job keeps changed prompts.
     """
     spec = job.spec.input
     is_asked = (
@@ -51,16 +52,15 @@ def files_to_check(job: JobContext, pending: Pending) -> set[str]:
 
 
 def agrees_with_input(job: JobContext, pending: Pending) -> None:
-    """Note that every committed row that this run asks for answers the prompt that the input has
-    now.
-    """
+    """Note that this run's committed rows answer the input's prompts."""
     if job.spec.input.on_changed_prompt != "keep":
         job.output.write_inputs(_versions(job, pending, job.output.inputs()))
 
 
 def _versions(job: JobContext, pending: Pending, known: dict[str, str]) -> dict[str, str]:
-    """By URI, each input file's version and which of its samples are looked at: all, if that is
-    `known` already.
+    """Give each input file's version, by URI, with its samples.
+
+    A file whose version is `known` to be looked at as a whole stays so.
     """
     spec, rows = job.spec, pending.rows_by_file()
     cut = pending.num_rows == spec.input.limit
@@ -86,9 +86,10 @@ def check_prompts(
     run: str,
     check_lock: Callable[[], None],
 ) -> None:
-    """Refuse changed prompts, or make their samples pending again. Call with the lock held, after `take_out_done`.
+    """Refuse changed prompts, or make their samples pending again.
 
-    Raises `InputError`, with nothing changed, when the job says refuse and there is one.
+    Call with the lock held, after `take_out_done`. Raises `InputError`, with nothing changed, when
+    the job says refuse and there is one.
     """
     digests, looked_at = prompt_digests(
         job, renderer, pending.done_rows(job.source, files), pending.num_rows
@@ -127,8 +128,9 @@ def prompt_digests(
     rows_at: Iterable[tuple[Numbers, pa.RecordBatch]],
     num_rows: int,
 ) -> tuple[Digests, int]:
-    """By row number, the first 64 bits of the hash of the prompt that the input has now; and of how
-    many rows.
+    """Hash the input's prompts: 64 bits each, by row number.
+
+    Also gives the number of rows that were hashed.
     """
     digests: Digests = np.full(num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
     count = 0
@@ -144,7 +146,7 @@ def prompt_digests(
 
 
 def _changed(job: JobContext, pending: Pending, digests: Digests) -> Iterator[tuple[str, Bools]]:
-    """Parts with samples whose prompt is another one now, and which they are."""
+    """Find parts with changed prompts, and their rows as masks."""
     for rel in job.output.parts():
         table = job.output.read_part(rel, ["id", "prompt_hash"])
         mask = have_changed(table, pending, digests)
@@ -153,8 +155,9 @@ def _changed(job: JobContext, pending: Pending, digests: Digests) -> Iterator[tu
 
 
 def have_changed(table: pa.Table, pending: Pending, digests: Digests) -> Bools:
-    """Which committed rows answer another prompt than the input has now; those not looked at do
-    not.
+    """Mask committed rows that answer another prompt than the input's.
+
+    Rows that were not looked at are not in it.
     """
     rows = pending.find(table.column("id"))
     hashes = np.frombuffer(

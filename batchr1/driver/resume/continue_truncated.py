@@ -1,8 +1,7 @@
-"""`--continue-truncated`: rows that a limit cut become pending again, with all their tokens saved.
+"""`--continue-truncated`: truncated rows become pending, with their tokens.
 
-For each part: the cut rows go into a snapshot, then a part without them replaces it. From there on
-they are what any interrupted generation is, so that a kill at any moment costs nothing but the
-time.
+For each part: the cut rows go into a checkpoint, then a part without them replaces it. From there
+on they are like any interrupted generation, so that a kill at any moment costs only time.
 """
 
 from __future__ import annotations
@@ -63,9 +62,10 @@ def continue_truncated_rows(
 def _wanted(
     job: JobContext, pending: Pending, renderer: Renderer, limit: Limit
 ) -> Callable[[pa.Table], Bools]:
-    """Which rows of a part are this run's to go on with: asked for, below their own cap, of the prompt of now.
+    """Make a filter for rows of a part that go on.
 
-    And of no prompt that has enough right samples: what left its part would not be generated.
+    Such rows are asked for, below their own cap, and of the input's prompt. A prompt with enough
+    right samples has none: what left its part would not be generated.
     """
     stop_when = job.spec.stop_when
 

@@ -1,7 +1,7 @@
-"""Earlier outputs: what `input.exclude` names, and which rows of the input are done there.
+"""Earlier outputs: rows of the input that are done there.
 
 A job with dated outputs asks each night for what no night before has done. By id, that is a
-comparison of columns; by prompt, the input is rendered as the model will see it, and rows whose
+comparison of columns. By prompt, the input is rendered as the model will see it, and rows whose
 prompt was answered, under whatever id, are left out.
 """
 
@@ -31,11 +31,11 @@ _DIGEST = "S16"  # 128 bits; the zeros at an end that NumPy leaves out make no t
 
 
 def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
-    """The outputs that `input.exclude` names, each once and never the job's own: a glob may well match that too.
+    """Open the outputs that `input.exclude` names, each once.
 
-    A glob takes the outputs of batchr1 among the folders that it matches, none on the first night.
-    Raises `OutputError` for a path without glob that is no output, `InputError` when storage cannot
-    be listed.
+    Never the job's own, which a glob may match too. A glob takes the outputs of batchr1 among the
+    folders that it matches, none on the first night. Raises `OutputError` for a path without glob
+    that is no output, `InputError` when storage cannot be listed.
     """
     options = StorageOptions(**spec.storage.model_dump())
     found: dict[str, Output] = {}
@@ -71,9 +71,9 @@ def exclude_earlier(
     *,
     make_renderer: Callable[[], Renderer] | None,
 ) -> None:
-    """Take out rows that are done in earlier outputs: by id, or with a renderer by prompt.
+    """Take out rows that are done in earlier outputs.
 
-    A row counts as done there with its first sample.
+    By id, or with a renderer by prompt. A row counts as done there with its first sample.
     """
     if make_renderer is None:
         for output in earlier:
@@ -95,7 +95,10 @@ def exclude_earlier(
 
 
 def _answered(earlier: tuple[Output, ...]) -> Digests:
-    """The hashes of all prompts that earlier outputs answer, each once. 16 bytes of each."""
+    """Collect the hashes of all prompts in earlier outputs, each once.
+
+    16 bytes of each.
+    """
     found: list[Digests] = [np.empty(0, dtype=_DIGEST)]
     for output in earlier:
         for table in output.tables(["prompt_hash"]):

@@ -1,4 +1,4 @@
-"""The rows that a run still has to do: the input's ids without those that are done or failed."""
+"""Pending rows: the input's ids, without done and failed ones."""
 
 from __future__ import annotations
 
@@ -74,16 +74,19 @@ def take_out_failed(job: JobContext, pending: Pending) -> None:
 
 
 def take_out_unneeded(job: JobContext, pending: Pending) -> None:
-    """Take out what `stop_when` needs no more; call last, so that what failed stays failed."""
+    """Take out what `stop_when` needs no more.
+
+    Call last, so that what failed stays failed.
+    """
     if job.spec.stop_when:
         pending.spare(job.spec.stop_when.correct)
 
 
 def take_over_checkpoints(job: JobContext, pending: Pending, run: str) -> FoundCheckpoints:
-    """What earlier runs saved of samples that are still to do, brought into snapshots of this run.
+    """Bring earlier runs' checkpoints of pending samples into this run's.
 
-    What it is not asked for is still to do by another, wider run; the other rows go first. Call
-    with the lock held, after `take_out_done`.
+    Samples that this run is not asked for stay pending for a wider run. Rows of the others go
+    first. Call with the lock held, after `take_out_done`.
     """
     storage, digest = job.output.storage, continued_digest(job.semantic)
     found = read_checkpoints(storage, job=digest)
