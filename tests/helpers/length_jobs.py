@@ -62,3 +62,12 @@ def approx(lengths: CompletionLengths) -> CompletionLengths:
         mean=pytest.approx(lengths.mean, rel=1e-12),
         mean_square=pytest.approx(lengths.mean_square, rel=1e-12),
     )
+
+
+def source_of(*paths: Path, **spec: Any) -> Source:
+    names = [str(path) for path in paths]
+    given = spec if spec.keys() & {"messages", "template"} else {"prompt": "q", **spec}
+    return Source(InputSpec(path=names, **given), [], expand_inputs(names))
+
+
+QUESTIONS = [f"What is {i} + {'1' * (i % 60)}? ½ 東 </think>" for i in range(700)]
