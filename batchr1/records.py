@@ -28,6 +28,7 @@ FLAGS = (  # oddities of a row, always in this order
     "extra_think_tag",
     "answer_without_box",
     "looping",
+    "token_soup",
     "mixed_language",
     "json_leak",
     "long_paragraph",
