@@ -213,6 +213,11 @@ class Output:
         schema = with_later_columns(schema.empty_table()).schema
         return dict(zip(schema.names, schema.types, strict=True))
 
+    def stored_columns(self, rel: str) -> list[str]:
+        """The columns that a part's file has, from its footer."""
+        names: list[str] = self._open(rel, pq.read_schema).names
+        return names
+
     def _read(self, rel: str, columns: list[str] | None) -> pa.Table:
         return self._open(rel, lambda file: pq.read_table(file, columns=columns))
 

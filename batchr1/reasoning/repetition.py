@@ -14,8 +14,11 @@ from __future__ import annotations
 import re
 import zlib
 from array import array
+from typing import Any
 
 import numpy as np
+
+Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 # of a finished text, in bytes of UTF-8 and in words
 TAIL_CHARS = 12_000  # looked at; cycles up to a quarter of it are found
@@ -74,10 +77,10 @@ def _returns(tail: str) -> bool:
     return returning_share(ids, size) >= MIN_RETURNING
 
 
-def returning_share(ids: np.ndarray, size: int) -> float:
+def returning_share(ids: Hashes, size: int) -> float:
     """Of the stretches of `size` in the second half, the share that stood before `MIN_BEFORE` times."""
     count = len(ids) - size + 1
-    shingles = np.zeros(count, dtype=np.uint64)
+    shingles: Hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(size):
         shingles = shingles * np.uint64(0x9E3779B97F4A7C15) + ids[offset : offset + count]
     half = count // 2
@@ -92,6 +95,6 @@ def tokens_repeat(tokens: array[int]) -> bool:
     if len(tail) < WINDOW_TOKENS:
         return False
     ids = np.frombuffer(tail, dtype=f"i{tail.itemsize}").astype(np.uint64)
-    if len(np.unique(ids[WINDOW_TOKENS // 2 :])) < MIN_KINDS_TOKENS:
+    if returning_share(ids, SHINGLE_TOKENS) < MIN_RETURNING_TOKENS:
         return False
-    return returning_share(ids, SHINGLE_TOKENS) >= MIN_RETURNING_TOKENS
+    return len(np.unique(ids[WINDOW_TOKENS // 2 :])) >= MIN_KINDS_TOKENS

@@ -9,8 +9,9 @@ import re
 import unicodedata
 
 from batchr1.reasoning.verdicts.exact import rational
-from batchr1.reasoning.verdicts.scan import GiveUpError, clean, scan
-from batchr1.reasoning.verdicts.values import Quantity, Relation, parse
+from batchr1.reasoning.verdicts.grammar.forms import Quantity, Relation
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, clean, scan, word_set
+from batchr1.reasoning.verdicts.grammar.values import parse
 
 MAX_CHOICE_CHARS = 300
 MAX_SHORT_CHARS = 200  # of a short text that is a whole answer
@@ -39,11 +40,9 @@ _CHOICE_IN_TEXT = re.compile(
     rf"\s{{0,4}}{_STYLE}([A-HJ]|(?<=[(*])I)(?![A-Za-z'’])"
 )
 
-_YES = frozenset(
-    "yes true y t correct right oui si sí ja sim da 是 对 對 正确 是的 对的 はい 예 네".split()
-)
-_NO = frozenset(
-    "no false n f incorrect wrong non nein não nao nee nie 否 不是 错 錯 错误 不 不对 いいえ 아니요".split()
+_YES = word_set("yes true y t correct right oui si sí ja sim da 是 对 對 正确 是的 对的 はい 예 네")
+_NO = word_set(
+    "no false n f incorrect wrong non nein não nao nee nie 否 不是 错 錯 错误 不 不对 いいえ 아니요"
 )
 _YES_NO = r"(yes|no|true|false|oui|non|ja|nein|sí|是的?|否|不是|正确|错误)"
 _YES_NO_IN_TEXT = re.compile(

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import floor, log10
+from math import floor
 from typing import Any
 
 from batchr1.reasoning.verdicts.exact import exactly_equal, proportion, rational
-from batchr1.reasoning.verdicts.ranges import pieces_of
-from batchr1.reasoning.verdicts.scan import GiveUpError
-from batchr1.reasoning.verdicts.syntax import Node, symbols_of
-from batchr1.reasoning.verdicts.units import DEGREE, PERCENT, Unit
-from batchr1.reasoning.verdicts.values import (
+from batchr1.reasoning.verdicts.grammar.forms import (
     EMPTY,
     NOTHING_WORDS,
     REALS,
@@ -30,14 +26,30 @@ from batchr1.reasoning.verdicts.values import (
     Value,
     Words,
 )
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
+from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
+from batchr1.reasoning.verdicts.grammar.units import DEGREE, PERCENT, Unit
+from batchr1.reasoning.verdicts.ranges import pieces_of
+from batchr1.reasoning.verdicts.shapes import (
+    TURNED,
+    as_interval,
+    has_ranges,
+    in_radians,
+    is_condition,
+    magnitude,
+    named,
+    node_of,
+    same_time,
+    turned,
+    vector_of,
+)
+from batchr1.reasoning.verdicts.wording import same_words
 
 SURE_DIGITS = 4  # significant digits to which two decimals of different length must agree,
 DOUBTFUL_DIGITS = 3  # and with so many it is not known
 SURE_EXACT_DIGITS = 3  # the same for a number that is not written as a decimal
 DOUBTFUL_EXACT_DIGITS = 2
 
-_ARTICLES = frozenset("the a an".split())
-_YES = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _NUMBER_WORDS = dict(
     zip(
         "zero one two three four five six seven eight nine ten eleven twelve".split(),
@@ -46,9 +58,7 @@ _NUMBER_WORDS = dict(
     )
 )
 _ALL = frozenset(["all real numbers", "real numbers", "reals", "all reals"])
-_NOT = frozenset("not no never neither nor cannot isn't false".split())
 _ORDERED = ("tuple", "angle", "square")
-_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 class Comparison:
@@ -136,9 +146,9 @@ class Comparison:
             return True
         if right == PERCENT and self.node(final.node, ("mul", gold.node, hundredth)):
             return True
-        if mine == DEGREE and self.node(_radians(final.node), gold.node):
+        if mine == DEGREE and self.node(in_radians(final.node), gold.node):
             return True
-        if right == DEGREE and self.node(final.node, _radians(gold.node)):
+        if right == DEGREE and self.node(final.node, in_radians(gold.node)):
             return True
         return plain
 
@@ -150,8 +160,8 @@ class Comparison:
         if (("pound", 1),) in names:  # a currency, or a mass
             return self._number(final, gold)
         if names == {DEGREE.powers, (("radian", 1),)}:
-            a = _radians(final.node) if mine == DEGREE else final.node
-            return self.node(a, _radians(gold.node) if right == DEGREE else gold.node)
+            a = in_radians(final.node) if mine == DEGREE else final.node
+            return self.node(a, in_radians(gold.node) if right == DEGREE else gold.node)
         if "degree" in dict(mine.powers) or "degree" in dict(right.powers):
             return None  # of temperature, perhaps
         return False
@@ -182,7 +192,7 @@ class Comparison:
             sure, doubtful = SURE_DIGITS, DOUBTFUL_DIGITS
         if not coarse:
             return False
-        last = Fraction(10) ** (_magnitude(coarse) - digits + 1)
+        last = Fraction(10) ** (magnitude(coarse) - digits + 1)
         if abs(value - right) > last / 2 or digits < doubtful:
             return False
         return True if digits >= sure else None
@@ -214,7 +224,7 @@ class Comparison:
         if said in _ALL:
             return final == REALS or (isinstance(final, Words) and " ".join(final.words) in _ALL)
         if isinstance(final, Words):
-            return _same_words(final.words, gold.words)
+            return same_words(final.words, gold.words)
         if isinstance(final, Quantity):
             if final.node[0] in ("sym", "const") and len(gold.words) == 1:
                 return str(final.node[1]).lower() == gold.words[0]
@@ -232,7 +242,7 @@ class Comparison:
             if ranges is not None:
                 return ranges
         if isinstance(final, Matrix):
-            vector = _vector(final)
+            vector = vector_of(final)
             return self._ordered(vector, gold.items) if vector and gold.kind != "set" else False
         if isinstance(final, Words):
             return self._word(gold, final) if gold != EMPTY else self._word(EMPTY, final)
@@ -249,8 +259,8 @@ class Comparison:
 
     def _as_ranges(self, final: Value, gold: Sequence_) -> bool | None:
         """A point or list that may be an interval; None where it is not compared as one."""
-        if not isinstance(final, Interval | Union) and not _has_ranges(final):
-            if gold.kind != "list" or not _has_ranges(gold):
+        if not isinstance(final, Interval | Union) and not has_ranges(final):
+            if gold.kind != "list" or not has_ranges(gold):
                 return None
         return self._range(final, gold)
 
@@ -317,7 +327,7 @@ class Comparison:
         if mine is not None and right is not None:
             return any(one == other for one in mine for other in right)
         if isinstance(final, Interval) or isinstance(gold, Interval):
-            a, b = _as_interval(final), _as_interval(gold)
+            a, b = as_interval(final), as_interval(gold)
             if a is None or b is None:
                 return False if a is not None or isinstance(final, Quantity | Words) else None
             if (a.has_low, a.has_high) != (b.has_low, b.has_high):
@@ -333,7 +343,7 @@ class Comparison:
 
     def _matrix(self, final: Value, gold: Matrix) -> bool | None:
         if isinstance(final, Sequence_):
-            vector = _vector(gold)
+            vector = vector_of(gold)
             if not vector or final.kind == "set":
                 return False
             return self._ordered(final.items, vector)
@@ -351,7 +361,7 @@ class Comparison:
         mine = [part.node for part in final.parts]
         right = [part.node for part in gold.parts]
         if final.suffix or gold.suffix or final.is_time or gold.is_time:
-            return _same_time(final, gold) if len(mine) == 2 else mine == right
+            return same_time(final, gold) if len(mine) == 2 else mine == right
         return _all(
             [
                 self.node(("mul", a, right[0]), ("mul", b, mine[0]))
@@ -360,19 +370,19 @@ class Comparison:
         )
 
     def _relations(self, final: Value, gold: Value) -> bool | None:
-        if isinstance(gold, Relation) and _is_condition(gold) or _is_condition(final):
+        if is_condition(gold) or is_condition(final):
             mine, right = pieces_of(final), pieces_of(gold)
             if mine is not None and right is not None:
                 return any(one == other for one in mine for other in right)
-            a, b = _as_interval(final), _as_interval(gold)
+            a, b = as_interval(final), as_interval(gold)
             if a is not None and b is not None:
                 return self._range(a, b)
         if not isinstance(gold, Relation):
             assert isinstance(final, Relation)
             return self._claimed(final, gold)
         if not isinstance(final, Relation):
-            named = _named(gold)
-            return self.same(final, named[1]) if named is not None else False
+            right_name = named(gold)
+            return self.same(final, right_name[1]) if right_name is not None else False
         return self._both_relations(final, gold)
 
     def _claimed(self, final: Relation, gold: Value) -> bool | None:
@@ -389,13 +399,13 @@ class Comparison:
         return _any([self.same(value, gold) for value in values])
 
     def _both_relations(self, final: Relation, gold: Relation) -> bool | None:
-        mine, right = _named(final), _named(gold)
+        mine, right = named(final), named(gold)
         if mine is not None and right is not None:
             is_other = mine[0] != right[0] and {mine[0], right[0]} <= set("xyzt")
             same = self.same(mine[1], right[1])
             if same and not is_other:
                 return True
-            if isinstance(mine[1], Sequence_) or not symbols_of(_node(mine[1])):
+            if isinstance(mine[1], Sequence_) or not symbols_of(node_of(mine[1])):
                 return False if same is not None else None
         if gold.signs == final.signs and len(final.sides) == len(gold.sides):
             if self._ordered(final.sides, gold.sides):
@@ -403,7 +413,7 @@ class Comparison:
         if len(final.signs) == len(gold.signs) == 1:
             return self._sides_moved(final, gold)
         if len(final.signs) == len(gold.signs):
-            turned = tuple(reversed([_turned(sign) for sign in final.signs]))
+            turned = tuple(reversed([turned(sign) for sign in final.signs]))
             if turned == gold.signs:
                 return self._ordered(final.sides[::-1], gold.sides)
             return False
@@ -415,7 +425,7 @@ class Comparison:
         """Equations and inequalities whose sides differ by a constant factor."""
         sides = [*final.sides, *gold.sides]
         nodes = [side.node for side in sides if isinstance(side, Quantity)]
-        if len(nodes) < 4 or final.signs[0] not in _TURNED or gold.signs[0] not in _TURNED:
+        if len(nodes) < 4 or final.signs[0] not in TURNED or gold.signs[0] not in TURNED:
             return (
                 False if final.signs[0] != gold.signs[0] else self._ordered(final.sides, gold.sides)
             )
@@ -427,15 +437,8 @@ class Comparison:
             return None
         if factor is None:
             return False
-        sign = final.signs[0] if factor > 0 else _turned(final.signs[0])
+        sign = final.signs[0] if factor > 0 else turned(final.signs[0])
         return sign == gold.signs[0]
-
-
-_TURNED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
-
-
-def _turned(sign: str) -> str:
-    return _TURNED.get(sign, sign)
 
 
 def _all(outcomes: Sequence[bool | None]) -> bool | None:
@@ -448,139 +451,3 @@ def _any(outcomes: Sequence[bool | None]) -> bool | None:
     if True in outcomes:
         return True
     return None if None in outcomes else False
-
-
-def _radians(node: Node) -> Node:
-    return ("mul", node, ("div", ("const", "pi"), ("num", Fraction(180))))
-
-
-def _node(value: Value) -> Node:
-    return value.node if isinstance(value, Quantity) else ()
-
-
-def _magnitude(value: Fraction) -> int:
-    """The power of ten of the first digit."""
-    size = abs(value)
-    guess = floor(log10(size.numerator) - log10(size.denominator))
-    while Fraction(10) ** (guess + 1) <= size:
-        guess += 1
-    while Fraction(10) ** guess > size:
-        guess -= 1
-    return guess
-
-
-def _named(value: Relation) -> tuple[str, Value] | None:
-    """The name and the value of `x = 5`, `f(x) = 2x`, `5 = x`."""
-    if value.signs != ("=",):
-        return None
-    left, right = value.sides
-    for name, other in ((left, right), (right, left)):
-        if isinstance(name, Words):
-            return " ".join(name.words), other
-        if name is left and isinstance(name, Sequence_) and name.kind == "tuple":
-            if all(_node(item)[:1] == ("sym",) for item in name.items):
-                return "tuple", other
-        node = _node(name)
-        if node and node[0] == "sym":
-            return str(node[1]), other
-        is_call = node and node[0] == "mul" and node[1][0] == node[2][0] == "sym"
-        if is_call and name is left:
-            return "y" if node[1][1] in ("f", "g", "h") else str(node[1][1]), other
-    return None
-
-
-def _is_condition(value: Value) -> bool:
-    if isinstance(value, Relation):
-        return any(sign in ("<", ">", "<=", ">=", "!=") for sign in value.signs)
-    return _has_ranges(value)
-
-
-def _has_ranges(value: Value) -> bool:
-    return isinstance(value, Sequence_) and any(
-        isinstance(item, Interval | Union) or (isinstance(item, Relation) and _is_condition(item))
-        for item in value.items
-    )
-
-
-def _as_interval(value: Value) -> Interval | None:
-    if isinstance(value, Interval):
-        return value
-    if isinstance(value, Relation):
-        return _chain_as_interval(value)
-    if isinstance(value, Sequence_) and value.kind in ("tuple", "square") and len(value.items) == 2:
-        low, high = (_node(item) for item in value.items)
-        is_closed = value.kind == "square"
-        return Interval(low, high, is_closed, is_closed) if low and high else None
-    return None
-
-
-def _chain_as_interval(value: Relation) -> Interval | None:
-    """`a < x \\le b`, or one end alone, as an interval."""
-    nodes = [_node(side) for side in value.sides]
-    signs = [sign for sign in value.signs if sign in ("<", "<=")]
-    if () in nodes or len(nodes) not in (2, 3):
-        return None
-    if len(signs) < len(value.signs):
-        if not all(sign in (">", ">=") for sign in value.signs):
-            return None
-        nodes, signs = nodes[::-1], [_turned(sign) for sign in value.signs[::-1]]
-    infinite: Node = ("const", "inf")
-    if len(nodes) == 2:
-        if nodes[0][0] == "sym":
-            nodes, signs = [("neg", infinite), *nodes], ["<", *signs]
-        else:
-            nodes, signs = [*nodes, infinite], [*signs, "<"]
-    if nodes[1][0] != "sym" or symbols_of(nodes[0]) | symbols_of(nodes[2]):
-        return None
-    return Interval(nodes[0], nodes[2], signs[0] == "<=", signs[1] == "<=")
-
-
-def _vector(matrix: Matrix) -> tuple[Value, ...]:
-    if len(matrix.rows) == 1:
-        return matrix.rows[0]
-    return tuple(row[0] for row in matrix.rows) if all(len(r) == 1 for r in matrix.rows) else ()
-
-
-def _same_time(final: Ratio, gold: Ratio) -> bool:
-    """Two times of day; without am or pm, one up to 12 may be either."""
-    mine, right = _minutes(final), _minutes(gold)
-    if mine is None or right is None:
-        return False
-    if mine == right:
-        return True
-    is_open = (not final.suffix and mine <= 720) or (not gold.suffix and right <= 720)
-    return bool(final.suffix) != bool(gold.suffix) and is_open and (mine - right) % 720 == 0
-
-
-def _minutes(value: Ratio) -> Fraction | None:
-    hours, minutes = (rational(part.node) for part in value.parts)
-    if hours is None or minutes is None:
-        return None
-    if value.suffix:
-        hours = hours % 12 + (12 if value.suffix == "pm" else 0)
-    return hours * 60 + minutes
-
-
-def _same_words(mine: tuple[str, ...], right: tuple[str, ...]) -> bool | None:
-    a = [word for word in mine if word not in _ARTICLES] or list(mine)
-    b = [word for word in right if word not in _ARTICLES] or list(right)
-    if a == b or "".join(a).replace("-", "") == "".join(b).replace("-", ""):
-        return True
-    if len(b) == 1 and b[0] in _YES:
-        said = {_YES[word] for word in a if word in _YES}
-        if len(said) == 1 and not _NOT & set(a[1:]) and a[0] in _YES:
-            return said == {_YES[b[0]]}
-        return None if said else False
-    if " ".join(a) in NOTHING_WORDS and " ".join(b) in NOTHING_WORDS:
-        return True
-    if len(a) > len(b) and _contains(a, b):
-        return False if _NOT & set(a) else None
-    one, other = "".join(a), "".join(b)
-    if len(a) == len(b) == 1 and len(one) == 3 and sorted(one) == sorted(other):
-        return None if "".join(sorted(one)) in _ALPHABET else False  # abc and bca: a product?
-    return False
-
-
-def _contains(words: Sequence[str], wanted: Sequence[str]) -> bool:
-    length = len(wanted)
-    return any(list(words[n : n + length]) == list(wanted) for n in range(len(words) - length + 1))

@@ -4,7 +4,7 @@ The variables of the polynomials are symbols and constants: square roots of prim
 Reduced by s² = p and i² = -1 the form is unique, so that two numbers or two rational functions are
 equal exactly when a/b = c/d cross-multiplied is zero. Everything else (other roots, functions of
 an argument) is a variable named by its argument: then equal forms are equal, and different ones
-prove nothing (`Ratio.is_settled`).
+prove nothing (`Quotient.is_settled`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import comb, factorial, isqrt
 
-from batchr1.reasoning.verdicts.scan import GiveUpError
-from batchr1.reasoning.verdicts.syntax import Node
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
+from batchr1.reasoning.verdicts.grammar.trees import Node
 
 MAX_BITS = 70_000  # of a number: 5,000! has 54,000
 MAX_TERMS = 400  # of a polynomial
@@ -34,7 +34,7 @@ class DivisionByZeroError(GiveUpError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Quotient:
     """A ratio of polynomials. `is_settled`: its form is unique, so that different means unequal."""
 
     above: Poly
@@ -55,7 +55,7 @@ class ExactArithmetic:
     def __init__(self) -> None:
         self._steps = 0
 
-    def ratio(self, node: Node) -> Ratio:
+    def ratio(self, node: Node) -> Quotient:
         """A tree as a ratio. Raises `GiveUpError` beyond the bounds, or where it has no value."""
         match node[0]:
             case "num":
@@ -90,31 +90,31 @@ class ExactArithmetic:
                 return self._opaque(node)
         raise GiveUpError(f"no arithmetic for {node[0]}")
 
-    def difference(self, a: Ratio, b: Ratio) -> Poly:
+    def difference(self, a: Quotient, b: Quotient) -> Poly:
         """The numerator of a - b: empty exactly where both are equal."""
         return self._plus(
             self._times(a.above, b.below), self._scaled(self._times(b.above, a.below), -1)
         )
 
-    def quotient(self, a: Ratio, b: Ratio) -> Ratio:
+    def quotient(self, a: Quotient, b: Quotient) -> Quotient:
         """a / b."""
         return self._quotient(a, b)
 
-    def _sum(self, a: Ratio, b: Ratio) -> Ratio:
+    def _sum(self, a: Quotient, b: Quotient) -> Quotient:
         settled = a.is_settled and b.is_settled
         if a.below == b.below:
-            return Ratio(self._plus(a.above, b.above), a.below, settled)
+            return Quotient(self._plus(a.above, b.above), a.below, settled)
         above = self._plus(self._times(a.above, b.below), self._times(b.above, a.below))
-        return Ratio(above, self._times(a.below, b.below), settled)
+        return Quotient(above, self._times(a.below, b.below), settled)
 
-    def _product(self, a: Ratio, b: Ratio) -> Ratio:
+    def _product(self, a: Quotient, b: Quotient) -> Quotient:
         settled = a.is_settled and b.is_settled
-        return Ratio(self._times(a.above, b.above), self._times(a.below, b.below), settled)
+        return Quotient(self._times(a.above, b.above), self._times(a.below, b.below), settled)
 
-    def _quotient(self, a: Ratio, b: Ratio) -> Ratio:
+    def _quotient(self, a: Quotient, b: Quotient) -> Quotient:
         if not b.above:
             raise DivisionByZeroError("a division by zero")
-        return self._product(a, Ratio(b.below, b.above, b.is_settled))
+        return self._product(a, Quotient(b.below, b.above, b.is_settled))
 
     def _times(self, a: Poly, b: Poly) -> Poly:
         self._steps += len(a) * len(b) + 1
@@ -148,7 +148,7 @@ class ExactArithmetic:
     def _scaled(self, a: Poly, by: int) -> Poly:
         return {monomial: value * by for monomial, value in a.items()}
 
-    def _power(self, base: Node, exponent: Node) -> Ratio:
+    def _power(self, base: Node, exponent: Node) -> Quotient:
         power = self.ratio(exponent).number
         if power is None:
             return self._opaque(("pow", base, exponent))
@@ -161,11 +161,11 @@ class ExactArithmetic:
         root = self._root(("num", Fraction(power.denominator)), ("num", number))
         return self._whole_power(root, power.numerator)
 
-    def _whole_power(self, value: Ratio, power: int) -> Ratio:
+    def _whole_power(self, value: Quotient, power: int) -> Quotient:
         if power < 0:
             if not value.above:
                 raise DivisionByZeroError("a division by zero")
-            return self._whole_power(Ratio(value.below, value.above, value.is_settled), -power)
+            return self._whole_power(Quotient(value.below, value.above, value.is_settled), -power)
         if power == 0 and not value.above:
             raise DivisionByZeroError("zero to the power of zero")
         number = value.number
@@ -175,7 +175,7 @@ class ExactArithmetic:
             return _of_number(number**power if abs(number) != 1 else number ** (power % 2))
         if power > 200:
             raise GiveUpError("a large power of a polynomial")
-        result = Ratio(_ONE, _ONE, value.is_settled)
+        result = Quotient(_ONE, _ONE, value.is_settled)
         while power:
             if power & 1:
                 result = self._product(result, value)
@@ -183,13 +183,13 @@ class ExactArithmetic:
             value = self._product(value, value) if power else value
         return result
 
-    def _root(self, index: Node, node: Node) -> Ratio:
+    def _root(self, index: Node, node: Node) -> Quotient:
         order = self.ratio(index).number
         value = self.ratio(node)
         number = value.number
         if order is None or order.denominator != 1 or not 1 < order < 60 or number is None:
             if order == 2:
-                return Ratio(*_opaque_root(value), False)
+                return Quotient(*_opaque_root(value), False)
             return self._opaque(("root", index, node))
         n = int(order)
         above, below = _whole_root(number.numerator, n), _whole_root(number.denominator, n)
@@ -199,7 +199,7 @@ class ExactArithmetic:
             return self._opaque(("root", index, ("num", number)))
         return _square_root(number)
 
-    def _factorial(self, node: Node) -> Ratio:
+    def _factorial(self, node: Node) -> Quotient:
         number = self.ratio(node).number
         if number is None:
             return self._opaque(("fact", node))
@@ -208,28 +208,28 @@ class ExactArithmetic:
         self._steps += int(number)
         return _of_number(Fraction(factorial(int(number))))
 
-    def _binomial(self, n: Node, k: Node) -> Ratio:
+    def _binomial(self, n: Node, k: Node) -> Quotient:
         a, b = self.ratio(n).number, self.ratio(k).number
         if a is None or b is None:
             return self._opaque(("binom", n, k))
-        if a.denominator != 1 or b.denominator != 1 or not (0 <= b and 0 <= a <= 5000):
+        if a.denominator != 1 or b.denominator != 1 or not (b >= 0 and 0 <= a <= 5000):
             raise GiveUpError("a binomial coefficient without a value")
         return _of_number(Fraction(comb(int(a), int(b))))
 
-    def _absolute(self, node: Node) -> Ratio:
+    def _absolute(self, node: Node) -> Quotient:
         number = self.ratio(node).number
         return self._opaque(("abs", node)) if number is None else _of_number(abs(number))
 
-    def _rounded(self, name: str, node: Node) -> Ratio:
+    def _rounded(self, name: str, node: Node) -> Quotient:
         number = self.ratio(node).number
         if number is None:
             return self._opaque(("fn", name, node))
         return _of_number(Fraction(number.__floor__() if name == "floor" else number.__ceil__()))
 
-    def _opaque(self, node: Node) -> Ratio:
+    def _opaque(self, node: Node) -> Quotient:
         """A variable that is named by its operands."""
         names = [one if isinstance(one, str) else _key(self.ratio(one)) for one in node[1:]]
-        return Ratio({((f"{node[0]} {' ; '.join(names)}", 1),): Fraction(1)}, _ONE, False)
+        return Quotient({((f"{node[0]} {' ; '.join(names)}", 1),): Fraction(1)}, _ONE, False)
 
 
 def exactly_equal(a: Node, b: Node) -> bool | None:
@@ -266,17 +266,19 @@ def proportion(a: Node, b: Node) -> Fraction | None:
     return factor if scaled == dict(found.above) else None
 
 
-def _of_number(number: Fraction) -> Ratio:
+def _of_number(number: Fraction) -> Quotient:
     _bounded(number)
-    return Ratio({(): number} if number else {}, _ONE)
+    return Quotient({(): number} if number else {}, _ONE)
 
 
-def _variable(name: str) -> Ratio:
-    return Ratio({((name, 1),): Fraction(1)}, _ONE)
+def _variable(name: str) -> Quotient:
+    return Quotient({((name, 1),): Fraction(1)}, _ONE)
 
 
-def _negated(a: Ratio) -> Ratio:
-    return Ratio({monomial: -value for monomial, value in a.above.items()}, a.below, a.is_settled)
+def _negated(a: Quotient) -> Quotient:
+    return Quotient(
+        {monomial: -value for monomial, value in a.above.items()}, a.below, a.is_settled
+    )
 
 
 def _bits(number: Fraction) -> int:
@@ -304,7 +306,7 @@ def _multiplied(a: Monomial, b: Monomial) -> tuple[Monomial, Fraction]:
     return tuple(sorted((name, power) for name, power in powers.items() if power)), factor
 
 
-def _square_root(number: Fraction) -> Ratio:
+def _square_root(number: Fraction) -> Quotient:
     """√(a/b) = √(ab)/b, with squares taken out and a variable for each prime that is left."""
     product, below = abs(number.numerator) * number.denominator, number.denominator
     outside, left, primes = 1, product, []
@@ -327,10 +329,10 @@ def _square_root(number: Fraction) -> Ratio:
             primes.append(left)
             is_settled = left < MAX_FACTOR * MAX_FACTOR  # then it is a prime
     names = [(f"{_ROOT}{p}", 1) for p in primes] + ([(_I, 1)] if number < 0 else [])
-    return Ratio({tuple(sorted(names)): Fraction(outside, below)}, _ONE, is_settled)
+    return Quotient({tuple(sorted(names)): Fraction(outside, below)}, _ONE, is_settled)
 
 
-def _opaque_root(value: Ratio) -> tuple[Poly, Poly]:
+def _opaque_root(value: Quotient) -> tuple[Poly, Poly]:
     return {((f"sqrt {_key(value)}", 1),): Fraction(1)}, _ONE
 
 
@@ -351,7 +353,7 @@ def _whole_root(number: int, n: int) -> int | None:
     return low if low**n == number else None
 
 
-def _key(value: Ratio) -> str:
+def _key(value: Quotient) -> str:
     """A name of a ratio, scaled so that its denominator begins with one."""
     first = value.below[min(value.below)]
     return f"{_written(value.above, first)}/{_written(value.below, first)}"

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from batchr1.reasoning.verdicts.choices import choice_of, choice_text, yes_no_of
 from batchr1.reasoning.verdicts.compare import Comparison
 from batchr1.reasoning.verdicts.exact import rational
-from batchr1.reasoning.verdicts.scan import GiveUpError, Token, scan
-from batchr1.reasoning.verdicts.values import (
+from batchr1.reasoning.verdicts.grammar.forms import (
     Interval,
     Quantity,
     Ratio,
@@ -28,8 +27,9 @@ from batchr1.reasoning.verdicts.values import (
     Union,
     Value,
     Words,
-    readings,
 )
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, scan
+from batchr1.reasoning.verdicts.grammar.values import readings
 
 _BASED = re.compile(r"(?P<digits>[0-9A-Za-z.]+)_(?:\{(?P<long>\d+)\}|(?P<short>\d\d?))")
 _TEXT_GROUP = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
@@ -168,8 +168,6 @@ def _signs(tokens: Sequence[Token]) -> str:
     found: list[str] = []
     for index, token in enumerate(tokens):
         text = token.text.lower() if token.kind == "word" else token.text
-        if text in ("{", "}") and token.kind == "op":
-            text = text if index and tokens[index - 1].text in ("^", "_", "sqrt") else text
         if found and token.kind == "num" and tokens[index - 1].kind == "num":
             found.append(" " * token.gap or "|")
         elif token.gap == 2:

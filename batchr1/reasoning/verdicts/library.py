@@ -10,14 +10,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from batchr1.reasoning.verdicts.grammar.scan import word_set
+
 SMALLEST = 1e-8  # it compares to an absolute precision
 
 _APART = re.compile(r"\d(?:\\[,;: >]|~|\s|\\q?quad(?![A-Za-z]))+\d|\d,\s+\d")
 _MEMBER = re.compile(r"^ *[A-Za-z](?:_\{?\w{1,8}\}?)? *\\in(?![A-Za-z])")
 _DOTS = re.compile(r"\\[lc]?dots|\.\.\.")
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
-_KNOWN = frozenset(
-    "sin cos tan cot sec csc log exp sqrt frac mod lim max min gcd lcm pmatrix bmatrix cases".split()
+_KNOWN = word_set(
+    "sin cos tan cot sec csc log exp sqrt frac mod lim max min gcd lcm pmatrix bmatrix cases"
 )
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from batchr1.reasoning.verdicts.scan import GiveUpError
-from batchr1.reasoning.verdicts.syntax import Node, symbols_of
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
+from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
 
 DIGITS = 50
 AGREED_DIGITS = 40

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from batchr1.reasoning.verdicts.exact import rational
-from batchr1.reasoning.verdicts.syntax import Node
-from batchr1.reasoning.verdicts.values import (
+from batchr1.reasoning.verdicts.grammar.forms import (
     Interval,
     Quantity,
     Relation,
@@ -20,6 +19,7 @@ from batchr1.reasoning.verdicts.values import (
     Union,
     Value,
 )
+from batchr1.reasoning.verdicts.grammar.trees import Node
 
 Bound = tuple[Fraction | float, int]
 Piece = tuple[Bound, Bound]

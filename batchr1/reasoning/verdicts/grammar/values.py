@@ -8,152 +8,71 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from batchr1.reasoning.verdicts.scan import GiveUpError, Token, number_token
-from batchr1.reasoning.verdicts.syntax import (
-    ExpressionParser,
-    Node,
-    has_signs,
-    signs_of,
-    symbols_of,
+from batchr1.reasoning.verdicts.grammar.forms import (
+    EMPTY,
+    REALS,
+    Interval,
+    Matrix,
+    Quantity,
+    Ratio,
+    Relation,
+    Sequence_,
+    Union,
+    Value,
+    Words,
 )
-from batchr1.reasoning.verdicts.units import (
-    MULTIPLIERS,
-    Unit,
-    is_lead,
-    is_unit,
-    unit_of,
+from batchr1.reasoning.verdicts.grammar.grouping import (
+    CURRENCIES,
+    OPENING,
+    closes,
+    depth_at,
+    match_of,
+    opens,
+    split,
+    trimmed,
+    with_decimal_commas,
+    words_of,
 )
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
+from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
+from batchr1.reasoning.verdicts.grammar.trees import Node, has_signs, signs_of, symbols_of
+from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, is_unit, unit_of
 
 MAX_ITEMS = 60
 MAX_NESTING = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """An expression, perhaps with a unit. `decimals` and `digits` where it is a decimal as written.
-
-    `is_loose`: its last letters may be a unit instead (`5 m`).
-    """
-
-    node: Node
-    unit: Unit | None = None
-    decimals: int | None = None
-    digits: int = 0
-    loose: tuple[Node, Unit | None] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Words in lower case, without signs."""
-
-    words: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence_:
-    """Several values. A `list` has no brackets; a `tuple` round ones, a `square` and an `angle` theirs."""
-
-    kind: Literal["list", "set", "tuple", "square", "angle"]
-    items: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An interval; infinite ends are ("const", "inf"), negated below."""
-
-    low: Node
-    high: Node
-    has_low: bool
-    has_high: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Union:
-    """What sets are together, or what is left of the first without the second."""
-
-    parts: tuple[Value, ...]
-    operation: Literal["cup", "cap", "setminus"] = "cup"
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """Expressions with signs between them: `a < x`, `y = 2x`. `joined`: by and or or, in a list."""
-
-    sides: tuple[Value, ...]
-    signs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Rows of values."""
-
-    rows: tuple[tuple[Value, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Numbers with colons between them: 3:4, or a time of day."""
-
-    parts: tuple[Quantity, ...]
-    suffix: str = ""
-    is_time: bool = False
-
-
-Value = Quantity | Words | Sequence_ | Interval | Union | Relation | Matrix | Ratio
-EMPTY = Sequence_("set", ())
-REALS = Interval(("neg", ("const", "inf")), ("const", "inf"), False, False)
-
-_OPENING = {
-    "(": ")",
-    "[": "]",
-    "{": "}",
-    r"\{": r"\}",
-    "langle": "rangle",
-    "lfloor": "rfloor",
-    "lceil": "rceil",
-}
-_SEPARATING_WORDS = {"and", "or", "und", "oder", "et", "ou", "和", "或", "及"}
-_SEPARATING_COMMANDS = {"vee", "lor", "wedge", "land"}
 _RELATIONS_TEXT = """
 = = < < > > le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne != neq != approx ~ sim ~ simeq ~
 equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel par subset sub
 subseteq sub in in
 """
 _RELATIONS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))
-NOTHING_WORDS = frozenset(
-    (
-        "no solution|no solutions|no real solution|no real solutions|empty set|the empty set|null set"
-    ).split("|")
-)
 _NOTHING = {"emptyset", "varnothing"}
-_CURRENCIES = frozenset("USD EUR GBP JPY INR CNY RMB KRW CHF RUB Rs € £ ¥ ₹ ₩ ₽ US HK".split())
-_PUNCTUATION = frozenset(".,;:!?\"'")
-_SHORT_WORDS = frozenset("no yes up on in is it if at by of to so do he we or an am".split())
 
 
 def parse(tokens: Sequence[Token]) -> Value:
     """The value that tokens are. Raises `GiveUpError` for what is not understood."""
-    return _Values(0).whole(_trimmed(tokens))
+    return _Values(0).whole(trimmed(tokens))
 
 
 def readings(tokens: Sequence[Token]) -> list[Value]:
     """The value, and then the others that the same tokens may mean: `1,234` as a list."""
     found = [parse(tokens)]
     if any(one.parts for one in tokens):
-        split: list[Token] = []
+        listed: list[Token] = []
         for token in tokens:
             for number, part in enumerate(token.parts):
                 if number:
-                    split.append(Token("op", ",", 0))
-                split.append(number_token(part))
+                    listed.append(Token("op", ",", 0))
+                listed.append(number_token(part))
             if not token.parts:
-                split.append(token)
-        _add_reading(found, split)
-    decimal = _with_decimal_commas(tokens)
+                listed.append(token)
+        _add_reading(found, listed)
+    decimal = with_decimal_commas(tokens)
     if decimal is not None:
         _add_reading(found, decimal)
     return found
@@ -162,61 +81,6 @@ def readings(tokens: Sequence[Token]) -> list[Value]:
 def _add_reading(found: list[Value], tokens: Sequence[Token]) -> None:
     with contextlib.suppress(GiveUpError):
         found.append(parse(tokens))
-
-
-def _with_decimal_commas(tokens: Sequence[Token]) -> list[Token] | None:
-    """Tokens of `3,14` as 3.14: no space behind the comma, and no list of more."""
-    commas = [n for n, token in enumerate(tokens) if token.text == "," and token.kind == "op"]
-    if len(commas) != 1 or not 0 < commas[0] < len(tokens) - 1:
-        return None
-    if any(_opens(token) or _closes(token) for token in tokens):
-        return None
-    before, comma, after = tokens[commas[0] - 1 : commas[0] + 2]
-    is_plain = before.kind == after.kind == "num" and before.text.isdigit() and after.text.isdigit()
-    if not is_plain or comma.gap or after.gap or before.parts or after.parts:
-        return None
-    merged = number_token(f"{before.text}.{after.text}")
-    return [*tokens[: commas[0] - 1], merged, *tokens[commas[0] + 2 :]]
-
-
-def _trimmed(tokens: Sequence[Token]) -> list[Token]:
-    """Without signs that only end a sentence, and without outer braces."""
-    found = list(tokens)
-    while (
-        found and found[-1].kind == "op" and found[-1].text in (".", ",", ";", ":", '"', "`", r"\\")
-    ):
-        found.pop()
-    while found and found[0].kind == "op" and found[0].text in (",", ";", ":", '"', "`", "&", "*"):
-        found.pop(0)
-    while len(found) > 1 and found[0].text == "{" and _match(found, 0) == len(found) - 1:
-        found = found[1:-1]
-    return found
-
-
-def _match(tokens: Sequence[Token], at: int) -> int:
-    """Where the bracket at `at` is closed, whatever closes it; -1 where nothing does."""
-    depth = 0
-    for index in range(at, len(tokens)):
-        token = tokens[index]
-        if _opens(token):
-            depth += 1
-        elif _closes(token):
-            depth -= 1
-            if depth == 0:
-                return index
-    return -1
-
-
-def _opens(token: Token) -> bool:
-    return token.kind == "begin" or (token.kind in ("op", "cmd") and token.text in _OPENING)
-
-
-def _closes(token: Token) -> bool:
-    closing = token.kind in ("op", "cmd") and token.text in _CLOSING
-    return token.kind == "end" or closing
-
-
-_CLOSING = frozenset(_OPENING.values())
 
 
 class _Values:
@@ -229,13 +93,13 @@ class _Values:
 
     def whole(self, tokens: list[Token]) -> Value:
         """A list, or a single value."""
-        tokens = _trimmed(tokens)
+        tokens = trimmed(tokens)
         if not tokens:
             raise GiveUpError("nothing")
         french = self._french(tokens)
         if french is not None:
             return french
-        parts = _split(tokens)
+        parts = split(tokens)
         if len(parts) == 1:
             return self._signed(self.single(parts[0]))
         if len(parts) > MAX_ITEMS:
@@ -267,18 +131,18 @@ class _Values:
             return None
         if first not in ("[", "]") or last not in ("[", "]"):
             return None
-        sides = _split(tokens[1:-1])
+        sides = split(tokens[1:-1])
         return self._interval(sides, first == "[", last == "]") if len(sides) == 2 else None
 
     def single(self, tokens: list[Token]) -> Value:
         """What is no list, at least not without brackets."""
-        tokens = _trimmed(tokens)
+        tokens = trimmed(tokens)
         if not tokens:
             raise GiveUpError("nothing")
         first = tokens[0]
-        if first.kind == "begin" and _match(tokens, 0) == len(tokens) - 1:
+        if first.kind == "begin" and match_of(tokens, 0) == len(tokens) - 1:
             return self._matrix(tokens)
-        if _opens(first) and _match(tokens, 0) == len(tokens) - 1:
+        if opens(first) and match_of(tokens, 0) == len(tokens) - 1:
             return self._bracketed(tokens)
         if len(tokens) == 1 and first.kind == "cmd":
             if first.text in _NOTHING:
@@ -291,7 +155,7 @@ class _Values:
         relation = self._relation(tokens)
         if relation is not None:
             return relation
-        words = _words(tokens)
+        words = words_of(tokens)
         if words is not None:
             return words
         ratio = self._ratio(tokens)
@@ -304,10 +168,10 @@ class _Values:
             return nested.set_of(inner)
         if opening in ("lfloor", "lceil"):
             return self._quantity(tokens)
-        parts = _split(inner) if inner else []
-        if len(parts) == 1 and closing == _OPENING[opening]:
+        parts = split(inner) if inner else []
+        if len(parts) == 1 and closing == OPENING[opening]:
             return nested.whole(inner)
-        if closing != _OPENING[opening]:
+        if closing != OPENING[opening]:
             if len(parts) != 2 or opening not in "([" or closing not in ")]":
                 raise GiveUpError("brackets that do not match")
             return self._interval(parts, opening == "[", closing == "]")
@@ -328,7 +192,7 @@ class _Values:
         if not inner:
             return EMPTY
         for index, token in enumerate(inner):
-            if token.text in ("mid", "|", ":", "vert") and index and _depth_at(inner, index) == 0:
+            if token.text in ("mid", "|", ":", "vert") and index and depth_at(inner, index) == 0:
                 return self.whole(inner[index + 1 :])
         value = self.whole(inner)
         if isinstance(value, Sequence_) and value.kind == "list":
@@ -353,9 +217,9 @@ class _Values:
             raise GiveUpError(f"the environment {name}")
         rows: list[list[list[Token]]] = [[[]]]
         for index, token in enumerate(inner):
-            if _depth_at(inner, index) == 0 and token.text == r"\\":
+            if depth_at(inner, index) == 0 and token.text == r"\\":
                 rows.append([[]])
-            elif _depth_at(inner, index) == 0 and token.text == "&":
+            elif depth_at(inner, index) == 0 and token.text == "&":
                 rows[-1].append([])
             elif token.text != "hline":
                 rows[-1][-1].append(token)
@@ -372,9 +236,9 @@ class _Values:
         for index, token in enumerate(tokens):
             name = token.text
             if name == "U" and token.kind == "letters" and 0 < index < len(tokens) - 1:
-                is_union = _closes(tokens[index - 1]) and _opens(tokens[index + 1])
+                is_union = closes(tokens[index - 1]) and opens(tokens[index + 1])
                 name = "cup" if is_union else name
-            if name in ("cup", "cap", "setminus", "backslash") and _depth_at(tokens, index) == 0:
+            if name in ("cup", "cap", "setminus", "backslash") and depth_at(tokens, index) == 0:
                 cuts.append((index, "setminus" if name == "backslash" else name))
         if not cuts:
             return None
@@ -398,7 +262,7 @@ class _Values:
         signs: list[str] = []
         for index, token in enumerate(tokens):
             sign = _RELATIONS.get(token.text) if token.kind in ("op", "cmd") else None
-            if sign is None or _depth_at(tokens, index):
+            if sign is None or depth_at(tokens, index):
                 sides[-1].append(token)
             elif not sides[-1] and signs and signs[-1] in ("<", ">") and sign == "=":
                 signs[-1] += "="
@@ -486,7 +350,7 @@ class _Values:
 def _currency(tokens: list[Token]) -> tuple[bool, Unit | None, list[Token]]:
     """A sign and a currency that stand before a number; what is left."""
     at = 1 if tokens[0].text == "-" and len(tokens) > 1 else 0
-    if tokens[at].text in _CURRENCIES and len(tokens) > at + 1:
+    if tokens[at].text in CURRENCIES and len(tokens) > at + 1:
         end = at + 1
         if tokens[at].text in ("US", "HK") and tokens[end].text == "USD":
             end += 1
@@ -538,97 +402,9 @@ def _infinite(value: Value) -> bool:
     return bool(node) and (node == ("const", "inf") or node == ("neg", ("const", "inf")))
 
 
-def _depth_at(tokens: Sequence[Token], index: int) -> int:
-    """How many brackets are open before a token. Bars are no brackets."""
-    depth = 0
-    for token in tokens[:index]:
-        depth += _opens(token) - (_closes(token) and depth > 0)
-    return depth
-
-
 def _name_end(tokens: Sequence[Token], signs: set[str]) -> int | None:
     """Where a value begins behind a name and a sign: behind `x \\in`."""
     for index, token in enumerate(tokens[:8]):
         if token.text in signs and token.kind in ("op", "cmd"):
             return index + 1
     return None
-
-
-def _split(tokens: Sequence[Token]) -> list[list[Token]]:
-    """The elements of a list: by semicolons where there are any, else by commas, words, wide spaces."""
-    depth = 0
-    marks: list[tuple[int, str]] = []
-    for index, token in enumerate(tokens):
-        depth += _opens(token) - (_closes(token) and depth > 0)
-        if depth:
-            if token.gap == 2 and index and depth == 1 and _opens(token):
-                marks.append((index, "gap"))
-            continue
-        if token.kind == "op" and token.text in (";", ",", r"\\"):
-            marks.append((index, token.text))
-        elif token.kind in ("word", "letters") and token.text.lower() in _SEPARATING_WORDS:
-            marks.append((index, "word"))
-        elif token.kind == "cmd" and token.text in _SEPARATING_COMMANDS:
-            marks.append((index, "word"))
-        elif index and _is_apart(tokens, index):
-            marks.append((index, "gap"))
-    if any(mark == ";" for _, mark in marks):
-        marks = [one for one in marks if one[1] == ";"]
-    parts: list[list[Token]] = [[]]
-    cuts = dict(marks)
-    for index, token in enumerate(tokens):
-        if index in cuts:
-            parts.append([])
-            if cuts[index] != "gap":
-                continue
-        parts[-1].append(token)
-    return [part for part in parts if part] or [[]]
-
-
-def _is_apart(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a space alone separates two elements: a wide one, or one between two numbers."""
-    before, token = tokens[index - 1], tokens[index]
-    if token.kind == "num" and before.kind == "num" and token.gap:
-        if index > 1 and tokens[index - 2].text in ("_", "^", "sqrt", "frac", "dfrac", "tfrac"):
-            return False
-        after = [t.text for t in tokens[index + 1 : index + 2]]
-        return token.gap == 2 or after != ["/"] or before.decimals is not None
-    if token.gap == 2:
-        return (token.kind != "op" and before.kind != "op") or token.text in ("(", r"\{")
-    return False
-
-
-def _words(tokens: Sequence[Token]) -> Words | None:
-    """Words, where tokens are nothing else, or words with numbers among them."""
-    texts = [t for t in tokens if t.text not in _PUNCTUATION and t.text != "-" or t.kind == "num"]
-    if not texts:
-        return None
-    if all(t.kind in ("word", "letters") for t in texts):
-        if any(_is_word(t, len(texts)) for t in texts):
-            return Words(tuple(t.text.lower() for t in texts))
-        return None
-    first = texts[0]
-    begins = first.kind == "word" and len(first.text) > 1
-    begins = begins or (first.kind == "letters" and _is_word(first, len(texts)))
-    if begins and all(t.kind in ("word", "letters", "num") for t in texts):
-        if first.text in _CURRENCIES or is_unit(first.text):
-            return None
-        lead = [t.text for t in texts if t.kind != "num"]
-        numbers = [n for n, t in enumerate(texts) if t.kind == "num"]
-        if is_lead([t.text for t in texts[: numbers[0]]]):
-            return None
-        del lead
-        return Words(tuple(t.text.lower() for t in texts))
-    return None
-
-
-def _is_word(token: Token, of: int) -> bool:
-    """Whether letters are a word and no product of symbols."""
-    text = token.text
-    if token.kind == "word":
-        return len(text) > 1 or (of == 1 and text not in ("e", "i"))
-    if text in ("pi", "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "inf", "infinity", "oo"):
-        return False
-    if len(text) == 2:
-        return text.isupper() or text.lower() in _SHORT_WORDS
-    return len(text) > 2

@@ -52,10 +52,11 @@ _SIGNS = {one[0]: one[1:] + " " for one in re.split(r"[|\n]", _SIGNS_TEXT.strip(
 _SIGNS = {sign: text.strip() + " " * text.startswith("\\") for sign, text in _SIGNS.items()}
 _SIGNS |= dict.fromkeys("\u2009\u202f\u2008\u200a", r"\,") | dict.fromkeys("\u00a0\u3000", " ")
 _SIGNS |= dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u2062\u2061", "")
-_GREEK = (
+_GREEK_TEXT = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho . "
     "sigma tau upsilon phi chi psi omega"
-).split()
+)
+_GREEK = _GREEK_TEXT.split()
 _SIGNS |= {chr(0x3B1 + i): f"\\{name} " for i, name in enumerate(_GREEK) if name != "."}
 _SIGNS |= {"Δ": r"\Delta ", "Ω": r"\Omega ", "Σ": r"\Sigma ", "Π": r"\Pi ", "Γ": r"\Gamma "}
 _SIGN_TABLE = str.maketrans(_SIGNS)
@@ -103,6 +104,11 @@ _E = re.compile(r"[eE]([+-]?\d{1,4})(?![\d.])")
 _DIGITS = re.compile(r"\d")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
 _LETTERS = re.compile(r"[A-Za-z]+")
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
 
 
 def clean(text: str) -> str:

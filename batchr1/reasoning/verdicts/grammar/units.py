@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from batchr1.reasoning.verdicts.scan import GiveUpError, Token
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
 
 MAX_WORDS = 8  # of what is dropped behind a number
 
@@ -84,13 +84,13 @@ MULTIPLIERS = {
     "dozen": 12,
 }
 # A text behind a number that holds one of these is not dropped: it says something else about it.
-_SAYS_MORE = frozenset(
+_SAYS_MORE = word_set(
     "or and not no to than least most under over below above between minus plus times less more except except "
-    "without nor half quarter third hundred thousand million billion trillion dozen either neither if".split()
+    "without nor half quarter third hundred thousand million billion trillion dozen either neither if"
 )
-_LEADS = frozenset(
+_LEADS = word_set(
     "the answer is final a an total of result value equals equal approximately approx about exactly around "
-    "roughly only so thus therefore hence it that we get have there are will be sum area length".split()
+    "roughly only so thus therefore hence it that we get have there are will be sum area length"
 )
 
 

@@ -1,37 +1,31 @@
 """Expression trees of tokens.
 
-A tree is a tuple: its operator, then its operands.
-
-    ("num", Fraction) ("sym", name) ("const", pi|e|i|inf)
-    ("add", a, b) ("neg", a) ("mul", a, b) ("div", a, b) ("pow", a, b) ("fact", a) ("abs", a)
-    ("root", n, a) ("fn", name, a) ("log", base, a) ("binom", n, k) ("pm", a) ("mp", a) ("opaque", name)
+Trees are those of `trees`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
-from batchr1.reasoning.verdicts.scan import GiveUpError, Token
-from batchr1.reasoning.verdicts.units import is_unit
-
-Node = tuple[Any, ...]
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
+from batchr1.reasoning.verdicts.grammar.trees import Node, call, plain_fraction, symbol
+from batchr1.reasoning.verdicts.grammar.units import is_unit
 
 MAX_DEPTH = 60
 MAX_TOKENS = 800
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp lg".split()
+FUNCTIONS = word_set(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp lg"
 )
 _STARTS = ("sqrt", "sin", "cos", "tan", "log", "exp", "ln", "pi")  # of letters run together
 _PLAIN_FUNCTIONS = FUNCTIONS | {"log", "sqrt", "abs"}
 _FRACTIONS = {"frac", "dfrac", "tfrac", "cfrac", "sfrac"}
 _BINOMIALS = {"binom", "dbinom", "tbinom"}
 _TIMES = {"cdot", "times", "ast"}
-_GREEK = frozenset(
+_GREEK = word_set(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar".split()
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
 )
 _OVER = {"overline", "overrightarrow", "vec", "hat", "widehat", "bar", "tilde", "angle", "triangle"}
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
@@ -220,7 +214,7 @@ class ExpressionParser:
         texts = [t.text for t in self._tokens[self.at : self.at + 7]]
         kinds = [t.kind for t in self._tokens[self.at : self.at + 3]]
         if kinds[:1] == ["cmd"] and texts[0] in _FRACTIONS:
-            found = _plain_fraction(self._tokens[self.at : self.at + 7])
+            found = plain_fraction(self._tokens[self.at : self.at + 7])
             if found is None:
                 return None
             above, below, length = found
@@ -255,7 +249,7 @@ class ExpressionParser:
             return self._letters()
         self.at += 1
         subscript = self._subscript()
-        return ("sym", known + subscript) if subscript else _symbol(known)
+        return ("sym", known + subscript) if subscript else symbol(known)
 
     def _cut(self, length: int) -> None:
         """Make two tokens of the letters that stand here, the first so long."""
@@ -376,7 +370,7 @@ class ExpressionParser:
                 self.at += 1
                 base = self._argument()
         argument = self._function_argument()
-        node = _call(name, base, argument)
+        node = call(name, base, argument)
         if power is None:
             return node
         if power == ("neg", ("num", Fraction(1))) and name in ("sin", "cos", "tan"):
@@ -413,75 +407,3 @@ class ExpressionParser:
 
     def _peek(self) -> Token | None:
         return self._tokens[self.at] if self.at < len(self._tokens) else None
-
-
-def _call(name: str, base: Node | None, argument: Node) -> Node:
-    match name:
-        case "log":
-            return ("log", base or ("num", Fraction(10)), argument)
-        case "lg":
-            return ("log", ("num", Fraction(10)), argument)
-        case "ln":
-            return ("log", ("const", "e"), argument)
-        case "exp":
-            return ("pow", ("const", "e"), argument)
-        case "sqrt":
-            return ("root", ("num", Fraction(2)), argument)
-        case "abs":
-            return ("abs", argument)
-    return ("fn", name, argument)
-
-
-def _symbol(name: str) -> Node:
-    return ("const", name) if name in ("e", "i") else ("sym", name)
-
-
-def _plain_fraction(tokens: Sequence[Token]) -> tuple[int, int, int] | None:
-    r"""Numerator, denominator and length in tokens of `\frac{3}{4}` or `\frac34` in whole numbers."""
-    texts = [t.text for t in tokens]
-    if (
-        len(texts) >= 7
-        and texts[1] == "{"
-        and texts[3] == "}"
-        and texts[4] == "{"
-        and texts[6] == "}"
-    ):
-        above, below, length = texts[2], texts[5], 7
-    elif len(texts) >= 2 and texts[1].isdigit() and len(texts[1]) == 2:
-        above, below, length = texts[1][0], texts[1][1], 2
-    elif len(texts) >= 3 and texts[1].isdigit() and len(texts[1]) == 1 and texts[2].isdigit():
-        above, below, length = texts[1], texts[2][0], 3
-        if len(texts[2]) > 1:
-            return None
-    else:
-        return None
-    if not (above.isdigit() and below.isdigit()):
-        return None
-    return int(above), int(below), length
-
-
-def symbols_of(node: Node) -> frozenset[str]:
-    """Names of the symbols in a tree."""
-    found: set[str] = set()
-    stack: list[Any] = [node]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, tuple) and one:
-            if one[0] == "sym":
-                found.add(one[1])
-            else:
-                stack.extend(one[1:])
-    return frozenset(found)
-
-
-def signs_of(node: Node, plus: bool) -> Node:
-    r"""A tree with `\pm` read as plus (and `\mp` as minus), or the other way round."""
-    if node[0] in ("pm", "mp"):
-        inner = signs_of(node[1], plus)
-        return inner if (node[0] == "pm") == plus else ("neg", inner)
-    return (node[0], *(signs_of(n, plus) if isinstance(n, tuple) else n for n in node[1:]))
-
-
-def has_signs(node: Node) -> bool:
-    r"""Whether a tree holds a `\pm`."""
-    return node[0] in ("pm", "mp") or any(has_signs(n) for n in node[1:] if isinstance(n, tuple))
