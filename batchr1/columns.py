@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchr1.records import FLAGS
+from batchr1.records import FLAGS, VERDICT_STAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,13 @@ COLUMNS: tuple[Column, ...] = (
         pa.bool_(),
         True,
         "whether the answer is right, by verify.kind; null without gold or verdict",
+    ),
+    Column(
+        "verdict_by",
+        _text,
+        True,
+        "the stage of verification that decided correct; null where none did",
+        values=VERDICT_STAGES,
     ),
     Column(
         "reasoning_status",
@@ -159,6 +166,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 NAMES = frozenset(c.name for c in COLUMNS)
+ADDED_LATER = frozenset({"verdict_by"})  # not in parts of older versions: null there
 KEPT_AFTER = "sample"  # kept input columns stand behind this one
 
 FAILED_SCHEMA = pa.schema(
@@ -183,6 +191,21 @@ def output_schema(kept: pa.Schema) -> pa.Schema:
         if column.name == KEPT_AFTER:
             fields.extend(pa.field(f.name, f.type) for f in kept)
     return pa.schema(fields)
+
+
+def with_later_columns(table: pa.Table) -> pa.Table:
+    """A part of an older version as one of this version: what it has no column for is null."""
+    for at, column in enumerate(COLUMNS):
+        if column.name not in ADDED_LATER or column.name in table.schema.names:
+            continue
+        before = (
+            table.schema.names.index(COLUMNS[at - 1].name)
+            if COLUMNS[at - 1].name in table.schema.names
+            else -1
+        )
+        field = pa.field(column.name, column.type, nullable=column.nullable)
+        table = table.add_column(before + 1, field, pa.nulls(table.num_rows, column.type))
+    return table
 
 
 def schema_document() -> dict[str, Any]:

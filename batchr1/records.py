@@ -28,6 +28,7 @@ FLAGS = (  # oddities of a row, always in this order
     "extra_think_tag",
     "answer_without_box",
     "looping",
+    "token_soup",
     "mixed_language",
     "json_leak",
     "long_paragraph",
@@ -35,9 +36,23 @@ FLAGS = (  # oddities of a row, always in this order
     "refusal",
     "budget_forced",
     "verify_failed",
+    "verify_unsure",
 )
+# Stages of verification that decide `correct`.
+VERDICT_STAGES = ("text", "number", "choice", "set", "interval", "math", "function")
 # Comparisons that decide `correct`; a function of the user's is none of them.
-VERIFY_KINDS = ("auto", "math", "number", "choice", "exact", "regex", "none")
+VERIFY_KINDS = (
+    "auto",
+    "math",
+    "number",
+    "aime",
+    "choice",
+    "yes_no",
+    "short_text",
+    "exact",
+    "regex",
+    "none",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +228,7 @@ class Result:
     answer: str | None
     final_answer: str | None
     correct: bool | None
+    verdict_by: str | None
     reasoning_status: ReasoningStatus
     truncated: bool
     truncated_in: TruncatedIn | None

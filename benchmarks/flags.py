@@ -11,8 +11,8 @@ the engine's loop.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
 from array import array
 from pathlib import Path
@@ -21,13 +21,15 @@ from batchr1.reasoning.flags import flags_of
 from batchr1.reasoning.loops import LoopDetector
 from batchr1.reasoning.split import Split
 
-CASES = Path(__file__).parent.parent / "tests" / "data" / "flags.jsonl"
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
+import flag_cases
+
 TOKENS = 1000
 
 
 def texts() -> dict[str, tuple[str, str]]:
     """A prompt and a reasoning of 1,000 tokens each, by kind."""
-    cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    cases = flag_cases.cases()
 
     def of(family: str, chars: int) -> tuple[str, str]:
         chosen = [c for c in cases if c["family"] == family]

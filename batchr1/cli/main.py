@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "Look at a job without running it.",
     "status": "Say what an output holds.",
     "report": "Write a page about an output: lengths, right answers, speed, odd rows.",
+    "verify": "Judge an output's rows again, without generating.",
     "export": "Write an output's rows as a data set to train on.",
     "variants": "List the model variants: bytes of weights, and the smallest GPUs.",
     "fetch": "Fetch a model's weights before a run wants them.",

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchr1.columns import ADDED_LATER, with_later_columns
 from batchr1.errors import OutputError, StorageError
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import INFLIGHT_DIR, aside_name
@@ -185,11 +186,18 @@ class Output:
     def tables(self, columns: list[str]) -> Iterator[pa.Table]:
         """Committed parts, these columns only, one part at a time."""
         for rel in self.parts():
-            yield self._read(rel, columns)
+            yield self.read_part(rel, columns)
 
     def read_part(self, rel: str, columns: list[str] | None) -> pa.Table:
-        """One committed part."""
-        return self._read(rel, columns)
+        """One committed part. Columns that its version did not have yet are there, and null."""
+        if columns is not None and not ADDED_LATER & set(columns):
+            return self._read(rel, columns)
+        have = self._open(rel, pq.read_schema).names
+        wanted = None if columns is None else [name for name in columns if name in have]
+        if columns is not None and set(columns) - set(have) - ADDED_LATER:
+            wanted = columns  # and the reader says which is missing
+        table = with_later_columns(self._read(rel, wanted))
+        return table if columns is None else table.select(columns)
 
     def failed_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Rows that failed, oldest part first.
@@ -202,7 +210,13 @@ class Output:
     def part_columns(self, rel: str) -> dict[str, pa.DataType]:
         """The columns of a committed part, from its footer."""
         schema = self._open(rel, pq.read_schema)
+        schema = with_later_columns(schema.empty_table()).schema
         return dict(zip(schema.names, schema.types, strict=True))
+
+    def stored_columns(self, rel: str) -> list[str]:
+        """The columns that a part's file has, from its footer."""
+        names: list[str] = self._open(rel, pq.read_schema).names
+        return names
 
     def _read(self, rel: str, columns: list[str] | None) -> pa.Table:
         return self._open(rel, lambda file: pq.read_table(file, columns=columns))

@@ -45,6 +45,12 @@ _DEFINITION = re.compile(r"[A-Za-z](?:_\{?[A-Za-z0-9]{1,8}\}?)?(?:\([A-Za-z]\))?
 _MINUS = str.maketrans(
     {"\u2212": "-", "\ufe63": "-", "\uff0d": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "}
 )
+MAX_BOXES = 20  # that are one answer
+_NAME = r"(?:\s?[A-Za-z](?:_\{?\w{1,4}\}?)?\s?(?:=|\\approx)\s?)?"
+_JOINT = re.compile(  # what may stand between two boxes of one answer, at the end of a text
+    r"\}\s?(?:\$|\\\)|\\\])?[ \t\n]{0,3}(?:,|;|(?:,\s?)?\\?(?:and|or|text\{ ?(?:and|or) ?\}|quad)\b|&|和|或)"
+    rf"[ \t\n]{{0,3}}(?:\$|\\\(|\\\[)?{_NAME}\s?$"
+)
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"))
 
 
@@ -80,7 +86,33 @@ def boxed_answer(text: str) -> str | None:
 
 def final_answer(answer: str | None) -> str | None:
     """The final answer that the text of an answer gives: what is in its last box, else None."""
-    return None if answer is None else boxed_answer(answer)
+    return None if answer is None else last_answer(answer)
+
+
+def last_answer(text: str) -> str | None:
+    r"""What the last box holds, with the boxes right before it that make one answer with it.
+
+    Of `\boxed{1} and \boxed{-2}` that is `1, -2`: only a sign, a word or a name stands between.
+    """
+    last = boxed_answer(text)
+    if last is None:
+        return None
+    found = [last]
+    before = text[: _last_box(text)]
+    while len(found) < MAX_BOXES and (joint := _JOINT.search(before)) is not None:
+        start = _last_box(before)
+        content = boxed_answer(before[start:]) if start >= 0 else None
+        if content is None or not before[: joint.start() + 1].endswith("}"):
+            break
+        found.append(content)
+        before = before[:start]
+    if len(set(found)) == 1:
+        return last
+    return ", ".join(reversed(found))
+
+
+def _last_box(text: str) -> int:
+    return max(text.rfind("\\boxed"), text.rfind("\\fbox"))
 
 
 def is_correct(final: str | None, gold: str | None) -> bool | None:

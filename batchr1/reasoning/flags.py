@@ -13,6 +13,7 @@ from batchr1.reasoning.answers import boxed_answer
 from batchr1.reasoning.contents import has_code, has_long_paragraph, is_refusal, leaks_into_json
 from batchr1.reasoning.languages import is_mixed
 from batchr1.reasoning.loops import is_looping
+from batchr1.reasoning.soup import ends_in_soup
 from batchr1.reasoning.split import Split
 from batchr1.records import FLAGS
 
@@ -27,6 +28,7 @@ def flags_of(split: Split, *, prompt: str = "", expects_box: bool = False) -> tu
     - `answer_without_box`: there is an answer but no final one in it; only where `expects_box`, that is where the
       instruction asked for `\boxed{}`.
     - `looping`: reasoning or answer ends in a loop (`loops`).
+    - `token_soup`: it ends in tokens that say nothing (`soup`).
     - `mixed_language`: it leaves the languages of the prompt (`languages`).
     - `json_leak`: an answer in JSON holds reasoning; `refusal`: the answer declines (`contents`).
     - `long_paragraph`, `code_in_reasoning`: of the reasoning; without a think block, of the answer's paragraphs.
@@ -39,6 +41,7 @@ def flags_of(split: Split, *, prompt: str = "", expects_box: bool = False) -> tu
         "extra_think_tag": split.extra_think_tags > 0,
         "answer_without_box": expects_box and split.answer is not None and box is None,
         "looping": is_looping(reasoning) or is_looping(answer),
+        "token_soup": ends_in_soup(reasoning) or ends_in_soup(answer),
         "mixed_language": is_mixed(prompt, reasoning, answer),
         "json_leak": leaks_into_json(prompt, answer),
         "long_paragraph": has_long_paragraph(reasoning or answer),

@@ -18,9 +18,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 MIN_FOREIGN = {
-    "han": 3,
-    "kana": 4,
-    "hangul": 4,
+    "han": 2,
+    "kana": 3,
+    "hangul": 3,
 }  # letters of a script that are a mix; in other scripts:
 MIN_FOREIGN_LETTERS = 10
 TOPIC_FACTOR = 5  # times as many where the prompt is about a country whose names are written so
@@ -280,6 +280,12 @@ def _letters(text: str, *, besides: str = "") -> Counter[str]:
 def _function_words(text: str) -> Counter[str]:
     words = _WORD.findall(text.lower())
     return Counter([_LANGUAGE_OF[word] for word in words if word in _LANGUAGE_OF])
+
+
+def function_word_share(text: str) -> float:
+    """Of a text's words, the share that holds sentences together, in any of the languages known."""
+    words = _WORD.findall(text.lower().replace("’", "'"))
+    return sum(word in _LANGUAGE_OF for word in words) / max(1, len(words))
 
 
 def _prose(text: str) -> str:

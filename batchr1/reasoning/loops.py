@@ -1,9 +1,10 @@
 """Whether the end of a text, or of the tokens generated so far, repeats itself.
 
-Two forms of it, both at the tail only, because a text that went on afterwards came out of its loop:
+Three forms of it, at the tail only, because a text that went on afterwards came out of its loop:
 
 - a period: the tail is the same stretch over and over, three times at least, whatever its length;
-- circling: the tail is mostly sentences that come again and again, in any order.
+- circling: the tail is mostly sentences that come again and again, in any order;
+- repetition: paragraphs come again in other words or another order (`repetition`).
 
 A period is found by looking where the last few bytes stood before: the distance is the candidate,
 and comparing the tail with itself shifted by it says how far back it holds. Both are single
@@ -15,6 +16,9 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
+
+from batchr1.reasoning.repetition import CHECK_EVERY as REPETITION_EVERY
+from batchr1.reasoning.repetition import is_repetitive, tokens_repeat
 
 # of a finished text, in bytes of UTF-8
 TAIL_BYTES = 24_000  # looked at: periods up to a third of it are found
@@ -54,6 +58,8 @@ def is_looping(text: str) -> bool:
     ):
         return True
     ends = [match.end() for match in _BREAK.finditer(tail, max(0, len(tail) - MAX_CLOSING_BYTES))]
+    if is_repetitive(text):
+        return True
     return any(
         _run_length(tail[:end].rstrip(), 1, PROBE_BYTES, MIN_COPIES, MIN_CLOSED_RUN_BYTES)
         for end in ends[-8:]
@@ -78,16 +84,20 @@ class LoopDetector:
     def update(self, tokens: array[int]) -> bool:
         if len(tokens) - self._checked < CHECK_EVERY:
             return False
-        self._checked = (
-            len(tokens) - len(tokens) % CHECK_EVERY
-        )  # at the same places whoever begins to look where
-        return tokens_loop(tokens)
+        before = self._checked // REPETITION_EVERY
+        # at the same places whoever begins to look where
+        self._checked = len(tokens) - len(tokens) % CHECK_EVERY
+        if self._checked // REPETITION_EVERY > before and tokens_repeat(tokens):
+            return True
+        return _is_periodic(tokens)
 
 
 def tokens_loop(tokens: array[int]) -> bool:
-    """Whether the end of a sequence of token ids has been repeating itself for long enough to be
-    stopped.
-    """
+    """Whether the end of a sequence of token ids has repeated itself for long enough to be stopped."""
+    return _is_periodic(tokens) or tokens_repeat(tokens)
+
+
+def _is_periodic(tokens: array[int]) -> bool:
     tail = tokens[-WINDOW_TOKENS:]
     return (
         _run_length(tail.tobytes(), tail.itemsize, PROBE_TOKENS, STOP_COPIES, STOP_RUN_TOKENS) > 0

@@ -104,6 +104,7 @@ def row_of(
         answer=parts.answer,
         final_answer=verdict.final,
         correct=verdict.correct,
+        verdict_by=verdict.by,
         reasoning_status=parts.status,
         truncated=finish_reason == "length",
         truncated_in=parts.truncated_in,
@@ -121,6 +122,7 @@ def row_of(
                     parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box
                 ),
                 *marks,
+                *(("verify_unsure",) if verdict.unsure else ()),
             )
         ),
         seed=item.seed,

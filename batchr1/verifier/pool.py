@@ -124,6 +124,7 @@ class VerifierPool:
             and row.answer is not None
             and needs_process
             and self._verify.kind != "none"
+            and "verify_unsure" not in row.flags
         )
 
     def put(self, row: Result) -> None:
@@ -169,7 +170,7 @@ class VerifierPool:
                     ),
                 )
             if isinstance(verdict, Verdict):
-                row = dataclasses.replace(row, final_answer=verdict.final, correct=verdict.correct)
+                row = judged(row, verdict)
             else:
                 self._count(row, verdict.why)
                 row = dataclasses.replace(row, flags=in_order((*row.flags, "verify_failed")))
@@ -181,6 +182,18 @@ class VerifierPool:
         self._failures[why] += 1
         if self._failures[why] <= LOGGED:
             log.warning("%s, sample %d: no verdict: the verifier %s", row.id, row.sample, why)
+
+
+def judged(row: Result, verdict: Verdict) -> Result:
+    """The row with its verdict, and with the flag of one that is not settled."""
+    flags = (*row.flags, "verify_unsure") if verdict.unsure else row.flags
+    return dataclasses.replace(
+        row,
+        final_answer=verdict.final,
+        correct=verdict.correct,
+        verdict_by=verdict.by,
+        flags=in_order(flags),
+    )
 
 
 def check_verifier(verify: Verify, *, has_gold: bool, timeout_s: float = CHECK_S) -> str | None:

@@ -1,4 +1,4 @@
-"""The labelled set for flags: `python tests/helpers/flag_cases.py` writes tests/data/flags.jsonl.
+"""The labelled set for flags, made by rules: the same in each run.
 
 A case is a prompt, a reasoning, an answer, and the flags that a reader would set, of the six that
 are judged by content. All texts are written for this purpose. Cases marked `held` were written
@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-PATH = Path(__file__).parents[1] / "data" / "flags.jsonl"
+from batchr1.records import FLAGS
 
 MATHS = [
     (
@@ -258,7 +257,7 @@ def case(
         "prompt": prompt,
         "reasoning": reasoning,
         "answer": answer,
-        "flags": list(flags),
+        "flags": sorted(flags, key=FLAGS.index),
     }
 
 
@@ -1011,6 +1010,7 @@ def paragraphs(rng: random.Random) -> Iterator[dict[str, Any]]:
             other,
             "\\boxed{1}",
             "long_paragraph",
+            *(["looping"] if k > 3 else []),  # 32 times and more over the same three texts
             family="long paragraph chinese",
         )
     for _ in range(8):
@@ -1024,6 +1024,7 @@ def paragraphs(rng: random.Random) -> Iterator[dict[str, Any]]:
         QUESTIONS[0],
         "\n".join(f"{n}. {flat[n % 13][:150]} ({n})" for n in range(60)),
         "\\boxed{1}",
+        "looping",  # the same thirteen lines over and over
         family="not a long paragraph",
     )
 
@@ -1875,13 +1876,3 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
         "I cannot be sure without the figure, but assuming a right angle, the answer is 5.",
     ]:
         yield make(H_QUESTIONS[2], H_MATHS[1], text, family="not a refusal")
-
-
-def main() -> None:
-    with PATH.open("w", encoding="utf-8") as file:
-        for one in cases():
-            file.write(json.dumps(one, ensure_ascii=False) + "\n")
-
-
-if __name__ == "__main__":
-    main()

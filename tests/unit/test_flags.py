@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import random
 from array import array
 from collections import Counter
@@ -46,10 +45,10 @@ def flags(reasoning: str | None, answer: str | None, prompt: str = "") -> list[s
 
 @functools.cache
 def labelled() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in flag_cases.PATH.read_text(encoding="utf-8").splitlines()]
+    return flag_cases.cases()
 
 
-def test_the_labelled_set_is_what_its_generator_makes_and_large_enough() -> None:
+def test_the_labelled_set_is_the_same_in_each_run_and_large_enough() -> None:
     assert labelled() == flag_cases.cases()
     assert len(labelled()) >= 400
     texts = [(c["prompt"], c["reasoning"], c["answer"]) for c in labelled()]

@@ -1,0 +1,79 @@
+"""`batchr1 verify OUTPUT`"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchr1.cli.options import JSON
+
+if TYPE_CHECKING:
+    from batchr1.rejudge.output import Judged
+
+
+@click.command()
+@click.argument("target", metavar="OUTPUT")
+@click.option("--kind", metavar="KIND", help="Verify so instead: auto, math, …, module:function.")
+@click.option("--extract", metavar="REGEX", help="Take this for the final answer.")
+@click.option("--path", metavar="FOLDER", help="Where the function's module is; here without it.")
+@click.option("--gold", metavar="FILE", help="Right answers from here, by id.")
+@click.option("--gold-column", metavar="NAME", help="Their column; the job's without it.")
+@click.option("--id-column", metavar="NAME", help="The column of ids; the job's without it.")
+@click.option("--timeout-s", type=float, metavar="S", help="Longest time for a row.")
+@click.option("--processes", type=click.IntRange(1), metavar="N", help="Verifying processes.")
+@JSON
+def command(
+    target: str,
+    kind: str | None,
+    extract: str | None,
+    path: str | None,
+    gold: str | None,
+    gold_column: str | None,
+    id_column: str | None,
+    timeout_s: float | None,
+    processes: int | None,
+    as_json: bool,
+) -> None:
+    """Judge an output's rows again, without generating: another kind, other right answers.
+
+    Without options, as the job says, by this version's rules. Nothing else of a row changes. May be
+    killed and run again.
+    """
+    if gold is None and (gold_column or id_column):
+        raise click.UsageError("--gold-column and --id-column belong to --gold")
+    from batchr1.output.folder import Output
+    from batchr1.rejudge.output import GoldFile, judge_again, to_dict
+    from batchr1.storage.base import open_storage
+
+    given = {
+        "kind": kind,
+        "extract": extract,
+        "path": path,
+        "timeout_s": timeout_s,
+        "processes": processes,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if kind is not None and ":" in kind:
+        changes["path"] = str(Path(path or ".").resolve())
+    golds = None if gold is None else GoldFile(gold, id_column, gold_column)
+    found = judge_again(Output(open_storage(target)), changes, golds)
+    click.echo(json.dumps(to_dict(found)) if as_json else as_text(found))
+
+
+def as_text(found: Judged) -> str:
+    """What the command prints."""
+    c = found.counts
+    chosen = "" if found.chosen == found.kind else f" (as {found.chosen}: {found.why})"
+    before = f"{c.was_correct:,} of {c.was_judged:,}"
+    lines = [
+        f"{found.output}: {c.rows:,} rows judged by {found.kind}{chosen}",
+        f"  correct    {c.correct:,} of {c.judged:,} = {c.correct / max(1, c.judged):.1%}"
+        f" (before: {before})",
+        f"  changed    {c.changed:,} rows, {found.replaced:,} of {found.parts:,} parts written anew",
+    ]
+    if c.unsure or c.failed:
+        lines.append(f"  no verdict {c.unsure:,} verify_unsure, {c.failed:,} verify_failed")
+    return "\n".join(lines)

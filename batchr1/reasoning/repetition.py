@@ -1,0 +1,100 @@
+"""Whether the end of a text says again what was said, in other words or another order.
+
+A loop need not be exact: paragraphs return reworded, shuffled, or a little different each time. Two
+measures of the tail, the cheap one first:
+
+- compression: a text that repeats itself compresses far better than prose, code or tables do;
+- shingles: how much of the tail's second half, in stretches of a few words, stood in the tail at
+  least twice before. Numbers are words, so that a list of cases, each with numbers of its own, does
+  not repeat itself.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from array import array
+from typing import Any
+
+import numpy as np
+
+Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+
+# of a finished text, in bytes of UTF-8 and in words
+TAIL_CHARS = 12_000  # looked at; cycles up to a quarter of it are found
+MIN_TAIL_CHARS = 1800
+MAX_COMPRESSED = 0.26  # the tail compressed, as a share of its size: prose has 0.38 to 0.50
+SHINGLE_WORDS = 3
+SHINGLE_CHARS = 6  # of Chinese and Japanese, where a word is not set apart
+MIN_BEFORE = 2  # times that a shingle stood there before, for it to be a return
+MIN_RETURNING = 0.7  # of the second half's shingles
+MIN_LETTERS = 0.45  # of the second half's characters: formulas and tables return without a loop
+MIN_KINDS = 14  # different words in the second half: less is a table, or an exact loop
+
+# while generating, in tokens
+CHECK_EVERY = 1024
+WINDOW_TOKENS = 4096
+SHINGLE_TOKENS = 4
+MIN_RETURNING_TOKENS = 0.85
+MIN_KINDS_TOKENS = 20
+
+_WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
+_BOUND = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_LETTER_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a text ends in paragraphs that return, exactly or not. Linear in the tail's length."""
+    tail = text[-TAIL_CHARS:]
+    if len(tail) < MIN_TAIL_CHARS or compressed_share(tail) > MAX_COMPRESSED:
+        return False
+    if len(tail) >= 4 * MIN_TAIL_CHARS and _returns(tail[-len(tail) // 2 :]):
+        return True
+    return _returns(tail)
+
+
+def compressed_share(text: str) -> float:
+    """The size of a text when it is compressed, as a share of its own."""
+    data = text.encode(errors="replace")
+    return len(zlib.compress(data, 1)) / len(data)
+
+
+def _returns(tail: str) -> bool:
+    half = tail[len(tail) // 2 :]
+    if len(_BOUND.findall(half)) > len(half) // 3:
+        words, size = [c for c in tail if c.isalnum()], SHINGLE_CHARS
+        kinds = len(set(words[len(words) // 2 :]))
+    else:
+        words, size = _WORD.findall(tail.lower()), SHINGLE_WORDS
+        letters = _LETTER_WORD.findall(half)
+        kinds = len(set(map(str.lower, letters)))
+        if sum(map(len, letters)) < MIN_LETTERS * len(half):
+            return False
+    if kinds < MIN_KINDS or len(words) < 4 * size:
+        return False
+    known: dict[str, int] = {}
+    ids = np.array([known.setdefault(word, len(known)) for word in words], dtype=np.uint64)
+    return returning_share(ids, size) >= MIN_RETURNING
+
+
+def returning_share(ids: Hashes, size: int) -> float:
+    """Of the stretches of `size` in the second half, the share that stood before `MIN_BEFORE` times."""
+    count = len(ids) - size + 1
+    shingles: Hashes = np.zeros(count, dtype=np.uint64)
+    for offset in range(size):
+        shingles = shingles * np.uint64(0x9E3779B97F4A7C15) + ids[offset : offset + count]
+    half = count // 2
+    before, times = np.unique(shingles[:half], return_counts=True)
+    often = before[times >= MIN_BEFORE]
+    return float(np.isin(shingles[half:], often).mean()) if often.size else 0.0
+
+
+def tokens_repeat(tokens: array[int]) -> bool:
+    """Whether the end of a sequence of token ids says again what was said, for long."""
+    tail = tokens[-WINDOW_TOKENS:]
+    if len(tail) < WINDOW_TOKENS:
+        return False
+    ids = np.frombuffer(tail, dtype=f"i{tail.itemsize}").astype(np.uint64)
+    if returning_share(ids, SHINGLE_TOKENS) < MIN_RETURNING_TOKENS:
+        return False
+    return len(np.unique(ids[WINDOW_TOKENS // 2 :])) >= MIN_KINDS_TOKENS

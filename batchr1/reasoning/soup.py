@@ -1,0 +1,105 @@
+"""Whether a text ends in tokens that say nothing: signs, scraps and scripts thrown together.
+
+A model that was pushed off its path may go on to its limit like that, without a period. Three forms
+of it, looked for in the last `TAIL_CHARS` characters, outside formulas and fenced code:
+
+- signs: scraps of code whose brackets never match;
+- scripts: letters of three scripts or more, changing from word to word;
+- words: words without any of those that hold a sentence together, after a text that had them.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from batchr1.reasoning.languages import function_word_share
+
+TAIL_CHARS = 1200
+MIN_TAIL_CHARS = 300
+MIN_CLASHES = 0.02  # signs that do not follow each other in prose or formulas, per character
+MIN_UNMATCHED = 0.34  # of brackets
+MIN_MARKS = 8
+MIN_SCRIPTS = 3
+MIN_CHANGES = 0.25  # of words that follow one in another script
+MIN_WORDS = 60
+MAX_FUNCTION_WORDS = 0.02
+MIN_FUNCTION_WORDS_BEFORE = 0.12
+
+_LEFT_OUT = re.compile(
+    r"```.*?(?:```|\Z)|\$\$.{1,999}?\$\$|\$[^$\n]{1,300}\$|\\\[.{1,999}?\\\]|\\\(.{1,500}?\\\)"
+    r"|\\begin\{\w{1,12}\*?\}.{1,999}?\\end\{\w{1,12}\*?\}|\[asy\].*?(?:\[/asy\]|\Z)",
+    re.DOTALL,
+)
+_CLASH = re.compile(
+    r"[=<>]{2}\s?[\"'({]|[\"'][(.=][\"'\w]|[({\[][\"']\w+[.=(]|[,;][\"'`]\s?[\"'`(=]|[\"'`]{2}[=(.]|\w[(\[{][\"']\w+[\[({.]"
+    r"|[)\]}][\w\"'][\w.]*[({\[]|[;:,.]{2}[({\[\"']|[|&^~@#][=<>(){}\[\]\"'|&^~@#]"
+)
+_SCRIPTS = re.compile(
+    r"(?P<latin>[A-Za-z\u00c0-\u024f]+)|(?P<han>[\u3400-\u9fff]+)|(?P<kana>[\u3041-\u30ff]+)"
+    r"|(?P<hangul>[\uac00-\ud7a3]+)|(?P<cyrillic>[\u0400-\u052f]+)|(?P<arabic>[\u0600-\u06ff]+)"
+    r"|(?P<hebrew>[\u05d0-\u05ea]+)|(?P<indic>[\u0900-\u0dff]+)|(?P<thai>[\u0e01-\u0eff]+)"
+    r"|(?P<greek>[\u0370-\u03ff]{3,})|(?P<other>[\u0530-\u058f\u10a0-\u10ff\u1200-\u137f]+)"
+)
+_OPENING = {")": "(", "]": "[", "}": "{"}
+
+
+def ends_in_soup(text: str) -> bool:
+    """Whether the end of a text is token soup. Linear in the tail that is looked at."""
+    tail = _LEFT_OUT.sub(" ", text[-2 * TAIL_CHARS :])[-TAIL_CHARS:]
+    if len(tail) < MIN_TAIL_CHARS or tail.count("\\") > len(tail) // 50:
+        return False
+    return _signs(tail) or _scripts(tail) or _words(tail, text[: -2 * TAIL_CHARS])
+
+
+def _signs(tail: str) -> bool:
+    """Signs that clash, all the way: in both halves of the tail."""
+    middle = len(tail) // 2
+    for half in (tail[:middle], tail[middle:]):
+        if len(_CLASH.findall(half)) < MIN_CLASHES * len(half):
+            return False
+    marks, unmatched = _unmatched(tail)
+    return marks >= MIN_MARKS and unmatched >= MIN_UNMATCHED * marks
+
+
+def _unmatched(tail: str) -> tuple[int, int]:
+    """How many brackets there are, and how many have no partner on their line."""
+    marks = unmatched = 0
+    for line in tail.splitlines():
+        open_: list[str] = []
+        for char in line:
+            if char in "([{":
+                open_.append(char)
+                marks += 1
+            elif char in _OPENING:
+                marks += 1
+                if open_ and open_[-1] == _OPENING[char]:
+                    open_.pop()
+                else:
+                    unmatched += 1
+        unmatched += len(open_)
+    return marks, unmatched
+
+
+def _scripts(tail: str) -> bool:
+    """Scripts that change from word to word."""
+    if tail.isascii():
+        return False
+    names = [str(match.lastgroup) for match in _SCRIPTS.finditer(tail)]
+    if len(names) < 20:
+        return False
+    japanese = {"kana": "han"}
+    names = [japanese.get(name, name) for name in names]
+    often = {name for name in set(names) if names.count(name) >= max(2, len(names) // 33)}
+    changes = sum(a != b for a, b in pairwise(names))
+    return len(often) >= MIN_SCRIPTS and changes >= MIN_CHANGES * len(names)
+
+
+def _words(tail: str, before: str) -> bool:
+    """Words set apart by spaces alone, none of which holds a sentence together."""
+    if tail.count("\n") > 3 or sum(tail.count(sign) for sign in ",;|.:*-") > len(tail) // 60:
+        return False
+    words = len(tail.split())
+    if words < MIN_WORDS or function_word_share(tail) > MAX_FUNCTION_WORDS:
+        return False
+    return function_word_share(before[-4000:]) >= MIN_FUNCTION_WORDS_BEFORE

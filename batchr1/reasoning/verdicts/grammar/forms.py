@@ -1,0 +1,90 @@
+"""Forms of an answer: a quantity, words, a list, a set, an interval, a relation, a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from batchr1.reasoning.verdicts.grammar.trees import Node
+from batchr1.reasoning.verdicts.grammar.units import Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """An expression, perhaps with a unit. `decimals` and `digits` where it is a decimal as written.
+
+    `is_loose`: its last letters may be a unit instead (`5 m`).
+    """
+
+    node: Node
+    unit: Unit | None = None
+    decimals: int | None = None
+    digits: int = 0
+    loose: tuple[Node, Unit | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words in lower case, without signs."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence_:
+    """Several values. A `list` has no brackets; a `tuple` round ones, a `square` and an `angle` theirs."""
+
+    kind: Literal["list", "set", "tuple", "square", "angle"]
+    items: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An interval; infinite ends are ("const", "inf"), negated below."""
+
+    low: Node
+    high: Node
+    has_low: bool
+    has_high: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """What sets are together, or what is left of the first without the second."""
+
+    parts: tuple[Value, ...]
+    operation: Literal["cup", "cap", "setminus"] = "cup"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Expressions with signs between them: `a < x`, `y = 2x`. `joined`: by and or or, in a list."""
+
+    sides: tuple[Value, ...]
+    signs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """Rows of values."""
+
+    rows: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Numbers with colons between them: 3:4, or a time of day."""
+
+    parts: tuple[Quantity, ...]
+    suffix: str = ""
+    is_time: bool = False
+
+
+Value = Quantity | Words | Sequence_ | Interval | Union | Relation | Matrix | Ratio
+EMPTY = Sequence_("set", ())
+REALS = Interval(("neg", ("const", "inf")), ("const", "inf"), False, False)
+NOTHING_WORDS = frozenset(
+    (
+        "no solution|no solutions|no real solution|no real solutions|empty set|the empty set|null set"
+    ).split("|")
+)

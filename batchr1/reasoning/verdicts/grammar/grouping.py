@@ -1,0 +1,165 @@
+"""Tokens in groups: what brackets hold, what commas and words separate, what is words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchr1.reasoning.verdicts.grammar.forms import Words
+from batchr1.reasoning.verdicts.grammar.scan import Token, number_token, word_set
+from batchr1.reasoning.verdicts.grammar.units import is_lead, is_unit
+
+OPENING = {
+    "(": ")",
+    "[": "]",
+    "{": "}",
+    r"\{": r"\}",
+    "langle": "rangle",
+    "lfloor": "rfloor",
+    "lceil": "rceil",
+}
+_SEPARATING_WORDS = {"and", "or", "und", "oder", "et", "ou", "和", "或", "及"}
+_SEPARATING_COMMANDS = {"vee", "lor", "wedge", "land"}
+CURRENCIES = word_set("USD EUR GBP JPY INR CNY RMB KRW CHF RUB Rs € £ ¥ ₹ ₩ ₽ US HK")
+_PUNCTUATION = frozenset(".,;:!?\"'")
+_SHORT_WORDS = word_set("no yes up on in is it if at by of to so do he we or an am")
+_CLOSING = frozenset(OPENING.values())
+
+
+def trimmed(tokens: Sequence[Token]) -> list[Token]:
+    """Without signs that only end a sentence, and without outer braces."""
+    found = list(tokens)
+    while (
+        found and found[-1].kind == "op" and found[-1].text in (".", ",", ";", ":", '"', "`", r"\\")
+    ):
+        found.pop()
+    while found and found[0].kind == "op" and found[0].text in (",", ";", ":", '"', "`", "&", "*"):
+        found.pop(0)
+    while len(found) > 1 and found[0].text == "{" and match_of(found, 0) == len(found) - 1:
+        found = found[1:-1]
+    return found
+
+
+def match_of(tokens: Sequence[Token], at: int) -> int:
+    """Where the bracket at `at` is closed, whatever closes it; -1 where nothing does."""
+    depth = 0
+    for index in range(at, len(tokens)):
+        token = tokens[index]
+        if opens(token):
+            depth += 1
+        elif closes(token):
+            depth -= 1
+            if depth == 0:
+                return index
+    return -1
+
+
+def opens(token: Token) -> bool:
+    return token.kind == "begin" or (token.kind in ("op", "cmd") and token.text in OPENING)
+
+
+def closes(token: Token) -> bool:
+    closing = token.kind in ("op", "cmd") and token.text in _CLOSING
+    return token.kind == "end" or closing
+
+
+def depth_at(tokens: Sequence[Token], index: int) -> int:
+    """How many brackets are open before a token. Bars are no brackets."""
+    depth = 0
+    for token in tokens[:index]:
+        depth += opens(token) - (closes(token) and depth > 0)
+    return depth
+
+
+def split(tokens: Sequence[Token]) -> list[list[Token]]:
+    """The elements of a list: by semicolons where there are any, else by commas, words, wide spaces."""
+    depth = 0
+    marks: list[tuple[int, str]] = []
+    for index, token in enumerate(tokens):
+        depth += opens(token) - (closes(token) and depth > 0)
+        if depth:
+            if token.gap == 2 and index and depth == 1 and opens(token):
+                marks.append((index, "gap"))
+            continue
+        if token.kind == "op" and token.text in (";", ",", r"\\"):
+            marks.append((index, token.text))
+        elif (token.kind in ("word", "letters") and token.text.lower() in _SEPARATING_WORDS) or (
+            token.kind == "cmd" and token.text in _SEPARATING_COMMANDS
+        ):
+            marks.append((index, "word"))
+        elif index and _is_apart(tokens, index):
+            marks.append((index, "gap"))
+    if any(mark == ";" for _, mark in marks):
+        marks = [one for one in marks if one[1] == ";"]
+    parts: list[list[Token]] = [[]]
+    cuts = dict(marks)
+    for index, token in enumerate(tokens):
+        if index in cuts:
+            parts.append([])
+            if cuts[index] != "gap":
+                continue
+        parts[-1].append(token)
+    return [part for part in parts if part] or [[]]
+
+
+def _is_apart(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a space alone separates two elements: a wide one, or one between two numbers."""
+    before, token = tokens[index - 1], tokens[index]
+    if token.kind == "num" and before.kind == "num" and token.gap:
+        if index > 1 and tokens[index - 2].text in ("_", "^", "sqrt", "frac", "dfrac", "tfrac"):
+            return False
+        after = [t.text for t in tokens[index + 1 : index + 2]]
+        return token.gap == 2 or after != ["/"] or before.decimals is not None
+    if token.gap == 2:
+        return (token.kind != "op" and before.kind != "op") or token.text in ("(", r"\{")
+    return False
+
+
+def words_of(tokens: Sequence[Token]) -> Words | None:
+    """Words, where tokens are nothing else, or words with numbers among them."""
+    texts = [t for t in tokens if (t.text not in _PUNCTUATION and t.text != "-") or t.kind == "num"]
+    if not texts:
+        return None
+    if all(t.kind in ("word", "letters") for t in texts):
+        if any(_is_word(t, len(texts)) for t in texts):
+            return Words(tuple(t.text.lower() for t in texts))
+        return None
+    first = texts[0]
+    begins = first.kind == "word" and len(first.text) > 1
+    begins = begins or (first.kind == "letters" and _is_word(first, len(texts)))
+    if begins and all(t.kind in ("word", "letters", "num") for t in texts):
+        if first.text in CURRENCIES or is_unit(first.text):
+            return None
+        lead = [t.text for t in texts if t.kind != "num"]
+        numbers = [n for n, t in enumerate(texts) if t.kind == "num"]
+        if is_lead([t.text for t in texts[: numbers[0]]]):
+            return None
+        del lead
+        return Words(tuple(t.text.lower() for t in texts))
+    return None
+
+
+def _is_word(token: Token, of: int) -> bool:
+    """Whether letters are a word and no product of symbols."""
+    text = token.text
+    if token.kind == "word":
+        return len(text) > 1 or (of == 1 and text not in ("e", "i"))
+    if text in ("pi", "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "inf", "infinity", "oo"):
+        return False
+    if len(text) == 2:
+        return text.isupper() or text.lower() in _SHORT_WORDS
+    return len(text) > 2
+
+
+def with_decimal_commas(tokens: Sequence[Token]) -> list[Token] | None:
+    """Tokens of `3,14` as 3.14: no space behind the comma, and no list of more."""
+    commas = [n for n, token in enumerate(tokens) if token.text == "," and token.kind == "op"]
+    if len(commas) != 1 or not 0 < commas[0] < len(tokens) - 1:
+        return None
+    if any(opens(token) or closes(token) for token in tokens):
+        return None
+    before, comma, after = tokens[commas[0] - 1 : commas[0] + 2]
+    is_plain = before.kind == after.kind == "num" and before.text.isdigit() and after.text.isdigit()
+    if not is_plain or comma.gap or after.gap or before.parts or after.parts:
+        return None
+    merged = number_token(f"{before.text}.{after.text}")
+    return [*tokens[: commas[0] - 1], merged, *tokens[commas[0] + 2 :]]

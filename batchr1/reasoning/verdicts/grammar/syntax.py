@@ -1,0 +1,409 @@
+"""Expression trees of tokens.
+
+Trees are those of `trees`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
+from batchr1.reasoning.verdicts.grammar.trees import Node, call, plain_fraction, symbol
+from batchr1.reasoning.verdicts.grammar.units import is_unit
+
+MAX_DEPTH = 60
+MAX_TOKENS = 800
+
+FUNCTIONS = word_set(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp lg"
+)
+_STARTS = ("sqrt", "sin", "cos", "tan", "log", "exp", "ln", "pi")  # of letters run together
+_PLAIN_FUNCTIONS = FUNCTIONS | {"log", "sqrt", "abs"}
+_FRACTIONS = {"frac", "dfrac", "tfrac", "cfrac", "sfrac"}
+_BINOMIALS = {"binom", "dbinom", "tbinom"}
+_TIMES = {"cdot", "times", "ast"}
+_GREEK = word_set(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
+)
+_OVER = {"overline", "overrightarrow", "vec", "hat", "widehat", "bar", "tilde", "angle", "triangle"}
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+class ExpressionParser:
+    """Parses one expression; stops, without complaint, before what is none."""
+
+    def __init__(self, tokens: Sequence[Token], *, stop_at_units: bool = True) -> None:
+        if len(tokens) > MAX_TOKENS:
+            raise GiveUpError("too many tokens")
+        self._tokens = tokens
+        self._stop_at_units = stop_at_units
+        self._depth = 0
+        self.at = 0
+
+    def expression(self) -> Node:
+        """A sum of terms. Raises `GiveUpError` where none begins here."""
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise GiveUpError("nested too deeply")
+        node = self._signed_term()
+        while (sign := self._sign()) is not None:
+            if self._at_end_after_sign():
+                break
+            self.at += 1
+            term = self._term()
+            node = ("add", node, term if sign == "+" else (sign, term))
+        self._depth -= 1
+        return node
+
+    def _at_end_after_sign(self) -> bool:
+        return self.at + 1 >= len(self._tokens)
+
+    def _signed_term(self) -> Node:
+        sign = self._sign()
+        if sign is None:
+            return self._term()
+        self.at += 1
+        term = self._term() if self._sign() is None else self._signed_term()
+        return term if sign == "+" else (sign, term)
+
+    def _sign(self) -> str | None:
+        """The operator of a sum that stands here."""
+        token = self._peek()
+        if token is None:
+            return None
+        if token.kind == "op" and token.text in "+-":
+            return "+" if token.text == "+" else "neg"
+        if token.kind == "cmd" and token.text in ("pm", "mp"):
+            return token.text
+        return None
+
+    def _term(self) -> Node:
+        node = self._factor()
+        while True:
+            token = self._peek()
+            if token is None:
+                return node
+            if self._is_times(token):
+                self.at += 1
+                node = ("mul", node, self._signed_factor())
+            elif token.text in ("/", "div") and token.kind in ("op", "cmd"):
+                self.at += 1
+                node = ("div", node, self._signed_factor())
+            elif self._begins_factor(token):
+                node = ("mul", node, self._factor())
+            else:
+                return node
+
+    def _is_times(self, token: Token) -> bool:
+        return (token.kind == "cmd" and token.text in _TIMES) or (
+            token.kind == "op" and token.text == "*"
+        )
+
+    def _signed_factor(self) -> Node:
+        sign = self._sign()
+        if sign is None:
+            return self._factor()
+        self.at += 1
+        factor = self._factor()
+        return factor if sign == "+" else (sign, factor)
+
+    def _begins_factor(self, token: Token) -> bool:
+        """Whether a product goes on with this token, without a sign between."""
+        match token.kind:
+            case "num":
+                before = self._tokens[self.at - 1]
+                return before.kind != "num" and before.text not in ("!",) and token.gap < 2
+            case "letters":
+                return token.gap < 2 and not (self._stop_at_units and self._is_said(token))
+            case "word":
+                return len(token.text) == 1 and not self._stop_at_units
+            case "op":
+                return token.text in ("(", "{", "[") and token.gap < 2
+            case "cmd":
+                return token.gap < 2 and (
+                    token.text in FUNCTIONS | _FRACTIONS | _BINOMIALS | _GREEK | _OVER
+                    or token.text in ("sqrt", "pi", "log", "lfloor", "lceil", "infty", "lvert")
+                )
+        return False
+
+    def _is_said(self, token: Token) -> bool:
+        """Whether letters behind a number are a unit, or words about it."""
+        if self._tokens[self.at - 1].kind != "num" or token.text in _PLAIN_FUNCTIONS | {"pi"}:
+            return False
+        return is_unit(token.text) or len(token.text) > (2 if token.gap else 4)
+
+    def _factor(self) -> Node:
+        """A primary with its powers and factorials."""
+        node = self._primary()
+        while (token := self._peek()) is not None and token.kind == "op":
+            if token.text == "^" and not self._is_degree():
+                self.at += 1
+                node = ("pow", node, self._exponent())
+            elif token.text == "!":
+                self.at += 1
+                node = ("fact", node)
+            else:
+                break
+        return node
+
+    def _is_degree(self) -> bool:
+        rest = [t.text for t in self._tokens[self.at + 1 : self.at + 4]]
+        return rest[:1] == ["circ"] or rest[:2] == ["{", "circ"]
+
+    def _exponent(self) -> Node:
+        token = self._peek()
+        if token is None:
+            raise GiveUpError("an exponent that is not there")
+        if token.kind == "op" and token.text == "-":
+            self.at += 1
+            return ("neg", self._exponent())
+        if token.kind == "letters":  # x^ab is x^a b
+            return self._one_letter()
+        if token.kind == "num" and len(token.text) > 1 and token.text.isdigit():
+            return self._exponent_digits(token)
+        return self._primary()
+
+    def _exponent_digits(self, token: Token) -> Node:
+        """`x^10` as people mean it; LaTeX sets only its first digit high."""
+        self.at += 1
+        return ("num", token.value)
+
+    def _one_letter(self) -> Node:
+        self._cut(1)
+        return self._letters()
+
+    def _primary(self) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise GiveUpError("nested too deeply")
+        try:
+            token = self._peek()
+            if token is None:
+                raise GiveUpError("an operand that is not there")
+            match token.kind:
+                case "num":
+                    return self._number()
+                case "letters":
+                    return self._letters()
+                case "word" if len(token.text) == 1 and token.text.isascii():
+                    return self._letters()
+                case "cmd":
+                    return self._command()
+                case "op" if token.text in _CLOSING:
+                    return self._group(token.text)
+                case "op" if token.text in ("|", r"\|"):
+                    return self._absolute()
+            raise GiveUpError(f"{token.kind} {token.text[:20]}")
+        finally:
+            self._depth -= 1
+
+    def _number(self) -> Node:
+        token = self._tokens[self.at]
+        self.at += 1
+        if self._peek() is not None and self._tokens[self.at].text == "_":
+            raise GiveUpError("a number with a base")
+        fraction = self._mixed(token)
+        return ("num", token.value) if fraction is None else ("num", (token.value or 0) + fraction)
+
+    def _mixed(self, whole: Token) -> Fraction | None:
+        """The proper fraction right behind a whole number, which makes a mixed number."""
+        if whole.decimals is not None or not whole.text.isdigit():
+            return None
+        texts = [t.text for t in self._tokens[self.at : self.at + 7]]
+        kinds = [t.kind for t in self._tokens[self.at : self.at + 3]]
+        if kinds[:1] == ["cmd"] and texts[0] in _FRACTIONS:
+            found = plain_fraction(self._tokens[self.at : self.at + 7])
+            if found is None:
+                return None
+            above, below, length = found
+        elif kinds == ["num", "op", "num"] and texts[1] == "/":
+            if not (texts[0].isdigit() and texts[2].isdigit() and self._tokens[self.at].gap == 1):
+                return None
+            above, below, length = int(texts[0]), int(texts[2]), 3
+        else:
+            return None
+        if not 0 < above < below:
+            return None
+        self.at += length
+        return Fraction(above, below)
+
+    def _letters(self) -> Node:
+        token = self._tokens[self.at]
+        name = token.text
+        if name in _PLAIN_FUNCTIONS:
+            self.at += 1
+            return self._function(name)
+        if name in ("pi", "infinity", "inf", "oo"):
+            self.at += 1
+            return ("const", "pi" if name == "pi" else "inf")
+        if len(name) > 4 and not name.startswith(_STARTS):
+            raise GiveUpError(f"a word {name[:20]}")
+        known = next((one for one in _STARTS if name.startswith(one)), name[0])
+        self._cut(len(known))
+        if known == "pi":
+            self.at += 1
+            return ("const", "pi")
+        if len(known) > 1:
+            return self._letters()
+        self.at += 1
+        subscript = self._subscript()
+        return ("sym", known + subscript) if subscript else symbol(known)
+
+    def _cut(self, length: int) -> None:
+        """Make two tokens of the letters that stand here, the first so long."""
+        token = self._tokens[self.at]
+        if len(token.text) > length:
+            changed = list(self._tokens)
+            changed[self.at] = Token("letters", token.text[length:])
+            changed.insert(self.at, Token("letters", token.text[:length], token.gap))
+            self._tokens = changed
+
+    def _subscript(self) -> str:
+        """The text of a subscript that stands here, with the sign before it."""
+        token = self._peek()
+        if token is None or token.kind != "op" or token.text != "_":
+            return ""
+        self.at += 1
+        start = self.at
+        token = self._peek()
+        if token is None:
+            raise GiveUpError("a subscript that is not there")
+        self.at = self._end_of_group() if token.text == "{" else self.at + 1
+        inside = "".join(t.text for t in self._tokens[start : self.at] if t.text not in "{}")
+        return f"_{inside}"
+
+    def _end_of_group(self) -> int:
+        depth = 0
+        for index in range(self.at, len(self._tokens)):
+            text = self._tokens[index].text
+            depth += (text == "{") - (text == "}")
+            if depth == 0:
+                return index + 1
+        raise GiveUpError("a group that is not closed")
+
+    def _command(self) -> Node:
+        token = self._tokens[self.at]
+        name = token.text
+        self.at += 1
+        if name in _FRACTIONS:
+            return ("div", self._argument(), self._argument())
+        if name in _BINOMIALS:
+            return ("binom", self._argument(), self._argument())
+        if name == "sqrt":
+            return self._root()
+        if name in FUNCTIONS or name == "log":
+            return self._function(name)
+        if name == "pi":
+            return ("const", "pi")
+        if name == "infty":
+            return ("const", "inf")
+        if name in _GREEK:
+            return ("sym", "\\" + name + self._subscript())
+        if name in ("lfloor", "lceil"):
+            return self._enclosed(name, "r" + name[1:])
+        if name in ("lvert", "vert"):
+            return ("abs", self._until("rvert" if name == "lvert" else "vert"))
+        if name in _OVER:
+            return ("sym", f"{name} {self._name()}")
+        raise GiveUpError(f"the command {name}")
+
+    def _name(self) -> str:
+        """Letters that name one thing: a segment, an angle."""
+        start = self.at
+        token = self._peek()
+        if token is None:
+            raise GiveUpError("a name that is not there")
+        self.at = self._end_of_group() if token.text == "{" else self.at + 1
+        texts = [t.text for t in self._tokens[start : self.at] if t.text not in "{}"]
+        if not all(text.isalpha() for text in texts):
+            raise GiveUpError("a name with signs in it")
+        return "".join(texts)
+
+    def _enclosed(self, name: str, closing: str) -> Node:
+        return ("fn", name[1:], self._until(closing))
+
+    def _until(self, closing: str) -> Node:
+        node = self.expression()
+        token = self._peek()
+        if token is None or token.text != closing:
+            raise GiveUpError("brackets that do not match")
+        self.at += 1
+        return node
+
+    def _root(self) -> Node:
+        token = self._peek()
+        index: Node = ("num", Fraction(2))
+        if token is not None and token.text == "[":
+            self.at += 1
+            index = self._until("]")
+        return ("root", index, self._argument())
+
+    def _argument(self) -> Node:
+        """An argument of a command: a group, or a single digit or letter."""
+        token = self._peek()
+        if token is None:
+            raise GiveUpError("an argument that is not there")
+        if token.kind == "num" and len(token.text) > 1 and token.text.isdigit():
+            changed = list(self._tokens)  # \frac12 is a half
+            digits = [Token("num", c, 0, Fraction(int(c)), None, 1) for c in token.text]
+            changed[self.at : self.at + 1] = digits
+            self._tokens = changed
+        if self._tokens[self.at].kind == "num":
+            token = self._tokens[self.at]
+            self.at += 1
+            return ("num", token.value)
+        if self._tokens[self.at].kind == "letters":
+            return self._one_letter()
+        return self._primary()
+
+    def _function(self, name: str) -> Node:
+        """A function with its power, its base and its argument."""
+        power = base = None
+        for _ in range(2):
+            token = self._peek()
+            if token is not None and token.text == "^" and power is None:
+                self.at += 1
+                power = self._exponent()
+            elif token is not None and token.text == "_" and base is None:
+                self.at += 1
+                base = self._argument()
+        argument = self._function_argument()
+        node = call(name, base, argument)
+        if power is None:
+            return node
+        if power == ("neg", ("num", Fraction(1))) and name in ("sin", "cos", "tan"):
+            return ("fn", f"arc{name}", argument)
+        return ("pow", node, power)
+
+    def _function_argument(self) -> Node:
+        token = self._peek()
+        if token is None:
+            raise GiveUpError("an argument that is not there")
+        if token.text in ("(", "{", "["):
+            return self._primary()
+        node = self._factor()
+        while (token := self._peek()) is not None:
+            is_function = token.text in _PLAIN_FUNCTIONS and token.kind in ("cmd", "letters")
+            if token.text in ("(", "[") or is_function or not self._begins_factor(token):
+                break
+            node = ("mul", node, self._factor())
+        return node
+
+    def _group(self, opening: str) -> Node:
+        self.at += 1
+        return self._until(_CLOSING[opening])
+
+    def _absolute(self) -> Node:
+        sign = self._tokens[self.at].text
+        self.at += 1
+        node = self.expression()
+        token = self._peek()
+        if token is None or token.text != sign:
+            raise GiveUpError("bars that do not match")
+        self.at += 1
+        return ("abs", node)
+
+    def _peek(self) -> Token | None:
+        return self._tokens[self.at] if self.at < len(self._tokens) else None

@@ -1,0 +1,410 @@
+"""What an answer is: a quantity, words, a list, a set, an interval, a relation, a matrix.
+
+Whatever stands between signs that separate (commas, `and`, `or`, wide spaces) is an element of a
+list. Brackets say what a sequence is: `(1,2)` a tuple or an open interval, `\\{1,2\\}` a set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Literal
+
+from batchr1.reasoning.verdicts.grammar.forms import (
+    EMPTY,
+    REALS,
+    Interval,
+    Matrix,
+    Quantity,
+    Ratio,
+    Relation,
+    Sequence_,
+    Union,
+    Value,
+    Words,
+)
+from batchr1.reasoning.verdicts.grammar.grouping import (
+    CURRENCIES,
+    OPENING,
+    closes,
+    depth_at,
+    match_of,
+    opens,
+    split,
+    trimmed,
+    with_decimal_commas,
+    words_of,
+)
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
+from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
+from batchr1.reasoning.verdicts.grammar.trees import Node, has_signs, signs_of, symbols_of
+from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, is_unit, unit_of
+
+MAX_ITEMS = 60
+MAX_NESTING = 6
+
+
+_RELATIONS_TEXT = """
+= = < < > > le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne != neq != approx ~ sim ~ simeq ~
+equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel par subset sub
+subseteq sub in in
+"""
+_RELATIONS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))
+_NOTHING = {"emptyset", "varnothing"}
+
+
+def parse(tokens: Sequence[Token]) -> Value:
+    """The value that tokens are. Raises `GiveUpError` for what is not understood."""
+    return _Values(0).whole(trimmed(tokens))
+
+
+def readings(tokens: Sequence[Token]) -> list[Value]:
+    """The value, and then the others that the same tokens may mean: `1,234` as a list."""
+    found = [parse(tokens)]
+    if any(one.parts for one in tokens):
+        listed: list[Token] = []
+        for token in tokens:
+            for number, part in enumerate(token.parts):
+                if number:
+                    listed.append(Token("op", ",", 0))
+                listed.append(number_token(part))
+            if not token.parts:
+                listed.append(token)
+        _add_reading(found, listed)
+    decimal = with_decimal_commas(tokens)
+    if decimal is not None:
+        _add_reading(found, decimal)
+    return found
+
+
+def _add_reading(found: list[Value], tokens: Sequence[Token]) -> None:
+    with contextlib.suppress(GiveUpError):
+        found.append(parse(tokens))
+
+
+class _Values:
+    """Parses values, nested to a bounded depth."""
+
+    def __init__(self, depth: int) -> None:
+        if depth > MAX_NESTING:
+            raise GiveUpError("nested too deeply")
+        self._depth = depth
+
+    def whole(self, tokens: list[Token]) -> Value:
+        """A list, or a single value."""
+        tokens = trimmed(tokens)
+        if not tokens:
+            raise GiveUpError("nothing")
+        french = self._french(tokens)
+        if french is not None:
+            return french
+        parts = split(tokens)
+        if len(parts) == 1:
+            return self._signed(self.single(parts[0]))
+        if len(parts) > MAX_ITEMS:
+            raise GiveUpError("many items")
+        items = [_Values(self._depth + 1).whole(part) for part in parts]
+        flat: list[Value] = []
+        for item in items:
+            is_list = isinstance(item, Sequence_) and item.kind == "list"
+            flat.extend(item.items if is_list and isinstance(item, Sequence_) else [item])
+        return Sequence_("list", tuple(flat))
+
+    def _signed(self, value: Value) -> Value:
+        r"""A quantity with `\pm` is two."""
+        if isinstance(value, Quantity) and has_signs(value.node):
+            return Sequence_(
+                "list",
+                tuple(Quantity(signs_of(value.node, plus), value.unit) for plus in (True, False)),
+            )
+        if isinstance(value, Relation) and value.signs == ("=",):
+            right = value.sides[1]
+            if isinstance(right, Quantity) and has_signs(right.node):
+                return self._signed(right)
+        return value
+
+    def _french(self, tokens: list[Token]) -> Value | None:
+        """An interval such as `]0,1[`, whose brackets look outwards where it is open."""
+        first, last = tokens[0].text, tokens[-1].text
+        if len(tokens) < 5 or not (first == "]" or last == "["):
+            return None
+        if first not in ("[", "]") or last not in ("[", "]"):
+            return None
+        sides = split(tokens[1:-1])
+        return self._interval(sides, first == "[", last == "]") if len(sides) == 2 else None
+
+    def single(self, tokens: list[Token]) -> Value:
+        """What is no list, at least not without brackets."""
+        tokens = trimmed(tokens)
+        if not tokens:
+            raise GiveUpError("nothing")
+        first = tokens[0]
+        if first.kind == "begin" and match_of(tokens, 0) == len(tokens) - 1:
+            return self._matrix(tokens)
+        if opens(first) and match_of(tokens, 0) == len(tokens) - 1:
+            return self._bracketed(tokens)
+        if len(tokens) == 1 and first.kind == "cmd":
+            if first.text in _NOTHING:
+                return EMPTY
+            if first.text == "R":
+                return REALS
+        sets = self._sets(tokens)
+        if sets is not None:
+            return sets
+        relation = self._relation(tokens)
+        if relation is not None:
+            return relation
+        words = words_of(tokens)
+        if words is not None:
+            return words
+        ratio = self._ratio(tokens)
+        return ratio if ratio is not None else self._quantity(tokens)
+
+    def _bracketed(self, tokens: list[Token]) -> Value:
+        opening, closing, inner = tokens[0].text, tokens[-1].text, tokens[1:-1]
+        nested = _Values(self._depth + 1)
+        if opening == r"\{":
+            return nested.set_of(inner)
+        if opening in ("lfloor", "lceil"):
+            return self._quantity(tokens)
+        parts = split(inner) if inner else []
+        if len(parts) == 1 and closing == OPENING[opening]:
+            return nested.whole(inner)
+        if closing != OPENING[opening]:
+            if len(parts) != 2 or opening not in "([" or closing not in ")]":
+                raise GiveUpError("brackets that do not match")
+            return self._interval(parts, opening == "[", closing == "]")
+        kinds: dict[str, Literal["tuple", "square", "angle"]]
+        kinds = {"(": "tuple", "[": "square", "langle": "angle"}
+        if opening not in kinds or not parts:
+            raise GiveUpError("a group of several things")
+        if len(parts) > MAX_ITEMS:
+            raise GiveUpError("many items")
+        items = tuple(nested.whole(part) for part in parts)
+        ends = [_infinite(item) for item in items]
+        if len(items) == 2 and any(ends) and opening in "([":
+            return self._interval(parts, opening == "[", closing == "]")
+        return Sequence_(kinds[opening], items)
+
+    def set_of(self, inner: list[Token]) -> Value:
+        """What stands in curly brackets: elements, or a condition."""
+        if not inner:
+            return EMPTY
+        for index, token in enumerate(inner):
+            if token.text in ("mid", "|", ":", "vert") and index and depth_at(inner, index) == 0:
+                return self.whole(inner[index + 1 :])
+        value = self.whole(inner)
+        if isinstance(value, Sequence_) and value.kind == "list":
+            return Sequence_("set", value.items)
+        return Sequence_("set", (value,))
+
+    def _interval(self, parts: list[list[Token]], has_low: bool, has_high: bool) -> Interval:
+        ends = []
+        for part in parts:
+            value = _Values(self._depth + 1).whole(part)
+            if not isinstance(value, Quantity):
+                raise GiveUpError("an interval without ends")
+            ends.append(value.node)
+        return Interval(ends[0], ends[1], has_low, has_high)
+
+    def _matrix(self, tokens: list[Token]) -> Value:
+        name = tokens[0].text.rstrip("*")
+        inner = tokens[1:-1]
+        if name not in ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"):
+            if name in ("align", "aligned", "gathered", "equation", "math"):
+                return _Values(self._depth + 1).whole([t for t in inner if t.text != "&"])
+            raise GiveUpError(f"the environment {name}")
+        rows: list[list[list[Token]]] = [[[]]]
+        for index, token in enumerate(inner):
+            if depth_at(inner, index) == 0 and token.text == r"\\":
+                rows.append([[]])
+            elif depth_at(inner, index) == 0 and token.text == "&":
+                rows[-1].append([])
+            elif token.text != "hline":
+                rows[-1][-1].append(token)
+        if rows[-1] == [[]]:
+            rows.pop()
+        if sum(map(len, rows)) > MAX_ITEMS:
+            raise GiveUpError("a large matrix")
+        nested = _Values(self._depth + 1)
+        return Matrix(tuple(tuple(nested.single(cell) for cell in row) for row in rows))
+
+    def _sets(self, tokens: list[Token]) -> Value | None:
+        """Unions, intersections and differences of sets."""
+        cuts: list[tuple[int, str]] = []
+        for index, token in enumerate(tokens):
+            name = token.text
+            if name == "U" and token.kind == "letters" and 0 < index < len(tokens) - 1:
+                is_union = closes(tokens[index - 1]) and opens(tokens[index + 1])
+                name = "cup" if is_union else name
+            if name in ("cup", "cap", "setminus", "backslash") and depth_at(tokens, index) == 0:
+                cuts.append((index, "setminus" if name == "backslash" else name))
+        if not cuts:
+            return None
+        first = _name_end(tokens, {"in"})
+        start = first if first is not None else 0
+        operations = {name for _, name in cuts}
+        if len(operations) > 1:
+            raise GiveUpError("several operations on sets")
+        ends = [index for index, _ in cuts]
+        nested = _Values(self._depth + 1)
+        parts = []
+        for begin, end in zip([start, *(i + 1 for i in ends)], [*ends, len(tokens)], strict=True):
+            parts.append(nested.single(tokens[begin:end]))
+        operation = cuts[0][1]
+        if operation == "cup":
+            return Union(tuple(parts))
+        return Union(tuple(parts), "cap" if operation == "cap" else "setminus")
+
+    def _relation(self, tokens: list[Token]) -> Value | None:
+        sides: list[list[Token]] = [[]]
+        signs: list[str] = []
+        for index, token in enumerate(tokens):
+            sign = _RELATIONS.get(token.text) if token.kind in ("op", "cmd") else None
+            if sign is None or depth_at(tokens, index):
+                sides[-1].append(token)
+            elif not sides[-1] and signs and signs[-1] in ("<", ">") and sign == "=":
+                signs[-1] += "="
+            elif sign == "=" and token.gap == 0 and [t.text for t in sides[-1][-1:]] == ["!"]:
+                sides[-1].pop()
+                signs.append("!=")
+                sides.append([])
+            else:
+                signs.append(sign)
+                sides.append([])
+        if not signs:
+            return None
+        if not sides[0]:
+            sides, signs = sides[1:], signs[1:]
+            if not signs:
+                return self.single(sides[0])
+        if len(signs) > 8:
+            raise GiveUpError("a long chain of relations")
+        nested = _Values(self._depth + 1)
+        if signs == ["in"]:
+            return nested.single(sides[1])
+        return Relation(tuple(nested.side(one, n) for n, one in enumerate(sides)), tuple(signs))
+
+    def side(self, tokens: list[Token], number: int) -> Value:
+        """One side; what cannot be understood of the first is a name."""
+        try:
+            return self._signed(self.single(tokens))
+        except GiveUpError:
+            if number:
+                raise
+        return Words(tuple(token.text.lower() for token in tokens))
+
+    def _ratio(self, tokens: list[Token]) -> Value | None:
+        colons = [n for n, t in enumerate(tokens) if t.text == ":" and t.kind == "op"]
+        if not colons:
+            return None
+        suffix = ""
+        tail = [t.text.lower() for t in tokens if t.kind in ("word", "letters")]
+        joined = "".join(tail).replace(".", "")
+        if joined in ("am", "pm"):
+            suffix = joined
+            tokens = [t for t in tokens if t.kind not in ("word", "letters") and t.text != "."]
+        parts: list[list[Token]] = [[]]
+        for token in tokens:
+            if token.text == ":":
+                parts.append([])
+            else:
+                parts[-1].append(token)
+        values = [self._quantity(part) for part in parts]
+        minutes = parts[1][0].text if len(parts) == 2 and len(parts[1]) == 1 else ""
+        return Ratio(tuple(values), suffix, len(minutes) == 2 and minutes[0] == "0")
+
+    def _quantity(self, tokens: list[Token]) -> Quantity:
+        """An expression with its currency before and its unit behind."""
+        if not tokens:
+            raise GiveUpError("nothing")
+        sign, currency, tokens = _currency(tokens)
+        parser = ExpressionParser(tokens)
+        try:
+            node, rest = parser.expression(), tokens[parser.at :]
+            node, rest = _multiplied(node, rest)
+            unit = unit_of(rest) if rest else None
+        except GiveUpError:
+            parser = ExpressionParser(tokens, stop_at_units=False)
+            node, rest, unit = parser.expression(), tokens[parser.at :], None
+            if rest:
+                raise
+        decimals, digits = _decimals(tokens[: parser.at]) if not rest or unit else (None, 0)
+        if rest and unit is None:
+            decimals, digits = _decimals(tokens[: parser.at])
+        if currency is not None:
+            unit = currency if unit is None or unit == currency else unit
+        if sign:
+            node = ("neg", node)
+        loose = _loose(tokens) if unit is None and symbols_of(node) else None
+        if rest and unit is None and all(t.kind == "letters" for t in rest):
+            with contextlib.suppress(GiveUpError):  # `3 ways`, or a product after all
+                parser = ExpressionParser(tokens, stop_at_units=False)
+                product = parser.expression()
+                if parser.at == len(tokens):
+                    node, loose = (("neg", product) if sign else product), (node, None)
+        return Quantity(node, unit, decimals, digits, loose)
+
+
+def _currency(tokens: list[Token]) -> tuple[bool, Unit | None, list[Token]]:
+    """A sign and a currency that stand before a number; what is left."""
+    at = 1 if tokens[0].text == "-" and len(tokens) > 1 else 0
+    if tokens[at].text in CURRENCIES and len(tokens) > at + 1:
+        end = at + 1
+        if tokens[at].text in ("US", "HK") and tokens[end].text == "USD":
+            end += 1
+        if tokens[end : end + 1] and tokens[end].text == "." and len(tokens) > end + 1:
+            end += 1
+        unit = unit_of(
+            [Token("word", "USD" if tokens[at].text in ("US", "HK") else tokens[at].text)]
+        )
+        return at == 1, unit, tokens[end:]
+    return False, None, tokens
+
+
+def _multiplied(node: Node, rest: list[Token]) -> tuple[Node, list[Token]]:
+    """`3 million`: the number and what is left."""
+    while rest and rest[0].kind in ("word", "letters") and rest[0].text.lower() in MULTIPLIERS:
+        node = ("mul", node, ("num", Fraction(MULTIPLIERS[rest[0].text.lower()])))
+        rest = rest[1:]
+    return node, rest
+
+
+def _decimals(tokens: Sequence[Token]) -> tuple[int | None, int]:
+    r"""Digits behind the point, and significant ones, of a number, also as `1.6\times10^{-19}`."""
+    one = [t for t in tokens if t.text not in ("-", "+", "(", ")", "{", "}")]
+    if one and one[0].kind == "num" and one[0].decimals is not None:
+        texts = [t.text for t in one[1:3]]
+        if len(one) == 1 or (texts[0] in ("times", "cdot", "*") and texts[1:] == ["10"]):
+            return one[0].decimals, one[0].digits
+    return None, 0
+
+
+def _loose(tokens: list[Token]) -> tuple[Node, Unit | None] | None:
+    """A number, and the letters behind it read as a unit."""
+    for index, token in enumerate(tokens):
+        if token.kind == "letters" and index and not is_unit(token.text):
+            try:
+                parser = ExpressionParser(tokens[:index])
+                node = parser.expression()
+                unit = unit_of(tokens[index:])
+            except GiveUpError:
+                return None
+            if unit is None or parser.at != index or symbols_of(node):
+                return None
+            return node, unit
+    return None
+
+
+def _infinite(value: Value) -> bool:
+    node = value.node if isinstance(value, Quantity) else ()
+    return bool(node) and (node == ("const", "inf") or node == ("neg", ("const", "inf")))
+
+
+def _name_end(tokens: Sequence[Token], signs: set[str]) -> int | None:
+    """Where a value begins behind a name and a sign: behind `x \\in`."""
+    for index, token in enumerate(tokens[:8]):
+        if token.text in signs and token.kind in ("op", "cmd"):
+            return index + 1
+    return None

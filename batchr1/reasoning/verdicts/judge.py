@@ -1,0 +1,195 @@
+"""The stages of a verdict, in their order; each says whether it decided.
+
+    text      the same signs, but for looks
+    number    numbers with a base
+    choice    a letter, where the right answer is one
+    number, set, interval, math, text   values, by the right answer's form
+    math      Math-Verify, where a text is not understood (only `deep`)
+
+Where readings of a text disagree, or nothing understands it, there is no verdict.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from batchr1.reasoning.verdicts.choices import choice_of, choice_text, yes_no_of
+from batchr1.reasoning.verdicts.compare import Comparison
+from batchr1.reasoning.verdicts.exact import rational
+from batchr1.reasoning.verdicts.grammar.forms import (
+    Interval,
+    Quantity,
+    Ratio,
+    Relation,
+    Sequence_,
+    Union,
+    Value,
+    Words,
+)
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, scan
+from batchr1.reasoning.verdicts.grammar.values import readings
+
+_BASED = re.compile(r"(?P<digits>[0-9A-Za-z.]+)_(?:\{(?P<long>\d+)\}|(?P<short>\d\d?))")
+_TEXT_GROUP = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+_IN_BASE = re.compile(
+    r"\(?base\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\)?", re.IGNORECASE
+)
+_BASES = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+    "twelve": "12",
+    "sixteen": "16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether an answer is right, and by which stage; None: not known.
+
+    `wants_more`: a library may decide what is not known here.
+    """
+
+    correct: bool | None
+    by: str | None
+    wants_more: bool = False
+
+
+def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = True) -> Judgement:
+    """Judge a final answer. `deep` loads libraries, which may take long; else time is bounded."""
+    try:
+        right = scan(gold)
+    except GiveUpError:
+        return _as_texts(final, gold)
+    try:
+        mine = scan(final)
+    except GiveUpError:
+        return _as_texts(final, gold)
+    if _signs(mine) == _signs(right):
+        return Judgement(True, "text") if right else Judgement(None, None)
+    based = _same_in_base(final, gold)
+    if based is not None:
+        return Judgement(based, "number")
+    if with_choices and (chosen := choice_of(gold)) is not None:
+        return _choice(final, gold, chosen, deep=deep)
+    if with_choices and (truth := yes_no_of(gold)) is not None:
+        said = yes_no_of(final)
+        if said is not None:
+            return Judgement(said == truth, "choice")
+    return _values(final, gold, mine, right, deep=deep)
+
+
+def _as_texts(final: str, gold: str) -> Judgement:
+    """Of texts too long to read: the same, or not."""
+    return Judgement("".join(final.split()) == "".join(gold.split()), "text")
+
+
+def _choice(final: str, gold: str, right: str, *, deep: bool) -> Judgement:
+    """The letter decides. A text behind the letter must not contradict; alone, it must be the right one's."""
+    mine, text = choice_of(final), choice_text(gold)
+    if mine is not None:
+        said = choice_text(final)
+        if mine == right and said and text:
+            same = judge(said, text, deep=False, with_choices=False)
+            return Judgement(True if same.correct is not False else None, "choice")
+        return Judgement(mine == right, "choice")
+    if text:
+        return judge(final, text, deep=deep, with_choices=False)
+    return Judgement(False, "choice")
+
+
+def _values(
+    final: str, gold: str, mine: Sequence[Token], right: Sequence[Token], *, deep: bool
+) -> Judgement:
+    try:
+        golds = readings(right)
+    except GiveUpError:
+        return _by_library(final, gold, None, deep=deep)
+    by = _stage(golds[0])
+    try:
+        finals = readings(mine)
+    except GiveUpError:
+        return _by_library(final, gold, golds[0], deep=deep)
+    comparison = Comparison(deep=deep)
+    outcomes = [comparison.same(value, golds[0]) for value in finals]
+    if True in outcomes:
+        return Judgement(True, by)
+    if None in outcomes:
+        if comparison.wants_more:
+            return Judgement(None, None, wants_more=True)
+        return _by_library(final, gold, golds[0], deep=deep)
+    if any(comparison.same(finals[0], other) for other in golds[1:]):
+        return Judgement(None, None)  # another reading of the right answer says otherwise
+    return Judgement(False, by)
+
+
+def _by_library(final: str, gold: str, value: Value | None, *, deep: bool) -> Judgement:
+    """Math-Verify's word on what is not understood."""
+    if not deep:
+        return Judgement(None, None, wants_more=True)
+    from batchr1.reasoning.verdicts.library import library_says
+
+    found = library_says(final, gold)
+    if found is False and value is None:
+        return Judgement(None, None)  # it knows no more of the right answer than that it differs
+    return Judgement(found, None if found is None else "math")
+
+
+def _stage(value: Value) -> str:
+    """The stage that a right answer of this form belongs to."""
+    match value:
+        case Words():
+            return "text"
+        case Quantity(node):
+            return "math" if rational(node) is None else "number"
+        case Ratio():
+            return "number"
+        case Interval() | Union():
+            return "interval"
+        case Sequence_():
+            return "set"
+        case Relation(sides, signs):
+            if signs == ("=",) and isinstance(sides[-1], Quantity):
+                return _stage(sides[-1])
+            return "interval" if set(signs) & {"<", ">", "<=", ">=", "!="} else "math"
+    return "math"
+
+
+def _signs(tokens: Sequence[Token]) -> str:
+    """Tokens as a text that only looks have no part in."""
+    found: list[str] = []
+    for index, token in enumerate(tokens):
+        text = token.text.lower() if token.kind == "word" else token.text
+        if found and token.kind == "num" and tokens[index - 1].kind == "num":
+            found.append(" " * token.gap or "|")
+        elif token.gap == 2:
+            found.append(" ")
+        found.append(_FRACTIONS.get(text, text))
+    return "".join(found).rstrip(" .")
+
+
+_FRACTIONS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac"}
+
+
+def _same_in_base(final: str, gold: str) -> bool | None:
+    """Numbers like 52_8: the base may be left out, but not be another one."""
+    a, b = (_BASED.fullmatch(_without_looks(text)) for text in (final, gold))
+    if b is None:
+        return None
+    if a is None:
+        return True if _without_looks(final) == b["digits"] else None
+    return (a["digits"], a["long"] or a["short"]) == (b["digits"], b["long"] or b["short"])
+
+
+def _without_looks(text: str) -> str:
+    text = _TEXT_GROUP.sub(r"\1", text)
+    text = _IN_BASE.sub(lambda m: "_{" + _BASES.get(m[1].lower(), m[1]) + "}", text)
+    return re.sub(r"[\s$,()]|\\[,!;:]", "", text)

@@ -1,0 +1,159 @@
+"""Sets of real numbers with rational ends: intervals, unions, and what inequalities say.
+
+A bound is (value, side): side -1 just below the value, 0 at it, +1 just above. So an open interval
+(a, b) reaches from (a, +1) to (b, -1), and sets of intervals are compared in a unique form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+from batchr1.reasoning.verdicts.exact import rational
+from batchr1.reasoning.verdicts.grammar.forms import (
+    Interval,
+    Quantity,
+    Relation,
+    Sequence_,
+    Union,
+    Value,
+)
+from batchr1.reasoning.verdicts.grammar.trees import Node
+
+Bound = tuple[Fraction | float, int]
+Piece = tuple[Bound, Bound]
+_BELOW: Bound = (-math.inf, 1)
+_ABOVE: Bound = (math.inf, -1)
+_FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
+
+
+def pieces_of(value: Value) -> tuple[list[Piece], ...] | None:
+    """The sets that a value may be, in their unique form; None for what is no set of reals.
+
+    A list of inequalities may be meant with `or` or with `and`: then there are two.
+    """
+    if isinstance(value, Sequence_) and value.kind == "list":
+        found = [_pieces(item) for item in value.items]
+        if any(one is None for one in found) or not any(_is_range(item) for item in value.items):
+            return None
+        sets = [one for one in found if one is not None]
+        both = sets[0]
+        for one in sets[1:]:
+            both = _intersection(both, one)
+        return _normal([piece for one in sets for piece in one]), both
+    single = _pieces(value)
+    return None if single is None else (single,)
+
+
+def _is_range(value: Value) -> bool:
+    return isinstance(value, Interval | Union | Relation)
+
+
+def _pieces(value: Value) -> list[Piece] | None:
+    match value:
+        case Interval():
+            return _interval(value.low, value.high, value.has_low, value.has_high)
+        case Sequence_("tuple" | "square" as kind, items) if len(items) == 2:
+            ends = [item.node for item in items if isinstance(item, Quantity)]
+            has_ends = kind == "square"
+            return _interval(ends[0], ends[1], has_ends, has_ends) if len(ends) == 2 else None
+        case Sequence_("set", items):
+            points = [rational(i.node) for i in items if isinstance(i, Quantity)]
+            if len(points) < len(items) or None in points:
+                return None
+            return _normal([((p, 0), (p, 0)) for p in points if p is not None])
+        case Union():
+            return _combined(value)
+        case Relation():
+            return _condition(value)
+    return None
+
+
+def _interval(low: Node, high: Node, has_low: bool, has_high: bool) -> list[Piece] | None:
+    a, b = _end(low), _end(high)
+    if a is None or b is None:
+        return None
+    begin = (a, 0 if has_low and math.isfinite(a) else 1)
+    end = (b, 0 if has_high and math.isfinite(b) else -1)
+    return _normal([(begin, end)])
+
+
+def _end(node: Node) -> Fraction | float | None:
+    if node == ("const", "inf"):
+        return math.inf
+    if node == ("neg", ("const", "inf")):
+        return -math.inf
+    return rational(node)
+
+
+def _combined(value: Union) -> list[Piece] | None:
+    found = [_pieces(part) for part in value.parts]
+    sets = [one for one in found if one is not None]
+    if len(sets) < len(found):
+        return None
+    if value.operation == "cup":
+        return _normal([piece for one in sets for piece in one])
+    result = sets[0]
+    for one in sets[1:]:
+        result = _intersection(result, one if value.operation == "cap" else _complement(one))
+    return result
+
+
+def _condition(value: Relation) -> list[Piece] | None:
+    """What a chain such as `-2 < x \\le 7` says of its one symbol."""
+    result: list[Piece] = [(_BELOW, _ABOVE)]
+    names: set[str] = set()
+    for left, sign, right in zip(value.sides, value.signs, value.sides[1:], strict=False):
+        if sign not in _FLIPPED or not (isinstance(left, Quantity) and isinstance(right, Quantity)):
+            return None
+        if left.node[0] == "sym":
+            name, end = left.node[1], _end(right.node)
+        elif right.node[0] == "sym":
+            name, end, sign = right.node[1], _end(left.node), _FLIPPED[sign]
+        else:
+            return None
+        if end is None:
+            return None
+        names.add(name)
+        result = _intersection(result, _half(sign, end))
+    return result if len(names) == 1 else None
+
+
+def _half(sign: str, end: Fraction | float) -> list[Piece]:
+    match sign:
+        case "<":
+            return [(_BELOW, (end, -1))]
+        case "<=":
+            return [(_BELOW, (end, 0) if math.isfinite(end) else _ABOVE)]
+        case ">":
+            return [((end, 1), _ABOVE)]
+        case ">=":
+            return [((end, 0) if math.isfinite(end) else _BELOW, _ABOVE)]
+        case "!=":
+            return [(_BELOW, (end, -1)), ((end, 1), _ABOVE)]
+    return [((end, 0), (end, 0))]
+
+
+def _normal(pieces: Sequence[Piece]) -> list[Piece]:
+    """Sorted, without empty pieces, and with those that touch made one."""
+    found: list[Piece] = []
+    for low, high in sorted(piece for piece in pieces if piece[0] <= piece[1]):
+        if found and low <= (found[-1][1][0], found[-1][1][1] + 1):
+            found[-1] = (found[-1][0], max(found[-1][1], high))
+        else:
+            found.append((low, high))
+    return found
+
+
+def _intersection(a: Sequence[Piece], b: Sequence[Piece]) -> list[Piece]:
+    return _normal([(max(x[0], y[0]), min(x[1], y[1])) for x in a for y in b])
+
+
+def _complement(pieces: Sequence[Piece]) -> list[Piece]:
+    found: list[Piece] = []
+    begin = _BELOW
+    for low, high in pieces:
+        found.append((begin, (low[0], low[1] - 1)))
+        begin = (high[0], high[1] + 1)
+    return _normal([*found, (begin, _ABOVE)])

@@ -1,0 +1,6 @@
+"""Verdicts of an existing output, given again without generating: `batchr1 verify`.
+
+parts   the verdicts of one part: its rows judged anew, as a run judges them
+golds   right answers from another file, by id
+output  the whole output: under its lock, part by part, each replaced through an intent
+"""

@@ -1,0 +1,29 @@
+"""Right answers from another file, by id."""
+
+from __future__ import annotations
+
+from batchr1.dataset.source import Source
+from batchr1.errors import InputError
+from batchr1.job.spec import InputSpec
+from batchr1.storage.base import expand_inputs
+from batchr1.storage.uri import StorageOptions
+
+
+def read_golds(
+    path: str, *, id: str, gold: str, storage: StorageOptions | None = None
+) -> dict[str, str | None]:
+    """The right answers of a Parquet or JSON lines file, a folder or a glob.
+
+    Raises `UsageError` where there is no such file or column, `InputError` where an id is null or
+    comes twice.
+    """
+    spec = InputSpec(path=path, id=id, template=f"{{{id}}}", gold=gold)
+    source = Source(spec, [], expand_inputs((path,), storage))
+    found: dict[str, str | None] = {}
+    for position, batch in source.batches(tuple(dict.fromkeys([id, gold]))):
+        for name, right in zip(source.ids(batch), source.golds(batch), strict=True):
+            if name is None or name in found:
+                what = "is null" if name is None else f"{name!r} came before"
+                raise InputError(f"{position}: the id {what} (need unique ids). Correct the file.")
+            found[name] = right
+    return found

@@ -1,0 +1,165 @@
+"""A whole output judged again: under its lock, part by part, each replaced through an intent.
+
+    lock ─▶ finish what a killed command began ─▶ job.json names the new verification
+         ─▶ each part: judge, replace if anything changed ─▶ _SUCCESS again, if it was there
+
+A kill at any moment leaves every row once, some with old verdicts and some with new ones. The same
+command again judges the rest: a part whose verdicts stay as they are is not written.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from batchr1.columns import ADDED_LATER
+from batchr1.errors import JobError, OutputError
+from batchr1.job.fingerprint import digest
+from batchr1.job.spec import VerifySpec
+from batchr1.output.folder import Output
+from batchr1.output.replace import replace_part, roll_forward
+from batchr1.reasoning.verdicts.column import GoldColumn
+from batchr1.reasoning.verify import Verify
+from batchr1.rejudge.golds import read_golds
+from batchr1.rejudge.parts import Counts, PartJudge
+from batchr1.storage.lock import Lock
+from batchr1.verifier.pool import check_verifier
+
+log = logging.getLogger("batchr1.verify")
+
+
+@dataclass(frozen=True, slots=True)
+class GoldFile:
+    """Where new right answers come from; columns that are None are those of the job's input."""
+
+    path: str
+    id: str | None = None
+    gold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of an output. `kind`: as the job says; `chosen`: what `auto` chose for the column."""
+
+    output: str
+    kind: str
+    chosen: str
+    why: str | None
+    counts: Counts
+    parts: int
+    replaced: int
+
+
+def judge_again(
+    output: Output,
+    changes: dict[str, Any],
+    golds: GoldFile | None = None,
+    *,
+    progress: Callable[[int, int], None] = lambda done, parts: None,
+) -> Judged:
+    """Judge every row of an output anew. `changes` replace keys of the job's `verify`.
+
+    Raises `OutputError` where no job has been, `JobError` where the verification cannot work,
+    `LockHeldError` where a run holds the output.
+    """
+    job = output.job()
+    if job is None:
+        raise OutputError(f"{output.uri}: no output of batchr1. Give the folder of one.")
+    spec = _changed(job, changes)
+    right = _read(golds, job, output) if golds is not None else None
+    run = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}000Z-{secrets.token_hex(2)}"
+    verify = Verify(**spec.model_dump())
+    has_gold = bool(golds) or job["spec"]["input"].get("gold") is not None
+    if not has_gold and not verify.is_function:
+        raise JobError(
+            f"{output.uri}: there are no right answers (the job names no input.gold). "
+            "Give them with --gold, or a function with --kind."
+        )
+    module = check_verifier(verify, has_gold=has_gold)
+    with Lock.acquire(output.storage, run=run) as lock:
+        roll_forward(output)
+        output.clear_staging()
+        was_complete = _was_complete(output)
+        column = _gold_column(output, right) if spec.kind == "auto" else None
+        chosen = column.kind if column is not None else spec.kind
+        output.begin()
+        output.write_job(_named(job, spec, module))
+        judge = PartJudge(Verify(**(spec.model_dump() | {"kind": chosen})), right)
+        counts, parts, replaced = Counts(), output.parts(), 0
+        try:
+            for number, rel in enumerate(parts):
+                table = output.read_part(rel, None)
+                new, found = judge.judge(table)
+                counts = counts.plus(found)
+                if found.changed or not _is_of_this_version(output, rel):
+                    lock.check()
+                    replace_part(output, rel, new, run)
+                    replaced += 1
+                progress(number + 1, len(parts))
+        finally:
+            judge.close()
+        if was_complete:
+            lock.check()
+            output.succeed()
+    why = column.why if column is not None else None
+    return Judged(output.uri, spec.kind, chosen, why, counts, len(parts), replaced)
+
+
+def _changed(job: dict[str, Any], changes: dict[str, Any]) -> VerifySpec:
+    before = dict(job["spec"].get("verify") or {})
+    if "kind" in changes and ":" not in changes["kind"]:
+        before.pop("path", None)
+    try:
+        return VerifySpec(**{**before, **changes})
+    except ValueError as exc:
+        first = str(exc).splitlines()[-2:][0].strip()
+        raise JobError(f"verify: {first}. Correct the option.") from exc
+
+
+def _read(golds: GoldFile, job: dict[str, Any], output: Output) -> dict[str, str | None]:
+    source = job["spec"]["input"]
+    id, gold = golds.id or source.get("id"), golds.gold or source.get("gold")
+    if id is None or gold is None:
+        missing = "--id-column" if id is None else "--gold-column"
+        raise JobError(f"--gold {golds.path}: the job names no such column. Add {missing}.")
+    return read_golds(golds.path, id=id, gold=gold, storage=output.storage.options)
+
+
+def _was_complete(output: Output) -> bool:
+    """Whether everything was there, also before a command like this one was killed."""
+    last = output.last_run()
+    return output.is_complete() or (last is not None and last.exit_code == 0)
+
+
+def _gold_column(output: Output, golds: dict[str, str | None] | None) -> GoldColumn:
+    column = GoldColumn()
+    if golds is not None:
+        column.add(golds.values())
+        return column
+    for table in output.tables(["gold"]):
+        column.add(table.column("gold").to_pylist())
+    return column
+
+
+def _is_of_this_version(output: Output, rel: str) -> bool:
+    return set(output.stored_columns(rel)) >= ADDED_LATER
+
+
+def _named(job: dict[str, Any], spec: VerifySpec, module: str | None) -> dict[str, Any]:
+    """job.json with the new verification: a run with another one is refused from here on."""
+    semantic = job["fingerprint"] | {
+        "verify.kind": spec.kind,
+        "verify.extract": spec.extract,
+        "verify.kind's module": module,
+    }
+    document = job["spec"] | {"verify": spec.model_dump(mode="json")}
+    return job | {"fingerprint": semantic, "digest": digest(semantic), "spec": document}
+
+
+def to_dict(judged: Judged) -> dict[str, Any]:
+    """As plain values."""
+    return asdict(judged)
