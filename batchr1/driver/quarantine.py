@@ -1,9 +1,9 @@
-"""Rows that kill engines: which one was it?
+"""Find the row that crashes the engine.
 
-A row is blamed only when it was alone in the engine at its last death. So rows that were in flight
-twice when an engine died are run apart from all others, in small groups, then one by one; innocent
-ones get through and are cleared. With several replicas a row must have killed two of them: a sick
-GPU kills with any row, and is no row's doing.
+A row is blamed only when it was alone in the engine at its last death. Rows that were in flight
+twice when an engine died are quarantined. They run without all others, in small groups, then one by
+one; innocent ones get through and are cleared. With several replicas a row must have killed two of
+them: a sick GPU kills with any row, and is no row's fault.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Quarantine:
         self._verdicts: list[Failure] = []
 
     def __bool__(self) -> bool:
-        """Whether a group waits to be run apart."""
+        """Tell whether a group waits to be run by itself."""
         return bool(self._groups)
 
     def exited(
         self, in_flight: Sequence[WorkItem], *, worker: int = 0, others: bool = False
     ) -> list[WorkItem]:
-        """An engine died with these: gives those that just run again. The others wait in groups, or are blamed.
+        """Note an engine's death with these rows; returns those to run again.
 
-        `others`: whether there are other workers to try a row on. Raises `EngineError` when the
-        engine dies whatever it is given: no row is to blame then.
+        The others wait in groups, or are blamed. `others`: there are other workers to try a row on.
+        Raises `EngineError` when the engine dies whatever it is given: no row is to blame then.
         """
         for item in in_flight:
             self._deaths[item.key] = self._deaths.get(item.key, 0) + 1
@@ -61,7 +61,7 @@ class Quarantine:
         return again
 
     def next_group(self, worker: int = 0, *, others: bool = False) -> list[WorkItem]:
-        """The next group for this worker; empty when all that wait are for others to try."""
+        """Take this worker's next group; empty if others must try it."""
         for number, group in enumerate(self._groups):
             if not (others and len(group) == 1 and worker in self._alone.get(group[0].key, ())):
                 del self._groups[number]
@@ -69,7 +69,7 @@ class Quarantine:
         return []
 
     def generated(self, keys: Iterable[SampleKey]) -> list[Failure]:
-        """These came through, so the engine works: gives the rows that were rightly blamed."""
+        """Note finished rows, so the engine works; returns rows rightly blamed."""
         for key in keys:
             self._deaths.pop(key, None)
             self._alone.pop(key, None)

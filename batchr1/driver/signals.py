@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: the first one stops a run in good order, the second one ends it at once."""
+"""SIGINT and SIGTERM: the first stops a run, the second ends it.
+
+A stop saves and leaves in good order; the end is immediate.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ _NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """What came so far. `reason` is set by the first signal.
+    """Signals so far; the first one sets `reason`.
 
-    Until `is_polled` is set, that signal also breaks off what the main thread is doing; after that,
-    it is left to whoever looks at `reason`.
+    Until `is_polled` is set, that signal also interrupts the main thread. After that, it is left to
+    whoever reads `reason`.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -29,7 +32,7 @@ class StopSignals:
         self.is_polled = False
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler. A second signal ends the process, and its workers die with it."""
+        """Handle a signal; a second one ends the process and its workers."""
         if self.reason is not None:
             os._exit(InterruptedRun.exit_code)
         self.reason = f"received {signal.Signals(number).name}"

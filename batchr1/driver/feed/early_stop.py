@@ -1,12 +1,14 @@
-"""`stop_when`: samples of a row in waves, until enough of them are right.
+"""`stop_when`: samples of a row in waves, until enough are right.
 
-    rows in the input's order ─▶ as many samples as are still wanted right ─▶ judged: enough, or twice as many, …
+    rows in the input's order ─▶ as many samples as are still wanted right
+                              ─▶ judged: enough, or twice as many, …
 
-A row whose wave was not enough goes first again: it is late already. What was out when a row had
-enough is called back, and what was never out is not begun. A row is forgotten when all that it
-needs is committed, because until then a dead worker may take right samples with it.
+A row whose wave was not enough goes first again: it is late already. Once a row has enough, its
+samples out are cancelled and the others are never begun. A row is forgotten when all that it needs
+is committed: until then a dead worker may take right samples with it.
 
-Pure: who generates and judges is not its business. Not thread-safe; the feeder's lock guards it.
+Pure: generation and verification are not its business. Not thread-safe: the feeder's lock guards
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ GROWTH = 2  # a wave over the one before
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """A row that has samples out, or right ones that are not committed yet."""
+    """Row with samples out, or with right ones that are not committed."""
 
     group: RowSamples
     wave: int
@@ -33,7 +35,7 @@ class _Row:
 
 
 class EarlyStop:
-    """Has a `Schedule`'s face towards the feeder. `enough`: so many right samples of a row."""
+    """Replacement of `Schedule` that stops a row at `enough` right samples."""
 
     def __init__(self, enough: int) -> None:
         self._enough = enough
@@ -55,7 +57,7 @@ class EarlyStop:
 
     @property
     def waits(self) -> bool:
-        """Whether verdicts may bring more samples to pick."""
+        """Tell whether verdicts may bring more samples to pick."""
         return bool(self._waiting)
 
     def groups(self) -> Iterator[RowSamples]:
@@ -68,7 +70,7 @@ class EarlyStop:
             self._ready.append(group)
 
     def pick(self) -> Pick | None:
-        """The next wave of a row; None when no row has one now."""
+        """Pick the next wave of a row; None when there is none."""
         while self._ready:
             group = self._ready.popleft()
             row = self._between.pop(group.number, None)
@@ -100,8 +102,9 @@ class EarlyStop:
         self._settle(id, row)
 
     def judged(self, id: str, sample: int, *, right: bool) -> bool:
-        """A sample has its verdict, or failed; whether its row has enough by it, and what is out
-        may be called back.
+        """Note a sample's verdict, or its failure.
+
+        Returns whether its row has enough by it: then the samples out may be cancelled.
         """
         row = self._rows.get(id)
         if row is None or sample not in row.out:
@@ -138,7 +141,7 @@ class EarlyStop:
             self._settle(id, row)
 
     def lost(self, id: str, sample: int) -> None:
-        """A worker died with it: it is out again, whatever it was judged."""
+        """Put a dead worker's sample out again, whatever its verdict."""
         row = self._rows.get(id)
         if row is None:
             return
@@ -163,9 +166,7 @@ class EarlyStop:
         self.spared += len(new)
 
     def _settle(self, id: str, row: _Row) -> None:
-        """What follows for a row of which something has changed: it waits, or goes on, or is
-        forgotten.
-        """
+        """Let a changed row wait, send more, or be forgotten."""
         has_more = bool(row.group.samples)
         if row.out and has_more:
             self._waiting.add(row)
@@ -178,4 +179,4 @@ class EarlyStop:
             del self._rows[id]
 
     def finished(self, group: RowSamples | None, tokens: int) -> None:
-        """Lengths decide nothing here."""
+        """Ignore the length: it decides nothing in waves."""

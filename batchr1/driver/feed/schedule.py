@@ -1,16 +1,17 @@
-"""Which samples go next: longest expected first where lengths are known, else in the order of the input.
+"""Order of samples: longest expected first, else that of the input.
 
-    rows looked ahead ─▶ begun before ─▶ probes: a sample of each row of which nothing is known ─▶ others, longest first
+    rows looked ahead ─▶ begun before ─▶ probes: a sample of each row of unknown length
+                      ─▶ others, longest first
 
-A batch ends as late as its longest sample, so whatever is long had better begin early (longest
-processing time first: Graham, Bounds on multiprocessing timing anomalies, 1969). A row's samples
-are about equally long: the first that is done tells of the others. Nothing ever waits for a probe:
-while one is under way, its siblings are candidates too.
+A batch ends as late as its longest sample, so long ones had better begin early (longest processing
+time first: Graham, Bounds on multiprocessing timing anomalies, 1969). A row's samples are about
+equally long: the first one done predicts the others. Nothing ever waits for a probe: while one is
+under way, its siblings are candidates too.
 
-What an earlier run began goes first, whatever its length: where each night's window is shorter than
-the work, it could wait for many nights.
+Samples that an earlier run began go first, whatever their length. Where each night's window is
+shorter than the work, they could wait for many nights.
 
-Pure and deterministic: the same rows and the same lengths, told at the same places, give the same
+Pure and deterministic: the same rows, and the same lengths at the same moments, give the same
 order.
 """
 
@@ -27,10 +28,10 @@ from typing import Any
 
 @dataclass(slots=True, eq=False)
 class RowSamples:
-    """A row's pending samples. `expected`: tokens of one completion, NaN while nothing is known; `row` is the caller's.
+    """Pending samples of a row.
 
-    `saved`: tokens that exist of a sample already, by sample. `right`: how many of its done samples
-    are.
+    `expected`: tokens of one completion, NaN while unknown. `row` is the caller's. `saved`: tokens
+    that exist of a sample already, by sample. `right`: the number of right ones among done samples.
     """
 
     row: Any
@@ -44,8 +45,9 @@ class RowSamples:
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Samples of one row, to be run by one replica close together: their prompt is then in its
-    prefix cache.
+    """Samples of one row for one replica, close together.
+
+    Their prompt is then in its prefix cache.
     """
 
     group: RowSamples
@@ -55,7 +57,7 @@ class Pick:
 
 
 class Schedule:
-    """Holds the rows that are looked ahead, and says which samples go next."""
+    """Rows that are looked ahead, and the choice of the next samples."""
 
     def __init__(self, *, longest_first: bool) -> None:
         self._longest_first = longest_first
@@ -100,7 +102,7 @@ class Schedule:
                 self._in_order.append(group)
 
     def pick(self) -> Pick | None:
-        """What goes next; None when every row was picked."""
+        """Pick the next samples; None when every row was picked."""
         if self._begun:
             return self._continue(self._begun.popleft())
         if self._in_order and not self._longest_first:
@@ -120,8 +122,9 @@ class Schedule:
         return self._all_of(group, group.expected)
 
     def finished(self, group: RowSamples | None, tokens: int) -> None:
-        """A sample is complete, with so many tokens; `group`: its row, when it was that row's
-        probe.
+        """Note a complete sample's tokens.
+
+        `group` is its row, when it was that row's probe.
         """
         self._finished += 1
         self._tokens += tokens
@@ -145,8 +148,9 @@ class Schedule:
         heapq.heappush(self._known, (-group.expected, group.number, group))
 
     def _continue(self, group: RowSamples) -> Pick:
-        """The begun samples of a row, the furthest first; the row's others wait as if these were
-        its probe.
+        """Pick the begun samples of a row, the furthest first.
+
+        The row's others wait as if these were its probe.
         """
         samples = sorted(
             (s for s in group.samples if s in group.saved), key=lambda s: (-group.saved[s], s)
@@ -181,8 +185,9 @@ class Schedule:
         return Pick(group, samples, expected, at_least)
 
     def _least_length(self, sent: int) -> float:
-        """What a probe under way has reached at least: the longest of those that went after it and
-        are done.
+        """Bound the length of a probe under way from below.
+
+        It has reached that of the longest finished sample that went after it.
         """
         at = bisect_right(self._stairs, (sent, math.inf))
         return self._stairs[at][1] if at < len(self._stairs) else 0.0

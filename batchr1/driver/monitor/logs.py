@@ -1,6 +1,6 @@
-"""The run's log: what driver and workers have to say, beside the run's record, and for programs as JSON on stderr.
+"""Log of a run: messages of driver and workers, beside its record.
 
-Prompts are never part of it.
+For programs they are JSON on stderr. Prompts are never part of it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from batchr1.output.folder import RUNS_DIR, Output
 
 @contextlib.contextmanager
 def log_file(output: Output, run: str) -> Iterator[Path]:
-    """The run's log, beside its record; for S3 it is kept locally and uploaded at the end.
+    """Open the run's log beside its record; yields its local path.
 
-    Yields its local path.
+    For S3 it is kept locally and uploaded at the end.
     """
     local = output.storage.kind == "local"
     folder = (
@@ -46,7 +46,10 @@ def log_file(output: Output, run: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def json_on_stderr() -> Iterator[None]:
-    """All that this process says on stderr, as one JSON object a line: see `batchr1.events`."""
+    """Turn all that this process logs into JSON on stderr.
+
+    Each line is one object: see `batchr1.events`.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     handler.addFilter(
