@@ -32,7 +32,7 @@ class Quarantine:
         self._verdicts: list[Failure] = []
 
     def __bool__(self) -> bool:
-        """Whether a group waits to be run apart."""
+        """Tell whether a group waits to be run by itself."""
         return bool(self._groups)
 
     def exited(

@@ -1,8 +1,8 @@
-"""What a process and its subprocesses print: copied to the run's log as it comes, the last lines kept.
+"""Output of a process and its subprocesses, copied to the run's log.
 
-The cause of a failed engine is often nowhere else: vLLM's EngineCore prints it and says
-"initialization failed" to its parent. The reader sits in the driver and not in the worker, so that
-a worker's last words survive its death.
+The last lines are kept. The cause of a failed engine is often nowhere else: vLLM's EngineCore
+prints it and says "initialization failed" to its parent. The reader sits in the worker's parent, so
+that a worker's last words survive its death.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Log(Protocol):
 
 
 class LogTail:
-    """A pipe whose writing end is `fd`; a thread reads it until every writer is gone."""
+    """Pipe with writing end `fd`, read by a thread to its end."""
 
     def __init__(self, log: Log, *, name: str) -> None:
         self._log = log
@@ -38,7 +38,7 @@ class LogTail:
         self._thread = threading.Thread(target=self._read, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to read; call when the writing end was handed over, which closes ours."""
+        """Begin to read; closes our writing end, which was handed over."""
         os.close(self.fd)
         self._thread.start()
 
@@ -48,7 +48,7 @@ class LogTail:
             self._lines.clear()
 
     def last_lines(self, timeout_s: float = 0.0) -> tuple[str, ...]:
-        """The last lines, after waiting so long for the end of what is printed."""
+        """Give the last lines, once output has ended or time is over."""
         self._thread.join(timeout_s)
         with self._lock:
             return tuple(

@@ -1,5 +1,6 @@
-"""The line between the driver and a worker on another machine: who may come in, and when it counts
-as cut.
+"""Connections between the driver and workers on other nodes.
+
+Each proves that it knows the run's key. One that is silent for long counts as cut.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class Hello:
 
 
 def secured(sock: socket.socket, key: bytes, *, is_driver: bool) -> Connection:
-    """A connection over `sock` whose other end has shown that it knows `key`.
+    """Authenticate the other end of `sock`: it must know `key`.
 
-    Raises `OSError`, `EOFError` or `AuthenticationError` when it has not. Messages are pickles, so
-    whoever could speak here could run code: nothing is read before.
+    Raises `OSError`, `EOFError` or `AuthenticationError` when it does not. Messages are pickles, so
+    whoever could speak could run code: nothing is read before.
     """
     sock.settimeout(None)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -56,7 +57,10 @@ def secured(sock: socket.socket, key: bytes, *, is_driver: bool) -> Connection:
 
 
 class RelayListener:
-    """Where relays come in: a port of this node, and a bell that `wait` can wait for."""
+    """Port of this node to which relays connect.
+
+    An event socket wakes those that `wait` on it.
+    """
 
     def __init__(self, host: str, key: bytes) -> None:
         self._socket = socket.create_server((host, 0))
@@ -95,7 +99,10 @@ class RelayListener:
             ).start()
 
     def _handshake(self, sock: socket.socket) -> None:
-        """Let in who knows the key. One that says nothing keeps only this thread waiting."""
+        """Accept a peer that knows the key.
+
+        A silent one blocks this thread only.
+        """
         with contextlib.suppress(OSError, EOFError, AuthenticationError):
             line = secured(sock, self._key, is_driver=True)
             hello = line.recv()

@@ -1,12 +1,13 @@
-"""Snapshots of what is not committed yet: generations under way, and finished ones that wait for their part.
+"""Checkpoints of generations that are not committed yet.
 
-    .batchr1/inflight/snap-<run>-<worker>-<epoch>-<number>.bin     one worker's, replaced every checkpoint.every_s
-    .batchr1/inflight/snap-<run>-carried.bin                       what a run took over from the runs before it
-    .batchr1/inflight/snap-<run>-aside.bin                         the same, of samples that this run was not asked for
+    .batchr1/inflight/snap-<run>-<worker>-<epoch>-<number>.bin   a worker's, replaced as it saves
+    .batchr1/inflight/snap-<run>-carried.bin                     taken over from earlier runs
+    .batchr1/inflight/snap-<run>-aside.bin                       of samples that the run leaves out
 
-A snapshot is a hint and never the truth: rows that are committed are left out when it is read, one
-that cannot be read costs tokens, and two that name the same sample give the further one. File:
-magic, BLAKE2b-128 of the rest, then an Arrow IPC stream (zstd) with one row a generation.
+Generations are under way, or finished and waiting for their part. Checkpoints are advisory:
+committed parts always win. A file that cannot be read costs tokens. Of two states of a sample the
+further one counts. A file is a magic line, BLAKE2b-128 of the rest, and an Arrow IPC stream (zstd)
+with one row a generation.
 """
 
 from __future__ import annotations
@@ -52,15 +53,15 @@ _SCHEMA = pa.schema(
 
 
 class CheckpointError(Exception):
-    """A snapshot that is torn, or not one: its tokens are lost, its rows run again."""
+    """Torn or foreign checkpoint: its tokens are lost, its rows run again."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationCheckpoint:
-    """A generation as it was saved. `tokens` are all of its token ids so far; `prompt_hash` is its prompt's digest.
+    """Saved generation of one sample.
 
-    `injected`: how many of the tokens batchr1 put in. `reply`: a server's answer, which has no
-    tokens.
+    `tokens` are all of its token ids so far; batchr1 put `injected` of them in. `prompt_hash` is
+    the prompt's digest. `reply` is a server's answer, which has no tokens.
     """
 
     id: str
@@ -84,7 +85,7 @@ class GenerationCheckpoint:
         return len(self.tokens) if self.reply is None else self.reply.completion_tokens or 0
 
     def partial(self) -> ResumePoint:
-        """What a work item carries of it."""
+        """Convert to the resume point that a work item carries."""
         return ResumePoint(
             tuple(self.tokens),
             self.resumed_at,
@@ -97,7 +98,7 @@ class GenerationCheckpoint:
 
 @dataclass(slots=True)
 class FoundCheckpoints:
-    """What all snapshots of an output hold together: the furthest state of each sample."""
+    """Furthest state of each sample over all checkpoints of an output."""
 
     saved: dict[SampleKey, GenerationCheckpoint] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
@@ -126,14 +127,14 @@ def aside_name(run: str) -> str:
 
 
 def reopened_name(run: str, number: int) -> str:
-    """What `--continue-truncated` takes out of a part."""
+    """Name the checkpoint of rows that `--continue-truncated` takes out of a part."""
     return f"{INFLIGHT_DIR}/snap-{run}-cut-{number:05d}.bin"
 
 
 def encode(saved: Sequence[GenerationCheckpoint], *, job: str) -> bytes:
-    """A snapshot's bytes.
+    """Encode generations as a checkpoint's bytes.
 
-    `job` names the job whose answers these are: another job's are never taken over.
+    `job` names the job whose answers they are: another job's are never taken over.
     """
     offsets, values = [0], array("i")
     for one in saved:
@@ -170,7 +171,7 @@ def encode(saved: Sequence[GenerationCheckpoint], *, job: str) -> bytes:
 
 
 def decode(data: bytes, *, job: str | None = None) -> list[GenerationCheckpoint]:
-    """The generations of a snapshot.
+    """Decode the generations of a checkpoint.
 
     Raises `CheckpointError` when it is torn, or (with `job`) of another job.
     """
@@ -201,14 +202,14 @@ def decode(data: bytes, *, job: str | None = None) -> list[GenerationCheckpoint]
 def write_checkpoint(
     storage: Storage, rel: str, saved: Sequence[GenerationCheckpoint], *, job: str
 ) -> int:
-    """Write a snapshot, whole and durable when this returns. Returns its size in bytes."""
+    """Write a checkpoint, durable on return; returns its size in bytes."""
     data = encode(saved, job=job)
     storage.write_bytes(rel, data)
     return len(data)
 
 
 def read_checkpoints(storage: Storage, *, job: str | None = None) -> FoundCheckpoints:
-    """Every snapshot of an output. What cannot be read is named, and left out."""
+    """Read every checkpoint of an output; unreadable ones are named."""
     found = FoundCheckpoints()
     for rel in sorted((file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")), key=_age):
         found.files.append(rel)
@@ -222,7 +223,10 @@ def read_checkpoints(storage: Storage, *, job: str | None = None) -> FoundCheckp
 
 
 def _age(rel: str) -> tuple[str, bool, str]:
-    """Sorts snapshots, oldest first: a run begins with what it took over, then its workers save."""
+    """Order checkpoints, oldest first.
+
+    A run begins with those that it took over; its workers save later.
+    """
     match = _NAME.search(rel)
     return (match["run"], match["worker"] is not None, rel) if match else ("", False, rel)
 
@@ -230,7 +234,7 @@ def _age(rel: str) -> tuple[str, bool, str]:
 def read_worker(
     storage: Storage, run: str, worker: int, epoch: int, *, job: str
 ) -> dict[SampleKey, GenerationCheckpoint]:
-    """What a worker saved last.
+    """Read the last checkpoint of a worker.
 
     Whatever is wrong with it costs tokens only, so it is reported and not raised.
     """
@@ -252,9 +256,10 @@ def consolidate(
     job: str,
     aside: Collection[SampleKey] = frozenset(),
 ) -> None:
-    """Bring what earlier runs left into files of this run, then remove theirs. Call with the lock held.
+    """Move what earlier runs left into files of this run.
 
-    `aside`: samples that this run is not asked for. A file of their own lets them outlive it.
+    Theirs are removed then. Call with the lock held. `aside`: samples that this run is not asked
+    for. A file of their own lets them outlive it.
     """
     if found.files:
         for name, is_aside in ((carried_name(run), False), (aside_name(run), True)):
@@ -268,8 +273,9 @@ def consolidate(
 
 
 def add(known: dict[SampleKey, GenerationCheckpoint], more: Iterable[GenerationCheckpoint]) -> None:
-    """Put in newer snapshots: of one sample the one that got further stays; another prompt or
-    attempt replaces it.
+    """Add newer generations to `known`.
+
+    Of one sample the further one stays; another prompt or attempt replaces it.
     """
     for new in more:
         old = known.get(new.key)

@@ -1,4 +1,4 @@
-"""Outputs by the name of their folder or by a glob of folders, on disk and on S3."""
+"""Outputs by folder or by glob, on disk and S3."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def find_outputs(uris: Sequence[str]) -> list[Output]:
-    """The outputs that folders and globs name, each once, in their order; those of a glob sorted.
+    """Find the outputs that folders and globs name, each once.
 
-    A folder that is named is taken as it is, whatever it holds; a glob takes the outputs of batchr1
-    among the folders that it matches. Raises `UsageError` for a glob that takes none.
+    They keep the order of their names; those of a glob are sorted. A folder is taken as it is,
+    whatever it holds. A glob takes the outputs of batchr1 among the folders that it matches. Raises
+    `UsageError` for a glob without any.
     """
     found: dict[str, Output] = {}
     for uri in uris:
@@ -42,9 +43,10 @@ def is_glob(uri: str) -> bool:
 def matching_folders(
     pattern: str, options: StorageOptions | None = None, *, what: str
 ) -> list[str]:
-    """The folders that a glob matches, by URI, sorted. `*` stays within a part of the path; not hidden ones.
+    """List the folders that a glob matches, by URI, sorted.
 
-    Raises `JobError` for `**`, in the name of `what`; `InputError` when storage cannot be listed.
+    `*` stays within a part of the path; hidden folders are left out. Raises `JobError` for `**`, in
+    the name of `what`, and `InputError` when storage cannot be listed.
     """
     if "**" in pattern:
         raise JobError(

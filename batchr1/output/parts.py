@@ -1,4 +1,4 @@
-"""Results → Parquet parts. Builds and writes a file; publishing it is `data.output`'s business."""
+"""Parquet parts of results: built and written here, published by `output.folder`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def failures_table(failures: Sequence[Failure], *, run: str, failed_at: object) 
 
 @contextmanager
 def data_errors(name: str, table: pa.Table | None = None) -> Iterator[None]:
-    """Turn what Arrow says of a part's content into a `FailedError` that names the column.
+    """Turn Arrow's complaint about content into a `FailedError` for its column.
 
     The same rows would fail again, whatever engine made them.
     """
@@ -89,8 +89,9 @@ def _unwritable(table: pa.Table) -> str | None:
 
 
 def write_parquet(table: pa.Table, path: Path | pa.NativeFile) -> None:
-    """Write a table as one zstd Parquet file that every reader understands, without pandas or Arrow
-    metadata tricks.
+    """Write a table as one zstd Parquet file for every reader.
+
+    It has no metadata of pandas or Arrow.
     """
     pq.write_table(
         table,

@@ -1,9 +1,11 @@
-"""Replacing committed parts, whole and by intent: at no instant is a row lost, and no later run sees one twice.
+"""Replacing committed parts, whole and by intent.
 
-    stage the new part ─▶ write the intent (old → new) ─▶ publish new ─▶ remove old ─▶ remove the intent
+    stage the new part ─▶ write the intent (old → new) ─▶ publish new
+                       ─▶ remove old ─▶ remove the intent
 
-A run that finds an intent rolls it forward before it reads what is committed. Call everything here
-with the lock held and `_SUCCESS` removed.
+At no instant is a row lost, and no later run sees one twice. A run that finds an intent rolls it
+forward before it reads what is committed. Call these functions with the lock held and `_SUCCESS`
+removed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _MARK = "-c-"  # in the name of a part that replaced another
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How far a generation may go by now, in tokens; None: no limit of its own."""
+    """Token limits of a generation; None: no limit of its own."""
 
     max_tokens: int | None
     max_model_len: int | None
@@ -39,9 +41,10 @@ class Limit:
 def truncated_rows(
     output: Output, limit: Limit, wanted: Callable[[pa.Table], Bools]
 ) -> Iterator[tuple[str, pa.Table, pa.Table]]:
-    """Parts with truncated rows that may go on: the part's name, these rows, and the part without them.
+    """Find parts with truncated rows that may go on.
 
-    `wanted` says which of a part's rows are considered; it is given their `COLUMNS`.
+    Yields the part's name, these rows, and the part without them. `wanted` selects the rows to
+    consider; it gets their `COLUMNS`.
     """
     for rel in output.parts():
         columns = output.read_part(rel, COLUMNS)
@@ -79,7 +82,10 @@ def may_go_on(table: pa.Table, limit: Limit) -> Bools:
 
 
 def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:
-    """Put `table` in the place of the committed part `old`; without rows, just remove that one."""
+    """Put `table` in the place of the committed part `old`.
+
+    A table without rows just removes the part.
+    """
     stem = old.removeprefix(f"{DATA_DIR}/").removesuffix(".parquet").partition(_MARK)[0]
     new = (
         f"{stem}{_MARK}{run}.parquet" if table.num_rows else None

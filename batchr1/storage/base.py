@@ -1,12 +1,12 @@
-"""Local disk and S3 behind one small interface, and the files that a job's `input.path` names.
+"""Interface of storage, and the files that `input.path` names.
 
-    open_storage(uri, options) ─▶ Storage ─┬─ LocalStorage   storage_local.py
-                                           └─ S3Storage      storage_s3.py
+    open_storage(uri, options) ─▶ Storage ─┬─ LocalStorage   local.py
+                                           └─ S3Storage      s3.py
     expand_inputs(paths, options) ─▶ [InputFile, …]
 
 A Storage is a folder; `rel` is always a path below it with forward slashes. Files appear whole or
-not at all, and are durable when the call returns. Every method raises StorageError (or its caller's
-class, see `storage_errors`).
+not at all, and are durable when the call returns. Every method raises StorageError, or its caller's
+class (see `storage_error`).
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ _TABLES = (
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A file below a storage's root: `rel`, `size` in bytes, and `version`, which changes when the content does.
+    """File below a storage's root.
 
-    `version` is the ETag on S3 and the modification time in ns on disk. `modified_s`: when it was
-    last written, in seconds since the epoch by the storage's clock.
+    `size` is in bytes. `version` changes with the content: the ETag on S3, the modification time in
+    ns on disk. `modified_s`: the last write, in seconds since the epoch by the storage's clock.
     """
 
     rel: str
@@ -105,9 +105,9 @@ class Storage(ABC):
     @property
     @abstractmethod
     def fs(self) -> Any:
-        """The fsspec file system, for readers that want one; pair it with `path`.
+        """The fsspec file system, for readers that want one.
 
-        Its errors are not mapped.
+        Pair it with `path`. Its errors are not mapped.
         """
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Storage(ABC):
 
     @abstractmethod
     def find_file(self, rel: str) -> FileInfo | None:
-        """The file `rel`, or None if it is not there (folders do not count)."""
+        """Find the file `rel`; None without it. Folders do not count."""
 
     def exists(self, rel: str) -> bool:
         """Whether the file `rel` is there (folders do not count)."""
@@ -133,11 +133,14 @@ class Storage(ABC):
 
     @abstractmethod
     def list_folders(self, rel_dir: str = "") -> list[str]:
-        """The names of the folders directly in a folder, sorted. A missing folder is empty."""
+        """List the folders directly in a folder, sorted.
+
+        A missing folder is empty.
+        """
 
     @abstractmethod
     def find_bytes(self, rel: str) -> bytes | None:
-        """The content of a file, or None if there is no such file."""
+        """Read a file's content; None if there is no such file."""
 
     def read_bytes(self, rel: str) -> bytes:
         """The content of a file; a missing one is a StorageError."""
@@ -148,14 +151,16 @@ class Storage(ABC):
 
     @abstractmethod
     def write_bytes(self, rel: str, data: bytes) -> None:
-        """Writes or replaces a small file: readers see the old or the new content, and the new is
-        durable.
+        """Write or replace a small file, durably.
+
+        Readers see the old or the new content, whole.
         """
 
     @abstractmethod
     def stage_file(self, local_path: str | os.PathLike[str], rel: str) -> None:
-        """Moves a finished local file to `rel`, replacing what is there; `local_path` is gone
-        afterwards.
+        """Move a finished local file to `rel`, replacing what is there.
+
+        `local_path` is gone afterwards.
         """
 
     @abstractmethod
@@ -173,7 +178,7 @@ class Storage(ABC):
 
     @abstractmethod
     def delete_tree(self, rel_dir: str) -> None:
-        """Deletes a folder with all that is in it; a missing one is fine.
+        """Delete a folder with all that is in it, if it exists.
 
         The root itself is refused (ValueError).
         """
@@ -186,18 +191,22 @@ class Storage(ABC):
         """
 
     def open_known(self, info: FileInfo) -> BinaryIO:
-        """The same, of a file that was listed: nothing that the listing said is asked again."""
+        """Open a listed file, without asking again for what the listing said."""
         return self.open_input(info.rel)
 
     @abstractmethod
     def scratch_dir(self) -> Path:
-        """A local folder to build parts in before `stage_file`: on the output's own disk, or
-        temporary for S3.
+        """Give a local folder to build parts in before `stage_file`.
+
+        It is on the output's own disk, or temporary for S3.
         """
 
     @abstractmethod
     def is_empty(self) -> bool:
-        """Whether nothing at all, hidden or not, is below the root (which need not exist)."""
+        """Tell whether nothing at all, hidden or not, is below the root.
+
+        The root need not exist.
+        """
 
     @abstractmethod
     def check_writable(self) -> None:
@@ -218,9 +227,10 @@ class Storage(ABC):
 def open_storage(
     uri: str | os.PathLike[str], options: StorageOptions | None = None, retry: Retry | None = None
 ) -> Storage:
-    """The storage rooted at a folder: a path, file://path or s3://bucket/prefix. Touches neither disk nor network.
+    """Open the storage rooted at a path, file://path or s3://bucket/prefix.
 
-    A relative path is taken from the working folder. Raises JobError for any other scheme.
+    Touches neither disk nor network. A relative path is taken from the working folder. Raises
+    JobError for any other scheme.
     """
     options, retry = options or StorageOptions(), retry or Retry()
     kind, place = split_uri(uri)
@@ -234,7 +244,7 @@ def open_storage(
 
 
 def different_final(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
-    """What `commit` raises rather than replace another file."""
+    """Make the error of a `commit` that would replace another file."""
     return StorageError(
         f"{storage.where(final_rel)}: a different file has this name (got other bytes than "
         f"{staged_rel}, need the same "
@@ -243,8 +253,9 @@ def different_final(storage: Storage, staged_rel: str, final_rel: str) -> Storag
 
 
 def staged_gone(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
-    """What `commit` raises if there is nothing to publish: another run that took the lock has
-    emptied staging.
+    """Make the error of a `commit` without a staged file.
+
+    Another run took the lock and emptied staging.
     """
     return StorageError(
         f"{storage.where(staged_rel)}: the staged file is gone (got neither it nor {final_rel}, "
@@ -255,7 +266,10 @@ def staged_gone(storage: Storage, staged_rel: str, final_rel: str) -> StorageErr
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One file of a dataset: its absolute URI, size in bytes, `version` (see FileInfo) and format."""
+    """File of a dataset: absolute URI, size in bytes, version and format.
+
+    For `version` see FileInfo.
+    """
 
     uri: str
     size: int
@@ -275,12 +289,12 @@ def expand_inputs(
     options: StorageOptions | None = None,
     retry: Retry = INPUT_RETRY,
 ) -> list[InputFile]:
-    """The .parquet and .jsonl files that files, globs and folders name, sorted by URI, each once.
+    """List the data files of files, globs and folders, sorted by URI.
 
-    Folders are searched to any depth, leaving out names that begin with `.` or `_`; `**` in a glob
-    spans folders. A path that exists is taken as it is, even if it holds a glob's characters.
-    Raises InputError, whatever the reason, if one of `paths` gives no file or cannot be read
-    (JobError for a scheme that is not supported).
+    Each comes once. Folders are searched to any depth, without names that begin with `.` or `_`;
+    `**` in a glob spans folders. A path that exists is taken as it is, even if it holds a glob's
+    characters. Raises InputError, whatever the reason, if one of `paths` gives no file or cannot be
+    read (JobError for a scheme that is not supported).
     """
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     roots: dict[str, Storage] = {}  # one client for each bucket
@@ -316,7 +330,10 @@ def _as_file(root: Storage, rel: str) -> list[InputFile]:
 
 
 def _refuse_special(path: Path) -> None:
-    """Raise `InputError` for what is neither file nor folder: a FIFO would be waited for."""
+    """Raise `InputError` for what is neither file nor folder.
+
+    A FIFO would be waited for.
+    """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise InputError(
             f"{path}: not a regular file (got a FIFO, socket or device, need a file). Copy its "
@@ -335,7 +352,10 @@ def _as_folder(root: Storage, rel: str) -> list[InputFile]:
 
 
 def _refuse_table(root: Storage, infos: Sequence[FileInfo]) -> None:
-    """Raise `InputError` for a table's folder: its log says which of the files' rows live."""
+    """Raise `InputError` for a table's folder.
+
+    Its log says which of the files' rows live.
+    """
     for info in infos:
         for mark, kind in _TABLES:
             found = mark.search(f"/{info.rel}")
@@ -380,7 +400,10 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
 
 
 def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
-    """Those of `infos`, found for `rel`, whose ending is known; InputError if there is none."""
+    """Choose the files of `infos` with a known ending.
+
+    They were found for `rel`. Raises InputError if there is none.
+    """
     found, others = [], []
     for info in infos:
         file_format = _format_of(info.rel)
@@ -422,7 +445,10 @@ def _format_of(rel: str) -> FileFormat | None:
 
 
 def _refuse_compressed(root: Storage, infos: Sequence[FileInfo]) -> None:
-    """Raise `InputError` for data that would be left out: compressed, beside files that are not."""
+    """Raise `InputError` for compressed data beside files that are not.
+
+    It would be left out.
+    """
     for info in infos:
         *_, inner, outer = ["", "", *Path(info.rel).suffixes[-2:]]
         if outer.lower() in _COMPRESSED and _FORMATS.get(inner.lower()):
@@ -434,7 +460,7 @@ def _refuse_compressed(root: Storage, infos: Sequence[FileInfo]) -> None:
 
 
 def _refuse_name(root: Storage, rel: str) -> None:
-    """Raise `InputError` for a name that no record can hold, or no request."""
+    """Raise `InputError` for a name that no record or request can hold."""
     try:
         rel.encode()
     except UnicodeEncodeError as exc:

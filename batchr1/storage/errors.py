@@ -1,9 +1,9 @@
-"""What went wrong in storage, in one line; and which of it is worth trying again.
+"""Faults of storage, in one line each, and which to try again.
 
 Every exception of the operating system, fsspec, s3fs, botocore and aiohttp passes through
-`storage_error`. Nothing of a third party's message is repeated, because it may hold a signed URL or
-a key: only errno names, S3 error codes and HTTP statuses are. Classes are recognised by name, so
-that a local run need not import botocore.
+`storage_error`. No third party's message is repeated, because it may hold a signed URL or a key:
+only errno names, S3 error codes and HTTP statuses are. Classes are recognised by name, so that a
+local run need not import botocore.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _leaves_at: float | None = None
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long, in seconds, a request that failed in passing is tried again, and how far apart the tries are.
+    """Retries of a request that failed in passing, in seconds.
 
     No try starts later than `for_s` after the first; `for_s=0` is a single try.
     """
@@ -44,8 +44,9 @@ class Retry:
     max_wait_s: float = 5.0
 
     def call(self, request: Callable[[], T], where: str) -> T:
-        """`request()`, tried again while `is_passing` says so; its last exception is raised as it
-        is.
+        """Call `request()`, and again while `is_passing` says so.
+
+        Its last exception is raised as it is.
         """
 
         def say(state: tenacity.RetryCallState) -> None:
@@ -68,8 +69,9 @@ class Retry:
 
 
 def set_leaving(leaving: bool) -> None:
-    """Whether this process is about to end: then no request, not even one under way, is tried again
-    for long.
+    """Declare whether this process is about to end.
+
+    Then no request, not even one under way, is tried again for long.
     """
     global _leaves_at
     _leaves_at = time.monotonic() + LEAVE_S if leaving else None
@@ -218,11 +220,12 @@ def storage_error(
     lasting: type[BatchError] = StorageError,
     passing: type[BatchError] = StorageError,
 ) -> BatchError:
-    """The error to raise for `exc`, met at `where` (a path or URI without secrets).
+    """Make the error to raise for `exc`, met at `where`.
 
-    `lasting` is its class if the same request would fail again until somebody changes something (a
-    missing bucket, denied access), `passing` if it may succeed later by itself (throttling, resets,
-    time-outs). Use `raise … from exc`.
+    `where` is a path or URI without secrets. `lasting` is the error's class if the same request
+    would fail again until somebody changes something (a missing bucket, denied access). `passing`
+    is its class if the request may succeed later by itself (throttling, resets, time-outs). Use
+    `raise … from exc`.
     """
     case = _describe(exc)
     got = _code(exc)
@@ -238,8 +241,9 @@ def mapped(
     lasting: type[BatchError] = StorageError,
     passing: type[BatchError] = StorageError,
 ) -> Iterator[None]:
-    """Turns third-party exceptions of the block into `storage_error`'s; ours, and programming
-    errors, pass through.
+    """Turn third-party exceptions of the block into `storage_error`'s.
+
+    Our own, and programming errors, pass through.
     """
     try:
         yield
@@ -252,7 +256,7 @@ def mapped(
 
 
 def is_storage_exception(exc: BaseException) -> bool:
-    """Whether `exc` speaks of storage at all: an OSError, or one of botocore's or aiohttp's."""
+    """Tell whether `exc` is of storage: OSError, botocore's or aiohttp's."""
     module = type(exc).__module__.partition(".")[0]
     return isinstance(exc, (OSError, asyncio.TimeoutError)) or module in (
         "botocore",
@@ -263,7 +267,10 @@ def is_storage_exception(exc: BaseException) -> bool:
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Whether a second try of the same request may succeed: throttling, 5xx, resets, time-outs."""
+    """Tell whether a second try of the same request may succeed.
+
+    It may after throttling, 5xx, resets and time-outs.
+    """
     return is_storage_exception(exc) and not _describe(exc).lasting
 
 
@@ -277,12 +284,15 @@ def is_missing(exc: BaseException) -> bool:
 
 
 def is_missing_upload(exc: BaseException) -> bool:
-    """Whether `exc` says that a multipart upload is not there: aborted, or complete already."""
+    """Tell whether `exc` says that a multipart upload is not there.
+
+    It was aborted, or is complete already.
+    """
     return _s3_answer(exc)[0] == "NoSuchUpload"
 
 
 def is_refused_access(exc: BaseException) -> bool:
-    """Whether `exc` is a 403 whose answer had no body, so that nothing says why."""
+    """Tell whether `exc` is a 403 without a body, hence without reason."""
     return _s3_answer(exc) == ("403", 403)
 
 
@@ -308,7 +318,10 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _s3_answer(exc: BaseException) -> tuple[str, int]:
-    """S3 error code and HTTP status of the botocore ClientError in `exc` or its causes, or ("", 0)."""
+    """Find S3 error code and HTTP status in `exc` or its causes.
+
+    ("", 0) without any.
+    """
     for link in _chain(exc):
         response = getattr(link, "response", None)
         if isinstance(response, dict) and "Error" in response:

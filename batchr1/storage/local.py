@@ -235,7 +235,10 @@ def _file_info(rel: str, info: os.stat_result) -> FileInfo:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open a file to read. Raises `OSError` (ENOTSUP) for a FIFO, socket or device."""
+    """Open a regular file to read.
+
+    Raises `OSError` (ENOTSUP) for a FIFO, socket or device.
+    """
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     try:
         mode = os.fstat(file.fileno()).st_mode
@@ -258,7 +261,10 @@ def _fsync(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes or replaces a small file whole and durably, and the folders above it."""
+    """Write or replace a small file whole and durably.
+
+    The folders above it are made.
+    """
     make_folder(path.parent)
     temporary = _temporary_beside(path)
     try:
@@ -274,8 +280,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def _copy_across(source: Path, target: Path) -> None:
-    """Moves a file from another file system: copied beside the target first, so that the target
-    appears whole.
+    """Move a file from another file system.
+
+    It is copied beside the target first, so that the target appears whole.
     """
     temporary = _temporary_beside(target)
     try:
@@ -289,11 +296,10 @@ def _copy_across(source: Path, target: Path) -> None:
 
 
 def _link_or_rename(staged: Path, final: Path) -> None:
-    """Gives `staged` its final name; FileExistsError if that is taken (a rename alone would replace
-    it).
+    """Give `staged` its final name; FileExistsError if that is taken.
 
-    Where names cannot be linked or moved from folder to folder (OpenAFS, GPFS filesets, XFS
-    quotas), a copy beside the final name is linked.
+    A rename alone would replace the file there. Where names cannot be linked or moved from folder
+    to folder (OpenAFS, GPFS filesets, XFS quotas), a copy beside the final name is linked.
     """
     try:
         final.hardlink_to(staged)
@@ -309,7 +315,10 @@ def _link_or_rename(staged: Path, final: Path) -> None:
 
 
 def _link_copy(staged: Path, final: Path) -> None:
-    """Copy `staged` beside `final` and give the copy that name; FileExistsError if it is taken."""
+    """Copy `staged` beside `final` and give the copy that name.
+
+    FileExistsError if it is taken.
+    """
     if final.exists():
         raise FileExistsError(final)
     temporary = _temporary_beside(final)

@@ -1,13 +1,14 @@
-"""One run per output: a lock that its owner keeps alive and that a dead owner loses.
+"""Lock of an output: kept alive by its owner, lost by a dead one.
 
     free ──acquire──▶ held (epoch n) ──renew, check──▶ held ──release──▶ free
-                        └──owner dead, or unchanged for stale_after_s──▶ held by another (epoch n + 1)
+                        └──owner dead, or unchanged for stale_after_s──▶
+                           held by another (epoch n + 1)
 
-The record is replaced only if nobody replaced it since it was read (`lock_record`), so that of many
-takers one wins, and an owner that was paused learns at its next `check` that it lost. What a check
-cannot see is a pause between itself and the commit that follows. Therefore a run that took the lock
-deletes `.batchr1/staging/` before it reads which parts are committed: a late commit then finds no
-staged file and fails.
+The record is replaced only if nobody replaced it since it was read (`lock_record`). So one of many
+takers wins, and a paused owner learns at its next `check` that it lost. A check cannot see a pause
+between itself and the commit that follows. Therefore a run that took the lock deletes
+`.batchr1/staging/` before it reads which parts are committed: a late commit then finds no staged
+file and fails.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ log = logging.getLogger(__name__)
 
 
 class Lock:
-    """The held lock of an output, renewed by a thread of its own.
+    """Held lock of an output, renewed by a thread of its own.
 
-    Made by `acquire`; a context manager.
+    `acquire` makes it; it is a context manager.
     """
 
     def __init__(
@@ -118,13 +119,14 @@ class Lock:
 
     @property
     def info(self) -> LockInfo:
-        """What the record says of us."""
+        """This owner as the record names it."""
         return self._info
 
     @property
     def lost(self) -> bool:
-        """Whether another run has the lock, or may have it, because it was not renewed for
-        `stale_after_s`.
+        """Whether another run has the lock, or may have it by now.
+
+        It may once the lock was not renewed for `stale_after_s`.
         """
         return self._gone or self._clock() - self._renewed_at > self._stale_after_s
 
@@ -147,11 +149,11 @@ class Lock:
             self._info, self._version, self._renewed_at = info, version, asked_at
 
     def check(self) -> None:
-        """Call it before each commit: it returns only if the lock is ours at this moment.
+        """Return only if the lock is ours now; call before each commit.
 
-        It renews the lock, which succeeds only if the record is the one that we wrote last. A store
-        that cannot be reached is a StorageError, and a LockLostError when the lock was not renewed
-        for `stale_after_s`.
+        It renews the lock, which succeeds only if the record is the one that we wrote last. Raises
+        StorageError when the store cannot be reached, and LockLostError when the lock was not
+        renewed for `stale_after_s`.
         """
         try:
             self.renew()
@@ -163,7 +165,7 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Frees the lock for the next run; does nothing if it was lost or is free already."""
+        """Free the lock for the next run, if it is still ours."""
         self._stop.set()
         self._thread.join()
         with self._turn:
@@ -213,17 +215,18 @@ class Lock:
 
 
 def read_lock(storage: Storage, rel: str = LOCK) -> LockInfo | None:
-    """Who holds the lock of an output, or held it last (`released`); None if nobody did.
+    """Read who holds an output's lock, or held it last (`released`).
 
-    For `batchr1 status`.
+    None if nobody did. For `batchr1 status`.
     """
     found = open_record(storage, rel).read()
     return None if found is None else LockInfo.from_json(found.data)
 
 
 def renewed_s(storage: Storage, rel: str = LOCK) -> float | None:
-    """When the lock was last renewed, in seconds since the epoch by the storage's clock; None if
-    there is none.
+    """Read when the lock was last renewed; None if there is none.
+
+    In seconds since the epoch, by the storage's clock.
     """
     found = storage.find_file(rel)  # one object on S3, the files of a folder on disk
     files = [found] if found is not None else storage.list_files(rel, ".json")
@@ -257,8 +260,9 @@ def _watch(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
 ) -> Found:
-    """A record that may be replaced: `found` if it does not change for `stale_after_s`, or one that
-    became free.
+    """Wait for a record that may be replaced.
+
+    That is `found` if it does not change for `stale_after_s`, or one that became free.
     """
     holder = LockInfo.from_json(found.data) or "an unknown run"
     on_wait(

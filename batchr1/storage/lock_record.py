@@ -1,9 +1,9 @@
-"""What a lock says, and how it is replaced: only if nobody replaced it since it was read.
+"""Record of a lock, replaced only if unchanged since it was read.
 
 On disk the record is the highest numbered file of a folder, `.batchr1/lock/00000007.json`.
 Replacing number n is creating number n + 1, which the file system grants to one process only. A
-latecomer may still succeed in creating n + 1 after that was used and removed; it sees a higher
-number then, and gives up. The highest file is never removed.
+latecomer may still create n + 1 after that was used and removed. It sees a higher number then, and
+gives up. The highest file is never removed.
 
 On S3 it is one small object, `.batchr1/lock`, replaced with If-Match on its ETag.
 """
@@ -33,11 +33,11 @@ _WRONG_ETAG = '"' + "0" * 32 + '"'
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """Who holds a lock. `started` is when it was taken (ISO 8601, UTC); `beat` counts the renewals since.
+    """Owner of a lock.
 
-    `machine` is the kernel's boot id and the process namespace: only there does `pid` mean a
-    process, and `pid_started` (clock ticks after boot) tells that process from a later one with the
-    same number.
+    `started` is when it was taken (ISO 8601, UTC); `beat` counts the renewals since. `machine` is
+    the kernel's boot id and the process namespace: only there does `pid` mean a process.
+    `pid_started` (clock ticks after boot) tells that process from a later one with the same number.
     """
 
     token: str
@@ -55,7 +55,10 @@ class LockInfo:
         return f"run {self.run} on {self.host}, pid {self.pid}, since {self.started}"
 
     def owner_is_dead(self) -> bool:
-        """Whether the owner ran on this machine and is gone; False where that cannot be known."""
+        """Tell whether the owner ran on this machine and is gone.
+
+        False where that cannot be known.
+        """
         here = (os.uname().nodename, this_machine())
         return (
             here[1] != ""
@@ -68,7 +71,10 @@ class LockInfo:
 
     @classmethod
     def from_json(cls, data: bytes) -> LockInfo | None:
-        """None for what is not a lock's record: torn, or written by another program."""
+        """Parse a lock's record; None for anything else.
+
+        It may be torn, or written by another program.
+        """
         try:
             values = json.loads(data)
             info = cls(**{field.name: values[field.name] for field in fields(cls)})
@@ -78,7 +84,7 @@ class LockInfo:
 
 
 class Found(NamedTuple):
-    """A record as read: its bytes, and the version to name when replacing it."""
+    """Record as read: its bytes, and the version to replace."""
 
     data: bytes
     version: str
@@ -95,14 +101,17 @@ class LockRecord(ABC):
 
     @abstractmethod
     def replace(self, data: bytes, version: str | None, retry: Retry | None = None) -> str | None:
-        """Writes `data` if the record still has `version` (None: if there is none yet); the new version, else None.
+        """Write `data` if the record still has `version`; returns the new one.
 
-        None may also be the echo of an own earlier write whose answer was lost: see `replace_as`.
+        `version` None: if there is no record yet. None is returned where the condition did not
+        hold. That may also be the echo of an own earlier write whose answer was lost: see
+        `replace_as`.
         """
 
     def check_conditions(self, released: bytes) -> None:
-        """Raises OutputError if the store grants what it must refuse; `released` is what it may
-        then keep.
+        """Raise OutputError if the store grants what it must refuse.
+
+        `released` is what it may keep then.
         """
         return
 
@@ -110,8 +119,9 @@ class LockRecord(ABC):
 def replace_as(
     record: LockRecord, info: LockInfo, version: str | None, retry: Retry | None = None
 ) -> str | None:
-    """`record.replace`, for the only process that writes `info.token`: its own earlier writes are
-    not refusals.
+    """Replace the record as the only process that writes `info.token`.
+
+    Its own earlier writes are no refusals.
     """
     data = info.to_json()
     written = record.replace(data, version, retry)
@@ -172,7 +182,7 @@ class FileRecord(LockRecord):
 
     @staticmethod
     def _create(path: Path, data: bytes) -> bool:
-        """Creates a file with its content in one step; False if it exists."""
+        """Create a file with content in one step; False if it exists."""
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
         try:
             temporary.write_bytes(data)
@@ -227,8 +237,9 @@ def open_record(storage: Storage, rel: str) -> LockRecord:
 
 
 def this_machine() -> str:
-    """Names the kernel and process namespace that this process's pid belongs to; "" where that
-    cannot be told.
+    """Name the kernel and process namespace of this process's pid.
+
+    Empty where they cannot be known.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -238,8 +249,9 @@ def this_machine() -> str:
 
 
 def pid_started(pid: int) -> int:
-    """When a running process started, in clock ticks after boot; 0 if that cannot be told (not
-    Linux, or ended).
+    """Read a process's start, in clock ticks after boot.
+
+    0 if that cannot be known: not Linux, or ended.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

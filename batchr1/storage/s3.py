@@ -1,9 +1,9 @@
-"""Storage in an S3 bucket, through s3fs's plain S3 calls: one request is one step, and no listing is cached.
+"""Storage in an S3 bucket, through s3fs's plain S3 calls.
 
-An object is published by one PUT, one CompleteMultipartUpload or one CopyObject, so that it appears
-whole. Staged files carry their SHA-256 as metadata, which a copy keeps: that is how `commit` tells
-a repeated copy from another file (an ETag cannot: it depends on how a file was cut into upload
-parts).
+One request is one step, and no listing is cached. An object is published by one PUT, one
+CompleteMultipartUpload or one CopyObject, so that it appears whole. Staged files carry their
+SHA-256 as metadata, which a copy keeps. By it `commit` tells a repeated copy from another file. An
+ETag cannot: it depends on how a file was cut into upload parts.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class S3Storage(Storage):
 
     @cached_property
     def fs(self) -> Any:
-        """Retries by itself (s3fs: five tries), for readers that call it without us."""
+        """The s3fs file system, which retries by itself (five tries).
+
+        For readers that call it without us.
+        """
         return open_s3fs(self.uri, self.options, retries=5)
 
     @cached_property
@@ -78,14 +81,18 @@ class S3Storage(Storage):
         return "/".join(part for part in (self._prefix, self.checked(rel)) if part)
 
     def checked(self, rel: str) -> str:
-        """A key may have empty parts; ours have none. A part `.` would be dropped on its way."""
+        """Refuse keys with empty parts, which ours never have.
+
+        A part `.` would be dropped on its way.
+        """
         if any(part in (".", "..") for part in rel.split("/")):
             raise ValueError(f"not a path below the storage: {rel!r}")
         return rel
 
     def _call(self, rel: str, method: str, *, retry: Retry | None = None, **arguments: Any) -> Any:
-        """One S3 request about `rel`, tried again while it fails in passing; exceptions are not
-        mapped.
+        """Make one S3 request about `rel`, again while it fails in passing.
+
+        Exceptions are not mapped.
         """
         where = self.where(rel)
         return (retry or self.retry).call(
@@ -93,7 +100,7 @@ class S3Storage(Storage):
         )
 
     def _get(self, rel: str, **arguments: Any) -> tuple[bytes, str]:
-        """An object's content and ETag; a body that is cut is fetched again."""
+        """Read an object's content and ETag; a cut body is fetched again."""
         from fsspec.asyn import sync
 
         def request() -> tuple[bytes, str]:
@@ -172,8 +179,9 @@ class S3Storage(Storage):
         return None if found is None else found[0]
 
     def find_with_etag(self, rel: str) -> tuple[bytes, str] | None:
-        """An object's content and its ETag (with the quotes that belong to it), or None if there is
-        no such object.
+        """Read an object's content and its ETag, with its quotes.
+
+        None if there is no such object.
         """
         with mapped(self.where(rel)):
             try:
@@ -190,11 +198,11 @@ class S3Storage(Storage):
     def put_if(
         self, rel: str, data: bytes, etag: str | None, *, retry: Retry | None = None
     ) -> str | None:
-        """Writes a small object only if it still has `etag`, or only if there is none (`etag=None`).
+        """Write a small object only if it still has `etag`.
 
-        Returns the new ETag, or None if the condition did not hold. Only single puts: some servers
-        ignore conditions on multipart uploads. A refusal may be the echo of our own write, whose
-        answer was lost: read the object back.
+        `etag=None`: only if there is none. Returns the new ETag, or None if the condition did not
+        hold. Only single puts: some servers ignore conditions on multipart uploads. A refusal may
+        be the echo of our own write, whose answer was lost: read the object back.
         """
         if etag is None:
             return self._put_if(rel, data, retry, IfNoneMatch="*")
@@ -229,8 +237,9 @@ class S3Storage(Storage):
             source.unlink()
 
     def upload_file(self, local_path: Path, rel: str) -> None:
-        """Copies a local file to `rel`, replacing what is there; of any size, as it is never copied
-        on the server.
+        """Copy a local file of any size to `rel`, replacing it.
+
+        It is never copied on the server.
         """
         with mapped(self.where(rel)):
             self._put(local_path, local_path.stat().st_size, rel)
@@ -285,8 +294,9 @@ class S3Storage(Storage):
         self.retry.call(request, self.where(rel))
 
     def _abort(self, key: str, upload: str) -> None:
-        """Gives back the space of an unfinished upload; what cannot be reached now, `abort_uploads`
-        finds later.
+        """Abort an unfinished upload, to free its space.
+
+        `abort_uploads` finds later what cannot be reached now.
         """
         try:
             self._api.call_s3(
@@ -376,7 +386,7 @@ class S3Storage(Storage):
 
 
 def explain_refusal(error: InputError, paths: Sequence[str], options: StorageOptions) -> InputError:
-    """Say more of a 403 whose answer had no body: whether the store wants its bucket elsewhere.
+    """Explain a 403 without a body: the bucket may belong elsewhere.
 
     The answer to a HEAD has no body, that to a listing has.
     """

@@ -1,6 +1,4 @@
-"""The two things that s3fs is asked for, or asked less of: a client, and a file that is read by
-ranges.
-"""
+"""Client of S3 through s3fs, and files read by ranges."""
 
 from __future__ import annotations
 
@@ -27,10 +25,10 @@ Fetch = Callable[[int, int], bytes]
 
 
 def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
-    """An s3fs file system of its own, without cached listings, that tries each request `retries` times.
+    """Open an s3fs file system of its own, without cached listings.
 
-    Endpoint and region come from `options`, else from the environment, else from the profile
-    (botocore finds those).
+    It tries each request `retries` times. Endpoint and region come from `options`, else from the
+    environment, else from the profile (botocore finds those).
     """
     import s3fs
 
@@ -62,9 +60,10 @@ def open_s3fs(where: str, options: StorageOptions, retries: int) -> Any:
 
 
 class ReadCache:
-    """Small objects, and the ends of larger ones, as they were read last: footers are read often.
+    """Cache of small objects and of the ends of larger ones.
 
-    Keys name a version, so that nothing in it grows old. Safe to use from several threads.
+    Footers are read often. Keys name a version, so that nothing in it grows old. Safe to use from
+    several threads.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
@@ -74,7 +73,10 @@ class ReadCache:
         self._lock = threading.Lock()
 
     def read(self, key: tuple[str, str], size: int, start: int, stop: int, fetch: Fetch) -> bytes:
-        """Bytes [start, stop) of an object of `size` bytes, from memory or by `fetch(start, stop)`."""
+        """Read bytes [start, stop) of an object of `size` bytes.
+
+        They come from memory or by `fetch(start, stop)`.
+        """
         begin = 0 if size <= WHOLE_BYTES else size - END_BYTES
         if start < begin:
             return fetch(start, stop)

@@ -1,4 +1,4 @@
-"""Where a storage is: the kinds of URI that are understood, and the S3 server behind them."""
+"""URIs of storages, and the S3 server behind them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ an endpoint is given, else as Amazon wants it."""
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """Where S3 is. Keys and secrets are never part of it: they come from the environment, a profile or the machine.
+    """S3 server of a job, without keys and secrets.
 
-    Without a value, `endpoint` comes from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, `region` from
-    AWS_REGION or AWS_DEFAULT_REGION, `profile` from AWS_PROFILE, and all of them from the profile
-    itself.
+    Those come from the environment, a profile or the machine. Without a value, `endpoint` comes
+    from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, `region` from AWS_REGION or AWS_DEFAULT_REGION,
+    `profile` from AWS_PROFILE, and all of them from the profile itself.
     """
 
     endpoint: str | None = None
@@ -36,8 +36,9 @@ class StorageOptions:
 
 
 def endpoint_of(options: StorageOptions) -> str | None:
-    """The S3 server: the job's, or the one that the environment names. Raises `JobError` for one
-    that cannot be.
+    """Find the S3 server: the job's, or the environment's.
+
+    Raises `JobError` for one that cannot be.
     """
     if options.endpoint:
         return options.endpoint
@@ -49,7 +50,7 @@ def endpoint_of(options: StorageOptions) -> str | None:
 
 
 def _check_endpoint(where: str, url: str) -> None:
-    """An endpoint is written to logs and records, so it may hold no secret."""
+    """Refuse an endpoint with a secret: logs and records repeat it."""
     try:
         parts = urlsplit(url)
     except ValueError as exc:
@@ -65,7 +66,10 @@ def _check_endpoint(where: str, url: str) -> None:
 
 
 def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:
-    """The kind of a URI, and its absolute path or its bucket/key; neither with a slash at the end."""
+    """Split a URI into its kind and its absolute path or bucket/key.
+
+    Neither has a slash at the end.
+    """
     text = os.fspath(uri)
     scheme, mark, rest = text.partition("://")
     if not mark or "/" in scheme:
@@ -100,8 +104,9 @@ def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:
 
 
 def checked(rel: str) -> str:
-    """`rel` itself, if it stays below the root; a ValueError otherwise (a programming error, not a
-    user's).
+    """Return `rel` itself, if it stays below the root.
+
+    Raises ValueError otherwise: a programming error, not a user's.
     """
     if (
         rel.startswith("/")
@@ -113,5 +118,8 @@ def checked(rel: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """Links are kept: a file `part.parquet` may well be a link to a blob whose name says nothing."""
+    """Make a path absolute, links kept.
+
+    A file `part.parquet` may well be a link to a blob whose name says nothing.
+    """
     return os.path.normpath(Path(path).expanduser().absolute())

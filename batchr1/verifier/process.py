@@ -1,6 +1,7 @@
-"""`python -m batchr1.verifier.process FD PARENT`: verifies rows that come on FD, one at a time, until it is killed.
+"""`python -m batchr1.verifier.process FD PARENT`: verifies rows from FD.
 
-It takes the address space that the job allows, leaves no core file, and cannot outlive PARENT.
+Rows come one at a time, until the process is killed. It takes the address space that the job
+allows, leaves no core file, and cannot outlive PARENT.
 """
 
 from __future__ import annotations
@@ -128,8 +129,9 @@ def _digest(verify: Verify) -> str | None:
 
 
 def _brief(exc: BaseException, *, with_text: bool = True) -> str:
-    """An exception in a line: its type and where it was raised; its text may hold a part of an
-    answer.
+    """Describe an exception by its type and the line that raised it.
+
+    Its text may hold a part of an answer.
     """
     frames = (
         [] if isinstance(exc, SyntaxError) else traceback.extract_tb(exc.__traceback__)

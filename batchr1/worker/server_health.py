@@ -1,7 +1,7 @@
-"""How long a server is waited for, and when a fault of the server is, after all, a row's.
+"""Patience with a server, and rows that are to blame after all.
 
-Rows are not to blame for a server that is overloaded, restarted or gone, so its faults use up no
-attempt of theirs; but one that fails at a row for long, while it answers others, will not answer
+Rows are not to blame for a server that is overloaded, restarted or gone, so its faults use up none
+of their attempts. A server that fails at a row for long, while it answers others, will not answer
 that row. Both take `patience_s`.
 """
 
@@ -25,12 +25,13 @@ LOG_EVERY_S = 10.0
 
 
 class ServerGone(Exception):
-    """It has given nothing but errors for too long."""
+    """Server that gave nothing but errors for too long."""
 
 
 class Wait(wait_base):
-    """Until the next try: as long as the server wishes, or exponentially longer. With jitter, so
-    not all at once.
+    """Time until the next try: the server's wish, or exponentially longer.
+
+    Jitter keeps tries from coming all at once.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,10 @@ class Wait(wait_base):
 
 
 class ServerHealth:
-    """What is known of a server's health. `patience_s`: so long it may give nothing but errors."""
+    """Knowledge of a server's health.
+
+    `patience_s`: seconds for which it may give nothing but errors.
+    """
 
     def __init__(self, patience_s: float, clock: Callable[[], float]) -> None:
         self._patience_s, self._clock = patience_s, clock
@@ -66,10 +70,10 @@ class ServerHealth:
         self.alive()
 
     def note(self, fault: ServerFault, key: SampleKey, *, since: float | None = None) -> None:
-        """The server failed at a sample, which it was asked for at `since`. Returns where it is to be asked again.
+        """Note a failure at a sample whose request began at `since`.
 
-        Raises `ServerGone` when it failed at all for too long, `RowFailed` when it did at this row
-        alone.
+        Raises `ServerGone` when the server failed at all for too long, `RowFailed` when it did at
+        this row alone.
         """
         now = self._clock()
         self._log(str(fault), now)
@@ -100,7 +104,7 @@ class ServerHealth:
             )
 
     def _log(self, words: str, now: float) -> None:
-        """The first fault at once, then now and then, with how many there were."""
+        """Log the first fault at once, later ones in sums."""
         self._faults[words] += 1
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now

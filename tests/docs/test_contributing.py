@@ -25,7 +25,6 @@ TOPS = {path.name for path in (*ROOT.iterdir(), *(ROOT / "batchr1").iterdir()) i
 COMING = {
     "batchr1/backends/kinds.py",
     "batchr1/job/engine.py",
-    "make quick",
 }
 
 

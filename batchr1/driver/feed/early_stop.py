@@ -55,7 +55,7 @@ class EarlyStop:
 
     @property
     def waits(self) -> bool:
-        """Whether verdicts may bring more samples to pick."""
+        """Tell whether verdicts may bring more samples to pick."""
         return bool(self._waiting)
 
     def groups(self) -> Iterator[RowSamples]:
@@ -177,4 +177,4 @@ class EarlyStop:
             del self._rows[id]
 
     def finished(self, group: RowSamples | None, tokens: int) -> None:
-        """Lengths decide nothing here."""
+        """Ignore the length: it decides nothing in waves."""

@@ -1,7 +1,7 @@
-"""What can go wrong between a client and a server, by whose business it is, and what a server says of it.
+"""Faults between a client and a server, by whose they are.
 
 ServerFault      the server's: it is asked again, later
-SlowRequest      nobody knows whose: the time of a request was over
+SlowRequest      unknown: the time of a request was over
 RowFailed        the row's: it fails, and the others go on
 AccessError      the job's: a wrong key, model name or address; nothing more is sent
 """
@@ -40,11 +40,14 @@ class SlowRequest(Exception):
 
 
 class AccessError(Exception):
-    """This server will answer nothing: not with this key, model name or address."""
+    """Refusal of this key, model name or address: no request can succeed."""
 
 
 class RowFailed(RequestError):
-    """One row fails, for `reason`. Tokens: what it cost all the same, if the server said so."""
+    """Failure of one row for `reason`.
+
+    Tokens are its cost all the same, if the server said so.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,10 @@ class RowFailed(RequestError):
 
 
 class NotFound(RowFailed):
-    """404, and not for the model's name: the row's doing only if others were answered."""
+    """404 that is not for the model's name.
+
+    It is the row's fault only if others were answered.
+    """
 
 
 def fault_of(
@@ -72,9 +78,9 @@ def fault_of(
     model: str,
     hide: Callable[[str], str] = str,
 ) -> Exception:
-    """What an answer with this HTTP status means.
+    """Classify an answer by its HTTP status.
 
-    `text` is its body, `model` what was asked for; `hide` as below.
+    `text` is its body, `model` the model asked for; `hide` as in `words_of`.
     """
     document = _as_json(text)
     words = words_of(document, text, hide)
@@ -95,8 +101,9 @@ def fault_of(
 
 
 def retry_after_s(headers: Mapping[str, str], now: dt.datetime | None = None) -> float | None:
-    """Seconds until the server wishes to be asked again: a number, or an HTTP date; None where it
-    does not say.
+    """Read how long the server wishes to be left alone, in seconds.
+
+    The header is a number or an HTTP date; None without one.
     """
     text = headers.get("retry-after", "").strip()
     try:
@@ -113,10 +120,10 @@ def retry_after_s(headers: Mapping[str, str], now: dt.datetime | None = None) ->
 
 
 def words_of(document: Any, text: str = "", hide: Callable[[str], str] = str) -> str:
-    """The server's own words, on one line, cut short; '' where it has none, or a page of HTML.
+    """Extract the server's own words, on one line, cut short.
 
-    `hide` takes out what must not be repeated, once JSON's own quoting is undone and before
-    anything is cut.
+    Empty where it has none, or sent a page of HTML. `hide` takes out what must not be repeated,
+    once JSON's own quoting is undone and before anything is cut.
     """
     if isinstance(document, dict):
         error = document.get("error", document)
@@ -132,9 +139,7 @@ def words_of(document: Any, text: str = "", hide: Callable[[str], str] = str) ->
 
 
 def without(words: str, secrets: list[str]) -> str:
-    """A server's words with what must not be repeated left out: the key, or the prompt, as they are
-    or quoted.
-    """
+    """Take key or prompt out of a server's words, even quoted."""
     for secret in secrets:
         for form in (
             secret,

@@ -1,5 +1,6 @@
-"""The names of vLLM's engine arguments, without importing vLLM: that takes seconds, and loads torch
-into the driver.
+"""Names of vLLM's engine arguments, without importing vLLM.
+
+An import takes seconds, and loads torch into the driver.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ def require_vllm() -> Path:
 
 
 def engine_arg_names() -> tuple[str, ...]:
-    """The fields of vLLM's `EngineArgs`, read from its source (compared with 0.32's class); () if
-    it moved.
+    """Read the fields of vLLM's `EngineArgs` from its source.
+
+    Compared with 0.32's class; () if it moved.
     """
     path = require_vllm() / "engine" / "arg_utils.py"
     if not path.is_file():
@@ -43,9 +45,7 @@ def engine_arg_names() -> tuple[str, ...]:
 
 
 def check_engine_args(names: Iterable[str]) -> None:
-    """Raise `JobError` for a name that the installed vLLM does not take, or whose value would be a
-    secret.
-    """
+    """Raise `JobError` for names that vLLM does not take, and for secrets."""
     wanted = list(names)
     known = engine_arg_names() if wanted else ()
     for name in wanted:

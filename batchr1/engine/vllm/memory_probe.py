@@ -1,8 +1,8 @@
-"""Asks vLLM's own workers where the memory went: a method that vLLM adds to them (`worker_extension_cls`).
+"""Memory figures from vLLM's own workers.
 
-The figures are those of vLLM's profiling run: in 0.26 `Worker.determine_available_memory` keeps the
-activation peak and what is not torch's apart; in 0.32 it keeps all that was consumed. Imports
-nothing heavy: vLLM loads it in every worker.
+vLLM adds a method to its workers (`worker_extension_cls`). The figures are those of its profiling
+run. In 0.26 `Worker.determine_available_memory` keeps the activation peak and what is not torch's
+separately; in 0.32 it keeps the sum. Imports nothing heavy: vLLM loads it in every worker.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ _ESTIMATE = "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS"
 
 
 class MemoryProbe:
-    """Becomes a base class of vLLM's worker: its one method sees that worker as `self`."""
+    """Base class that vLLM gives its worker; `self` is that worker."""
 
     def batchr1_memory(self) -> dict[str, float | None]:
-        """GiB of weights, activation peak, CUDA graphs, other things and KV cache; None for what is
-        not known.
+        """Measure memory by use, in GiB; None where unknown.
+
+        Uses are weights, activation peak, CUDA graphs, other things and KV cache.
         """
         return {name: None if size is None else size / _GIB for name, size in _sizes(self).items()}
 
 
 def measured(workers: Sequence[dict[str, float | None]]) -> MeasuredMemory:
-    """One record for all GPUs of an engine: the most that one of them gave to each thing, and the
-    smallest KV cache.
+    """Join the records of an engine's GPUs into one.
+
+    It has the largest use of each kind over GPUs, and the smallest KV cache.
     """
 
     def of(name: str) -> list[float]:
@@ -83,8 +85,9 @@ def _number(value: Any) -> float | None:
 
 
 def _graph_pool_bytes(worker: Any) -> float | None:
-    """Memory in CUDA graphs' own pools, without what the driver keeps for them; 0 where none are
-    captured.
+    """Sum the memory of CUDA graphs' own pools; 0 without captured graphs.
+
+    What the driver keeps for them is left out.
     """
     config = getattr(getattr(worker, "vllm_config", None), "model_config", None)
     if getattr(config, "enforce_eager", False):
@@ -103,8 +106,9 @@ def _graph_pool_bytes(worker: Any) -> float | None:
 
 
 def _kv_bytes(worker: Any, runner: Any) -> float | None:
-    """The KV cache's tensors, each storage once; where they cannot be seen, what vLLM reserved for
-    them.
+    """Sum the KV cache's tensors, each storage once.
+
+    Where they cannot be seen, vLLM's reservation for them counts.
     """
     storages: dict[int, int] = {}
     try:
@@ -122,7 +126,7 @@ def _kv_bytes(worker: Any, runner: Any) -> float | None:
 
 
 def _tensors(caches: Any) -> list[Any]:
-    """What is in `kv_caches`: tensors, or lists of tensors in some models."""
+    """Walk `kv_caches`: tensors, or in some models lists of tensors."""
     if caches is None:
         return []
     if isinstance(caches, list | tuple):
