@@ -56,7 +56,7 @@ class Machine:
 
     def fetch(self, *words: str | Path, **environment: str) -> tuple[int, str, str]:
         process = self.start(*words, **environment)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         return process.returncode, out, err
 
     def snapshot(self, commit: str, repo: str = REPO) -> Path:

@@ -24,7 +24,7 @@ def download(machine: Machine, offline: bool = False, **arguments: object) -> su
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code and stderr."""
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=200)
     return process.returncode, err
 
 
