@@ -4,7 +4,6 @@ a secret.
 
 from __future__ import annotations
 
-import json
 from array import array
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from batchr1.cli.main import main
 from batchr1.dataset.chat_prompts import ChatRenderer
 from batchr1.dataset.prompts import MATH_INSTRUCTION, PromptRow, RowError
 from batchr1.driver.context import RunOptions, open_job
-from batchr1.driver.monitor.cost import as_line, money, spend_document
+from batchr1.driver.monitor.cost import as_line, money, spend_record
 from batchr1.engine.openai.server import Price, Spent
 from batchr1.errors import JobError
 from batchr1.job import Overrides, load_job
 from batchr1.output.checkpoints import GenerationCheckpoint, decode, encode
+from batchr1.output.run_record import SpendRecord, SpentRecord
 from batchr1.records import Prompt, Reply
 
 URL = "http://localhost:8000/v1"
@@ -310,13 +310,13 @@ def test_a_saved_answer_comes_back_as_it_was() -> None:
 
 def test_a_run_says_what_it_spent_and_what_is_not_in_it() -> None:
     spent, price = Spent(3, 1_000_000, 100_000, 1), Price(0.5, 2)
-    before = {"prompt_tokens": 10, "completion_tokens": 20, "usd": 1.5}
-    document = spend_document(spent, price, before)
-    assert json.loads(json.dumps(document)) == document
-    assert document["usd"] == 0.7
-    assert as_line(document, 5.0) == (
+    before = SpentRecord(prompt_tokens=10, completion_tokens=20, usd=1.5)
+    record = spend_record(spent, price, before)
+    assert SpendRecord.model_validate_json(record.model_dump_json()) == record
+    assert record.usd == 0.7
+    assert as_line(record, 5.0) == (
         "spent: 0.7000 USD on 3 answers in this run, 2.20 of 5.00 on this output (1 answers "
         "without usage are not in it)"
     )
-    assert as_line(spend_document(spent, None, None), None) is None
+    assert as_line(spend_record(spent, None, None), None) is None
     assert [money(usd) for usd in (0, 0.00123, 1234.5)] == ["0.00", "0.0012", "1,234.50"]
