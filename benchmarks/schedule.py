@@ -1,323 +1,228 @@
-"""Longest-first against fifo: tail, whole run and preemptions.
+"""Longest-first against fifo; and admission as planned against other rules, where memory is short.
 
-    # replay engine on its own clock: an H200's hours in seconds
-    python benchmarks/schedule.py
-    # r1-tiny through vLLM on the CPU: whole runs, interleaved pairs
-    python benchmarks/schedule.py --real
+    python benchmarks/schedule.py                     # order: an H200's hours in seconds
+    python benchmarks/schedule.py --admission         # admission, on models and GPUs with small caches
+    python benchmarks/schedule.py --real              # r1-tiny through vLLM on the CPU, whole runs, interleaved pairs
 
-Without --real, worker loop, admission, schedule and replay engine are those of a run. Steps take
-the time that docs/sizing.md computes for an H200, on a clock of the engine's own. So this machine's
-own speed does not count. Left out: the driver's process, reading and
-rendering, splitting and Parquet, which run beside the loop. Each prompt has n samples of about the
-same length. `tail`: from 90 % of all tokens generated to 100 %, in seconds.
+Without --real, see `simulated.py`. Each prompt has n samples of about the same length. `tail`: from
+90 % of all tokens generated to 100 %, in seconds.
+
+--admission: one sample a prompt, in the order of the input. As planned, with lengths guessed at
+1, 0.5 and 2 times the truth, against no admission at 8 to 256 sequences and against fixed margins.
+All of a setting have the cache that the plan has.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from array import array
-from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from batchr1.driver.feed.schedule import RowSamples, Schedule
-from batchr1.engine.protocol import Delta, Sampling
-from batchr1.engine.replay.engine import ReplayEngine
-from batchr1.executors.messages import (
-    Drain,
-    EngineSpec,
-    FromWorker,
-    Lease,
-    PartCounts,
-    RequestWork,
-    SamplesFinished,
-    ToWorker,
-    WorkerSetup,
-)
+sys.path.insert(0, str(Path(__file__).parent))
+
+from simulated import SHAPES, Case, log_normal, simulate, step_time, times
+
 from batchr1.models.catalogue import VARIANTS
-from batchr1.records import CompletionLengths, Prompt, PromptLengths, SampleKey, WorkItem
-from batchr1.seeds import derive_seed
+from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.estimate import EFFICIENCY, STEP_S, STEP_S_PER_SEQ, Workload
-from batchr1.sizing.fit import MAX_NUM_SEQS
-from batchr1.sizing.gpus import GPUS
-from batchr1.storage.base import open_storage
-from batchr1.worker.engine_worker import EngineWorker
+from batchr1.sizing.estimate import Workload, best_batch
+from batchr1.sizing.fit import MAX_NUM_SEQS, EngineConstraints, Fit, best_fit
+from batchr1.sizing.graphs import grid_ceil
+from batchr1.sizing.lengths import default_lengths
+from batchr1.sizing.machine import named_machine
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDED = Path(__file__).with_name("data") / "r1_tiny_lengths.json"  # by problem of jobs/math.yaml
-VOCABULARY = {
-    "open_id": 1,
-    "close_id": 2,
-    "end_id": 3,
-    "first_text_id": 10,
-    "num_text_ids": 26,
-    "marker": 4,
-}
-Groups = list[list[int]]
-
-
-def log_normal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """Draw lengths of sigma 1, four fifths of the variance between prompts."""
-    mu, between, within = math.log(mean) - 0.5, math.sqrt(0.8), math.sqrt(0.2)
-    centers = [rng.gauss(mu, between) for _ in range(prompts)]
-    return [
-        [min(cap, max(8, round(math.exp(rng.gauss(c, within))))) for _ in range(n)] for c in centers
-    ]
-
-
-def bimodal(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """Draw lengths: one prompt in five is ten times as long."""
-    easy = mean / (0.8 + 0.2 * 10)
-    centers = [math.log(easy * (10 if rng.random() < 0.2 else 1)) for _ in range(prompts)]
-    return [
-        [min(cap, max(8, round(math.exp(rng.gauss(c, 0.35))))) for _ in range(n)] for c in centers
-    ]
-
-
-def recorded(rng: random.Random, prompts: int, n: int, mean: float, cap: int) -> Groups:
-    """Draw r1-tiny's own lengths, scaled to the mean.
-
-    They are `n` samples each of problems of jobs/math.yaml.
-    """
-    groups: Groups = json.loads(RECORDED.read_text(encoding="utf-8"))["lengths"]
-    scale = mean / statistics.mean(length for group in groups for length in group)
-    drawn = [rng.choice(groups) for _ in range(prompts)]
-    return [
-        [min(cap, max(8, round(rng.choice(group) * scale))) for _ in range(n)] for group in drawn
-    ]
-
-
-SHAPES: dict[str, Callable[[random.Random, int, int, float, int], Groups]] = {
-    "log-normal": log_normal,
-    "bimodal": bimodal,
-    "r1-tiny": recorded,
-}
-
-
-class TimedEngine(ReplayEngine):
-    """Engine that keeps the time and number of tokens."""
-
-    def step(self) -> list[Delta]:
-        deltas = super().step()
-        self.timeline = getattr(self, "timeline", [])
-        self.timeline.append((self.clock_s, sum(len(delta.token_ids) for delta in deltas)))
-        return deltas
-
-
-class Rows:
-    """Collector that counts."""
-
-    totals = PartCounts(0, 0, 0, 0, 0, 0)
-
-    def __init__(self) -> None:
-        self.done: set[SampleKey] = set()
-
-    def put(self, completion: Any, saved: Any, carried: int = 0) -> None:
-        assert completion.item.key not in self.done
-        self.done.add(completion.item.key)
-
-    def finish(self, while_waiting: Any) -> None: ...
-
-    def raise_error(self) -> None: ...
-
-    def uncommitted(self) -> list[Any]:
-        return []
-
-
-class Line:
-    """Worker's channel whose other end leases at once, by the schedule."""
-
-    def __init__(self, trace: Groups, prompt_len: int, cap: int, order: str) -> None:
-        self._schedule = Schedule(longest_first=order == "longest_first")
-        self._schedule.add(
-            RowSamples(i, list(range(len(lengths)))) for i, lengths in enumerate(trace)
-        )
-        self._prompt_len, self._cap = prompt_len, cap
-        self._inbox: deque[ToWorker] = deque()
-        self._row: deque[WorkItem] = deque()
-        self._probes: dict[SampleKey, RowSamples] = {}
-        self._wanted = 0
-
-    def receive(self, timeout_s: float) -> ToWorker | None:
-        return self._inbox.popleft() if self._inbox else None
-
-    def send(self, message: FromWorker) -> None:
-        match message:
-            case RequestWork(count):
-                items = [item for _ in range(count) if (item := self._next()) is not None]
-                self._inbox.append(Lease(tuple(items)) if items else Drain())
-            case SamplesFinished(keys, tokens):
-                for key, length in zip(keys, tokens, strict=True):
-                    self._schedule.finished(self._probes.pop(key, None), length)
-
-    def _next(self) -> WorkItem | None:
-        if not self._row:
-            pick = self._schedule.pick()
-            if pick is None:
-                return None
-            id = f"p{pick.group.row}"
-            # The replay engine knows a prompt by its tokens.
-            ids = (
-                *array("i", [100 + pick.group.row] * (self._prompt_len - 1)),
-                VOCABULARY["marker"],
-            )
-            prompt = Prompt(id, "", ids, True, b"")
-            expected = None if math.isnan(pick.expected) else pick.expected
-            self._row.extend(
-                WorkItem(
-                    prompt,
-                    s,
-                    self._cap,
-                    "max_tokens",
-                    seed=derive_seed(0, id, s, 1),
-                    expected_tokens=expected,
-                    at_least_tokens=pick.at_least,
-                )
-                for s in pick.samples
-            )
-            if pick.group.samples:
-                self._probes[SampleKey(id, pick.samples[0])] = pick.group
-        return self._row.popleft()
-
-
-def step_time(variant: str, gpu: str) -> dict[str, float]:
-    """Compute the time of a step, with constants fitted to an H200."""
-    arch, card = Architecture.of_config(VARIANTS[variant].config), GPUS[gpu]
-    return {
-        "weight_bytes": arch.parameters() * arch.bytes_per_weight(),
-        "kv_bytes_per_token": arch.kv_bytes_per_token(kv_dtype_bytes=2, tensor_parallel=1),
-        "bandwidth": card.bandwidth_gb_s * 1e9,
-        "operations_per_token": 2 * arch.active_parameters(),
-        "peak": card.bf16_tflops * 1e12,
-        "efficiency": EFFICIENCY,
-        "step_s": STEP_S,
-        "step_s_per_seq": STEP_S_PER_SEQ,
-    }
+PROMPT_LEN, MEAN, CAP = 128, 6094, 32768  # of --admission: maths, as DeepSeek's traces have it
+WITHOUT = (8, 16, 32, 64, 128, 256)  # sequences
+MARGINS = (2.5, 1.0, 0.0, -1.0)  # deviations
+GUESSES = (1.0, 0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """Case: the engine's room, and its work.
+class Setting:
+    """A model, its GPUs and the rows of a run."""
 
-    `guess`: the plan's mean length over the true one.
-    """
+    variant: str
+    gpu: str
+    count: int
+    rows: int
 
-    kv_tokens: int
-    max_num_seqs: int | None  # None: as planned
-    guess: float
+    def __str__(self) -> str:
+        gpus = self.gpu if self.count == 1 else f"{self.count} × {self.gpu}"
+        return f"{self.variant.removeprefix('r1-distill-')}, {gpus}"
 
 
-def simulate(
-    trace: Groups, order: str, options: argparse.Namespace, case: Case
-) -> dict[str, float]:
-    """Run once through the replay engine."""
+SETTINGS = (
+    Setting("r1-distill-qwen-32b", "A100 80GB", 1, 150),
+    Setting("r1-distill-qwen-32b", "H200", 1, 500),
+    Setting("r1-distill-qwen-14b", "A100 40GB", 1, 150),
+    Setting("r1-distill-qwen-14b", "A100 80GB", 1, 500),
+    Setting("r1-distill-qwen-7b", "RTX 4090", 1, 300),
+    Setting("r1-distill-llama-70b", "H100", 2, 120),
+    Setting("r1-distill-qwen-7b", "H200", 1, 1500),
+)
+
+
+def planned(setting: Setting) -> tuple[Fit, Workload]:
+    """The plan's fit for this setting."""
+    prompts = PromptLengths(setting.rows, setting.rows, 512, PROMPT_LEN)
+    workload = Workload(prompts, default_lengths("math", CAP), setting.rows, CAP, 131_072)
+    devices = named_machine(setting.gpu, count=setting.count).devices
+    arch = Architecture.of_config(VARIANTS[setting.variant].config)
+    found = best_fit(arch, None, workload, EngineConstraints(), devices)
+    assert found is not None and found.fits
+    return found, workload
+
+
+def admission_run(job: tuple[Setting, int, str | float, int | None, float, int]) -> dict[str, Any]:
+    """One run: setting, seed, rule, sequences (None: as planned), guess, decode steps at once."""
+    setting, seed, rule, num_seqs, guess, at_once = job
+    found, _ = planned(setting)
+    trace = log_normal(random.Random(seed), setting.rows, 1, MEAN, CAP)
+    case = Case(
+        step_time(setting.variant, setting.gpu, tensor_parallel=setting.count),
+        found.kv_cache_tokens,
+        num_seqs or found.max_num_seqs,
+        PROMPT_LEN,
+        CAP,
+        guess,
+        at_once,
+        rule,
+    )
+    figures = simulate(trace, "fifo", case)
+    return {"setting": str(setting), "seed": seed, "rule": rule, "guess": guess} | figures
+
+
+def admission(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rules on all settings and seeds."""
+    settings = [s for s in SETTINGS if not options.only or options.only in str(s)]
+    jobs: list[tuple[Setting, int, str | float, int | None, float, int]] = []
+    for setting in settings:
+        for seed in range(options.seeds):
+            at_once = options.tokens_per_step
+            jobs += [(setting, seed, "none", n, 1.0, at_once) for n in WITHOUT]
+            jobs += [(setting, seed, margin, MAX_NUM_SEQS, 1.0, at_once) for margin in MARGINS]
+            jobs += [(setting, seed, "planned", None, guess, at_once) for guess in GUESSES]
+    rows = []
+    with ProcessPoolExecutor(options.processes) as pool:
+        for row in pool.map(admission_run, jobs):
+            rows.append(row)
+            print(
+                f"{row['setting']:<20} seed {row['seed']}  {row['rule']!s:>8} "
+                f"{row['max_num_seqs']:>3}  guess {row['guess']:g}  {row['tokens_per_s']:>8,.1f} "
+                f"tokens/s  preempted {row['preempted']:.2f}",
+                flush=True,
+            )
+    print("\n" + admission_table(rows, settings))
+    return rows
+
+
+def admission_table(rows: list[dict[str, Any]], settings: list[Setting]) -> str:
+    """A line a setting: medians over the seeds, and the ratio to the best other rule of each."""
+    lines = [
+        "| | batch | KV tokens | no admission: best | margin: best | as planned | estimated "
+        "| over the best | guessed 0.5 | guessed 2 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for setting in settings:
+        mine = [row for row in rows if row["setting"] == str(setting)]
+        none = _best([row for row in mine if row["rule"] == "none"])
+        margin = _best([row for row in mine if row["rule"] not in ("none", "planned")])
+        best = {
+            seed: max(none[seed]["tokens_per_s"], margin[seed]["tokens_per_s"]) for seed in none
+        }
+        planned_rows = [row for row in mine if row["rule"] == "planned"]
+        ours = [row["tokens_per_s"] for row in planned_rows if row["guess"] == 1.0]
+        found, workload = planned(setting)
+        assert found.step_time is not None
+        course = workload.course(
+            found.step_time, num_seqs=found.max_num_seqs, kv_tokens=found.kv_cache_tokens
+        )
+        lines.append(
+            f"| {setting} | {found.max_num_seqs} | {found.kv_cache_tokens:,} "
+            f"| {_shown(none, 'max_num_seqs')} | {_shown(margin, 'rule')} "
+            f"| {statistics.median(ours):,.0f} | {course.tokens_per_s:,.0f} "
+            + "".join(f"| {_over(planned_rows, best, guess)} " for guess in GUESSES)
+            + "|"
+        )
+    return "\n".join(lines)
+
+
+def _best(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """The fastest run of each seed."""
+    best: dict[int, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: float(row["tokens_per_s"])):
+        best[row["seed"]] = row
+    return best
+
+
+def _shown(best: dict[int, dict[str, Any]], name: str) -> str:
+    median = statistics.median(row["tokens_per_s"] for row in best.values())
+    names = sorted({float(row[name]) for row in best.values()})
+    return f"{median:,.0f} ({', '.join(f'{n:g}' for n in names)})"
+
+
+def _over(rows: list[dict[str, Any]], best: dict[int, float], guess: float) -> str:
+    ratios = [row["tokens_per_s"] / best[row["seed"]] for row in rows if row["guess"] == guess]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def order_case(
+    trace: list[list[int]], options: argparse.Namespace, kv_tokens: int, num_seqs: int | None
+) -> Case:
+    """A case of the comparison of orders; `num_seqs` None: as many as the plan would give."""
     lengths = [length for group in trace for length in group]
     mean, square = statistics.mean(lengths), statistics.mean(length**2 for length in lengths)
-    expected = CompletionLengths(mean * case.guess, square * case.guess**2, "the trace")
+    expected = CompletionLengths(mean * options.guess, square * options.guess**2, "the trace")
     prompts = PromptLengths(len(trace), len(trace), options.prompt_len, options.prompt_len)
-    demand = Workload(
-        prompts, expected, len(lengths), options.cap, options.prompt_len + options.cap
+    context_len = options.prompt_len + options.cap
+    workload = Workload(prompts, expected, len(lengths), options.cap, context_len)
+    took = step_time(options.variant, options.gpu)
+
+    def seconds_with(size: int) -> float:
+        return workload.seconds(took, num_seqs=size, kv_tokens=kv_tokens)
+
+    return Case(
+        took,
+        kv_tokens,
+        num_seqs or best_batch(min(MAX_NUM_SEQS, grid_ceil(len(lengths))), seconds_with),
+        options.prompt_len,
+        options.cap,
+        options.guess,
+        options.tokens_per_step,
     )
-    num_seqs = case.max_num_seqs or min(MAX_NUM_SEQS, demand.sequences_within(case.kv_tokens))
-    script = {
-        **VOCABULARY,
-        "max_num_seqs": num_seqs,
-        "kv_cache_tokens": case.kv_tokens,
-        "groups": trace,
-        "max_model_len": options.prompt_len + options.cap + 1,
-        "tokens_per_step": options.tokens_per_step,
-        "step_time": step_time(options.variant, options.gpu),
-        "time_scale": 0.0,
-    }
-    engine = TimedEngine.from_args(script)
-    assert isinstance(engine, TimedEngine)
-    with tempfile.TemporaryDirectory() as folder:
-        spec = EngineSpec("replay", "cpu", "", None, False, {}, Sampling(0.6, 0.95))
-        setup = WorkerSetup(
-            run="r",
-            worker=0,
-            epoch=0,
-            engine=spec,
-            max_num_seqs=num_seqs,
-            storage=open_storage(folder),
-            kept_schema=b"",
-            seed=0,
-            attempts=1,
-            rows_per_part=1,
-            part_every_s=1.0,
-            model_label="",
-            expects_box=False,
-            keep_token_ids=False,
-            expected=expected,
-        )
-        rows = Rows()
-        line = Line(trace, options.prompt_len, options.cap, order)
-
-        def clock() -> float:
-            return engine.clock_s
-
-        EngineWorker(setup, engine, rows, line, clock=clock).run(0.0)  # type: ignore[arg-type]
-    assert len(rows.done) == len(lengths)
-    load = engine.load()
-    return {
-        **_times(engine.timeline),
-        "max_num_seqs": num_seqs,
-        "preempted": load.preempted / len(lengths),
-        "prefix_hit_rate": load.prefix_hits / max(1, load.prefix_queries),
-    }
-
-
-def _times(timeline: list[tuple[float, int]]) -> dict[str, float]:
-    """Time the whole and its tail, in seconds, from (time, tokens) pairs."""
-    total, seen, at_90 = sum(tokens for _, tokens in timeline), 0, 0.0
-    for at, tokens in timeline:
-        seen += tokens
-        if seen >= 0.9 * total and not at_90:
-            at_90 = at
-    end = timeline[-1][0]
-    return {"seconds": end, "tail": end - at_90, "tokens_per_s": total / end}
 
 
 def simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Simulate all shapes, seeds and cache sizes, in both orders."""
-    cases = [
-        Case(kv, num_seqs, options.guess)
-        for kv in options.kv_tokens
-        for num_seqs in options.max_num_seqs
-    ]
+    """All shapes, seeds and sizes of the cache, in both orders."""
+    cases = [(kv, num_seqs) for kv in options.kv_tokens for num_seqs in options.max_num_seqs]
     rows = []
     for shape in options.shapes:
-        for case in cases:
+        for kv, num_seqs in cases:
             for seed in range(options.seeds):
                 rng = random.Random(seed)
                 trace = SHAPES[shape](rng, options.prompts, options.n, options.mean, options.cap)
-                runs = {
-                    order: simulate(trace, order, options, case)
-                    for order in ("fifo", "longest_first")
-                }
-                rows.append({"shape": shape, **asdict(case), "seed": seed, **compare(runs)})
+                case = order_case(trace, options, kv, num_seqs)
+                runs = {order: simulate(trace, order, case) for order in ("fifo", "longest_first")}
+                of = {"kv_tokens": kv, "max_num_seqs": num_seqs, "guess": options.guess}
+                rows.append({"shape": shape, **of, "seed": seed, **compare(runs)})
                 print(_line(rows[-1]), flush=True)
     return rows
 
 
 def compare(runs: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Set both orders side by side.
-
-    `speed` is longest-first's tokens/s over fifo's: above 1 is better.
-    """
+    """Both orders side by side; `speed`: longest-first's tokens/s over fifo's, above 1 is better."""
     fifo, longest = runs["fifo"], runs["longest_first"]
     return {
         "tail_cut": 1 - longest["tail"] / fifo["tail"],
@@ -358,9 +263,9 @@ def _what(row: dict[str, Any]) -> str:
 
 
 def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Run a whole job on r1-tiny.
+    """A whole job on r1-tiny.
 
-    The timeline is of finished rows: the times of their tokens are not known.
+    The timeline is that of finished rows: nothing is known of when their tokens came.
     """
     output = folder / order
     command = [
@@ -396,14 +301,14 @@ def run_real(order: str, options: argparse.Namespace, folder: Path) -> dict[str,
     timeline = [(at.timestamp() - first, tokens) for at, tokens in rows.iter_rows()]
     load = record["loads"]["0"]
     return {
-        **_times(timeline),
+        **times(timeline),
         "preempted": load["preempted"] / rows.height,
         "prefix_hit_rate": load["prefix_hit_rate"] or 0.0,
     }
 
 
 def real(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run interleaved pairs on this machine."""
+    """Interleaved pairs on this machine."""
     rows = []
     for number in range(options.pairs):
         with tempfile.TemporaryDirectory() as folder:
@@ -447,6 +352,9 @@ def main() -> None:
         "--tokens-per-step", type=int, default=8, help="decode steps that are simulated at once"
     )
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--admission", action="store_true", help="admission, not the order")
+    parser.add_argument("--only", help="of --admission: settings with this in their name")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--real", action="store_true", help="r1-tiny through vLLM on the CPU")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=400, help="rows of jobs/math.yaml")
@@ -454,8 +362,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
     options = parser.parse_args()
     started = time.monotonic()
-    rows = real(options) if options.real else simulated(options)
-    for what in dict.fromkeys(_what(row) for row in rows):
+    if options.admission:
+        rows = admission(options)
+    else:
+        rows = real(options) if options.real else simulated(options)
+    for what in [] if options.admission else dict.fromkeys(_what(row) for row in rows):
         mine = [row for row in rows if _what(row) == what]
         cuts, speeds = [row["tail_cut"] for row in mine], [row["speed"] for row in mine]
         preempted = max(row["preempted_longest_first"] for row in mine)

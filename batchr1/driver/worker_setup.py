@@ -81,6 +81,7 @@ class WorkerSetups:
             fixed_args=frozenset(plan.fixed),
             checkpoint=CheckpointSetup(spec.checkpoint.every_s, continued_digest(job.semantic)),
             expected=self.engines.plan.completions,
+            step_time=plan.step_time,
             remote=remote,
         )
 

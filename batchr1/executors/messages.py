@@ -10,8 +10,8 @@ from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
 from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import CompletionLengths, Failure, SampleKey, WorkItem
 from batchr1.sizing.oom import MemoryProblem
+from batchr1.sizing.step_time import MIXED_STEP_COST, StepTime
 from batchr1.storage.base import Storage
-from batchr1.worker.admission import MIXED_STEP_COST
 from batchr1.worker.checkpointer import CheckpointSetup
 
 
@@ -104,6 +104,7 @@ class WorkerSetup:
     checkpoint: CheckpointSetup | None = None  # None: nothing is saved
     expected: CompletionLengths | None = None  # what the plan expects of a completion
     mixed_step_cost: float = MIXED_STEP_COST  # where the engine has CUDA graphs
+    step_time: StepTime | None = None  # as the plan reckons it; None: not known
     remote: ServerSetup | None = None  # the work is a server's
 
 

@@ -5,7 +5,10 @@ It runs in the driver, before any engine loads.
 plan           what a run will ask of its machine
 fit            one candidate: a model on so many GPUs
 memory         how vLLM divides a GPU's memory
-estimate       how long a batch takes
+estimate       hours and cost of a job
+course         a replica's run, moment by moment
+step_time      seconds of one step (admission asks too)
+graphs         batch sizes that have a CUDA graph
 lengths        lengths of completions that nobody has stated
 architecture   a model's config: parameters, bytes of weights and KV cache
 alternatives   what would fit when a job does not

@@ -1,26 +1,21 @@
-"""How long a batch will take: the decode roofline, with what a real engine loses against it.
-
-A decode step reads the weights once and every running sequence's KV cache; it cannot be shorter
-than those bytes over the memory bandwidth, nor than its multiplications over the arithmetic peak
-(Williams, Waterman and Patterson, Roofline, 2009). On top comes what a step costs the host and the
-sampler, per sequence. The three constants are fitted to an H200 with vLLM 0.26 (docs/sizing.md); on
-other GPUs they are an assumption.
-"""
+"""How long a job will take and what it will cost, from the course of its replicas' runs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from batchr1.records import CompletionLengths, PromptLengths
-from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.gpus import Gpu
+from batchr1.sizing.course import Course, follow
+from batchr1.sizing.graphs import grid
+from batchr1.sizing.step_time import EFFICIENCY, StepTime
 
-EFFICIENCY = 0.75  # share of the datasheet's bandwidth and arithmetic that a step reaches
-STEP_S = 0.002  # scheduling and launching a step
-STEP_S_PER_SEQ = 24e-6  # and per sequence in it: scheduling, sampling, handing over
-_STEPS = 64  # of eight mean lengths, in which `Demand.peak_tokens` follows a run
-PARALLEL_LOSS = 0.08  # of the throughput, for each doubling of the GPUs that share a model
+# From the start of the command to an engine that is ready, beside reading the weights: imports,
+# compiling and capturing, on an H200 (docs/benchmarks.md).
+START_S = 90.0
+READ_GIB_S = 1.0  # of weights, from a local disk; an assumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +41,11 @@ class Workload:
 
     @property
     def mean_context(self) -> float:
-        """Tokens that a running sequence holds on average, once starts and ends are mixed; long sequences run longer.
+        """Tokens that a running sequence holds on average, on the safe side.
 
-        The mean age m₂ / 2m₁ of a renewal process. Sequences that start together and are equally
-        long grow together, to m₁: the larger of the two counts.
+        Once starts and ends are mixed, long sequences run longer: the mean age m₂ / 2m₁ of a
+        renewal process. Sequences that start together and are equally long grow together, to m₁:
+        the larger of the two counts.
         """
         c = self.completions
         return self.prompts.mean + max(c.mean, c.mean_square / (2 * c.mean))
@@ -65,107 +61,80 @@ class Workload:
         most = float(self.max_tokens or self.context_len)
         return math.sqrt(max(0.0, min(third / (3 * c.mean), most * age) - age**2))
 
-    def sequences_within(self, kv_tokens: int) -> int:
-        """How many sequences may run side by side in so many tokens of KV cache; at least one."""
-        low, high = 1, max(1, min(self.samples, int(kv_tokens / (self.prompts.mean + 1))))
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.fit_within(kv_tokens, num_seqs=middle):
-                low = middle
-            else:
-                high = middle - 1
-        return low
+    @property
+    def running_context(self) -> float:
+        """Tokens that a running sequence holds on average while slots are filled all the time."""
+        c = self.completions
+        return self.prompts.mean + c.mean_square / (2 * c.mean)
 
-    def fit_within(self, kv_tokens: int, *, num_seqs: int) -> bool:
-        """Whether so many sequences hardly ever preempt one another.
-
-        What they hold together as the run unfolds, and three and a half standard deviations of it,
-        must always fit: the run is many moments, and at two and a half a 7B shape preempted 32 of
-        512 requests (docs/sizing.md).
-        """
-        return num_seqs == 1 or self.peak_tokens(num_seqs, deviations=3.5) <= kv_tokens
-
-    def peak_tokens(self, num_seqs: int, *, deviations: float = 0.0) -> float:
-        """Tokens that so many running sequences hold at most: on average over runs, and so many deviations above it.
-
-        All start at once; each that ends makes room for the next sample, until none is left. A few
-        steps of a renewal process with the lengths' survival function: a short job never reaches
-        the mean that a long one settles at. The deviation is that of `num_seqs` independent slots,
-        each with a sequence of some age in it, or none.
-        """
-        survival, step = self._survival()
-        started: list[float] = []
-        left, peak = float(self.samples), 0.0
-        for now in range(3 * len(survival)):
-            first = max(0, now - len(survival) + 1)
-            alive = [started[i] * survival[now - i] for i in range(first, now)]
-            new = min(left, (num_seqs - sum(alive)) / survival[0])
-            started.append(new)
-            left -= new
-            alive.append(new * survival[0])
-            contexts = [self.prompts.mean + (now - i + 0.5) * step for i in range(first, now + 1)]
-            held = sum(n * context for n, context in zip(alive, contexts, strict=True))
-            squares = sum(n * context**2 for n, context in zip(alive, contexts, strict=True))
-            peak = max(peak, held + deviations * math.sqrt(max(0.0, squares - held**2 / num_seqs)))
-        return peak
-
-    def _survival(self) -> tuple[list[float], float]:
-        """P(length > (i + ½) × step) for a log-normal with the expected mean and mean square; the
-        step in tokens.
-        """
+    @property
+    def longest_completion(self) -> float:
+        """Tokens of the longest of the job's completions: one in as many is as long, or is cut."""
         c = self.completions
         variance = math.log(max(1.0, c.mean_square / c.mean**2))
-        center = math.log(c.mean) - variance / 2
-        step = 8 * c.mean / _STEPS
-        middles = [(i + 0.5) * step for i in range(_STEPS)]
-        if variance < 1e-4:
-            return [1.0 if middle < c.mean else 0.0 for middle in middles], step
-        return [
-            math.erfc((math.log(m) - center) / math.sqrt(2 * variance)) / 2 for m in middles
-        ], step
+        z = NormalDist().inv_cdf(1 - 0.5 / max(1, self.samples))
+        longest = math.exp(math.log(c.mean) - variance / 2 + z * math.sqrt(variance))
+        return min(longest, float(self.max_tokens or self.context_len))
 
+    def batch_within(self, kv_tokens: float) -> float:
+        """Sequences that so many tokens of KV cache hold on average, once a run is settled.
 
-def tokens_per_s(
-    arch: Architecture,
-    quantization: str | None,
-    gpu: Gpu,
-    demand: Workload,
-    *,
-    num_seqs: int,
-    tensor_parallel: int = 1,
-    pipeline_parallel: int = 1,
-    dtype_bytes: int = 2,
-    kv_dtype_bytes: int = 2,
-) -> float:
-    """Output tokens per second of one replica with a full batch; 0 where the GPU's bandwidth is not
-    known.
-    """
-    if not gpu.bandwidth_gb_s:
-        return 0.0
-    width = tensor_parallel * pipeline_parallel
-    read = arch.parameters()
-    if (
-        arch.num_experts
-    ):  # every sequence picks its own experts: the more sequences, the more of them are read
-        touched = 1 - (1 - arch.experts_per_token / arch.num_experts) ** num_seqs
-        read = int(
-            arch.active_parameters() + touched * (arch.parameters() - arch.active_parameters())
+        While the first of them waits for room, about half a sequence's worth lies empty.
+        """
+        return max(1.0, kv_tokens / self.running_context - 0.5)
+
+    def seconds(
+        self, step_time: StepTime, *, num_seqs: int, kv_tokens: int, replicas: int = 1
+    ) -> float:
+        """Seconds that a replica takes about for its samples, in closed form, to compare plans by.
+
+        The cache is full of sequences, or the slots are, whichever is the fewer. How many the
+        cache holds varies by about half. Until it is full for the first time, sequences start as
+        many at a time as there are slots, which costs half of what it would if it were empty.
+        """
+        within = self.batch_within(kv_tokens)
+        z = (num_seqs - within) / (0.5 * within)
+        by_cache = NormalDist().cdf(z)  # share of the time in which slots are left empty
+        batch = num_seqs * (1 - by_cache) + within * by_cache - 0.5 * within * NormalDist().pdf(z)
+        batch = max(1.0, batch)  # the mean of the smaller of the two (Clark, 1961)
+        context = min(batch * self.running_context, float(kv_tokens))
+        step_s = step_time.seconds(sequences=batch, context=context)
+        steps = self.samples / replicas * self.completions.mean / batch
+        filling = by_cache * kv_tokens / (4 * num_seqs)
+        return (steps + min(filling, steps)) * step_s
+
+    def course(
+        self, step_time: StepTime, *, num_seqs: int, kv_tokens: int, replicas: float = 1
+    ) -> Course:
+        """The run of one replica of several, followed to its end."""
+        half_a_sequence = min(0.5 * self.running_context, 0.2 * kv_tokens)
+        return follow(
+            step_time,
+            self.completions,
+            prompt_len=self.prompts.mean,
+            samples=max(1, math.ceil(self.samples / replicas)),
+            max_num_seqs=num_seqs,
+            kv_tokens=int(kv_tokens - half_a_sequence),
+            max_tokens=self.max_tokens,
         )
-    weights = read * arch.bytes_per_weight(quantization, dtype_bytes=dtype_bytes) / width
-    per_token = arch.kv_bytes_per_token(
-        kv_dtype_bytes=kv_dtype_bytes, tensor_parallel=tensor_parallel
-    )
-    cache = num_seqs * demand.mean_context * per_token / pipeline_parallel
-    reading_s = (weights + cache) / (gpu.bandwidth_gb_s * 1e9)
-    computing_s = 2 * arch.active_parameters() * num_seqs / width / (gpu.bf16_tflops * 1e12)
-    step_s = max(reading_s, computing_s) / EFFICIENCY + STEP_S + STEP_S_PER_SEQ * num_seqs
-    return float(num_seqs / step_s * (1 - PARALLEL_LOSS) ** math.log2(width))
+
+
+def best_batch(most: int, seconds_with: Callable[[int], float]) -> int:
+    """The size of the grid with which the work takes least; the smallest of those within 0.1 %.
+
+    `seconds_with`: infinite where the memory does not suffice.
+    """
+    found = {size: seconds_with(size) for size in grid(most)}
+    least = min(found.values())
+    return next(size for size, seconds in found.items() if seconds <= 1.001 * least)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a job will take, all replicas together; loading and the tail of the last rows come on
-    top.
+    """What a job will take, all replicas together: loading, start and tail included in `hours`.
+
+    `tokens_per_s`: over the time in which tokens are generated. `batch`: sequences that run at a
+    time in one replica, on average. `longest_s`: what the longest sample takes at least.
     """
 
     tokens_per_s: float
@@ -175,17 +144,56 @@ class Estimate:
     cost_usd: float | None
     lengths: str
     efficiency: float = EFFICIENCY
+    batch: float = 0.0
+    load_s: float = 0.0
+    longest_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRun:
+    """How one kind of replica runs its share: its course, how many there are and of how many GPUs."""
+
+    step_time: StepTime
+    course: Course
+    replicas: int
+    width: int
+    weight_bytes: int
+
+    @property
+    def load_s(self) -> float:
+        """Seconds until the engine is ready. Each GPU reads its part of the weights."""
+        return START_S + self.weight_bytes / 2**30 / READ_GIB_S
 
 
 def estimate(
-    demand: Workload, *, rate: float, num_gpus: int, price: float | None = None
+    demand: Workload, runs: Sequence[ReplicaRun], *, price: float | None = None
 ) -> Estimate | None:
-    """`rate`: output tokens per second of all replicas; `price`: USD per GPU-hour. None where there
-    is no rate.
-    """
-    if rate <= 0:
+    """`price`: USD per GPU-hour. None where there is no step time."""
+    if not runs:
         return None
+    rate = sum(run.course.tokens_per_s * run.replicas for run in runs)
     output = demand.samples * demand.completions.mean
-    hours = output / rate / 3600
+    load_s = max(run.load_s for run in runs)
+    longest_s = min(_longest_s(demand, run) for run in runs)
+    seconds = load_s + max(output / rate, longest_s)
+    num_gpus = sum(run.replicas * run.width for run in runs)
+    hours = seconds / 3600
     cost = None if price is None else hours * num_gpus * price
-    return Estimate(rate, output, hours, hours * num_gpus, cost, demand.completions.source)
+    return Estimate(
+        tokens_per_s=rate,
+        output_tokens=output,
+        hours=hours,
+        gpu_hours=hours * num_gpus,
+        cost_usd=cost,
+        lengths=demand.completions.source,
+        batch=max(run.course.batch for run in runs),
+        load_s=load_s,
+        longest_s=longest_s,
+    )
+
+
+def _longest_s(demand: Workload, run: ReplicaRun) -> float:
+    """Seconds of the longest sample that is to be expected, alone at its end."""
+    tokens = demand.longest_completion
+    context = demand.prompts.mean + tokens / 2
+    return tokens * run.step_time.seconds(sequences=1, context=context)

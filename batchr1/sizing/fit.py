@@ -5,12 +5,14 @@ alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
-from batchr1.sizing.estimate import Workload, tokens_per_s
+from batchr1.sizing.estimate import Workload, best_batch
+from batchr1.sizing.gpus import Gpu
+from batchr1.sizing.graphs import LARGEST, grid_ceil, grid_floor
 from batchr1.sizing.memory import (
     BLOCK_TOKENS,
     GIB,
@@ -21,10 +23,11 @@ from batchr1.sizing.memory import (
     kv_tokens,
     outside_bytes,
 )
+from batchr1.sizing.step_time import StepTime, step_time_of
 
-MAX_NUM_SEQS = (
-    512  # the largest decode step that vLLM captures as a CUDA graph; larger ones run slower
-)
+MAX_NUM_SEQS = LARGEST  # sequences at a time, at most: larger steps have no CUDA graph
+# A GPU whose bandwidth nobody knows is planned as this one, and its time is not estimated.
+NOMINAL_GPU = Gpu("unknown", 24.0, 1000.0, (8, 0), 150.0, fp8=False, bf16=True)
 BATCHED_TOKENS = (16384, 8192, 4096, 2048)
 # of the GPU's memory, at most, while a smaller number of batched tokens is left to choose
 ACTIVATION_SHARE = 0.025
@@ -33,6 +36,7 @@ MARGIN_BYTES = (
 )  # left free on every GPU: fragments, and what a display or a driver may want
 UTILIZATION_MAX = 0.95
 MAX_WIDTH_IN_NODE = 8
+NEARLY = 0.95  # of the fastest split's rate: as fast, as far as anybody knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Fit:
     memory: Memory
     tokens_per_s: float
     missing_bytes: int
+    step_time: StepTime | None = None  # None: the GPU's bandwidth is not known
 
     @property
     def fits(self) -> bool:
@@ -123,9 +128,10 @@ def best_fit(
     wish: EngineConstraints,
     devices: Sequence[Device],
 ) -> Fit | None:
-    """The split that gives all the GPUs together the most tokens per second; if none fits, the one that lacks least.
+    """The split with which all the GPUs together are fastest; if none fits, the one that lacks least.
 
-    None when no split is possible at all.
+    Of several that are about as fast the narrowest: its GPUs wait for one another the least. None
+    when no split is possible at all.
     """
     fits = [
         fit(arch, quantization, demand, wish, devices, tp, pp)
@@ -137,11 +143,13 @@ def best_fit(
     if not good:
         return min(fits, key=lambda f: f.missing_bytes * f.width)
 
-    def worth(f: Fit) -> tuple[float, int, int]:
+    def together(f: Fit) -> float:
         replicas = len(groups_of(devices, f.tensor_parallel, f.pipeline_parallel))
-        return f.tokens_per_s * replicas, f.kv_cache_tokens, -f.width
+        return f.tokens_per_s * replicas
 
-    return max(good, key=worth)
+    fastest = max(map(together, good))
+    near = [f for f in good if together(f) >= NEARLY * fastest]
+    return min(near, key=lambda f: (f.width, -f.kv_cache_tokens))
 
 
 def fit(
@@ -155,108 +163,149 @@ def fit(
 ) -> Fit:
     """Divide the memory of the GPU with the least of it."""
     smallest = min(devices, key=lambda d: (min(d.gpu.memory_gib, d.free_gib), d.id))
-    total = int(smallest.gpu.memory_gib * GIB)
-    per_token = arch.kv_bytes_per_token(
-        kv_dtype_bytes=wish.kv_dtype_bytes,
-        tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
-    )
     replicas = max(1, len(groups_of(devices, tensor_parallel, pipeline_parallel)))
-    most = min(
-        MAX_NUM_SEQS,
-        max(1, math.ceil(demand.samples / replicas)),
-        wish.max_num_batched_tokens or MAX_NUM_SEQS,
-    )
-    longest = wish.max_model_len or demand.longest
+    tp, pp = tensor_parallel, pipeline_parallel
     weights = arch.weight_bytes(
-        quantization,
-        dtype_bytes=wish.dtype_bytes,
-        tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
-    ) + arch.absorbed_bytes(tensor_parallel=tensor_parallel, pipeline_parallel=pipeline_parallel)
+        quantization, dtype_bytes=wish.dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
+    )
+    weights += arch.absorbed_bytes(tensor_parallel=tp, pipeline_parallel=pp)
+    per_token = arch.kv_bytes_per_token(
+        kv_dtype_bytes=wish.kv_dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
+    )
+    candidate = _Candidate(
+        arch, quantization, demand, wish, smallest, tp, pp, replicas, weights, per_token
+    )
+    return candidate.fit()
 
-    def divide(num_seqs: int, batched: int) -> tuple[Memory, float]:
-        outside = outside_bytes(arch, num_seqs=num_seqs, tensor_parallel=tensor_parallel)
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A split whose memory is divided. `smallest`: the GPU with the least memory."""
+
+    arch: Architecture
+    quantization: str | None
+    demand: Workload
+    wish: EngineConstraints
+    smallest: Device
+    tensor_parallel: int
+    pipeline_parallel: int
+    replicas: int
+    weights: int
+    bytes_per_token: int
+
+    def fit(self) -> Fit:
+        wish, demand = self.wish, self.demand
+        known = self._step_time(self.smallest.gpu)
+        num_seqs = wish.max_num_seqs or best_batch(
+            _most_sequences(demand, wish, self.replicas),
+            self._seconds_with(known or self._step_time(NOMINAL_GPU)),
+        )
+        batched, memory, utilization, tokens = self._divided(num_seqs)
+        max_model_len = self._longest
+        if demand.prompts.sampled and wish.max_model_len is None:
+            # a longer prompt may come: let it, as far as memory goes
+            max_model_len = max(self._longest, min(demand.context_len, tokens))
+        rate = 0.0
+        if known is not None:
+            output = demand.samples / self.replicas * demand.completions.mean
+            rate = output / demand.seconds(
+                known, num_seqs=num_seqs, kv_tokens=max(1, tokens), replicas=self.replicas
+            )
+        return Fit(
+            self.tensor_parallel,
+            self.pipeline_parallel,
+            max_model_len,
+            num_seqs,
+            batched,
+            tokens,
+            utilization,
+            memory,
+            rate,
+            self._missing(memory, max_model_len, utilization),
+            known,
+        )
+
+    @property
+    def _total(self) -> int:
+        """Bytes of the GPU."""
+        return int(self.smallest.gpu.memory_gib * GIB)
+
+    @property
+    def _longest(self) -> int:
+        return self.wish.max_model_len or self.demand.longest
+
+    def _step_time(self, gpu: Gpu) -> StepTime | None:
+        return step_time_of(
+            self.arch,
+            self.quantization,
+            gpu,
+            tensor_parallel=self.tensor_parallel,
+            pipeline_parallel=self.pipeline_parallel,
+            dtype_bytes=self.wish.dtype_bytes,
+            kv_dtype_bytes=self.wish.kv_dtype_bytes,
+            eager=self.wish.eager,
+        )
+
+    def _seconds_with(self, step_time: StepTime | None) -> Callable[[int], float]:
+        def seconds_with(num_seqs: int) -> float:
+            tokens = self._divided(num_seqs)[3]  # more sequences leave the cache less memory
+            if tokens < self._longest or step_time is None:
+                return math.inf
+            return self.demand.seconds(
+                step_time, num_seqs=num_seqs, kv_tokens=tokens, replicas=self.replicas
+            )
+
+        return seconds_with
+
+    def _divided(self, num_seqs: int) -> tuple[int, Memory, float, int]:
+        """Batched tokens, memory, share of the GPU and tokens of cache, with so many sequences."""
+        batched = self.wish.max_num_batched_tokens or _batched_tokens(
+            self.arch, self._total, num_seqs, self._longest, self.tensor_parallel, self.wish
+        )
+        memory, utilization = self._divide(num_seqs, batched)
+        return batched, memory, utilization, kv_tokens(memory.kv, self.bytes_per_token)
+
+    def _divide(self, num_seqs: int, batched: int) -> tuple[Memory, float]:
+        wish, tp = self.wish, self.tensor_parallel
+        outside = outside_bytes(self.arch, num_seqs=num_seqs, tensor_parallel=tp)
         graphs = cuda_graph_bytes(num_seqs, eager=wish.eager)
         activation = activation_bytes(
-            arch,
+            self.arch,
             num_batched_tokens=batched,
             num_seqs=num_seqs,
-            tensor_parallel=tensor_parallel,
+            tensor_parallel=tp,
             dtype_bytes=wish.dtype_bytes,
             eager=wish.eager,
         )
         if wish.kv_cache_memory_bytes is not None:
-            utilization = wish.gpu_memory_utilization or 0.9
-            return Memory(
-                weights, activation, OTHER_BYTES, wish.kv_cache_memory_bytes, outside, graphs
-            ), utilization
-        room = min(total - outside, int(smallest.free_gib * GIB) - outside) - graphs - MARGIN_BYTES
-        utilization = wish.gpu_memory_utilization or max(
-            0.01, min(UTILIZATION_MAX, math.floor(room / total * 100) / 100)
-        )
-        kv = int(utilization * total) - weights - activation - OTHER_BYTES
-        return Memory(weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
+            share, kv = wish.gpu_memory_utilization or 0.9, wish.kv_cache_memory_bytes
+            return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), share
+        free = min(self._total, int(self.smallest.free_gib * GIB)) - outside
+        share = math.floor((free - graphs - MARGIN_BYTES) / self._total * 100) / 100
+        utilization = wish.gpu_memory_utilization or max(0.01, min(UTILIZATION_MAX, share))
+        kv = int(utilization * self._total) - self.weights - activation - OTHER_BYTES
+        return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
 
-    def attempt(num_seqs: int) -> tuple[int, Memory, float, int]:
-        batched = wish.max_num_batched_tokens or _batched_tokens(
-            arch, total, num_seqs, longest, tensor_parallel, wish
-        )
-        memory, utilization = divide(num_seqs, batched)
-        return batched, memory, utilization, kv_tokens(memory.kv, per_token)
+    def _missing(self, memory: Memory, max_model_len: int, utilization: float) -> int:
+        """Bytes that the GPU lacks for one sequence, or for what the user asked for."""
+        needed = math.ceil(max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS * self.bytes_per_token
+        missing = max(0, needed - memory.kv)
+        if self.wish.gpu_memory_utilization is not None:
+            asked = int(utilization * self._total) + memory.outside + memory.cuda_graph
+            missing = max(missing, asked - min(self._total, int(self.smallest.free_gib * GIB)))
+        if self.wish.kv_cache_memory_bytes is not None:
+            within = memory.weights + memory.activation + memory.other + memory.kv
+            missing = max(missing, within + memory.outside + memory.cuda_graph - self._total)
+        return missing
 
-    low, high = (1, most) if wish.max_num_seqs is None else (wish.max_num_seqs, wish.max_num_seqs)
-    while low < high:  # more sequences take memory from the cache that is to hold them
-        middle = (low + high + 1) // 2
-        if demand.fit_within(attempt(middle)[3], num_seqs=middle):
-            low = middle
-        else:
-            high = middle - 1
-    num_seqs = low
-    batched, memory, utilization, tokens = attempt(num_seqs)
-    max_model_len = longest
-    if (
-        demand.prompts.sampled and wish.max_model_len is None
-    ):  # a longer prompt may come: let it, as far as memory goes
-        max_model_len = max(longest, min(demand.context_len, tokens))
-    needed = math.ceil(max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS * per_token
-    missing = max(0, needed - memory.kv)
-    if wish.gpu_memory_utilization is not None:
-        asked = int(utilization * total) + memory.outside + memory.cuda_graph
-        missing = max(missing, asked - min(total, int(smallest.free_gib * GIB)))
-    if wish.kv_cache_memory_bytes is not None:
-        taken = (
-            memory.weights
-            + memory.activation
-            + memory.other
-            + memory.kv
-            + memory.outside
-            + memory.cuda_graph
-        )
-        missing = max(missing, taken - total)
-    rate = tokens_per_s(
-        arch,
-        quantization,
-        smallest.gpu,
-        demand,
-        num_seqs=num_seqs,
-        tensor_parallel=tensor_parallel,
-        pipeline_parallel=pipeline_parallel,
-        dtype_bytes=wish.dtype_bytes,
-        kv_dtype_bytes=wish.kv_dtype_bytes,
-    )
-    return Fit(
-        tensor_parallel,
-        pipeline_parallel,
-        max_model_len,
-        num_seqs,
-        batched,
-        tokens,
-        utilization,
-        memory,
-        rate,
-        missing,
-    )
+
+def _most_sequences(demand: Workload, wish: EngineConstraints, replicas: int) -> int:
+    """As many as there are samples, on the grid; a step must hold a token of each."""
+    samples = min(MAX_NUM_SEQS, max(1, math.ceil(demand.samples / replicas)))
+    most = grid_ceil(samples)
+    if wish.max_num_batched_tokens is not None:
+        most = min(most, grid_floor(wish.max_num_batched_tokens))
+    return most
 
 
 def _batched_tokens(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchr1.sizing.architecture import Architecture
+from batchr1.sizing.graphs import captured
 
 GIB = 2**30
 _MIB = 2**20
@@ -27,7 +28,6 @@ OTHER_BYTES = (
 NCCL_BYTES = 600 * _MIB  # communication buffers of a tensor-parallel group, before the first look
 CUBLAS_BYTES = 32 * _MIB  # cuBLAS' workspace on Hopper
 L2_BYTES = 60 * _MIB  # an H200's L2 cache; smaller ones elsewhere
-GRAPH_SIZES_MAX = 512  # vLLM captures decode steps up to this many sequences
 BLOCK_TOKENS = 16  # tokens of a block of KV cache
 
 
@@ -111,10 +111,7 @@ def graph_sizes(num_seqs: int) -> int:
     """How many batch sizes vLLM captures: 1, 2, 4, every 8 to 256, every 16 to 512; up to twice the
     sequences.
     """
-    largest = min(2 * num_seqs, GRAPH_SIZES_MAX)
-    return sum(
-        largest >= s for s in (1, 2, 4, *range(8, 256, 8), *range(256, GRAPH_SIZES_MAX + 1, 16))
-    )
+    return len(captured(num_seqs))
 
 
 def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:

@@ -20,6 +20,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from batchr1.sizing.graphs import grid_floor
+
 Cause = Literal["busy", "kv_too_small", "oom_load", "oom_start", "oom_running", "unsteady"]
 
 GIB = 2**30
@@ -289,7 +291,7 @@ def _fewer_seqs(args: Mapping[str, Any], fixed: Collection[str]) -> dict[str, An
     seqs = args.get("max_num_seqs")
     if seqs is None or "max_num_seqs" in fixed:
         return None
-    lower = max(MIN_NUM_SEQS, seqs // 2)
+    lower = max(MIN_NUM_SEQS, grid_floor(seqs // 2))  # on the grid of CUDA graphs
     return {"max_num_seqs": lower} if lower < seqs else None
 
 

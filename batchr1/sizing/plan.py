@@ -19,10 +19,12 @@ from batchr1.models.resolve import ModelSource
 from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
-from batchr1.sizing.estimate import Estimate, Workload, estimate
+from batchr1.sizing.estimate import Estimate, ReplicaRun, Workload, estimate
 from batchr1.sizing.fit import EngineConstraints, Fit, best_fit, groups_of
+from batchr1.sizing.graphs import compilation_for
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.memory import GIB, Memory
+from batchr1.sizing.step_time import StepTime
 
 CPU_MAX_NUM_SEQS = 256
 CPU_BLOCK_TOKENS = 128  # of a block of KV cache there
@@ -77,6 +79,7 @@ class Plan:
         Plan, ...
     ] = ()  # where machines differ: a plan each; this one is the first's, with all groups
     cpus_per_replica: int | None = None  # where a cluster's CPU nodes are divided
+    step_time: StepTime | None = None  # of a replica; None: not known
 
     @property
     def replicas(self) -> int:
@@ -360,12 +363,7 @@ def _gpu_plan(
             f"prompt lengths from a sample of {demand.prompts.measured:,} of "
             f"{demand.prompts.rows:,} rows"
         )
-    cost = estimate(
-        demand,
-        rate=found.tokens_per_s * len(groups),
-        num_gpus=len(groups) * found.width,
-        price=price,
-    )
+    runs = _runs(found, demand, len(groups))
     return Plan(
         "cuda",
         groups,
@@ -377,11 +375,38 @@ def _gpu_plan(
         found.kv_cache_tokens,
         found.utilization,
         _in_gib(found.memory),
-        cost,
-        args | asked,
+        estimate(demand, runs, price=price),
+        args | asked | _graphs(found.max_num_seqs, spec),
         tuple(asked),
         tuple(notes),
+        step_time=found.step_time,
     )
+
+
+def _runs(
+    found: Fit, demand: Workload, replicas: int, *, of: float | None = None
+) -> list[ReplicaRun]:
+    """The course of each replica's run; none where no step time is known.
+
+    `of`: how many like these would do the whole work, where there are others beside them.
+    """
+    if found.step_time is None:
+        return []
+    course = demand.course(
+        found.step_time,
+        num_seqs=found.max_num_seqs,
+        kv_tokens=found.kv_cache_tokens,
+        replicas=of or replicas,
+    )
+    return [ReplicaRun(found.step_time, course, replicas, found.width, found.memory.weights)]
+
+
+def _graphs(num_seqs: int, spec: JobSpec) -> dict[str, Any]:
+    """The engine argument with which a batch off the grid has a CUDA graph."""
+    if spec.model.engine_args.get("enforce_eager"):
+        return {}
+    config = compilation_for(num_seqs, spec.model.engine_args.get("compilation_config"))
+    return {} if config is None else {"compilation_config": config}
 
 
 def _kinds_of(machine: Machine) -> list[Machine]:
@@ -429,10 +454,14 @@ def _mixed_plan(
             plan = replace(plan, device_groups=plan.device_groups[:left])
             left -= plan.replicas
         plans += [plan] if plan.replicas else []
-    gpus = sum(len(group) for plan in plans for group in plan.device_groups)
-    rate = sum(
-        fit.tokens_per_s * plan.replicas for (_, fit), plan in zip(found, plans, strict=False)
-    )
+    used = [(fit, plan.replicas) for (_, fit), plan in zip(found, plans, strict=False)]
+    rate = sum(fit.tokens_per_s * count for fit, count in used)  # each takes what it can do
+    runs = [
+        run
+        for fit, count in used
+        if fit.tokens_per_s
+        for run in _runs(fit, demand, count, of=rate / fit.tokens_per_s)
+    ]
     notes = [
         f"{plan.replicas} × {kind.devices[0].gpu.name}: TP {plan.tensor_parallel} × PP "
         f"{plan.pipeline_parallel}, "
@@ -449,7 +478,7 @@ def _mixed_plan(
     return replace(
         plans[0],
         device_groups=tuple(group for plan in plans for group in plan.device_groups),
-        estimate=estimate(demand, rate=rate, num_gpus=gpus, price=price),
+        estimate=estimate(demand, runs, price=price),
         notes=tuple(notes),
         kinds=tuple(plans),
     )
@@ -504,7 +533,7 @@ def _cpu_plan(
     kv = wish.kv_cache_memory_bytes or max(one, min(room, wanted, CPU_KV_MAX_BYTES))
     tokens = max(0, kv // block - 1) * CPU_BLOCK_TOKENS
     if wish.max_num_seqs is None:
-        num_seqs = min(num_seqs, demand.sequences_within(tokens))
+        num_seqs = min(num_seqs, max(1, math.ceil(4 * demand.batch_within(tokens))))
     max_model_len = longest
     if demand.prompts.sampled and wish.max_model_len is None and chunked:
         max_model_len = max(longest, min(demand.context_len, tokens))
@@ -586,6 +615,9 @@ def _rounded(found: Estimate | None) -> dict[str, Any] | None:
         output_tokens=round(found.output_tokens),
         hours=round(found.hours, 4),
         gpu_hours=round(found.gpu_hours, 4),
+        batch=round(found.batch, 1),
+        load_s=round(found.load_s, 1),
+        longest_s=round(found.longest_s, 1),
         cost_usd=None if found.cost_usd is None else round(found.cost_usd, 2),
     )
     return asdict(rounded)

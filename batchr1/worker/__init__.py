@@ -8,7 +8,9 @@ server_worker    the event loop of a server's replica
 server_requests  one sample at a server, until it is answered
 server_health    how long a server is waited for
 generation       a sample under way: budgets, loops, injected tokens
-admission        how many samples fit the KV cache at once (pure)
+admission        how many samples to run at once (pure)
+length_model     lengths of completions, learnt on the way (pure)
+preemption_cost  seconds of a preemption, learnt on the way (pure)
 collector        the collector thread: completions to rows to staged parts
 outbox           finished samples, for the collector and for the driver
 checkpointer     the checkpoint thread: tokens to storage every few seconds

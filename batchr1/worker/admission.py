@@ -1,11 +1,16 @@
-"""How many samples may be in the engine at once: as many as its KV cache will hold while they grow.
+"""How many samples may be in the engine at once: as many as make it generate the most tokens per second.
 
-A cache that runs full makes vLLM preempt: a sequence loses its cache and is prefilled again. So a
-sample is admitted only if at every later moment, by all that is known of lengths, what is in flight
-fits. Known is its expected length (a column, or its finished siblings), else how long this job's
-completions are: the plan's guess at first, more and more what has finished. To admit by the future
-need of a batch, as its sequences grow and end, is the rule of the Past-Future Scheduler (Gong et
-al., ASPLOS 2025); here the need is computed from survival functions, with its variance.
+A decode step reads the weights once, however many sequences are in it, so one more sequence adds
+tokens and hardly any time. But sequences grow, and a cache that runs full makes vLLM preempt the
+newest: it loses its cache and is prefilled again. A sample is admitted if the tokens that it adds
+until then are worth more seconds than its share of preemptions costs. Both are reckoned with the
+step time that the plan's estimate uses, corrected by what steps and preemptions are seen to take.
+
+How long the newest keeps its place follows from what is in flight: at each of 24 later moments, the
+expected need of the older ones and its variance, from survival functions. Known is a sample's
+expected length (a column, or its finished siblings), else how long this job's completions are: the
+plan's guess at first, more and more what has finished. To look at the future need of a batch is the
+idea of the Past-Future Scheduler (Gong et al., ASPLOS 2025).
 
 On a GPU a batch that was full is filled up again several samples at a time. A step that prefills
 runs outside vLLM's CUDA graphs, and the whole batch waits for it; left alone, vLLM fills each slot
@@ -16,37 +21,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from batchr1.engine.protocol import EngineLoad
 from batchr1.records import CompletionLengths
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
-Bools = np.ndarray[Any, np.dtype[np.bool_]]
+from batchr1.sizing.step_time import StepTime
+from batchr1.worker.length_model import Floats, LengthModel
+from batchr1.worker.preemption_cost import PreemptionCost
 
 # one waiting request for this many running: a slot that falls free is filled in the same step
 WAITING_SHARE = 8
-MIXED_STEP_COST = (
-    0.1  # of a decode step on a GPU, added by the first prefill in it: docs/benchmarks.md
-)
 MOST_EMPTY = 16  # a refill is at most one slot of so many
-DEVIATIONS = 2.5  # of the sum of lengths, left free; as the plan does
 BLOCK_TOKENS = 16  # a sequence's last block of cache is half empty on average
 STEPS = 24  # moments at which the need is looked at
-REFRESH_SHARE = 200  # the need is computed anew when so small a part of the cache was filled since
+REFRESH_SHARE = 64  # the need is computed anew when so small a part of the cache was filled since
 ALIKE = 0.7  # correlation of samples of one prompt: they are long or short together
-BACK_OFF = 0.95  # of the cache, after a preemption
-RECOVER = 0.01  # of the cache, given back for each RECOVER_ROWS that went through without one
-RECOVER_ROWS = 64
-LEAST_SHARE = 0.7
-PRIOR_ROWS = 16.0  # the plan's guess counts like so many finished rows
-DOUBT = 1.0  # standard errors by which a length model's rates may be too high as a whole
 MOST_ENDED = 1024  # completions that wait to be learnt from
 # of ln(length / expectation) before any was seen: samples of one prompt differ about so much
 RATIO_SIGMA = 0.5
-_EDGES = 64  # of a length model's table
+# of a preempted sequence's tokens, those that the prefix cache has lost when it is taken up again
+LOST_SHARE = 0.5
+# Where the plan knows no step time (a CPU, a GPU without a known bandwidth): that of an H200 with
+# a model of 7 billion weights. Only ratios of it matter, and they are corrected during the run.
+DEFAULT_STEP_TIME = StepTime(15.2e9, 57_344, 4.8e12, 15.2e9, 989e12)
 
 
 class Sequence(Protocol):
@@ -74,72 +73,6 @@ class Sequence(Protocol):
     def prompt_id(self) -> str: ...
 
 
-class LengthModel:
-    """How likely a completion ends after so many tokens: a life table (Böhmer 1912), to which a prior was added.
-
-    By interval of length: how many ended in it, over how much time was spent in it. Completions
-    still under way count for the time they have spent, so that the table is not short-sighted while
-    only the short ones have finished.
-    """
-
-    def __init__(self, mean: float, sigma: float) -> None:
-        """Log-normal with this mean and standard deviation of the logarithm, until more is known."""
-        mu = math.log(max(mean, 1e-9)) - sigma**2 / 2
-        self._edges = np.concatenate([[0.0], np.geomspace(mean / 64, mean * 64, _EDGES)])
-        z = (np.log(np.maximum(self._edges, 1e-12)) - mu) / max(sigma, 0.05)
-        alive = np.array([math.erfc(x / math.sqrt(2)) / 2 for x in z])
-        alive[0] = 1.0
-        self._widths = np.diff(self._edges)
-        # An interval's average number alive, times its width: the time that one completion spends
-        # in it.
-        self._ended = PRIOR_ROWS * -np.diff(alive)
-        self._spent = PRIOR_ROWS * (alive[:-1] + alive[1:]) / 2 * self._widths
-        self._under_way = np.zeros(_EDGES)
-        self.rows = PRIOR_ROWS  # that it knows of, samples of one prompt together counted as one
-        self._fit()
-
-    def finished(self, lengths: Floats, cut: Bools, weights: Floats) -> None:
-        """Completions are through; those that were `cut` would have gone on.
-
-        `weights`: as how many rows they count.
-        """
-        self._spent += self._time_in(lengths, weights)
-        at = np.searchsorted(self._edges, lengths[~cut], side="left") - 1
-        np.add.at(self._ended, np.clip(at, 0, _EDGES - 1), weights[~cut])
-        self.rows += float(weights.sum())
-
-    def refresh(self, under_way: Floats, weights: Floats) -> None:
-        """These lengths were reached by what is under way."""
-        self._under_way = self._time_in(under_way, weights)
-        self._fit()
-
-    def log_survival(self, lengths: Floats) -> Floats:
-        """ln P(length > l), on the safe side. Beyond the table the last interval's rate goes on.
-
-        A rate that was found from r rows is known to a relative standard error of 1 / √r.
-        """
-        inside = np.interp(lengths, self._edges, self._hazard)
-        beyond = np.maximum(lengths - self._edges[-1], 0.0) * self._rates[-1]
-        survival: Floats = -(inside + beyond) * (1.0 - DOUBT / math.sqrt(self.rows))
-        return survival
-
-    def _fit(self) -> None:
-        spent = self._spent + self._under_way
-        self._rates = self._ended / np.maximum(spent, 1e-12)
-        # In the far tail, where the prior has no rows left to speak of, nothing is known: as before
-        # it.
-        thin = spent < 1e-3 * self._widths
-        last = int(np.flatnonzero(~thin)[-1]) if not thin.all() else 0
-        self._rates[last + 1 :] = self._rates[last]
-        self._hazard = np.concatenate([[0.0], np.cumsum(self._rates * self._widths)])
-
-    def _time_in(self, lengths: Floats, weights: Floats) -> Floats:
-        time: Floats = weights @ np.clip(
-            lengths[:, None] - self._edges[None, :-1], 0.0, self._widths[None, :]
-        )
-        return time
-
-
 @dataclass(slots=True)
 class _Siblings:
     """Samples of one prompt, of which some are in flight."""
@@ -147,6 +80,14 @@ class _Siblings:
     in_flight: int = 0
     most: int = 0  # that were in flight at once
     reached: int = 0  # tokens, by the longest
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Seconds that one more sequence is worth, and those that its preemptions cost."""
+
+    gain_s: float
+    cost_s: float
 
 
 def most_in_flight(max_num_seqs: int) -> int:
@@ -168,7 +109,7 @@ def refill_share(mean: float, mixed_step_cost: float) -> float:
 class Admission:
     """Says whether one more sample may go into the engine.
 
-    Tell it what starts and ends, and what the engine did.
+    Report to it what starts and ends, and what the engine did.
     """
 
     def __init__(
@@ -179,31 +120,32 @@ class Admission:
         max_model_len: int,
         expected: CompletionLengths | None = None,
         mixed_step_cost: float = 0.0,
+        step_time: StepTime | None = None,
     ) -> None:
         """`kv_cache_tokens` 0: not known, and only `max_num_seqs` counts. `mixed_step_cost`: see
-        `refill_share`.
+        `refill_share`. `step_time`: as the plan estimates it.
         """
         self._capacity = float(kv_cache_tokens) or math.inf
+        self._step_time = step_time or DEFAULT_STEP_TIME
         mean = max(1.0, expected.mean) if expected else max_model_len / 4
         self._refill_share = refill_share(mean, mixed_step_cost)
         refills_at_once = (
             self._refill(max_num_seqs) <= 1
         )  # then some wait in the engine for the next slot
         self.window = most_in_flight(max_num_seqs) if refills_at_once else max_num_seqs
+        self._max_num_seqs = max_num_seqs
         self._full_at = (
             0  # so many were in flight when one was refused; 0: none was since one was admitted
         )
         sigma = math.sqrt(math.log(max(1.0, expected.mean_square / mean**2))) if expected else 1.0
         self._lengths = LengthModel(mean, max(sigma, RATIO_SIGMA))
         self._ratios = LengthModel(1.0, RATIO_SIGMA)
-        self._moments = np.concatenate(
-            [[0.0], np.geomspace(max_model_len / 1024, max_model_len, STEPS - 1)]
-        )
-        self.share = 1.0  # of the cache that may be planned for
+        first = min(8.0, max_model_len / 2)
+        self._moments = np.concatenate([[0.0], np.geomspace(first, max_model_len, STEPS - 1)])
+        self.cost = PreemptionCost()
         self._preempted = 0
-        self._calm = 0  # samples that ended since a preemption, or since `share` was raised
-        self._ended_since = 0  # since it was lowered
         self._worst = 0.0  # tokens in flight if all went to their caps
+        self._held = 0.0  # tokens in flight
         self._in_flight: dict[
             Sequence, tuple[Floats, Floats] | None
         ] = {}  # what each adds to the need
@@ -220,7 +162,7 @@ class Admission:
         flying = len(self._in_flight)
         if flying and self._full_at and flying > self._full_at - self._refill(self._full_at):
             return False
-        fits = not flying or (flying < self.window and self._fits(sequence))
+        fits = not flying or (flying < self.window and self._pays(sequence))
         self._full_at = 0 if fits else self._full_at or flying
         return fits
 
@@ -228,23 +170,54 @@ class Admission:
         """How many of so many slots fall free before they are filled again."""
         return round(self._refill_share * full)
 
-    def _fits(self, sequence: Sequence) -> bool:
+    def _pays(self, sequence: Sequence) -> bool:
         if sequence is self._refused:
             return False
-        limit = self._capacity * self.share
-        if self._worst + _most(sequence) <= limit:
+        if self._worst + _most(sequence) <= self._capacity:
             return True
+        held = sequence.prompt_len + sequence.generated + BLOCK_TOKENS * (1 + len(self._in_flight))
+        if self._held + held > self._capacity:
+            return False  # it would wait in the engine
+        balance = self.balance(sequence)
+        if balance.gain_s >= balance.cost_s:
+            return True
+        self._refused = sequence
+        return False
+
+    def balance(self, sequence: Sequence) -> Balance:
+        """Weigh one more sequence, the newest and so the first to be preempted.
+
+        It runs as long as what was there before it leaves it room. Each token of it is worth its
+        share of a step less what it adds to the step. If it is preempted before its end, tokens
+        that the prefix cache has lost are prefilled again, in a step that becomes a mixed one.
+        """
         if math.isinf(self._grown):
             self._refresh()
-        mean, variance = self._need([sequence])
-        need = self._mean + mean[0] + DEVIATIONS * np.sqrt(self._variance + variance[0])
-        if need.max() > limit:
-            self._refused = sequence
-            return False
-        return True
+        alive, held = self._survival([sequence])
+        alive, own = alive[0], held[0]
+        deviation = np.sqrt(self._variance) + 1e-9
+        room = (self._capacity - self._mean - self._grown - own) / deviation
+        keeps = np.minimum.accumulate(_normal(room))
+        running = alive * keeps
+        steps = np.diff(self._moments)
+        tokens = float(((running[1:] + running[:-1]) / 2 * steps).sum())
+        lost = alive[1:] * -np.diff(keeps)
+        again = float((lost * own[1:]).sum()) * LOST_SHARE
+        sequences = min(len(self._in_flight), self._max_num_seqs)
+        context = min(self._held, self._capacity)
+        step_s = self._step_time.seconds(sequences=sequences, context=context)
+        one_more_s = self._step_time.seconds(
+            sequences=sequences + 1, context=context + float(own[0])
+        )
+        added_s = one_more_s - step_s
+        mixed_s = self._step_time.mixed_step_cost * step_s * float(lost.sum())
+        cost_s = self._step_time.prefill_s(again) + mixed_s
+        gain_s = tokens * max(0.0, step_s / sequences - added_s)
+        return Balance(self.cost.pace * gain_s, self.cost.factor * cost_s)
 
     def started(self, sequence: Sequence) -> None:
         self._worst += _most(sequence)
+        self._held += sequence.prompt_len + sequence.generated
         siblings = self._siblings.setdefault(sequence.prompt_id, _Siblings())
         siblings.in_flight += 1
         siblings.most = max(siblings.most, siblings.in_flight)
@@ -261,6 +234,7 @@ class Admission:
             self._mean = self._mean - added[0]
             self._variance = np.maximum(self._variance - added[1], 0.0)
         self._worst -= _most(sequence)
+        self._held = max(0.0, self._held - sequence.prompt_len - sequence.generated)
         siblings = self._siblings[sequence.prompt_id]
         siblings.in_flight -= 1
         if not siblings.in_flight:
@@ -272,27 +246,36 @@ class Admission:
             )
         if len(self._ended) >= MOST_ENDED:
             self._learn()
-        self._calm += 1
-        self._ended_since += 1
-        if self._calm >= RECOVER_ROWS:
-            self._calm = 0
-            self.share = min(1.0, self.share + RECOVER)
 
-    def stepped(self, tokens: int, load: EngineLoad) -> None:
-        """The engine generated so many tokens. From time to time the need is computed anew."""
-        if load.preempted > self._preempted:
-            self._preempted = load.preempted
-            if self._ended_since * 4 >= len(
-                self._in_flight
-            ):  # else the last cut has not worked yet
-                self._ended_since = 0
-                self.share = max(LEAST_SHARE, self.share * BACK_OFF)
-            self._calm = 0
+    def stepped(self, tokens: int, load: EngineLoad, now: float | None = None) -> None:
+        """The engine generated so many tokens. From time to time the need is computed anew.
+
+        `now`: seconds on any clock, to learn what steps and preemptions take; None: not known.
+        """
+        self._held += tokens
+        preempted, self._preempted = load.preempted - self._preempted, load.preempted
+        if now is not None:
+            self._watch(now, tokens, preempted, load)
         self._grown += tokens
-        if self._worst <= self._capacity * self.share:
+        if self._worst <= self._capacity:
             self._grown = math.inf  # whatever happens, it fits: computed when it is needed again
         elif self._grown * REFRESH_SHARE >= self._capacity:
             self._refresh()
+
+    def _watch(self, now: float, tokens: int, preempted: int, load: EngineLoad) -> None:
+        if not self._in_flight:
+            self.cost.pause()
+            return
+        sequences = load.running or len(self._in_flight)
+        context = min(self._held, self._capacity)
+        step_s = self._step_time.seconds(sequences=sequences, context=context)
+        preempted_s = 0.0
+        if preempted:
+            again = LOST_SHARE * self._held / len(self._in_flight)
+            mixed_s = self._step_time.mixed_step_cost * step_s
+            preempted_s = preempted * (self._step_time.prefill_s(again) + mixed_s)
+        expected_s = step_s * tokens / sequences
+        self.cost.stepped(now, expected_s=expected_s, preempted_s=preempted_s)
 
     def _refresh(self) -> None:
         self._grown, self._refused = 0.0, None
@@ -310,6 +293,7 @@ class Admission:
         means, variances = self._need(sequences)
         self._in_flight = {s: (m, v) for s, m, v in zip(sequences, means, variances, strict=True)}
         self._mean, self._variance = means.sum(axis=0), variances.sum(axis=0)
+        self._held = float(sum(s.prompt_len + s.generated for s in sequences))
 
     def _learn(self) -> None:
         """From what has ended: lengths, or how far the expectation was off where there was one.
@@ -329,6 +313,17 @@ class Admission:
     def _need(self, sequences: list[Sequence]) -> tuple[Floats, Floats]:
         """Mean and variance of the tokens that each holds at each moment from now: shape
         (sequences, moments).
+        """
+        alive, held = self._survival(sequences)
+        siblings = [self._siblings.get(s.prompt_id, _Siblings()) for s in sequences]
+        others = np.array([max(0, one.in_flight - 1) for one in siblings], dtype=np.float64)
+        variance = alive * (1.0 - alive) * held**2 * (1.0 + ALIKE * others[:, None])
+        return alive * held, variance
+
+    def _survival(self, sequences: list[Sequence]) -> tuple[Floats, Floats]:
+        """Probability that each is still generated at each moment, and what it then holds.
+
+        Shape (sequences, moments); held in tokens.
         """
         generated = np.array([s.generated for s in sequences], dtype=np.float64)[:, None]
         caps = np.array([s.max_tokens for s in sequences], dtype=np.float64)[:, None]
@@ -352,12 +347,14 @@ class Admission:
                 alive[rows] = np.exp(model.log_survival(then) - model.log_survival(now))
         alive[later >= caps] = 0.0
         alive[:, 0] = 1.0
-        held = prompts + np.minimum(later, caps) + BLOCK_TOKENS / 2
-        others = np.array([max(0, one.in_flight - 1) for one in siblings], dtype=np.float64)[
-            :, None
-        ]
-        return alive * held, alive * (1.0 - alive) * held**2 * (1.0 + ALIKE * others)
+        return alive, prompts + np.minimum(later, caps) + BLOCK_TOKENS / 2
 
 
 def _most(sequence: Sequence) -> float:
     return float(sequence.prompt_len + sequence.max_tokens + BLOCK_TOKENS)
+
+
+def _normal(z: Floats) -> Floats:
+    """The normal distribution function, within 0.01 (a logistic curve)."""
+    probability: Floats = 1.0 / (1.0 + np.exp(-1.702 * np.clip(z, -30.0, 30.0)))
+    return probability

@@ -75,12 +75,14 @@ class EngineWorker:
         self._collector = collector
         self._channel = channel
         self._rules = rules
+        self._clock = clock
         self._admission = Admission(
             kv_cache_tokens=engine.info.kv_cache_tokens,
             max_num_seqs=setup.max_num_seqs,
             max_model_len=engine.info.max_model_len,
             expected=setup.expected,
             mixed_step_cost=setup.mixed_step_cost if setup.engine.has_cuda_graphs else 0.0,
+            step_time=setup.step_time,
         )
         self._backlog_target = max(8, setup.max_num_seqs // BACKLOG_SHARE)
         self._backlog: deque[WorkItem] = deque()
@@ -121,7 +123,7 @@ class EngineWorker:
             before = self._generated
             for delta in self._engine.step():
                 self._take(delta)
-            self._admission.stepped(self._generated - before, self._engine.load())
+            self._admission.stepped(self._generated - before, self._engine.load(), self._clock())
             self._report()
         if self._checkpointer is not None and self._stopping:
             self._checkpointer.save()  # first what is quick, and worth the most

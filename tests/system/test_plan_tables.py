@@ -18,6 +18,7 @@ from batchr1.models.catalogue import VARIANTS
 from batchr1.records import PromptLengths
 from batchr1.sizing.devices import Device, Holder
 from batchr1.sizing.gpus import GPUS
+from batchr1.sizing.graphs import grid_ceil, is_on_grid
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB
@@ -103,7 +104,7 @@ def test_no_plan_breaks_its_own_promises(
         return
     assert p.kv_cache_tokens >= p.max_model_len
     assert p.replicas * p.tensor_parallel * p.pipeline_parallel <= count
-    assert 1 <= p.max_num_seqs <= min(512, rows)
+    assert 1 <= p.max_num_seqs <= min(512, grid_ceil(rows)) and is_on_grid(p.max_num_seqs)
     assert p.max_num_batched_tokens >= p.max_num_seqs
     assert sum(dataclasses.astuple(p.memory)) <= GPUS[gpu].memory_gib
     assert 0 < p.gpu_memory_utilization <= 0.95 if p.gpu_memory_utilization else False

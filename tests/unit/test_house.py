@@ -78,7 +78,6 @@ SEAM = "crosses between driver and worker until the wire has a home for it"
 KNOWN: dict[str, dict[str, str]] = {
     "imports": {
         "batchr1.executors.base -> batchr1.driver.fleet": SEAM,
-        "batchr1.executors.messages -> batchr1.worker.admission": SEAM,
         "batchr1.executors.messages -> batchr1.worker.checkpointer": SEAM,
         "batchr1.driver.work -> batchr1.worker.admission": SEAM,
         "batchr1.driver.worker_setup -> batchr1.worker.checkpointer": SEAM,
@@ -99,7 +98,6 @@ KNOWN: dict[str, dict[str, str]] = {
     "folder_size": {},
     "function_length": {
         "batchr1.sizing.architecture.Architecture.of_config": "to be split",
-        "batchr1.sizing.fit.fit": "to be split",
         "batchr1.sizing.plan._cpu_plan": "to be split",
         "batchr1.sizing.plan._gpu_plan": "to be split",
         "batchr1.sizing.plan._mixed_plan": "to be split",

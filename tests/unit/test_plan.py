@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from planned import PROMPTS, gpus, job, offered, plan, source_of
+from planned import PROMPTS, gpus, job, offered, plan
 
 from batchr1.engine.vllm.arguments import check_engine_args
 from batchr1.errors import JobError
@@ -21,10 +21,11 @@ from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device, Holder
 from batchr1.sizing.fit import groups_of
 from batchr1.sizing.gpus import GPUS
+from batchr1.sizing.graphs import grid_ceil
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB, graph_sizes
-from batchr1.sizing.plan import MisfitError, make_plan, workload_of
+from batchr1.sizing.plan import MisfitError, make_plan
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_no_more_sequences_than_samples() -> None:
     few = PromptLengths(6, 6, 512, 128.0)
     assert plan(job(n=4), gpus("H200"), few).max_num_seqs == 24
     shared = plan(job(n=4), gpus("H200", 8), few)
-    assert shared.max_num_seqs == 24 // shared.replicas
+    assert shared.max_num_seqs == grid_ceil(24 // shared.replicas)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,8 @@ def test_hours_and_cost() -> None:
     assert e.output_tokens == pytest.approx(
         500 * 4 * 5848, rel=0.001
     )  # the mean that a cap of 32,768 leaves
-    assert e.hours == pytest.approx(e.output_tokens / e.tokens_per_s / 3600)
+    assert e.hours == pytest.approx((e.load_s + e.output_tokens / e.tokens_per_s) / 3600)
+    assert e.load_s > 90 and e.output_tokens / e.tokens_per_s > e.longest_s > 200
     assert (e.gpu_hours, e.cost_usd) == (pytest.approx(2 * e.hours), pytest.approx(5 * e.hours))
 
 
@@ -219,22 +221,31 @@ def test_kv_heads_are_cut_evenly_or_not_at_all() -> None:
         )
 
 
-def test_a_batch_is_as_large_as_the_cache_that_it_leaves() -> None:
-    """More sequences take memory from the cache: where 512 leave none, some number in between still
-    fits.
-    """
-    spec = job("r1-distill-llama-70b", quantization="w4a16", max_tokens=2048)
-    p = plan(spec, gpus("RTX 4090", 2))
-    one_more = job(
-        "r1-distill-llama-70b",
-        quantization="w4a16",
-        max_tokens=2048,
-        max_num_seqs=p.max_num_seqs + 1,
-    )
-    demand = workload_of(spec, source_of(spec), PROMPTS, default_lengths("math", 2048))
-    assert demand.fit_within(p.kv_cache_tokens, num_seqs=p.max_num_seqs)
-    larger = plan(one_more, gpus("RTX 4090", 2))
-    assert not demand.fit_within(larger.kv_cache_tokens, num_seqs=p.max_num_seqs + 1)
+def test_a_batch_is_as_large_as_gives_the_most_tokens_per_second() -> None:
+    """More sequences take memory from the cache that is to hold them; too few leave it empty."""
+    spec = job("r1-distill-qwen-7b")
+    rows = PromptLengths(5000, 5000, 512, 128.0)
+    planned = plan(spec, gpus("RTX 4090"), rows)
+    assert planned.estimate is not None
+    for num_seqs in (4, 8, 16, 256, 512):
+        other = plan(job("r1-distill-qwen-7b", max_num_seqs=num_seqs), gpus("RTX 4090"), rows)
+        assert other.estimate is not None
+        assert other.estimate.tokens_per_s < 1.001 * planned.estimate.tokens_per_s
+    assert 1.5 * planned.estimate.batch < planned.max_num_seqs, "the batch never limits"
+
+
+def test_a_batch_that_the_job_asks_for_off_the_grid_gets_a_graph_of_its_own() -> None:
+    config = plan(job(max_num_seqs=124), gpus("H200")).engine_args["compilation_config"]
+    assert 124 in config["cudagraph_capture_sizes"]
+    large = plan(job(max_num_seqs=600), gpus("H200")).engine_args["compilation_config"]
+    assert large["cudagraph_capture_sizes"][-1] == 600
+    own = {"cudagraph_capture_sizes": [1, 124]}
+    kept = plan(job(max_num_seqs=124, compilation_config=own), gpus("H200")).engine_args
+    assert kept["compilation_config"] == own
+    merged = plan(job(max_num_seqs=124, compilation_config={"mode": 0}), gpus("H200")).engine_args
+    assert merged["compilation_config"] == config | {"mode": 0}
+    eager = plan(job(max_num_seqs=124, enforce_eager=True), gpus("H200")).engine_args
+    assert "compilation_config" not in eager
 
 
 @pytest.mark.parametrize(
@@ -360,7 +371,8 @@ def beside(*counts: tuple[str, int], node_gpus: int = 8) -> Machine:
 
 
 def test_each_model_of_gpu_in_a_host_gets_a_plan_of_its_own() -> None:
-    p = plan(job(), beside(("H100", 2), ("L4", 2)))
+    rows = PromptLengths(20_000, 20_000, 512, 128.0)
+    p = plan(job(), beside(("H100", 2), ("L4", 2)), rows)
     large, small = p.kinds
     assert p.device_groups == (*large.device_groups, *small.device_groups)
     assert large.device_groups == (("0",), ("1",))
@@ -372,7 +384,7 @@ def test_each_model_of_gpu_in_a_host_gets_a_plan_of_its_own() -> None:
     )
     assert [p.kind_of(worker) for worker in range(p.replicas)] == [0, 0] + [1] * small.replicas
     assert (p.of_kind(0), p.of_kind(1)) == (large, small)
-    alone = plan(job(), beside(("H100", 2)))
+    alone = plan(job(), beside(("H100", 2)), rows)
     assert (alone.max_num_seqs, alone.engine_args) == (large.max_num_seqs, large.engine_args)
     assert p.estimate is not None and alone.estimate is not None
     assert p.estimate.tokens_per_s > alone.estimate.tokens_per_s

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
-from batchr1.engine.replay.gpu import KvCache, StepTime
+from batchr1.engine.replay.gpu import KvCache
 from batchr1.errors import EngineError, RequestError
+from batchr1.sizing.step_time import StepTime
 
 _FOREVER_S = 3600.0
 
@@ -274,7 +275,7 @@ class ReplayEngine:
                 break
             self._waiting.popleft()
             self._running[id] = run
-            prefilled += self._cache.prefill(run.prompt, run.prompt_len, tokens)
+            prefilled += self._cache.prefill(id, run.prompt, run.prompt_len, tokens)
         return prefilled
 
     def _after_step(self, run: _Running) -> int:

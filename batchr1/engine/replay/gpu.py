@@ -5,82 +5,89 @@ their time.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 BLOCK_TOKENS = 16  # vLLM's block of KV cache
 
 
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """Seconds of a step, by the arithmetic of docs/sizing.md ("Time and cost"); bytes, operations and seconds.
-
-    max(bytes read ÷ bandwidth, operations ÷ peak) ÷ efficiency + step_s + step_s_per_seq ×
-    sequences.
-    """
-
-    weight_bytes: float
-    kv_bytes_per_token: float
-    bandwidth: float
-    operations_per_token: float
-    peak: float
-    efficiency: float
-    step_s: float
-    step_s_per_seq: float
-
-    def seconds(self, *, sequences: int, context: int, prefilled: int, steps: int) -> float:
-        """`steps` decode steps of so many sequences, `context` tokens long together; the first also
-        prefills.
-        """
-        read = (self.weight_bytes + context * self.kv_bytes_per_token) / self.bandwidth
-        decode = max(read, self.operations_per_token * sequences / self.peak)
-        first = max(read, self.operations_per_token * (sequences + prefilled) / self.peak)
-        return (first + (steps - 1) * decode) / self.efficiency + steps * (
-            self.step_s + self.step_s_per_seq * sequences
-        )
-
-
 class KvCache:
-    """Counts blocks; and remembers the prompts that were prefilled last, as vLLM's prefix cache would.
+    """Counts blocks, and keeps what was freed until its room is needed, as vLLM's prefix cache does.
 
-    Sequences do not share blocks here, so that this cache is full sooner than vLLM's where samples
-    share a prompt.
+    Freed blocks are taken in the order in which they were freed, a sequence's last block first: so
+    a sequence that was preempted finds its beginning again, as far as nobody took it. Prompts that
+    were prefilled are remembered apart, by their share of the cache. Sequences do not share blocks
+    here, so that this cache is full sooner than vLLM's where samples share a prompt.
     """
 
     def __init__(self, tokens: int) -> None:
         self.num_blocks = tokens // BLOCK_TOKENS
-        self.free = self.num_blocks
         self.queries = self.hits = 0
         self._held: dict[str, int] = {}
+        self._blank = self.num_blocks  # blocks that were never filled
+        # freed blocks that hold the beginning of a sequence still, the first to be taken first
+        self._freed: OrderedDict[str, int] = OrderedDict()
+        self._num_freed = 0
         self._prompts: OrderedDict[bytes, int] = OrderedDict()
         self._prompt_blocks = 0
 
+    @property
+    def free(self) -> int:
+        """Blocks that no running sequence holds."""
+        return self._blank + self._num_freed
+
     def grow(self, id: str, tokens: int) -> bool:
-        """Give a sequence room for so many tokens in all; False when there is not enough."""
+        """Give a sequence room for so many tokens in all; False when there is not enough.
+
+        One that starts again takes its own blocks that are left first (see `prefill`).
+        """
         held = self._held.get(id, 0)
         more = -(-tokens // BLOCK_TOKENS) - held
         if more > self.free:
             return False
         if more > 0:
             self._held[id] = held + more
-            self.free -= more
+            if id not in self._freed:
+                self._take(more)
         return True
 
     def release(self, id: str) -> None:
-        self.free += self._held.pop(id, 0)
+        """Free a sequence's blocks; they keep what they hold until they are taken."""
+        held = self._held.pop(id, 0)
+        if held:
+            self._freed[id] = self._freed.pop(id, 0) + held
+            self._num_freed += held
 
-    def prefill(self, prompt: bytes, prompt_len: int, tokens: int) -> int:
-        """A sequence of so many tokens begins with this prompt: how many of them have to be
-        computed.
-        """
+    def prefill(self, id: str, prompt: bytes, prompt_len: int, tokens: int) -> int:
+        """A sequence of so many tokens starts, after `grow`: how many of them have to be computed."""
+        own = self._freed.pop(id, 0)
+        self._num_freed -= own
+        if own:
+            self._take(self._held[id] - own)
         whole = prompt_len // BLOCK_TOKENS
-        hit = prompt in self._prompts
+        hit = max(own - 1, whole if self._knows(prompt, whole) else 0) * BLOCK_TOKENS
         self.queries += tokens
-        if hit:
-            self.hits += whole * BLOCK_TOKENS
+        self.hits += hit
+        return tokens - hit
+
+    def _take(self, blocks: int) -> None:
+        blank = min(blocks, self._blank)
+        self._blank -= blank
+        blocks -= blank
+        while blocks > 0:
+            id, count = next(iter(self._freed.items()))
+            taken = min(blocks, count)
+            if taken == count:
+                del self._freed[id]
+            else:
+                self._freed[id] = count - taken
+            self._num_freed -= taken
+            blocks -= taken
+
+    def _knows(self, prompt: bytes, whole: int) -> bool:
+        if prompt in self._prompts:
             self._prompts.move_to_end(prompt)
-            return tokens - whole * BLOCK_TOKENS
+            return True
         self._prompts[prompt] = whole
         self._prompt_blocks += whole
         while self._prompt_blocks > self.num_blocks:
             self._prompt_blocks -= self._prompts.popitem(last=False)[1]
-        return tokens
+        return False

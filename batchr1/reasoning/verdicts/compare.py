@@ -52,7 +52,7 @@ DOUBTFUL_EXACT_DIGITS = 2
 
 _NUMBER_WORDS = dict(
     zip(
-        "zero one two three four five six seven eight nine ten eleven twelve".split(),
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"],
         range(13),
         strict=True,
     )

@@ -1,0 +1,57 @@
+"""The grid of CUDA graphs: batch sizes for which vLLM keeps a graph of the whole decode step.
+
+vLLM captures 1, 2, 4, multiples of 8 below 256 and of 16 from there, up to twice `max_num_seqs` and
+at most 512. Whole decode steps are kept for the sizes up to `max_num_seqs` only; a batch between
+two of them is padded to the larger one. A batch above the last one leaves the graphs, and its steps
+take up to twice as long. Source: vLLM 0.26 and 0.32, `VllmConfig._set_cudagraph_sizes`; 0.32 adds
+`max_num_seqs` itself, 0.26 does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LARGEST = 512  # size that vLLM captures by itself
+
+
+def grid(up_to: int = LARGEST) -> tuple[int, ...]:
+    """The grid's sizes, ascending."""
+    sizes = (1, 2, 4, *range(8, 256, 8), *range(256, up_to + 1, 16))
+    return tuple(size for size in sizes if size <= up_to)
+
+
+def grid_floor(num_seqs: int) -> int:
+    """The largest size that is not above `num_seqs`."""
+    return grid(max(1, num_seqs))[-1]
+
+
+def grid_ceil(num_seqs: int) -> int:
+    """The smallest size that holds `num_seqs`."""
+    return next(size for size in grid(num_seqs + 16) if size >= num_seqs)
+
+
+def captured(num_seqs: int) -> tuple[int, ...]:
+    """Sizes that vLLM captures by itself for this `max_num_seqs`."""
+    return grid(min(2 * num_seqs, LARGEST))
+
+
+def is_on_grid(num_seqs: int) -> bool:
+    """Whether vLLM captures a whole decode step of so many sequences by itself."""
+    return num_seqs in captured(num_seqs)
+
+
+def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
+    """The `compilation_config` with which a full batch has a graph; None where nothing is to add.
+
+    `config`: the user's own, whose sizes win. One that is not a mapping (a level) is left alone.
+    """
+    if config is not None and not isinstance(config, Mapping):
+        return None
+    own = dict(config or {})
+    if is_on_grid(num_seqs) or {"cudagraph_capture_sizes", "max_cudagraph_capture_size"} & set(own):
+        return None
+    if str(own.get("cudagraph_mode", "")).upper() == "NONE":
+        return None
+    below = grid(max(num_seqs, min(2 * num_seqs, LARGEST)))
+    return own | {"cudagraph_capture_sizes": sorted({*below, num_seqs})}

@@ -1,0 +1,53 @@
+"""The grid of CUDA graphs: every batch that is planned lies on it."""
+
+from __future__ import annotations
+
+import pytest
+from planned import gpus, job, source_of
+
+from batchr1.models.catalogue import VARIANTS
+from batchr1.records import PromptLengths
+from batchr1.sizing.architecture import Architecture
+from batchr1.sizing.fit import EngineConstraints, best_fit
+from batchr1.sizing.gpus import GPUS
+from batchr1.sizing.graphs import captured, grid_ceil, grid_floor, is_on_grid
+from batchr1.sizing.lengths import default_lengths
+from batchr1.sizing.oom import MemoryProblem, next_rung
+from batchr1.sizing.plan import workload_of
+
+DISTILLS = [name for name in VARIANTS if name not in ("r1-tiny", "r1-0528-671b")]
+
+
+@pytest.mark.parametrize("variant", DISTILLS)
+@pytest.mark.parametrize("rows", [3, 100, 5000])
+def test_every_batch_is_on_the_grid_of_cuda_graphs(variant: str, rows: int) -> None:
+    """Every catalogued GPU, 1, 2, 4 and 8 of it: whatever the rows are divided into."""
+    prompts = PromptLengths(rows, rows, 512, 128.0)
+    arch = Architecture.of_config(VARIANTS[variant].config)
+    workload = workload_of(
+        job(variant), source_of(job(variant)), prompts, default_lengths("math", 32768)
+    )
+    for quantization in (None, "fp8", *VARIANTS[variant].quantized):
+        for name in GPUS:
+            for count in (1, 2, 4, 8):
+                devices = gpus(name, count).devices
+                found = best_fit(arch, quantization, workload, EngineConstraints(), devices)
+                assert found is None or is_on_grid(found.max_num_seqs), (name, count, quantization)
+
+
+def test_a_batch_with_empty_slots_is_padded_to_a_graph_within_the_batch() -> None:
+    """So a refill that leaves slots empty, or the last batch of a job, keeps its graphs."""
+    for running in range(1, 513):
+        num_seqs = grid_ceil(running)
+        assert next(size for size in captured(num_seqs) if size >= running) <= num_seqs
+        assert grid_floor(num_seqs) == num_seqs and grid_floor(running) <= running
+
+
+@pytest.mark.parametrize("num_seqs", [24, 40, 72, 104, 248, 272, 400, 496, 512])
+def test_a_batch_that_is_stepped_down_stays_on_the_grid(num_seqs: int) -> None:
+    args = {"max_num_seqs": num_seqs, "max_num_batched_tokens": 2048}
+    problem = MemoryProblem("oom_running", "memory ran out")
+    while rung := next_rung(args, problem, fixed=()):
+        args |= rung.changes
+        assert is_on_grid(args["max_num_seqs"])
+    assert args["max_num_seqs"] == 8
