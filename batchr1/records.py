@@ -153,6 +153,7 @@ class Completion:
     finish_reason: FinishReason
     injected: int = 0
     cut_by: Literal["budget", "loop"] | None = None
+    closed_by: Literal["budget", "loop"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

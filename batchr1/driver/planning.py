@@ -80,7 +80,7 @@ def renderer_of(spec: JobSpec, location: str, revision: str | None) -> Renderer:
         location, revision=revision, trust_remote_code=spec.model.trust_remote_code
     )
     tags = ThinkTags.of(tokenizer)
-    if spec.sampling.has_budget and tags.close_id is None:
+    if spec.sampling.closes_traces and tags.close_id is None:
         raise JobError(
             f"sampling: budgets need a model whose think tags are single tokens ({location} "
             f"spells {tags.format.close} out). "

@@ -89,6 +89,6 @@ class WorkerSetups:
 def _budgets_of(spec: JobSpec) -> BudgetSetup | None:
     """Token budgets of a sample; None without any."""
     s = spec.sampling
-    if not s.has_budget:
+    if not s.closes_traces:
         return None
     return BudgetSetup(s.thinking_budget, s.answer_budget, s.max_tokens, s.closing_sentence)

@@ -96,7 +96,7 @@ class WorkerSetup:
     instruction: str = ""  # what was appended to each prompt
     verify: Verify = AUTO
     budgets: BudgetSetup | None = None
-    stop_loops: bool = False
+    stop_loops: bool | Literal["close"] = False
     judges: bool = False  # whether the driver waits for verdicts
     retry_on: frozenset[str] = (
         frozenset()

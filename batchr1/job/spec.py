@@ -238,12 +238,18 @@ class SamplingSpec(_Spec):
     """Tokens of the answer, at most; thinking is closed early enough to leave room for them. null: no bound."""
     closing_sentence: str | None = None
     """Said at the end of a trace that a budget closes, as a paragraph of its own; null: nothing is said."""
-    stop_loops: bool = False
-    """End a generation that has been repeating itself for long: truncated, by loop."""
+    stop_loops: bool | Literal["close"] = False
+    """What becomes of a generation that has been repeating itself for long. true: it ends there, truncated by loop.
+    close: a loop in its reasoning is closed, and the model answers; one in its answer ends it."""
 
     @property
     def has_budget(self) -> bool:
         return self.thinking_budget is not None or self.answer_budget is not None
+
+    @property
+    def closes_traces(self) -> bool:
+        """Whether batchr1 may put in the closing tag itself."""
+        return self.has_budget or self.stop_loops == "close"
 
     @model_validator(mode="after")
     def _leaves_room_for_an_answer(self) -> SamplingSpec:
@@ -254,10 +260,10 @@ class SamplingSpec(_Spec):
                     f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
                     f"{self.max_tokens})"
                 )
-        if self.closing_sentence is not None and not self.has_budget:
+        if self.closing_sentence is not None and not self.closes_traces:
             raise ValueError(
-                "closing_sentence is said where a budget closes a trace, and there is none (set "
-                "thinking_budget or answer_budget)"
+                "closing_sentence is said where batchr1 closes a trace, and nothing does (set "
+                "thinking_budget, answer_budget, or stop_loops: close)"
             )
         return self
 

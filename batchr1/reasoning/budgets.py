@@ -62,7 +62,8 @@ class Budgets:
         """For one generation of at most `max_tokens`; `injected`: how many of its tokens are a
         closing already.
         """
-        thinking = None if injected else self._thinking(max_tokens)
+        has_bound = self.thinking is not None or self.answer is not None
+        thinking = self._thinking(max_tokens) if has_bound and not injected else None
         return Meter(self.tags, thinking, self.answer, opened)
 
     def _thinking(self, max_tokens: int) -> int | None:
@@ -98,6 +99,11 @@ class Meter:
         self._thinking, self._answer = thinking, answer
         self._thought = self._answered = 0
         self._phase: Literal["before", "thinking", "after"] = "thinking" if opened else "before"
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the last token stands inside the think block."""
+        return self._phase == "thinking"
 
     @property
     def answer_is_spent(self) -> bool:

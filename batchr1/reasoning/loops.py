@@ -81,15 +81,17 @@ class LoopDetector:
     def __init__(self, seen: int = 0) -> None:
         self._checked = seen - seen % CHECK_EVERY
 
-    def update(self, tokens: array[int]) -> bool:
+    def update(self, tokens: array[int], start: int = 0) -> bool:
+        """Whether the tokens from `start` on end in a loop, looked at every so often."""
         if len(tokens) - self._checked < CHECK_EVERY:
             return False
         before = self._checked // REPETITION_EVERY
         # at the same places whoever begins to look where
         self._checked = len(tokens) - len(tokens) % CHECK_EVERY
-        if self._checked // REPETITION_EVERY > before and tokens_repeat(tokens):
+        tail = tokens[max(start, len(tokens) - WINDOW_TOKENS) :]
+        if self._checked // REPETITION_EVERY > before and tokens_repeat(tail):
             return True
-        return _is_periodic(tokens)
+        return _is_periodic(tail)
 
 
 def tokens_loop(tokens: array[int]) -> bool:

@@ -50,9 +50,9 @@ def to_result(
     ):
         raise TypeError("split() of token ids gives counts")
     truncated = completion.finish_reason == "length"
-    marks = ("budget_forced",) * (completion.injected > 0) + ("looping",) * (
-        completion.cut_by == "loop"
-    )
+    is_forced = completion.injected > 0 and completion.closed_by != "loop"
+    looped = "loop" in (completion.cut_by, completion.closed_by)
+    marks = ("budget_forced",) * is_forced + ("looping",) * looped
     row = row_of(
         item,
         parts,

@@ -25,7 +25,7 @@ class Rules:
     """What a job says of generations under way."""
 
     budgets: Budgets | None = None
-    stop_loops: bool = False
+    stop_loops: bool | Literal["close"] = False
 
 
 NO_RULES = Rules()
@@ -39,8 +39,10 @@ class Generation:
     __slots__ = (
         "_budgets",
         "_closed_at",
+        "_closes_loops",
         "_loops",
         "_meter",
+        "_searched_from",
         "injected",
         "item",
         "offset",
@@ -56,6 +58,8 @@ class Generation:
         self.offset = len(self.tokens)
         self.injected = partial.injected if partial else 0
         self._closed_at = 0  # tokens before what was injected, as far as that happened here
+        self._closes_loops = rules.stop_loops == "close"
+        self._searched_from = 0  # loops are looked for from here on: behind a closing
         self._loops = LoopDetector(self.offset) if rules.stop_loops else None
         self._budgets, self._meter = rules.budgets, None
         if rules.budgets is not None:
@@ -67,6 +71,8 @@ class Generation:
             del self.tokens[kept:]  # only where the context has become smaller since
             if act == "close":
                 self.close()
+            elif self.injected:
+                self._searched_from = self._closing_at() + self.injected
         if partial is not None and partial.finish_reason is not None and self.ended() is None:
             self.item = dataclasses.replace(
                 item, partial=ResumePoint(partial.token_ids, partial.resumed_at)
@@ -113,9 +119,39 @@ class Generation:
         else:
             kept, act = self._meter.take(new)
             self.tokens.extend(new[:kept])
-        if act is None and self._loops is not None and self._loops.update(self.tokens):
-            return "cut"
+        if act is None and self._loops is not None and self._looks_and_finds(self._loops):
+            return "close" if self._may_close() else "cut"
         return act
+
+    def _looks_and_finds(self, loops: LoopDetector) -> bool:
+        return loops.update(self.tokens, self._searched_from)
+
+    def _may_close(self) -> bool:
+        """Whether a loop here is in the reasoning, with room for the closing and an answer."""
+        if not self._closes_loops or self._budgets is None or self._meter is None:
+            return False
+        room = self.item.max_tokens - len(self.tokens) - len(self._budgets.closing)
+        return self._meter.is_thinking and not self.injected and room > 0
+
+    def _closing_at(self) -> int:
+        """The tokens before what was put in; all of them where nothing was."""
+        if not self.injected or self._budgets is None:
+            return len(self.tokens)
+        closing = list(self._budgets.closing[: self.injected])
+        for at in range(len(self.tokens) - len(closing) + 1):
+            if (
+                self.tokens[at] == closing[0]
+                and list(self.tokens[at : at + len(closing)]) == closing
+            ):
+                return at
+        return len(self.tokens)
+
+    def _closed_by(self) -> Literal["budget", "loop"] | None:
+        """What closed the trace, by all that the tokens tell."""
+        if not self.injected:
+            return None
+        is_loop = self._closes_loops and tokens_loop(self.tokens[: self._closing_at()])
+        return "loop" if is_loop else "budget"
 
     def close(self) -> None:
         """Put in what closes the trace: the answer is generated from there."""
@@ -126,6 +162,7 @@ class Generation:
         self.injected = len(closing)
         self.tokens.extend(closing)  # last, and at once: a snapshot may be taken meanwhile
         if self._loops is not None:
+            self._searched_from = len(self.tokens)
             self._loops = LoopDetector(len(self.tokens))
 
     def ended(self) -> FinishReason | None:
@@ -145,14 +182,17 @@ class Generation:
         """What cut it before the engine's own limit, by all that the tokens tell."""
         if self._meter is not None and self._meter.answer_is_spent:
             return "budget"
-        return "loop" if self._loops is not None and tokens_loop(self.tokens) else None
+        if self._loops is None:
+            return None
+        return "loop" if tokens_loop(self.tokens[self._searched_from :]) else None
 
     def completion(self, reason: FinishReason) -> Completion:
         """It is complete."""
         most = self.item.max_tokens
         self.tokens = self.tokens[:most]
         cut_by = self._cut_by() if reason == "length" and len(self.tokens) < most else None
-        return Completion(self.item, tuple(self.tokens), reason, self.injected, cut_by)
+        tokens, injected = tuple(self.tokens), self.injected
+        return Completion(self.item, tokens, reason, injected, cut_by, self._closed_by())
 
     def saved(
         self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None
