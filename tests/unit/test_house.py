@@ -39,11 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "columns": {"records"},
     "seeds": {"records"},
-    "job": FLOOR,
-    "storage": FLOOR | {"job"},
+    "storage": FLOOR,
+    "reasoning": FLOOR,
+    # A job file names engine kinds, think-tag families and storage options.
+    "job": FLOOR | {"storage", "reasoning", "backends"},
     "dataset": FLOOR | {"job", "storage", "reasoning"},  # the opening of a think block
     "output": FLOOR | {"job", "storage", "dataset"},
-    "reasoning": FLOOR | {"job"},
     "models": FLOOR | {"job", "storage", "output"},
     "sizing": FLOOR | {"job", "storage", "models"},
     "engine": FLOOR | {"job", "reasoning", "models", "sizing"},
@@ -59,12 +60,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": FLOOR
     | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
     | {"executors", "worker"},
-    # The process that was started. It never imports the worker, nor what runs beside it.
+    # The process that was started. It never imports the worker.
     "driver": FLOOR
     | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
-    | {"executors", "backends"},
+    | {"verifier", "executors", "backends"},
     # Satellites: they read outputs, and only the command line imports them.
-    "report": FLOOR | {"job", "storage", "output", "reasoning"},
+    "report": FLOOR | {"job", "storage", "dataset", "output", "reasoning"},
     "export": FLOOR | {"job", "storage", "dataset", "output", "reasoning", "models"},
     # It gives verdicts again, and puts them in place as a run would.
     "rejudge": FLOOR | {"job", "storage", "dataset", "output", "reasoning", "verifier"},
@@ -84,7 +85,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "batchr1.executors.messages -> batchr1.worker.checkpointer": SEAM,
         "batchr1.driver.work -> batchr1.worker.admission": SEAM,
         "batchr1.driver.worker_setup -> batchr1.worker.checkpointer": SEAM,
-        "batchr1.driver.context -> batchr1.verifier.pool": SEAM,
         "batchr1.worker.server_worker -> batchr1.driver.monitor.cost": SEAM,
         "batchr1.models.resolve -> batchr1.sizing.architecture": "resolving reads the shape too",
     },
