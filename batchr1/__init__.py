@@ -7,7 +7,7 @@ What is computed: reasoning, models, sizing
 What generates:   engine, verifier, backends
 Who does it:      driver (the process that was started), worker (one process a replica),
                   executors (the wire between them)
-Who looks on:     report, export
+Who looks on:     report, export, rejudge
 Who is called:    cli
 
 docs/design.md says which process each of them runs in.

@@ -131,7 +131,7 @@ def command(
 
 
 def as_text(s: dict[str, Any]) -> str:
-    """What `export` prints."""
+    """Format the text that `export` prints."""
     lines = [f"  {s['rows_in']:>9,} rows in the output"]
     lines += [f"  {step['rows']:>9,} {step['name']}: {step['keeps']}" for step in s["steps"]]
     for name, split in s["splits"].items():

@@ -72,7 +72,7 @@ def command(
 
 
 def as_text(model: str, fetched: Fetched, in_path: str | None) -> str:
-    """What is here, and how a job names it."""
+    """Format where the model lies, and how a job names it."""
     from batchr1.models.files import size_text
 
     how = (

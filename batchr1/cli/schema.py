@@ -38,7 +38,7 @@ def schema_of(what: str) -> dict[str, object]:
 
 
 def _unwrapped(node: Any) -> Any:
-    """Put each description on one line: docstrings are wrapped for the code alone."""
+    """Put each description on one line, whatever the code's wrapping."""
     if isinstance(node, list):
         return [_unwrapped(item) for item in node]
     if not isinstance(node, dict):

@@ -63,8 +63,9 @@ def _names() -> list[str]:
 
 
 def _document(name: str, *, gpu: str | None = None, count: int = 1) -> dict[str, Any]:
-    """A variant as JSON says it: with the smallest GPU set of each precision, or with its fit on
-    `count` of `gpu`.
+    """Convert a variant for JSON.
+
+    It has the smallest GPU set of each precision, or its fit on `count` of `gpu`.
     """
     from batchr1.models.catalogue import VARIANTS
     from batchr1.sizing.smallest_gpus import on_gpus, precisions, smallest_set

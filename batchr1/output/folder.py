@@ -1,13 +1,13 @@
-"""The output folder: what lies where, whose it is, and the only two ways in which something enters it.
+"""Output folder: its files, its owner, and the two ways into it.
 
-data/part-*.parquet        results; a file appears here whole, by `commit_part`, or not at all
+data/part-*.parquet        results; a file appears whole, by `commit_part`, or not at all
 .batchr1/job.json          the job as it was resolved, with its fingerprint
 .batchr1/inputs.json       the input files that everything in data/ agrees with
 .batchr1/runs/<run>.json   one record per run (and <run>.log)
 .batchr1/failed/           rows that failed
 .batchr1/staging/          parts that are being written, or wait for their commit
 _SUCCESS                   everything that was asked is in data/
-report.html                what `batchr1 report` made of it
+report.html                the page of `batchr1 report`
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ _PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
 
 
 class Output:
-    """A job's output, on disk or in a bucket. Whoever changes it must hold its lock."""
+    """Output of a job, on disk or in a bucket.
+
+    Whoever changes it must hold its lock.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -55,14 +58,16 @@ class Output:
         return self.storage.exists(JOB_FILE)
 
     def was_tried(self) -> bool:
-        """The same, or has at least begun: where no engine came up, there is a run's record and
-        nothing else.
+        """Tell whether the output exists, or a run has at least begun.
+
+        Where no engine came up, there is a run's record and nothing else.
         """
         return self.exists() or bool(self.storage.list_files(RUNS_DIR, ".json"))
 
     def refuse_foreign(self) -> None:
-        """Raise `OutputError` when the folder holds something that is not an output of batchr1, or
-        cannot be one.
+        """Raise `OutputError` when the folder is not an output of batchr1.
+
+        Also when it cannot become one.
         """
         if self.storage.kind == "local":
             refuse_place(Path(self.uri))
@@ -85,9 +90,7 @@ class Output:
             )
 
     def refuse_overlap(self, patterns: Sequence[str], files: Sequence[InputFile]) -> None:
-        """Raise `OutputError` when the output lies beneath the input, or the input beneath the
-        output.
-        """
+        """Raise `OutputError` when output and input lie beneath each other."""
         part = f"{self.uri}/{DATA_DIR}/part-0.parquet"
         for pattern in patterns:
             kind, place = split_uri(pattern)
@@ -106,7 +109,7 @@ class Output:
                 )
 
     def job(self) -> dict[str, Any] | None:
-        """What job.json says, or None where no job has been."""
+        """Read job.json; None where no job has been."""
         data = self.storage.find_bytes(JOB_FILE)
         if data is None:
             return None
@@ -126,8 +129,9 @@ class Output:
         self.storage.write_bytes(JOB_FILE, _json(document))
 
     def inputs(self) -> dict[str, str]:
-        """The input files, by URI, whose prompts are known to be those of the committed rows; each
-        with its version.
+        """Read the versions of input files that agree with the committed rows.
+
+        By URI; their prompts are known to be those of the rows.
         """
         data = self.storage.find_bytes(INPUTS_FILE)
         try:
@@ -171,7 +175,7 @@ class Output:
         self.storage.write_bytes(f"{RUNS_DIR}/{record.run}.json", _json(record.to_dict()))
 
     def forget_run(self, run: str) -> None:
-        """Remove the traces of a run that could not even begin, or made nothing."""
+        """Remove the traces of a run that made nothing."""
         self.storage.delete(f"{RUNS_DIR}/{run}.json")
         self.storage.delete(f"{RUNS_DIR}/{run}.log")
 
@@ -189,7 +193,10 @@ class Output:
             yield self.read_part(rel, columns)
 
     def read_part(self, rel: str, columns: list[str] | None) -> pa.Table:
-        """One committed part. Columns that its version did not have yet are there, and null."""
+        """Read one committed part.
+
+        Columns that its version did not have yet are there, and null.
+        """
         if columns is not None and not ADDED_LATER & set(columns):
             return self._read(rel, columns)
         have = self._open(rel, pq.read_schema).names
@@ -238,13 +245,19 @@ class Output:
             ) from exc
 
     def clear_staging(self) -> None:
-        """Remove what earlier runs left half-done. Call with the lock just taken, before reading what is committed:
-        a run that lost the lock then finds nothing to commit any more."""
+        """Remove what earlier runs left half-done.
+
+        Call with the lock just taken, before reading what is committed. A run that lost the lock
+        then finds nothing to commit any more.
+        """
         self.storage.delete_tree(STAGING_DIR)
         self.storage.abort_uploads()
 
     def clear_inflight(self, run: str) -> None:
-        """Everything that `run` was asked for is committed: only what it set aside is left to save."""
+        """Remove checkpoints once all that `run` was asked for is committed.
+
+        Only what it set aside stays.
+        """
         aside = aside_name(run)
         left = [file.rel for file in self.storage.list_files(INFLIGHT_DIR)]
         if aside not in left:
@@ -255,7 +268,7 @@ class Output:
                     self.storage.delete(rel)
 
     def begin(self) -> None:
-        """Something is about to be added: the output is not complete any more."""
+        """Take _SUCCESS away: something is about to be added."""
         self.storage.delete(SUCCESS)
 
     def succeed(self) -> None:
@@ -273,7 +286,7 @@ class Output:
         self.storage.commit(f"{STAGING_DIR}/{name}", f"{FAILED_DIR}/{name}")
 
     def count_own(self) -> int:
-        """How many committed parts `remove_own` would delete."""
+        """Count the committed parts that `remove_own` would delete."""
         return len(self._own_parts())
 
     def remove_own(self) -> None:
@@ -308,7 +321,10 @@ class Output:
 
 
 def refuse_place(folder: Path) -> None:
-    """Raise `OutputError` when a local folder cannot be made or written; looks, and writes nothing."""
+    """Raise `OutputError` when a local folder cannot be made or written.
+
+    It looks, and writes nothing.
+    """
     place = folder
     while not os.path.lexists(place):
         place = place.parent
@@ -324,9 +340,9 @@ def refuse_place(folder: Path) -> None:
 
 
 def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
-    """Write a part on local disk and put it, whole, where `commit_part` finds it.
+    """Write a part on local disk and put it, whole, into staging.
 
-    Safe to call in a worker.
+    `commit_part` finds it there. Safe to call in a worker.
     """
     local = storage.scratch_dir() / f"{name}.tmp"
     try:
@@ -340,12 +356,15 @@ def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
 
 
 def part_name(run: str, worker: int, epoch: int, number: int) -> str:
-    """The name of a part: unique over runs, workers, their restarts and their parts."""
+    """Name a part, unique over runs, workers, restarts and parts."""
     return f"part-{run}-{worker}-{epoch}-{number:05d}.parquet"
 
 
 def _glob_matches(pattern: str, path: str) -> bool:
-    """Whether a glob would find a path; `*` stays within a folder, `**` spans any number of them."""
+    """Tell whether a glob would find a path.
+
+    `*` stays within a folder, `**` spans any number of them.
+    """
     if not re.search(r"[*?\[]", pattern):
         return False
     want, have = pattern.split("/"), path.split("/")
@@ -357,7 +376,10 @@ def _glob_matches(pattern: str, path: str) -> bool:
 
 
 def _json(document: dict[str, Any]) -> bytes:
-    """A line for each value, and one for a whole list of numbers."""
+    """Encode a document with a line for each value.
+
+    A whole list of numbers takes one line.
+    """
     text = json.dumps(document, indent=1, ensure_ascii=False, default=str)
     return (
         re.sub(r"(?<=: \[)\s+[-+\d.e,\s]+(?=\],?\n)", lambda m: " ".join(m[0].split()), text) + "\n"

@@ -5,11 +5,14 @@ They run in the worker, where no other process is named.
 formats         think tags in one model's vocabulary
 split           reasoning and answer, found on token ids
 budgets         limits of thinking and of the answer, token by token
-loops           repetition at the end of a text or of tokens
+loops           exact repetition at the end of a text or of tokens
+repetition      repetition in other words or another order
+soup            tails of meaningless signs and scraps
 results         a completion to an output row
 server_replies  a server's reply to an output row
 answers         the final answer, and whether it is right
 verify          the comparison that a job asks for (in the verifier's process)
+verdicts        stages of comparing an answer with the right one (there too)
 flags           what is odd about a row
 contents        refusals, code and leaks in a text
 languages       whether a trace keeps to its prompt's languages

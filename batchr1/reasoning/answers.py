@@ -1,8 +1,8 @@
-r"""The final answer in a text, and whether it is the right one.
+r"""Final answer of a text, and whether it is the right one.
 
-Everything here is linear in the length of the text and accepts any text, because the text comes
-from a model. `is_correct` compares numbers exactly and everything else as normalised LaTeX; it
-knows no algebra.
+Everything is linear in the length of the text and accepts any text, because the text comes from a
+model. `is_correct` compares numbers exactly and everything else as normalised LaTeX; it knows no
+algebra.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def boxed_answer(text: str) -> str | None:
 
 
 def final_answer(answer: str | None) -> str | None:
-    """The final answer that the text of an answer gives: what is in its last box, else None."""
+    """Find the final answer in a text: its last box, else None."""
     return None if answer is None else last_answer(answer)
 
 
 def last_answer(text: str) -> str | None:
-    r"""What the last box holds, with the boxes right before it that make one answer with it.
+    r"""Read the last box, with earlier boxes of the same answer.
 
     Of `\boxed{1} and \boxed{-2}` that is `1, -2`: only a sign, a word or a name stands between.
     """
@@ -116,11 +116,11 @@ def _last_box(text: str) -> int:
 
 
 def is_correct(final: str | None, gold: str | None) -> bool | None:
-    r"""Whether a final answer is the right one: None without a right answer, False without a final one.
+    r"""Tell whether a final answer is right.
 
-    Equal as exact numbers, or else equal as normalised LaTeX. A number may have thousands
-    separators, a currency or per cent sign, a unit in `\text{}`, a name (`x = 5`), and be a
-    fraction. `gold` may be boxed or follow `####`.
+    None without a right answer, False without a final one. Answers are equal as exact numbers, or
+    else as normalised LaTeX. A number may have thousands separators, a currency or per cent sign, a
+    unit in `\text{}`, a name (`x = 5`), and be a fraction. `gold` may be boxed or follow `####`.
     """
     if gold is None:
         return None
@@ -135,19 +135,25 @@ def is_correct(final: str | None, gold: str | None) -> bool | None:
 
 
 def same_number(final: str, gold: str) -> bool | None:
-    """Whether two answers are the same number, exactly; None when one of them is no number."""
+    """Tell whether two answers are the same number, exactly.
+
+    None when one of them is no number.
+    """
     a, b = _number(_clean(final)), _number(_clean(right_answer(gold)))
     return None if a is None or b is None else a == b
 
 
 def right_answer(gold: str) -> str:
-    """A right answer without what it comes in: a box, or a solution that ends with `#### answer`."""
+    """Take a right answer out of its box or its solution.
+
+    A solution ends with `#### answer`.
+    """
     right = gold.rpartition("####")[2]
     return boxed_answer(right) or right
 
 
 def answer_key(final: str) -> str:
-    """A text that two final answers share when `is_correct` takes one for the other."""
+    """Make a text that equal final answers share, by `is_correct`."""
     text = _clean(final)
     number = _number(text)
     return _compact(text) if number is None else str(number)
@@ -166,8 +172,9 @@ def _clean(text: str) -> str:
 
 
 def _compact(text: str) -> str:
-    """Cleaned LaTeX as it is compared: no idle white space, no text groups, no leading name, `(A)`
-    as `A`.
+    """Normalise cleaned LaTeX for comparison.
+
+    White space without meaning, text groups and a leading name are dropped; `(A)` becomes `A`.
     """
     text = _SPACE.sub("", _TEXT_GROUP.sub(r"\1", text).strip())
     name = _DEFINITION.match(text)
@@ -179,7 +186,7 @@ def _compact(text: str) -> str:
 
 
 def _number(text: str) -> Fraction | None:
-    """The number that a cleaned text is, in full, with or without its unit."""
+    """Read cleaned text as a number, with or without a unit."""
     if len(text) > _MAX_NUMBER_CHARS:
         return None
     number = _fraction(_compact(text))

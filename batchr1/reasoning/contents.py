@@ -1,6 +1,7 @@
-r"""What the texts of a trace hold that they should not: refusals, code, leaks of reasoning into JSON, long paragraphs.
+r"""Faults in the texts of a trace: refusals, code, leaks, long paragraphs.
 
-Rules on the surface of the text, each with its threshold; linear in its length, and for any text.
+A leak is reasoning in an answer that is JSON. Rules on the surface of the text, each with its
+threshold; linear in its length, and for any text.
 """
 
 from __future__ import annotations
@@ -162,8 +163,9 @@ def is_refusal(answer: str, *, has_box: bool) -> bool:
 
 
 def has_code(text: str) -> bool:
-    """Whether a text holds a block of code: fenced, or a few lines close together that read as
-    code.
+    """Tell whether a text holds a block of code.
+
+    It is fenced, or a few lines close together that read as code.
     """
     if "```" in text or "~~~" in text:
         for language, body in _FENCE.findall(text):
@@ -183,14 +185,17 @@ def has_code(text: str) -> bool:
 
 
 def _codedness(line: str) -> int:
-    """2 for a line that is nothing but code, 1 for one that may be, 0 for prose and formulas."""
+    """Rate a line: 2 is all code, 1 may be, 0 is prose."""
     if len(line) > MAX_CODE_LINE_CHARS or _CODE_LINE.match(line) is None:
         return 0
     return 2 if _DECLARES.match(line) else 1
 
 
 def leaks_into_json(prompt: str, answer: str) -> bool:
-    """Whether an answer that is or holds JSON also holds reasoning: before, after or inside."""
+    """Tell whether an answer in JSON also holds reasoning.
+
+    It may stand before, after or inside.
+    """
     if "{" not in answer and "[" not in answer:
         return False
     found = _json_in(answer, is_wanted=_JSON_WANTED.search(prompt) is not None)
@@ -213,10 +218,10 @@ def leaks_into_json(prompt: str, answer: str) -> bool:
 
 
 def _json_in(answer: str, *, is_wanted: bool) -> tuple[int, int] | None:
-    """Where the JSON of an answer begins and ends; None when it has none that is its point.
+    """Find the JSON of an answer; None unless it is the point.
 
     JSON is the point of an answer when the prompt asks for it, or when most of the answer is JSON.
-    What begins like it and is cut, or broken by what leaked into it, counts up to its last bracket.
+    A beginning that is cut, or broken by what leaked into it, counts up to its last bracket.
     """
     for match in list(_JSON_START.finditer(answer))[:50]:
         start = match.end()

@@ -1,4 +1,4 @@
-r"""Flags: what is odd about a row, so that it can be filtered out without reading it.
+r"""Flags: oddities of a row, to filter it without reading it.
 
 Pure functions of a row's own texts, the same for every model. Their thresholds are constants at the
 top of the modules they are in (`loops`, `languages`, `contents`), and `docs/traces.md` lists them
@@ -19,19 +19,21 @@ from batchr1.records import FLAGS
 
 
 def flags_of(split: Split, *, prompt: str = "", expects_box: bool = False) -> tuple[str, ...]:
-    r"""The flags of a completion, in the order of `FLAGS`; linear in its length.
+    r"""List the flags of a completion, in the order of `FLAGS`.
 
-    `prompt` is the user turn without what batchr1 appended to it. Of the part after the think block
-    or before:
+    Linear in its length. `prompt` is the user turn without what batchr1 appended to it. Flags are
+    of the part after the think block or before:
 
-    - `no_think`: no think block. `empty_think`: nothing in it. `extra_think_tag`: think tags were left in the text.
-    - `answer_without_box`: there is an answer but no final one in it; only where `expects_box`, that is where the
-      instruction asked for `\boxed{}`.
+    - `no_think`: no think block. `empty_think`: nothing in it. `extra_think_tag`: think tags were
+      left in the text.
+    - `answer_without_box`: there is an answer but no final one in it. Only where `expects_box`:
+      the instruction asked for `\boxed{}`.
     - `looping`: reasoning or answer ends in a loop (`loops`).
     - `token_soup`: it ends in tokens that say nothing (`soup`).
     - `mixed_language`: it leaves the languages of the prompt (`languages`).
     - `json_leak`: an answer in JSON holds reasoning; `refusal`: the answer declines (`contents`).
-    - `long_paragraph`, `code_in_reasoning`: of the reasoning; without a think block, of the answer's paragraphs.
+    - `long_paragraph`, `code_in_reasoning`: of the reasoning; without a think block, of the
+      answer's paragraphs.
     """
     reasoning, answer = split.reasoning or "", split.answer or ""
     box = boxed_answer(answer) if answer else None
@@ -52,6 +54,6 @@ def flags_of(split: Split, *, prompt: str = "", expects_box: bool = False) -> tu
 
 
 def in_order(flags: Iterable[str]) -> tuple[str, ...]:
-    """Flags as a row has them: each once, in the order of `FLAGS`."""
+    """Order flags as a row has them, each once."""
     found = set(flags)
     return tuple(flag for flag in FLAGS if flag in found)

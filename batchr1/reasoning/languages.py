@@ -1,11 +1,13 @@
-r"""Whether a trace keeps to the languages of its prompt.
+r"""Mixed languages: traces that leave the languages of their prompt.
 
-Two ways of mixing are told, neither of them by a model:
+Two ways of mixing are found, neither of them by a model:
 
-- scripts: letters of a script that the prompt neither uses nor asks for. What is quoted, in brackets or also in the
-  prompt is mentioned, not mixed in; Latin letters and single Greek ones are mathematics anywhere.
-- function words: languages that share a script are told apart by words that are frequent in one and rare in all
-  others. So a Spanish prompt with an English trace is seen, and German clauses in an English one.
+- scripts: letters of a script that the prompt neither uses nor asks for. A quotation, or what is in
+  brackets or also in the prompt, is mentioned, not mixed in. Latin letters and single Greek ones
+  are mathematics anywhere.
+- function words: words that are frequent in one language and rare in all others separate languages
+  of one script. So a Spanish prompt with an English trace is found, and German clauses in an
+  English one.
 
 Code, formulas and links are taken out first. A language that the prompt names ("translate into
 Russian") is asked for.
@@ -166,7 +168,7 @@ _NAMES = [(re.compile(names, re.IGNORECASE), allowed) for names, allowed in _NAM
 
 
 def is_mixed(prompt: str, *parts: str | None) -> bool:
-    """Whether one of the parts of a trace leaves the languages of its prompt.
+    """Tell whether a part of a trace leaves its prompt's languages.
 
     Linear in the texts' length.
     """
@@ -185,8 +187,9 @@ def is_mixed(prompt: str, *parts: str | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Prompt:
-    """What a prompt is written in: scripts, and languages by their function words. Neither: it is
-    all formulas.
+    """Languages of a prompt: scripts, and languages by function words.
+
+    A prompt that is all formulas has neither.
     """
 
     text: str
@@ -263,8 +266,9 @@ def _has_foreign_words(prompt: _Prompt, text: str, asked: set[str]) -> bool:
 
 
 def _letters(text: str, *, besides: str = "") -> Counter[str]:
-    """Letters of each script but Latin, in runs that do not stand in `besides`; single Greek
-    letters are symbols.
+    """Count letters of each script but Latin, outside of `besides`.
+
+    Single Greek letters are symbols.
     """
     found: Counter[str] = Counter()
     if text.isascii():
@@ -283,7 +287,10 @@ def _function_words(text: str) -> Counter[str]:
 
 
 def function_word_share(text: str) -> float:
-    """Of a text's words, the share that holds sentences together, in any of the languages known."""
+    """Measure the share of function words in a text.
+
+    Words of all known languages count.
+    """
     words = _WORD.findall(text.lower().replace("’", "'"))
     return sum(word in _LANGUAGE_OF for word in words) / max(1, len(words))
 

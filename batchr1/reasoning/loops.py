@@ -1,4 +1,4 @@
-"""Whether the end of a text, or of the tokens generated so far, repeats itself.
+"""Loops: a text, or tokens, whose end repeats itself.
 
 Three forms of it, at the tail only, because a text that went on afterwards came out of its loop:
 
@@ -6,9 +6,8 @@ Three forms of it, at the tail only, because a text that went on afterwards came
 - circling: the tail is mostly sentences that come again and again, in any order;
 - repetition: paragraphs come again in other words or another order (`repetition`).
 
-A period is found by looking where the last few bytes stood before: the distance is the candidate,
-and comparing the tail with itself shifted by it says how far back it holds. Both are single
-operations on memory.
+A period is found by an earlier place of the last few bytes: the distance is the candidate. The tail
+is then compared with itself shifted by it. Both are single operations on memory.
 """
 
 from __future__ import annotations
@@ -51,7 +50,10 @@ _LETTERS = re.compile(r"[^\W\d_]")
 
 
 def is_looping(text: str) -> bool:
-    """Whether the end of a text is a loop. Takes time linear in the tail that is looked at."""
+    """Tell whether the end of a text is a loop.
+
+    Takes time linear in the tail that is looked at.
+    """
     tail = text[-TAIL_BYTES:].rstrip().encode(errors="replace")[-TAIL_BYTES:]
     if _run_length(tail, 1, PROBE_BYTES, MIN_COPIES, MIN_RUN_BYTES) or _is_circling(
         text[-CIRCLE_CHARS:]
@@ -95,7 +97,7 @@ class LoopDetector:
 
 
 def tokens_loop(tokens: array[int]) -> bool:
-    """Whether the end of a sequence of token ids has repeated itself for long enough to be stopped."""
+    """Tell whether the end of token ids repeats for long enough."""
     return _is_periodic(tokens) or tokens_repeat(tokens)
 
 
@@ -107,9 +109,10 @@ def _is_periodic(tokens: array[int]) -> bool:
 
 
 def _run_length(tail: bytes, unit: int, probe: int, copies: int, shortest: int) -> int:
-    """How long the end of `tail` has been periodic, in units; 0 when not for `copies` periods and `shortest` units.
+    """Measure how long the end of `tail` has been periodic, in units.
 
-    `unit` is the number of bytes of an item; `probe` the number of items that are searched for.
+    0 when not for `copies` periods and `shortest` units. `unit` is the number of bytes of an item;
+    `probe` the number of items that are searched for.
     """
     end, size = len(tail), probe * unit
     if end < shortest * unit:

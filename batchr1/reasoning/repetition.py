@@ -1,12 +1,12 @@
-"""Whether the end of a text says again what was said, in other words or another order.
+"""Repetition at the end of a text, in other words or order.
 
 A loop need not be exact: paragraphs return reworded, shuffled, or a little different each time. Two
 measures of the tail, the cheap one first:
 
 - compression: a text that repeats itself compresses far better than prose, code or tables do;
-- shingles: how much of the tail's second half, in stretches of a few words, stood in the tail at
-  least twice before. Numbers are words, so that a list of cases, each with numbers of its own, does
-  not repeat itself.
+- shingles: the share of the tail's second half, in stretches of a few words, that stood in the tail
+  at least twice before. Numbers are words, so that a list of cases, each with numbers of its own,
+  does not repeat itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ _LETTER_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def is_repetitive(text: str) -> bool:
-    """Whether a text ends in paragraphs that return, exactly or not. Linear in the tail's length."""
+    """Tell whether a text ends in paragraphs that return, exactly or not.
+
+    Linear in the tail's length.
+    """
     tail = text[-TAIL_CHARS:]
     if len(tail) < MIN_TAIL_CHARS or compressed_share(tail) > MAX_COMPRESSED:
         return False
@@ -54,7 +57,7 @@ def is_repetitive(text: str) -> bool:
 
 
 def compressed_share(text: str) -> float:
-    """The size of a text when it is compressed, as a share of its own."""
+    """Compress a text; returns its size as a share of its own."""
     data = text.encode(errors="replace")
     return len(zlib.compress(data, 1)) / len(data)
 
@@ -78,7 +81,10 @@ def _returns(tail: str) -> bool:
 
 
 def returning_share(ids: Hashes, size: int) -> float:
-    """Of the stretches of `size` in the second half, the share that stood before `MIN_BEFORE` times."""
+    """Measure how many stretches of the second half stood there before.
+
+    A stretch has `size` words, and counts if it stood before `MIN_BEFORE` times.
+    """
     count = len(ids) - size + 1
     shingles: Hashes = np.zeros(count, dtype=np.uint64)
     for offset in range(size):
@@ -90,7 +96,7 @@ def returning_share(ids: Hashes, size: int) -> float:
 
 
 def tokens_repeat(tokens: array[int]) -> bool:
-    """Whether the end of a sequence of token ids says again what was said, for long."""
+    """Tell whether the end of token ids repeats earlier ones, for long."""
     tail = tokens[-WINDOW_TOKENS:]
     if len(tail) < WINDOW_TOKENS:
         return False

@@ -1,4 +1,4 @@
-"""Whether a text ends in tokens that say nothing: signs, scraps and scripts thrown together.
+"""Token soup: tails of signs, scraps and scripts that say nothing.
 
 A model that was pushed off its path may go on to its limit like that, without a period. Three forms
 of it, looked for in the last `TAIL_CHARS` characters, outside formulas and fenced code:
@@ -45,7 +45,10 @@ _OPENING = {")": "(", "]": "[", "}": "{"}
 
 
 def ends_in_soup(text: str) -> bool:
-    """Whether the end of a text is token soup. Linear in the tail that is looked at."""
+    """Tell whether a text ends in token soup.
+
+    Linear in the tail that is looked at.
+    """
     tail = _LEFT_OUT.sub(" ", text[-2 * TAIL_CHARS :])[-TAIL_CHARS:]
     if len(tail) < MIN_TAIL_CHARS or tail.count("\\") > len(tail) // 50:
         return False
@@ -63,7 +66,7 @@ def _signs(tail: str) -> bool:
 
 
 def _unmatched(tail: str) -> tuple[int, int]:
-    """How many brackets there are, and how many have no partner on their line."""
+    """Count brackets, and those without a partner on their line."""
     marks = unmatched = 0
     for line in tail.splitlines():
         open_: list[str] = []
@@ -96,7 +99,7 @@ def _scripts(tail: str) -> bool:
 
 
 def _words(tail: str, before: str) -> bool:
-    """Words set apart by spaces alone, none of which holds a sentence together."""
+    """Find words between spaces, none of which holds a sentence together."""
     if tail.count("\n") > 3 or sum(tail.count(sign) for sign in ",;|.:*-") > len(tail) // 60:
         return False
     words = len(tail.split())

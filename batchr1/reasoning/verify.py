@@ -1,11 +1,11 @@
-r"""Whether an answer is right, in the form that the job asks for.
+r"""Verification of an answer, in the form that the job asks for.
 
     quick_verdict   needs no library and no pattern of the user's: bounded in time, in the worker
     full_verdict    everything; may hang, crash or eat memory, so it runs in `verifier`'s processes
 
-The final answer is what `extract` finds, else what the last `\boxed{}` holds, else what the kind
-says. Without a final answer a row is wrong. Without a right answer it has no verdict. Where the
-stages of `reasoning.verdicts` do not settle it, there is none either: `Verdict.unsure`.
+The final answer is found by `extract`, else in the last `\boxed{}`, else by the kind's own rule.
+Without a final answer a row is wrong. Without a right answer it has no verdict. Where the stages of
+`reasoning.verdicts` do not settle it, there is none either: `Verdict.unsure`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _NUMBER_IN_TEXT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """What the job says about verification. `kind` is one of VERIFY_KINDS or a function as package.module:function.
+    """Verification that a job asks for.
 
-    `path` is the folder that the function's module is imported from, besides what is installed;
-    `timeout_s` bounds a row, `memory_gib` the address space of a verifying process, `processes` is
-    how many of them a worker has.
+    `kind` is one of VERIFY_KINDS or a function as package.module:function. `path` is the folder
+    that the function's module is imported from, besides what is installed; `timeout_s` bounds a
+    row, `memory_gib` the address space of a verifying process. A worker has `processes` of them.
     """
 
     kind: str = "auto"
@@ -60,10 +60,11 @@ AUTO = Verify()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The final answer, whether it is right, and the stage that says so (`records.VERDICT_STAGES`).
+    """Final answer, its correctness, and the stage that decided.
 
-    `correct` is None without a right answer, where a function gave None, and where the stages do
-    not settle it (`unsure`). Two verdicts are equal by answer and outcome alone.
+    Stages are `records.VERDICT_STAGES`. `correct` is None without a right answer, where a function
+    gave None, and where the stages do not settle it (`unsure`). Two verdicts are equal by answer
+    and outcome alone.
     """
 
     final: str | None
@@ -88,8 +89,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class NoVerdict:
-    """A verifying process's word that a row has no verdict, and whether the process is still good
-    for others.
+    """Word of a verifying process that a row has no verdict.
+
+    It says whether the process is still good for others.
     """
 
     why: str
@@ -100,9 +102,10 @@ Function = Callable[[str | None, str | None, dict[str, Any]], object]
 
 
 def quick_verdict(verify: Verify, answer: str | None, gold: str | None) -> Verdict | None:
-    """The verdict, where it is certain without running anything that might not return; else None.
+    """Give the verdict where it is certain without unbounded work.
 
-    Linear in the length of the texts, and accepts any.
+    None where something would have to run that might not return. Linear in the length of the texts,
+    and accepts any.
     """
     if verify.kind == "none":
         return Verdict(None if answer is None else boxed_answer(answer), None)
@@ -121,7 +124,7 @@ def quick_verdict(verify: Verify, answer: str | None, gold: str | None) -> Verdi
 def full_verdict(
     verify: Verify, function: Function | None, answer: str, gold: str | None, row: Mapping[str, Any]
 ) -> Verdict:
-    """The verdict by whatever it takes. `function` is the one that `kind` names.
+    """Give the verdict by all means; `function` is the one of `kind`.
 
     Raises whatever the function or a library raises, `re.error` when the right answer of a row is
     no pattern, and `BadVerdictError`.
@@ -141,7 +144,7 @@ def full_verdict(
 
 
 def final_of(kind: str, answer: str, gold: str | None) -> str | None:
-    """The final answer of a text: its last box, else what the kind looks for."""
+    """Find a text's final answer: its last box, or by kind."""
     boxed = last_answer(answer)
     if boxed is not None:
         return boxed
@@ -171,7 +174,10 @@ def _function_verdict(
 
 
 def _number_in(answer: str) -> str | None:
-    """The number of an answer without a box: what follows ####, or else the last one in the text."""
+    """Find the number of an answer without a box.
+
+    It follows ####, or else is the last one in the text.
+    """
     if "####" in answer:
         answer = answer.rpartition("####")[2]
     found = _NUMBER_IN_TEXT.findall(answer)
@@ -179,14 +185,17 @@ def _number_in(answer: str) -> str | None:
 
 
 def _extracted(pattern: str, answer: str) -> str | None:
-    """The first group of the last match (all of it without groups), in the whole answer."""
+    """Find the first group of the last match in the whole answer.
+
+    All of the match without groups.
+    """
     matches = list(re.finditer(pattern, answer))
     found = matches[-1][1 if matches[-1].re.groups else 0] if matches else None
     return None if found is None else found.strip()
 
 
 def _by_stages(kind: str, final: str, gold: str, *, deep: bool) -> Verdict | None:
-    """The verdict of a kind that is built in; None where a library may know more."""
+    """Give a built-in kind's verdict; None where a library may know."""
     match kind:
         case "regex":
             return None

@@ -1,4 +1,6 @@
-"""Verdicts of an existing output, given again without generating: `batchr1 verify`.
+"""Verdicts of an existing output, given again: `batchr1 verify`.
+
+Nothing is generated. It runs in the process that was started, which holds the output's lock.
 
 parts   the verdicts of one part: its rows judged anew, as a run judges them
 golds   right answers from another file, by id

@@ -12,7 +12,9 @@ from batchr1.storage.uri import StorageOptions
 def read_golds(
     path: str, *, id: str, gold: str, storage: StorageOptions | None = None
 ) -> dict[str, str | None]:
-    """The right answers of a Parquet or JSON lines file, a folder or a glob.
+    """Read right answers from Parquet or JSON lines.
+
+    The path is a file, a folder or a glob.
 
     Raises `UsageError` where there is no such file or column, `InputError` where an id is null or
     comes twice.

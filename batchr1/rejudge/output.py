@@ -1,10 +1,11 @@
-"""A whole output judged again: under its lock, part by part, each replaced through an intent.
+"""Verdicts of a whole output, given again under its lock.
 
     lock ─▶ finish what a killed command began ─▶ job.json names the new verification
          ─▶ each part: judge, replace if anything changed ─▶ _SUCCESS again, if it was there
 
-A kill at any moment leaves every row once, some with old verdicts and some with new ones. The same
-command again judges the rest: a part whose verdicts stay as they are is not written.
+Each part is replaced through an intent. A kill at any moment leaves every row once, some with old
+verdicts and some with new ones. The same command again judges the rest: a part whose verdicts stay
+as they are is not written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ log = logging.getLogger("batchr1.verify")
 
 @dataclass(frozen=True, slots=True)
 class GoldFile:
-    """Where new right answers come from; columns that are None are those of the job's input."""
+    """Source of new right answers; columns that are None are the job's."""
 
     path: str
     id: str | None = None
@@ -43,7 +44,10 @@ class GoldFile:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of an output. `kind`: as the job says; `chosen`: what `auto` chose for the column."""
+    """Outcome of judging an output again.
+
+    `kind`: as the job says; `chosen`: the choice of `auto` for the column.
+    """
 
     output: str
     kind: str
@@ -61,10 +65,10 @@ def judge_again(
     *,
     progress: Callable[[int, int], None] = lambda done, parts: None,
 ) -> Judged:
-    """Judge every row of an output anew. `changes` replace keys of the job's `verify`.
+    """Judge every row of an output anew.
 
-    Raises `OutputError` where no job has been, `JobError` where the verification cannot work,
-    `LockHeldError` where a run holds the output.
+    `changes` replace keys of the job's `verify`. Raises `OutputError` where no job has been,
+    `JobError` where the verification cannot work, `LockHeldError` where a run holds the output.
     """
     job = output.job()
     if job is None:
@@ -130,7 +134,7 @@ def _read(golds: GoldFile, job: dict[str, Any], output: Output) -> dict[str, str
 
 
 def _was_complete(output: Output) -> bool:
-    """Whether everything was there, also before a command like this one was killed."""
+    """Tell whether the output was complete, even before a killed command."""
     last = output.last_run()
     return output.is_complete() or (last is not None and last.exit_code == 0)
 
@@ -150,7 +154,10 @@ def _is_of_this_version(output: Output, rel: str) -> bool:
 
 
 def _named(job: dict[str, Any], spec: VerifySpec, module: str | None) -> dict[str, Any]:
-    """job.json with the new verification: a run with another one is refused from here on."""
+    """Write job.json with the new verification.
+
+    A run with another one is refused from then on.
+    """
     semantic = job["fingerprint"] | {
         "verify.kind": spec.kind,
         "verify.extract": spec.extract,

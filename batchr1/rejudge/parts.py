@@ -1,4 +1,4 @@
-"""The verdicts of one part: its rows judged anew, as a run judges them."""
+"""Verdicts of one part, given again as a run gives them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TUPLES = ("flags", "resumed_at")
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Rows by outcome; `changed` have another verdict, or say so in another way."""
+    """Rows by outcome; `changed` ones have another verdict or stage."""
 
     rows: int = 0
     changed: int = 0
@@ -39,7 +39,7 @@ class Counts:
 
 
 class PartJudge:
-    """Judges parts, one at a time, with verifying processes that live on between them."""
+    """Judge of parts, one at a time; verifying processes live on between."""
 
     def __init__(self, verify: Verify, golds: Mapping[str, str | None] | None = None) -> None:
         self._verify = verify
@@ -50,7 +50,10 @@ class PartJudge:
     def judge(
         self, table: pa.Table, tick: Callable[[], None] = lambda: None
     ) -> tuple[pa.Table, Counts]:
-        """The part with new verdicts, and what changed. `tick` is called every second or so."""
+        """Judge a part; returns it with new verdicts, and the changes.
+
+        `tick` is called every second or so.
+        """
         rows = [self._row(row) for row in _rows(table)]
         places = {row.key: at for at, row in enumerate(rows)}
         waiting = 0

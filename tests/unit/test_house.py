@@ -39,11 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "records": set(),
     "columns": {"records"},
     "seeds": {"records"},
-    "job": FLOOR,
-    "storage": FLOOR | {"job"},
+    "storage": FLOOR,
+    "reasoning": FLOOR,
+    # A job file names engine kinds, think-tag families and storage options.
+    "job": FLOOR | {"storage", "reasoning", "backends"},
     "dataset": FLOOR | {"job", "storage", "reasoning"},  # the opening of a think block
     "output": FLOOR | {"job", "storage", "dataset"},
-    "reasoning": FLOOR | {"job"},
     "models": FLOOR | {"job", "storage", "output"},
     "sizing": FLOOR | {"job", "storage", "models"},
     "engine": FLOOR | {"job", "reasoning", "models", "sizing"},
@@ -59,16 +60,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": FLOOR
     | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
     | {"executors", "worker"},
-    # The process that was started. It never imports the worker, nor what runs beside it.
+    # The process that was started. It never imports the worker.
     "driver": FLOOR
     | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
-    | {"executors", "backends"},
+    | {"verifier", "executors", "backends"},
     # Satellites: they read outputs, and only the command line imports them.
-    "report": FLOOR | {"job", "storage", "output", "reasoning"},
+    "report": FLOOR | {"job", "storage", "dataset", "output", "reasoning"},
     "export": FLOOR | {"job", "storage", "dataset", "output", "reasoning", "models"},
+    # It gives verdicts again, and puts them in place as a run would.
+    "rejudge": FLOOR | {"job", "storage", "dataset", "output", "reasoning", "verifier"},
     "cli": FLOOR
     | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
-    | {"executors", "backends", "driver", "report", "export"},
+    | {"executors", "backends", "driver", "report", "export", "rejudge"},
     "__main__": {"cli"},
 }
 # Who alone may import a heavy library: prefixes of module names.
@@ -81,7 +84,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "batchr1.executors.messages -> batchr1.worker.checkpointer": SEAM,
         "batchr1.driver.work -> batchr1.worker.admission": SEAM,
         "batchr1.driver.worker_setup -> batchr1.worker.checkpointer": SEAM,
-        "batchr1.driver.context -> batchr1.verifier.pool": SEAM,
         "batchr1.worker.server_worker -> batchr1.driver.monitor.cost": SEAM,
         "batchr1.models.resolve -> batchr1.sizing.architecture": "resolving reads the shape too",
     },
@@ -92,6 +94,7 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "module_length": {
         "batchr1.executors.ray": "to be split",
+        "batchr1.reasoning.verdicts.compare": "to be split",
         "batchr1.sizing.plan": "to be split by kind of machine",
         "batchr1.storage.base": "to be split: the interface, opening, input files",
     },
@@ -112,46 +115,44 @@ KNOWN: dict[str, dict[str, str]] = {
 # Exceptions of prose and width by room, at most. A room that has none left leaves the list.
 STILL: dict[str, dict[str, int]] = {
     "line_length": {
-        "dataset": 16,
+        "cli": 1,
+        "dataset": 14,
         "driver": 1,
-        "engine": 11,
-        "executors": 4,
+        "engine": 9,
+        "executors": 3,
         "job": 34,
         "models": 4,
-        "output": 5,
-        "reasoning": 34,
+        "reasoning": 44,
         "sizing": 30,
         "verifier": 3,
         "worker": 9,
     },
     "openings": {
         "backends": 2,
-        "cli": 2,
+        "cli": 1,
         "dataset": 13,
         "driver": 4,
-        "engine": 16,
-        "executors": 10,
+        "engine": 13,
+        "executors": 9,
         "job": 13,
-        "output": 2,
-        "reasoning": 9,
+        "reasoning": 4,
         "sizing": 23,
         "verifier": 1,
         "worker": 17,
     },
     "first_lines": {
         "backends": 4,
-        "cli": 2,
+        "columns": 1,
         "dataset": 99,
         "driver": 17,
-        "engine": 47,
-        "executors": 45,
+        "engine": 31,
+        "executors": 37,
         "job": 25,
-        "models": 56,
-        "output": 34,
-        "reasoning": 58,
+        "models": 40,
+        "reasoning": 24,
         "sizing": 88,
         "storage": 1,
-        "verifier": 6,
+        "verifier": 7,
         "worker": 49,
     },
 }

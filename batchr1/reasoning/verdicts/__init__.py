@@ -1,14 +1,16 @@
-"""Comparison of a final answer with the right one, in stages that say which of them decided.
+"""Comparison of a final answer with the right one, in stages.
+
+They run in the worker and in the verifier's process, and say which of them decided.
 
     grammar  from a text to a value: number, words, list, set, interval, relation, matrix
     exact    expression trees as ratios of polynomials over the rationals, without floats
     numeric  expression trees at points, to 50 digits, where exact arithmetic does not decide
-    ranges   sets of real numbers: intervals, their unions, what inequalities say
+    ranges   sets of real numbers: intervals, their unions, solutions of inequalities
     shapes   values seen as something else: a relation as an interval, a matrix as a vector
     wording  words against words
     compare  value against value, three-valued: equal, different, not known
     choices  a letter, yes or no, an integer below 1000, a short text
-    library  Math-Verify, kept from what it gets wrong
+    library  Math-Verify, guarded against its own errors
     judge    the stages in their order
     column   the kind that a whole column of right answers asks for
 

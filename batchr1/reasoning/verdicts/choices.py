@@ -1,4 +1,4 @@
-"""Answers of a closed form: a letter, yes or no, an integer below 1000, a short text.
+"""Answers of a closed form: letter, yes or no, integer, short text.
 
 Each has a way to find it in an answer without a box, and a way to read it where it stands.
 """
@@ -68,16 +68,17 @@ def flat(text: str) -> str:
 
 
 def choice_of(text: str) -> str | None:
-    r"""The one letter that a final answer or a right one chooses, as a capital.
+    r"""Read the one letter that an answer chooses, as a capital.
 
-    Of `C`, `(c)`, `\textbf{(C)}\ 12`, `C. 5 cm`, `（C）`; None of `(B) and (C)`, `B, C`, `a dog`.
+    It is that of `C`, `(c)`, `\textbf{(C)}\ 12`, `C. 5 cm`, `（C）`; None of `(B) and (C)`, `B, C`,
+    `a dog`.
     """
     found = _chosen(text)
     return None if found is None else found[0]
 
 
 def choice_text(text: str) -> str:
-    """What stands behind the letter of a choice."""
+    """Read the text behind the letter of a choice."""
     found = _chosen(text)
     return "" if found is None else found[1]
 
@@ -105,7 +106,10 @@ def _chosen(text: str) -> tuple[str, str] | None:
 
 
 def choices_of(text: str) -> frozenset[str] | None:
-    """The letters of an answer that chooses several, or one; None where it says more than letters."""
+    """Read the letters of an answer that chooses one or several.
+
+    None where it holds more than letters.
+    """
     if len(text) > MAX_CHOICE_CHARS:
         return None
     said = re.sub(r"\b(?:and|or)\b|和|与", " ", flat(text))
@@ -115,7 +119,10 @@ def choices_of(text: str) -> frozenset[str] | None:
 
 
 def same_choice(final: str, gold: str) -> bool | None:
-    """Whether two texts choose the same; None where the right one is no choice."""
+    """Tell whether two texts choose the same.
+
+    None where the right one is no choice.
+    """
     right = choice_of(gold)
     if right is not None:
         return choice_of(final) == right
@@ -124,7 +131,10 @@ def same_choice(final: str, gold: str) -> bool | None:
 
 
 def choice_in(answer: str) -> str | None:
-    """The choice of an answer without a box: the last announced, or a last line that is nothing else."""
+    """Find the choice in an answer without a box.
+
+    That is the last announced one, or a last line that is nothing else.
+    """
     found = _CHOICE_IN_TEXT.findall(answer)
     if found:
         return str(found[-1])
@@ -133,7 +143,10 @@ def choice_in(answer: str) -> str | None:
 
 
 def yes_no_of(text: str) -> str | None:
-    """`yes` or `no`, of one word or of a sentence that begins with one; None of anything else."""
+    """Read `yes` or `no` from a word, or from a sentence's start.
+
+    None of anything else.
+    """
     said = flat(text[:MAX_CHOICE_CHARS]).lower().strip(" .,!。！")
     if said in _YES:
         return "yes"
@@ -148,7 +161,10 @@ def yes_no_of(text: str) -> str | None:
 
 
 def yes_no_in(answer: str) -> str | None:
-    """What an answer without a box says: the last announced, else its last line, else its first word."""
+    """Find yes or no in an answer without a box.
+
+    The last announced one counts, else the last line, else the first word.
+    """
     found = _YES_NO_IN_TEXT.findall(answer)
     if found:
         return str(found[-1])
@@ -160,13 +176,19 @@ def yes_no_in(answer: str) -> str | None:
 
 
 def same_yes_no(final: str, gold: str) -> bool | None:
-    """Whether both say the same; None where the right answer is neither yes nor no."""
+    """Tell whether both say the same.
+
+    None where the right answer is neither yes nor no.
+    """
     right = yes_no_of(gold)
     return None if right is None else yes_no_of(final) == right
 
 
 def aime_of(text: str) -> int | None:
-    """The integer from 0 to 999 that an answer to an AIME problem is, `073` or `m + n = 73`."""
+    """Read the integer from 0 to 999 that answers an AIME problem.
+
+    It may stand as `073` or `m + n = 73`.
+    """
     try:
         value = parse(scan(text))
     except GiveUpError:
@@ -182,13 +204,16 @@ def aime_of(text: str) -> int | None:
 
 
 def same_aime(final: str, gold: str) -> bool | None:
-    """Whether both are the same integer; None where the right one is none from 0 to 999."""
+    """Tell whether both are the same integer.
+
+    None where the right one is none from 0 to 999.
+    """
     right = aime_of(gold)
     return None if right is None else aime_of(final) == right
 
 
 def short_text(text: str) -> str:
-    """A short text as it is compared: lower case, without articles, signs and fonts."""
+    """Normalise a short text: lower case, no articles, signs and fonts."""
     said = unicodedata.normalize("NFKC", flat(text)).casefold()
     said = _EDGE.sub(" ", _NOT_WORD.sub(" ", said))
     said = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", said)
@@ -202,7 +227,10 @@ def same_short_text(final: str, gold: str) -> bool:
 
 
 def short_text_in(answer: str) -> str | None:
-    """The short text of an answer without a box: what is announced, else all of it, else its last line."""
+    """Find the short text of an answer without a box.
+
+    That is what is announced, else all of it, else its last line.
+    """
     found = _SAID.findall(answer)
     if found:
         return str(found[-1]).strip()

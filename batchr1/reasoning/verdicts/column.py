@@ -1,7 +1,7 @@
-"""The kind of verification that a column of right answers asks for, as a whole.
+"""Kind of verification that a column of right answers asks for.
 
 One letter among numbers is a name, a column of letters is multiple choice: only all right answers
-together tell. What is no closed form is compared as mathematics, row by row.
+together decide. What is no closed form is compared as mathematics, row by row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AIME = re.compile(r"\d{1,3}")
 
 @dataclass(slots=True)
 class GoldColumn:
-    """Counts of right answers by form. Add them all, then ask for the kind."""
+    """Counts of right answers by form, for the kind of all."""
 
     golds: int = 0
     choices: int = 0
@@ -63,7 +63,7 @@ class GoldColumn:
 
     @property
     def why(self) -> str:
-        """What the choice comes from, for people."""
+        """Explain the choice, for people."""
         match self.kind:
             case "choice":
                 return f"{self.choices:,} of {self.golds:,} right answers are letters from A to J"

@@ -134,7 +134,7 @@ class Comparison:
         return self._with_units(final, gold)
 
     def _with_units(self, final: Quantity, gold: Quantity) -> bool | None:
-        """Units are compared where both have one, and dropped where one has none."""
+        """Compare units where both have one; one alone is dropped."""
         mine, right = final.unit, gold.unit
         if mine is not None and right is not None and mine != right:
             return self._converted(final, mine, gold, right)
@@ -173,7 +173,7 @@ class Comparison:
         return self._rounded(final, gold)
 
     def _rounded(self, final: Quantity, gold: Quantity) -> bool | None:
-        """Whether an answer and a decimal agree to the digits that the coarser of them has."""
+        """Compare an answer with a decimal, to the digits of the coarser."""
         right, value = rational(gold.node), self._value(final.node)
         if right is None or not right:
             return False
@@ -258,7 +258,7 @@ class Comparison:
         return self._as_tuple(final, gold)
 
     def _as_ranges(self, final: Value, gold: Sequence_) -> bool | None:
-        """A point or list that may be an interval; None where it is not compared as one."""
+        """Compare a point or list that may be an interval; else None."""
         if not isinstance(final, Interval | Union) and not has_ranges(final):
             if gold.kind != "list" or not has_ranges(gold):
                 return None
@@ -386,7 +386,10 @@ class Comparison:
         return self._both_relations(final, gold)
 
     def _claimed(self, final: Relation, gold: Value) -> bool | None:
-        """A chain such as `x = 1/3 \\approx 0.33` against a value: its exact last side, or what it is near."""
+        """Compare a chain (`x = 1/3 \\approx 0.33`) with a value.
+
+        Its exact last side counts, or what it is near.
+        """
         if not set(final.signs) <= {"=", "~", "->"}:
             return False
         last = len(final.sides) - 1

@@ -35,7 +35,10 @@ class DivisionByZeroError(GiveUpError):
 
 @dataclass(frozen=True, slots=True)
 class Quotient:
-    """A ratio of polynomials. `is_settled`: its form is unique, so that different means unequal."""
+    """Ratio of polynomials.
+
+    `is_settled`: its form is unique, so that different means unequal.
+    """
 
     above: Poly
     below: Poly
@@ -50,13 +53,19 @@ class Quotient:
 
 
 class ExactArithmetic:
-    """Evaluates trees under one budget of steps, so that no text takes long."""
+    """Evaluation of trees under one budget of steps.
+
+    So no text takes long.
+    """
 
     def __init__(self) -> None:
         self._steps = 0
 
     def ratio(self, node: Node) -> Quotient:
-        """A tree as a ratio. Raises `GiveUpError` beyond the bounds, or where it has no value."""
+        """Evaluate a tree as a ratio.
+
+        Raises `GiveUpError` beyond the bounds, or where it has no value.
+        """
         match node[0]:
             case "num":
                 return _of_number(node[1])
@@ -233,9 +242,10 @@ class ExactArithmetic:
 
 
 def exactly_equal(a: Node, b: Node) -> bool | None:
-    """Whether two trees are equal for certain; None where exact arithmetic does not tell.
+    """Tell whether two trees are equal for certain.
 
-    Raises `GiveUpError` where one of them has no value or is beyond the bounds.
+    None where exact arithmetic does not decide. Raises `GiveUpError` where one of them has no value
+    or is beyond the bounds.
     """
     arithmetic = ExactArithmetic()
     left, right = arithmetic.ratio(a), arithmetic.ratio(b)
@@ -253,7 +263,7 @@ def rational(node: Node) -> Fraction | None:
 
 
 def proportion(a: Node, b: Node) -> Fraction | None:
-    """The rational factor that makes b of a; None where there is none, or it is not known."""
+    """Find the rational factor from a to b; None if unknown."""
     arithmetic = ExactArithmetic()
     found = arithmetic.quotient(arithmetic.ratio(b), arithmetic.ratio(a))
     if not found.above:
@@ -292,7 +302,7 @@ def _bounded(number: Fraction) -> Fraction:
 
 
 def _multiplied(a: Monomial, b: Monomial) -> tuple[Monomial, Fraction]:
-    """The product of two monomials, reduced by s² = p and i² = -1."""
+    """Multiply two monomials, reduced by s² = p and i² = -1."""
     if not a or not b:
         return a or b, Fraction(1)
     powers = dict(a)
@@ -307,7 +317,10 @@ def _multiplied(a: Monomial, b: Monomial) -> tuple[Monomial, Fraction]:
 
 
 def _square_root(number: Fraction) -> Quotient:
-    """√(a/b) = √(ab)/b, with squares taken out and a variable for each prime that is left."""
+    """Compute √(a/b) as √(ab)/b, with a variable for each prime left.
+
+    Squares are taken out.
+    """
     product, below = abs(number.numerator) * number.denominator, number.denominator
     outside, left, primes = 1, product, []
     prime = 2
@@ -354,7 +367,7 @@ def _whole_root(number: int, n: int) -> int | None:
 
 
 def _key(value: Quotient) -> str:
-    """A name of a ratio, scaled so that its denominator begins with one."""
+    """Name a ratio, scaled so that its denominator begins with one."""
     first = value.below[min(value.below)]
     return f"{_written(value.above, first)}/{_written(value.below, first)}"
 

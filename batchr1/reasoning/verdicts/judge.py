@@ -1,4 +1,4 @@
-"""The stages of a verdict, in their order; each says whether it decided.
+"""Stages of a verdict, in their order; each says whether it decided.
 
     text      the same signs, but for looks
     number    numbers with a base
@@ -64,7 +64,10 @@ class Judgement:
 
 
 def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = True) -> Judgement:
-    """Judge a final answer. `deep` loads libraries, which may take long; else time is bounded."""
+    """Judge a final answer.
+
+    `deep` loads libraries, which may take long; else time is bounded.
+    """
     try:
         right = scan(gold)
     except GiveUpError:
@@ -88,12 +91,15 @@ def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = Tru
 
 
 def _as_texts(final: str, gold: str) -> Judgement:
-    """Of texts too long to read: the same, or not."""
+    """Compare texts that are too long to read."""
     return Judgement("".join(final.split()) == "".join(gold.split()), "text")
 
 
 def _choice(final: str, gold: str, right: str, *, deep: bool) -> Judgement:
-    """The letter decides. A text behind the letter must not contradict; alone, it must be the right one's."""
+    """Compare letters.
+
+    A text behind the letter must not contradict; alone, it must be the right one's.
+    """
     mine, text = choice_of(final), choice_text(gold)
     if mine is not None:
         said = choice_text(final)
@@ -180,7 +186,10 @@ _FRACTIONS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac"}
 
 
 def _same_in_base(final: str, gold: str) -> bool | None:
-    """Numbers like 52_8: the base may be left out, but not be another one."""
+    """Compare numbers like 52_8.
+
+    The base may be left out, but not be another one.
+    """
     a, b = (_BASED.fullmatch(_without_looks(text)) for text in (final, gold))
     if b is None:
         return None

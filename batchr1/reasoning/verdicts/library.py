@@ -24,7 +24,10 @@ _KNOWN = word_set(
 
 
 def library_says(final: str, gold: str) -> bool | None:
-    """Whether Math-Verify finds two answers equal; None where it is not to be trusted, or parsed nothing."""
+    """Ask Math-Verify whether two answers are equal.
+
+    None where it is not to be trusted, or parsed nothing.
+    """
     if any(_is_beyond(text) for text in (final, gold)):
         return None
     if (r"\{" in final) != (r"\{" in gold):
@@ -45,7 +48,10 @@ def _is_beyond(text: str) -> bool:
 
 
 def _parsed(text: str) -> list[Any]:
-    """Without its own time limits: they need the main thread's signals, and a process has others."""
+    """Parse without Math-Verify's own time limits.
+
+    They need the main thread's signals, and a process has limits of its own.
+    """
     from math_verify import LatexExtractionConfig, parse
 
     text = _MEMBER.sub("", text.replace("\\$", "").strip(" $"))
@@ -55,7 +61,7 @@ def _parsed(text: str) -> list[Any]:
 
 
 def _is_small(expression: Any) -> bool:
-    """Whether a number is so small that it would be taken for zero."""
+    """Tell whether a number would be taken for zero."""
     if not getattr(expression, "is_number", False):
         return False
     try:

@@ -28,11 +28,11 @@ _FUNCTIONS = {
 
 
 def numerically_equal(a: Node, b: Node) -> bool | None:
-    """Whether two trees have the same value wherever both have one; None where none was found.
+    """Tell whether two trees have the same value wherever both have one.
 
-    Symbols are positive first. Where they agree, negative values are tried too: expressions that
-    stay real there and differ (|x| and x) are not equal; where one leaves the reals (ln x² and
-    2 ln x), positive ones decide.
+    None where none was found. Symbols are positive first. Where values agree, negative ones are
+    tried too: expressions that stay real there and differ (|x| and x) are not equal; where one
+    leaves the reals (ln x² and 2 ln x), positive ones decide.
     """
     names = sorted(symbols_of(a) | symbols_of(b))
     if len(names) > MAX_SYMBOLS:
@@ -84,7 +84,7 @@ def _same_at(
 
 
 def _coordinate(name: str, point: int) -> Any:
-    """A value between 0.3 and 2.3 that is the same in every run."""
+    """Choose a value between 0.3 and 2.3, the same in every run."""
     import mpmath
 
     digest = hashlib.blake2b(f"{name} {point}".encode(), digest_size=12).digest()
@@ -148,7 +148,7 @@ class _Evaluation:
         return base**exponent
 
     def _root(self, index: Any, value: Any) -> Any:
-        """The real root of a negative number to an odd index, as it is written."""
+        """Compute the real root of a negative number, for odd indices."""
         mp = self._mp
         if mp.im(value) == 0 and mp.re(value) < 0 and index == int(index) and int(index) % 2:
             return -((-value) ** (1 / index))

@@ -1,4 +1,4 @@
-"""Sets of real numbers with rational ends: intervals, unions, and what inequalities say.
+"""Sets of real numbers with rational ends: intervals and unions.
 
 A bound is (value, side): side -1 just below the value, 0 at it, +1 just above. So an open interval
 (a, b) reaches from (a, +1) to (b, -1), and sets of intervals are compared in a unique form.
@@ -29,9 +29,10 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 
 
 def pieces_of(value: Value) -> tuple[list[Piece], ...] | None:
-    """The sets that a value may be, in their unique form; None for what is no set of reals.
+    """Find the sets that a value may be, in their unique form.
 
-    A list of inequalities may be meant with `or` or with `and`: then there are two.
+    None for what is no set of reals. A list of inequalities may be meant with `or` or with `and`:
+    then there are two.
     """
     if isinstance(value, Sequence_) and value.kind == "list":
         found = [_pieces(item) for item in value.items]
@@ -101,7 +102,7 @@ def _combined(value: Union) -> list[Piece] | None:
 
 
 def _condition(value: Relation) -> list[Piece] | None:
-    """What a chain such as `-2 < x \\le 7` says of its one symbol."""
+    """Solve a chain (`-2 < x \\le 7`) for its symbol."""
     result: list[Piece] = [(_BELOW, _ABOVE)]
     names: set[str] = set()
     for left, sign, right in zip(value.sides, value.signs, value.sides[1:], strict=False):

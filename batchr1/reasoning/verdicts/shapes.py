@@ -1,4 +1,4 @@
-"""Values seen as something else: a relation as a name or an interval, a matrix as a vector."""
+"""Values in another shape: a relation as interval, a matrix as vector."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def magnitude(value: Fraction) -> int:
 
 
 def named(value: Relation) -> tuple[str, Value] | None:
-    """The name and the value of `x = 5`, `f(x) = 2x`, `5 = x`."""
+    """Split `x = 5` or `f(x) = 2x` into name and value."""
     if value.signs != ("=",):
         return None
     left, right = value.sides
@@ -114,7 +114,10 @@ def vector_of(matrix: Matrix) -> tuple[Value, ...]:
 
 
 def same_time(final: Ratio, gold: Ratio) -> bool:
-    """Two times of day; without am or pm, one up to 12 may be either."""
+    """Compare two times of day.
+
+    Without am or pm, one up to 12 may be either.
+    """
     mine, right = _minutes(final), _minutes(gold)
     if mine is None or right is None:
         return False

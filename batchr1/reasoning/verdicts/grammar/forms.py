@@ -1,4 +1,4 @@
-"""Forms of an answer: a quantity, words, a list, a set, an interval, a relation, a matrix."""
+"""Forms of an answer: quantity, words, list, set, interval, relation, matrix."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from batchr1.reasoning.verdicts.grammar.units import Unit
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """An expression, perhaps with a unit. `decimals` and `digits` where it is a decimal as written.
+    """Expression, perhaps with a unit.
 
-    `is_loose`: its last letters may be a unit instead (`5 m`).
+    `decimals` and `digits` where it is a decimal as written. `is_loose`: its last letters may be a
+    unit instead (`5 m`).
     """
 
     node: Node
@@ -32,7 +33,10 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Sequence_:
-    """Several values. A `list` has no brackets; a `tuple` round ones, a `square` and an `angle` theirs."""
+    """Several values, by their brackets.
+
+    A `list` has none; a `tuple` round ones, a `square` and an `angle` theirs.
+    """
 
     kind: Literal["list", "set", "tuple", "square", "angle"]
     items: tuple[Value, ...]
@@ -50,7 +54,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """What sets are together, or what is left of the first without the second."""
+    """Union of sets, or the first without the second."""
 
     parts: tuple[Value, ...]
     operation: Literal["cup", "cap", "setminus"] = "cup"
@@ -58,7 +62,10 @@ class Union:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Expressions with signs between them: `a < x`, `y = 2x`. `joined`: by and or or, in a list."""
+    """Expressions with signs between them: `a < x`, `y = 2x`.
+
+    `joined`: by and or or, in a list.
+    """
 
     sides: tuple[Value, ...]
     signs: tuple[str, ...]

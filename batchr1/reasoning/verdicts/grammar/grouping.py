@@ -1,4 +1,4 @@
-"""Tokens in groups: what brackets hold, what commas and words separate, what is words."""
+"""Groups of tokens, by brackets, commas and words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def trimmed(tokens: Sequence[Token]) -> list[Token]:
 
 
 def match_of(tokens: Sequence[Token], at: int) -> int:
-    """Where the bracket at `at` is closed, whatever closes it; -1 where nothing does."""
+    """Find where the bracket at `at` is closed; -1 where nothing does.
+
+    Any closing bracket counts.
+    """
     depth = 0
     for index in range(at, len(tokens)):
         token = tokens[index]
@@ -63,7 +66,7 @@ def closes(token: Token) -> bool:
 
 
 def depth_at(tokens: Sequence[Token], index: int) -> int:
-    """How many brackets are open before a token. Bars are no brackets."""
+    """Count the brackets open before a token; bars are none."""
     depth = 0
     for token in tokens[:index]:
         depth += opens(token) - (closes(token) and depth > 0)
@@ -71,7 +74,10 @@ def depth_at(tokens: Sequence[Token], index: int) -> int:
 
 
 def split(tokens: Sequence[Token]) -> list[list[Token]]:
-    """The elements of a list: by semicolons where there are any, else by commas, words, wide spaces."""
+    """Split a list into its elements.
+
+    Semicolons separate them where there are any, else commas, words and wide spaces.
+    """
     depth = 0
     marks: list[tuple[int, str]] = []
     for index, token in enumerate(tokens):
@@ -102,7 +108,10 @@ def split(tokens: Sequence[Token]) -> list[list[Token]]:
 
 
 def _is_apart(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a space alone separates two elements: a wide one, or one between two numbers."""
+    """Tell whether a space alone separates two elements.
+
+    A wide one does, or one between two numbers.
+    """
     before, token = tokens[index - 1], tokens[index]
     if token.kind == "num" and before.kind == "num" and token.gap:
         if index > 1 and tokens[index - 2].text in ("_", "^", "sqrt", "frac", "dfrac", "tfrac"):
@@ -151,7 +160,10 @@ def _is_word(token: Token, of: int) -> bool:
 
 
 def with_decimal_commas(tokens: Sequence[Token]) -> list[Token] | None:
-    """Tokens of `3,14` as 3.14: no space behind the comma, and no list of more."""
+    """Read tokens of `3,14` as 3.14.
+
+    No space stands behind the comma, and no list of more.
+    """
     commas = [n for n, token in enumerate(tokens) if token.text == "," and token.kind == "op"]
     if len(commas) != 1 or not 0 < commas[0] < len(tokens) - 1:
         return None

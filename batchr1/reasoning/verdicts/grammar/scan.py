@@ -1,7 +1,8 @@
-"""Tokens of an answer: LaTeX or plain text, with numbers whole and white space where it matters.
+"""Tokens of an answer in LaTeX or plain text.
 
-A space between two digits separates them, unless it groups thousands. `3, 500` is two numbers,
-`3,500` is one (and may be read as two where the other answer is a list).
+Numbers are whole, and white space is kept where it matters. A space between two digits separates
+them, unless it groups thousands. `3, 500` is two numbers, `3,500` is one (and may be read as two
+where the other answer is a list).
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ class GiveUpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token; `gap` is the space before it: 0 none, 1 a space, 2 a wide one (quad, line).
+    """Token of an answer.
 
-    Of a number: its exact `value`; the digits behind the point (`decimals`, None without a point);
-    its significant `digits`; `parts`, the numbers of the reading as a list, where there is one.
+    `gap` is the space before it: 0 none, 1 a space, 2 a wide one (quad, line). Of a number: its
+    exact `value`; the digits behind the point (`decimals`, None without a point); its significant
+    `digits`; `parts`, the numbers of the reading as a list, where there is one.
     """
 
     kind: Kind
@@ -112,7 +114,10 @@ def word_set(text: str) -> frozenset[str]:
 
 
 def clean(text: str) -> str:
-    """LaTeX without delimiters, sizes and colours, with ASCII signs. Not stripped of any meaning."""
+    """Take delimiters, sizes and colours out of LaTeX, with ASCII signs.
+
+    No meaning is lost.
+    """
     text = _SUPER_RUN.sub(lambda m: "^{" + m[0].translate(_SUPERS) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + m[0].translate(_SUBS) + "}", text)
     text = _ROOT_SIGN.sub(r"\\sqrt{\1}", text)
@@ -132,7 +137,10 @@ def _vulgar(match: re.Match[str]) -> str:
 
 
 def scan(text: str) -> tuple[Token, ...]:
-    """The tokens of an answer. Raises `GiveUpError` for one that is too long."""
+    """Split an answer into tokens.
+
+    Raises `GiveUpError` for one that is too long.
+    """
     if len(text) > MAX_CHARS:
         raise GiveUpError("too long")
     cleaned = clean(text)
@@ -207,7 +215,10 @@ class _Scanner:
 
 
 def _closing(text: str, at: int) -> int:
-    """Where the group that begins at `at` is closed; the text's end where it never is."""
+    """Find where the group that begins at `at` is closed.
+
+    The text's end where it never is.
+    """
     depth = 1
     while at < len(text):
         if text[at] == "\\":
@@ -243,7 +254,10 @@ def _number(text: str, at: int) -> tuple[list[Token], int]:
 
 
 def number_token(literal: str) -> Token:
-    """A number as Python writes it, exactly. Raises `GiveUpError` for one beyond all bounds."""
+    """Read a number as Python writes it, exactly.
+
+    Raises `GiveUpError` for one beyond all bounds.
+    """
     digits, _, exponent = literal.partition("e")
     if len(digits) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_EXPONENT:
         raise GiveUpError("a very long number")

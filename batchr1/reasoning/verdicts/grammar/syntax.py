@@ -208,7 +208,10 @@ class ExpressionParser:
         return ("num", token.value) if fraction is None else ("num", (token.value or 0) + fraction)
 
     def _mixed(self, whole: Token) -> Fraction | None:
-        """The proper fraction right behind a whole number, which makes a mixed number."""
+        """Read the proper fraction right behind a whole number.
+
+        Both make a mixed number.
+        """
         if whole.decimals is not None or not whole.text.isdigit():
             return None
         texts = [t.text for t in self._tokens[self.at : self.at + 7]]
@@ -252,7 +255,7 @@ class ExpressionParser:
         return ("sym", known + subscript) if subscript else symbol(known)
 
     def _cut(self, length: int) -> None:
-        """Make two tokens of the letters that stand here, the first so long."""
+        """Cut the letters at this place in two tokens, by length."""
         token = self._tokens[self.at]
         if len(token.text) > length:
             changed = list(self._tokens)
@@ -261,7 +264,7 @@ class ExpressionParser:
             self._tokens = changed
 
     def _subscript(self) -> str:
-        """The text of a subscript that stands here, with the sign before it."""
+        """Read a subscript's text, with the sign before it."""
         token = self._peek()
         if token is None or token.kind != "op" or token.text != "_":
             return ""
@@ -341,7 +344,7 @@ class ExpressionParser:
         return ("root", index, self._argument())
 
     def _argument(self) -> Node:
-        """An argument of a command: a group, or a single digit or letter."""
+        """Read a command's argument: a group, or one digit or letter."""
         token = self._peek()
         if token is None:
             raise GiveUpError("an argument that is not there")

@@ -38,7 +38,10 @@ def symbol(name: str) -> Node:
 
 
 def plain_fraction(tokens: Sequence[Token]) -> tuple[int, int, int] | None:
-    r"""Numerator, denominator and length in tokens of `\frac{3}{4}` or `\frac34` in whole numbers."""
+    r"""Read `\frac{3}{4}` or `\frac34` in whole numbers.
+
+    Returns numerator, denominator and length in tokens.
+    """
     texts = [t.text for t in tokens]
     if (
         len(texts) >= 7
@@ -76,7 +79,7 @@ def symbols_of(node: Node) -> frozenset[str]:
 
 
 def signs_of(node: Node, plus: bool) -> Node:
-    r"""A tree with `\pm` read as plus (and `\mp` as minus), or the other way round."""
+    r"""Read `\pm` of a tree as plus, `\mp` as minus, or reversed."""
     if node[0] in ("pm", "mp"):
         inner = signs_of(node[1], plus)
         return inner if (node[0] == "pm") == plus else ("neg", inner)

@@ -1,4 +1,4 @@
-"""What stands behind a number: units that are compared, and words that are dropped.
+"""Units behind a number, and words that are dropped.
 
 A unit is a product of powers of base units with a factor, exactly: 1 km/h = 5/18 m/s. Currencies
 and percent are units of their own. Counted things (`12 apples`) are no unit and say nothing.
@@ -17,7 +17,7 @@ MAX_WORDS = 8  # of what is dropped behind a number
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Powers of base units, sorted by name, and what one is in them."""
+    """Powers of base units, sorted by name, and their factor."""
 
     powers: tuple[tuple[str, int], ...] = ()
     factor: Fraction = Fraction(1)
@@ -95,12 +95,15 @@ _LEADS = word_set(
 
 
 def is_unit(name: str) -> bool:
-    """Whether letters behind a number are a unit by themselves, of two letters or more."""
+    """Tell whether two letters or more are a unit by themselves."""
     return len(name) > 1 and (_find(name) is not None or name in _MILES)
 
 
 def unit_of(tokens: Sequence[Token]) -> Unit | None:
-    """The unit that tokens are; None for words that are none. Raises `GiveUpError` for the rest."""
+    """Read the unit of some tokens; None for words that are none.
+
+    Raises `GiveUpError` for the rest.
+    """
     powers: dict[str, int] = {}
     factor, sign, raised, known = Fraction(1), 1, 1, 0
     words: list[str] = []
@@ -159,7 +162,10 @@ def _find(name: str) -> tuple[str, Fraction] | None:
 
 
 def _power(tokens: Sequence[Token], at: int) -> tuple[int, int]:
-    """The power behind a unit, and where it ends: `^2`, `^{-1}`, `2` in `m2`."""
+    """Read the power behind a unit, and its end.
+
+    It may be `^2`, `^{-1}`, or `2` in `m2`.
+    """
     texts = [t.text for t in tokens[at : at + 6]]
     if texts[:1] == ["^"]:
         inside = [t for t in texts[1:] if t != "{"]

@@ -1,7 +1,8 @@
-"""What an answer is: a quantity, words, a list, a set, an interval, a relation, a matrix.
+"""Values of an answer, from its tokens.
 
-Whatever stands between signs that separate (commas, `and`, `or`, wide spaces) is an element of a
-list. Brackets say what a sequence is: `(1,2)` a tuple or an open interval, `\\{1,2\\}` a set.
+They are a quantity, words, a list, a set, an interval, a relation or a matrix. Whatever stands
+between separating signs (commas, `and`, `or`, wide spaces) is an element of a list. Brackets make
+the kind of a sequence: `(1,2)` a tuple or an open interval, `\\{1,2\\}` a set.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def parse(tokens: Sequence[Token]) -> Value:
 
 
 def readings(tokens: Sequence[Token]) -> list[Value]:
-    """The value, and then the others that the same tokens may mean: `1,234` as a list."""
+    """Give the value, then others that the same tokens may mean.
+
+    `1,234` may be a list.
+    """
     found = [parse(tokens)]
     if any(one.parts for one in tokens):
         listed: list[Token] = []
@@ -125,7 +129,7 @@ class _Values:
         return value
 
     def _french(self, tokens: list[Token]) -> Value | None:
-        """An interval such as `]0,1[`, whose brackets look outwards where it is open."""
+        """Read an interval such as `]0,1[`, open where a bracket looks outwards."""
         first, last = tokens[0].text, tokens[-1].text
         if len(tokens) < 5 or not (first == "]" or last == "["):
             return None
@@ -135,7 +139,7 @@ class _Values:
         return self._interval(sides, first == "[", last == "]") if len(sides) == 2 else None
 
     def single(self, tokens: list[Token]) -> Value:
-        """What is no list, at least not without brackets."""
+        """Read what is no list, at least not without brackets."""
         tokens = trimmed(tokens)
         if not tokens:
             raise GiveUpError("nothing")
@@ -188,7 +192,7 @@ class _Values:
         return Sequence_(kinds[opening], items)
 
     def set_of(self, inner: list[Token]) -> Value:
-        """What stands in curly brackets: elements, or a condition."""
+        """Read the inside of curly brackets: elements, or a condition."""
         if not inner:
             return EMPTY
         for index, token in enumerate(inner):
@@ -348,7 +352,7 @@ class _Values:
 
 
 def _currency(tokens: list[Token]) -> tuple[bool, Unit | None, list[Token]]:
-    """A sign and a currency that stand before a number; what is left."""
+    """Read sign and currency before a number; returns the rest too."""
     at = 1 if tokens[0].text == "-" and len(tokens) > 1 else 0
     if tokens[at].text in CURRENCIES and len(tokens) > at + 1:
         end = at + 1
@@ -372,7 +376,10 @@ def _multiplied(node: Node, rest: list[Token]) -> tuple[Node, list[Token]]:
 
 
 def _decimals(tokens: Sequence[Token]) -> tuple[int | None, int]:
-    r"""Digits behind the point, and significant ones, of a number, also as `1.6\times10^{-19}`."""
+    r"""Count digits behind the point, and significant ones.
+
+    Also of `1.6\times10^{-19}`.
+    """
     one = [t for t in tokens if t.text not in ("-", "+", "(", ")", "{", "}")]
     if one and one[0].kind == "num" and one[0].decimals is not None:
         texts = [t.text for t in one[1:3]]
@@ -403,7 +410,7 @@ def _infinite(value: Value) -> bool:
 
 
 def _name_end(tokens: Sequence[Token], signs: set[str]) -> int | None:
-    """Where a value begins behind a name and a sign: behind `x \\in`."""
+    """Find the value's start behind a name and sign (`x \\in`)."""
     for index, token in enumerate(tokens[:8]):
         if token.text in signs and token.kind in ("op", "cmd"):
             return index + 1
