@@ -289,8 +289,8 @@ class Feeder:
         The expected length is the row's own, or else that of its finished samples.
         """
         batch, samples, right = found.batch, found.samples, found.right.tolist()
-        told = self._items.source.expected_tokens(batch)
-        expected = np.where(np.isnan(told), found.lengths, told).tolist()
+        own = self._items.source.expected_tokens(batch)
+        expected = np.where(np.isnan(own), found.lengths, own).tolist()
         groups = [
             RowSamples((batch, i), list(samples[i]), expected[i], right=right[i])
             for i in range(batch.num_rows)

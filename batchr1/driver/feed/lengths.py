@@ -134,13 +134,12 @@ def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | No
     lengths, uris = _Moments(), []
     for output in outputs:
         tables = list(output.tables(["completion_tokens"])) if output.exists() else []
-        told = [
-            table.column("completion_tokens").drop_null() for table in tables
-        ]  # a server may have told none
-        rows = sum(map(len, told))
+        # A server may have counted no tokens.
+        counted = [table.column("completion_tokens").drop_null() for table in tables]
+        rows = sum(map(len, counted))
         if rows and (output.is_complete() or rows >= MIN_UNFINISHED_ROWS):
             uris.append(output.uri)
-            for column in told:
+            for column in counted:
                 lengths.add(np.minimum(column.to_numpy().astype(np.float64), cap))
     if lengths.rows < MIN_EARLIER_ROWS:
         return None
