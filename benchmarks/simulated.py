@@ -1,6 +1,6 @@
 """A replica on the replay engine's own clock: the real worker loop, admission and schedule.
 
-Steps take the time that `sizing.step_time` computes for a GPU; the cache preempts and keeps freed
+Steps take the time that `sizing.timing.step_time` computes for a GPU; the cache preempts and keeps freed
 blocks as vLLM's does (`engine.replay.gpu`). Left out: the driver's process, reading and rendering,
 splitting and Parquet, which run beside the loop.
 """
@@ -40,7 +40,7 @@ from batchr1.records import CompletionLengths, Prompt, SampleKey, WorkItem
 from batchr1.seeds import derive_seed
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.gpus import GPUS
-from batchr1.sizing.step_time import StepTime, step_time_of
+from batchr1.sizing.timing.step_time import StepTime, step_time_of
 from batchr1.storage.base import open_storage
 from batchr1.worker.admission import Admission, Sequence
 from batchr1.worker.engine_worker import EngineWorker

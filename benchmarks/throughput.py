@@ -4,6 +4,8 @@
     python benchmarks/throughput.py --systems batchr1,generate
     # a GPU, random weights
     python benchmarks/throughput.py --device cuda --model DIR --dummy --share-engine round …
+    # as a user calls either, with a cache for about six sequences
+    python benchmarks/throughput.py --device cuda --model DIR --dummy --as-user --cache-sequences 6
 
 Each system is a module of `systems/`. All get the same prompts, forced lengths (`ignore_eos` and a
 cap per request), engine arguments and environment. The figure is durable output tokens per second.
@@ -18,6 +20,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import shutil
@@ -41,6 +44,8 @@ from systems.run_batch import RunBatch
 from traces import KINDS, TraceSpec, write_dataset
 
 from batchr1.models.catalogue import VARIANTS
+from batchr1.sizing.architecture import Architecture
+from batchr1.sizing.memory import BLOCK_TOKENS
 from batchr1.sizing.nvml import open_nvml
 
 ON_LLM = ("generate", "chunked")
@@ -49,12 +54,17 @@ SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
     """Build the engine arguments that every system gives to vLLM."""
-    args: dict[str, Any] = {
-        "max_num_seqs": options.max_num_seqs,
-        "max_model_len": options.max_model_len,
-    }
+    args: dict[str, Any] = {"max_model_len": options.max_model_len}
     if options.dummy:
         args["load_format"] = "dummy"
+    if options.cache_sequences:
+        args["kv_cache_memory_bytes"] = cache_bytes(options)
+    if options.as_user:  # what else there is, vLLM and the plan decide
+        if options.device == "cpu":
+            args |= {"enforce_eager": True}
+            args.setdefault("kv_cache_memory_bytes", 2 * 2**30)
+        return args
+    args["max_num_seqs"] = options.max_num_seqs
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
     else:
@@ -63,6 +73,18 @@ def engine_args(options: argparse.Namespace) -> dict[str, Any]:
             "gpu_memory_utilization": options.gpu_memory_utilization,
         }
     return args
+
+
+def cache_bytes(options: argparse.Namespace) -> int:
+    """Size a KV cache that holds so many mean sequences: prompt and mean output.
+
+    One block stays empty.
+    """
+    config = json.loads((Path(options.model) / "config.json").read_text(encoding="utf-8"))
+    block = 128 if options.device == "cpu" else BLOCK_TOKENS
+    tokens = options.cache_sequences * ((options.prompt_tokens or 40) + options.mean)
+    per_token = Architecture.of_config(config).kv_bytes_per_token()
+    return (math.ceil(tokens / block) + 1) * block * per_token
 
 
 def make_units(options: argparse.Namespace, work: Workload, folder: Path) -> list[list[System]]:
@@ -133,6 +155,7 @@ def measure(
         options.cap,
         options.chunk,
         options.log_stats,
+        options.as_user,
     )
     units = make_units(options, work, folder)
     try:
@@ -291,6 +314,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=256, help="requests in a chunk of `chunked`")
     parser.add_argument("--max-num-seqs", type=int, default=128)
     parser.add_argument("--max-model-len", type=int, default=2048)
+    parser.add_argument(
+        "--as-user",
+        action="store_true",
+        help="LLM.generate with the model, its length and the cache alone; batchr1 as it plans, "
+        "lengths hidden from it",
+    )
+    parser.add_argument(
+        "--cache-sequences", type=float, help="a KV cache that holds so many mean sequences"
+    )
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
     shared = (
         "one engine for generate and chunked: in each round, or in all of them (beside "

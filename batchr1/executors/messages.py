@@ -10,7 +10,7 @@ from batchr1.engine.protocol import EngineInfo, EngineLoad, Sampling
 from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import CompletionLengths, Failure, SampleKey, WorkItem
 from batchr1.sizing.oom import MemoryProblem
-from batchr1.sizing.step_time import MIXED_STEP_COST, StepTime
+from batchr1.sizing.timing.step_time import MIXED_STEP_COST, StepTime
 from batchr1.storage.base import Storage
 from batchr1.worker.checkpointer import CheckpointSetup
 

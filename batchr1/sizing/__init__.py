@@ -6,8 +6,7 @@ plan           what a run will ask of its machine
 fit            one candidate: a model on so many GPUs
 memory         how vLLM divides a GPU's memory
 estimate       hours and cost of a job
-course         a replica's run, moment by moment
-step_time      seconds of one step (admission asks too)
+timing         seconds of a step and of a whole run (workers ask too)
 graphs         batch sizes that have a CUDA graph
 lengths        lengths of completions that nobody has stated
 architecture   a model's config: parameters, bytes of weights and KV cache

@@ -1,4 +1,4 @@
-"""How long a job will take and what it will cost, from the course of its replicas' runs."""
+"""Hours and cost of a job, from its replicas' runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from batchr1.records import CompletionLengths, PromptLengths
-from batchr1.sizing.course import Course, follow
 from batchr1.sizing.graphs import grid
-from batchr1.sizing.step_time import EFFICIENCY, StepTime
+from batchr1.sizing.timing.course import Course, follow
+from batchr1.sizing.timing.step_time import EFFICIENCY, StepTime
 
 # From the start of the command to an engine that is ready, beside reading the weights: imports,
 # compiling and capturing, on an H200 (docs/benchmarks.md).
@@ -63,13 +63,13 @@ class Workload:
 
     @property
     def running_context(self) -> float:
-        """Tokens that a running sequence holds on average while slots are filled all the time."""
+        """Mean tokens of a running sequence while slots are refilled."""
         c = self.completions
         return self.prompts.mean + c.mean_square / (2 * c.mean)
 
     @property
     def longest_completion(self) -> float:
-        """Tokens of the longest of the job's completions: one in as many is as long, or is cut."""
+        """Tokens of the longest completion that is to be expected."""
         c = self.completions
         variance = math.log(max(1.0, c.mean_square / c.mean**2))
         z = NormalDist().inv_cdf(1 - 0.5 / max(1, self.samples))
@@ -77,7 +77,7 @@ class Workload:
         return min(longest, float(self.max_tokens or self.context_len))
 
     def batch_within(self, kv_tokens: float) -> float:
-        """Sequences that so many tokens of KV cache hold on average, once a run is settled.
+        """Count the sequences that the KV cache holds once a run is settled.
 
         While the first of them waits for room, about half a sequence's worth lies empty.
         """
@@ -86,7 +86,7 @@ class Workload:
     def seconds(
         self, step_time: StepTime, *, num_seqs: int, kv_tokens: int, replicas: int = 1
     ) -> float:
-        """Seconds that a replica takes about for its samples, in closed form, to compare plans by.
+        """Estimate a replica's seconds in closed form, to compare plans.
 
         The cache is full of sequences, or the slots are, whichever is the fewer. How many the
         cache holds varies by about half. Until it is full for the first time, sequences start as
@@ -106,7 +106,7 @@ class Workload:
     def course(
         self, step_time: StepTime, *, num_seqs: int, kv_tokens: int, replicas: float = 1
     ) -> Course:
-        """The run of one replica of several, followed to its end."""
+        """Follow the run of one of several replicas to its end."""
         half_a_sequence = min(0.5 * self.running_context, 0.2 * kv_tokens)
         return follow(
             step_time,
@@ -120,7 +120,9 @@ class Workload:
 
 
 def best_batch(most: int, seconds_with: Callable[[int], float]) -> int:
-    """The size of the grid with which the work takes least; the smallest of those within 0.1 %.
+    """Choose the grid's size with which the work takes least.
+
+    The smallest of those within 0.1 %.
 
     `seconds_with`: infinite where the memory does not suffice.
     """
@@ -131,7 +133,9 @@ def best_batch(most: int, seconds_with: Callable[[int], float]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a job will take, all replicas together: loading, start and tail included in `hours`.
+    """Time and cost of a job, all replicas together.
+
+    `hours` include loading, start and tail.
 
     `tokens_per_s`: over the time in which tokens are generated. `batch`: sequences that run at a
     time in one replica, on average. `longest_s`: what the longest sample takes at least.
@@ -151,7 +155,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRun:
-    """How one kind of replica runs its share: its course, how many there are and of how many GPUs."""
+    """Course of one kind of replica, how many, and of how many GPUs."""
 
     step_time: StepTime
     course: Course
@@ -168,7 +172,10 @@ class ReplicaRun:
 def estimate(
     demand: Workload, runs: Sequence[ReplicaRun], *, price: float | None = None
 ) -> Estimate | None:
-    """`price`: USD per GPU-hour. None where there is no step time."""
+    """Estimate a job from the runs of its replicas.
+
+    `price`: USD per GPU-hour. None where no step time is known.
+    """
     if not runs:
         return None
     rate = sum(run.course.tokens_per_s * run.replicas for run in runs)
@@ -193,7 +200,7 @@ def estimate(
 
 
 def _longest_s(demand: Workload, run: ReplicaRun) -> float:
-    """Seconds of the longest sample that is to be expected, alone at its end."""
+    """Time the longest sample that is to be expected, alone."""
     tokens = demand.longest_completion
     context = demand.prompts.mean + tokens / 2
     return tokens * run.step_time.seconds(sequences=1, context=context)

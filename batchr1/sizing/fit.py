@@ -23,7 +23,7 @@ from batchr1.sizing.memory import (
     kv_tokens,
     outside_bytes,
 )
-from batchr1.sizing.step_time import StepTime, step_time_of
+from batchr1.sizing.timing.step_time import StepTime, step_time_of
 
 MAX_NUM_SEQS = LARGEST  # sequences at a time, at most: larger steps have no CUDA graph
 # A GPU whose bandwidth nobody knows is planned as this one, and its time is not estimated.
@@ -128,7 +128,9 @@ def best_fit(
     wish: EngineConstraints,
     devices: Sequence[Device],
 ) -> Fit | None:
-    """The split with which all the GPUs together are fastest; if none fits, the one that lacks least.
+    """Choose the fastest split of all GPUs.
+
+    If none fits, it is the one that lacks least.
 
     Of several that are about as fast the narrowest: its GPUs wait for one another the least. None
     when no split is possible at all.
@@ -180,7 +182,10 @@ def fit(
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A split whose memory is divided. `smallest`: the GPU with the least memory."""
+    """Split whose memory is divided.
+
+    `smallest`: the GPU with the least memory.
+    """
 
     arch: Architecture
     quantization: str | None
@@ -258,7 +263,10 @@ class _Candidate:
         return seconds_with
 
     def _divided(self, num_seqs: int) -> tuple[int, Memory, float, int]:
-        """Batched tokens, memory, share of the GPU and tokens of cache, with so many sequences."""
+        """Divide the memory for so many sequences.
+
+        Returns batched tokens, memory, share of the GPU and tokens of cache.
+        """
         batched = self.wish.max_num_batched_tokens or _batched_tokens(
             self.arch, self._total, num_seqs, self._longest, self.tensor_parallel, self.wish
         )
@@ -287,7 +295,7 @@ class _Candidate:
         return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
 
     def _missing(self, memory: Memory, max_model_len: int, utilization: float) -> int:
-        """Bytes that the GPU lacks for one sequence, or for what the user asked for."""
+        """Count bytes that the GPU lacks for one sequence, or the user's wish."""
         needed = math.ceil(max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS * self.bytes_per_token
         missing = max(0, needed - memory.kv)
         if self.wish.gpu_memory_utilization is not None:
@@ -300,7 +308,7 @@ class _Candidate:
 
 
 def _most_sequences(demand: Workload, wish: EngineConstraints, replicas: int) -> int:
-    """As many as there are samples, on the grid; a step must hold a token of each."""
+    """Bound the batch by the samples and by a step's tokens."""
     samples = min(MAX_NUM_SEQS, max(1, math.ceil(demand.samples / replicas)))
     most = grid_ceil(samples)
     if wish.max_num_batched_tokens is not None:

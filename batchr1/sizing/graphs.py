@@ -1,4 +1,4 @@
-"""The grid of CUDA graphs: batch sizes for which vLLM keeps a graph of the whole decode step.
+"""Grid of CUDA graphs: batch sizes that vLLM captures.
 
 vLLM captures 1, 2, 4, multiples of 8 below 256 and of 16 from there, up to twice `max_num_seqs` and
 at most 512. Whole decode steps are kept for the sizes up to `max_num_seqs` only; a batch between
@@ -16,35 +16,35 @@ LARGEST = 512  # size that vLLM captures by itself
 
 
 def grid(up_to: int = LARGEST) -> tuple[int, ...]:
-    """The grid's sizes, ascending."""
+    """List the grid's sizes, ascending."""
     sizes = (1, 2, 4, *range(8, 256, 8), *range(256, up_to + 1, 16))
     return tuple(size for size in sizes if size <= up_to)
 
 
 def grid_floor(num_seqs: int) -> int:
-    """The largest size that is not above `num_seqs`."""
+    """Find the largest size that is not above `num_seqs`."""
     return grid(max(1, num_seqs))[-1]
 
 
 def grid_ceil(num_seqs: int) -> int:
-    """The smallest size that holds `num_seqs`."""
+    """Find the smallest size that holds `num_seqs`."""
     return next(size for size in grid(num_seqs + 16) if size >= num_seqs)
 
 
 def captured(num_seqs: int) -> tuple[int, ...]:
-    """Sizes that vLLM captures by itself for this `max_num_seqs`."""
+    """List what vLLM captures by itself for this `max_num_seqs`."""
     return grid(min(2 * num_seqs, LARGEST))
 
 
 def is_on_grid(num_seqs: int) -> bool:
-    """Whether vLLM captures a whole decode step of so many sequences by itself."""
+    """Tell whether vLLM captures a decode step of so many by itself."""
     return num_seqs in captured(num_seqs)
 
 
 def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
-    """The `compilation_config` with which a full batch has a graph; None where nothing is to add.
+    """Give the `compilation_config` that captures a full batch.
 
-    `config`: the user's own, whose sizes win. One that is not a mapping (a level) is left alone.
+    None where nothing is to add. `config`: the user's own, whose sizes win. One that is not a mapping (a level) is left alone.
     """
     if config is not None and not isinstance(config, Mapping):
         return None

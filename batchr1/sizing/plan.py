@@ -24,7 +24,7 @@ from batchr1.sizing.fit import EngineConstraints, Fit, best_fit, groups_of
 from batchr1.sizing.graphs import compilation_for
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.memory import GIB, Memory
-from batchr1.sizing.step_time import StepTime
+from batchr1.sizing.timing.step_time import StepTime
 
 CPU_MAX_NUM_SEQS = 256
 CPU_BLOCK_TOKENS = 128  # of a block of KV cache there
@@ -386,7 +386,7 @@ def _gpu_plan(
 def _runs(
     found: Fit, demand: Workload, replicas: int, *, of: float | None = None
 ) -> list[ReplicaRun]:
-    """The course of each replica's run; none where no step time is known.
+    """Follow a replica's run; none where no step time is known.
 
     `of`: how many like these would do the whole work, where there are others beside them.
     """
@@ -402,7 +402,7 @@ def _runs(
 
 
 def _graphs(num_seqs: int, spec: JobSpec) -> dict[str, Any]:
-    """The engine argument with which a batch off the grid has a CUDA graph."""
+    """Give a batch off the grid a CUDA graph of its own."""
     if spec.model.engine_args.get("enforce_eager"):
         return {}
     config = compilation_for(num_seqs, spec.model.engine_args.get("compilation_config"))

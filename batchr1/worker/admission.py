@@ -1,4 +1,4 @@
-"""How many samples may be in the engine at once: as many as make it generate the most tokens per second.
+"""Admission: as many samples at once as make the most tokens a second.
 
 A decode step reads the weights once, however many sequences are in it, so one more sequence adds
 tokens and hardly any time. But sequences grow, and a cache that runs full makes vLLM preempt the
@@ -27,7 +27,7 @@ import numpy as np
 
 from batchr1.engine.protocol import EngineLoad
 from batchr1.records import CompletionLengths
-from batchr1.sizing.step_time import StepTime
+from batchr1.sizing.timing.step_time import StepTime
 from batchr1.worker.length_model import Floats, LengthModel
 from batchr1.worker.preemption_cost import PreemptionCost
 
@@ -84,19 +84,21 @@ class _Siblings:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Seconds that one more sequence is worth, and those that its preemptions cost."""
+    """Seconds that one more sequence gains and costs."""
 
     gain_s: float
     cost_s: float
 
 
 def most_in_flight(max_num_seqs: int) -> int:
-    """A full batch, and those that wait in the engine for the next slot that falls free."""
+    """Count a full batch and those that wait in the engine."""
     return max_num_seqs + max(4, max_num_seqs // WAITING_SHARE)
 
 
 def refill_share(mean: float, mixed_step_cost: float) -> float:
-    """How much of a full batch should fall free before it is filled up again, for completions of `mean` tokens.
+    """Give the share of a full batch that falls free before a refill.
+
+    `mean`: tokens of a completion.
 
     `mixed_step_cost` is what a prefill adds to a step, as a share of it. Of N slots, N / mean fall
     free in a step. If k are filled at a time, k / 2 are empty on average and every (k · mean / N)th
@@ -107,7 +109,7 @@ def refill_share(mean: float, mixed_step_cost: float) -> float:
 
 
 class Admission:
-    """Says whether one more sample may go into the engine.
+    """Judge of whether one more sample may go into the engine.
 
     Report to it what starts and ends, and what the engine did.
     """
@@ -122,7 +124,9 @@ class Admission:
         mixed_step_cost: float = 0.0,
         step_time: StepTime | None = None,
     ) -> None:
-        """`kv_cache_tokens` 0: not known, and only `max_num_seqs` counts. `mixed_step_cost`: see
+        """Begin with what the plan expects.
+
+        `kv_cache_tokens` 0: not known, and only `max_num_seqs` counts. `mixed_step_cost`: see
         `refill_share`. `step_time`: as the plan estimates it.
         """
         self._capacity = float(kv_cache_tokens) or math.inf
@@ -167,7 +171,7 @@ class Admission:
         return fits
 
     def _refill(self, full: int) -> int:
-        """How many of so many slots fall free before they are filled again."""
+        """Count the slots that fall free before a refill."""
         return round(self._refill_share * full)
 
     def _pays(self, sequence: Sequence) -> bool:
@@ -185,7 +189,9 @@ class Admission:
         return False
 
     def balance(self, sequence: Sequence) -> Balance:
-        """Weigh one more sequence, the newest and so the first to be preempted.
+        """Weigh one more sequence: gain against preemptions.
+
+        It would be the newest, and so the first to be preempted.
 
         It runs as long as what was there before it leaves it room. Each token of it is worth its
         share of a step less what it adds to the step. If it is preempted before its end, tokens
@@ -248,7 +254,9 @@ class Admission:
             self._learn()
 
     def stepped(self, tokens: int, load: EngineLoad, now: float | None = None) -> None:
-        """The engine generated so many tokens. From time to time the need is computed anew.
+        """Note that the engine generated so many tokens.
+
+        From time to time the need is computed anew.
 
         `now`: seconds on any clock, to learn what steps and preemptions take; None: not known.
         """
@@ -311,8 +319,9 @@ class Admission:
             self._ended = []
 
     def _need(self, sequences: list[Sequence]) -> tuple[Floats, Floats]:
-        """Mean and variance of the tokens that each holds at each moment from now: shape
-        (sequences, moments).
+        """Compute mean and variance of each sequence's tokens at each moment.
+
+        Shape (sequences, moments).
         """
         alive, held = self._survival(sequences)
         siblings = [self._siblings.get(s.prompt_id, _Siblings()) for s in sequences]
@@ -321,7 +330,7 @@ class Admission:
         return alive * held, variance
 
     def _survival(self, sequences: list[Sequence]) -> tuple[Floats, Floats]:
-        """Probability that each is still generated at each moment, and what it then holds.
+        """Compute each sequence's survival at each moment, and what it holds.
 
         Shape (sequences, moments); held in tokens.
         """
@@ -355,6 +364,6 @@ def _most(sequence: Sequence) -> float:
 
 
 def _normal(z: Floats) -> Floats:
-    """The normal distribution function, within 0.01 (a logistic curve)."""
+    """Approximate the normal distribution within 0.01 (logistic)."""
     probability: Floats = 1.0 / (1.0 + np.exp(-1.702 * np.clip(z, -30.0, 30.0)))
     return probability

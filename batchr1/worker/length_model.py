@@ -1,4 +1,4 @@
-"""How long completions of a job become, learnt while they are under way."""
+"""Model of completion lengths, learnt while they are under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds that preemptions really cost, learnt from the pace of the engine."""
+"""Cost of preemptions in seconds, learnt from the engine's pace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PreemptionCost:
         self._expected_s = self._preempted_s = 0.0
 
     def stepped(self, now: float, *, expected_s: float, preempted_s: float) -> None:
-        """One call of the engine returned at `now`.
+        """Note that a call of the engine returned at `now`.
 
         `expected_s`: what the model says of the tokens that came; `preempted_s`: of the
         preemptions.
@@ -44,7 +44,7 @@ class PreemptionCost:
         self._expected_s = self._preempted_s = 0.0
 
     def pause(self) -> None:
-        """The engine had nothing to do: the window that is open says nothing."""
+        """Drop the open window: the engine had nothing to do."""
         self._started, self._calls = None, 0
         self._expected_s = self._preempted_s = 0.0
 

@@ -72,6 +72,39 @@ class Counter:
         return self._bin
 
 
+class _Hidden:
+    """Lengths that only the engine's core is given."""
+
+    def __init__(self, path: str | None) -> None:
+        text = Path(path).read_text(encoding="utf-8") if path else "{}"
+        self._lengths: dict[str, int] = json.loads(text)
+        self._shortened: set[str] = set()
+
+    def shorten(self, request: Any) -> None:
+        if not self._lengths:
+            return
+        key = " ".join(map(str, request.prompt_token_ids))
+        length = self._lengths.get(key)
+        if length is not None:
+            params = request.sampling_params
+            params.max_tokens, params.ignore_eos = length, True
+            params.stop_token_ids = []
+            params._all_stop_token_ids = set()
+            params._eos_token_id = None  # what the engine compares with, whatever was asked
+            self._shortened.add(request.request_id)
+
+    def end(self, outputs: list[Any]) -> None:
+        """Let a request that was shortened end as if the model had ended it."""
+        if not self._shortened:
+            return
+        from vllm.v1.engine import FinishReason
+
+        for output in outputs:
+            if output.finish_reason is not None and output.request_id in self._shortened:
+                self._shortened.discard(output.request_id)
+                output.finish_reason = FinishReason.STOP
+
+
 def install() -> None:
     """Install the probe, if $BATCHR1_PROBE is set; vLLM calls this."""
     folder = os.environ.get("BATCHR1_PROBE")
@@ -80,13 +113,14 @@ def install() -> None:
     from vllm.v1.engine import core_client
 
     counter = Counter(Path(folder))
+    hidden = _Hidden(os.environ.get("BATCHR1_LENGTHS"))
     atexit.register(counter.flush)
     for client in (core_client.InprocClient, core_client.SyncMPClient):
-        _wrap(client, counter)
+        _wrap(client, counter, hidden)
     _wrap_async(core_client.AsyncMPClient, counter)
 
 
-def _wrap(client: Any, counter: Counter) -> None:
+def _wrap(client: Any, counter: Counter, hidden: _Hidden) -> None:
     add, get = client.add_request, client.get_output
     if getattr(get, "counted", False):
         return
@@ -94,11 +128,13 @@ def _wrap(client: Any, counter: Counter) -> None:
     @functools.wraps(add)
     def add_request(self: Any, request: Any) -> Any:
         counter.added()
+        hidden.shorten(request)
         return add(self, request)
 
     @functools.wraps(get)
     def get_output(self: Any) -> Any:
         outputs = get(self)
+        hidden.end(outputs.outputs)
         counter.stepped(outputs.outputs)
         return outputs
 

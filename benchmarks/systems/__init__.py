@@ -41,6 +41,7 @@ class Workload:
     cap: int
     chunk: int = 256
     log_stats: bool = False  # of LLM.generate; vLLM's own default is off
+    as_user: bool = False  # batchr1 plans by itself, and does not know the lengths
 
     @property
     def warm_up(self) -> tuple[int, int]:
@@ -48,7 +49,8 @@ class Workload:
 
         Kernels for both are compiled then.
         """
-        return self.engine_args["max_num_seqs"], min(2048, self.engine_args["max_model_len"] // 2)
+        at_once = self.engine_args.get("max_num_seqs", 256)
+        return at_once, min(2048, self.engine_args["max_model_len"] // 2)
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")

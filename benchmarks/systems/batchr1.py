@@ -22,8 +22,12 @@ from systems import (
     Workload,
     digest_of,
     environment,
+    rows_of,
     timeline,
 )
+
+# engine arguments that a user of batchr1 would give too: the others are the plan's
+_A_USERS = {"load_format", "kv_cache_memory_bytes", "enforce_eager"}
 
 
 class Batchr1:
@@ -44,15 +48,10 @@ class Batchr1:
 
     def run(self, folder: Path) -> Outcome:
         work = self._work
-        job = {
+        job: dict[str, Any] = {
             "name": "throughput",
             "model": {"path": work.model, "engine_args": work.engine_args},
-            "input": {
-                "path": work.dataset,
-                "id": "id",
-                "prompt": "prompt",
-                "max_tokens": "max_tokens",
-            },
+            "input": {"path": work.dataset, "id": "id", "prompt": "prompt"},
             "output": {"path": str(folder / "out")},
             "prompting": {"instruction": "none"},
             "sampling": {
@@ -62,6 +61,15 @@ class Batchr1:
                 "top_p": TOP_P,
             },
         }
+        env = environment(work, folder)
+        if work.as_user:
+            job["model"]["engine_args"] = {
+                key: value for key, value in work.engine_args.items() if key in _A_USERS
+            }
+            job["sampling"]["ignore_eos"] = False
+            env["BATCHR1_LENGTHS"] = str(self._hide_lengths(folder))
+        else:
+            job["input"]["max_tokens"] = "max_tokens"
         (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-m", "batchr1", "run", str(folder / "job.yaml"), "--json"]
         command += ["--gpus", "none" if work.device == "cpu" else "1"]  # the others use one GPU too
@@ -70,7 +78,7 @@ class Batchr1:
         if self._profile:
             self._profile.mkdir(parents=True, exist_ok=True)
             command = [*self._py_spy, "-o", str(self._profile / "all.txt"), "--", *command]
-        done = subprocess.run(command, stdout=subprocess.PIPE, env=environment(work, folder))
+        done = subprocess.run(command, stdout=subprocess.PIPE, env=env)
         runs = sorted((folder / "out/.batchr1/runs").glob("*.json"))
         if not runs or (record := json.loads(runs[-1].read_text())).get("exit_code") != 0:
             logs = "".join(
@@ -83,6 +91,21 @@ class Batchr1:
         if self._profile:
             split_by_process(self._profile / "all.txt")
         return self._outcome(folder, record)
+
+    def _hide_lengths(self, folder: Path) -> Path:
+        """Write the lengths for the engine's core alone (`probe/vllm_probe.py`)."""
+        from batchr1.dataset.prompts import PromptRenderer, PromptRow, load_tokenizer
+
+        rows = rows_of(self._work.dataset)
+        renderer = PromptRenderer(load_tokenizer(self._work.model), instruction="none")
+        prompts = renderer.render_many(PromptRow(row["id"], row["prompt"]) for row in rows)
+        lengths = {
+            " ".join(map(str, prompt.token_ids)): row["max_tokens"]  # type: ignore[union-attr]
+            for row, prompt in zip(rows, prompts, strict=True)
+        }
+        path = folder / "lengths.json"
+        path.write_text(json.dumps(lengths), encoding="utf-8")
+        return path
 
     def _outcome(self, folder: Path, record: dict[str, Any]) -> Outcome:
         import pyarrow.parquet as pq

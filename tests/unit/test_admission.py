@@ -13,7 +13,7 @@ import pytest
 
 from batchr1.engine.protocol import EngineLoad
 from batchr1.records import CompletionLengths
-from batchr1.sizing.step_time import StepTime
+from batchr1.sizing.timing.step_time import StepTime
 from batchr1.worker.admission import Admission, Balance, refill_share
 from batchr1.worker.length_model import LengthModel
 from batchr1.worker.preemption_cost import WINDOW_STEPS, PreemptionCost

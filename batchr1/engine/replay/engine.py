@@ -26,7 +26,7 @@ from typing import Any, Literal
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
 from batchr1.engine.replay.gpu import KvCache
 from batchr1.errors import EngineError, RequestError
-from batchr1.sizing.step_time import StepTime
+from batchr1.sizing.timing.step_time import StepTime
 
 _FOREVER_S = 3600.0
 

@@ -1,6 +1,4 @@
-"""What the replay engine has of a GPU: a KV cache of blocks that runs full, and steps that take
-their time.
-"""
+"""KV cache of the replay engine: blocks that run out."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ BLOCK_TOKENS = 16  # vLLM's block of KV cache
 
 
 class KvCache:
-    """Counts blocks, and keeps what was freed until its room is needed, as vLLM's prefix cache does.
+    """Blocks of cache, with what was freed kept until its room is needed.
 
     Freed blocks are taken in the order in which they were freed, a sequence's last block first: so
     a sequence that was preempted finds its beginning again, as far as nobody took it. Prompts that
@@ -57,7 +55,7 @@ class KvCache:
             self._num_freed += held
 
     def prefill(self, id: str, prompt: bytes, prompt_len: int, tokens: int) -> int:
-        """A sequence of so many tokens starts, after `grow`: how many of them have to be computed."""
+        """Start a sequence, after `grow`; returns the tokens to compute."""
         own = self._freed.pop(id, 0)
         self._num_freed -= own
         if own:

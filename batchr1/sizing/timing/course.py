@@ -1,4 +1,4 @@
-"""The course of a run: how many sequences run at each moment, and how long the whole takes.
+"""Course of a run: sequences at each moment, and its time.
 
 A run is followed in moments of a twelfth of a mean length. Sequences that started together are
 one cohort, which shrinks by the lengths' survival function. The cache is kept full: new sequences
@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 
 from batchr1.records import CompletionLengths
-from batchr1.sizing.step_time import StepTime
+from batchr1.sizing.timing.step_time import StepTime
 
 _MOMENTS = 12  # of a mean length
 _SPAN = 12  # mean lengths that the longest completion may have, without a cap
@@ -24,10 +24,10 @@ _SETTLED = (4, 9)  # batches after which a run's pace is looked at
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """A replica's run. `tokens_per_s`: output tokens over all of `seconds`, start and tail included.
+    """Run of one replica.
 
-    `batch`: sequences that run at a time, on average over the tokens. `preempted`: preemptions of a
-    sample.
+    `tokens_per_s`: output tokens over all of `seconds`, start and tail included. `batch`: sequences
+    that run at a time, on average over the tokens. `preempted`: preemptions of a sample.
     """
 
     seconds: float
@@ -54,7 +54,7 @@ def follow(
     kv_tokens: int,
     max_tokens: int | None,
 ) -> Course:
-    """Follow a run of so many samples on one replica. Lengths in tokens."""
+    """Follow a run on one replica. Lengths in tokens."""
     survival, step = _survival(lengths, max_tokens)
     run = _Run(step_time, survival, step, prompt_len, max_num_seqs, kv_tokens)
     typical = max(1.0, min(max_num_seqs, kv_tokens / (prompt_len + lengths.mean)))
@@ -138,7 +138,10 @@ class _Run:
     def _start(
         self, running: list[list[float]], waiting: list[list[float]], left: float
     ) -> tuple[float, float]:
-        """Take up what was preempted, then start new ones; tokens prefilled, samples left."""
+        """Take up what was preempted, then start new ones.
+
+        Returns tokens prefilled and samples left.
+        """
         room = self._room - self._held(running)
         slots = self._most - sum(cohort[0] for cohort in running)
         prefilled = 0.0
@@ -178,7 +181,10 @@ class _Run:
 
 
 def _survival(lengths: CompletionLengths, max_tokens: int | None) -> tuple[list[float], float]:
-    """P(length > i × step) for a log-normal with this mean and mean square, and the step in tokens."""
+    """Give P(length > i × step) of log-normal lengths.
+
+    They have this mean and mean square. Also returns the step, in tokens.
+    """
     variance = math.log(max(1.0, lengths.mean_square / lengths.mean**2))
     center = math.log(lengths.mean) - variance / 2
     step = max(1.0, lengths.mean / _MOMENTS)

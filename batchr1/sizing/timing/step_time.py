@@ -27,7 +27,9 @@ ALL_REDUCE_S = 12e-6  # of GPUs that share a model, twice a layer; an assumption
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """A step's arithmetic: bytes, operations and seconds of one replica.
+    """Arithmetic of a step of one replica.
+
+    In bytes, operations and seconds.
 
     `expert_bytes`: of routed experts, read as far as the batch chooses them, `chosen_share` by each
     sequence. `mixed_step_cost`: what a prefill adds to a step, as a share of it. `slowdown`: factor
@@ -50,7 +52,7 @@ class StepTime:
     def seconds(
         self, *, sequences: float, context: float, prefilled: float = 0.0, steps: int = 1
     ) -> float:
-        """`steps` decode steps; the first also prefills.
+        """Time `steps` decode steps, of which the first also prefills.
 
         `context`: tokens of all sequences together.
         """
@@ -64,7 +66,7 @@ class StepTime:
         return total * self.slowdown
 
     def prefill_s(self, tokens: float) -> float:
-        """Seconds that so many tokens of prefill add to a step that is bound by reading."""
+        """Time so many tokens of prefill beside a decode step."""
         return self.operations_per_token * tokens / self.peak / self.efficiency * self.slowdown
 
     def _products(self, tokens: float) -> float:
@@ -85,7 +87,10 @@ def step_time_of(
     kv_dtype_bytes: int = 2,
     eager: bool = False,
 ) -> StepTime | None:
-    """The step time of one replica; None where the GPU's bandwidth is not known."""
+    """Compute the step time of one replica.
+
+    None where the GPU's bandwidth is not known.
+    """
     if not gpu.bandwidth_gb_s:
         return None
     width = tensor_parallel * pipeline_parallel
