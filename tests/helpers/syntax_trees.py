@@ -30,21 +30,25 @@ class Module:
         return ast.parse(self.text)
 
     @cached_property
-    def nodes(self) -> list[ast.AST]:
-        return list(ast.walk(self.tree))
+    def nodes(self) -> dict[ast.AST, str]:
+        """All nodes, each with the dotted name of the innermost definition around it."""
+        names: dict[ast.AST, str] = {self.tree: self.name}
+        todo: list[ast.AST] = [self.tree]
+        for node in todo:
+            for field in node._fields:
+                value = getattr(node, field)
+                for child in value if isinstance(value, list) else (value,):
+                    if isinstance(child, ast.AST) and not isinstance(child, ast.expr_context):
+                        names[child] = names[node]
+                        if isinstance(child, Definition):
+                            names[child] = f"{names[node]}.{child.name}"
+                        todo.append(child)
+        return names
 
-    @cached_property
+    @property
     def definitions(self) -> list[tuple[str, Definition]]:
         """Classes and functions, however deep, with their dotted names."""
-        found = []
-        names: dict[ast.AST, str] = {self.tree: self.name}
-        for node in self.nodes:
-            for child in ast.iter_child_nodes(node):
-                names[child] = names[node]
-                if isinstance(child, Definition):
-                    names[child] = f"{names[node]}.{child.name}"
-                    found.append((names[child], child))
-        return found
+        return [(name, node) for node, name in self.nodes.items() if isinstance(node, Definition)]
 
     @property
     def folder(self) -> str:
