@@ -1,4 +1,4 @@
-"""What a kind of engine has to provide, and the way from a job to its kind.
+"""The interface of an engine kind, and the way to it.
 
 Modules of backends import what is heavy inside their methods: reading a job loads one.
 """
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the command line wants the engines. `elsewhere`: only planned, for another machine."""
+    """The place of the engines on the command line.
+
+    `elsewhere`: they are only planned, for another machine.
+    """
 
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
@@ -34,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What engines are sized by."""
+    """Figures by which engines are sized."""
 
     machine: Machine
     prompts: PromptLengths
@@ -55,24 +58,24 @@ class Backend(Protocol):
     title: str
 
     def suits(self, spec: JobSpec) -> None:
-        """Raise `ValueError` where the job asks of its engine what that cannot do."""
+        """Raise `ValueError` for what this engine cannot do."""
         ...
 
     def model(
         self, spec: JobSpec, storage: StorageOptions, resolve: Callable[..., ModelSource]
     ) -> ModelSource:
-        """Find the model. `resolve`: finds one whose files are needed."""
+        """Find the model, with `resolve` where its files are needed."""
         ...
 
     def check(self, spec: JobSpec, model: ModelSource, place: Place) -> tuple[str, ...]:
-        """Check what the job asks of this machine. Returns ids of the GPUs to use.
+        """Check what the job asks of this machine.
 
-        Raises `JobError`.
+        Returns ids of the GPUs to use. Raises `JobError`.
         """
         ...
 
     def require(self, spec: JobSpec) -> None:
-        """Raise `UsageError` when something that a run needs is not there: a library, a key."""
+        """Raise `UsageError` when a library or a key is missing."""
         ...
 
     def renderer(self, spec: JobSpec, location: str, revision: str | None) -> Renderer:
@@ -110,7 +113,7 @@ def backend_of(spec: JobSpec) -> Backend:
 
 
 def refuse_foreign_keys(spec: JobSpec, own: frozenset[str]) -> None:
-    """Raise `ValueError` for keys of `engine:` that another kind of engine has."""
+    """Raise `ValueError` for keys of another engine kind."""
     for name, field in type(spec.engine).model_fields.items():
         if name == "kind" or name in own or getattr(spec.engine, name) == field.default:
             continue
@@ -121,5 +124,5 @@ def refuse_foreign_keys(spec: JobSpec, own: frozenset[str]) -> None:
 
 
 def label_of(model: ModelSource) -> str:
-    """Give a model's name, and what tells it from another of that name."""
+    """Give a model's name and the beginning of its identity."""
     return f"{model.name} ({model.identity[:80]})"

@@ -1,4 +1,4 @@
-"""What kinds have in common whose engines batchr1 starts, with a model's files at hand."""
+"""The common part of kinds whose engines batchr1 starts."""
 
 from __future__ import annotations
 

@@ -136,11 +136,10 @@ def _output_of(job: Path, options: JobOptions) -> Output:
     """Open the output of a job, and nothing else that it names."""
     from batchr1.output.folder import Output
     from batchr1.storage.base import open_storage
-    from batchr1.storage.uri import storage_options
 
     spec = options.read(job)
     with named(job):
-        storage = storage_options(spec.storage)
+        storage = spec.storage.options
         return Output(open_storage(spec.output.path, storage))
 
 

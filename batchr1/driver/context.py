@@ -30,7 +30,6 @@ from batchr1.storage.base import (
     open_storage,
 )
 from batchr1.storage.lock import Lock
-from batchr1.storage.uri import storage_options
 from batchr1.verifier.pool import check_verifier
 
 
@@ -102,7 +101,7 @@ def open_job(
 
     Raises a `UsageError` for what cannot work, before any model loads.
     """
-    options_of_storage = storage_options(spec.storage)
+    options_of_storage = spec.storage.options
     backend = backend_of(spec)
     model = backend.model(spec, options_of_storage, resolve)
     place = Place(options.gpus, options.devices, options.elsewhere)

@@ -15,6 +15,7 @@ from batchr1.job.base import PositiveInt, Seconds, Section
 from batchr1.job.engine import EngineKind
 from batchr1.job.kinds import load_backend
 from batchr1.records import VERIFY_KINDS
+from batchr1.storage.uri import StorageOptions
 
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _VERIFY_KIND = rf"^({'|'.join(VERIFY_KINDS)}|{_DOTTED}:{_DOTTED})$"
@@ -294,6 +295,11 @@ class StorageSpec(Section):
     addressing: Literal["auto", "path", "virtual"] = "auto"
     """Where the bucket's name stands: path (https://host/bucket), virtual (https://bucket.host, as Alibaba OSS and
     Tencent COS want it), or auto: path where an endpoint is given, else as Amazon wants it."""
+
+    @property
+    def options(self) -> StorageOptions:
+        """The same, as storage takes it."""
+        return StorageOptions(**self.model_dump())
 
 
 class ExecutorSpec(Section):

@@ -5,13 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from batchr1.errors import JobError
-
-if TYPE_CHECKING:
-    from batchr1.job.spec import StorageSpec
 
 Kind = Literal["local", "s3"]
 Addressing = Literal["auto", "path", "virtual"]
@@ -36,11 +33,6 @@ class StorageOptions:
     def __post_init__(self) -> None:
         if self.endpoint is not None:
             _check_endpoint("storage.endpoint", self.endpoint)
-
-
-def storage_options(spec: StorageSpec) -> StorageOptions:
-    """Take the settings from a job."""
-    return StorageOptions(**spec.model_dump())
 
 
 def endpoint_of(options: StorageOptions) -> str | None:

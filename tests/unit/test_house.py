@@ -101,7 +101,6 @@ KNOWN: dict[str, dict[str, str]] = {
         "batchr1.reasoning.results.row_of": "to take records",
         "batchr1.reasoning.results.to_result": "to take records",
         "batchr1.reasoning.server_replies.server_result": "to take records",
-        "batchr1.sizing.estimate.tokens_per_s": "to take a workload",
     },
 }
 # Exceptions of prose and width by room, at most. A room that has none left leaves the list.
