@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
 
 from line import Line
 from shapes import config_of
@@ -43,7 +44,7 @@ from batchr1.sizing.gpus import gpu_named
 from batchr1.sizing.lengths import assumed_lengths
 from batchr1.sizing.machine import named_machine
 from batchr1.sizing.plan import Plan, make_plan
-from batchr1.worker.admission import MIXED_STEP_COST
+from batchr1.sizing.timing.step_time import MIXED_STEP_COST
 
 
 def plan_for(options: argparse.Namespace, folder: Path) -> Plan:
@@ -96,8 +97,8 @@ def through_worker(
 
     Admission decides below `width`.
     """
-    from batchr1.engine.protocol import Sampling
-    from batchr1.executors.messages import EngineSpec, WorkerSetup
+    from replay_job import setup_of
+
     from batchr1.records import Prompt, WorkItem
     from batchr1.storage.base import open_storage
     from batchr1.worker.engine_worker import EngineWorker
@@ -106,24 +107,12 @@ def through_worker(
         WorkItem(Prompt(f"r{i:05d}", "", tuple(ids), True, b""), 0, length, "max_tokens")
         for i, (ids, length) in enumerate(zip(prompts, wanted, strict=True))
     ]
-    spec = EngineSpec("vllm", "cuda", "", None, False, {}, Sampling(0.6, 0.95, ignore_eos=True))
-    setup = WorkerSetup(
-        run="batch",
-        worker=0,
-        epoch=0,
-        engine=spec,
-        max_num_seqs=width,
-        storage=open_storage(tempfile.gettempdir()),
-        kept_schema=b"",
-        seed=None,
-        attempts=1,
-        rows_per_part=2000,
-        part_every_s=600.0,
-        model_label="",
-        expects_box=False,
-        keep_token_ids=False,
-        expected=plan.completions,
+    setup = setup_of(
+        open_storage(tempfile.gettempdir()),
+        plan={"device": "cuda", "max_num_seqs": width, "completions": plan.completions},
         mixed_step_cost=cost,
+        checkpoint={"every_s": 1e9},
+        sampling={"ignore_eos": True},
     )
     counted, before = Counted(), engine.load().preempted
     started = time.perf_counter()
@@ -191,8 +180,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    from batchr1.engine.protocol import Sampling
     from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
+    from batchr1.job.spec import SamplingSpec
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -218,7 +207,7 @@ def main() -> None:
             revision=None,
             trust_remote_code=False,
             args=args,
-            sampling=Sampling(0.6, 0.95, ignore_eos=True),
+            sampling=SamplingSpec(ignore_eos=True),
         )
         print(f"engine: {engine.info}", flush=True)
         wanted = list(lengths(TraceSpec(options.requests, options.mean, 1.0, options.cap, 30)))

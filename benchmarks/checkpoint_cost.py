@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
 
 from checkpoint_kill import kill_and_go_on, run_recorded
 from line import Line
@@ -111,18 +112,28 @@ class CommittingLine(Line):
                 self.ended_at = time.perf_counter()
 
 
-def load_engine(options: argparse.Namespace) -> tuple[Any, Any]:
-    """Load the engine; returns its spec too."""
-    from batchr1.engine.protocol import Sampling
-    from batchr1.executors.messages import EngineSpec
-    from batchr1.worker.main import make_engine
+def load_engine(options: argparse.Namespace) -> tuple[dict[str, Any], Any]:
+    """Load the engine; returns what is planned for it too."""
+    from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
+    from batchr1.job.spec import SamplingSpec
 
     args = engine_args(options)
     if options.device == "cuda":
         args["stream_interval"] = STREAM_INTERVAL  # as a plan for GPUs has it
-    sampling = Sampling(0.6, 0.95, ignore_eos=True)
-    spec = EngineSpec("vllm", options.device, options.model, None, False, args, sampling)
-    return spec, make_engine(spec)
+    prepare_environment(options.device)
+    engine = VllmEngine(
+        options.model,
+        revision=None,
+        trust_remote_code=False,
+        args=args,
+        sampling=SamplingSpec(ignore_eos=True),
+    )
+    planned = {
+        "device": options.device,
+        "engine_args": args,
+        "max_num_seqs": options.max_num_seqs,
+    }
+    return planned, engine
 
 
 def make_items(options: argparse.Namespace) -> list[Any]:
@@ -151,34 +162,27 @@ def leg(
 
     `on_first`: alternation begins with them on.
     """
-    import pyarrow as pa
+    from replay_job import setup_of
 
-    from batchr1.executors.messages import WorkerSetup
+    from batchr1.engine.protocol import ModelFiles
     from batchr1.output.folder import Output
     from batchr1.storage.base import open_storage
-    from batchr1.worker.checkpointer import Checkpointer, CheckpointSetup
+    from batchr1.worker.checkpointer import Checkpointer
     from batchr1.worker.collector import Collector
+    from batchr1.worker.engine_life import model_tags, result_maker
     from batchr1.worker.engine_worker import EngineWorker
-    from batchr1.worker.main import model_tags, result_maker
 
     output = Output(open_storage(f"{options.output}/{name}"))
-    setup = WorkerSetup(
+    setup = setup_of(
+        output.storage,
         run=name,
-        worker=0,
-        epoch=0,
-        engine=spec,
-        max_num_seqs=options.max_num_seqs,
-        storage=output.storage,
-        kept_schema=pa.schema([]).serialize().to_pybytes(),
-        seed=None,
-        attempts=1,
-        rows_per_part=options.rows_per_part,
-        part_every_s=600.0,
-        model_label="benchmark",
-        expects_box=False,
-        keep_token_ids=False,
-        checkpoint=None if every_s is None else CheckpointSetup(every_s, "benchmark"),
+        plan=spec,
+        output={"rows_per_part": options.rows_per_part},
+        checkpoint={"every_s": 1e9 if every_s is None else every_s},
+        prompting={"instruction": "none"},
+        sampling={"ignore_eos": True},
     )
+    files = ModelFiles(options.model, None)
     saves: list[tuple[float, float, int]] = []
     plain = Checkpointer._rotate
 
@@ -200,7 +204,7 @@ def leg(
 
     engine.clear()
     line = CommittingLine(output, items)
-    collector = Collector(setup, result_maker(setup, *model_tags(setup)), line.send)
+    collector = Collector(setup, result_maker(setup, *model_tags(setup, files)), line.send)
     Checkpointer._rotate, Checkpointer.save = noted, timed  # type: ignore[method-assign]
     try:
         started = time.perf_counter()

@@ -110,7 +110,7 @@ def note_marks(path: Path, started: float) -> None:
 
 
 def main() -> None:
-    from replay_job import replay
+    from replay_job import replay, scripted
 
     from batchr1.cli.main import program
 
@@ -119,7 +119,8 @@ def main() -> None:
         del sys.argv[1:4]
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    program(obj=replay(**script))
+    scripted(sys.argv[1:], replay(**script))
+    program()
 
 
 if __name__ == "__main__":

@@ -311,15 +311,16 @@ def replay() -> None:
 
     The command is `replicas.py replay SCRIPT.json run JOB …`.
     """
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
+    from replay_job import replay as script_of
+    from replay_job import scripted
+
     from batchr1.cli.main import program
-    from batchr1.engine.protocol import Sampling
-    from batchr1.executors.messages import EngineSpec
-    from batchr1.models.catalogue import VARIANTS
 
     script = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     del sys.argv[1:3]
-    model = str(VARIANTS["r1-tiny"].path)
-    program(obj=EngineSpec("replay", "cpu", model, None, False, script, Sampling(0.6, 0.95)))
+    scripted(sys.argv[1:], script_of(**script))
+    program()
 
 
 def main() -> None:

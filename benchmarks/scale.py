@@ -67,9 +67,9 @@ def make_output(folder: Path, rows: int, done: int) -> None:
     from batchr1.output.parts import write_parquet
 
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
-    from replay_job import replay
+    from replay_job import replay, set_engine
 
-    prepared = open_job(load_job(job(folder)), RunOptions(engine=replay()))
+    prepared = open_job(load_job(set_engine(job(folder), replay())), RunOptions())
     prepared.output.write_job(job_document(prepared))
     agrees_with_input(prepared, read_ids(prepared))
     (folder / "out/data").mkdir()

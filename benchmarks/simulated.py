@@ -11,6 +11,7 @@ import json
 import math
 import random
 import statistics
+import sys
 import tempfile
 from array import array
 from collections import deque
@@ -21,20 +22,23 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
+
+import replay_job
+
 from batchr1.driver.feed.schedule import RowSamples, Schedule
-from batchr1.engine.protocol import Delta, Sampling
+from batchr1.engine.protocol import Delta
 from batchr1.engine.replay.engine import ReplayEngine
 from batchr1.executors.messages import (
     Drain,
-    EngineSpec,
     FromWorker,
     Lease,
     PartCounts,
     RequestWork,
     SamplesFinished,
     ToWorker,
-    WorkerSetup,
 )
+from batchr1.executors.setup import WorkerSetup
 from batchr1.models.catalogue import VARIANTS
 from batchr1.records import CompletionLengths, Prompt, SampleKey, WorkItem
 from batchr1.seeds import derive_seed
@@ -260,23 +264,16 @@ def simulate(trace: Groups, order: str, case: Case) -> dict[str, float]:
 
 def setup_of(case: Case, folder: str, expected: CompletionLengths) -> WorkerSetup:
     """A worker's setup with nothing but what the loop looks at."""
-    return WorkerSetup(
-        run="r",
-        worker=0,
-        epoch=0,
-        engine=EngineSpec("replay", "cuda", "", None, False, {}, Sampling(0.6, 0.95)),
-        max_num_seqs=case.max_num_seqs,
-        storage=open_storage(folder),
-        kept_schema=b"",
-        seed=0,
-        attempts=1,
-        rows_per_part=1,
-        part_every_s=1.0,
-        model_label="",
-        expects_box=False,
-        keep_token_ids=False,
-        expected=expected,
-        step_time=case.step_time,
+    return replay_job.setup_of(
+        open_storage(folder),
+        plan={
+            "device": "cuda",
+            "max_num_seqs": case.max_num_seqs,
+            "completions": expected,
+            "step_time": case.step_time,
+        },
+        checkpoint={"every_s": 1e9},
+        sampling={"seed": 0},
     )
 
 

@@ -1,87 +1,163 @@
-"""A job whose work a server does: what of the job is its model, its plan, and what its one worker
-is told.
-"""
+"""Servers with OpenAI's chat completions, which somebody else runs."""
 
 from __future__ import annotations
 
-from batchr1.engine.openai.server import Price, Server, key_of
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from batchr1.backends.base import Backend, Measured, Place, label_of, refuse_foreign_keys
 from batchr1.errors import JobError
-from batchr1.executors.messages import ServerSetup
-from batchr1.job.spec import EngineKind, JobSpec
-from batchr1.models.catalogue import variant
-from batchr1.models.resolve import ModelSource
-from batchr1.sizing.plan import UNKNOWN_CONTEXT
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
+    from batchr1.executors.setup import WorkerSetup
+    from batchr1.job.spec import JobSpec
+    from batchr1.models.resolve import ModelSource
+    from batchr1.sizing.plan import Plan
+    from batchr1.storage.uri import StorageOptions
+    from batchr1.worker.loop import Channel
+
+_NEED_TOKENS = ("thinking_budget", "answer_budget", "closing_sentence", "stop_loops", "ignore_eos")
 
 
-def served_model(spec: JobSpec) -> ModelSource:
-    """The model by the name that the server is asked for. Its context is the server's secret."""
-    model = spec.model
-    name = model.served or model.repo
-    if model.variant is not None:
-        name = variant(model.variant).repo
-        if name is None:
-            raise JobError(
-                f"model.variant: {model.variant} has no repository to be called by. Give "
-                f"model.served, the name under "
-                "which the server serves it."
+class OpenAIBackend:
+    """Jobs whose work a server does."""
+
+    is_server = True
+    needs_weights = False
+    own_keys = frozenset(
+        {
+            "base_url",
+            "api_key_env",
+            "concurrency",
+            "timeout_s",
+            "patience_s",
+            "stream",
+            "extra_body",
+            "price",
+            "max_cost",
+        }
+    )
+    title = "a server"
+
+    def suits(self, spec: JobSpec) -> None:
+        refuse_foreign_keys(spec, self.own_keys)
+        _check_engine(spec)
+        _check_model(spec)
+        for name in _NEED_TOKENS:
+            if getattr(spec.sampling, name):
+                raise ValueError(
+                    f"sampling.{name} needs a model's tokens under way, and engine.kind openai "
+                    "gives none"
+                )
+        if spec.output.token_ids == "always":
+            raise ValueError("output.token_ids always: engine.kind openai gives no token ids")
+        if spec.executor.kind != "local" or (spec.executor.replicas or 1) > 1:
+            raise ValueError(
+                "executor places engines, and engine.kind openai has one client (raise "
+                "engine.concurrency)"
             )
-    return ModelSource(str(name), str(name), None, f"openai:{name}", UNKNOWN_CONTEXT, {})
 
+    def model(
+        self, spec: JobSpec, storage: StorageOptions, resolve: Callable[..., ModelSource]
+    ) -> ModelSource:
+        """Name the model as the server is asked for it. Its context is the server's secret."""
+        from batchr1.models.catalogue import variant
+        from batchr1.models.resolve import ModelSource
+        from batchr1.sizing.plan import UNKNOWN_CONTEXT
 
-def check_server_job(spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None) -> None:
-    """Raises `JobError` for what cannot be meant where a server does the work."""
-    for name, value in (("gpus", gpus), ("devices", devices)):
-        if value is not None:
+        model = spec.model
+        name = model.served or model.repo
+        if model.variant is not None:
+            name = variant(model.variant).repo
+            if name is None:
+                raise JobError(
+                    f"model.variant: {model.variant} has no repository to be called by. Give "
+                    "model.served, the name under which the server serves it."
+                )
+        return ModelSource(str(name), str(name), None, f"openai:{name}", UNKNOWN_CONTEXT, {})
+
+    def check(self, spec: JobSpec, model: ModelSource, place: Place) -> tuple[str, ...]:
+        for name, value in (("gpus", place.gpus), ("devices", place.devices)):
+            if value is not None:
+                raise JobError(
+                    f"--{name}: chooses among this machine's GPUs, and engine.kind is openai. "
+                    "Leave it out."
+                )
+        return ()
+
+    def require(self, spec: JobSpec) -> None:
+        """Raise `UsageError` when the key that a job asks for is not there.
+
+        A job that names none may need none.
+        """
+        from batchr1.engine.openai.server import key_of
+
+        if key_of(spec.engine.key_env) is None and spec.engine.api_key_env is not None:
             raise JobError(
-                f"--{name}: chooses among this machine's GPUs, and engine.kind is openai. "
-                f"Leave "
-                f"it out."
+                f"engine.api_key_env: the environment variable {spec.engine.api_key_env} is not "
+                "set. Set it to the key, or leave api_key_env out for a server that wants none."
             )
 
+    def renderer(self, spec: JobSpec, location: str, revision: str | None) -> Renderer:
+        from batchr1.dataset.chat_prompts import ChatRenderer
 
-def require_key(spec: JobSpec) -> None:
-    """Raises `UsageError` when the key that a job asks for is not there.
+        return ChatRenderer(instruction=spec.prompting.instruction)
 
-    A job that names none may need none.
-    """
-    if key_of(spec.engine.key_env) is None and spec.engine.api_key_env is not None:
-        raise JobError(
-            f"engine.api_key_env: the environment variable {spec.engine.api_key_env} is not set. "
-            f"Set it to the key, or "
-            "leave api_key_env out for a server that wants none."
+    def plan(
+        self,
+        spec: JobSpec,
+        model: ModelSource,
+        measure: Callable[[], Measured],
+        *,
+        price: float | None = None,
+    ) -> Plan:
+        from batchr1.sizing.plan import server_plan
+
+        return server_plan(spec)
+
+    def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
+        body = sorted(spec.engine.extra_body.items())
+        return {
+            "engine.kind": spec.engine.kind,
+            **{f"engine.extra_body.{name}": value for name, value in body},
+        }
+
+    def label(self, model: ModelSource) -> str:
+        return label_of(model)
+
+    def worker(self, setup: WorkerSetup, channel: Channel) -> None:
+        from batchr1.worker.server_worker import serve
+
+        serve(setup, channel)
+
+
+def _check_engine(spec: JobSpec) -> None:
+    engine = spec.engine
+    if engine.base_url is None:
+        raise ValueError(
+            "engine.base_url is required with engine.kind openai (such as http://localhost:8000/v1)"
+        )
+    for name in engine.extra_body:
+        if name in type(spec.sampling).model_fields:
+            raise ValueError(f"engine.extra_body: {name} has a place of its own (sampling.{name})")
+    if engine.max_cost is not None and engine.price is None:
+        raise ValueError(
+            "engine.max_cost needs engine.price, USD per million tokens (got no price)"
         )
 
 
-def price_of(engine: EngineKind) -> Price | None:
-    return None if engine.price is None else Price(engine.price.input, engine.price.output)
+def _check_model(spec: JobSpec) -> None:
+    if spec.model.path is not None:
+        raise ValueError(
+            "model.path is a folder, and a server knows its model by name (give model.served)"
+        )
+    for name in ("revision", "quantization", "engine_args", "trust_remote_code"):
+        if getattr(spec.model, name):
+            raise ValueError(
+                f"model.{name} is how vLLM loads a model here; with engine.kind openai its server "
+                "decides"
+            )
 
 
-def server_of(spec: JobSpec) -> Server:
-    """What each request to it has in common."""
-    s, engine = spec.sampling, spec.engine
-    body = {"temperature": s.temperature, "top_p": s.top_p}
-    body |= {
-        name: value for name, value in (("top_k", s.top_k), ("min_p", s.min_p)) if value is not None
-    }
-    return Server(
-        str(engine.base_url),
-        served_model(spec).location,
-        engine.key_env,
-        engine.timeout_s,
-        engine.concurrency,
-        engine.stream,
-        body | engine.extra_body,
-    )
-
-
-def server_setup(spec: JobSpec, *, before_usd: float, grace_s: float) -> ServerSetup:
-    """What a worker is told; `before_usd` was spent by earlier runs."""
-    return ServerSetup(
-        server=server_of(spec),
-        forced=spec.prompting.think == "force",
-        patience_s=spec.engine.patience_s,
-        grace_s=grace_s,
-        price=price_of(spec.engine),
-        max_cost=spec.engine.max_cost,
-        before=before_usd,
-    )
+BACKEND: Backend = OpenAIBackend()

@@ -41,6 +41,7 @@ def command(
     wrong.
     """
     spec = options.read(job)
+    from batchr1.backends.base import backend_of
     from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.planning import make_renderer, plan_job
 
@@ -50,7 +51,9 @@ def command(
         renderer = make_renderer(context, run_options)
         counts = _count(context, renderer)
         plan = plan_job(context, renderer, run_options)
-        server = _look_at_server(spec) if spec.engine.is_server else None
+        server = None
+        if backend_of(spec).is_server:
+            server = _look_at_server(spec, context.model.location)
     prompts, bad = _first_prompts(context, renderer)
     document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
     if server is not None:
@@ -144,24 +147,24 @@ def _prompt_figures(prompts: list[Prompt], bad: dict[str, int], plan: Plan) -> d
     }
 
 
-def _look_at_server(spec: JobSpec) -> dict[str, Any]:
+def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:
     """Ask the server for its models.
 
     A server that is not there now may be there when the job runs.
     """
     import asyncio
 
-    from batchr1.backends.openai import require_key, server_of
+    from batchr1.backends.base import backend_of
     from batchr1.engine.openai.client import ChatClient
     from batchr1.engine.openai.faults import AccessError, ServerFault
     from batchr1.engine.openai.server import key_of
     from batchr1.errors import UsageError
 
-    require_key(spec)
-    server = server_of(spec)
+    backend_of(spec).require(spec)
+    server = spec.engine
 
     async def look() -> tuple[str, str, bool]:
-        async with ChatClient(server) as client:
+        async with ChatClient(server, model, spec.sampling) as client:
             try:
                 served = await client.models()
             except ServerFault as exc:
@@ -170,13 +173,13 @@ def _look_at_server(spec: JobSpec) -> dict[str, Any]:
                 raise UsageError(
                     f"engine.base_url {server.base_url}: it takes no requests with this key "
                     f"({exc}). Set "
-                    f"{server.api_key_env} to a right one."
+                    f"{server.key_env} to a right one."
                 ) from exc
         if served.names is None:
             return "reached", "it gives no list of its models", True
-        if server.model in served.names:
-            return "reached", f"it serves {server.model}", True
-        return "reached", f"its list has no {server.model!r}. {served.hint(server.model)}", False
+        if model in served.names:
+            return "reached", f"it serves {model}", True
+        return "reached", f"its list has no {model!r}. {served.hint(model)}", False
 
     state, words, is_ready = asyncio.run(look())
     return {
@@ -184,7 +187,7 @@ def _look_at_server(spec: JobSpec) -> dict[str, Any]:
         "state": state,
         "says": words,
         "ready": is_ready,
-        "key": server.api_key_env if key_of(server.api_key_env) else None,
+        "key": server.key_env if key_of(server.key_env) else None,
         "concurrency": server.concurrency,
     }
 

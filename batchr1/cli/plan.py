@@ -58,20 +58,22 @@ def command(
     prompts.
     """
     spec = options.read(job)
+    from batchr1.backends.base import backend_of
     from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.planning import NoFitError, plan_job, planning_renderer
     from batchr1.models.resolve import resolve_or_catalogue
 
+    is_server = backend_of(spec).is_server
     machine = _machine(gpu, vram, options)
     checked_price(price)
     run_options = RunOptions(
         gpus=options.gpus, devices=options.device_ids, elsewhere=machine is not None
     )
     with named(job):
-        if spec.engine.is_server:
+        if is_server:
             _refuse_gpus(gpu=gpu, vram=vram, price=price)
         context = open_job(spec, run_options, resolve=resolve_or_catalogue)
-        if spec.engine.is_server:
+        if is_server:
             from batchr1.driver.server_plan import plan_server_job, server_plan_text
 
             found = plan_server_job(context)

@@ -94,7 +94,6 @@ def command(
         stop_at_time = next_time(stop_at, dt.datetime.now())
         from batchr1.driver.context import RunOptions
         from batchr1.driver.run_job import run_job
-        from batchr1.executors.messages import EngineSpec
 
         def confirm(question: str) -> bool:
             return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
@@ -114,11 +113,6 @@ def command(
             metrics_file=metrics_file,
             metrics_address=address(metrics_port),
         )
-        engine = ctx.find_object(
-            EngineSpec
-        )  # only tests call `main(…, obj=EngineSpec("replay", …))`
-        if engine is not None:
-            run_options = replace(run_options, engine=engine)
         code = 0
         for day, spec in specs.items():
             if len(specs) > 1 and not as_json:

@@ -135,11 +135,11 @@ def _open(target: str) -> Output:
 def _output_of(job: Path, options: JobOptions) -> Output:
     """Open the output of a job, and nothing else that it names."""
     from batchr1.output.folder import Output
-    from batchr1.storage.base import StorageOptions, open_storage
+    from batchr1.storage.base import open_storage
 
     spec = options.read(job)
     with named(job):
-        storage = StorageOptions(**spec.storage.model_dump())
+        storage = spec.storage.options
         return Output(open_storage(spec.output.path, storage))
 
 

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchr1.backends.openai import check_server_job, served_model
+from batchr1.backends.base import Place, backend_of
 from batchr1.dataset.source import Source
 from batchr1.driver.monitor.prometheus import MetricsExporter
 from batchr1.driver.resume.exclude import earlier_outputs
 from batchr1.driver.signals import StopSignals
-from batchr1.engine.vllm.arguments import check_engine_args
 from batchr1.errors import InputError
-from batchr1.executors.base import check_executor
-from batchr1.executors.messages import EngineSpec
 from batchr1.job.fingerprint import fingerprint
 from batchr1.job.spec import JobSpec
 from batchr1.models.resolve import ModelSource, resolve_model
 from batchr1.output.folder import Output
 from batchr1.reasoning.verify import Verify
-from batchr1.sizing.devices import choose_devices
-from batchr1.sizing.plan import check_arguments
-from batchr1.storage.base import InputFile, StorageOptions, expand_inputs, open_storage
+from batchr1.storage.base import (
+    InputFile,
+    StorageOptions,
+    expand_inputs,
+    open_storage,
+)
 from batchr1.storage.lock import Lock
 from batchr1.verifier.pool import check_verifier
 
@@ -53,7 +53,6 @@ class RunOptions:
     gpus: str | None = None
     devices: tuple[str, ...] | None = None
     elsewhere: bool = False  # only planned, for a machine that need not be here
-    engine: EngineSpec | None = None  # instead of vLLM: the replay engine of tests and benchmarks
     show_progress: bool = True
     log_json: bool = False  # stderr belongs to the log, as JSON
     metrics_file: Path | None = None
@@ -102,13 +101,13 @@ def open_job(
 
     Raises a `UsageError` for what cannot work, before any model loads.
     """
-    storage_options = StorageOptions(**spec.storage.model_dump())
-    if spec.engine.is_server:
-        model, devices = _server_model(spec, options)
-    else:
-        model, devices = _local_model(spec, options, storage_options, resolve)
-    output = Output(open_storage(spec.output.path, storage_options))
-    files = _list_inputs(spec, storage_options)
+    options_of_storage = spec.storage.options
+    backend = backend_of(spec)
+    model = backend.model(spec, options_of_storage, resolve)
+    place = Place(options.gpus, options.devices, options.elsewhere)
+    devices = backend.check(spec, model, place)
+    output = Output(open_storage(spec.output.path, options_of_storage))
+    files = _list_inputs(spec, options_of_storage)
     output.refuse_overlap(spec.input.paths, files)
     source = Source(spec.input, spec.output.keep, files)
     if source.unsure_kept and (parts := output.parts()):
@@ -128,24 +127,3 @@ def _list_inputs(spec: JobSpec, options: StorageOptions) -> list[InputFile]:
         from batchr1.storage.s3 import explain_refusal
 
         raise explain_refusal(exc, spec.input.paths, options) from exc.__cause__
-
-
-def _server_model(spec: JobSpec, options: RunOptions) -> tuple[ModelSource, tuple[str, ...]]:
-    check_server_job(spec, gpus=options.gpus, devices=options.devices)
-    return served_model(spec), ()
-
-
-def _local_model(
-    spec: JobSpec, options: RunOptions, storage: StorageOptions, resolve: Callable[..., ModelSource]
-) -> tuple[ModelSource, tuple[str, ...]]:
-    """Find the model and the GPUs of engines that batchr1 starts."""
-    model = resolve(spec.model, storage=storage)
-    is_local = not spec.output.path.startswith("s3://")
-    if not options.elsewhere:
-        check_executor(spec, gpus=options.gpus, devices=options.devices, is_local_output=is_local)
-    is_cached = spec.executor.kind == "local" and not options.elsewhere
-    devices = choose_devices(options.gpus, options.devices) if is_cached else ()
-    check_arguments(spec, model, num_gpus=len(devices))
-    if options.engine is None:
-        check_engine_args(spec.model.engine_args)
-    return model, devices

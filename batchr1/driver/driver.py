@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from batchr1.backends.base import backend_of
 from batchr1.driver.commits import Commits
 from batchr1.driver.feed.feeder import Feeder
-from batchr1.driver.fleet import Executor, Fleet, Replica, error_of
+from batchr1.driver.fleet import Fleet, Replica, error_of
 from batchr1.driver.leases import Leases, with_checkpoints
 from batchr1.driver.tally import Tally
 from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
 from batchr1.events import event
+from batchr1.executors.base import Executor
 from batchr1.executors.messages import (
     FirstAnswer,
     FromWorker,
@@ -129,7 +131,7 @@ class Driver:
         match message:
             case WorkerReady():
                 self._replicas.is_ready(replica, message)
-                if replica.setup.remote is None:
+                if not backend_of(replica.setup.spec).is_server:
                     self._hooks.on_ready(message)
             case FirstAnswer():
                 if replica.ready is not None:
@@ -141,7 +143,7 @@ class Driver:
                 replica.wanted += count
             case Heartbeat():
                 replica.progress = message
-                self.loads[replica.setup.worker, replica.setup.epoch] = message.load
+                self.loads[replica.worker, replica.setup.assignment.epoch] = message.load
                 if message.spent is not None:
                     # The work of a server has one worker.
                     self.tally.spent = replica.spent = message.spent
@@ -242,7 +244,7 @@ class Driver:
         Not known where it may have been tried again since.
         """
         is_saved_whole = item.partial is not None and item.partial.finish_reason is not None
-        return is_saved_whole and not replica.setup.retry_on
+        return is_saved_whole and not replica.setup.spec.retry.on
 
     def _give_up(self, replica: Replica, error: BatchError) -> None:
         """Leave a replica without successor, and its work to the others.

@@ -6,27 +6,21 @@ costs what it alone could have done, and a run ends early only when none is left
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from batchr1 import errors
+from batchr1.backends.base import backend_of
 from batchr1.driver import oom_restart as step_down
 from batchr1.engine.openai.server import Spent
 from batchr1.errors import BatchError, EngineError
 from batchr1.events import event
-from batchr1.executors.messages import (
-    FromWorker,
-    Heartbeat,
-    ToWorker,
-    WorkerExited,
-    WorkerFailed,
-    WorkerReady,
-    WorkerSetup,
-)
+from batchr1.executors.base import Executor
+from batchr1.executors.messages import Heartbeat, WorkerExited, WorkerFailed, WorkerReady
+from batchr1.executors.setup import WorkerSetup
 from batchr1.records import SampleKey, WorkItem
 from batchr1.sizing.oom import MemoryProblem, problem_in
 
@@ -45,30 +39,6 @@ LOOK_FOR_ROOM_S = 5.0
 PLACE_S = 600.0  # so long a run waits for a node while no replica has one
 
 Event = Literal["started", "ready", "died", "lost", "ended", "given up"]
-
-
-class Executor(Protocol):
-    """Where workers live. `poll` reports every death as `WorkerExited`."""
-
-    def start(self, setup: WorkerSetup) -> None: ...
-
-    def send(self, worker: int, message: ToWorker) -> None: ...
-
-    def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]: ...
-
-    def kill(self, worker: int) -> WorkerExited: ...
-
-    def close(self) -> None: ...
-
-    def room(self, taken: list[int]) -> list[int]:
-        """Kinds of machine with room for one more replica each, given how many of each kind there
-        are by now.
-        """
-        ...
-
-    def waiting(self) -> set[int]:
-        """Workers that were started and have no machine yet."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +142,7 @@ class Fleet:
 
         A server's memory is not ours, whatever it says of it.
         """
-        if replica.setup.remote is not None:
+        if backend_of(replica.setup.spec).is_server:
             return None
         said = replica.fatal.problem if replica.fatal else None
         return said or problem_in(exited.last_lines, running=replica.ready is not None)
@@ -221,7 +191,7 @@ class Fleet:
             return
         self._looked_at = now
         holding = [replica for replica in self if not replica.ended or replica.given_up]
-        for kind in self._executor.room([replica.setup.kind for replica in holding]):
+        for kind in self._executor.room([replica.setup.assignment.kind for replica in holding]):
             if self._most is not None and len(holding) >= self._most:
                 return
             replica = Replica(self._make_setup(max(self._replicas) + 1, kind))
@@ -259,13 +229,8 @@ class Fleet:
         self._note(replica, "started")
 
     def _restart(self, replica: Replica) -> None:
-        pause_s = step_down.RELEASE_S if replica.setup.engine.device == "cuda" else 0.0
-        remote = replica.setup.remote
-        if remote is not None and replica.spent is not None:
-            remote = dataclasses.replace(remote, spent=replica.spent)
-        replica.setup = dataclasses.replace(
-            replica.setup, epoch=replica.setup.epoch + 1, pause_s=pause_s, remote=remote
-        )
+        pause_s = step_down.RELEASE_S if replica.setup.device == "cuda" else 0.0
+        replica.setup = replica.setup.restarted(pause_s=pause_s, spent=replica.spent)
         replica.told_to_end = False
         replica.ready = replica.fatal = None
         self._start(replica)

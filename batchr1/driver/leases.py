@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from batchr1.driver.feed.feeder import Feeder
-from batchr1.driver.fleet import Executor, Fleet, Replica
+from batchr1.driver.fleet import Fleet, Replica
 from batchr1.driver.quarantine import Quarantine
 from batchr1.driver.tally import Tally
+from batchr1.executors.base import Executor
 from batchr1.executors.messages import CancelSamples, Drain, Lease
 from batchr1.output.checkpoints import read_worker
 from batchr1.records import Failure, SampleKey, WorkItem
@@ -70,7 +71,7 @@ class Leases:
         """Count the items that a replica may take now."""
         room = LEASE_SIZE
         if is_short:  # what one keeps in hand at the end, another may be idle for
-            room = replica.setup.max_num_seqs - len(replica.in_flight)
+            room = replica.setup.plan.max_num_seqs - len(replica.in_flight)
         return max(0, min(replica.wanted, LEASE_SIZE, room))
 
     def _drain(self) -> None:
@@ -87,7 +88,7 @@ class Leases:
     def _runs_short(self) -> bool:
         """Whether less is left than the replicas would keep in hand."""
         live = [replica for replica in self._replicas.live if replica.ready]
-        few = sum(replica.setup.max_num_seqs for replica in live) // 2
+        few = sum(replica.setup.plan.max_num_seqs for replica in live) // 2
         return len(live) > 1 and self._feeder.has_few_left(few - len(self._again))
 
     def _give(self, replica: Replica, items: list[WorkItem]) -> None:
@@ -172,16 +173,15 @@ class Leases:
 def with_checkpoints(replica: Replica) -> list[WorkItem]:
     """Give a dead worker's work, each item with its last checkpoint."""
     setup, items = replica.setup, list(replica.leased.values())
-    if setup.checkpoint is None or not items:
+    if not items:
         return items
-    saved = read_worker(
-        setup.storage, setup.run, setup.worker, setup.epoch, job=setup.checkpoint.job
-    )
+    place = setup.assignment
+    saved = read_worker(setup.storage, place.run, place.worker, place.epoch, job=setup.job_digest)
     back = []
     for item in items:
         one = saved.get(item.key)
         if one is not None and one.prompt_hash == item.prompt.digest:
-            seed = derive_seed(setup.seed, item.prompt.id, item.sample, one.attempt)
+            seed = derive_seed(setup.spec.sampling.seed, item.prompt.id, item.sample, one.attempt)
             item = dataclasses.replace(item, partial=one.partial(), attempt=one.attempt, seed=seed)
         back.append(item)
     return back

@@ -13,7 +13,7 @@ from typing import Any
 
 from batchr1.errors import EngineMemoryError, JobError
 from batchr1.events import event
-from batchr1.executors.messages import WorkerSetup
+from batchr1.executors.setup import WorkerSetup
 from batchr1.sizing.devices import Holder, describe_devices, holders_of
 from batchr1.sizing.oom import MemoryProblem, Rung, blocking, next_rung
 
@@ -43,10 +43,10 @@ def step_down(
     `taken`: names of the rungs that this worker took before. Raises `EngineMemoryError` at the end
     of the ladder.
     """
-    holders = _holders(setup.devices)
+    holders = _holders(setup.assignment.devices)
     problem = _by_others(setup, problem, holders)
-    args = setup.engine.args
-    rung = next_rung(args, problem, fixed=setup.fixed_args, taken=taken)
+    args = setup.plan.engine_args
+    rung = next_rung(args, problem, fixed=set(setup.plan.fixed), taken=taken)
     held = _holders_text(holders, problem)
     if rung is None:
         raise EngineMemoryError(_end_of_ladder(setup, problem, held))
@@ -60,9 +60,10 @@ def step_down(
         ", ".join(steps) or "trying the same once more",
         extra=event("engine_stepped_down", worker=setup.worker),
     )
-    engine = replace(setup.engine, args=args | rung.changes)
-    seqs = rung.changes.get("max_num_seqs", setup.max_num_seqs)
-    return replace(setup, engine=engine, max_num_seqs=min(seqs, setup.max_num_seqs)), rung
+    planned = setup.plan.max_num_seqs
+    seqs = min(planned, rung.changes.get("max_num_seqs", planned))
+    lower = replace(setup.plan, engine_args=args | rung.changes, max_num_seqs=seqs)
+    return replace(setup, plan=lower), rung
 
 
 def _by_others(setup: WorkerSetup, problem: MemoryProblem, holders: list[Holder]) -> MemoryProblem:
@@ -72,7 +73,9 @@ def _by_others(setup: WorkerSetup, problem: MemoryProblem, holders: list[Holder]
     if problem.cause != "oom_load" or not holders:
         return problem
     with contextlib.suppress(JobError):  # NVML cannot be asked any more: then it stays what it was
-        tightest = min(describe_devices(setup.devices), key=lambda device: device.free_gib)
+        tightest = min(
+            describe_devices(setup.assignment.devices), key=lambda device: device.free_gib
+        )
         return replace(
             problem,
             cause="busy",
@@ -109,20 +112,22 @@ def _end_of_ladder(setup: WorkerSetup, problem: MemoryProblem, held: str) -> str
     advice = []
     if held:
         advice.append(f"Free the GPU: {held}.")
-    for name in blocking(setup.engine.args, problem, fixed=setup.fixed_args):
+    for name in blocking(setup.plan.engine_args, problem, fixed=set(setup.plan.fixed)):
         verb = "Leave out" if name == "enforce_eager" else "Lower"
         advice.append(
-            f"{verb} model.engine_args.{name}, which the job sets to {setup.engine.args.get(name)}."
+            f"{verb} model.engine_args.{name}, which the job sets to {setup.plan.engine_args.get(name)}."
         )
     if problem.cause == "kv_too_small":
-        for name in sorted({"gpu_memory_utilization", "kv_cache_memory_bytes"} & setup.fixed_args):
+        for name in sorted(
+            {"gpu_memory_utilization", "kv_cache_memory_bytes"} & set(setup.plan.fixed)
+        ):
             advice.append(
                 f"Raise model.engine_args.{name}, which the job sets to "
-                f"{setup.engine.args.get(name)}."
+                f"{setup.plan.engine_args.get(name)}."
             )
     if problem.cause == "unsteady":
         advice.append("Give the run GPUs that nothing else uses.")
-    elif setup.engine.device == "cpu":
+    elif setup.device == "cpu":
         advice.append("Give the run more memory, or choose a smaller variant.")
     else:
         advice.append("Give more GPUs or a quantised variant: `batchr1 plan` shows what fits.")

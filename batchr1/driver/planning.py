@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchr1.backends.openai import require_key
+from batchr1.backends.base import Measured, backend_of
 from batchr1.driver.context import DEFAULTS, JobContext, RunOptions
 from batchr1.driver.feed.lengths import expected_completions, measure_prompts
-from batchr1.engine.vllm.arguments import require_vllm
 from batchr1.errors import JobError
 from batchr1.executors.base import machine_of
 from batchr1.job.spec import JobSpec
@@ -16,7 +16,7 @@ from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import CATALOGUE
 from batchr1.sizing.alternatives import Alternative, alternatives
 from batchr1.sizing.machine import Machine
-from batchr1.sizing.plan import MisfitError, Plan, make_plan, server_plan
+from batchr1.sizing.plan import MisfitError, Plan
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
@@ -35,8 +35,7 @@ def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
 
     Raises `UsageError` when one cannot be made.
     """
-    if job.spec.engine.is_server:
-        require_key(job.spec)
+    backend_of(job.spec).require(job.spec)
     renderer = make_renderer(job, options)
     return EngineInputs(renderer, plan_job(job, renderer, options))
 
@@ -46,8 +45,9 @@ def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
 
     Raises `ModelError` when they, or vLLM, cannot be used.
     """
-    if options.engine is None and not job.spec.engine.is_server:
-        require_vllm()
+    backend = backend_of(job.spec)
+    if not backend.is_server:
+        backend.require(job.spec)
     return renderer_of(job.spec, *job.model.loads_from)
 
 
@@ -69,29 +69,8 @@ def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
 
 
 def renderer_of(spec: JobSpec, location: str, revision: str | None) -> Renderer:
-    if spec.engine.is_server:
-        from batchr1.dataset.chat_prompts import ChatRenderer
-
-        return ChatRenderer(instruction=spec.prompting.instruction)
-    from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
-    from batchr1.reasoning.formats import ThinkTags
-
-    tokenizer = load_tokenizer(
-        location, revision=revision, trust_remote_code=spec.model.trust_remote_code
-    )
-    tags = ThinkTags.of(tokenizer)
-    if spec.sampling.closes_traces and tags.close_id is None:
-        raise JobError(
-            f"sampling: budgets need a model whose think tags are single tokens ({location} "
-            f"spells {tags.format.close} out). "
-            "Remove thinking_budget and answer_budget, or choose another model."
-        )
-    return PromptRenderer(
-        tokenizer,
-        instruction=spec.prompting.instruction,
-        think=spec.prompting.think,
-        format=tags.format,
-    )
+    """Make what turns rows into prompts, with a tokenizer that may be another model's."""
+    return backend_of(spec).renderer(spec, location, revision)
 
 
 def plan_job(
@@ -108,17 +87,22 @@ def plan_job(
     when nothing fits, with what is missing and what would fit.
     """
     spec, model = job.spec, job.model
-    if spec.engine.is_server:
-        return server_plan(spec)
-    machine = machine or machine_of(spec, job.devices)
-    prompts = measure_prompts(job.source, renderer)
-    earlier = [*([] if options.fresh else [job.output]), *job.earlier]
-    completions = expected_completions(spec, job.source, earlier, model)
+
+    @functools.cache
+    def measure() -> Measured:
+        earlier = [*([] if options.fresh else [job.output]), *job.earlier]
+        return Measured(
+            machine or machine_of(spec, job.devices),
+            measure_prompts(job.source, renderer),
+            expected_completions(spec, job.source, earlier, model),
+        )
+
     try:
-        plan = make_plan(spec, model, machine, prompts, completions, price=price)
-        return replace(plan, completions=completions)
+        return backend_of(spec).plan(spec, model, measure, price=price)
     except MisfitError as exc:
-        raise NoFitError(exc, alternatives(spec, model, machine, prompts, completions)) from exc
+        known = measure()
+        ways = alternatives(spec, model, known.machine, known.prompts, known.completions)
+        raise NoFitError(exc, ways) from exc
 
 
 class NoFitError(JobError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from batchr1.backends.base import backend_of
 from batchr1.driver.context import JobContext, RunOptions
 from batchr1.errors import JobError, OutputError
 from batchr1.job.fingerprint import check_same
@@ -15,10 +16,10 @@ log = logging.getLogger("batchr1.run")
 
 def check_options(job: JobContext, options: RunOptions) -> None:
     """Raise `JobError` for options that the job's engine cannot follow."""
-    if options.continue_truncated and job.spec.engine.is_server:
+    if options.continue_truncated and backend_of(job.spec).is_server:
         raise JobError(
-            "--continue-truncated: goes on from token ids, and engine.kind openai gives none. "
-            "Leave it out."
+            "--continue-truncated: goes on from token ids, and engine.kind "
+            f"{job.spec.engine.kind} gives none. Leave it out."
         )
 
 
@@ -53,7 +54,9 @@ def note_uncached(job: JobContext, options: RunOptions) -> None:
     The warning names the command that does it better.
     """
     model = job.model
-    if model.folder is None and options.engine is None and job.spec.executor.kind == "local":
+    if not backend_of(job.spec).needs_weights:
+        return
+    if model.folder is None and job.spec.executor.kind == "local":
         log.warning(
             "model %s: its weights are not in the cache, and vLLM downloads them as it starts, on "
             "a GPU's time. "
@@ -80,6 +83,8 @@ def download_weights(job: JobContext, options: RunOptions) -> None:
     Engines elsewhere download their own.
     """
     model, executor = job.model, job.spec.executor.kind
+    if not backend_of(job.spec).needs_weights:
+        return
     if is_bucket(model.location) and executor == "local":
         say = log.info if options.log_json else None
         download_to_cache(

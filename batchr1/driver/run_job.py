@@ -95,9 +95,8 @@ def _run_locked(
         engines = engines or plan_engines(job, options)
         checkpoints = take_over_checkpoints(job, pending, name)
         pending.free()
-        if not spec.engine.is_server:
-            note_uncached(job, options)
-            download_weights(job, options)
+        note_uncached(job, options)
+        download_weights(job, options)
         return Work(run, pending, counts, engines, checkpoints).do()
 
 

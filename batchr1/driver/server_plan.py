@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from batchr1.backends.openai import price_of
 from batchr1.dataset.prompts import RowError
 from batchr1.driver.context import JobContext
 from batchr1.driver.feed.items import prompts_in
 from batchr1.driver.feed.lengths import expected_completions
-from batchr1.driver.monitor.cost import money
 from batchr1.driver.planning import make_renderer
+from batchr1.engine.openai.server import money
 
 CHARS_PER_TOKEN = 4  # OpenAI's rule of thumb for English; only for an estimate
 SAMPLE_ROWS = 20_000
@@ -36,7 +35,7 @@ def plan_server_job(job: JobContext) -> dict[str, Any]:
     requests = rows * spec.sampling.n
     prompt_tokens = round(requests * chars / good / CHARS_PER_TOKEN) if good else 0
     completion_tokens = round(requests * completions.mean)
-    price = price_of(spec.engine)
+    price = spec.engine.price
     return {
         "model": job.model.name,
         "base_url": spec.engine.base_url,

@@ -12,7 +12,7 @@ from batchr1.driver.context import RunContext
 from batchr1.driver.driver import Driver, RunHooks
 from batchr1.driver.feed.feeder import Feeder
 from batchr1.driver.feed.items import ItemMaker, Limits
-from batchr1.driver.fleet import Executor, Fleet
+from batchr1.driver.fleet import Fleet
 from batchr1.driver.leases import LEASE_SIZE
 from batchr1.driver.monitor.logs import log_file
 from batchr1.driver.monitor.progress import ProgressDisplay
@@ -24,12 +24,12 @@ from batchr1.driver.tally import Tally
 from batchr1.driver.worker_setup import WorkerSetups
 from batchr1.errors import BatchError, StorageError, UsageError
 from batchr1.events import event
-from batchr1.executors.base import open_executor
+from batchr1.executors.base import Executor, open_executor
 from batchr1.executors.messages import Heartbeat, WorkerReady
+from batchr1.executors.setup import most_in_flight
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import FoundCheckpoints
 from batchr1.storage.base import Retry
-from batchr1.worker.admission import most_in_flight
 
 log = logging.getLogger("batchr1.run")
 

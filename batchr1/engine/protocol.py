@@ -12,14 +12,11 @@ from batchr1.records import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn, the same for every request of a run."""
+class ModelFiles:
+    """Where an engine loads its model from: a folder, or a repository at a revision."""
 
-    temperature: float
-    top_p: float
-    top_k: int | None = None
-    min_p: float | None = None
-    ignore_eos: bool = False
+    location: str
+    revision: str | None
 
 
 @dataclass(frozen=True, slots=True)

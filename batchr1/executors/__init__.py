@@ -3,6 +3,7 @@
 Each module names its process in brackets.
 
 messages        what each side may say to the other, as frozen records (at both ends)
+setup           what a worker is handed before its first lease (at both ends)
 base            the executor that a job names, and the machine of its plan (in the driver)
 local           workers as processes of this machine (in the driver)
 ray             workers on a Ray cluster (in the driver)

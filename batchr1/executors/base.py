@@ -4,17 +4,42 @@ and for the output.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from batchr1.errors import JobError
 from batchr1.executors.local import LocalExecutor
 from batchr1.executors.log_tail import Log
+from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited
+from batchr1.executors.setup import WorkerSetup
 from batchr1.job.spec import JobSpec
 from batchr1.sizing.machine import Machine, this_machine
 
 if TYPE_CHECKING:
-    from batchr1.driver.fleet import Executor
     from batchr1.sizing.plan import Plan
+
+
+class Executor(Protocol):
+    """Where workers live. `poll` reports every death as `WorkerExited`."""
+
+    def start(self, setup: WorkerSetup) -> None: ...
+
+    def send(self, worker: int, message: ToWorker) -> None: ...
+
+    def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]: ...
+
+    def kill(self, worker: int) -> WorkerExited: ...
+
+    def close(self) -> None: ...
+
+    def room(self, taken: list[int]) -> list[int]:
+        """Kinds of machine with room for one more replica each, given how many of each kind there
+        are by now.
+        """
+        ...
+
+    def waiting(self) -> set[int]:
+        """Workers that were started and have no machine yet."""
+        ...
 
 
 def check_executor(

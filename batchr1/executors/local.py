@@ -13,7 +13,8 @@ import time
 from multiprocessing.connection import Connection, wait
 
 from batchr1.executors.log_tail import Log, LogTail
-from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady, WorkerSetup
+from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady
+from batchr1.executors.setup import WorkerSetup
 
 JOIN_S = 10.0
 TAIL_S = 2.0  # for the last lines of a worker whose processes are gone
@@ -37,8 +38,9 @@ class LocalExecutor:
             self._reap(setup.worker)
         ours, theirs = socket.socketpair()
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-        if setup.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(setup.devices)
+        devices = setup.assignment.devices
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
             environment.setdefault(
                 "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
             )  # NVML counts so, CUDA by speed

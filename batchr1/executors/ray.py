@@ -36,9 +36,10 @@ from ray.util.scheduling_strategies import (
 from batchr1 import __version__
 from batchr1.errors import JobError
 from batchr1.executors.log_tail import Log
-from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady, WorkerSetup
+from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady
 from batchr1.executors.ray_relay import Printed, environment_to_forward, serve
 from batchr1.executors.relay_listener import RelayListener
+from batchr1.executors.setup import WorkerSetup
 from batchr1.job.spec import ExecutorSpec
 from batchr1.sizing.devices import Device, describe_devices
 from batchr1.sizing.machine import Machine, free_ram_gib
@@ -316,7 +317,7 @@ class RayExecutor:
     def start(self, setup: WorkerSetup) -> None:
         """Ask for a place and start a worker there as soon as there is one."""
         self._stop_now(setup.worker)
-        kind = self._kinds[setup.kind]
+        kind = self._kinds[setup.assignment.kind]
         group = placement_group([kind.bundle], strategy="STRICT_PACK")
         actor = (
             ray.remote(_Relay)
@@ -331,7 +332,7 @@ class RayExecutor:
             .remote()
         )
         task = actor.serve.remote(
-            self._door.address, self._key, setup.worker, setup.epoch, self._cluster
+            self._door.address, self._key, setup.worker, setup.assignment.epoch, self._cluster
         )
         self._away[setup.worker] = _Away(setup, group, actor, task)
 
@@ -386,7 +387,7 @@ class RayExecutor:
 
         None of a kind of which a replica still waits: a machine that comes is that one's.
         """
-        waiting = {away.setup.kind for away in self._away.values() if away.line is None}
+        waiting = {away.setup.assignment.kind for away in self._away.values() if away.line is None}
         nodes = self._nodes.alive()
         return [
             number
@@ -401,7 +402,7 @@ class RayExecutor:
     def _accept_peer(self) -> None:
         for hello, line in self._door.arrivals():
             away = self._away.get(hello.worker)
-            if away is None or away.line is not None or away.setup.epoch != hello.epoch:
+            if away is None or away.line is not None or away.setup.assignment.epoch != hello.epoch:
                 line.close()  # of one that was given up meanwhile
                 continue
             away.line = line

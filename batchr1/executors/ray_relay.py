@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from batchr1.executors.local import LocalExecutor
-from batchr1.executors.messages import WorkerExited, WorkerSetup
+from batchr1.executors.messages import WorkerExited
 from batchr1.executors.relay_listener import Hello, secured
+from batchr1.executors.setup import WorkerSetup
 
 CONNECT_S = 30.0
 # What a worker reads from its environment, and finds in the driver's: keys to storage and hub, and
@@ -68,9 +69,9 @@ def serve(address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster
 
 def _prepare(setup: WorkerSetup, cluster: str) -> None:
     """Undo what the cluster sets for processes that are not engines."""
-    if setup.engine.device == "cuda":
+    if setup.device == "cuda":
         os.environ.pop("OMP_NUM_THREADS", None)  # Ray says 1 to an actor with one CPU
-    if setup.engine.args.get("distributed_executor_backend") == "ray":
+    if setup.plan.engine_args.get("distributed_executor_backend") == "ray":
         os.environ["RAY_ADDRESS"] = cluster  # vLLM asks it for its GPUs by itself
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 

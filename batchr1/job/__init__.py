@@ -3,6 +3,10 @@
 It is read in the driver.
 
 spec          the job file as models: what was asked, nothing derived
+engine        the section `engine`: its kind, and the keys of each kind
+replay_script the script of the replay engine
+base          the base of all models of a job file
+kinds         the kinds of engine by name, each with its backend's module
 load          reading, overrides, validation, complaints
 server_rules  the rules of `engine.kind: openai`
 fingerprint   what decides a job's answers

@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from batchr1.errors import FingerprintError
+from batchr1.job.kinds import load_backend
 from batchr1.job.spec import JobSpec
 
 # Engine arguments that change speed and memory only. Any other is taken to change answers.
@@ -47,12 +48,9 @@ HARMLESS_ENGINE_ARGS = frozenset(
 
 
 _MAX_TOKENS = "sampling.max_tokens"
-_ADDED_LATER = {
-    "thinking_budget": None,
-    "answer_budget": None,
-    "closing_sentence": None,
-    "stop_loops": False,
-}
+# Keys of `sampling` that every fingerprint names. Of any other, unset says nothing: outputs and
+# checkpoints made before it was added go on.
+_ALWAYS_NAMED = {"temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "ignore_eos"}
 
 
 def _is_larger(before: int | None, now: int | None) -> bool:
@@ -73,16 +71,9 @@ def fingerprint(
         k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS
     }
     sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
-    for (
-        name,
-        default,
-    ) in _ADDED_LATER.items():  # unset, they change nothing of what outputs and snapshots say
-        if sampling[name] == default:
+    for name, field in type(spec.sampling).model_fields.items():
+        if name in sampling and name not in _ALWAYS_NAMED and sampling[name] == field.default:
             del sampling[name]
-    remote = {}
-    if spec.engine.is_server:
-        remote = {"engine.kind": spec.engine.kind}
-        remote |= {f"engine.extra_body.{k}": v for k, v in sorted(spec.engine.extra_body.items())}
     source = spec.input.model_dump(
         mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"}
     )
@@ -90,7 +81,7 @@ def fingerprint(
         "model": model_identity,
         "model.quantization": spec.model.quantization,
         **{f"model.engine_args.{k}": v for k, v in engine.items()},
-        **remote,
+        **load_backend(spec.engine.kind).fingerprint(spec),
         **{f"prompting.{k}": v for k, v in spec.prompting.model_dump(mode="json").items()},
         **{f"sampling.{k}": v for k, v in sampling.items()},
         **{f"input.{k}": v for k, v in source.items()},

@@ -8,11 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from batchr1.job.spec import JobSpec
 
 _ENV_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SECRET = re.compile(
@@ -31,7 +28,6 @@ _OWN_KEYS = {  # of the request's body: where the job says it
     "stream": "engine.stream",
     "stream_options": "engine.stream",
 }
-_NEED_TOKENS = ("thinking_budget", "answer_budget", "closing_sentence", "stop_loops", "ignore_eos")
 
 
 def check_base_url(value: str) -> str:
@@ -101,52 +97,3 @@ def _names_in(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _names_in(inner)
-
-
-def suits_engine(spec: JobSpec) -> None:
-    """Raises `ValueError` where the job asks of its engine what that cannot do."""
-    engine, model = spec.engine, spec.model
-    if not engine.is_server:
-        for name, field in type(engine).model_fields.items():
-            if getattr(engine, name) != field.default:
-                raise ValueError(f"engine.{name} is for a server (set engine.kind: openai)")
-        if model.served is not None:
-            raise ValueError(
-                "model.served names a model of a server (set engine.kind: openai, or give "
-                "variant, path "
-                "or repo)"
-            )
-        return
-    if engine.base_url is None:
-        raise ValueError(
-            "engine.base_url is required with engine.kind openai (such as http://localhost:8000/v1)"
-        )
-    if engine.max_cost is not None and engine.price is None:
-        raise ValueError(
-            "engine.max_cost needs engine.price, USD per million tokens (got no price)"
-        )
-    if model.path is not None:
-        raise ValueError(
-            "model.path is a folder, and a server knows its model by name (give model.served)"
-        )
-    for name in ("revision", "quantization", "engine_args", "trust_remote_code"):
-        if getattr(model, name):
-            raise ValueError(
-                f"model.{name} is how vLLM loads a model here; with engine.kind openai its "
-                f"server "
-                f"decides"
-            )
-    for name in _NEED_TOKENS:
-        if getattr(spec.sampling, name):
-            raise ValueError(
-                f"sampling.{name} needs a model's tokens under way, and engine.kind openai "
-                f"gives "
-                f"none"
-            )
-    if spec.output.token_ids == "always":
-        raise ValueError("output.token_ids always: engine.kind openai gives no token ids")
-    if spec.executor.kind != "local" or (spec.executor.replicas or 1) > 1:
-        raise ValueError(
-            "executor places engines, and engine.kind openai has one client (raise "
-            "engine.concurrency)"
-        )

@@ -9,30 +9,20 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from batchr1.job.server_rules import (
-    check_api_key_env,
-    check_base_url,
-    check_extra_body,
-    suits_engine,
-)
+from batchr1.job.base import PositiveInt, Seconds, Section
+from batchr1.job.engine import EngineKind
+from batchr1.job.kinds import load_backend
 from batchr1.records import VERIFY_KINDS
+from batchr1.storage.uri import StorageOptions
 
-PositiveInt = Annotated[int, Field(gt=0)]
 _DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _VERIFY_KIND = rf"^({'|'.join(VERIFY_KINDS)}|{_DOTTED}:{_DOTTED})$"
 RetryReason = Literal["missing", "empty", "unclosed", "looping"]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
-
-
-class ModelSpec(_Spec):
+class ModelSpec(Section):
     """Which model, and how vLLM loads it. Give one of `variant`, `path`, `repo` or `served`."""
 
     variant: str | None = None
@@ -76,68 +66,7 @@ class ModelSpec(_Spec):
         return self
 
 
-class PriceSpec(_Spec):
-    """What a server asks, in USD per million tokens, from its own price list."""
-
-    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Of the prompt, at its full price: what a server's cache makes cheaper is not looked at."""
-    output: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Of what is generated, reasoning included."""
-
-
-class EngineKind(_Spec):
-    """What generates: vLLM, started by batchr1, or a server. Only `kind` and `extra_body` decide
-    answers.
-    """
-
-    kind: Literal["vllm", "openai"] = "vllm"
-    """vllm: engines on this machine's GPUs, or a cluster's. openai: any server that has OpenAI's chat completions."""
-    base_url: str | None = None
-    """Where /chat/completions is beneath, such as http://localhost:8000/v1. No credentials here."""
-    api_key_env: str | None = None
-    """The environment variable that holds the key. Without it, that of OPENAI_API_KEY is sent, if there is one. The key
-    itself stands nowhere."""
-    concurrency: Annotated[int, Field(gt=0, le=4096)] = 32
-    """Requests under way at a time, at most."""
-    timeout_s: Seconds = 1800
-    """Longest time for one request, from sending it to its last token. One that takes longer is tried again, as an
-    attempt of its row."""
-    patience_s: Seconds = 600
-    """After so long with nothing but errors from the server the run stops, resumably."""
-    stream: bool = True
-    """Whether tokens come as they are made: a connection without a word for minutes is cut by many a gateway."""
-    extra_body: dict[str, Any] = {}
-    """More of the request's body, for the server's own parameters. No secrets here."""
-    price: PriceSpec | None = None
-    """For the cost in summary and record, and for max_cost."""
-    max_cost: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """USD that this output may cost, all its runs together: then nothing more is sent. Needs price."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        return None if value is None else check_base_url(value)
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_a_name(cls, value: str | None) -> str | None:
-        return None if value is None else check_api_key_env(value)
-
-    @field_validator("extra_body")
-    @classmethod
-    def _is_extra(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return check_extra_body(value)
-
-    @property
-    def is_server(self) -> bool:
-        return self.kind == "openai"
-
-    @property
-    def key_env(self) -> str:
-        return self.api_key_env or "OPENAI_API_KEY"
-
-
-class InputSpec(_Spec):
+class InputSpec(Section):
     """Where the prompts are, and which columns mean what.
 
     Give one of `prompt`, `messages` or `template`.
@@ -189,7 +118,7 @@ class InputSpec(_Spec):
         return (self.path,) if isinstance(self.path, str) else tuple(self.path)
 
 
-class OutputSpec(_Spec):
+class OutputSpec(Section):
     """Where results go and how they are cut into files."""
 
     path: str
@@ -204,7 +133,7 @@ class OutputSpec(_Spec):
     """Whose exact token ids are kept: rows that were cut, or every row."""
 
 
-class PromptingSpec(_Spec):
+class PromptingSpec(Section):
     """What is added to the user turn, and how the model's turn begins."""
 
     instruction: str = "math"
@@ -213,7 +142,19 @@ class PromptingSpec(_Spec):
     """force: the prompt ends inside <think>; auto: as the model's chat template leaves it."""
 
 
-class SamplingSpec(_Spec):
+# Keys of `sampling` that batchr1 itself acts on: no engine draws by them.
+_NOT_DRAWING = {
+    "n",
+    "max_tokens",
+    "seed",
+    "thinking_budget",
+    "answer_budget",
+    "closing_sentence",
+    "stop_loops",
+}
+
+
+class SamplingSpec(Section):
     """How tokens are drawn. The defaults are DeepSeek's recommendation for R1."""
 
     n: PositiveInt = 1
@@ -243,6 +184,11 @@ class SamplingSpec(_Spec):
     close: a loop in its reasoning is closed, and the model answers; one in its answer ends it."""
 
     @property
+    def drawing(self) -> dict[str, Any]:
+        """How tokens are drawn, by the names that engines have for it; without what is null."""
+        return self.model_dump(exclude=_NOT_DRAWING, exclude_none=True)
+
+    @property
     def has_budget(self) -> bool:
         return self.thinking_budget is not None or self.answer_budget is not None
 
@@ -268,14 +214,14 @@ class SamplingSpec(_Spec):
         return self
 
 
-class CheckpointSpec(_Spec):
+class CheckpointSpec(Section):
     """How often what is not in a committed file yet is saved."""
 
     every_s: Seconds = 30
     """Seconds between two savings of generations that are under way: what a kill costs at most."""
 
 
-class RetrySpec(_Spec):
+class RetrySpec(Section):
     """What happens to a row that the engine refuses, or whose outcome is not wanted."""
 
     attempts: PositiveInt = 3
@@ -285,7 +231,7 @@ class RetrySpec(_Spec):
     Tokens of earlier attempts are thrown away, and counted in the run's record."""
 
 
-class StopWhenSpec(_Spec):
+class StopWhenSpec(Section):
     """When the samples of a row that are left are not wanted any more.
 
     Needs input.gold, or a verifying function.
@@ -296,7 +242,7 @@ class StopWhenSpec(_Spec):
     doubled each time; what is under way when the last comes is dropped."""
 
 
-class VerifySpec(_Spec):
+class VerifySpec(Section):
     """How `correct` is decided, and what a verifier that never comes back may cost.
 
     Needs input.gold.
@@ -337,7 +283,7 @@ class VerifySpec(_Spec):
         return self
 
 
-class StorageSpec(_Spec):
+class StorageSpec(Section):
     """Object store settings. Keys and secrets come from the environment, never from here."""
 
     endpoint: str | None = None
@@ -350,8 +296,13 @@ class StorageSpec(_Spec):
     """Where the bucket's name stands: path (https://host/bucket), virtual (https://bucket.host, as Alibaba OSS and
     Tencent COS want it), or auto: path where an endpoint is given, else as Amazon wants it."""
 
+    @property
+    def options(self) -> StorageOptions:
+        """The same, as storage takes it."""
+        return StorageOptions(**self.model_dump())
 
-class ExecutorSpec(_Spec):
+
+class ExecutorSpec(Section):
     """Where the engines live. May change from run to run: it decides no answer."""
 
     kind: Literal["local", "ray"] = "local"
@@ -364,7 +315,7 @@ class ExecutorSpec(_Spec):
     """Whether a local output.path is the same folder on every node (NFS, Lustre). S3 needs no such word."""
 
 
-class OnFinishSpec(_Spec):
+class OnFinishSpec(Section):
     """A command that is told how a run ended: an e-mail, a chat message, the next job."""
 
     command: Annotated[list[str], Field(min_length=1)]
@@ -375,7 +326,7 @@ class OnFinishSpec(_Spec):
     """After so long it is killed."""
 
 
-class JobSpec(_Spec):
+class JobSpec(Section):
     """A batchr1 job: prompts in Parquet, a reasoning model, separated reasoning and answers out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -403,7 +354,7 @@ class JobSpec(_Spec):
 
     @model_validator(mode="after")
     def _suits_its_engine(self) -> JobSpec:
-        suits_engine(self)
+        load_backend(self.engine.kind).suits(self)
         return self
 
     @model_validator(mode="after")

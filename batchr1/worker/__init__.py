@@ -2,7 +2,9 @@
 
 It generates, splits, stages and saves checkpoints.
 
-main             the process: its pipe to the driver, its engine, its loop
+main             the process: its pipe to the driver, and how it fails
+loop             what every worker's loop has: mailbox, requests, stop, saving, end
+engine_life      a worker with an engine, from loading it to its end
 engine_worker    the step loop of an engine
 server_worker    the event loop of a server's replica
 server_requests  one sample at a server, until it is answered

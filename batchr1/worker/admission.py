@@ -26,13 +26,12 @@ from typing import Protocol
 import numpy as np
 
 from batchr1.engine.protocol import EngineLoad
+from batchr1.executors.setup import most_in_flight
 from batchr1.records import CompletionLengths
 from batchr1.sizing.timing.step_time import StepTime
 from batchr1.worker.length_model import Floats, LengthModel
 from batchr1.worker.preemption_cost import PreemptionCost
 
-# one waiting request for this many running: a slot that falls free is filled in the same step
-WAITING_SHARE = 8
 MOST_EMPTY = 16  # a refill is at most one slot of so many
 BLOCK_TOKENS = 16  # a sequence's last block of cache is half empty on average
 STEPS = 24  # moments at which the need is looked at
@@ -88,11 +87,6 @@ class Balance:
 
     gain_s: float
     cost_s: float
-
-
-def most_in_flight(max_num_seqs: int) -> int:
-    """Count a full batch and those that wait in the engine."""
-    return max_num_seqs + max(4, max_num_seqs // WAITING_SHARE)
 
 
 def refill_share(mean: float, mixed_step_cost: float) -> float:

@@ -13,16 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from batchr1.executors.messages import (
-    FromWorker,
-    PartCounts,
-    PartStaged,
-    SampleVerified,
-    WorkerSetup,
-)
+from batchr1.executors.messages import FromWorker, PartCounts, PartStaged, SampleVerified
+from batchr1.executors.setup import WorkerSetup
 from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.output.folder import part_name, stage_part
 from batchr1.output.parts import MAX_PART_BYTES, data_errors, results_table, row_bytes
+from batchr1.reasoning.verify import Verify
 from batchr1.records import Completion, Result, SampleKey, ServerCompletion, WorkItem
 from batchr1.seeds import next_attempt
 from batchr1.verifier.pool import VerifierPool
@@ -48,11 +44,12 @@ class Collector:
         self, setup: WorkerSetup, to_result: ToResult, send: Callable[[FromWorker], None]
     ) -> None:
         self._setup = setup
+        self._part_every_s = setup.spec.output.part_every_s
         self._to_result = to_result
         self._send = send
         self._kept = pa.ipc.read_schema(pa.py_buffer(setup.kept_schema))
         self._queue: queue.SimpleQueue[_Entry] = queue.SimpleQueue()
-        self._verification = VerifierPool(setup.verify, self._queue.put)
+        self._verification = VerifierPool(Verify(**setup.spec.verify.model_dump()), self._queue.put)
         self._judging = 0  # rows that are with it
         self._rows: list[Result] = []
         self._bytes = 0  # of `_rows`, about
@@ -128,7 +125,7 @@ class Collector:
                     row = self._to_result(completion, finished_at)
                     if not self._tries_again(completion.item, row):
                         self._take(row)
-                if self._rows and time.monotonic() - self._oldest >= self._setup.part_every_s:
+                if self._rows and time.monotonic() - self._oldest >= self._part_every_s:
                     self._stage()
             if self._rows:
                 self._stage()
@@ -141,16 +138,16 @@ class Collector:
 
         What it was stays saved till then.
         """
-        setup = self._setup
-        if not setup.retry_on:
+        spec = self._setup.spec
+        if not spec.retry.on:
             return False
         outcomes = {row.reasoning_status, *row.flags}
-        if item.attempt >= setup.attempts or not setup.retry_on & outcomes:
+        if item.attempt >= spec.retry.attempts or not outcomes.intersection(spec.retry.on):
             self.decided.put(item.key)
             return False
         self._discarded[item.key] += row.completion_tokens or 0
         self.decided.put(
-            replace(next_attempt(item, setup.seed), partial=None, expected_tokens=None)
+            replace(next_attempt(item, spec.sampling.seed), partial=None, expected_tokens=None)
         )
         return True
 
@@ -163,7 +160,9 @@ class Collector:
 
     def _next(self) -> _Entry | tuple[()]:
         """The next thing to do, () when the oldest waiting row is due."""
-        due = self._oldest + self._setup.part_every_s - time.monotonic() if self._rows else None
+        due = None
+        if self._rows:
+            due = self._oldest + self._part_every_s - time.monotonic()
         try:
             return self._queue.get(timeout=None if due is None else max(0.0, due))
         except queue.Empty:
@@ -173,17 +172,19 @@ class Collector:
         if not self._rows:
             self._oldest = time.monotonic()
         self._rows.append(row)
-        if self._setup.judges:
+        if self._setup.spec.stop_when is not None:
             self._send(SampleVerified(row.key, row.correct is True))
         self.totals = _plus(self.totals, row)
         self._bytes += row_bytes(row)
-        if len(self._rows) >= self._setup.rows_per_part or self._bytes >= MAX_PART_BYTES:
+        is_full = len(self._rows) >= self._setup.spec.output.rows_per_part
+        if is_full or self._bytes >= MAX_PART_BYTES:
             self._stage()
 
     def _stage(self) -> None:
         rows, self._rows, self._bytes = self._rows, [], 0
         self._number += 1
-        name = part_name(self._setup.run, self._setup.worker, self._setup.epoch, self._number)
+        place = self._setup.assignment
+        name = part_name(place.run, place.worker, place.epoch, self._number)
         with data_errors(name):
             table = results_table(rows, self._kept)
         stage_part(self._setup.storage, table, name)

@@ -12,8 +12,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type
 
 from batchr1.engine.openai.client import ChatClient, Served
 from batchr1.engine.openai.faults import AccessError, NotFound, RowFailed, ServerFault, SlowRequest
+from batchr1.engine.openai.server import money
 from batchr1.errors import EngineError, UsageError
-from batchr1.executors.messages import ServerSetup
+from batchr1.executors.setup import WorkerSetup
 from batchr1.records import Failure, Reply, WorkItem
 from batchr1.seeds import next_attempt
 from batchr1.worker.server_health import BACKOFF_S, ServerGone, ServerHealth, Wait
@@ -25,28 +26,27 @@ REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
 
 
 class ServerRequests:
-    """What a run asks of one server, and what that has cost (`spent`). Use within one event loop.
+    """Requests of a run to one server, and what they have cost (`spent`).
 
-    `seed` and `attempts` are the job's. `is_tail`: whether nothing is left to be sent but what is
-    tried again.
+    Use within one event loop. `is_tail`: whether nothing is left to send but retries.
     """
 
     def __init__(
         self,
         client: ChatClient,
-        remote: ServerSetup,
+        setup: WorkerSetup,
         *,
-        seed: int | None,
-        attempts: int,
         is_tail: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._client, self._remote, self._clock = client, remote, clock
-        self._seed, self._attempts, self._is_tail = seed, attempts, is_tail
-        self._patience = ServerHealth(remote.patience_s, clock)
+        self._client, self._server, self._clock = client, setup.spec.engine, clock
+        self._model, self._before_usd = setup.model.location, setup.spending.before_usd
+        self._seed, self._attempts = setup.spec.sampling.seed, setup.spec.retry.attempts
+        self._is_tail = is_tail
+        self._health = ServerHealth(self._server.patience_s, clock)
         self._served = Served(None)
         self._answered = self._refused = 0
-        self.spent = remote.spent
+        self.spent = setup.spending.spent
         self.generated_tokens = 0
 
     async def reach(self) -> Served:
@@ -54,7 +54,7 @@ class ServerRequests:
 
         Raises `EngineError` and `UsageError` where not.
         """
-        reach_s = min(REACH_S, self._remote.patience_s)
+        reach_s = min(REACH_S, self._server.patience_s)
         until, wait_s = self._clock() + reach_s, BACKOFF_S / 4
         while True:
             try:
@@ -65,7 +65,7 @@ class ServerRequests:
             except ServerFault as fault:
                 if self._clock() + wait_s > until:
                     raise EngineError(
-                        f"engine.base_url {self._remote.server.base_url}: the server cannot be "
+                        f"engine.base_url {self._server.base_url}: the server cannot be "
                         f"reached ({fault}; tried "
                         f"for {reach_s:g} s). Start it, or correct the address; the same command "
                         f"goes on."
@@ -90,18 +90,31 @@ class ServerRequests:
         except AccessError as exc:
             raise self._shut(exc) from exc
         self._answered += 1
-        self._patience.answered(item.key)
+        self._health.answered(item.key)
         self._pay(reply.prompt_tokens, reply.completion_tokens)
         return reply
 
     def check_usage(self) -> None:
         """Raise `UsageError` when a limit of cost cannot be kept."""
-        if self._remote.max_cost is not None and self.spent.without_usage:
+        if self._server.max_cost is not None and self.spent.without_usage:
             raise UsageError(
-                f"engine.max_cost: cannot be kept with {self._remote.server.base_url}, whose "
+                f"engine.max_cost: cannot be kept with {self._server.base_url}, whose "
                 f"answers have no usage "
                 "(got no token counts). Leave it out, and watch the cost there."
             )
+
+    def limit_reached(self) -> str | None:
+        """Say why nothing more may be sent; None while money is left."""
+        price, most = self._server.price, self._server.max_cost
+        if most is None or price is None:
+            return None
+        usd = self._before_usd + price.usd(self.spent.prompt_tokens, self.spent.completion_tokens)
+        if usd < most:
+            return None
+        return (
+            f"engine.max_cost is reached: {money(usd)} USD of {money(most)} are spent on this "
+            "output. Raise it, and the same command goes on."
+        )
 
     async def _answer(self, item: WorkItem) -> Reply:
         max_tokens = item.max_tokens if item.limited_by == "max_tokens" else None
@@ -114,10 +127,10 @@ class ServerRequests:
                         item.prompt.messages,
                         max_tokens=max_tokens,
                         seed=item.seed,
-                        on_token=self._patience.alive,
+                        on_token=self._health.alive,
                     )
                 except ServerFault as fault:
-                    self._patience.note(fault, item.key)
+                    self._health.note(fault, item.key)
                     raise
         raise AssertionError("retrying ends with an answer or an exception")
 
@@ -126,7 +139,7 @@ class ServerRequests:
         it was.
         """
         if not await self._was_alive_since(started):
-            self._patience.note(ServerFault(str(exc), is_busy=True), item.key, since=started)
+            self._health.note(ServerFault(str(exc), is_busy=True), item.key, since=started)
             return item
         if item.attempt < self._attempts:
             return next_attempt(item, self._seed)
@@ -136,9 +149,9 @@ class ServerRequests:
         """By what it gave; where that may well be nothing (no streams, the last rows), by its list
         of models.
         """
-        if self._patience.was_alive_since(at):
+        if self._health.was_alive_since(at):
             return True
-        if self._remote.server.stream and not self._is_tail():
+        if self._server.stream and not self._is_tail():
             return False
         try:
             await self._client.models()
@@ -154,7 +167,7 @@ class ServerRequests:
         self._refused += exc.reason == "engine_refused"
         if self._refused >= REFUSED_AT_FIRST and not self._answered:
             raise UsageError(
-                f"engine.base_url {self._remote.server.base_url}: the server refuses every "
+                f"engine.base_url {self._server.base_url}: the server refuses every "
                 f"request of this job (got "
                 f"{exc}). Correct what it complains about; nothing was answered."
             )
@@ -170,16 +183,16 @@ class ServerRequests:
         return ServerGone(f"{error} The same command then goes on.") if self._answered else error
 
     def _no_access(self, exc: AccessError) -> UsageError:
-        server, said = self._remote.server, str(exc)
+        server, said = self._server, str(exc)
         if said.startswith(("HTTP 401", "HTTP 403")):
             what = (
-                f"the key in {server.api_key_env} is not taken ({said}). Set that variable to "
+                f"the key in {server.key_env} is not taken ({said}). Set that variable to "
                 f"a right one."
             )
         elif said.startswith("HTTP 404"):
-            hint = self._served.hint(server.model)
+            hint = self._served.hint(self._model)
             what = (
-                f"the server has no model {server.model!r}, or no /chat/completions there "
+                f"the server has no model {self._model!r}, or no /chat/completions there "
                 f"({said}). {hint}"
             )
         else:

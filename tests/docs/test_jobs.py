@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
-from replay_job import replay
+from replay_job import scripted
 from s3_fakes import S3
 
 from batchr1.cli.main import main
@@ -78,7 +78,7 @@ def jobs(tmp_path: Path, s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def batchr1(*words: str) -> Result:
-    result = CliRunner().invoke(main, list(words), obj=replay(), catch_exceptions=False)
+    result = CliRunner().invoke(main, scripted(words), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from replay_job import replay
+from replay_job import scripted
 
 from batchr1.cli.main import COMMANDS, main
 from batchr1.driver.monitor.prometheus import HELP
@@ -82,7 +82,7 @@ def test_every_command_of_the_page_does_what_the_page_shows(folder: Path) -> Non
         assert words[0] == "batchr1"
         runner = click.testing.CliRunner()
         result = runner.invoke(
-            main, words[1:], prog_name="batchr1", obj=replay(), catch_exceptions=False
+            main, scripted(words[1:]), prog_name="batchr1", catch_exceptions=False
         )
         assert result.exit_code == one.exit_code, (one.command, result.output)
         said = result.output.replace("--stop-after 0.1s", "--stop-after 6h").replace(

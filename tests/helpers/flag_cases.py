@@ -4,7 +4,6 @@ A case is a prompt, a reasoning, an answer, and the flags that a reader would se
 are judged by content. All texts are written for this purpose. Cases marked `held` were written
 after the rules.
 """
-# ruff: noqa: E501  (texts of one line each)
 
 from __future__ import annotations
 

@@ -6,29 +6,38 @@ with that engine, for tests that need a process of its own to signal or to kill.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow as pa
 import yaml
 
 from batchr1.driver.context import RunOptions
 from batchr1.driver.monitor.summary import Summary
 from batchr1.driver.run_job import run_job
-from batchr1.engine.protocol import Sampling
-from batchr1.executors.messages import EngineSpec
-from batchr1.job import load_job
+from batchr1.engine.replay.engine import ReplayEngine
+from batchr1.engine.replay.vocabulary import Vocabulary
+from batchr1.executors.setup import Assignment, WorkerSetup
+from batchr1.job import JobSpec, load_job
+from batchr1.job.replay_script import ReplayScript
 from batchr1.models.catalogue import variant
+from batchr1.models.resolve import ModelSource
+from batchr1.sizing.plan import MemoryGib, Plan
+from batchr1.sizing.timing.step_time import MIXED_STEP_COST
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
     from batchr1.driver.feed.feeder import Feeder
     from batchr1.output.checkpoints import GenerationCheckpoint
     from batchr1.records import SampleKey
+    from batchr1.storage.base import Storage
 
 MODEL = str(variant("r1-tiny").path)
 
@@ -51,10 +60,94 @@ def token_ids() -> dict[str, int]:
     }
 
 
-def replay(**script: Any) -> EngineSpec:
-    """The replay engine with r1-tiny's vocabulary; `script` is more of `engine.replay.Script`."""
-    args = {**token_ids(), "tokens_per_step": 8, **script}
-    return EngineSpec("replay", "cpu", MODEL, None, False, args, Sampling(0.6, 0.95))
+def replay(**script: Any) -> dict[str, Any]:
+    """A script for the replay engine, as `engine.script` of a job has it.
+
+    What is none of its keys is an engine argument that the plan is overruled with. The vocabulary
+    is the engine's to find.
+    """
+    known, words = ReplayScript.model_fields, Vocabulary.__slots__
+    own = {name: value for name, value in script.items() if name in known}
+    args = {n: value for n, value in script.items() if n not in known and n not in words}
+    return {"tokens_per_step": 8, **own, **({"engine_args": args} if args else {})}
+
+
+def replay_engine(script: Mapping[str, Any]) -> ReplayEngine:
+    """The engine that a worker would make of a script, with r1-tiny's vocabulary."""
+    return ReplayEngine.from_args({**token_ids(), **script})
+
+
+def scripted(words: Sequence[str], script: Mapping[str, Any] | None = None) -> list[str]:
+    """The words of a command line, whose job files are given this engine."""
+    for word in words:
+        if word.endswith(".yaml") and Path(word).is_file():
+            set_engine(Path(word), script or replay())
+    return list(words)
+
+
+def set_engine(job: Path, script: Mapping[str, Any]) -> Path:
+    """Give a job file this engine, in its last line."""
+    lines = job.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    if lines[-1].startswith("engine: {kind: replay"):
+        del lines[-1]
+    text = "\n".join([*lines, f"engine: {{kind: replay, script: {_one_line(script)}}}", ""])
+    if text != job.read_text(encoding="utf-8"):
+        new = job.with_name(f"{job.name}.{os.getpid()}")
+        new.write_text(text, encoding="utf-8")
+        new.replace(job)
+    return job
+
+
+def _one_line(script: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(
+        dict(script), default_flow_style=True, width=float("inf"), allow_unicode=True
+    )
+    return text.strip()
+
+
+def setup_of(
+    storage: Storage,
+    *,
+    run: str = "run",
+    assignment: Assignment | None = None,
+    plan: Mapping[str, Any] | None = None,
+    mixed_step_cost: float = MIXED_STEP_COST,
+    **sections: Any,
+) -> WorkerSetup:
+    """A worker's setup as a run would make it: of a job with these sections, on a CPU.
+
+    `plan`: fields of it that are other than planned.
+    """
+    job = {
+        "name": "replayed",
+        "model": {"variant": "r1-tiny"},
+        "engine": {"kind": "replay"},
+        "input": {"path": "in.parquet", "prompt": "problem"},
+        "output": {"path": "out"},
+    }
+    for name, keys in sections.items():
+        job[name] = {**job.get(name, {}), **keys}
+    memory = MemoryGib(0.0, 0.0, 0.0, 0.0, 0.0)
+    planned = Plan("cpu", ((),), 1, 1, 4096, 8, 4096, 1_000_000, None, memory, None, {})
+    return WorkerSetup(
+        assignment=assignment or Assignment(run, 0),
+        spec=JobSpec.model_validate(job),
+        plan=dataclasses.replace(planned, **(plan or {})),
+        model=ModelSource("r1-tiny", MODEL, None, "identity", 4096, {}, MODEL),
+        model_label="model",
+        storage=storage,
+        kept_schema=pa.schema([]).serialize().to_pybytes(),
+        job_digest="job",
+        mixed_step_cost=mixed_step_cost,
+    )
+
+
+def with_script(setup: WorkerSetup, **script: Any) -> WorkerSetup:
+    """The same worker with other keys of its script."""
+    engine = setup.spec.engine
+    changed = (engine.script or ReplayScript()).model_copy(update=script)
+    spec = setup.spec.model_copy(update={"engine": engine.model_copy(update={"script": changed})})
+    return dataclasses.replace(setup, spec=spec)
 
 
 def feeder_of(
@@ -138,11 +231,10 @@ def questions(rows: int, *, start: int = 0) -> pl.DataFrame:
     )
 
 
-def run_replay(job: Path, engine: EngineSpec | None = None, **options: Any) -> Summary:
-    """Run a job file in this process."""
-    return run_job(
-        load_job(job), RunOptions(engine=engine or replay(), show_progress=False, **options)
-    )
+def run_replay(job: Path, engine: Mapping[str, Any] | None = None, **options: Any) -> Summary:
+    """Run a job file in this process, with this script for the engine."""
+    set_engine(job, engine or replay())
+    return run_job(load_job(job), RunOptions(show_progress=False, **options))
 
 
 def rows_of(output: Path | str) -> pl.DataFrame:
@@ -165,15 +257,14 @@ def main() -> None:
     import batchr1.driver.driver
     import batchr1.driver.monitor.recorder
     from batchr1.cli.main import program
-    from batchr1.dataset.tokenizer import leave_torch_out
 
-    leave_torch_out()  # as `program` does, but `replay` asks for the tokenizer before it
     script = json.loads(Path(sys.argv.pop(1)).read_text(encoding="utf-8"))
     batchr1.driver.monitor.recorder.RECORD_EVERY_S = script.pop(
         "record_every_s", batchr1.driver.monitor.recorder.RECORD_EVERY_S
     )
     batchr1.driver.driver.GRACE_S = script.pop("grace_s", batchr1.driver.driver.GRACE_S)
-    program(obj=replay(**script))
+    scripted(sys.argv[1:], replay(**script))
+    program()
 
 
 if __name__ == "__main__":

@@ -26,12 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from replay_job import MODEL, replay
+from replay_job import MODEL, replay, scripted
 from s3_fakes import S3, FaultyS3
 
 from batchr1.cli.main import main
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
-from batchr1.executors.messages import EngineSpec
 from batchr1.storage.base import open_storage
 from batchr1.storage.lock import Lock
 
@@ -91,12 +90,13 @@ def write_job(tmp: Path, changes: dict[str, Any] | None = None) -> Path:
     return path
 
 
-def batchr1(*args: str | Path, engine: EngineSpec | None = None) -> click.testing.Result:
+def batchr1(*args: str | Path, engine: dict[str, Any] | None = None) -> click.testing.Result:
     """Run the command line; an exception of another kind than ours fails the test."""
     runner = click.testing.CliRunner()
-    return runner.invoke(
-        main, [str(a) for a in args], prog_name="batchr1", obj=engine, catch_exceptions=False
-    )
+    words = [str(a) for a in args]
+    if engine is not None:
+        scripted(words, engine)
+    return runner.invoke(main, words, prog_name="batchr1", catch_exceptions=False)
 
 
 def said(result: click.testing.Result, tmp: Path) -> str:

@@ -14,7 +14,16 @@ from typing import Any
 import polars as pl
 import pytest
 from process_tree import tree
-from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import (
+    keys_of,
+    questions,
+    replay,
+    rows_of,
+    run_replay,
+    scripted,
+    wanted_keys,
+    write_job,
+)
 
 from batchr1.errors import InputError
 from batchr1.output.folder import INPUTS_FILE
@@ -62,7 +71,7 @@ def test_check_refuses_what_run_refuses(done: Path) -> None:
 
     def said(command: str) -> click.testing.Result:
         return click.testing.CliRunner().invoke(
-            main, [command, str(job)], obj=replay(), catch_exceptions=False
+            main, scripted([command, str(job)]), catch_exceptions=False
         )
 
     job, before = job_in(done), sorted(done.rglob("*"))

@@ -15,7 +15,7 @@ from typing import Any
 import click.testing
 import polars as pl
 import pytest
-from replay_job import questions, replay, write_job
+from replay_job import questions, scripted, write_job
 
 from batchr1 import __version__
 from batchr1.cli.main import COMMANDS, main
@@ -41,9 +41,8 @@ HELP_S = 0.3
 
 def batchr1(*args: str | Path) -> click.testing.Result:
     arguments = [str(a) for a in args]
-    engine = replay() if arguments[0] == "run" else None
     return click.testing.CliRunner().invoke(
-        main, arguments, prog_name="batchr1", obj=engine, catch_exceptions=False
+        main, scripted(arguments), prog_name="batchr1", catch_exceptions=False
     )
 
 

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.slow
 
 COUNT_PREEMPTIONS = """
 import json
-from batchr1.engine.protocol import Request, Sampling
+from batchr1.engine.protocol import Request
+from batchr1.job.spec import SamplingSpec
 from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
 from batchr1.models.catalogue import VARIANTS
 
@@ -21,7 +22,7 @@ args = {"max_num_seqs": 16, "max_model_len": 512, "enforce_eager": True,
         "kv_cache_memory_bytes": 4 * 2**20}
 engine = VllmEngine(str(VARIANTS["r1-tiny"].path), revision=None, trust_remote_code=False,
                     args=args | {"stream_interval": 8},
-                    sampling=Sampling(0.6, 0.95, ignore_eos=True))
+                    sampling=SamplingSpec(ignore_eos=True))
 scheduler = engine._engine.engine_core.engine_core.scheduler
 preempt, happened = scheduler._preempt_request, []
 scheduler._preempt_request = lambda *args, **kwargs: happened.append(1) or preempt(*args, **kwargs)

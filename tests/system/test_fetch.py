@@ -27,7 +27,7 @@ import pytest
 from hub_machine import FILES, REPO, SHARDED, SIZE, TOKEN, WANTED, WEIGHTS, Machine
 from hub_server import Fault, Hub
 from process_tree import until
-from replay_job import MODEL, questions, replay, rows_of, token_ids, write_job
+from replay_job import MODEL, questions, rows_of, token_ids, write_job
 
 from batchr1.driver.context import RunOptions, open_job
 from batchr1.driver.preflight import note_uncached
@@ -693,7 +693,7 @@ def test_a_run_that_makes_vllm_download_names_the_command_that_would_have_done_i
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     questions(1).write_parquet(tmp_path / "in.parquet")
-    prepared = open_job(load_job(write_job(tmp_path)), RunOptions(engine=replay()))
+    prepared = open_job(load_job(write_job(tmp_path)), RunOptions())
     note_uncached(prepared, RunOptions())
     assert caplog.messages == []
     uncached = replace(prepared.model, location=REPO, revision="a" * 40, folder=None)

@@ -4,7 +4,6 @@ as one here.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import secrets
@@ -27,7 +26,10 @@ from replay_job import (
     replay,
     rows_of,
     run_replay,
+    scripted,
+    setup_of,
     wanted_keys,
+    with_script,
     write_job,
 )
 
@@ -50,10 +52,10 @@ from batchr1.executors.messages import (
     ToWorker,
     WorkerExited,
     WorkerReady,
-    WorkerSetup,
 )
 from batchr1.executors.ray_relay import Printed
 from batchr1.executors.relay_listener import RelayListener
+from batchr1.executors.setup import Assignment, WorkerSetup
 from batchr1.job import load_job
 
 ROWS = 80
@@ -75,8 +77,7 @@ def only_the_first(monkeypatch: pytest.MonkeyPatch, **script: Any) -> None:
 
     def changed(self: Any, worker: int, kind: int) -> WorkerSetup:
         made = setup(self, worker, kind)
-        args = made.engine.args | (script if worker == 0 else {})
-        return dataclasses.replace(made, engine=dataclasses.replace(made.engine, args=args))
+        return with_script(made, **script) if worker == 0 else made
 
     monkeypatch.setattr(WorkerSetups, "make", changed)
 
@@ -102,7 +103,8 @@ def test_a_replica_that_cannot_start_is_given_up_and_the_other_does_the_work(
 ) -> None:
     only_the_first(monkeypatch, start_s=-1.0)
     result = CliRunner().invoke(
-        main, ["run", str(job_for_two(tmp_path))], obj=replay(max_num_seqs=8, step_s=0.02)
+        main,
+        scripted(["run", str(job_for_two(tmp_path))], replay(max_num_seqs=8, step_s=0.02)),
     )
     assert_all_done(tmp_path / "out")
     assert result.exit_code == 0
@@ -157,7 +159,7 @@ def test_replicas_on_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_worker_keeps_to_its_cores(tmp_path: Path) -> None:
     """Read from the kernel while two workers run: every thread of each, and of OpenMP the count."""
     job = job_for_two(tmp_path)
-    (tmp_path / "script.json").write_text(json.dumps(replay(max_num_seqs=8, step_s=0.5).args))
+    (tmp_path / "script.json").write_text(json.dumps(replay(max_num_seqs=8, step_s=0.5)))
     helper = str(Path(__file__).parents[1] / "helpers/replay_job.py")
     with tree([helper, str(tmp_path / "script.json"), "run", str(job)], tmp_path) as run:
         log = tmp_path / "out/.batchr1/runs"
@@ -173,7 +175,7 @@ def test_ray_refuses_what_only_this_machine_has(tmp_path: Path) -> None:
     questions(1).write_parquet(tmp_path / "in.parquet")
     job = load_job(write_job(tmp_path, executor={"kind": "ray"}))
     with pytest.raises(JobError) as refused:
-        run_job(job, RunOptions(engine=replay()))
+        run_job(job, RunOptions())
     assert str(refused.value) == (
         f"output.path: a local folder, and workers on other nodes write to it (got "
         f"{tmp_path}/out, need s3://… or a "
@@ -181,7 +183,7 @@ def test_ray_refuses_what_only_this_machine_has(tmp_path: Path) -> None:
         "if they do."
     )
     with pytest.raises(JobError) as refused:
-        run_job(job, RunOptions(engine=replay(), devices=("0",)))
+        run_job(job, RunOptions(devices=("0",)))
     assert str(refused.value).startswith(
         "--devices: chooses among this machine's GPUs, and the executor is ray"
     )
@@ -229,33 +231,10 @@ class Machines:
         return self.without_place
 
 
-def setup_of(tmp_path: Path, worker: int, kind: int = 0) -> WorkerSetup:
+def worker_setup(tmp_path: Path, worker: int, kind: int = 0) -> WorkerSetup:
     from batchr1.storage.base import open_storage
 
-    return WorkerSetup(
-        run="r",
-        worker=worker,
-        epoch=0,
-        engine=replay(max_num_seqs=8),
-        max_num_seqs=8,
-        storage=open_storage(tmp_path),
-        kept_schema=_no_columns(),
-        seed=None,
-        attempts=1,
-        rows_per_part=8,
-        part_every_s=60,
-        model_label="m",
-        expects_box=False,
-        keep_token_ids=False,
-        kind=kind,
-    )
-
-
-def _no_columns() -> bytes:
-    import pyarrow as pa
-
-    schema: bytes = pa.schema([]).serialize().to_pybytes()
-    return schema
+    return setup_of(open_storage(tmp_path), assignment=Assignment("r", worker, kind=kind))
 
 
 @pytest.fixture
@@ -265,9 +244,9 @@ def machines(monkeypatch: pytest.MonkeyPatch) -> Machines:
 
 
 def fleet_on(machines: Machines, tmp_path: Path, count: int, most: int | None = None) -> Fleet:
-    setups = [setup_of(tmp_path, worker) for worker in range(count)]
+    setups = [worker_setup(tmp_path, worker) for worker in range(count)]
     fleet = Fleet(
-        machines, setups, lambda worker, kind: setup_of(tmp_path, worker, kind), most=most
+        machines, setups, lambda worker, kind: worker_setup(tmp_path, worker, kind), most=most
     )
     fleet.start()
     return fleet
@@ -282,7 +261,9 @@ def test_a_machine_that_comes_gets_a_replica_of_its_kind(
     assert len(machines.started) == 2, "there is no room beyond the two that run"
     machines.free = [0, 0, 1, 1, 1]
     fleet.join()
-    assert [(s.worker, s.kind) for s in machines.started[2:]] == [(2, 1), (3, 1)], "four at most"
+    assert [(s.worker, s.assignment.kind) for s in machines.started[2:]] == [(2, 1), (3, 1)], (
+        "four at most"
+    )
 
 
 def test_a_machine_that_killed_its_replica_again_and_again_gets_no_other(

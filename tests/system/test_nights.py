@@ -20,7 +20,7 @@ import click.testing
 import polars as pl
 import pytest
 from process_tree import tree, until
-from replay_job import MODEL, keys_of, questions, replay, rows_of, wanted_keys, write_job
+from replay_job import MODEL, keys_of, questions, replay, rows_of, scripted, wanted_keys, write_job
 from s3_fakes import S3
 from watched import lines_of, samples_of
 
@@ -45,7 +45,7 @@ DAYS = [f"2026-11-0{day}" for day in range(1, 6)]
 def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
     arguments = [str(a) for a in args]
     return click.testing.CliRunner().invoke(
-        main, arguments, obj=replay(**script), catch_exceptions=False
+        main, scripted(arguments, replay(**script)), catch_exceptions=False
     )
 
 

@@ -17,7 +17,17 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import (
+    keys_of,
+    questions,
+    replay,
+    rows_of,
+    run_replay,
+    setup_of,
+    wanted_keys,
+    with_script,
+    write_job,
+)
 
 from batchr1.cli.run import as_text
 from batchr1.driver import oom_restart as step_down
@@ -26,7 +36,7 @@ from batchr1.engine.protocol import MeasuredMemory
 from batchr1.engine.replay.engine import OOM_TEXTS
 from batchr1.engine.vllm.memory_probe import MemoryProbe, measured
 from batchr1.errors import EngineMemoryError
-from batchr1.executors.messages import EngineSpec, WorkerSetup
+from batchr1.executors.setup import Assignment, WorkerSetup
 from batchr1.sizing.devices import Holder
 from batchr1.sizing.gpus import gpu_named
 from batchr1.sizing.oom import GIB, Cause, MemoryProblem, Rung, blocking, next_rung, problem_in
@@ -163,25 +173,14 @@ def test_every_ladder_ends_and_only_goes_down(
 def setup(
     folder: Path, args: dict[str, Any], *fixed: str, devices: tuple[str, ...] = ("0",)
 ) -> WorkerSetup:
-    engine = EngineSpec("vllm", "cuda", "m", None, False, args, replay().sampling)
-    return WorkerSetup(
-        run="r",
-        worker=0,
-        epoch=0,
-        engine=engine,
-        max_num_seqs=args["max_num_seqs"],
-        storage=open_storage(str(folder)),
-        kept_schema=b"",
-        seed=None,
-        attempts=1,
-        rows_per_part=1,
-        part_every_s=1.0,
-        model_label="m",
-        expects_box=False,
-        keep_token_ids=False,
-        devices=devices,
-        fixed_args=frozenset(fixed),
-    )
+    plan = {
+        "device": "cuda",
+        "engine_args": args,
+        "max_num_seqs": args["max_num_seqs"],
+        "fixed": fixed,
+    }
+    assignment = Assignment("r", 0, devices=devices)
+    return setup_of(open_storage(str(folder)), assignment=assignment, plan=plan)
 
 
 @pytest.fixture
@@ -199,7 +198,7 @@ def test_a_lower_engine_is_asked_for_fewer_sequences_too(tmp_path: Path) -> None
     args = GPU_ARGS | {"max_num_batched_tokens": 2048}
     lower, rung = step_down.step_down(setup(tmp_path, args), problem("oom_start"), taken=[])
     assert rung == Rung("max_num_seqs", {"max_num_seqs": 256}, "why")
-    assert (lower.max_num_seqs, lower.engine.args) == (256, args | {"max_num_seqs": 256})
+    assert (lower.plan.max_num_seqs, lower.plan.engine_args) == (256, args | {"max_num_seqs": 256})
 
 
 @pytest.mark.usefixtures("held_gpu")
@@ -208,13 +207,13 @@ def test_another_process_is_named(tmp_path: Path, cause: Cause) -> None:
     seen = problem(cause, available_gib=79.5, total_gib=139.8)
     lower, rung = step_down.step_down(setup(tmp_path, GPU_ARGS), seen, taken=[])
     assert rung.reason == "why; process 123 (python) holds 60.0 GiB"
-    assert lower.engine.args == GPU_ARGS | {"gpu_memory_utilization": 0.56}
+    assert lower.plan.engine_args == GPU_ARGS | {"gpu_memory_utilization": 0.56}
 
 
 @pytest.mark.usefixtures("held_gpu")
 def test_weights_without_figures_are_put_beside_the_other_process(tmp_path: Path) -> None:
     lower, _ = step_down.step_down(setup(tmp_path, GPU_ARGS), problem("oom_load"), taken=[])
-    assert lower.engine.args["gpu_memory_utilization"] == 0.56
+    assert lower.plan.engine_args["gpu_memory_utilization"] == 0.56
 
 
 @pytest.mark.usefixtures("held_gpu")
@@ -428,8 +427,7 @@ def test_the_end_of_one_replicas_ladder_leaves_its_work_to_the_others(
 
     def only_the_first_fails(self: Any, worker: int, kind: int) -> WorkerSetup:
         made = setup(self, worker, kind)
-        healthy = {key: value for key, value in made.engine.args.items() if key != "fits"}
-        return made if worker == 0 else replace(made, engine=replace(made.engine, args=healthy))
+        return made if worker == 0 else with_script(made, fits=None)
 
     monkeypatch.setattr(WorkerSetups, "make", only_the_first_fails)
     own = {

@@ -25,11 +25,21 @@ from batchr1.engine.openai.faults import (
     without,
     words_of,
 )
-from batchr1.engine.openai.server import Price, Server, Spent, key_of
+from batchr1.engine.openai.server import Spent, key_of
 from batchr1.errors import UsageError
+from batchr1.job.engine import EngineKind, PriceSpec
+from batchr1.job.spec import SamplingSpec
 from batchr1.records import Reply
 
 PROMPT = "What is one and one?"
+
+
+def client_at(base_url: str, *, timeout_s: float = 5, stream: bool = True) -> ChatClient:
+    """A client as a job's worker makes it; the address is not looked at before."""
+    engine = EngineKind(kind="openai", timeout_s=timeout_s, concurrency=4, stream=stream)
+    return ChatClient(
+        engine.model_copy(update={"base_url": base_url}), MODEL, SamplingSpec(temperature=0)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +56,7 @@ def ask(
     on_token: Callable[[], None] | None = None,
 ) -> Reply:
     async def go() -> Reply:
-        known = Server(
-            server.url, MODEL, "OPENAI_API_KEY", timeout_s, 4, stream, {"temperature": 0}
-        )
-        async with ChatClient(known) as client:
+        async with client_at(server.url, timeout_s=timeout_s, stream=stream) as client:
             return await client.ask([("user", PROMPT)], on_token=on_token or (lambda: None))
 
     return asyncio.run(go())
@@ -123,7 +130,7 @@ def test_a_server_that_is_not_there_is_a_fault_without_its_address() -> None:
 
 
 def test_an_error_within_a_stream_is_a_fault_or_what_its_code_says() -> None:
-    client = ChatClient(Server("http://h/v1", MODEL, "OPENAI_API_KEY", 1, 1, True, {}))
+    client = client_at("http://h/v1")
     with pytest.raises(ServerFault, match=r"^its answer was broken off: out of luck$"):
         client._take(Answer(), {"error": {"message": "out of luck"}}, [])
     with pytest.raises(ServerFault, match=r"^HTTP 503: busy$"):
@@ -281,9 +288,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(
 def test_a_server_is_asked_for_its_models_and_need_not_have_any() -> None:
     def look(server: ChatServer) -> Served:
         async def go() -> Served:
-            async with ChatClient(
-                Server(server.url, MODEL, "OPENAI_API_KEY", 5, 4, True, {})
-            ) as client:
+            async with client_at(server.url) as client:
                 return await client.models()
 
         return asyncio.run(go())
@@ -307,14 +312,14 @@ def test_a_wrong_name_gets_what_is_near_or_what_there_is() -> None:
 def test_what_answers_cost() -> None:
     spent = Spent().plus(1000, 3000).plus(None, 7).plus(500, None)
     assert spent == Spent(3, 1500, 3007, 2)
-    assert Price(2, 10).usd(1_000_000, 100_000) == 3.0
+    assert PriceSpec(input=2, output=10).usd(1_000_000, 100_000) == 3.0
 
 
 def client_of(
     key: str, monkeypatch: pytest.MonkeyPatch, *, base_url: str = "http://h/v1"
 ) -> ChatClient:
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    return ChatClient(Server(base_url, MODEL, "OPENAI_API_KEY", 1, 1, True, {}))
+    return client_at(base_url)
 
 
 @pytest.mark.parametrize("quoted", ["ab\\/cd+ef==", "ab\\u002fcd+ef==", "ab/cd+ef=="])
@@ -351,7 +356,7 @@ def test_the_kind_of_an_answer_is_read_in_any_case() -> None:
     kinds = []
     for kind in ("text/event-stream", "Text/Event-Stream;charset=utf-8"):
         response = httpx.Response(200, headers={"Content-Type": kind}, content=STREAM)
-        client = ChatClient(Server("http://h/v1", MODEL, "OPENAI_API_KEY", 1, 1, True, {}))
+        client = client_at("http://h/v1")
         kinds.append(asyncio.run(client._read(response, [], lambda: None)).content)
     assert kinds == ["a", "a"]
 

@@ -51,7 +51,7 @@ def replay_on(cluster: RayCluster, folder: Path, **sections: Any) -> Path:
         checkpoint={"every_s": 0.5},
         **sections,
     )
-    script = replay(max_num_seqs=8, step_s=0.1).args
+    script = replay(max_num_seqs=8, step_s=0.1)
     job.with_name("script.json").write_text(json.dumps(script))
     return job
 
@@ -184,7 +184,7 @@ def test_without_a_cluster_a_run_says_so(tmp_path: Path) -> None:
     questions(3).write_parquet(tmp_path / "in.parquet")
     executor = {"kind": "ray", "address": "127.0.0.1:1", "shared_storage": True}
     job = write_job(tmp_path, executor=executor)
-    job.with_name("script.json").write_text(json.dumps(replay().args))
+    job.with_name("script.json").write_text(json.dumps(replay()))
     with start(job) as run:
         assert run.wait(120) == 2
         assert "executor.address: no Ray cluster answers (got '127.0.0.1:1'" in run.stderr

@@ -10,23 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from killed_runs import record, started, wait_for_saved
 from process_tree import until
 from replay_job import (
+    MODEL,
     keys_of,
     questions,
     replay,
+    replay_engine,
     rows_of,
     run_replay,
+    setup_of,
     token_ids,
     wanted_keys,
     write_job,
 )
 
 from batchr1.dataset.prompts import PromptRenderer
-from batchr1.engine.replay.engine import ReplayEngine
+from batchr1.engine.protocol import ModelFiles
 from batchr1.errors import JobError
 from batchr1.executors.messages import (
     CancelSamples,
@@ -36,15 +38,14 @@ from batchr1.executors.messages import (
     PartStaged,
     SamplesCancelled,
     ToWorker,
-    WorkerSetup,
 )
 from batchr1.job import load_job
 from batchr1.records import SampleKey, WorkItem
 from batchr1.seeds import derive_seed
 from batchr1.storage.base import open_storage
 from batchr1.worker.collector import Collector
+from batchr1.worker.engine_life import model_tags, result_maker
 from batchr1.worker.engine_worker import EngineWorker
-from batchr1.worker.main import model_tags, result_maker
 
 ROWS = 40
 # Six completions of each prompt, two of them too long for max_tokens: unclosed. A sample's seed
@@ -155,33 +156,24 @@ class Line:
 
 def test_what_is_called_back_is_not_tried_again(tmp_path: Path) -> None:
     """The row has enough right samples before this one's retry is decided."""
-    spec = replay(**SCRIPT | {"groups": [[400]]})
-    setup = WorkerSetup(
-        "run",
-        0,
-        0,
-        spec,
-        8,
+    script = replay(**SCRIPT | {"groups": [[400]]})
+    setup = setup_of(
         open_storage(tmp_path / "out"),
-        pa.schema([]).serialize().to_pybytes(),
-        5,
-        4,
-        10,
-        600,
-        "model",
-        False,
-        False,
-        judges=True,
-        retry_on=frozenset({"unclosed"}),
+        engine={"script": script},
+        input={"gold": "answer"},
+        output={"rows_per_part": 10},
+        sampling={"n": 2, "seed": 5},
+        retry={"attempts": 4, "on": ["unclosed"]},
+        stop_when={"correct": 1},
     )
-    tags, tokenizer = model_tags(setup)
+    tags, tokenizer = model_tags(setup, ModelFiles(MODEL, None))
     make, is_seen = result_maker(setup, tags, tokenizer), threading.Event()
 
     def slow(*args: Any) -> Any:
         is_seen.wait(60)
         return make(*args)
 
-    line, engine = Line(), ReplayEngine.from_args(spec.args)
+    line, engine = Line(), replay_engine(script)
     collector = Collector(setup, slow, line.send)
     worker = EngineWorker(setup, engine, collector, line)
     thread = threading.Thread(target=worker.run, args=(0.0,))

@@ -22,7 +22,17 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from process_tree import tree, until
-from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import (
+    MODEL,
+    keys_of,
+    questions,
+    replay,
+    rows_of,
+    run_replay,
+    token_ids,
+    wanted_keys,
+    write_job,
+)
 
 from batchr1.cli.main import main
 from batchr1.driver.context import open_job
@@ -150,8 +160,8 @@ def test_what_the_engine_generated_is_in_the_row_token_for_token(
 ) -> None:
     from batchr1.dataset.prompts import load_tokenizer
 
-    script = replay().args
-    tokenizer = load_tokenizer(replay().model)
+    script = token_ids()
+    tokenizer = load_tokenizer(MODEL)
     for row in rows_of(complete[0].parent / "out").iter_rows(named=True):
         ids = row["token_ids"]
         assert len(ids) == row["completion_tokens"]

@@ -416,7 +416,7 @@ def test_a_run_of_eight_samples_that_is_killed_goes_on_and_makes_each_once(tmp_p
     }
     job = write_job(tmp_path, output={"rows_per_part": 8}, **sections)
     script = {
-        **replay(groups=GROUPS).args,
+        **replay(groups=GROUPS),
         "max_num_seqs": 16,
         "kv_cache_tokens": 4096,
         "max_model_len": 2048,

@@ -15,7 +15,7 @@ from typing import Any
 import click.testing
 import pyarrow.parquet as pq
 import pytest
-from replay_job import questions, replay, write_job
+from replay_job import questions, scripted, write_job
 from s3_fakes import S3, FaultyS3
 
 from batchr1.cli.main import main
@@ -75,10 +75,10 @@ class Place:
         )
 
     def batchr1(self, *args: str | Path, code: int, engine: bool = True) -> str:
-        obj = replay() if engine else None
-        result = click.testing.CliRunner().invoke(
-            main, [*map(str, args)], prog_name="batchr1", obj=obj
-        )
+        words = [*map(str, args)]
+        if engine:
+            scripted(words)
+        result = click.testing.CliRunner().invoke(main, words, prog_name="batchr1")
         assert result.exit_code == code, result.output
         self.said.append(result.output)
         return result.stderr

@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
 from prometheus_client.parser import text_string_to_metric_families
-from replay_job import questions, replay, write_job
+from replay_job import questions, replay, scripted, write_job
 from watched import LINE, lines_of, samples_of
 
 from batchr1.cli.main import main
@@ -49,7 +49,7 @@ HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 def batchr1(*args: str | Path, **script: Any) -> click.testing.Result:
     arguments = [str(a) for a in args]
     return click.testing.CliRunner().invoke(
-        main, arguments, obj=replay(**script), catch_exceptions=False
+        main, scripted(arguments, replay(**script)), catch_exceptions=False
     )
 
 

@@ -13,7 +13,16 @@ from typing import Any
 import click.testing
 import polars as pl
 import pytest
-from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_keys, write_job
+from replay_job import (
+    keys_of,
+    questions,
+    replay,
+    rows_of,
+    run_replay,
+    scripted,
+    wanted_keys,
+    write_job,
+)
 
 from batchr1.cli.main import main
 from batchr1.cli.options import next_time
@@ -92,7 +101,7 @@ def test_no_time_is_none() -> None:
 def test_a_bad_time_is_a_usage_error_before_anything_is_touched(tmp_path: Path) -> None:
     job = job_of(tmp_path, questions(3))
     result = click.testing.CliRunner().invoke(
-        main, ["run", str(job), "--stop-at", "noon"], obj=replay()
+        main, scripted(["run", str(job), "--stop-at", "noon"])
     )
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (

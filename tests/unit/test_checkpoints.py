@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchr1.executors.setup import Assignment
 from batchr1.output.checkpoints import (
     INFLIGHT_DIR,
     CheckpointError,
@@ -29,7 +30,7 @@ from batchr1.output.checkpoints import (
 from batchr1.records import SampleKey
 from batchr1.seeds import resumed_seed
 from batchr1.storage.base import Storage, open_storage
-from batchr1.worker.checkpointer import Checkpointer, CheckpointSetup
+from batchr1.worker.checkpointer import Checkpointer
 
 NOON = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 RUN = "20261125T120000000Z-abcd"
@@ -124,8 +125,13 @@ def names(storage: Storage) -> list[str]:
 
 
 def checkpointer(storage: Storage, state: list[GenerationCheckpoint]) -> Checkpointer:
-    setup = CheckpointSetup(every_s=3600, job="j")
-    return Checkpointer(storage, setup, run=RUN, worker=0, epoch=1, collect=lambda: list(state))
+    return Checkpointer(
+        storage,
+        every_s=3600,
+        job="j",
+        assignment=Assignment(RUN, 0, epoch=1),
+        collect=lambda: list(state),
+    )
 
 
 def test_the_old_snapshot_goes_when_the_new_one_is_there(tmp_path: Path) -> None:

@@ -77,19 +77,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Who alone may import a heavy library: prefixes of module names.
 ONLY_IN = {"vllm": "batchr1.engine.vllm", "ray": "batchr1.executors.ray"}
 
-SEAM = "crosses between driver and worker until the wire has a home for it"
 KNOWN: dict[str, dict[str, str]] = {
     "imports": {
-        "batchr1.executors.base -> batchr1.driver.fleet": SEAM,
-        "batchr1.executors.messages -> batchr1.worker.checkpointer": SEAM,
-        "batchr1.driver.work -> batchr1.worker.admission": SEAM,
-        "batchr1.driver.worker_setup -> batchr1.worker.checkpointer": SEAM,
-        "batchr1.worker.server_worker -> batchr1.driver.monitor.cost": SEAM,
         "batchr1.models.resolve -> batchr1.sizing.architecture": "resolving reads the shape too",
     },
     "circles": {
-        "batchr1.executors.messages, batchr1.worker.checkpointer": SEAM,
-        "batchr1.job.server_rules, batchr1.job.spec": "the spec calls the rules that it is for",
         "batchr1.storage.base, batchr1.storage.local, batchr1.storage.s3": "base opens either",
     },
     "module_length": {

@@ -74,6 +74,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "extra_body": {},
             "price": None,
             "max_cost": None,
+            "script": None,
         },
         "input": {
             "path": str(folder / "in.parquet"),

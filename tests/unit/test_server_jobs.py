@@ -16,10 +16,11 @@ from batchr1.cli.main import main
 from batchr1.dataset.chat_prompts import ChatRenderer
 from batchr1.dataset.prompts import MATH_INSTRUCTION, PromptRow, RowError
 from batchr1.driver.context import RunOptions, open_job
-from batchr1.driver.monitor.cost import as_line, money, spend_record
-from batchr1.engine.openai.server import Price, Spent
+from batchr1.driver.monitor.cost import as_line, spend_record
+from batchr1.engine.openai.server import Spent, money
 from batchr1.errors import JobError
 from batchr1.job import Overrides, load_job
+from batchr1.job.engine import PriceSpec
 from batchr1.output.checkpoints import GenerationCheckpoint, decode, encode
 from batchr1.output.run_record import SpendRecord, SpentRecord
 from batchr1.records import Prompt, Reply
@@ -309,7 +310,7 @@ def test_a_saved_answer_comes_back_as_it_was() -> None:
 
 
 def test_a_run_says_what_it_spent_and_what_is_not_in_it() -> None:
-    spent, price = Spent(3, 1_000_000, 100_000, 1), Price(0.5, 2)
+    spent, price = Spent(3, 1_000_000, 100_000, 1), PriceSpec(input=0.5, output=2)
     before = SpentRecord(prompt_tokens=10, completion_tokens=20, usd=1.5)
     record = spend_record(spent, price, before)
     assert SpendRecord.model_validate_json(record.model_dump_json()) == record

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 import pyarrow.compute as pc
 
-from batchr1.engine.openai.server import Price, Spent
-from batchr1.executors.messages import ServerSetup
+from batchr1.engine.openai.server import Spent, money
+from batchr1.job.engine import PriceSpec
 from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.output.folder import Output
 from batchr1.output.run_record import SpendRecord, SpentRecord
 
 
 def spent_before(
-    output: Output, saved: Iterable[GenerationCheckpoint], price: Price
+    output: Output, saved: Iterable[GenerationCheckpoint], price: PriceSpec
 ) -> SpentRecord:
     """Add up tokens and USD of all earlier runs.
 
@@ -43,7 +43,7 @@ def spent_before(
     )
 
 
-def _recorded(output: Output, price: Price) -> SpentRecord:
+def _recorded(output: Output, price: PriceSpec) -> SpentRecord:
     """Read the spending up to the newest record that has any."""
     spends = (record.spend for record in reversed(output.runs()))
     own = next((spend for spend in spends if spend is not None), None)
@@ -60,7 +60,7 @@ def _recorded(output: Output, price: Price) -> SpentRecord:
     )
 
 
-def spend_record(spent: Spent, price: Price | None, before: SpentRecord | None) -> SpendRecord:
+def spend_record(spent: Spent, price: PriceSpec | None, before: SpentRecord | None) -> SpendRecord:
     """Record a run's own answers, and their cost in USD.
 
     `before`: what earlier runs spent.
@@ -76,25 +76,6 @@ def spend_record(spent: Spent, price: Price | None, before: SpentRecord | None) 
         usd=usd,
         before=before,
     )
-
-
-def spent_all(remote: ServerSetup, spent: Spent) -> str | None:
-    """Why nothing more may be sent, None while money is left."""
-    if remote.max_cost is None or remote.price is None:
-        return None
-    usd = remote.before + remote.price.usd(spent.prompt_tokens, spent.completion_tokens)
-    if usd < remote.max_cost:
-        return None
-    return (
-        f"engine.max_cost is reached: {money(usd)} USD of {money(remote.max_cost)} are spent on "
-        f"this output. "
-        "Raise it, and the same command goes on."
-    )
-
-
-def money(usd: float) -> str:
-    """1,234.50 or 0.0123: small amounts with more digits."""
-    return f"{usd:,.2f}" if usd >= 1 or usd == 0 else f"{usd:.4f}"
 
 
 def as_line(spend: SpendRecord, max_cost: float | None) -> str | None:

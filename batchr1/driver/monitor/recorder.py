@@ -6,7 +6,7 @@ import logging
 import time
 from dataclasses import asdict, dataclass, replace
 
-from batchr1.backends.openai import price_of
+from batchr1.backends.base import backend_of
 from batchr1.dataset.pending import Counts
 from batchr1.driver.context import RunContext
 from batchr1.driver.driver import Driver
@@ -64,8 +64,8 @@ class RunRecorder:
         self, run: RunContext, counts: Counts, plan: Plan, checkpoints: FoundCheckpoints
     ) -> None:
         self._run, self._counts, self._plan = run, counts, plan
-        self._is_server = run.job.spec.engine.is_server
-        self._price = price_of(run.job.spec.engine)
+        self._is_server = backend_of(run.job.spec).is_server
+        self._price = run.job.spec.engine.price
         self._before: SpentRecord | None = None
         if self._price is not None:
             saved = checkpoints.saved.values()
@@ -197,7 +197,10 @@ class RunRecorder:
             last_commit_s=since_start(driver.tally.last_commit),
             driver_cpu_s=round(driver.cpu_s, 3),
             events=[ReplicaEventRecord.model_validate(asdict(event)) for event in fleet.events],
-            gpus={str(replica.worker): self._gpus_of(replica.setup.kind) for replica in fleet},
+            gpus={
+                str(replica.worker): self._gpus_of(replica.setup.assignment.kind)
+                for replica in fleet
+            },
             given_up={str(worker): why for worker, why in fleet.given_up.items()},
         )
 
@@ -211,7 +214,7 @@ class RunRecorder:
         if self._is_server:
             return {}
         return {
-            str(worker): self._memory(ready, fleet[worker].setup.kind)
+            str(worker): self._memory(ready, fleet[worker].setup.assignment.kind)
             for worker, ready in fleet.ready.items()
         }
 

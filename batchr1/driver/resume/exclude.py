@@ -20,7 +20,7 @@ from batchr1.job.spec import JobSpec
 from batchr1.output.find import is_glob, matching_folders
 from batchr1.output.folder import Output
 from batchr1.records import Prompt
-from batchr1.storage.base import StorageOptions, open_storage
+from batchr1.storage.base import open_storage
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
@@ -37,7 +37,7 @@ def earlier_outputs(spec: JobSpec, own: Output) -> tuple[Output, ...]:
     folders that it matches, none on the first night. Raises `OutputError` for a path without glob
     that is no output, `InputError` when storage cannot be listed.
     """
-    options = StorageOptions(**spec.storage.model_dump())
+    options = spec.storage.options
     found: dict[str, Output] = {}
     for uri in spec.input.exclude:
         named = Output(open_storage(uri, options))

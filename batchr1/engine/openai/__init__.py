@@ -4,5 +4,5 @@ The client runs in the worker; `batchr1 check` uses it too.
 
 client  requests, replies and their usage
 faults  whose fault a fault is: the row's, the server's or the job's
-server  address, key and prices of a server
+server  the key of a server, and what its answers cost
 """

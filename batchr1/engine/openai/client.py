@@ -28,8 +28,10 @@ from batchr1.engine.openai.faults import (
     without,
     words_of,
 )
-from batchr1.engine.openai.server import Server, key_of
+from batchr1.engine.openai.server import key_of
 from batchr1.errors import UsageError
+from batchr1.job.engine import EngineKind
+from batchr1.job.spec import SamplingSpec
 from batchr1.records import FinishReason, Reply
 
 CONNECT_S = 30.0
@@ -68,10 +70,13 @@ class Served:
 class ChatClient:
     """Requests to one server. For one event loop; `async with` it."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        _check_url(server.base_url)
-        self._key = key_of(server.api_key_env)
+    def __init__(self, server: EngineKind, model: str, sampling: SamplingSpec) -> None:
+        """`model`: the name that the server has for it."""
+        self._server, self._model, self._base_url = server, model, str(server.base_url)
+        drawing = {name: value for name, value in sampling.drawing.items() if name != "ignore_eos"}
+        self._same = drawing | server.extra_body  # in every request
+        _check_url(self._base_url)
+        self._key = key_of(server.key_env)
         headers = {"User-Agent": f"batchr1/{__version__}"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -115,7 +120,7 @@ class ChatClient:
         Raises `AccessError` (the key) and `ServerFault`.
         """
         try:
-            response = await self._http.get(f"{self._server.base_url}/models", timeout=LOOK_S)
+            response = await self._http.get(f"{self._base_url}/models", timeout=LOOK_S)
         except httpx.RequestError as exc:
             raise ServerFault(self._clean(_said(exc), ())) from exc
         if response.status_code in (
@@ -133,7 +138,7 @@ class ChatClient:
         except (ValueError, KeyError, TypeError):
             return Served(None)
         longest = next(
-            (one.get("max_model_len") for one in found if one["id"] == self._server.model), None
+            (one.get("max_model_len") for one in found if one["id"] == self._model), None
         )
         return Served(
             tuple(one["id"] for one in found), longest if isinstance(longest, int) else None
@@ -152,7 +157,7 @@ class ChatClient:
         Raises what `engine.server_faults` names.
         """
         body = self._body(messages, max_tokens, seed)
-        url = f"{self._server.base_url}/chat/completions"
+        url = f"{self._base_url}/chat/completions"
         contents = [content for _, content in messages]
         try:
             async with (
@@ -174,9 +179,9 @@ class ChatClient:
         self, messages: Sequence[tuple[str, str]], max_tokens: int | None, seed: int | None
     ) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "model": self._server.model,
+            "model": self._model,
             "messages": [{"role": role, "content": content} for role, content in messages],
-            **self._server.body,
+            **self._same,
         }
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
@@ -211,7 +216,7 @@ class ChatClient:
 
     def _fault(self, status: int, headers: Any, text: str, contents: Sequence[str]) -> Exception:
         hide = functools.partial(self._clean, contents=contents)
-        return fault_of(status, headers, text, model=self._server.model, hide=hide)
+        return fault_of(status, headers, text, model=self._model, hide=hide)
 
     def _clean(self, words: str, contents: Sequence[str]) -> str:
         return without(

@@ -1,33 +1,11 @@
-"""A server that somebody else runs: what a client must know of it, and what its answers cost. Loads
-nothing heavy.
-"""
+"""The key of a server, and the sums of what its answers cost. Loads nothing heavy."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from batchr1.errors import UsageError
-
-MILLION = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where a model is served, and what is the same in every request to it.
-
-    `body` holds sampling and the server's own parameters. The key is only named: `api_key_env` is
-    an environment variable. `timeout_s` bounds a request from its sending to its last token.
-    """
-
-    base_url: str
-    model: str
-    api_key_env: str
-    timeout_s: float
-    concurrency: int
-    stream: bool
-    body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +33,9 @@ class Spent:
 NOTHING_SPENT = Spent()
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """USD per million tokens."""
-
-    input: float
-    output: float
-
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return (prompt_tokens * self.input + completion_tokens * self.output) / MILLION
+def money(usd: float) -> str:
+    """Write USD as 1,234.50 or 0.0123: small amounts with more digits."""
+    return f"{usd:,.2f}" if usd >= 1 or usd == 0 else f"{usd:.4f}"
 
 
 def key_of(api_key_env: str) -> str | None:

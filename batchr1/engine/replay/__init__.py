@@ -2,6 +2,7 @@
 
 It runs in the worker.
 
-engine  completions from a script, step by step
-gpu     a KV cache that fills up and steps that take their time
+engine      completions from a script, step by step
+vocabulary  what a script must know of a model's tokens
+gpu         a KV cache that fills up and steps that take their time
 """

@@ -1,4 +1,4 @@
-"""A deterministic engine without a model, for tests and for measuring everything around the engine.
+"""A deterministic engine without a model, for dry runs, for tests, and for measuring what is around an engine.
 
 A request's tokens depend on its prompt and on nothing else: token k of a prompt is the same whether
 the prompt is fed alone or with its first tokens after it. So a resumed generation continues as the
@@ -19,16 +19,20 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, Request
 from batchr1.engine.replay.gpu import KvCache
+from batchr1.engine.replay.vocabulary import Vocabulary
 from batchr1.errors import EngineError, RequestError
+from batchr1.job.replay_script import ReplayScript
 from batchr1.sizing.timing.step_time import StepTime
 
 _FOREVER_S = 3600.0
+# Where neither script nor plan says it.
+DEFAULTS = {"max_model_len": 4096, "max_num_seqs": 64, "max_num_batched_tokens": 16_384}
 
 OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another process holds some
     "busy": (
@@ -67,71 +71,6 @@ OOM_TEXTS = {  # as vLLM and torch say it, on a GPU of 80 GiB of which another p
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
-    """How the engine behaves. Lengths in tokens, log-normal by the prompt's hash; times in seconds.
-
-    `kv_cache_tokens` holds all running sequences, rounded up to blocks; where it runs full, the
-    newest of them is preempted as vLLM's scheduler does it: it waits, first in line, and is
-    prefilled again. At most `max_num_batched_tokens` are prefilled in a step. `step_time`: fields
-    of `StepTime`, a step's seconds by what is in it; `clock_s` of the engine counts them, and
-    `time_scale` of them are slept. Otherwise a step sleeps `step_s`. With `runs_apart` a step's
-    time begins when the last one was over, as in an engine process that does not wait for its
-    worker; it is one step ahead at most.
-
-    `groups`: lengths of completions instead of log-normal ones. A prompt's hash picks a group, a
-    request's seed a length of it: samples of a prompt are then as alike as the group is.
-
-    `marker` is the last token of every prompt (what follows it was generated before).
-    `refuse_every`: one prompt in so many is refused. `poison_every`: one prompt in so many kills
-    the process once `poison_at` of its tokens are there (with `poison_up_to`: only by completions
-    that short). `die_at_step`, `error_at_step`, `hang_at_step`: the process is killed, the engine
-    raises, the engine sleeps. `once`: a file that marks a fault as done, so that the restarted
-    worker goes on. `journal`: a file that gets a line of JSON for each submission (its prompt's
-    tokens, and how many were generated before) and for each request in each step (which tokens came
-    of it): to count what ran how often.
-
-    `fits`: engine arguments and the most that the memory allows of each (`enforce_eager: True`:
-    only without graphs). Where the engine's are above, it runs out of memory, at its start or at
-    step `oom_at_step`, with the text named by `oom`: raised, or only printed as a subprocess of
-    vLLM would, or printed by a process that aborts.
-    """
-
-    open_id: int
-    close_id: int
-    end_id: int
-    first_text_id: int
-    num_text_ids: int
-    marker: int
-    mean_len: float = 60.0
-    sigma: float = 0.8
-    answer_len: int = 5
-    max_model_len: int = 4096
-    max_num_seqs: int = 64
-    kv_cache_tokens: int = 1_000_000
-    max_num_batched_tokens: int = 16_384
-    groups: Sequence[Sequence[int]] = ()
-    tokens_per_step: int = 1
-    step_s: float = 0.0
-    step_time: Mapping[str, float] | None = None
-    time_scale: float = 1.0
-    runs_apart: bool = False
-    start_s: float = 0.0
-    refuse_every: int = 0
-    poison_every: int = 0
-    poison_at: int = 0
-    poison_up_to: int | None = None
-    die_at_step: int | None = None
-    error_at_step: int | None = None
-    hang_at_step: int | None = None
-    once: str | None = None
-    journal: str | None = None
-    fits: Mapping[str, Any] | None = None
-    oom: str = "oom"
-    oom_at_step: int | None = None
-    oom_as: Literal["raised", "printed", "abort"] = "raised"
-
-
 @dataclass(slots=True)
 class _Running:
     plan: list[int]
@@ -143,11 +82,27 @@ class _Running:
 
 
 class ReplayEngine:
-    """Implements `Engine` by playing a `Script`."""
+    """Implements `Engine` by playing a script.
 
-    def __init__(self, script: Script, args: Mapping[str, Any]) -> None:
-        self._script = script
+    `args` are its engine arguments: what the script leaves open, and what may be out of memory.
+    What follows the vocabulary's marker in a prompt was generated before. Where the KV cache runs
+    full, the newest sequence is preempted as vLLM's scheduler does it: it waits, first in line, and
+    is prefilled again. With `step_time`, `clock_s` counts the seconds of steps.
+    """
+
+    def __init__(self, script: ReplayScript, words: Vocabulary, args: Mapping[str, Any]) -> None:
+        planned = {
+            name: args[name]
+            for name in DEFAULTS
+            if getattr(script, name) is None and args.get(name) is not None
+        }
+        filled = {name: value for name, value in DEFAULTS.items() if getattr(script, name) is None}
+        self._script = script.model_copy(update=filled | planned)
+        self._words = words
         self._args = args
+        self._max_model_len: int = self._script.max_model_len or 0
+        self._max_num_seqs: int = self._script.max_num_seqs or 0
+        self._max_num_batched: int = self._script.max_num_batched_tokens or 0
         self._waiting: deque[tuple[str, _Running]] = deque()
         self._running: dict[str, _Running] = {}  # oldest first
         self._steps = 0
@@ -160,18 +115,20 @@ class ReplayEngine:
         if script.oom_at_step is None:
             self._run_out_of_memory()
         self.info = EngineInfo(
-            "replay", script.max_model_len, script.max_num_seqs, script.kv_cache_tokens
+            "replay", self._max_model_len, self._max_num_seqs, script.kv_cache_tokens
         )
 
     @classmethod
-    def from_args(cls, args: dict[str, Any]) -> ReplayEngine:
-        known = {f.name for f in fields(Script)}
-        return cls(Script(**{k: v for k, v in args.items() if k in known}), args)
+    def from_args(cls, args: Mapping[str, Any]) -> Self:
+        """Make one of a flat mapping: vocabulary, script and engine arguments."""
+        words = Vocabulary(**{name: args[name] for name in Vocabulary.__slots__})
+        script = {name: args[name] for name in ReplayScript.model_fields if name in args}
+        return cls(ReplayScript.model_validate(script), words, args)
 
     def submit(self, request: Request) -> None:
-        if len(request.token_ids) >= self._script.max_model_len:
+        if len(request.token_ids) >= self._max_model_len:
             raise RequestError(
-                f"prompt of {len(request.token_ids)} tokens, context {self._script.max_model_len}"
+                f"prompt of {len(request.token_ids)} tokens, context {self._max_model_len}"
             )
         prompt, generated = self._cut(request.token_ids)
         key = hashlib.blake2b(repr(prompt).encode(), digest_size=8).digest()
@@ -266,10 +223,10 @@ class ReplayEngine:
     def _admit(self) -> int:
         """Start what waits, as far as slots, memory and the step's tokens go; tokens prefilled."""
         prefilled = 0
-        while self._waiting and len(self._running) < self._script.max_num_seqs:
+        while self._waiting and len(self._running) < self._max_num_seqs:
             id, run = self._waiting[0]
             tokens = run.prompt_len + run.position
-            if prefilled and prefilled + tokens > self._script.max_num_batched_tokens:
+            if prefilled and prefilled + tokens > self._max_num_batched:
                 break
             if not self._cache.grow(id, self._after_step(run)):
                 break
@@ -310,42 +267,42 @@ class ReplayEngine:
         return (request.seed or 0) % len(self._first_tokens())
 
     def _first_tokens(self) -> list[int]:
-        low = self._script.first_text_id
-        return [i for i in range(low, low + self._script.num_text_ids) if i != self._script.marker]
+        low = self._words.first_text_id
+        return [i for i in range(low, low + self._words.num_text_ids) if i != self._words.marker]
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[list[int], int]:
         """Split what was fed into the prompt and the number of tokens that were generated before."""
         ids = list(token_ids)
-        last = len(ids) - 1 - ids[::-1].index(self._script.marker)
+        last = len(ids) - 1 - ids[::-1].index(self._words.marker)
         return ids[: last + 1], len(ids) - last - 1
 
     def _plan(self, key: bytes, variant: int | None) -> list[int]:
         """All tokens of a prompt's completion: reasoning, close, answer, end."""
-        script, rng = self._script, random.Random(key)
+        script, words, rng = self._script, self._words, random.Random(key)
         if variant is not None:
             group = script.groups[int.from_bytes(key, "little") % len(script.groups)]
             text = self._first_tokens()
             reasoning = max(1, group[variant % len(group)] - script.answer_len - 2)
-            words = rng.choices(text, k=reasoning - 1 + script.answer_len)
+            chosen = rng.choices(text, k=reasoning - 1 + script.answer_len)
             return [
                 text[variant],
-                *words[: reasoning - 1],
-                script.close_id,
-                *words[reasoning - 1 :],
-                script.end_id,
+                *chosen[: reasoning - 1],
+                words.close_id,
+                *chosen[reasoning - 1 :],
+                words.end_id,
             ]
         mu = math.log(script.mean_len) - script.sigma**2 / 2
         length = max(1, round(rng.lognormvariate(mu, script.sigma)))
 
         def some(count: int) -> list[int]:
-            low = script.first_text_id
+            low = words.first_text_id
             return [
                 i
-                for i in rng.choices(range(low, low + script.num_text_ids), k=count)
-                if i != script.marker
+                for i in rng.choices(range(low, low + words.num_text_ids), k=count)
+                if i != words.marker
             ]
 
-        return [*some(length), script.close_id, *some(script.answer_len), script.end_id]
+        return [*some(length), words.close_id, *some(script.answer_len), words.end_id]
 
     def _faults(self) -> None:
         script = self._script

@@ -13,9 +13,10 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from batchr1.engine.lifeline import WORKER_PID
-from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request, Sampling
+from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS, PROBE_METHOD, measured
 from batchr1.errors import EngineError, RequestError
+from batchr1.job.spec import SamplingSpec
 
 log = logging.getLogger("batchr1.engine")
 
@@ -53,13 +54,13 @@ class VllmEngine:
         revision: str | None,
         trust_remote_code: bool,
         args: dict[str, Any],
-        sampling: Sampling,
+        sampling: SamplingSpec,
     ) -> None:
         from vllm import EngineArgs
         from vllm import __version__ as version
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._sampling = sampling
+        self._drawing = sampling.drawing
         self._stats = _Stats()
         given: dict[str, Any] = {
             "model": model,
@@ -174,13 +175,8 @@ class VllmEngine:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        s = self._sampling
         params = SamplingParams(
-            temperature=s.temperature,
-            top_p=s.top_p,
-            top_k=s.top_k or 0,
-            min_p=s.min_p or 0.0,
-            ignore_eos=s.ignore_eos,
+            **self._drawing,
             max_tokens=request.max_tokens,
             seed=request.seed,
             detokenize=False,

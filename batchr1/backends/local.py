@@ -1,0 +1,109 @@
+"""The common part of kinds whose engines batchr1 starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from batchr1.backends.base import Measured, Place, label_of, refuse_foreign_keys
+from batchr1.errors import JobError
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
+    from batchr1.engine.protocol import Engine, ModelFiles
+    from batchr1.executors.setup import WorkerSetup
+    from batchr1.job.spec import JobSpec
+    from batchr1.models.resolve import ModelSource
+    from batchr1.sizing.plan import Plan
+    from batchr1.storage.uri import StorageOptions
+    from batchr1.worker.loop import Channel
+
+
+class LocalBackend:
+    """Engines in worker processes: a subclass says how one is made."""
+
+    is_server = False
+    needs_weights = True
+    own_keys: frozenset[str] = frozenset()
+    title = "an engine"
+
+    def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
+        """Load the engine of a worker."""
+        raise NotImplementedError
+
+    def suits(self, spec: JobSpec) -> None:
+        refuse_foreign_keys(spec, self.own_keys)
+        if spec.model.served is not None:
+            raise ValueError(
+                "model.served names a model of a server (set engine.kind: openai, or give "
+                "variant, path or repo)"
+            )
+
+    def model(
+        self, spec: JobSpec, storage: StorageOptions, resolve: Callable[..., ModelSource]
+    ) -> ModelSource:
+        return resolve(spec.model, storage=storage)
+
+    def check(self, spec: JobSpec, model: ModelSource, place: Place) -> tuple[str, ...]:
+        from batchr1.executors.base import check_executor
+        from batchr1.sizing.devices import choose_devices
+        from batchr1.sizing.plan import check_arguments
+
+        if not place.elsewhere:
+            is_local = not spec.output.path.startswith("s3://")
+            check_executor(spec, gpus=place.gpus, devices=place.devices, is_local_output=is_local)
+        devices: tuple[str, ...] = ()
+        if spec.executor.kind == "local" and not place.elsewhere:
+            devices = choose_devices(place.gpus, place.devices)
+        check_arguments(spec, model, num_gpus=len(devices))
+        return devices
+
+    def require(self, spec: JobSpec) -> None:
+        """Nothing beside what batchr1 is installed with."""
+
+    def renderer(self, spec: JobSpec, location: str, revision: str | None) -> Renderer:
+        from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
+        from batchr1.reasoning.formats import ThinkTags
+
+        tokenizer = load_tokenizer(
+            location, revision=revision, trust_remote_code=spec.model.trust_remote_code
+        )
+        tags = ThinkTags.of(tokenizer)
+        if spec.sampling.closes_traces and tags.close_id is None:
+            raise JobError(
+                "sampling: budgets need a model whose think tags are single tokens "
+                f"({location} spells {tags.format.close} out). "
+                "Remove thinking_budget and answer_budget, or choose another model."
+            )
+        return PromptRenderer(
+            tokenizer,
+            instruction=spec.prompting.instruction,
+            think=spec.prompting.think,
+            format=tags.format,
+        )
+
+    def plan(
+        self,
+        spec: JobSpec,
+        model: ModelSource,
+        measure: Callable[[], Measured],
+        *,
+        price: float | None = None,
+    ) -> Plan:
+        from batchr1.sizing.plan import make_plan
+
+        known = measure()
+        plan = make_plan(spec, model, known.machine, known.prompts, known.completions, price=price)
+        return replace(plan, completions=known.completions)
+
+    def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
+        return {}
+
+    def label(self, model: ModelSource) -> str:
+        return label_of(model)
+
+    def worker(self, setup: WorkerSetup, channel: Channel) -> None:
+        from batchr1.worker.engine_life import serve
+
+        serve(setup, channel, self.engine)
