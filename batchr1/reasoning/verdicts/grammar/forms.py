@@ -91,5 +91,13 @@ Value = Quantity | Words | Sequence_ | Interval | Union | Relation | Matrix | Ra
 EMPTY = Sequence_("set", ())
 REALS = Interval(("neg", ("const", "inf")), ("const", "inf"), False, False)
 NOTHING_WORDS = frozenset(
-    ["no solution", "no solutions", "no real solution", "no real solutions", "empty set", "the empty set", "null set"]
+    [
+        "no solution",
+        "no solutions",
+        "no real solution",
+        "no real solutions",
+        "empty set",
+        "the empty set",
+        "null set",
+    ]
 )
