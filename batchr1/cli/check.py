@@ -116,7 +116,11 @@ def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]
     """The job and its plan, as `check --json` prints them."""
     from batchr1.driver.preflight import fetch_command, has_weights
 
-    model = context.model
+    from batchr1.driver.feed.golds import gold_column
+
+    model, verify = context.model, {"kind": context.spec.verify.kind}
+    if (column := gold_column(context)) is not None:
+        verify |= {"chosen": column.kind, "why": column.why}
     return {
         "job": context.spec.name,
         "model": {
@@ -129,6 +133,7 @@ def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]
         "replicas": plan.replicas,
         "engine_args": plan.engine_args,
         "counts": counts.to_dict(),
+        "verify": verify,
         "output": context.output.uri,
     }
 
@@ -216,6 +221,10 @@ def _model_and_engine(d: dict[str, Any]) -> list[str]:
     ]
 
 
+def _said_kind(chosen: str) -> str:
+    return "row by row, by each right answer's form" if chosen == "auto" else f"as {chosen}"
+
+
 def _as_text(d: dict[str, Any]) -> str:
     counts = d["counts"]
     failing = d.get("too_long", 0) + sum(d["bad_rows"].values())
@@ -253,6 +262,9 @@ def _as_text(d: dict[str, Any]) -> str:
             "bad rows "
             + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items())
         )
+    if "chosen" in d["verify"]:
+        v = d["verify"]
+        lines.append(f"verify   {v['kind']}: {_said_kind(v['chosen'])} ({v['why']})")
     lines.append(f"output   {d['output']}")
     if fetch := d["model"].get("fetch"):
         lines.append(f"note     the weights are not on this machine yet: {fetch}")

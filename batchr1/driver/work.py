@@ -11,6 +11,7 @@ from batchr1.driver.commits import Commits
 from batchr1.driver.context import RunContext
 from batchr1.driver.driver import Driver, RunHooks
 from batchr1.driver.feed.feeder import Feeder
+from batchr1.driver.feed.golds import verify_kind
 from batchr1.driver.feed.items import ItemMaker, Limits
 from batchr1.driver.fleet import Fleet
 from batchr1.driver.leases import LEASE_SIZE
@@ -125,10 +126,8 @@ class Work:
         )
 
     def _make_fleet(self, executor: Executor) -> Fleet:
-        plan, setups = (
-            self._engines.plan,
-            WorkerSetups(self._run, self._engines, self._recorder.spent_usd),
-        )
+        plan, kind = self._engines.plan, verify_kind(self._run.job)
+        setups = WorkerSetups(self._run, self._engines, self._recorder.spent_usd, kind)
         first = [setups.make(worker, plan.kind_of(worker)) for worker in range(plan.replicas)]
         return Fleet(executor, first, setups.make, most=self._run.job.spec.executor.replicas)
 

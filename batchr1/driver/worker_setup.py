@@ -15,18 +15,23 @@ from batchr1.job.fingerprint import continued_digest
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetups:
-    """Makes the setups of a run's workers. `spent_usd`: the cost of earlier runs at a server."""
+    """Makes the setups of a run's workers.
+
+    `spent_usd`: the cost of earlier runs at a server. `verify_kind`: how rows are judged.
+    """
 
     run: RunContext
     engines: EngineInputs
     spent_usd: float
+    verify_kind: str
 
     def make(self, worker: int, kind: int) -> WorkerSetup:
         """Make one. `kind`: the kind of machine, of those in the plan, that the worker runs on."""
         job, whole = self.run.job, self.engines.plan
+        verify = job.spec.verify.model_copy(update={"kind": self.verify_kind})
         return WorkerSetup(
             assignment=self._assignment(worker, kind),
-            spec=job.spec,
+            spec=job.spec.model_copy(update={"verify": verify}),
             plan=replace(whole.of_kind(kind), completions=whole.completions),
             model=job.model,
             model_label=backend_of(job.spec).label(job.model),

@@ -264,6 +264,10 @@ class Comparison:
             if len(gold.items) == 1:
                 return self.same(final, gold.items[0])
             return False
+        if gold.kind == "set" and final.kind != "set" and len(gold.items) == 1:
+            return self.same(final, gold.items[0])
+        if final.kind == "set" and gold.kind in ("tuple", "angle") and len(final.items) == 1:
+            return self.same(final.items[0], gold)
         match gold.kind:
             case "set":
                 return self._as_set(final, gold)
@@ -293,6 +297,9 @@ class Comparison:
     def _as_list(self, final: Sequence_, gold: Sequence_) -> bool | None:
         if len(final.items) != len(gold.items):
             return False
+        names = {right[0] for item in gold.items if (right := _name_of(item)) is not None}
+        if len(names) == len(gold.items) and not any(map(_name_of, final.items)):
+            return self._ordered(final.items, gold.items)  # `x = 1, y = 2` and a list without names
         if final.kind in _ORDERED:
             found = self._ordered(final.items, gold.items)
             if found is False and self._matched(final.items, gold.items) is not False:
@@ -430,8 +437,8 @@ class Comparison:
         if len(final.signs) == len(gold.signs) == 1:
             return self._sides_moved(final, gold)
         if len(final.signs) == len(gold.signs):
-            turned = tuple(reversed([turned(sign) for sign in final.signs]))
-            if turned == gold.signs:
+            reversed_signs = tuple(turned(sign) for sign in final.signs[::-1])
+            if reversed_signs == gold.signs:
                 return self._ordered(final.sides[::-1], gold.sides)
             return False
         if right is not None:
@@ -456,6 +463,10 @@ class Comparison:
             return False
         sign = final.signs[0] if factor > 0 else turned(final.signs[0])
         return sign == gold.signs[0]
+
+
+def _name_of(item: Value) -> tuple[str, Value] | None:
+    return named(item) if isinstance(item, Relation) else None
 
 
 def _all(outcomes: Sequence[bool | None]) -> bool | None:

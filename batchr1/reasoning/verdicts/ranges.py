@@ -108,17 +108,41 @@ def _condition(value: Relation) -> list[Piece] | None:
     for left, sign, right in zip(value.sides, value.signs, value.sides[1:], strict=False):
         if sign not in _FLIPPED or not (isinstance(left, Quantity) and isinstance(right, Quantity)):
             return None
-        if left.node[0] == "sym":
-            name, end = left.node[1], _end(right.node)
-        elif right.node[0] == "sym":
-            name, end, sign = right.node[1], _end(left.node), _FLIPPED[sign]
+        subject = subject_of(left.node)
+        if subject is not None:
+            end = _end(right.node)
         else:
+            subject, end, sign = subject_of(right.node), _end(left.node), _FLIPPED[sign]
+        if subject is None:
             return None
+        name, is_absolute = subject
         if end is None:
             return None
         names.add(name)
-        result = _intersection(result, _half(sign, end))
+        half = _half(sign, end)
+        if is_absolute:
+            half = _mirrored(sign, half)
+        result = _intersection(result, half)
     return result if len(names) == 1 else None
+
+
+def subject_of(node: Node) -> tuple[str, bool] | None:
+    """The name that a condition is about, and whether about its absolute value."""
+    if node[0] == "abs":
+        inner = subject_of(node[1])
+        return None if inner is None else (inner[0], True)
+    if node[0] == "sym":
+        return str(node[1]), False
+    is_call = node[0] == "mul" and node[1][0] == node[2][0] == "sym" and node[1][1] in "fgh"
+    return (f"{node[1][1]}({node[2][1]})", False) if is_call else None
+
+
+def _mirrored(sign: str, half: list[Piece]) -> list[Piece]:
+    """What is said of an absolute value, as said of the value: on both sides of zero."""
+    mirrored = _normal([((-high[0], -high[1]), (-low[0], -low[1])) for low, high in half])
+    if sign in ("<", "<=", "!="):
+        return _intersection(half, mirrored)
+    return _normal([*half, *mirrored])
 
 
 def _half(sign: str, end: Fraction | float) -> list[Piece]:

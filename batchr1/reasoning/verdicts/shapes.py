@@ -55,10 +55,23 @@ def named(value: Relation) -> tuple[str, Value] | None:
         node = node_of(name)
         if node and node[0] == "sym":
             return str(node[1]), other
+        if name is left and _is_measure(name):
+            return "measure", other
         is_call = node and node[0] == "mul" and node[1][0] == node[2][0] == "sym"
         if is_call and name is left:
             return "y" if node[1][1] in ("f", "g", "h") else str(node[1][1]), other
     return None
+
+
+def _is_measure(value: Value) -> bool:
+    """Whether a side is a length, a ratio or a fraction of things with capital letters."""
+    if isinstance(value, Ratio):
+        nodes = [part.node for part in value.parts]
+    else:
+        node = node_of(value)
+        nodes = [node] if node and node[0] in ("abs", "div") else []
+    names = [name for node in nodes for name in symbols_of(node)]
+    return bool(names) and all(name[0].isupper() for name in names)
 
 
 def is_condition(value: Value) -> bool:

@@ -85,7 +85,7 @@ _WIDE = re.compile(r"\\q?quad(?![A-Za-z])|\\h(?:space|skip)\*?\s*\{[^{}]*\}|\n\s
 _THIN = re.compile(r"\\[,;:> ]|~|\\(?:thinspace|enspace|space|medspace)(?![A-Za-z])|\s")
 _NOTHING = re.compile(r"\\!|\\negthinspace(?![A-Za-z])")
 
-_GAP = r"(?:\\[,;: >]|~| )"
+_GAP = r"(?:\\[,;: >]|~| ){1,3}"
 _GROUPED = re.compile(
     rf"(?P<hard>\d{{1,3}}(?:(?:\{{,\}}|,\s*\\!\s*)\d{{3}})+)(?![\d])(?P<hard_rest>\.\d+)?"
     rf"|(?P<comma>[1-9]\d{{0,2}}(?:,\d{{3}})+)(?![\d])(?!,\d)(?P<comma_rest>\.\d+)?"

@@ -40,6 +40,7 @@ class ExpressionParser:
         self._tokens = tokens
         self._stop_at_units = stop_at_units
         self._depth = 0
+        self._functions = 0  # that are open: degrees in their arguments are angles
         self.at = 0
 
     def expression(self) -> Node:
@@ -141,6 +142,9 @@ class ExpressionParser:
             if token.text == "^" and not self._is_degree():
                 self.at += 1
                 node = ("pow", node, self._exponent())
+            elif token.text == "^" and self._functions:
+                self.at += 2 if self._tokens[self.at + 1].text == "circ" else 4
+                node = ("mul", node, ("div", ("const", "pi"), ("num", Fraction(180))))
             elif token.text == "!":
                 self.at += 1
                 node = ("fact", node)
@@ -372,7 +376,9 @@ class ExpressionParser:
             elif token is not None and token.text == "_" and base is None:
                 self.at += 1
                 base = self._argument()
+        self._functions += 1
         argument = self._function_argument()
+        self._functions -= 1
         node = call(name, base, argument)
         if power is None:
             return node

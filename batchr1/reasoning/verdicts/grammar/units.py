@@ -121,7 +121,9 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
                 powers[last] *= wanted
             else:
                 raised = wanted
-        elif text in ("cdot", "*", ".", "(", ")", "{", "}", ",", "text"):
+        elif text == "}" and [t.text for t in tokens[at : at + 1]] == ["{"]:
+            sign = -1  # the denominator of a fraction
+        elif text in ("cdot", "*", ".", "(", ")", "{", "}", ",", "text", "frac", "dfrac"):
             continue
         elif text in _MILES:
             for name, power in zip(_MILES[text], (1, -1), strict=True):

@@ -110,6 +110,8 @@ class _Values:
             raise GiveUpError("many items")
         items = [_Values(self._depth + 1).whole(part) for part in parts]
         flat: list[Value] = []
+        if any(token.text == ";" for token in tokens):
+            return Sequence_("list", tuple(items))
         for item in items:
             is_list = isinstance(item, Sequence_) and item.kind == "list"
             flat.extend(item.items if is_list and isinstance(item, Sequence_) else [item])
@@ -391,16 +393,16 @@ def _decimals(tokens: Sequence[Token]) -> tuple[int | None, int]:
 def _loose(tokens: list[Token]) -> tuple[Node, Unit | None] | None:
     """A number, and the letters behind it read as a unit."""
     for index, token in enumerate(tokens):
-        if token.kind == "letters" and index and not is_unit(token.text):
+        begins = token.kind in ("letters", "word") or token.text in ("frac", "dfrac", "Omega")
+        if index and begins:
             try:
                 parser = ExpressionParser(tokens[:index])
                 node = parser.expression()
                 unit = unit_of(tokens[index:])
             except GiveUpError:
-                return None
-            if unit is None or parser.at != index or symbols_of(node):
-                return None
-            return node, unit
+                continue
+            if unit is not None and parser.at == index and not symbols_of(node):
+                return node, unit
     return None
 
 
