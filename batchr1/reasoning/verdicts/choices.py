@@ -31,6 +31,10 @@ _SEVERAL = re.compile(
     r"\s*(?:,|;|and\b|or\b|und\b|oder\b|et\b|ou\b|&|/|\+|和|或|与|及)\s*(?:and |or |option )?[(\[]?[A-Ja-j](?![A-Za-z])"
 )
 _OTHER = re.compile(r"[(\[][A-J][)\]]")
+_OPERATOR = r"\\(?:cdot|times|div|in|le|leq|ge|geq|ne|neq|cup|cap|pm)(?![A-Za-z])"
+_OPERATED = re.compile(  # behind a letter that is a symbol: (a)^2, (i) + x
+    rf"(?<! )(?:[-+*/^=<>_(!|]|{_OPERATOR})|\s?(?:[+*/^=<>]|-\s|{_OPERATOR})"
+)
 _TAIL = re.compile(r"\s*[.:)\]]")
 
 _STYLE = r"(?:\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boxed|bf|rm) *\{?|[*_`\"'$({\[ ]){0,9}"
@@ -93,7 +97,7 @@ def _chosen(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     letter, tail = match["letter"], said[match.end() :]
-    if _SEVERAL.match(tail) or _OTHER.search(tail):
+    if _SEVERAL.match(tail) or _OTHER.search(tail) or _OPERATED.match(said, match.end()):
         return None
     is_marked = bool(match["open"] and match["close"]) or bool(match["close"])
     if tail and not is_marked and not _TAIL.match(tail):
