@@ -53,7 +53,7 @@ def math_verify(answer: str, gold: str) -> bool | None:
 
 
 def qwen(answer: str, gold: str) -> bool | None:
-    """Text without case, the last letter of a choice, floats to 1e-4 or a hundred times, structures."""
+    """Compare text without case, choices, floats to 1e-4 or a hundred times, structures."""
     return _qwen_equal(boxed_answer(answer) or "", gold)
 
 
@@ -90,7 +90,7 @@ def _float(text: str) -> float | None:
 
 
 def prm800k(answer: str, gold: str) -> bool | None:
-    """Normalised text, tuples by their brackets, whole numbers and fractions strictly, else SymPy."""
+    """Compare normalised text, tuples by brackets, numbers strictly, the rest by SymPy."""
     mine, right = _prm_normal(boxed_answer(answer) or ""), _prm_normal(gold)
     if mine == right:
         return True

@@ -114,9 +114,8 @@ def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt
 
 def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]:
     """The job and its plan, as `check --json` prints them."""
-    from batchr1.driver.preflight import fetch_command, has_weights
-
     from batchr1.driver.feed.golds import gold_column
+    from batchr1.driver.preflight import fetch_command, has_weights
 
     model, verify = context.model, {"kind": context.spec.verify.kind}
     if (column := gold_column(context)) is not None:

@@ -72,7 +72,8 @@ def as_text(found: Judged) -> str:
         f"{found.output}: {c.rows:,} rows judged by {found.kind}{chosen}",
         f"  correct    {c.correct:,} of {c.judged:,} = {c.correct / max(1, c.judged):.1%}"
         f" (before: {before})",
-        f"  changed    {c.changed:,} rows, {found.replaced:,} of {found.parts:,} parts written anew",
+        f"  changed    {c.changed:,} rows, {found.replaced:,} of {found.parts:,} "
+        f"parts written anew",
     ]
     if c.unsure or c.failed:
         lines.append(f"  no verdict {c.unsure:,} verify_unsure, {c.failed:,} verify_failed")

@@ -35,33 +35,45 @@ _REWORD = {
 }
 _TEXTS = {
     "german": [
-        "Angenommen, die rote Kiste enthält den Schlüssel. Dann ist der Zettel auf der blauen Kiste falsch, "
+        "Angenommen, die rote Kiste enthält den Schlüssel. Dann ist der Zettel "
+        "auf der blauen Kiste falsch, "
         "und der Wächter hat die Wahrheit über die Lampe gesagt.",
-        "Aber die Lampe war aus, als wir kamen, also hat sie jemand vor dem Mittag ausgeschaltet, und das "
+        "Aber die Lampe war aus, als wir kamen, also hat sie jemand vor dem "
+        "Mittag ausgeschaltet, und das "
         "passt nicht zum Tagebuch, nach dem das Haus bis zwei Uhr leer war.",
-        "Vielleicht ist die grüne Kiste gemeint, die schon einmal offen war und in der nur eine Münze lag, "
+        "Vielleicht ist die grüne Kiste gemeint, die schon einmal offen war und "
+        "in der nur eine Münze lag, "
         "das wäre die Antwort, wenn die alte Geschichte stimmt.",
-        "Noch einmal von vorn: welche Kiste soll zuerst geöffnet werden, und darf man zwei zugleich öffnen, "
+        "Noch einmal von vorn: welche Kiste soll zuerst geöffnet werden, und "
+        "darf man zwei zugleich öffnen, "
         "oder hält uns der Wächter davon ab?",
     ],
     "spanish": [
-        "Supongamos que la caja roja guarda la llave. Entonces la nota de la caja azul es falsa y el guardia "
+        "Supongamos que la caja roja guarda la llave. Entonces la nota de la "
+        "caja azul es falsa y el guardia "
         "dijo la verdad sobre la lámpara.",
-        "Pero la lámpara estaba apagada cuando llegamos, así que alguien la apagó antes del mediodía, y eso "
+        "Pero la lámpara estaba apagada cuando llegamos, así que alguien la "
+        "apagó antes del mediodía, y eso "
         "no concuerda con el diario, que dice que la casa estaba vacía.",
-        "Quizá la respuesta es la caja verde, que ya fue abierta una vez y en la que solo había una moneda, "
+        "Quizá la respuesta es la caja verde, que ya fue abierta una vez y en la "
+        "que solo había una moneda, "
         "si la vieja historia es cierta.",
-        "Volvamos a la pregunta: qué caja hay que abrir primero, y si es posible abrir dos a la vez o el "
+        "Volvamos a la pregunta: qué caja hay que abrir primero, y si es posible "
+        "abrir dos a la vez o el "
         "guardia lo impide.",
     ],
     "french": [
-        "Supposons que la boîte rouge contient la clé. Alors la note de la boîte bleue est fausse et le "
+        "Supposons que la boîte rouge contient la clé. Alors la note de la boîte "
+        "bleue est fausse et le "
         "gardien a dit la vérité sur la lampe.",
-        "Mais la lampe était éteinte quand nous sommes entrés, donc quelqu'un l'a éteinte avant midi, et "
+        "Mais la lampe était éteinte quand nous sommes entrés, donc quelqu'un "
+        "l'a éteinte avant midi, et "
         "cela ne va pas avec le journal, selon lequel la maison était vide.",
-        "Peut-être que la réponse est la boîte verte, qui a déjà été ouverte une fois et où il n'y avait "
+        "Peut-être que la réponse est la boîte verte, qui a déjà été ouverte une "
+        "fois et où il n'y avait "
         "qu'une pièce, si la vieille histoire est vraie.",
-        "Revenons à la question : quelle boîte faut-il ouvrir en premier, et peut-on en ouvrir deux à la "
+        "Revenons à la question : quelle boîte faut-il ouvrir en premier, et "
+        "peut-on en ouvrir deux à la "
         "fois, ou le gardien nous en empêche-t-il ?",
     ],
     "chinese": [
@@ -153,13 +165,15 @@ def _divisors(n: int, rng: random.Random) -> str:
     small = next((d for d in range(2, n) if n % d == 0), n)
     if small == n:
         return f"Next is {n}: no number up to its square root divides it, so {n} is a prime."
-    return f"Next is {n}: it is divisible by {small}, since {small} · {n // small} = {n}, so not prime."
+    why = f"{small} · {n // small} = {n}"
+    return f"Next is {n}: it is divisible by {small}, since {why}, so not prime."
 
 
 def _cases(n: int, rng: random.Random) -> str:
     a, b = rng.randint(2, 60), rng.randint(2, 60)
     return (
-        f"Case x = {n}: the left side is {a}·{n} + {b} = {a * n + b}, the right side is {n}² = {n * n}. "
+        f"Case x = {n}: the left side is {a}·{n} + {b} = {a * n + b}, the right "
+        f"side is {n}² = {n * n}. "
         f"These are not equal, so x = {n} is no solution."
     )
 
@@ -172,14 +186,16 @@ def _proof(n: int, rng: random.Random) -> str:
         ["by induction", "by the triangle inequality", "as before", "by contradiction"]
     )
     return (
-        f"{name} {n}. The sequence {which}_{n} is {what}. Proof {how}: from {name.lower()} {n - 1} we know that "
+        f"{name} {n}. The sequence {which}_{n} is {what}. Proof {how}: from "
+        f"{name.lower()} {n - 1} we know that "
         f"{which}_{n - 1} = {rng.randint(2, 99)}, and adding {rng.randint(2, 99)} keeps it {what}."
     )
 
 
 def _code(n: int, rng: random.Random) -> str:
     name, other = rng.choice(["alpha", "beta", "gamma", "delta"]), rng.choice(["x", "y", "z"])
-    return f"def {name}_{n}({other}):\n    return {other} * {rng.randint(2, 999)} + {rng.randint(1, 99)}\n"
+    line = f"return {other} * {rng.randint(2, 999)} + {rng.randint(1, 99)}"
+    return f"def {name}_{n}({other}):\n    {line}\n"
 
 
 def _table(n: int, rng: random.Random) -> str:
@@ -194,7 +210,8 @@ def _truth(n: int, rng: random.Random) -> str:
 def _list(n: int, rng: random.Random) -> str:
     city = rng.choice(["Oslo", "Lima", "Cairo", "Quito", "Delhi", "Seoul", "Tunis", "Accra"])
     food = rng.choice(["rice", "bread", "fish", "beans", "apples", "cheese", "tea", "corn"])
-    return f"- Order {n}: {rng.randint(1, 99)} boxes of {food} for {city}, due on day {rng.randint(1, 365)}."
+    day = rng.randint(1, 365)
+    return f"- Order {n}: {rng.randint(1, 99)} boxes of {food} for {city}, due on day {day}."
 
 
 _TEMPLATES = {

@@ -1,4 +1,4 @@
-"""`stop_loops: close`: a loop in the reasoning is closed, the model answers, and counts are exact."""
+"""`stop_loops: close`: a loop in the reasoning is closed, and the model answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def generation(max_tokens: int, partial: ResumePoint | None = None) -> Generatio
 
 
 def drive(one: Generation, loop: list[int], answer: list[int], *, until: int = 10**9) -> Any:
-    """An engine that loops until the trace is closed, then answers; stops early at `until` tokens."""
+    """Play an engine that loops until the trace is closed, then answers."""
     while one.generated < until:
         if one.injected:
             at = list(one.tokens).index(CLOSE) + 2
@@ -71,7 +71,7 @@ def test_a_loop_in_the_answer_ends_it() -> None:
 
 
 def test_a_long_answer_behind_a_closed_loop_is_no_loop() -> None:
-    """The loop still stands in the tokens that are looked at; it is looked for behind the closing."""
+    """The loop is still among the last tokens; it is looked for behind the closing."""
     loop = [100 + i % 90 for i in range(5000)]
     done = drive(generation(9000), loop, [*range(1000, 4000), END])
     assert (done.finish_reason, done.cut_by, done.closed_by) == ("stop", None, "loop")

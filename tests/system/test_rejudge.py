@@ -1,4 +1,4 @@
-"""`batchr1 verify` judges an output again: every row once, whatever kills it, and nothing else changes."""
+"""`batchr1 verify` judges an output again: every row once, whatever kills it."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ They run in the worker and in the verifier's process, and say which of them deci
     ranges   sets of real numbers: intervals, their unions, solutions of inequalities
     shapes   values seen as something else: a relation as an interval, a matrix as a vector
     wording  words against words
+    logic    three-valued: true, false, not known
     compare  value against value, three-valued: equal, different, not known
     choices  a letter, yes or no, an integer below 1000, a short text
     library  Math-Verify, guarded against its own errors

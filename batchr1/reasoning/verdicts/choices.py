@@ -21,14 +21,16 @@ _FONT = re.compile(
 )
 _SPACING = re.compile(r"\\[,;:!> ]|~|\\q?quad(?![A-Za-z])")
 _LEAD = re.compile(
-    r"(?:the )?(?:correct |final |right )?(?:answer|option|choice)(?: is)?\s?[:：]?\s*|答案(?:是|为)?\s?[:：]?\s*",
+    r"(?:the )?(?:correct |final |right )?(?:answer|option|choice)(?: is)?\s?[:：]?\s*"
+    r"|答案(?:是|为)?\s?[:：]?\s*",
     re.IGNORECASE,
 )
 _LETTER = re.compile(
     r"(?P<open>[(\[<])?\s?(?P<letter>[A-J]|[a-j])(?![A-Za-z'’])\s?(?P<close>[)\]>])?"
 )
 _SEVERAL = re.compile(
-    r"\s*(?:,|;|and\b|or\b|und\b|oder\b|et\b|ou\b|&|/|\+|和|或|与|及)\s*(?:and |or |option )?[(\[]?[A-Ja-j](?![A-Za-z])"
+    r"\s*(?:,|;|and\b|or\b|und\b|oder\b|et\b|ou\b|&|/|\+|和|或|与|及)"
+    r"\s*(?:and |or |option )?[(\[]?[A-Ja-j](?![A-Za-z])"
 )
 _OTHER = re.compile(r"[(\[][A-J][)\]]")
 _OPERATOR = r"\\(?:cdot|times|div|in|le|leq|ge|geq|ne|neq|cup|cap|pm)(?![A-Za-z])"
@@ -50,13 +52,15 @@ _NO = word_set(
 )
 _YES_NO = r"(yes|no|true|false|oui|non|ja|nein|sí|是的?|否|不是|正确|错误)"
 _YES_NO_IN_TEXT = re.compile(
-    rf"(?:\b(?:answer|conclusion|statement|claim)(?:\s(?:is|must be|would be))?\s?:?|答案(?:是|为)?\s?[:：]?)"
+    rf"(?:\b(?:answer|conclusion|statement|claim)(?:\s(?:is|must be|would be))?\s?:?"
+    rf"|答案(?:是|为)?\s?[:：]?)"
     rf"\s{{0,4}}[*_`\"'$({{\[ ]{{0,6}}{_YES_NO}(?![\w])",
     re.IGNORECASE,
 )
 _FIRST_WORD = re.compile(rf"\W{{0,6}}{_YES_NO}(?![\w])", re.IGNORECASE)
 _SAID = re.compile(
-    r"(?:\b(?:final )?answer(?:\s(?:is|would be))?\s?[:：]?|答案(?:是|为)?\s?[:：]?)\s{0,4}([^\n]{1,200})",
+    r"(?:\b(?:final )?answer(?:\s(?:is|would be))?\s?[:：]?|答案(?:是|为)?\s?[:：]?)"
+    r"\s{0,4}([^\n]{1,200})",
     re.IGNORECASE,
 )
 _NOT_WORD = re.compile(r"[^\w%$€£./:,+-]+")
@@ -167,7 +171,7 @@ def yes_no_of(text: str) -> str | None:
 def yes_no_in(answer: str) -> str | None:
     """Find yes or no in an answer without a box.
 
-    The last announced one counts, else the last line, else the first word.
+    The last that is announced, else the last line, else the first word.
     """
     found = _YES_NO_IN_TEXT.findall(answer)
     if found:
@@ -233,7 +237,7 @@ def same_short_text(final: str, gold: str) -> bool:
 def short_text_in(answer: str) -> str | None:
     """Find the short text of an answer without a box.
 
-    That is what is announced, else all of it, else its last line.
+    What is announced, else all of it where it is short, else its last line.
     """
     found = _SAID.findall(answer)
     if found:

@@ -29,6 +29,7 @@ from batchr1.reasoning.verdicts.grammar.forms import (
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
 from batchr1.reasoning.verdicts.grammar.units import DEGREE, PERCENT, Unit
+from batchr1.reasoning.verdicts.logic import all_of, any_of
 from batchr1.reasoning.verdicts.ranges import pieces_of
 from batchr1.reasoning.verdicts.shapes import (
     TURNED,
@@ -50,27 +51,8 @@ DOUBTFUL_DIGITS = 3  # and with so many it is not known
 SURE_EXACT_DIGITS = 3  # the same for a number that is not written as a decimal
 DOUBTFUL_EXACT_DIGITS = 2
 
-_NUMBER_WORDS = dict(
-    zip(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-        ],
-        range(13),
-        strict=True,
-    )
-)
+_COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
+_NUMBER_WORDS = {word: number for number, word in enumerate(_COUNTING.split())}
 _ALL = frozenset(["all real numbers", "real numbers", "reals", "all reals"])
 _ORDERED = ("tuple", "angle", "square")
 
@@ -277,9 +259,9 @@ class Comparison:
 
     def _as_ranges(self, final: Value, gold: Sequence_) -> bool | None:
         """Compare a point or list that may be an interval; else None."""
-        if not isinstance(final, Interval | Union) and not has_ranges(final):
-            if gold.kind != "list" or not has_ranges(gold):
-                return None
+        is_range = isinstance(final, Interval | Union) or has_ranges(final)
+        if not is_range and (gold.kind != "list" or not has_ranges(gold)):
+            return None
         return self._range(final, gold)
 
     def _as_set(self, final: Sequence_, gold: Sequence_) -> bool | None:
@@ -289,10 +271,10 @@ class Comparison:
             return None if self._contained(final.items, gold.items) else False
         forth = self._contained(final.items, gold.items)
         back = self._contained(gold.items, final.items)
-        return _all([forth, back])
+        return all_of([forth, back])
 
     def _contained(self, items: Sequence[Value], others: Sequence[Value]) -> bool | None:
-        return _all([_any([self.same(item, other) for other in others]) for item in items])
+        return all_of([any_of([self.same(item, other) for other in others]) for item in items])
 
     def _as_list(self, final: Sequence_, gold: Sequence_) -> bool | None:
         if len(final.items) != len(gold.items):
@@ -323,7 +305,7 @@ class Comparison:
     def _ordered(self, items: Sequence[Value], others: Sequence[Value]) -> bool | None:
         if len(items) != len(others):
             return False
-        return _all([self.same(a, b) for a, b in zip(items, others, strict=True)])
+        return all_of([self.same(a, b) for a, b in zip(items, others, strict=True)])
 
     def _matched(self, items: Sequence[Value], others: Sequence[Value]) -> bool | None:
         """Whether each item has one of the others to itself."""
@@ -353,7 +335,7 @@ class Comparison:
                 return False if a is not None or isinstance(final, Quantity | Words) else None
             if (a.has_low, a.has_high) != (b.has_low, b.has_high):
                 return False
-            return _all([self.node(a.low, b.low), self.node(a.high, b.high)])
+            return all_of([self.node(a.low, b.low), self.node(a.high, b.high)])
         if isinstance(final, Union) and isinstance(gold, Union):
             if final.operation != gold.operation:
                 return None
@@ -370,7 +352,7 @@ class Comparison:
             return self._ordered(final.items, vector)
         if not isinstance(final, Matrix) or len(final.rows) != len(gold.rows):
             return False
-        return _all([self._ordered(a, b) for a, b in zip(final.rows, gold.rows, strict=True)])
+        return all_of([self._ordered(a, b) for a, b in zip(final.rows, gold.rows, strict=True)])
 
     def _ratio(self, final: Value, gold: Ratio) -> bool | None:
         if isinstance(final, Quantity) and len(gold.parts) == 2 and not gold.suffix:
@@ -383,7 +365,7 @@ class Comparison:
         right = [part.node for part in gold.parts]
         if final.suffix or gold.suffix or final.is_time or gold.is_time:
             return same_time(final, gold) if len(mine) == 2 else mine == right
-        return _all(
+        return all_of(
             [
                 self.node(("mul", a, right[0]), ("mul", b, mine[0]))
                 for a, b in zip(mine[1:], right[1:], strict=True)
@@ -420,7 +402,7 @@ class Comparison:
             values.append(final.sides[last])
         if last == 1 and final.signs[0] == "~" and not isinstance(final.sides[0], Words):
             values.append(final.sides[0])
-        return _any([self.same(value, gold) for value in values])
+        return any_of([self.same(value, gold) for value in values])
 
     def _both_relations(self, final: Relation, gold: Relation) -> bool | None:
         mine, right = named(final), named(gold)
@@ -431,9 +413,8 @@ class Comparison:
                 return True
             if isinstance(mine[1], Sequence_) or not symbols_of(node_of(mine[1])):
                 return False if same is not None else None
-        if gold.signs == final.signs and len(final.sides) == len(gold.sides):
-            if self._ordered(final.sides, gold.sides):
-                return True
+        if gold.signs == final.signs and self._ordered(final.sides, gold.sides):
+            return True
         if len(final.signs) == len(gold.signs) == 1:
             return self._sides_moved(final, gold)
         if len(final.signs) == len(gold.signs):
@@ -467,15 +448,3 @@ class Comparison:
 
 def _name_of(item: Value) -> tuple[str, Value] | None:
     return named(item) if isinstance(item, Relation) else None
-
-
-def _all(outcomes: Sequence[bool | None]) -> bool | None:
-    if False in outcomes:
-        return False
-    return None if None in outcomes else True
-
-
-def _any(outcomes: Sequence[bool | None]) -> bool | None:
-    if True in outcomes:
-        return True
-    return None if None in outcomes else False

@@ -49,9 +49,8 @@ def named(value: Relation) -> tuple[str, Value] | None:
     for name, other in ((left, right), (right, left)):
         if isinstance(name, Words):
             return " ".join(name.words), other
-        if name is left and isinstance(name, Sequence_) and name.kind == "tuple":
-            if all(node_of(item)[:1] == ("sym",) for item in name.items):
-                return "tuple", other
+        if name is left and _is_point(name):
+            return "tuple", other
         node = node_of(name)
         if node and node[0] == "sym":
             return str(node[1]), other
@@ -61,6 +60,13 @@ def named(value: Relation) -> tuple[str, Value] | None:
         if is_call and name is left:
             return "y" if node[1][1] in ("f", "g", "h") else str(node[1][1]), other
     return None
+
+
+def _is_point(value: Value) -> bool:
+    """Whether a side is `(x, y)`."""
+    if not isinstance(value, Sequence_) or value.kind != "tuple":
+        return False
+    return all(node_of(item)[:1] == ("sym",) for item in value.items)
 
 
 def _is_measure(value: Value) -> bool:

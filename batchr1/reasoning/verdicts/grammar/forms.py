@@ -90,14 +90,7 @@ class Ratio:
 Value = Quantity | Words | Sequence_ | Interval | Union | Relation | Matrix | Ratio
 EMPTY = Sequence_("set", ())
 REALS = Interval(("neg", ("const", "inf")), ("const", "inf"), False, False)
-NOTHING_WORDS = frozenset(
-    [
-        "no solution",
-        "no solutions",
-        "no real solution",
-        "no real solutions",
-        "empty set",
-        "the empty set",
-        "null set",
-    ]
+_NOTHING = (
+    "no solution|no solutions|no real solution|no real solutions|empty set|the empty set|null set"
 )
+NOTHING_WORDS = frozenset(_NOTHING.split("|"))

@@ -48,7 +48,8 @@ _SIGNS_TEXT = r"""
 −-|﹣-|–-|—-|‐-|‑-|×\times |✕\times |·\cdot |⋅\cdot |∙\cdot |÷\div |√\sqrt |∞\infty |≤\le |⩽\le
 ≥\ge |⩾\ge |≠\ne |≈\approx |≡\equiv |∪\cup |∩\cap |∈\in |∖\setminus |∅\emptyset |Ø\emptyset
 ±\pm |∓\mp |⟨\langle |⟩\rangle |〈\langle |〉\rangle |°^\circ |º^\circ |→\to |∠\angle |△\triangle
-ℝ\mathbb{R}|ℤ\mathbb{Z}|ℕ\mathbb{N}|ℚ\mathbb{Q}|′'|’'|‘'|“"|”"|…\ldots |⋯\ldots |、,|。.|【(|】)|⁄/|∕/|∶:
+ℝ\mathbb{R}|ℤ\mathbb{Z}|ℕ\mathbb{N}|ℚ\mathbb{Q}|′'|’'|‘'|“"|”"
+…\ldots |⋯\ldots |、,|。.|【(|】)|⁄/|∕/|∶:
 """
 _SIGNS = {one[0]: one[1:] + " " for one in re.split(r"[|\n]", _SIGNS_TEXT.strip())}
 _SIGNS = {sign: text.strip() + " " * text.startswith("\\") for sign, text in _SIGNS.items()}

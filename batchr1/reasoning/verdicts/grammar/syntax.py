@@ -24,7 +24,8 @@ _FRACTIONS = {"frac", "dfrac", "tfrac", "cfrac", "sfrac"}
 _BINOMIALS = {"binom", "dbinom", "tbinom"}
 _TIMES = {"cdot", "times", "ast"}
 _GREEK = word_set(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota "
+    "kappa lambda mu nu xi rho sigma tau "
     "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
 )
 _OVER = {"overline", "overrightarrow", "vec", "hat", "widehat", "bar", "tilde", "angle", "triangle"}

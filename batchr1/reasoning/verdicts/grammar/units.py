@@ -29,14 +29,18 @@ DEGREE = Unit((("degree", 1),))
 
 # dimension: name=factor …; a name stands for its plural too
 _TABLE = """
-m: m=1 meter=1 metre=1 km=1000 kilometer=1000 kilometre=1000 cm=1/100 centimeter=1/100 centimetre=1/100
-m: mm=1/1000 millimeter=1/1000 millimetre=1/1000 dm=1/10 nm=1/1000000000 inch=127/5000 inches=127/5000 in=127/5000
+m: m=1 meter=1 metre=1 km=1000 kilometer=1000 kilometre=1000 cm=1/100 centimeter=1/100
+m: centimetre=1/100
+m: mm=1/1000 millimeter=1/1000 millimetre=1/1000 dm=1/10 nm=1/1000000000 inch=127/5000
+m: inches=127/5000 in=127/5000
 m: foot=381/1250 feet=381/1250 ft=381/1250 yard=1143/1250 yd=1143/1250 mile=201168/125 mi=201168/125
-s: s=1 sec=1 second=1 ms=1/1000 millisecond=1/1000 min=60 minute=60 h=3600 hr=3600 hour=3600 day=86400
+s: s=1 sec=1 second=1 ms=1/1000 millisecond=1/1000 min=60 minute=60 h=3600 hr=3600
+s: hour=3600 day=86400
 s: week=604800
 month: month=1 year=12 yr=12
 g: g=1 gram=1 kg=1000 kilogram=1000 kilo=1000 mg=1/1000 milligram=1/1000 ton=1000000 tonne=1000000
-g: lb=45359237/100000 lbs=45359237/100000 pound-mass=45359237/100000 oz=45359237/1600000 ounce=45359237/1600000
+g: lb=45359237/100000 lbs=45359237/100000 pound-mass=45359237/100000 oz=45359237/1600000
+g: ounce=45359237/1600000
 litre: L=1 l=1 liter=1 litre=1 ml=1/1000 mL=1/1000 milliliter=1/1000 millilitre=1/1000
 gallon: gallon=1 gal=1 quart=1/4 pint=1/8 cup=1/16
 usd: USD=1 dollar=1 cent=1/100
@@ -74,7 +78,7 @@ for _line in _TABLE.strip().splitlines():
         _UNITS[_name] = (_dimension, Fraction(_factor))
 _MILES = {"mph": ("mile", "hour"), "kmh": ("km", "h"), "kph": ("km", "h")}
 
-# Only numbers in words that change the value; in text behind a number they are no thing that is counted.
+# Words behind a number that multiply it.
 MULTIPLIERS = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -85,11 +89,14 @@ MULTIPLIERS = {
 }
 # A text behind a number that holds one of these is not dropped: it says something else about it.
 _SAYS_MORE = word_set(
-    "or and not no to than least most under over below above between minus plus times less more except except "
-    "without nor half quarter third hundred thousand million billion trillion dozen either neither if"
+    "or and not no to than least most under over below above between minus plus "
+    "times less more except except "
+    "without nor half quarter third hundred thousand million billion trillion "
+    "dozen either neither if"
 )
 _LEADS = word_set(
-    "the answer is final a an total of result value equals equal approximately approx about exactly around "
+    "the answer is final a an total of result value equals equal approximately "
+    "approx about exactly around "
     "roughly only so thus therefore hence it that we get have there are will be sum area length"
 )
 

@@ -40,15 +40,17 @@ from batchr1.reasoning.verdicts.grammar.grouping import (
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
 from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
 from batchr1.reasoning.verdicts.grammar.trees import Node, has_signs, signs_of, symbols_of
-from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, is_unit, unit_of
+from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, unit_of
 
 MAX_ITEMS = 60
 MAX_NESTING = 6
 
 
 _RELATIONS_TEXT = """
-= = < < > > le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne != neq != approx ~ sim ~ simeq ~
-equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel par subset sub
+= = < < > > le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne != neq !=
+approx ~ sim ~ simeq ~
+equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel
+par subset sub
 subseteq sub in in
 """
 _RELATIONS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))
