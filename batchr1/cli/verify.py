@@ -64,7 +64,7 @@ def command(
 
 
 def as_text(found: Judged) -> str:
-    """What the command prints."""
+    """Write the outcome for people."""
     c = found.counts
     chosen = "" if found.chosen == found.kind else f" (as {found.chosen}: {found.why})"
     before = f"{c.was_correct:,} of {c.was_judged:,}"

@@ -249,9 +249,10 @@ class VerifySpec(Section):
     """
 
     kind: Annotated[str, Field(pattern=_VERIFY_KIND)] = "auto"
-    """auto: exact numbers, choices A to J, else mathematical equality. math: Math-Verify on all that is not equal as
-    written. number, choice: nothing else counts. exact: the same text. regex: the right answer is a pattern. none.
-    Or package.module:function of your own, called with (answer, gold, row), which gives True, False or None."""
+    """auto: by the column of right answers, else row by row: exact numbers, choices, sets, intervals, expressions.
+    math: the same without choices. number, aime, choice, yes_no, short_text: nothing else counts. exact: the same
+    text. regex: the right answer is a pattern. none. Or package.module:function of your own, called with (answer,
+    gold, row), which gives True, False or None."""
     extract: str | None = None
     """A regular expression: the first group of its last match in the answer is the final answer; null: the last box."""
     path: str | None = None

@@ -6,15 +6,17 @@ import functools
 import random
 from array import array
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import flag_cases
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loop_cases import loop_cases, mixed_cases
 
 from batchr1.columns import COLUMNS
-from batchr1.reasoning import split_text
+from batchr1.reasoning import loops, split_text
 from batchr1.reasoning.contents import has_code, has_long_paragraph, is_refusal, leaks_into_json
 from batchr1.reasoning.flags import flags_of, in_order
 from batchr1.reasoning.languages import is_mixed
@@ -25,6 +27,7 @@ from batchr1.reasoning.loops import (
     is_looping,
     tokens_loop,
 )
+from batchr1.reasoning.soup import ends_in_soup
 from batchr1.reasoning.split import Split
 from batchr1.records import FLAGS
 
@@ -160,6 +163,75 @@ def test_a_detector_looks_at_a_bounded_stretch_and_only_now_and_then(
         detector.update(tokens)
     assert len(looks) == 20_000 // 64
     assert max(looks) == 8192
+
+
+# loops that are not exact, words in another script, soup
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_cycles_that_are_reworded_shuffled_or_drift_are_loops_and_honest_texts_are_not(
+    seed: int,
+) -> None:
+    outcomes = Counter((case.loops, is_looping(case.text)) for case in loop_cases(seed))
+    right = outcomes[True, True]
+    assert right >= 0.9 * (right + outcomes[True, False]) > 100
+    assert right >= 0.95 * (right + outcomes[False, True])
+    assert outcomes[False, False] > 100
+
+
+def test_a_word_of_another_script_is_mixed_in_and_a_mention_is_not() -> None:
+    outcomes = Counter(
+        (case.mixed, is_mixed(case.prompt, case.reasoning)) for case in mixed_cases()
+    )
+    right = outcomes[True, True]
+    assert right >= 0.9 * (right + outcomes[True, False]) > 50
+    assert right >= 0.95 * (right + outcomes[False, True])
+    said = "This is a bias by which people mistakenly认为 that the longer story is likelier."
+    assert is_mixed("Which is more likely?", said)
+
+
+SCRAPS = [
+    "ret==",
+    '"error(',
+    '"error.ret.result',
+    "== \"true,'",
+    '"status":(',
+    ".value[",
+    '{"',
+    "},{",
+]
+SCRIPTS = ["gluten", "的", "ной", "ください", "합니다", "lands", "因为", "привет", "किया", "นี้"]
+NOUNS = ["harness", "velvet", "quantum", "stamp", "copper", "lantern", "orbit", "marble"]
+
+
+@pytest.mark.parametrize("words", [SCRAPS, SCRIPTS, NOUNS], ids=["signs", "scripts", "words"])
+def test_token_soup_at_the_end_is_flagged(words: list[str]) -> None:
+    rng = random.Random(5)
+    good = "\n\n".join(flag_cases.PROSE) * 3
+    for _ in range(20):
+        soup = " ".join(rng.choice(words) for _ in range(300))
+        assert "token_soup" in flags_of(split_text(f"<think>{good} {soup}", opened=False))
+    assert not ends_in_soup(good)
+
+
+def test_no_clean_text_is_soup() -> None:
+    texts = [text for case in labelled() for text in (case["reasoning"], case["answer"]) if text]
+    assert not [text for text in texts if ends_in_soup(text)]
+    assert not [case.family for case in loop_cases(3) if ends_in_soup(case.text)]
+    sources = list(Path(loops.__file__).parents[1].rglob("*.py"))
+    assert not [path for path in sources if ends_in_soup(path.read_text(encoding="utf-8"))]
+
+
+def test_a_detector_sees_a_cycle_of_tokens_that_is_not_exact() -> None:
+    rng = random.Random(2)
+    paragraphs = [[rng.randrange(9000) for _ in range(60)] for _ in range(4)]
+    cycle = array("i")
+    while len(cycle) < 8192:
+        for paragraph in rng.sample(paragraphs, 4):
+            cycle.extend(rng.randrange(9000) if rng.random() < 0.02 else t for t in paragraph)
+    assert tokens_loop(cycle)
+    honest = array("i", [rng.randrange(9000) for _ in range(8192)])
+    assert not tokens_loop(honest)
 
 
 # any text

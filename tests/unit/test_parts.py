@@ -23,7 +23,7 @@ from batchr1.columns import (
     schema_document,
 )
 from batchr1.output.parts import failures_table, results_table, write_parquet
-from batchr1.records import Failure, Result
+from batchr1.records import VERDICT_STAGES, Failure, Result
 
 KEPT = pa.schema(
     [
@@ -56,6 +56,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "answer": st.none() | TEXT,
     "final_answer": st.none() | TEXT,
     "correct": st.none() | st.booleans(),
+    "verdict_by": st.none() | st.sampled_from(VERDICT_STAGES),
     "reasoning_status": st.sampled_from(["closed", "empty", "unclosed", "missing"]),
     "truncated": st.booleans(),
     "truncated_in": st.sampled_from([None, "reasoning", "answer"]),
@@ -124,6 +125,7 @@ def a_row(**changes: Any) -> dict[str, Any]:
         "answer": None,
         "final_answer": None,
         "correct": None,
+        "verdict_by": None,
         "reasoning_status": "closed",
         "truncated": False,
         "truncated_in": None,

@@ -68,6 +68,7 @@ def test_every_column_of_a_complete_row_is_filled() -> None:
         answer="\\boxed{2}",
         final_answer="2",
         correct=True,
+        verdict_by="text",
         reasoning_status="closed",
         truncated=False,
         truncated_in=None,

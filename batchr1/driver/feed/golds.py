@@ -1,4 +1,4 @@
-"""The kind of verification that `auto` stands for, from all right answers of the input."""
+"""The kind of verification that the input's right answers ask for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from batchr1.reasoning.verdicts.column import GoldColumn
 
 
 def gold_column(job: JobContext) -> GoldColumn | None:
-    """Read the column of right answers; None where the job names a kind, or has no such column."""
+    """Read the column of right answers.
+
+    None where the job names a kind, or has no such column.
+    """
     spec = job.spec
     if spec.verify.kind != "auto" or spec.input.gold is None:
         return None
@@ -18,6 +21,6 @@ def gold_column(job: JobContext) -> GoldColumn | None:
 
 
 def verify_kind(job: JobContext) -> str:
-    """The kind that this job's rows are judged by: what `auto` chooses, or what the job says."""
+    """Name the kind that rows are judged by: the job's, or what `auto` chooses."""
     column = gold_column(job)
     return job.spec.verify.kind if column is None else column.kind
