@@ -43,6 +43,7 @@ def command(
     spec = options.read(job)
     from batchr1.backends.base import backend_of
     from batchr1.driver.context import RunOptions, open_job
+    from batchr1.driver.feed.samples import check_samples
     from batchr1.driver.planning import make_renderer, plan_job
 
     with named(job):
@@ -50,6 +51,7 @@ def command(
         context = open_job(spec, run_options)
         renderer = make_renderer(context, run_options)
         counts = _count(context, renderer)
+        samples = check_samples(context, renderer)
         plan = plan_job(context, renderer, run_options)
         server = None
         if backend_of(spec).is_server:
@@ -64,6 +66,9 @@ def command(
         click.echo(json.dumps(document, default=str))
         return
     click.echo(_as_text(document))
+    if beyond := {reason: n for reason, n in samples.bad.items() if reason not in bad}:
+        shown = ", ".join(f"{count:,} {reason}" for reason, count in beyond.items())
+        click.echo(f"note     of {samples.rows:,} rows of all files, some will fail: {shown}")
     if show_prompt and prompts:
         click.echo("first prompt:\n" + renderer.show(prompts[0]))
 

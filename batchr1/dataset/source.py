@@ -18,7 +18,7 @@ from batchr1.dataset.columns import check_columns, kept_columns, kept_types, tem
 from batchr1.dataset.messages import as_messages
 from batchr1.dataset.predicate import Predicate
 from batchr1.dataset.prefetch import open_files, prefetched
-from batchr1.dataset.readers import DataFile, refuse_changed
+from batchr1.dataset.readers import refuse_changed
 from batchr1.dataset.sampling import count_groups, read_spread
 from batchr1.dataset.types import is_json, plain_type
 from batchr1.dataset.values import gold_texts, id_texts, python_values, scalar_texts, to_plain
@@ -251,11 +251,32 @@ class Source:
             ) from exc
         return column
 
-    def samples(self, rows: int) -> Iterator[tuple[DataFile, pa.RecordBatch]]:
-        """Some rows of every file, whatever `where` says: first, last, some between."""
-        for file in prefetched(self._files):
-            for batch in file.sample(self.row_columns, rows):
-                yield file, batch
+    def samples(
+        self, rows: int, *, files: int | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Some rows of every file that pass `where`: first, last, some between; with its URI.
+
+        `files`: of so many files, evenly spread. With `limit`, only its first rows.
+        """
+        if self._spec.limit is not None:
+            for position, batch in self.batches(self.row_columns):
+                yield position.file, batch.slice(0, 4 * rows)
+                return
+            return
+        chosen = self._files
+        if files is not None and files < len(chosen):
+            places = np.linspace(0, len(chosen) - 1, files).astype(int).tolist()
+            chosen = [chosen[place] for place in places]
+        compared = self._predicate.columns if self._predicate else ()
+        columns = list(dict.fromkeys([*self.row_columns, *compared]))
+        for file in prefetched(chosen):
+            for batch in file.sample(columns, rows):
+                if self._predicate is not None:
+                    table = pa.table(batch)
+                    mask = self._predicate.select(iter([table]), batch.num_rows)
+                    batch = batch.filter(pa.array(mask))
+                if batch.num_rows:
+                    yield file.uri, batch.select(list(self.row_columns))
 
     def _fill(self, row: tuple[str | None, ...]) -> str | None:
         if any(value is None for value in row):

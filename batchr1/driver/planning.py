@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from batchr1.backends.base import Measured, backend_of
 from batchr1.driver.context import DEFAULTS, JobContext, RunOptions
 from batchr1.driver.feed.lengths import expected_completions, measure_prompts
+from batchr1.driver.feed.samples import RUN_FILES, check_samples
 from batchr1.errors import JobError
 from batchr1.executors.base import machine_of
 from batchr1.job.spec import JobSpec
@@ -37,6 +38,7 @@ def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
     """
     backend_of(job.spec).require(job.spec)
     renderer = make_renderer(job, options)
+    check_samples(job, None, files=RUN_FILES)
     return EngineInputs(renderer, plan_job(job, renderer, options))
 
 

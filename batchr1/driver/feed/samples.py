@@ -1,0 +1,107 @@
+"""Some real rows of every input file, rendered, written and read back before a model loads.
+
+What would end a run when its first part is written ends it here, in seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from batchr1.dataset.values import python_values
+from batchr1.driver.context import JobContext
+from batchr1.driver.feed.items import render_batch
+from batchr1.errors import InputError
+from batchr1.output.parts import write_parquet
+from batchr1.storage.errors import mapped
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
+
+log = logging.getLogger("batchr1.run")
+
+ROWS_OF_A_PLACE = 2
+"""Rows of each place of a file that is looked at."""
+RUN_FILES = 16
+"""Files that a run looks at, evenly spread; `check` looks at all."""
+WRITE_BYTES = 2**26
+"""Kept values that are written at a time."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Rows that were looked at, and how many of them cannot become prompts, by reason."""
+
+    rows: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+
+def check_samples(
+    job: JobContext, renderer: Renderer | None, *, files: int | None = None
+) -> Samples:
+    """Read, render, write and read back some rows of every file, or of `files` of them.
+
+    Raises `InputError` for a file that cannot be read, and for a kept column that does not come
+    back as it went in. A row that cannot become a prompt counts: it would fail alone.
+    """
+    source, found = job.source, Samples()
+    with tempfile.TemporaryDirectory(prefix="batchr1-") as folder:
+        for batches in _pieces(source.samples(ROWS_OF_A_PLACE, files=files)):
+            kept = [source.kept(batch) for _, batch in batches]
+            if len(source.kept_schema):
+                _write_and_read(kept, source.kept_schema, Path(folder), batches[0][0])
+            for _, batch in batches:
+                found.rows += batch.num_rows
+                if renderer is None:
+                    continue
+                for prompt in render_batch(source, renderer, batch):
+                    reason = getattr(prompt, "reason", None)
+                    found.bad.update([] if reason is None else [reason])
+    return found
+
+
+def _pieces(
+    batches: Iterator[tuple[str, pa.RecordBatch]],
+) -> Iterator[list[tuple[str, pa.RecordBatch]]]:
+    """The batches, some at a time, so that a file is not written for each."""
+    piece: list[tuple[str, pa.RecordBatch]] = []
+    size = 0
+    for uri, batch in batches:
+        piece.append((uri, batch))
+        size += batch.nbytes
+        if size >= WRITE_BYTES or len(piece) >= 1000:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
+
+
+def _write_and_read(kept: list[pa.RecordBatch], schema: pa.Schema, folder: Path, uri: str) -> None:
+    """Raise `InputError` for a column that Parquet does not give back as it was."""
+    table = pa.Table.from_batches(kept, schema=schema)
+    path = folder / "sample.parquet"
+    for name in table.column_names:
+        column = table.select([name])
+        try:
+            with mapped(str(path)):
+                write_parquet(column, path)
+                back = pq.read_table(path).column(name).cast(schema.field(name).type)
+            is_same = back.equals(column.column(name)) or repr(python_values(back)) == repr(
+                python_values(column.column(name))
+            )
+            why = "other values came back"
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as exc:
+            is_same, why = False, str(exc).partition("\n")[0].rstrip(".")
+        if not is_same:
+            raise InputError(
+                f"{uri}: output.keep: column {name!r} cannot be written as Parquet ({why}; got "
+                f"{schema.field(name).type}). Convert it, or do not keep it."
+            )
