@@ -79,12 +79,14 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
     Raises what a run would refuse the output for.
     """
     from batchr1.driver.preflight import check_fingerprint
+    from batchr1.driver.resume.changed_golds import check_golds
     from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
     from batchr1.driver.resume.pending_rows import read_ids, take_out_done, take_out_failed
 
     context.output.refuse_foreign()
     check_fingerprint(context)
     pending = read_ids(context)
+    check_golds(context, pending, run="", check_lock=None)
     take_out_done(context, pending)
     if context.spec.input.on_changed_prompt == "refuse":
         files = files_to_check(context, pending)

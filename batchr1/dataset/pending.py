@@ -248,6 +248,12 @@ class Pending:
             if here.any():
                 yield np.flatnonzero(here) + start, batch.filter(pa.array(here))
 
+    def rows_of(
+        self, source: Source, columns: Sequence[str], files: Collection[str]
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Batches of these files and columns, each with the number of its first row."""
+        return self._numbered(source, columns, files)
+
     def _numbered(
         self, source: Source, columns: Sequence[str], files: Collection[str]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:

@@ -354,5 +354,5 @@ def _as_json(kind: pa.DataType) -> str:
     if pa.types.is_decimal(kind):
         return "text"
     if pa.types.is_map(kind):
-        return "list of {key, value}"
+        return "list of [key, value]"
     return "object" if pa.types.is_struct(kind) else "list"

@@ -32,6 +32,7 @@ from batchr1.driver.preflight import (
     download_weights,
     note_uncached,
 )
+from batchr1.driver.resume.changed_golds import check_golds
 from batchr1.driver.resume.changed_prompts import agrees_with_input, check_prompts, files_to_check
 from batchr1.driver.resume.continue_truncated import continue_truncated_rows
 from batchr1.driver.resume.pending_rows import (
@@ -113,6 +114,7 @@ def _find_pending(
     check_fingerprint(job, continue_truncated=options.continue_truncated)
     roll_forward(job.output)
     job.output.clear_staging()
+    check_golds(job, pending, run=run.name, check_lock=run.lock.check)
     take_out_done(job, pending)
     _check_prompts(run, pending, engines)
     if not options.retry_failed:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchr1.columns import NAMES
+from batchr1.dataset.values import python_values
 from batchr1.export.options import FileFormat
 from batchr1.reasoning.formats import R1, Format
 
@@ -119,9 +120,11 @@ class RowWriter:
         self.rows += table.num_rows
         if self._format == "jsonl":
             self._lines = self._lines or self._path.open("wb")
-            for row in table.to_pylist():
-                self._lines.write(json_line(row))
+            columns = [python_values(column) for column in table.columns]
+            for row in zip(*columns, strict=True):
+                self._lines.write(json_line(dict(zip(table.column_names, row, strict=True))))
             return
+        table = without_maps(table)
         if self._parquet is None:
             self._parquet = pq.ParquetWriter(
                 self._path, table.schema, compression="zstd", version="2.6", store_schema=False
@@ -136,6 +139,44 @@ class RowWriter:
         for file in (self._parquet, self._lines):
             if file is not None:
                 file.close()
+
+
+def without_maps(table: pa.Table) -> pa.Table:
+    """Maps as lists of {key, value}: `datasets` knows no maps."""
+    for place, field in enumerate(table.schema):
+        kind = _without_map(field.type)
+        if kind != field.type:
+            column = table.column(place)
+            chunks = [_lists_of(chunk) for chunk in column.chunks]
+            table = table.set_column(place, field.name, pa.chunked_array(chunks, kind))
+    return table
+
+
+def _without_map(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_map(kind):
+        pair = {"key": _without_map(kind.key_type), "value": _without_map(kind.item_type)}
+        return pa.list_(pa.struct(list(pair.items())))
+    if pa.types.is_list(kind):
+        return pa.list_(_without_map(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _without_map(f.type)) for f in kind])
+    return kind
+
+
+def _lists_of(column: pa.Array) -> pa.Array:
+    """A column whose maps are lists of {key, value}."""
+    return pa.array([_pairs(value) for value in column.to_pylist()], _without_map(column.type))
+
+
+def _pairs(value: Any) -> Any:
+    """A Python value whose lists of pairs, which maps are there, are lists of objects."""
+    if isinstance(value, list):
+        if value and all(isinstance(pair, tuple) for pair in value):
+            return [{"key": key, "value": _pairs(item)} for key, item in value]
+        return [_pairs(inner) for inner in value]
+    if isinstance(value, dict):
+        return {key: _pairs(inner) for key, inner in value.items()}
+    return value
 
 
 def json_line(row: dict[str, Any]) -> bytes:

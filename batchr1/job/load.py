@@ -58,8 +58,42 @@ _SECRET = re.compile(
 )
 
 
+MAX_YAML_VALUES = 100_000
+"""Values of a job file, at most, with those that its aliases stand for."""
+MAX_YAML_BYTES = 2**22
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    """The nodes directly below a node."""
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return []
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that a key given twice is an error."""
+    """YAML 1.1 as PyYAML reads it, except that a key given twice is an error.
+
+    Aliases are counted as if written out: a few of them may stand for billions of values.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        node = super().compose_node(parent, index)
+        if node is not None and not is_alias:
+            self._sizes[id(node)] = 1 + sum(self._sizes.get(id(n), 1) for n in _inner(node))
+        size = 0 if node is None else self._sizes.get(id(node), 1)
+        if size > MAX_YAML_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"aliases stand for more than {MAX_YAML_VALUES:,} values", mark
+            )
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -86,6 +120,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise JobError(
             f"{path}: the job file cannot be read ({reason}). Give the path of a YAML file."
         ) from exc
+    if len(text) > MAX_YAML_BYTES:
+        raise JobError(
+            f"{path}: too large for a job file (got {len(text):,} characters, need at most "
+            f"{MAX_YAML_BYTES:,}). Give the path of a YAML file."
+        )
     try:
         raw = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as exc:
@@ -93,6 +132,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise JobError(
             f"{path}:{line}: not valid YAML ({exc.problem}). Correct that line."
         ) from exc
+    except RecursionError as exc:
+        raise JobError(f"{path}: nested too deep to be a job file. Correct it.") from exc
     except yaml.YAMLError as exc:
         raise JobError(f"{path}: not valid YAML ({str(exc).splitlines()[0]}). Correct it.") from exc
     if not isinstance(raw, dict):

@@ -44,11 +44,15 @@ def files_to_check(job: JobContext, pending: Pending) -> set[str]:
     )  # without an id, another prompt is another row
     if not is_asked or not pending.num_rows:
         return set()
-    known = job.output.inputs()
-    changed = {
-        uri for uri, version in _versions(job, pending, known).items() if known.get(uri) != version
-    }
+    changed = changed_files(job, pending)
     return changed if changed and job.output.parts() else set()
+
+
+def changed_files(job: JobContext, pending: Pending) -> set[str]:
+    """Input files that are not known to be those that committed rows were made from, by URI."""
+    known = job.output.inputs()
+    versions = _versions(job, pending, known)
+    return {uri for uri, version in versions.items() if known.get(uri) != version}
 
 
 def agrees_with_input(job: JobContext, pending: Pending) -> None:
