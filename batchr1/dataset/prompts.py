@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from batchr1.dataset.bounds import ENCODE_CHARS, MAX_PROMPT_CHARS, TooMuchError, bounded
 from batchr1.dataset.tokenizer import (
     break_specials,
     load_tokenizer,
@@ -189,8 +190,14 @@ class PromptRenderer:
 
         where = f"model {self._tokenizer.name_or_path or '(unnamed)'}"
         try:
-            rendered = self._template([{"role": "user", "content": "1 + 1"}])
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            with bounded():
+                rendered = self._template([{"role": "user", "content": "1 + 1"}])
+        except TooMuchError as error:
+            raise ModelError(
+                f"{where}: its chat template does not end ({error}; need a short message rendered "
+                "at once). Correct it."
+            ) from error
+        except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
             raise ModelError(
                 f"{where}: its chat template cannot be rendered ({error}). Correct it."
             ) from error
@@ -261,7 +268,8 @@ class PromptRenderer:
             self._backend.no_padding()
         return [
             encoding.ids
-            for encoding in self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+            for some in _portions(pieces)
+            for encoding in self._backend.encode_batch_fast(some, add_special_tokens=False)
         ]
 
     def _finish(self, draft: _Draft, encoded: Iterator[list[int]]) -> Prompt | RowError:
@@ -350,6 +358,14 @@ def turns_of(row: PromptRow) -> list[dict[str, str]]:
         )
     if not messages[-1][1].strip():
         raise RowError(row.id, "empty_prompt", "the prompt is empty")
+    num_chars = sum(len(text) for _, text in messages)
+    if num_chars > MAX_PROMPT_CHARS:
+        raise RowError(
+            row.id,
+            "prompt_too_long",
+            f"the prompt is longer than any context (got {num_chars:,} characters, need at most "
+            f"{MAX_PROMPT_CHARS:,})",
+        )
     system = [text.strip() for role, text in messages if role == "system" and text.strip()]
     turns = [{"role": role, "content": text} for role, text in messages if role != "system"]
     first = next(turn for turn in turns if turn["role"] == "user")
@@ -397,6 +413,20 @@ def _text(row: PromptRow, text: str) -> str:
             row.id, "not_text", "the prompt is not valid Unicode (a lone surrogate)"
         ) from error
     return text
+
+
+def _portions(pieces: list[str]) -> Iterator[list[str]]:
+    """Pieces of text, some at a time: signals are answered between two calls of a tokenizer."""
+    some: list[str] = []
+    size = 0
+    for piece in pieces:
+        some.append(piece)
+        size += len(piece)
+        if size >= ENCODE_CHARS:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def digest(token_ids: Sequence[int]) -> bytes:

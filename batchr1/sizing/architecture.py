@@ -28,6 +28,8 @@ BYTES_PER_WEIGHT: dict[str, float] = {
     "gptq": 0.5 + 2.5 / 128,
 }
 _MIB = 2**20
+MAX_LAYERS = 10_000  # formulas go over them one by one
+MAX_SIZE = 10**9
 _LARGE_TENSOR = 10 * _MIB  # torch's caching allocator gives larger tensors blocks of whole 2 MiB
 _LARGE_BLOCK = 2 * _MIB
 
@@ -83,6 +85,7 @@ class Architecture:
                     isinstance(value, bool)
                     or not isinstance(value, int)
                     or value < (0 if default == 0 else 1)
+                    or value > (MAX_LAYERS if "layer" in name else MAX_SIZE)
                 ):
                     raise ModelError(
                         f"model: config.json's {name} is not a size (got {value!r}, need a "
