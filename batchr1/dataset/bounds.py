@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 MAX_PROMPT_CHARS = 2**21
-"""Characters of a prompt, at most: half a million tokens of English. A longer one fails as a row, unread."""
+"""Characters of a prompt, at most: half a million tokens. A longer one fails as a row, unread."""
 ENCODE_CHARS = 2**20
 """Characters that a tokenizer is given at a time: no signal is answered meanwhile."""
 TEMPLATE_S = 10.0

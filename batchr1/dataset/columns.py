@@ -94,6 +94,9 @@ def kept_types(files: Sequence[DataFile], kept: dict[str, str]) -> dict[str, pa.
     having = _with_rows(files)
     found: dict[str, pa.DataType] = {}
     for new, old in kept.items():
+        if old not in having[0].schema.names:  # no file has a column: an empty night
+            found[new] = pa.null()
+            continue
         kind = having[0].schema.field(old).type
         for file in having[1:]:
             here = file.schema.field(old).type
@@ -137,6 +140,13 @@ def check_columns(
         if any(file.schema is known or file.schema.equals(known) for known in seen[:8]):
             continue  # thousands of files have one schema
         seen.append(file.schema)
+        if file.num_rows == 0 and not file.schema.names:
+            if spec.allow_empty:
+                continue
+            raise InputError(
+                f"{file.uri}: not a readable data file (no row, no column). Write it again, or "
+                "take it out."
+            )
         for use, name in wanted:
             _check_column(file, use, name)
 

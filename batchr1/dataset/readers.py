@@ -110,7 +110,8 @@ def open_file(
                 return DataFile(file, parquet.schema_arrow, num_rows, frozenset(old))
         lines = JsonLines(file.uri, names, as_text=as_text, as_json=as_json)
         found = lines.schema(handle)
-    return DataFile(file, found, None, frozenset(), frozenset(as_text), frozenset(as_json))
+    num_rows = None if found.names else 0
+    return DataFile(file, found, num_rows, frozenset(), frozenset(as_text), frozenset(as_json))
 
 
 @contextmanager

@@ -30,10 +30,10 @@ MAX_DECIMAL_DIGITS = 38
 """Digits of a decimal that can be compared, at most: polars knows no more."""
 
 _NEEDS: dict[Use, str] = {
-    "input.id": "text, whole numbers or UUIDs",
+    "input.id": "text or whole numbers",
     "input.prompt": "text",
     "input.template": "text, numbers, booleans, dates or times",
-    "input.messages": "a list of {role, content} or {from, value}",
+    "input.messages": "a list of {role, content}",
     "input.gold": "text or numbers",
     "input.max_tokens": "whole numbers",
     "input.expected_tokens": "numbers",
