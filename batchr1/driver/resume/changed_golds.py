@@ -107,7 +107,8 @@ def _input_digests(job: JobContext, pending: Pending, files: set[str]) -> tuple[
     for start, batch in pending.rows_of(source, columns, files):
         here = slice(start, start + batch.num_rows)
         golds[here] = [_digest(gold) for gold in source.golds(batch)]
-        kept[here] = _rows_digests(source.kept(batch))
+        if len(source.kept_schema):
+            kept[here] = _rows_digests(source.kept(batch))
     return golds, kept
 
 
@@ -119,6 +120,8 @@ def _gold_digests(table: pa.Table) -> Digests:
 
 def _kept_digests(job: JobContext, table: pa.Table) -> Digests:
     schema = job.source.kept_schema
+    if not len(schema):
+        return _as_digests([0] * table.num_rows)
     table = table.combine_chunks()
     columns = [
         to_plain(table.column(field.name).combine_chunks(), field.type)
@@ -130,8 +133,6 @@ def _kept_digests(job: JobContext, table: pa.Table) -> Digests:
 
 
 def _rows_digests(batch: pa.RecordBatch) -> Digests:
-    if not batch.num_columns:
-        return _as_digests([0] * batch.num_rows)
     rows = zip(*(python_values(column) for column in batch.columns), strict=True)
     return _as_digests([_digest(repr(row)) for row in rows])
 
