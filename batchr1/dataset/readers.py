@@ -1,8 +1,13 @@
-"""Data files as batches: chosen columns of the rows that pass a predicate, read as late as can be."""
+"""Data files as batches: chosen columns of the rows that pass a predicate.
+
+Many files are opened a few at a time ahead of their readers, where each request has to travel.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +18,7 @@ import pyarrow.parquet as pq
 from batchr1.dataset.json_lines import JsonLines
 from batchr1.dataset.predicate import Mask
 from batchr1.errors import InputError, StorageError
+from batchr1.job.spec import InputSpec
 from batchr1.storage.base import InputFile
 from batchr1.storage.errors import is_passing
 
@@ -21,6 +27,11 @@ WHERE_ROWS = 16_384
 """Rows whose columns a predicate sees at a time: a row group may be larger than memory."""
 PEEK_BYTES = 16 * 2**20
 """Bytes of a row group, at most, that are decoded to see its last rows."""
+
+AT_A_TIME = 16
+"""Requests under way: a store answers each in tens of milliseconds, whatever else it does."""
+AHEAD = 32
+"""Files whose ends are fetched ahead of the reader."""
 
 
 class Selector(Protocol):
@@ -237,3 +248,65 @@ def lasting_as_input_error(exc: StorageError) -> StorageError | InputError:
 
 def _first_line(exc: BaseException) -> str:
     return str(exc).strip().partition("\n")[0].rstrip(".")
+
+
+def open_files(
+    files: Sequence[InputFile], names: Sequence[str] | None, spec: InputSpec
+) -> list[DataFile]:
+    """Look at the columns of every file, many at a time where they are remote.
+
+    Raises `InputError` for what cannot be read as it stands.
+    """
+    as_text = [spec.gold] if spec.gold else []
+    as_json = [spec.messages] if spec.messages else []
+
+    def look(file: InputFile) -> DataFile:
+        return open_file(file, names, as_text=as_text, as_json=as_json)
+
+    try:
+        if not any(_is_remote(file) for file in files):
+            return [look(file) for file in files]
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            try:
+                return list(pool.map(look, files))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    except StorageError as exc:
+        raise lasting_as_input_error(exc) from exc.__cause__
+
+
+def prefetched(files: Sequence[DataFile], *, at_most: int | None = None) -> Iterator[DataFile]:
+    """The files in order, the ends of the next ones on their way where they are remote.
+
+    `at_most`: rows that are wanted of them, so that no file is fetched for nothing.
+    """
+    ahead = AHEAD if at_most is None else max(1, min(AHEAD, at_most))
+    if not any(_is_remote(file.file) for file in files[:1]):
+        yield from files
+        return
+    pool = ThreadPoolExecutor(AT_A_TIME)
+    waiting: deque[tuple[DataFile, Future[None]]] = deque()
+    try:
+        for file in files:
+            waiting.append((file, pool.submit(_warm, file.file)))
+            if len(waiting) >= ahead:
+                yield waiting.popleft()[0]
+        while waiting:
+            yield waiting.popleft()[0]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _warm(file: InputFile) -> None:
+    """Have the end of a file in the cache; its reader meets whatever goes wrong."""
+    try:
+        with file.open() as handle:
+            handle.seek(max(0, file.size - 1))
+            handle.read(1)
+    except StorageError:
+        return
+
+
+def _is_remote(file: InputFile) -> bool:
+    return file.storage.kind == "s3"

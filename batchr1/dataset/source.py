@@ -17,8 +17,7 @@ import pyarrow as pa
 from batchr1.dataset.columns import check_columns, kept_columns, kept_types, template_fields
 from batchr1.dataset.messages import as_messages
 from batchr1.dataset.predicate import Predicate
-from batchr1.dataset.prefetch import open_files, prefetched
-from batchr1.dataset.readers import refuse_changed
+from batchr1.dataset.readers import open_files, prefetched, refuse_changed
 from batchr1.dataset.sampling import count_groups, read_spread
 from batchr1.dataset.types import is_json, plain_type
 from batchr1.dataset.values import gold_texts, id_texts, python_values, scalar_texts, to_plain

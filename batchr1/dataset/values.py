@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pyarrow as pa
@@ -83,6 +83,15 @@ def scalar_texts(column: pa.Array) -> list[str | None]:
     Numbers and booleans are as Python writes them, instants as `2024-02-29 00:00:00.5`.
     """
     return [_scalar_text(value) for value in python_values(column, separator=" ")]
+
+
+def temporal_as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """A table whose dates, times and instants of these names are text: Python has no year 10000."""
+    for place, field in enumerate(table.schema):
+        if field.name in names and pa.types.is_temporal(field.type):
+            texts = [scalar_texts(chunk) for chunk in table.column(place).chunks]
+            table = table.set_column(place, field.name, pa.chunked_array(texts, pa.string()))
+    return table
 
 
 def gold_texts(column: pa.Array) -> list[str | None]:

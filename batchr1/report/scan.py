@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from batchr1.columns import NAMES
-from batchr1.dataset.values import scalar_texts
+from batchr1.dataset.values import temporal_as_text
 from batchr1.errors import UsageError
 from batchr1.output.folder import Output
 
@@ -119,13 +118,8 @@ def _read(output: Output, rel: str, columns: Iterable[str]) -> pl.DataFrame:
             f"{output.uri}: --by {missing[0]}: there is no such column (kept columns: {kept})."
         )
     table = output.read_part(rel, columns)
-    for place, field in enumerate(table.schema):
-        if field.name not in NUMBERS and pa.types.is_temporal(field.type):
-            # Python has no year 10000 and no nanosecond; their text is what is shown anyway.
-            texts = [scalar_texts(chunk) for chunk in table.column(place).chunks]
-            column = pa.chunked_array(texts, pa.string())
-            table = table.set_column(place, field.name, column)
-    return pl.DataFrame(table)
+    others = [name for name in columns if name not in NUMBERS]
+    return pl.DataFrame(temporal_as_text(table, others))
 
 
 def _columns_of_all(outputs: Sequence[Output], parts: Sequence[tuple[int, str]]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from batchr1.columns import NAMES
+from batchr1.dataset.values import temporal_as_text
 from batchr1.errors import UsageError
 from batchr1.output.checkpoints import read_checkpoints
 from batchr1.output.folder import DATA_DIR, Output
@@ -204,7 +205,8 @@ def _read(output: Output, by: str | None) -> dict[str, pl.DataFrame]:
             raise UsageError(
                 f"{output.uri}: --by {by}: there is no such column (kept columns: {kept})."
             )
-        frames[rel] = pl.DataFrame(output.read_part(rel, columns))
+        table = output.read_part(rel, columns)
+        frames[rel] = pl.DataFrame(temporal_as_text(table, set(columns) - set(_COLUMNS)))
     return frames
 
 

@@ -18,10 +18,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 from batchr1.errors import InputError, StorageError
 from batchr1.storage.errors import Retry, mapped
+from batchr1.storage.names import (
+    FileFormat,
+    format_of,
+    refuse_compressed,
+    refuse_name,
+    refuse_table,
+)
 from batchr1.storage.uri import Kind, StorageOptions, checked, split_uri
 
 __all__ = [
@@ -38,22 +45,14 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-FileFormat = Literal["parquet", "jsonl"]
 
 CONTROL_DIR = ".batchr1"
 STAGING_DIR = f"{CONTROL_DIR}/staging"
 INPUT_RETRY = Retry(
     for_s=10.0
 )  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
-_FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl"}
-_COMPRESSED = {".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".snappy", ".zip"}
 _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(^|/)[._]")
-_TABLES = (
-    (re.compile(r"/_delta_log/"), "a Delta"),
-    (re.compile(r"/metadata/[^/]*\.metadata\.json$"), "an Iceberg"),
-    (re.compile(r"/\.hoodie/"), "a Hudi"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +323,7 @@ def _as_file(root: Storage, rel: str) -> list[InputFile]:
         if root.kind == "local" and rel:
             _refuse_special(Path(root.path(rel)))
         return []
-    if info.size == 0 and _format_of(info.rel) is None and root.list_files(rel, recursive=True):
+    if info.size == 0 and format_of(info.rel) is None and root.list_files(rel, recursive=True):
         return []  # an empty object that marks the folder of its name
     return _data_files(root, rel, [info])
 
@@ -345,29 +344,10 @@ def _as_folder(root: Storage, rel: str) -> list[InputFile]:
     infos = root.list_files(rel, recursive=True)
     if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
         return []
-    _refuse_table(root, infos)
+    refuse_table(root.where, [info.rel for info in infos])
     return _data_files(
         root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))]
     )
-
-
-def _refuse_table(root: Storage, infos: Sequence[FileInfo]) -> None:
-    """Raise `InputError` for a table's folder.
-
-    Its log says which of the files' rows live.
-    """
-    for info in infos:
-        for mark, kind in _TABLES:
-            found = mark.search(f"/{info.rel}")
-            if found is not None:
-                folder = f"/{info.rel}"[: found.start()].lstrip("/")
-                log = f"/{info.rel}"[found.start() :].strip("/").partition("/")[0]
-                raise InputError(
-                    f"{root.where(folder)}: the folder of {kind} table (got {log}/, which says "
-                    "which files and rows live; need plain files). Write its live rows to "
-                    "Parquet files of their own (in Spark: spark.read.table(…).write.parquet(…)), "
-                    "and name that folder."
-                )
 
 
 def _as_glob(root: Storage, rel: str) -> list[InputFile]:
@@ -393,9 +373,8 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
             f"{root.where(folder)}). "
             f"Check the pattern."
         )
-    _refuse_table(
-        root, [info for info in listed if _HIDDEN.search(info.rel) or "/metadata/" in info.rel]
-    )
+    marks = [info.rel for info in listed if _HIDDEN.search(info.rel) or "/metadata/" in info.rel]
+    refuse_table(root.where, marks)
     return _data_files(root, rel, infos)
 
 
@@ -406,11 +385,11 @@ def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFil
     """
     found, others = [], []
     for info in infos:
-        file_format = _format_of(info.rel)
+        file_format = format_of(info.rel)
         if file_format is None:
             others.append(info)
             continue
-        _refuse_name(root, info.rel)
+        refuse_name(root.uri, info.rel, is_key=root.kind == "s3")
         found.append(
             InputFile(
                 root.where(info.rel),
@@ -432,45 +411,9 @@ def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFil
             f"Convert "
             f"the data first."
         )
-    _refuse_compressed(root, others)
+    refuse_compressed(root.where, [info.rel for info in others])
     if others:
         endings = ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in others})[:5])
         shown = root.where(rel) if rel else root.uri
         log.warning("%s: %d files of other kinds are left out (%s)", shown, len(others), endings)
     return found
-
-
-def _format_of(rel: str) -> FileFormat | None:
-    return _FORMATS.get(Path(rel).suffix.lower())
-
-
-def _refuse_compressed(root: Storage, infos: Sequence[FileInfo]) -> None:
-    """Raise `InputError` for compressed data beside files that are not.
-
-    It would be left out.
-    """
-    for info in infos:
-        *_, inner, outer = ["", "", *Path(info.rel).suffixes[-2:]]
-        if outer.lower() in _COMPRESSED and _FORMATS.get(inner.lower()):
-            raise InputError(
-                f"{root.where(info.rel)}: compressed as a whole (got {inner}{outer} beside files "
-                "that are read, need .parquet or .jsonl). Decompress it, or name the other files "
-                "by a glob."
-            )
-
-
-def _refuse_name(root: Storage, rel: str) -> None:
-    """Raise `InputError` for a name that no record or request can hold."""
-    try:
-        rel.encode()
-    except UnicodeEncodeError as exc:
-        shown = rel.encode("utf-8", "backslashreplace").decode()
-        raise InputError(
-            f"{root.where()}{'' if root.uri.endswith('/') else '/'}{shown}: the file's name is not "
-            "UTF-8 (got other bytes). Rename it."
-        ) from exc
-    if root.kind == "s3" and any(part in (".", "..") for part in rel.split("/")):
-        raise InputError(
-            f"{root.uri}/{rel}: the key has a part `.` or `..`, which requests drop, so that "
-            "another object would be read. Copy the object to another key."
-        )
