@@ -9,7 +9,7 @@ values        Arrow values as Python values and as text
 readers       batches of one file, Parquet or JSON lines
 json_lines    JSON lines as batches
 predicate     `input.where`, a SQL condition on one row
-prefetch      many remote files, opened ahead of their readers
+bounds        bounds on what prompts and templates may cost
 sampling      an even sample of rows from a large dataset
 pending       the samples still to do: the input's ids against committed parts
 messages      chat messages of a row, as values

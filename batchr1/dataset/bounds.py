@@ -1,4 +1,4 @@
-"""Bounds on what an input or a model's template may cost before a row is refused."""
+"""Bounds on the cost of prompts and templates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns that a job names: that they are there, once, and of a type that fits."""
+"""Columns that a job names, checked for presence and type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _TAKEN = frozenset(name.casefold() for name in NAMES)
 
 
 def template_fields(template: str) -> tuple[str, ...]:
-    """The columns that a template names, each once. Raises `JobError` for what is no template."""
+    """List the columns that a template names.
+
+    Raises `JobError` for what is no template.
+    """
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as exc:
@@ -47,7 +50,7 @@ def template_fields(template: str) -> tuple[str, ...]:
 def kept_columns(
     keep: list[str] | dict[str, str] | str, files: Sequence[DataFile], spec: InputSpec
 ) -> dict[str, str]:
-    """The name in the output of each kept column, and its name in the input.
+    """Map each kept column's name in the output to the input's.
 
     Names are unlike without regard to case: DuckDB, Spark and Trino know no case.
     """
@@ -87,7 +90,7 @@ def kept_columns(
 
 
 def kept_types(files: Sequence[DataFile], kept: dict[str, str]) -> dict[str, pa.DataType]:
-    """The type of each kept column over all files, by its name in the output.
+    """Find the type of each kept column over all files.
 
     Null where no file has a value. Raises `InputError` where two files differ.
     """
@@ -119,7 +122,7 @@ def check_columns(
     compared: Sequence[str],
     kept: dict[str, str],
 ) -> None:
-    """Raise `InputError` for the first column that is missing, there twice, or of a wrong type.
+    """Raise `InputError` for a missing, repeated or unfit column.
 
     Files without a row are not asked: pandas gives their columns any type, or none.
     """

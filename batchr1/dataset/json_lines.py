@@ -1,4 +1,4 @@
-"""JSON lines as batches: only the fields that a job names are looked at, and errors name the line.
+"""JSON lines as batches of the fields that a job names.
 
 Types are found by reading. A field of text is known from its first value; one whose type may still
 change (null, whole numbers, objects) is looked at to the end of the file. Text that looks like a
@@ -28,7 +28,7 @@ MAX_LINE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some rows: the number of the first one, each one's line in the file, and its fields."""
+    """Rows in sequence: number of the first, lines, fields."""
 
     first_row: int
     lines: list[int]
@@ -138,7 +138,7 @@ class JsonLines:
         return value
 
     def _refuse_not_utf8(self, line: bytes, number: int, row: dict[str, Any]) -> None:
-        """Raise `InputError` where bytes of a field that is read are no text."""
+        """Raise `InputError` where a named field's bytes are no text."""
         try:
             line.decode()
         except UnicodeDecodeError as exc:
@@ -193,7 +193,7 @@ class JsonLines:
             raise self._several_types(block, name, kind) from exc
 
     def _several_types(self, block: Block, name: str, kind: pa.DataType | None) -> InputError:
-        """The error for a value that the field's type does not hold, by its line."""
+        """Make the error for a value of another type, by line."""
         for line, row in zip(block.lines, block.rows, strict=True):
             value = row.get(name)
             try:
@@ -217,7 +217,9 @@ class JsonLines:
 
 
 def _unified(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:
-    """The type that holds both: null fits all, whole numbers fit floats, objects share keys.
+    """Find the type that holds both.
+
+    Null fits all, whole numbers fit floats, objects share keys.
 
     Raises `TypeError` where there is none.
     """
@@ -274,7 +276,7 @@ def _plain_text(value: Any) -> Any:
 
 
 def _unsafe_text(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """A column with text that is no valid Unicode, for its rows to be refused one by one."""
+    """Build a column with invalid Unicode, for rows to be refused."""
     return pa.array([_encoded(value) for value in values], as_bytes_type(kind)).view(kind)
 
 

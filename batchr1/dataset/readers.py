@@ -222,7 +222,7 @@ def refuse_changed(file: InputFile) -> None:
 
 @contextmanager
 def reading(file: InputFile) -> Iterator[None]:
-    """Turn Arrow's complaints about a file's content into an `InputError` that names the file."""
+    """Turn Arrow's complaints about a file into an `InputError`."""
     try:
         yield
     except MemoryError:
@@ -239,7 +239,7 @@ def reading(file: InputFile) -> Iterator[None]:
 
 
 def lasting_as_input_error(exc: StorageError) -> StorageError | InputError:
-    """The error of a command that has not begun: what lasts is the input's fault."""
+    """Blame the input for what lasts, before a command has begun."""
     cause = exc.__cause__
     if cause is None or is_passing(cause) or isinstance(cause, FileNotFoundError):
         return exc

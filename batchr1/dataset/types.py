@@ -1,4 +1,4 @@
-"""Arrow types of input columns: what each may be used for, and what it becomes.
+"""Arrow types of input columns, their uses and output types.
 
 The one place that knows them. `Source` refuses what is not listed here before a model loads;
 docs/inputs.md holds the same table, written by `type_table` and held by a test.
@@ -47,7 +47,7 @@ _ROLE_AND_CONTENT = (("role", "content"), ("from", "value"))
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why a type cannot be used: a part of an error message, without an end."""
+    """Reason why a type cannot be used, for an error message."""
 
     what: str
     got: str
@@ -55,7 +55,7 @@ class Misfit:
 
 
 def misfit(use: Use, kind: pa.DataType) -> Misfit | None:
-    """Why a column of this type cannot be used so; None where it can."""
+    """Say why a type cannot be used so, or None."""
     if pa.types.is_null(kind):  # nulls fit every type
         return None
     if depth(kind) > MAX_DEPTH:
@@ -110,7 +110,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type of a column that has these types in two files, or None where they differ.
+    """Merge a column's types in two files; None where they differ.
 
     Null fits every type, nested too. Both are plain but for nulls.
     """

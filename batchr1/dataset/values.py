@@ -1,4 +1,4 @@
-"""Values of Arrow columns as Python values and as text, also where Python has no such value.
+"""Values of Arrow columns as Python values and as text.
 
 Nanoseconds, and years past 9999, are text here: Python's own `datetime` holds neither.
 """
@@ -86,7 +86,10 @@ def scalar_texts(column: pa.Array) -> list[str | None]:
 
 
 def temporal_as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
-    """A table whose dates, times and instants of these names are text: Python has no year 10000."""
+    """Turn temporal columns of these names into text.
+
+    Python has no year 10000.
+    """
     for place, field in enumerate(table.schema):
         if field.name in names and pa.types.is_temporal(field.type):
             texts = [scalar_texts(chunk) for chunk in table.column(place).chunks]
@@ -95,7 +98,7 @@ def temporal_as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
 
 
 def gold_texts(column: pa.Array) -> list[str | None]:
-    """Right answers as text; None for null, NaN and blank text, which stand for no answer."""
+    """Write right answers as text; null, NaN and blank are None."""
     found: list[str | None] = []
     for value in python_values(column):
         if isinstance(value, float) and math.isnan(value):

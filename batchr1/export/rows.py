@@ -169,7 +169,7 @@ def _lists_of(column: pa.Array) -> pa.Array:
 
 
 def _pairs(value: Any) -> Any:
-    """A Python value whose lists of pairs, which maps are there, are lists of objects."""
+    """Turn lists of pairs, which maps are, into lists of objects."""
     if isinstance(value, list):
         if value and all(isinstance(pair, tuple) for pair in value):
             return [{"key": key, "value": _pairs(item)} for key, item in value]

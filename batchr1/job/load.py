@@ -73,7 +73,7 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that a key given twice is an error.
+    """YAML 1.1 whose repeated keys are errors.
 
     Aliases are counted as if written out: a few of them may stand for billions of values.
     """

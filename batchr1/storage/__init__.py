@@ -3,6 +3,7 @@
 It runs in the driver and in workers.
 
 base         the interface, and the files of an `input.path`
+names        names of data files: formats, and what is refused
 uri          kinds of URI and their S3 servers
 local        a local or mounted file system
 s3           an S3 bucket

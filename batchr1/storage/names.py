@@ -1,4 +1,4 @@
-"""Names of data files: their formats, and names and folders that are refused."""
+"""Names of data files: formats, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TABLES = (
 
 
 def format_of(rel: str) -> FileFormat | None:
-    """Tell the format of a data file by its ending, in any case; None for any other file."""
+    """Tell a file's format by its ending, in any case, or None."""
     return _FORMATS.get(Path(rel).suffix.lower())
 
 
@@ -61,7 +61,7 @@ def refuse_compressed(where: Where, rels: Sequence[str]) -> None:
 
 
 def refuse_name(root: str, rel: str, *, is_key: bool) -> None:
-    """Raise `InputError` for a name that no record or request can hold. `is_key`: of an object."""
+    """Raise `InputError` for a name that no record can hold."""
     try:
         rel.encode()
     except UnicodeEncodeError as exc:

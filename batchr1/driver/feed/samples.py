@@ -1,4 +1,6 @@
-"""Some real rows of every input file, rendered, written and read back before a model loads.
+"""Real rows of every input file, tried before a model loads.
+
+They are rendered, written and read back.
 
 What would end a run when its first part is written ends it here, in seconds.
 """
@@ -38,7 +40,7 @@ WRITE_BYTES = 2**26
 
 @dataclass(slots=True)
 class Samples:
-    """Rows that were looked at, and how many of them cannot become prompts, by reason."""
+    """Rows that were looked at; `bad` counts unusable ones by reason."""
 
     rows: int = 0
     bad: Counter[str] = field(default_factory=Counter)
@@ -47,7 +49,9 @@ class Samples:
 def check_samples(
     job: JobContext, renderer: Renderer | None, *, files: int | None = None
 ) -> Samples:
-    """Read, render, write and read back some rows of every file, or of `files` of them.
+    """Render, write and read back some rows of every file.
+
+    `files`: of so many files only.
 
     Raises `InputError` for a file that cannot be read, and for a kept column that does not come
     back as it went in. A row that cannot become a prompt counts: it would fail alone.
@@ -71,7 +75,7 @@ def check_samples(
 def _pieces(
     batches: Iterator[tuple[str, pa.RecordBatch]],
 ) -> Iterator[list[tuple[str, pa.RecordBatch]]]:
-    """The batches, some at a time, so that a file is not written for each."""
+    """Gather batches, so that no file is written for each."""
     piece: list[tuple[str, pa.RecordBatch]] = []
     size = 0
     for uri, batch in batches:
@@ -85,7 +89,7 @@ def _pieces(
 
 
 def _write_and_read(kept: list[pa.RecordBatch], schema: pa.Schema, folder: Path, uri: str) -> None:
-    """Raise `InputError` for a column that Parquet does not give back as it was."""
+    """Raise `InputError` for a column that comes back changed."""
     table = pa.Table.from_batches(kept, schema=schema)
     path = folder / "sample.parquet"
     for name in table.column_names:

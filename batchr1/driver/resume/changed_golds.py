@@ -1,4 +1,4 @@
-"""A right answer that was corrected in the input after its row was done.
+"""Golds that were corrected after their rows were done.
 
 Committed rows carry the gold and the kept columns that they were made with. Where an input file has
 changed, those are compared with the input's, by hashes; nothing is rendered or generated. Memory:
@@ -98,7 +98,7 @@ def _compared(job: JobContext) -> list[str]:
 
 
 def _input_digests(job: JobContext, pending: Pending, files: set[str]) -> tuple[Digests, Digests]:
-    """By row number, hashes of the gold and of the kept values that the input has now."""
+    """Hash the input's golds and kept values, by row number."""
     source = job.source
     golds: Digests = np.full(pending.num_rows, _NOT_LOOKED_AT, dtype=np.uint64)
     kept = golds.copy()
@@ -113,7 +113,10 @@ def _input_digests(job: JobContext, pending: Pending, files: set[str]) -> tuple[
 
 
 def _gold_digests(table: pa.Table) -> Digests:
-    """Of a part. "nan" and blank text stood for no answer before they were known as that."""
+    """Hash the golds of a part.
+
+    "nan" and blank text stood for no answer before they were known as that.
+    """
     texts = [text for chunk in table.column("gold").chunks for text in gold_texts(chunk)]
     return _as_digests([_digest(None if text == "nan" else text) for text in texts])
 
@@ -149,7 +152,7 @@ def _digest(text: str | None) -> int:
 
 
 def _differ(rows: np.ndarray[Any, Any], now: Digests, before: Digests) -> Bools:
-    """Which rows of a part differ from the input; those not looked at do not."""
+    """Find rows that differ from the input, of those looked at."""
     if not len(now):
         return np.zeros(len(rows), dtype=bool)
     found = np.where(rows >= 0, now[rows], _NOT_LOOKED_AT)
@@ -158,7 +161,7 @@ def _differ(rows: np.ndarray[Any, Any], now: Digests, before: Digests) -> Bools:
 
 
 def _rejudge(job: JobContext, pending: Pending, rel: str, changed: Bools, run: str) -> None:
-    """Give rows of a part the input's gold and kept values, and the verdict that follows."""
+    """Give rows the input's gold, kept values and new verdict."""
     table = job.output.read_part(rel, None)
     gone = table.filter(pa.array(changed))
     numbers = pending.find(gone.column("id"))
@@ -182,7 +185,7 @@ def _rejudge(job: JobContext, pending: Pending, rel: str, changed: Bools, run: s
 def _current(
     job: JobContext, pending: Pending, numbers: np.ndarray[Any, Any]
 ) -> dict[int, tuple[str | None, pa.RecordBatch | None]]:
-    """By row number, the gold and the kept values that the input has now."""
+    """Read the input's gold and kept values, by row number."""
     source = job.source
     chosen: Bools = np.zeros(pending.num_rows, dtype=bool)
     chosen[numbers] = True
@@ -195,7 +198,7 @@ def _current(
 
 
 def judge(rows: list[Result], verify: Verify) -> list[Result]:
-    """Rows with the verdict on their answers, in any order; a verifier's process where it takes one."""
+    """Judge answers, by a verifier's process where needed; in any order."""
     done: list[Result] = []
     pool = VerifierPool(verify, done.append)
     for row in rows:

@@ -49,7 +49,7 @@ def files_to_check(job: JobContext, pending: Pending) -> set[str]:
 
 
 def changed_files(job: JobContext, pending: Pending) -> set[str]:
-    """Input files that are not known to be those that committed rows were made from, by URI."""
+    """Find input files that committed rows may not agree with, by URI."""
     known = job.output.inputs()
     versions = _versions(job, pending, known)
     return {uri for uri, version in versions.items() if known.get(uri) != version}
