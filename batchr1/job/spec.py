@@ -96,8 +96,9 @@ class InputSpec(Section):
     """What happens when the input has another prompt for an id that is done: the run is refused, the row is generated
     anew, or it stays as it is. Looked at when an input file has changed since."""
     on_changed_gold: Literal["refuse", "rejudge", "keep"] = "refuse"
-    """What happens when the input has another right answer for a row that is done: the run is refused, the row is judged
-    anew (nothing is generated; kept columns are taken over, too), or it stays as it is."""
+    """What happens when the input has another right answer for a row that is done: the run is
+    refused, the row is judged anew (nothing is generated; kept columns are taken over, too), or it
+    stays as it is."""
     exclude: list[str] = []
     """Earlier outputs: rows that are done there are not wanted again. Folders, or globs of folders (* within a part of
     the path), local or s3://. The job's own output is left out, and a glob may match nothing."""
@@ -297,8 +298,9 @@ class StorageSpec(Section):
     profile: str | None = None
     """A profile of ~/.aws/credentials; without it AWS_PROFILE."""
     addressing: Literal["auto", "path", "virtual"] = "auto"
-    """Where the bucket's name stands: path (https://host/bucket), virtual (https://bucket.host, as Alibaba OSS and
-    Tencent COS want it), or auto: path where an endpoint is given, else as Amazon wants it."""
+    """Where the bucket's name stands: path (https://host/bucket), virtual (https://bucket.host, as
+    Alibaba OSS and Tencent COS want it), or auto: path where an endpoint is given, else as Amazon
+    wants it."""
 
     @property
     def options(self) -> StorageOptions:

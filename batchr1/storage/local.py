@@ -239,7 +239,7 @@ def _open_regular(path: Path) -> BinaryIO:
 
     Raises `OSError` (ENOTSUP) for a FIFO, socket or device.
     """
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     try:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISDIR(mode):
