@@ -88,6 +88,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "where": None,
             "limit": None,
             "on_changed_prompt": "refuse",
+            "on_changed_gold": "refuse",
             "exclude": [],
             "exclude_by": "id",
             "allow_empty": False,
@@ -127,7 +128,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "processes": 2,
         },
         "stop_when": None,
-        "storage": {"endpoint": None, "region": None, "profile": None},
+        "storage": {"endpoint": None, "region": None, "profile": None, "addressing": "auto"},
         "on_finish": None,
         "max_failed": 0,
     }
