@@ -86,8 +86,6 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "module_length": {
         "batchr1.executors.ray": "to be split",
-        "batchr1.job.spec": "to be split: base, engine",
-        "batchr1.reasoning.verdicts.compare": "to be split",
         "batchr1.sizing.plan": "to be split by kind of machine",
         "batchr1.storage.base": "to be split: the interface, opening, input files",
     },
