@@ -17,7 +17,7 @@ from batchr1.reasoning.languages import function_word_share
 
 TAIL_CHARS = 1200
 MIN_TAIL_CHARS = 300
-MIN_CLASHES = 0.02  # signs that do not follow each other in prose or formulas, per character
+MIN_CLASHES = 0.014  # signs that do not follow each other in prose or formulas, per character
 MIN_UNMATCHED = 0.34  # of brackets
 MIN_MARKS = 8
 MIN_SCRIPTS = 3

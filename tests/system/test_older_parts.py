@@ -46,7 +46,7 @@ def test_an_output_of_the_code_before_the_rebuild_has_the_column_as_null() -> No
     "args", [["status"], ["status", "--by", "verdict_by"], ["report", "--json"], ["export"]]
 )
 def test_commands_read_old_and_new_parts(args: list[str], mixed: Path, tmp_path: Path) -> None:
-    more = [str(tmp_path / "set"), "--to", "rows"] if args == ["export"] else []
+    more = [str(tmp_path / "set"), "--to", "raw"] if args == ["export"] else []
     command, *options = args
     result = click.testing.CliRunner().invoke(
         main, [command, str(mixed), *more, *options], catch_exceptions=False
