@@ -68,7 +68,7 @@ def machine_of(spec: JobSpec, devices: tuple[str, ...]) -> Machine:
     """What there is to plan for: this machine, or what the cluster's nodes say of themselves."""
     if spec.executor.kind == "local":
         return this_machine(devices, cpu_replicas=spec.executor.replicas or 1)
-    from batchr1.executors.ray import cluster_machine
+    from batchr1.executors.ray_nodes import cluster_machine
 
     return cluster_machine(spec.executor)
 
