@@ -41,7 +41,7 @@ log = logging.getLogger("batchr1.ray")
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of machine that the plan names, and what a replica takes of it."""
+    """A machine kind of the plan, and a replica's share of it."""
 
     bundle: dict[str, float]
     gpu: tuple[str, int] | None  # name and memory in GiB; None: CPUs
@@ -50,7 +50,7 @@ class _Kind:
     cpus: int
 
     def replicas_on(self, nodes: list[Node]) -> int:
-        """How many replicas these nodes have room for, when they are empty."""
+        """Count the replicas that fit on these nodes when they are empty."""
         if self.gpu is None:
             return sum(node.cpus // self.cpus for node in nodes)
         stages = sum(
@@ -127,7 +127,7 @@ class RayExecutor:
         self._listener = RelayListener(ray.util.get_node_ip_address(), self._key)
 
     def start(self, setup: WorkerSetup) -> None:
-        """Ask for a place and start a worker there as soon as there is one."""
+        """Ask for a place, and start a worker once there is one."""
         self._stop_now(setup.worker)
         kind = self._kinds[setup.assignment.kind]
         group = placement_group([kind.bundle], strategy="STRICT_PACK")
@@ -149,12 +149,18 @@ class RayExecutor:
         self._workers[setup.worker] = _RemoteWorker(setup, group, actor, task)
 
     def send(self, worker: int, message: ToWorker) -> None:
-        """Send to a worker, now or when it is there; what is sent to a dead one is dropped."""
+        """Send to a worker, now or once it is connected.
+
+        A message to a dead one is dropped.
+        """
         if worker in self._workers:
             self._workers[worker].outbox.put(message)
 
     def poll(self, timeout_s: float) -> list[tuple[int, FromWorker]]:
-        """Messages that came, in order per worker; waits for the first one."""
+        """Take the messages that came, in order per worker.
+
+        Waits for the first one.
+        """
         by_line = {
             remote.line: worker
             for worker, remote in self._workers.items()
@@ -195,9 +201,10 @@ class RayExecutor:
         self._log.close()
 
     def room(self, taken: list[int]) -> list[int]:
-        """Kinds of machine with room for one more replica each, given how many of each kind there are by now.
+        """List kinds of machine, each once for every further replica it fits.
 
-        None of a kind of which a replica still waits: a machine that comes is that one's.
+        `taken`: the kind of each replica that is there by now. A kind of which a replica still
+        waits has no room: a machine that comes is that one's.
         """
         waiting = {
             remote.setup.assignment.kind for remote in self._workers.values() if remote.line is None
@@ -248,9 +255,7 @@ class RayExecutor:
         return WorkerExited(None, lost=True)
 
     def _stop_now(self, worker: int) -> None:
-        """Nothing of this worker is wanted any more: close its line, end its actor, give its place
-        back.
-        """
+        """Close a worker's line, end its actor, and free its place."""
         remote = self._workers.pop(worker, None)
         if remote is None:
             return
@@ -264,7 +269,10 @@ class RayExecutor:
 
 
 def _send_all(remote: _RemoteWorker, line: Connection) -> None:
-    """On a thread of its own: a node that does not read must not hold up the driver."""
+    """Send a worker's messages, on a thread of its own.
+
+    A node that does not read must not hold up the driver.
+    """
     try:
         line.send((remote.setup, environment_to_forward()))
         while (message := remote.outbox.get()) is not None:

@@ -1,4 +1,4 @@
-"""Nodes of a Ray cluster: joining it, and finding out what each has."""
+"""Nodes of a Ray cluster: joining it, and describing each node."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _is_joined = False  # whether this module joined the cluster, and so has to leav
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node, as it describes itself. GPUs and CPUs are those that Ray may give away."""
+    """A node by its own description.
+
+    GPUs and CPUs are those that Ray may give away.
+    """
 
     id: str
     devices: tuple[Device, ...]
@@ -74,8 +77,9 @@ def connect(spec: ExecutorSpec) -> None:
 
 
 def _connect(address: str) -> None:
-    """Raise `OSError` when nothing listens at HOST:PORT: Ray itself would try again for a quarter
-    of an hour.
+    """Raise `OSError` when nothing listens at HOST:PORT.
+
+    Ray itself would try again for a quarter of an hour.
     """
     if address == "auto":  # what an earlier `ray start` wrote down here may be long gone
         address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None) or ""
@@ -87,8 +91,9 @@ def _connect(address: str) -> None:
 
 
 def _keep_stdout() -> None:
-    """Ray prints on stdout what befalls its nodes, and there is no setting for it: into the log
-    with it.
+    """Send to the log what Ray prints on stdout about its nodes.
+
+    Ray has no setting for it.
     """
     from ray._private import worker
 
@@ -108,15 +113,16 @@ def leave() -> None:
 
 
 class Nodes:
-    """What the cluster's nodes are, asked once of each."""
+    """Descriptions of the cluster's nodes; each node is asked once."""
 
     def __init__(self) -> None:
         self._known: dict[str, Node | None] = {}
         self._pending: dict[str, Any] = {}
 
     def alive(self, wait_s: float = 0.0) -> list[Node]:
-        """Nodes that are there now, can run a worker, and have said so; waits so long for those
-        that have not.
+        """List living nodes that can run a worker and have described themselves.
+
+        Waits `wait_s` for those that have not.
         """
         entries = {e["NodeID"]: e["Resources"] for e in ray.nodes() if e["Alive"]}
         for id in entries:
@@ -138,9 +144,9 @@ class Nodes:
 
 
 def _describe(num_gpus: int) -> tuple[str, tuple[Device, ...], float]:
-    """Runs on a node: its version of batchr1, its GPUs, its free memory.
+    """Describe this node: its version of batchr1, GPUs and free memory.
 
-    Ray hides the GPUs from a task that holds none, so they are asked for by number. Of a node that
+    Ray hides the GPUs from a task that holds none, so they are named by number. Of a node that
     gives only some of its GPUs to Ray these may be others, which matters only where they differ.
     """
     devices = describe_devices(tuple(str(i) for i in range(num_gpus))) if num_gpus else ()
@@ -154,7 +160,10 @@ def _request(id: str, resources: dict[str, float]) -> Any:
 
 
 def _node(id: str, resources: dict[str, float], reply: Any) -> Node | None:
-    """What a node answered; None, and a line in the log, for one that cannot be used."""
+    """Read a node's description.
+
+    None, and a line in the log, for a node that cannot be used.
+    """
     try:
         version, devices, ram_gib = ray.get(reply)
     except ray.exceptions.RayError as exc:
@@ -172,10 +181,10 @@ def _node(id: str, resources: dict[str, float], reply: Any) -> Node | None:
 
 
 def cluster_machine(spec: ExecutorSpec) -> Machine:
-    """The cluster as something to plan for: the GPUs of all nodes, or without any, the CPUs.
+    """Describe the cluster as a machine to plan for.
 
-    On CPUs, a replica takes as many as the smallest node has. Raises `JobError` when there is
-    nothing to run on.
+    It has the GPUs of all nodes, or without any, the CPUs. On CPUs, a replica takes as many as the
+    smallest node has. Raises `JobError` when there is nothing to run on.
     """
     connect(spec)
     nodes = Nodes().alive(DESCRIBE_S)

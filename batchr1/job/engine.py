@@ -1,4 +1,4 @@
-"""What a job file says of its engine: the kind, and the keys of each kind."""
+"""The section `engine`: its kind, and the keys of each kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MILLION = 1_000_000
 
 
 class PriceSpec(Section):
-    """What a server asks, in USD per million tokens, from its own price list."""
+    """A server's price list, in USD per million tokens."""
 
     input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """Of the prompt, at its full price: what a server's cache makes cheaper is not looked at."""
@@ -28,7 +28,7 @@ class PriceSpec(Section):
 
 
 class EngineKind(Section):
-    """What generates: vLLM, started by batchr1, a server, or a script.
+    """The engine: vLLM started by batchr1, a server, or a script.
 
     Only `kind` and `extra_body` decide answers.
     """

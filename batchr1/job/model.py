@@ -11,7 +11,10 @@ from batchr1.job.base import Section
 
 
 class ModelSpec(Section):
-    """Which model, and how vLLM loads it. Give one of `variant`, `path`, `repo` or `served`."""
+    """A model, and how vLLM loads it.
+
+    Give one of `variant`, `path`, `repo` or `served`.
+    """
 
     variant: str | None = None
     """A catalogued variant: r1-tiny, r1-distill-qwen-7b, … (a wrong name gets the list)."""

@@ -1,4 +1,4 @@
-"""The script of the replay engine: what it generates, how fast, and how it fails."""
+"""Script of the replay engine: its completions, speed and faults."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from batchr1.job.base import PositiveInt, Section
 
 
 class PromptingSpec(Section):
-    """What is added to the user turn, and how the model's turn begins."""
+    """Additions to the user turn, and the model turn's beginning."""
 
     instruction: str = "math"
     """math ("Please reason step by step, …"), none, or a text of your own; appended to the user
@@ -32,7 +32,7 @@ _NOT_DRAWING = {
 
 
 class SamplingSpec(Section):
-    """How tokens are drawn. The defaults are DeepSeek's recommendation for R1."""
+    """Drawing of tokens. The defaults are DeepSeek's recommendation for R1."""
 
     n: PositiveInt = 1
     """Samples per row."""
@@ -66,7 +66,10 @@ class SamplingSpec(Section):
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """How tokens are drawn, by the names that engines have for it; without what is null."""
+        """Keys that an engine draws by, under its own names.
+
+        Those that are null are left out.
+        """
         return self.model_dump(exclude=_NOT_DRAWING, exclude_none=True)
 
     @property

@@ -39,14 +39,14 @@ RetryReason = Literal["missing", "empty", "unclosed", "looping"]
 
 
 class CheckpointSpec(Section):
-    """How often what is not in a committed file yet is saved."""
+    """Interval at which uncommitted work is saved."""
 
     every_s: Seconds = 30
     """Seconds between two savings of generations that are under way: what a kill costs at most."""
 
 
 class RetrySpec(Section):
-    """What happens to a row that the engine refuses, or whose outcome is not wanted."""
+    """Attempts of a row that is refused, or whose outcome is unwanted."""
 
     attempts: PositiveInt = 3
     """How often a row is tried: then one that the engine refused counts as failed, and any other is
@@ -58,7 +58,10 @@ class RetrySpec(Section):
 
 
 class StorageSpec(Section):
-    """Object store settings. Keys and secrets come from the environment, never from here."""
+    """Object store settings.
+
+    Keys and secrets come from the environment, never from here.
+    """
 
     endpoint: str | None = None
     """URL of an S3 server, such as http://host:9000; without it AWS_ENDPOINT_URL, else Amazon's."""
@@ -78,7 +81,10 @@ class StorageSpec(Section):
 
 
 class ExecutorSpec(Section):
-    """Where the engines live. May change from run to run: it decides no answer."""
+    """Machines of the engines.
+
+    They decide no answer, and may change from run to run.
+    """
 
     kind: Literal["local", "ray"] = "local"
     """local: processes of this machine. ray: a Ray cluster's nodes."""
@@ -93,7 +99,10 @@ class ExecutorSpec(Section):
 
 
 class OnFinishSpec(Section):
-    """A command that is told how a run ended: an e-mail, a chat message, the next job."""
+    """A command that learns how a run ended.
+
+    It may send an e-mail or a chat message, or start the next job.
+    """
 
     command: Annotated[list[str], Field(min_length=1)]
     """Program and arguments; no shell. It gets the run's record as JSON on standard input, once the
@@ -104,7 +113,7 @@ class OnFinishSpec(Section):
 
 
 class JobSpec(Section):
-    """A batchr1 job: prompts in Parquet, a reasoning model, separated reasoning and answers out."""
+    """A batchr1 job: prompts in Parquet, a reasoning model, separated answers out."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Letters, digits, dot, dash, underscore."""
@@ -174,8 +183,9 @@ class JobSpec(Section):
 
     @property
     def longest_first(self) -> bool:
-        """Whether the order goes by expected length; where nothing is known of any, that is the
-        input's order.
+        """Whether the order goes by expected length.
+
+        Where nothing is known of any, that is the input's order.
         """
         known = self.input.expected_tokens is not None or self.sampling.n > 1
         return self.schedule == "longest_first" or (self.schedule == "auto" and known)

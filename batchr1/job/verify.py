@@ -15,7 +15,7 @@ _VERIFY_KIND = rf"^({'|'.join(VERIFY_KINDS)}|{_DOTTED}:{_DOTTED})$"
 
 
 class VerifySpec(Section):
-    """How `correct` is decided, and what a verifier that never comes back may cost.
+    """Verdicts: the way to `correct`, and the limits of a verifier.
 
     Needs input.gold.
     """
@@ -59,7 +59,7 @@ class VerifySpec(Section):
 
 
 class StopWhenSpec(Section):
-    """When the samples of a row that are left are not wanted any more.
+    """A row's early end, when its other samples are no longer wanted.
 
     Needs input.gold, or a verifying function.
     """
