@@ -102,7 +102,7 @@ class Backend(Protocol):
         ...
 
     def worker(self, setup: WorkerSetup, channel: Channel) -> None:
-        """Live a worker's life, in its own process, to the last staged part."""
+        """Run a worker, in its own process, to the last staged part."""
         ...
 
 

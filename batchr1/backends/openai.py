@@ -61,7 +61,10 @@ class OpenAIBackend:
     def model(
         self, spec: JobSpec, storage: StorageOptions, resolve: Callable[..., ModelSource]
     ) -> ModelSource:
-        """Name the model as the server is asked for it. Its context is the server's secret."""
+        """Name the model as a server knows it.
+
+        Its context is the server's secret.
+        """
         from batchr1.models.catalogue import variant
         from batchr1.models.resolve import ModelSource
         from batchr1.sizing.plan import UNKNOWN_CONTEXT
@@ -87,7 +90,7 @@ class OpenAIBackend:
         return ()
 
     def require(self, spec: JobSpec) -> None:
-        """Raise `UsageError` when the key that a job asks for is not there.
+        """Raise `UsageError` when the job's key is not set.
 
         A job that names none may need none.
         """

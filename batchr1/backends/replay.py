@@ -1,7 +1,7 @@
-"""A scripted engine without a model's weights: for dry runs of a pipeline, and for tests.
+"""A scripted engine without weights, for dry runs and tests.
 
 Prompts, tokenizer, plan, worker process and output are the real ones. Rows say that they are
-replayed, and no output or checkpoint of another engine is ever gone on with.
+replayed, and no output or checkpoint of another engine is ever continued.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class ReplayBackend(LocalBackend):
         return replace(plan, engine_args=plan.engine_args | args, kinds=kinds)
 
     def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
-        """The kind alone: a fault is scripted for one run, and the next one goes on."""
+        """Name the kind alone.
+
+        A fault is scripted for one run, and the next one goes on.
+        """
         return {"engine.kind": spec.engine.kind}
 
     def label(self, model: ModelSource) -> str:

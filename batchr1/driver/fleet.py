@@ -1,7 +1,7 @@
-"""The replicas of a run: started, watched, replaced when they die, given up when they keep dying, joined by new ones.
+"""Replicas of a run: start, watch, replace and give them up.
 
-What a replica held goes back to the driver, which gives it to whoever asks next. So a dead one
-costs what it alone could have done, and a run ends early only when none is left.
+What a replica held goes back to the driver, which gives it to the next that requests work. So a
+dead one costs what it alone could have done, and a run ends early only when none is left.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ Event = Literal["started", "ready", "died", "lost", "ended", "given up"]
 
 @dataclass(frozen=True, slots=True)
 class ReplicaEvent:
-    """What became of a worker, for the run's record. `at_s`: seconds since the driver started."""
+    """An event of a worker, for the run's record.
+
+    `at_s`: seconds since the driver started.
+    """
 
     at_s: float
     worker: int
@@ -75,14 +78,17 @@ class Replica:
         return self.setup.worker
 
     def release(self) -> None:
-        """It has no process any more, and so no work."""
+        """Forget its process, and so its work."""
         self.leased, self.in_flight, self.quarantined = {}, set(), False
         self.wanted = 0
         self.progress = None
 
 
 class Fleet:
-    """All replicas of a run. `make_setup(worker, kind)` gives the setup of one that joins later."""
+    """All replicas of a run.
+
+    `make_setup(worker, kind)` gives the setup of one that joins later.
+    """
 
     def __init__(
         self,
@@ -128,7 +134,7 @@ class Fleet:
         self._note(replica, "ready")
 
     def end(self, replica: Replica) -> None:
-        """It left in good order, or is not wanted any more."""
+        """End one that left in good order, or is unwanted."""
         replica.ended = True
         self._note(replica, "ended")
 
@@ -174,7 +180,10 @@ class Fleet:
         log.error("worker %d is given up: %s", replica.worker, error)
 
     def revive(self) -> bool:
-        """Start one that ended in good order again; False when there is none."""
+        """Start again one that ended in good order.
+
+        False when there is none.
+        """
         for replica in self:
             if replica.ended and replica.given_up is None:
                 replica.ended = False
@@ -183,8 +192,9 @@ class Fleet:
         return False
 
     def join(self) -> None:
-        """Start a replica on each machine that has come since and has room, up to the job's
-        maximum.
+        """Start a replica on each new machine that has room.
+
+        The job's maximum holds.
         """
         now = time.monotonic()
         if now - self._looked_at < LOOK_FOR_ROOM_S:
@@ -201,7 +211,7 @@ class Fleet:
             self._start(replica)
 
     def check_placed(self) -> None:
-        """Raise `EngineError` when for long no replica has a machine to live on."""
+        """Raise `EngineError` when no replica has had a machine for long."""
         live, now = self.live, time.monotonic()
         if not live or {replica.worker for replica in live} - self._executor.waiting():
             self._placed_at = now
@@ -213,8 +223,9 @@ class Fleet:
             )
 
     def hung(self) -> list[Replica]:
-        """Those whose engine does not come back from a step: a worker reports twice a second while
-        it lives.
+        """List replicas whose engine does not return from a step.
+
+        A worker reports twice a second while it lives.
         """
         now, found = time.monotonic(), []
         for replica in self.live:
@@ -242,8 +253,9 @@ class Fleet:
         log.info("worker %d: %s", replica.worker, what, extra=said)
 
     def _step_down(self, replica: Replica, problem: MemoryProblem) -> None:
-        """Out of memory is no death like others: the next engine asks for less, and no row is to
-        blame.
+        """Restart a worker after out-of-memory with smaller demands.
+
+        No row is to blame for it.
         """
         taken = [rung.rung for rung in self.rungs if rung.worker == replica.worker]
         replica.setup, rung = step_down.step_down(replica.setup, problem, taken=taken)

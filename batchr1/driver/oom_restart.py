@@ -1,5 +1,6 @@
-"""After out-of-memory: the same worker one rung lower, or the end of the ladder with its cause and
-what to do.
+"""Restart after out-of-memory, one rung lower.
+
+At the end of the ladder stand the cause and what to do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ MIN_HELD_GIB = 0.05
 
 @dataclass(frozen=True, slots=True)
 class RungTaken:
-    """A step down, for the run's record. `at_s`: seconds since the driver started."""
+    """A step down, for the run's record.
+
+    `at_s`: seconds since the driver started.
+    """
 
     worker: int
     rung: str
@@ -38,10 +42,10 @@ class RungTaken:
 def step_down(
     setup: WorkerSetup, problem: MemoryProblem, *, taken: Collection[str]
 ) -> tuple[WorkerSetup, Rung]:
-    """The setup to restart with, one rung lower. Call when the failed worker's processes are gone.
+    """Make the setup to restart with, one rung lower.
 
-    `taken`: names of the rungs that this worker took before. Raises `EngineMemoryError` at the end
-    of the ladder.
+    Call when the failed worker's processes are gone. `taken`: names of the rungs that this worker
+    took before. Raises `EngineMemoryError` at the end of the ladder.
     """
     holders = _holders(setup.assignment.devices)
     problem = _by_others(setup, problem, holders)
@@ -67,8 +71,9 @@ def step_down(
 
 
 def _by_others(setup: WorkerSetup, problem: MemoryProblem, holders: list[Holder]) -> MemoryProblem:
-    """Weights that did not load beside another process: what is free by now is what a smaller share
-    can have.
+    """Blame other processes for weights that did not load beside them.
+
+    The share to try next is what they leave free.
     """
     if problem.cause != "oom_load" or not holders:
         return problem
@@ -95,8 +100,9 @@ def _holders(devices: tuple[str, ...]) -> list[Holder]:
 
 
 def _holders_text(holders: list[Holder], problem: MemoryProblem) -> str:
-    """`process 123 (python) holds 60.0 GiB`, the largest first; what torch saw where NVML says
-    nothing.
+    """Name the processes that hold memory, the largest first.
+
+    `process 123 (python) holds 60.0 GiB`; where NVML says nothing, what torch saw.
     """
     found = [(h.memory_gib, h.pid, h.name) for h in holders] or [
         (gib, pid, None) for pid, gib in problem.others
@@ -115,7 +121,8 @@ def _end_of_ladder(setup: WorkerSetup, problem: MemoryProblem, held: str) -> str
     for name in blocking(setup.plan.engine_args, problem, fixed=set(setup.plan.fixed)):
         verb = "Leave out" if name == "enforce_eager" else "Lower"
         advice.append(
-            f"{verb} model.engine_args.{name}, which the job sets to {setup.plan.engine_args.get(name)}."
+            f"{verb} model.engine_args.{name}, which the job sets to "
+            f"{setup.plan.engine_args.get(name)}."
         )
     if problem.cause == "kv_too_small":
         for name in sorted(

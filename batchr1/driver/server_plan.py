@@ -1,5 +1,6 @@
-"""What `batchr1 plan` can say of a job whose work a server does: how many requests, how many
-tokens, what they cost.
+"""Plan of a job whose work a server does.
+
+It counts requests and tokens, and prices them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from batchr1.job.fingerprint import continued_digest
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetups:
-    """Makes the setups of a run's workers.
+    """Maker of the setups of a run's workers.
 
     `spent_usd`: the cost of earlier runs at a server. `verify_kind`: how rows are judged.
     """
@@ -26,7 +26,10 @@ class WorkerSetups:
     verify_kind: str
 
     def make(self, worker: int, kind: int) -> WorkerSetup:
-        """Make one. `kind`: the kind of machine, of those in the plan, that the worker runs on."""
+        """Make one.
+
+        `kind`: the kind of machine, of those in the plan, that the worker runs on.
+        """
         job, whole = self.run.job, self.engines.plan
         verify = job.spec.verify.model_copy(update={"kind": self.verify_kind})
         return WorkerSetup(

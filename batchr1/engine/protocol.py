@@ -1,5 +1,6 @@
-"""What a run needs from an inference engine: a handful of calls that vLLM, and a scripted stand-in,
-provide.
+"""Protocol of an inference engine, as a run needs it.
+
+vLLM provides its handful of calls, and so does the scripted engine.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from batchr1.records import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where an engine loads its model from: a folder, or a repository at a revision."""
+    """Source of an engine's model: a folder, or a repository's revision."""
 
     location: str
     revision: str | None
@@ -34,7 +35,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens of one request; the last one carries the reason for its end."""
+    """New tokens of one request.
+
+    The last one carries the reason for its end.
+    """
 
     id: str
     token_ids: Sequence[int]
@@ -43,10 +47,10 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredMemory:
-    """Where the memory went, in GiB of the GPU that holds most (on a CPU machine, of the process); None: not known.
+    """Use of memory, in GiB; None: not known.
 
-    `kv_gib` is of the GPU that has least of it. The names are those of the plan's memory, to be
-    read side by side.
+    It is that of the GPU that holds most, or on a CPU machine of the process. `kv_gib` is of the
+    GPU that has least of it. The names are those of the plan's memory, to be read side by side.
     """
 
     weights_gib: float | None
@@ -58,7 +62,7 @@ class MeasuredMemory:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What the engine turned out to be once it was loaded. Lengths and capacities in tokens."""
+    """Facts of a loaded engine. Lengths and capacities in tokens."""
 
     engine: str
     max_model_len: int
@@ -69,8 +73,9 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """How busy the engine is: requests running and waiting, share of the KV cache in use, preemptions so far.
+    """Load of an engine.
 
+    It has requests running and waiting, the share of the KV cache in use, and preemptions so far.
     `prefix_queries` of the tokens that were to be prefilled were looked for in the prefix cache,
     `prefix_hits` found.
     """
@@ -83,7 +88,7 @@ class EngineLoad:
     prefix_hits: int = 0
 
     def plus(self, other: EngineLoad) -> EngineLoad:
-        """What two engines counted together; the rest is `other`'s."""
+        """Add two engines' counts; the rest is `other`'s."""
         return replace(
             other,
             preempted=self.preempted + other.preempted,
@@ -92,7 +97,7 @@ class EngineLoad:
         )
 
     def counts(self) -> dict[str, float | None]:
-        """What is worth keeping when the engine is gone, for the run's record."""
+        """Give the counts that a run's record keeps."""
         rate = round(self.prefix_hits / self.prefix_queries, 4) if self.prefix_queries else None
         return {
             "preempted": self.preempted,

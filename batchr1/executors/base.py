@@ -1,5 +1,6 @@
-"""Where a job's engines will live: this machine, or a Ray cluster. What that means for the plan,
-and for the output.
+"""The executor that a job names: this machine, or a Ray cluster.
+
+Its kind decides the machine that is planned for, and where an output may lie.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Executor(Protocol):
     def close(self) -> None: ...
 
     def room(self, taken: list[int]) -> list[int]:
-        """Kinds of machine with room for one more replica each, given how many of each kind there
-        are by now.
+        """List kinds of machine, each once for every further replica it fits.
+
+        `taken`: the kind of each replica that is there by now.
         """
         ...
 
@@ -45,7 +47,7 @@ class Executor(Protocol):
 def check_executor(
     spec: JobSpec, *, gpus: str | None, devices: tuple[str, ...] | None, is_local_output: bool
 ) -> None:
-    """Raise `JobError` for options that cannot be meant where the engines are elsewhere."""
+    """Raise `JobError` for options that mean nothing on other machines."""
     if spec.executor.kind == "local":
         return
     for name, value in (("gpus", gpus), ("devices", devices)):
@@ -65,16 +67,19 @@ def check_executor(
 
 
 def machine_of(spec: JobSpec, devices: tuple[str, ...]) -> Machine:
-    """What there is to plan for: this machine, or what the cluster's nodes say of themselves."""
+    """Describe the machine to plan for: this one, or the whole cluster."""
     if spec.executor.kind == "local":
         return this_machine(devices, cpu_replicas=spec.executor.replicas or 1)
-    from batchr1.executors.ray import cluster_machine
+    from batchr1.executors.ray_nodes import cluster_machine
 
     return cluster_machine(spec.executor)
 
 
 def open_executor(spec: JobSpec, plan: Plan, log: Log) -> Executor:
-    """The executor of a run. `log` takes what workers print, and is closed with it."""
+    """Open the executor of a run.
+
+    `log` takes what workers print, and is closed with it.
+    """
     if spec.executor.kind == "local":
         return LocalExecutor(log)
     from batchr1.executors.ray import RayExecutor

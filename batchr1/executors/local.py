@@ -1,4 +1,7 @@
-"""Replicas as processes of this machine: one for each group of GPUs, or one on the CPU."""
+"""Replicas as processes of this machine.
+
+There is one for each group of GPUs, or one on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ class LocalExecutor:
             line.send(setup)
 
     def send(self, worker: int, message: ToWorker) -> None:
-        """Send to a worker; what is sent to a dead one is dropped, and `poll` reports the death."""
+        """Send to a worker.
+
+        A message to a dead one is dropped, and `poll` reports the death.
+        """
         line = self._lines.get(worker)
         if line is not None:
             with contextlib.suppress(OSError):
@@ -95,7 +101,10 @@ class LocalExecutor:
         return messages
 
     def kill(self, worker: int) -> WorkerExited:
-        """End a worker's process at once; a worker that is gone already has nothing to say."""
+        """End a worker's process at once.
+
+        A worker that is gone already has nothing to say.
+        """
         if worker not in self._processes:
             return WorkerExited(None)
         with contextlib.suppress(ProcessLookupError):
@@ -134,8 +143,9 @@ class LocalExecutor:
 
 
 def share_cores(replicas: int) -> list[tuple[int, ...]]:
-    """The cores of this machine that this process may use, divided: a block each, or one to several
-    replicas.
+    """Divide the cores that this process may use among replicas.
+
+    Each gets a block of its own. Where cores are fewer than replicas, several share one.
     """
     cores = (
         sorted(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
-"""What driver and workers say to each other, in two groups: to workers, and from workers.
+"""Messages between driver and workers, in two groups by direction.
 
-Plain records, so that any channel can carry them.
+They are plain records, so that any channel can carry them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from batchr1.sizing.oom import MemoryProblem
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Work that is this worker's until it is staged, failed, or the worker is given up."""
+    """Work of this worker until it is staged or failed.
+
+    It ends, too, when the driver gives the worker up.
+    """
 
     items: tuple[WorkItem, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """No more work will come: finish what is leased, stage it, and end."""
+    """End of the work: finish what is leased, stage it, and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,17 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class SamplesCommitted:
-    """These samples are in a committed part: they need not be saved any more."""
+    """Samples in a committed part: checkpoints may forget them."""
 
     keys: tuple[SampleKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CancelSamples:
-    """These samples are not wanted any more: those that are not generated yet are given up."""
+    """Samples that are no longer wanted.
+
+    Those that are not generated yet are given up.
+    """
 
     keys: tuple[SampleKey, ...]
 
@@ -59,15 +65,17 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class FirstAnswer:
-    """A server has answered: key, model name and parameters are right. It is `WorkerReady` before
-    anybody can know that.
+    """A server's first answer: key, model name and parameters are right.
+
+    A server's `WorkerReady` comes before anybody can know that.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStop:
-    """Nothing more is to be had here, for a reason that is no error of this worker's: the run is to
-    stop, resumably.
+    """Request to stop the run, resumably.
+
+    The worker can get nothing more, through no error of its own.
     """
 
     reason: str
@@ -93,7 +101,7 @@ class SamplesFinished:
 
 @dataclass(frozen=True, slots=True)
 class SampleVerified:
-    """A sample has its verdict. Only where the job stops rows by it."""
+    """A sample's verdict; sent only where the job stops rows by it."""
 
     key: SampleKey
     right: bool
@@ -101,7 +109,7 @@ class SampleVerified:
 
 @dataclass(frozen=True, slots=True)
 class SamplesCancelled:
-    """These were given up, with so many tokens generated of them in all."""
+    """Samples that were given up, and their generated tokens in all."""
 
     keys: tuple[SampleKey, ...]
     tokens: int
@@ -109,7 +117,7 @@ class SamplesCancelled:
 
 @dataclass(frozen=True, slots=True)
 class PartCounts:
-    """What a staged part holds. Tokens are generated ones."""
+    """Contents of a staged part. Tokens are generated ones."""
 
     rows: int
     tokens: int
@@ -123,7 +131,7 @@ class PartCounts:
 
 @dataclass(frozen=True, slots=True)
 class PartStaged:
-    """A part is in staging, complete and durable, and waits for the driver's commit."""
+    """A complete, durable part in staging that waits for the driver's commit."""
 
     name: str
     keys: tuple[SampleKey, ...]
@@ -132,7 +140,7 @@ class PartStaged:
 
 @dataclass(frozen=True, slots=True)
 class SamplesFailed:
-    """The engine refused these samples as often as the job lets them be tried."""
+    """Samples that the engine refused as often as the job allows."""
 
     failures: tuple[Failure, ...]
 

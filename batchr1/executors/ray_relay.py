@@ -1,11 +1,10 @@
-"""A worker on another machine: started there as here, with a line to the driver between.
+"""Relay: the parent of a worker on another node.
 
     driver ⇄ TCP ⇄ relay ⇄ socket pair ⇄ worker process
 
-The relay runs on the worker's machine and is its parent in every sense that `run.local` gives to
-the word: it keeps the last lines that the worker prints, notices its death, and takes it along when
-it dies itself. It ends with its line to the driver, so nothing outlives a driver that was killed.
-It knows nothing of Ray, which only starts it.
+The relay does on its node what `local` does in the driver. It keeps the worker's last lines,
+notices its death, and takes it along when it dies itself. It ends with its line to the driver, so
+nothing outlives a driver that was killed. It knows nothing of Ray, which only starts it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ NOT_FORWARDED = frozenset({"VLLM_HOST_IP", "BATCHR1_WORKER_PID"})  # a machine's
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """What a worker printed, for the run's log."""
+    """Bytes that a worker printed, for the run's log."""
 
     data: bytes
 
@@ -46,9 +45,10 @@ def environment_to_forward() -> dict[str, str]:
 
 
 def serve(address: tuple[str, int], key: bytes, worker: int, epoch: int, cluster: str) -> None:
-    """Run one worker to its end. Call from the process' main thread: the worker dies with the thread that made it.
+    """Run one worker to its end.
 
-    `cluster`: the address of the cluster itself, for an engine that spreads over its nodes.
+    Call from the process' main thread: the worker dies with the thread that made it. `cluster`: the
+    address of the cluster itself, for an engine that spreads over its nodes.
     """
     line = _Line(secured(socket.create_connection(address, CONNECT_S), key, is_driver=False))
     line.send(Hello(worker, epoch))

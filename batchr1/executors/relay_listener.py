@@ -67,14 +67,14 @@ class RelayListener:
         self._key = key
         self._arrived: queue.SimpleQueue[tuple[Hello, Connection]] = queue.SimpleQueue()
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
-        self.bell, self._rope = socket.socketpair()
-        self.bell.setblocking(False)
-        threading.Thread(target=self._accept, name="door", daemon=True).start()
+        self.wakeup, self._notify = socket.socketpair()
+        self.wakeup.setblocking(False)
+        threading.Thread(target=self._accept, name="relay listener", daemon=True).start()
 
     def arrivals(self) -> Iterator[tuple[Hello, Connection]]:
         """Those that came since."""
         with contextlib.suppress(BlockingIOError):
-            self.bell.recv(4096)
+            self.wakeup.recv(4096)
         while True:
             try:
                 yield self._arrived.get_nowait()
@@ -85,8 +85,8 @@ class RelayListener:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        self.bell.close()
-        self._rope.close()
+        self.wakeup.close()
+        self._notify.close()
 
     def _accept(self) -> None:
         while True:
@@ -95,7 +95,7 @@ class RelayListener:
             except OSError:  # closed
                 return
             threading.Thread(
-                target=self._handshake, args=(sock,), name="greeting", daemon=True
+                target=self._handshake, args=(sock,), name="relay handshake", daemon=True
             ).start()
 
     def _handshake(self, sock: socket.socket) -> None:
@@ -107,4 +107,4 @@ class RelayListener:
             line = secured(sock, self._key, is_driver=True)
             hello = line.recv()
             self._arrived.put((hello, line))
-            self._rope.send(b"!")
+            self._notify.send(b"!")

@@ -1,4 +1,4 @@
-"""Everything a worker must know before its first lease, and the sums that both sides share."""
+"""Setup of a worker, and sums that both sides share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITING_SHARE = 8
 
 
 def most_in_flight(max_num_seqs: int) -> int:
-    """Count a full batch, and those that wait in the engine for its next free slot."""
+    """Count a full batch, and those that wait for a slot."""
     return max_num_seqs + max(4, max_num_seqs // WAITING_SHARE)
 
 
@@ -45,7 +45,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a server's work has cost when a worker starts.
+    """Cost of a server's work before a worker starts.
 
     `before_usd`: in earlier runs of the output. `spent`: by this run's workers before this one.
     """
@@ -56,10 +56,10 @@ class Spending:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What a worker is handed: its assignment, the job, and what became of the job on this run.
+    """A worker's assignment, the job, and the facts of this run.
 
     `plan` is that of its kind of machine; a step down after out-of-memory changes it. `kept_schema`
-    is Arrow IPC. `job_digest` names the job in checkpoints: another job's are never gone on with.
+    is Arrow IPC. `job_digest` names the job in checkpoints: another job's are never continued.
     `mixed_step_cost`: see `MIXED_STEP_COST`.
     """
 
@@ -80,12 +80,15 @@ class WorkerSetup:
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """What the engine computes on."""
+        """Device that the engine computes on."""
         return "cuda" if self.plan.device == "cuda" else "cpu"
 
     @property
     def has_cuda_graphs(self) -> bool:
-        """Whether decode steps run inside CUDA graphs, which a step with a prefill does not."""
+        """Whether decode steps run inside CUDA graphs.
+
+        A step with a prefill does not.
+        """
         return self.device == "cuda" and not self.plan.engine_args.get("enforce_eager")
 
     def restarted(self, *, pause_s: float, spent: Spent | None) -> WorkerSetup:

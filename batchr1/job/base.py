@@ -1,4 +1,4 @@
-"""The base of all models of a job file, and the types that several of them use."""
+"""Base of all models of a job file, and shared types."""
 
 from __future__ import annotations
 

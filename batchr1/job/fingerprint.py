@@ -1,4 +1,4 @@
-"""What decides a job's answers, and how two jobs differ in it.
+"""Fingerprint of a job: the keys that decide its answers.
 
 Semantic keys change answers or the shape of the output: an output made with other values of them is
 never extended. Everything else (GPUs, batch sizes, intervals, paths, storage, how many rows or
@@ -61,7 +61,7 @@ def _is_larger(before: int | None, now: int | None) -> bool:
 def fingerprint(
     spec: JobSpec, *, model_identity: str, kept: dict[str, str], verifier: str | None = None
 ) -> dict[str, Any]:
-    """The semantic keys of a job as a flat mapping of plain values.
+    """Map the semantic keys of a job to plain values.
 
     `model_identity` covers weights, tokenizer and chat template, and of a server's model is its
     name; `kept` gives the type of each kept column; `verifier` is the digest of the module of a
@@ -103,9 +103,9 @@ def digest(semantic: dict[str, Any]) -> str:
 
 
 def continued_digest(semantic: dict[str, Any]) -> str:
-    """Of what decides each token of a generation.
+    """Digest the keys that decide each token of a generation.
 
-    Not how many: saved ones are good under a larger limit too.
+    The limit of tokens is none of them: saved ones are good under a larger limit too.
     """
     return digest(
         {k: v for k, v in semantic.items() if k != _MAX_TOKENS and not k.startswith("verify.")}
@@ -115,10 +115,10 @@ def continued_digest(semantic: dict[str, Any]) -> str:
 def check_same(
     before: dict[str, Any], now: dict[str, Any], *, output: str, continue_truncated: bool = False
 ) -> None:
-    """Raise `FingerprintError` with a line for each semantic key that differs, and the three ways out.
+    """Raise `FingerprintError` when semantic keys differ.
 
-    With `continue_truncated` a larger sampling.max_tokens is no difference: whatever was not cut is
-    as it would be.
+    It has a line for each of them, and the three ways out. With `continue_truncated` a larger
+    sampling.max_tokens is no difference: whatever was not cut is as it would be.
     """
     larger = _is_larger(before.get(_MAX_TOKENS), now.get(_MAX_TOKENS)) and _MAX_TOKENS in before
     if continue_truncated and larger:

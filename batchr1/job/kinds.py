@@ -1,4 +1,4 @@
-"""The kinds of engine by name, each with the module that defines it. Imports nothing early."""
+"""Engine kinds by name, each with its module. Imports nothing early."""
 
 from __future__ import annotations
 
@@ -14,5 +14,8 @@ KINDS = {
 
 
 def load_backend(kind: str) -> Any:
-    """Import a kind's backend. Not typed: the job's own models use it, and a backend uses those."""
+    """Import a kind's backend.
+
+    It is not typed: the job's own models use it, and a backend uses those.
+    """
     return importlib.import_module(KINDS[kind]).BACKEND

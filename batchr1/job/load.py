@@ -1,5 +1,6 @@
-"""Job YAML → `JobSpec`: read, override, expand, validate. Complaints name file, key, what was given
-and allowed.
+"""Job YAML → `JobSpec`: read, override, expand, validate.
+
+Complaints name the file, the key, what was given and what is allowed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from batchr1.records import VERIFY_KINDS
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the command line changes in a job file."""
+    """Changes to a job file by the command line."""
 
     variant: str | None = None
     output: str | None = None
@@ -146,7 +147,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]:
-    """Apply the command line's overrides in place; returns the key paths that came from there."""
+    """Apply the command line's overrides in place.
+
+    Returns the key paths that came from there.
+    """
     pairs: list[tuple[tuple[str, ...], Any]] = []
     if overrides.variant is not None:
         model = raw.get("model")
@@ -182,8 +186,9 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
 
 
 def _typed(key_path: Sequence[str], text: str) -> Any:
-    """The value of a --set: text where the spec takes text (a template is no YAML mapping), YAML
-    elsewhere.
+    """Parse the value of a --set.
+
+    It stays text where the spec takes text, as a template is no YAML mapping. Elsewhere it is YAML.
     """
     kinds = _kinds_at(key_path)
     structured = kinds & {list, dict} and text.startswith(("[", "{"))
@@ -203,7 +208,10 @@ def _typed(key_path: Sequence[str], text: str) -> Any:
 
 
 def _kinds_at(key_path: Sequence[str]) -> set[Any]:
-    """The plain types that the spec takes at a key; empty for a key that it does not know."""
+    """List the plain types that the spec takes at a key.
+
+    Empty for a key that it does not know.
+    """
     model: Any = JobSpec
     for part in key_path[:-1]:
         field = model.model_fields.get(part)
@@ -226,8 +234,9 @@ def _plain_types(annotation: Any) -> set[Any]:
 
 
 def _variant_of(raw: Mapping[str, Any]) -> str | None:
-    """What `{{ variant }}` stands for: the variant's name, else the last part of the model's path
-    or name.
+    """Name the model for `{{ variant }}`.
+
+    It is the variant's name, else the last part of the model's path or name.
     """
     model = raw.get("model")
     if not isinstance(model, dict):
@@ -242,8 +251,9 @@ def _expand_paths(
     variables: Mapping[str, str | None],
     from_cli: set[tuple[str, ...]],
 ) -> None:
-    """Expand `${NAME}` and `{{ name }}` in every path of the job and make local ones absolute, in
-    place.
+    """Expand every path of the job in place.
+
+    `${NAME}` and `{{ name }}` are replaced, and local paths made absolute.
     """
     verify = raw.get("verify")
     if isinstance(verify, dict) and ":" in str(verify.get("kind")):
@@ -317,7 +327,7 @@ def _location(error: ErrorDetails) -> list[str]:
 
 
 def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
-    """What pydantic says of one key, as one line in our form."""
+    """Turn pydantic's complaints about one key into one line of ours."""
     error = errors[0]
     loc = _location(error)
     key = ".".join(loc) or "the job"
@@ -371,8 +381,9 @@ def _need(message: str) -> str:
 
 
 def _is_union_branch(part: str) -> bool:
-    """pydantic adds the tried branch of a union ('list[str]', 'dict[str,str]', "literal['all']") to
-    the location.
+    """Whether part of a location names a tried branch of a union.
+
+    pydantic adds those: 'list[str]', 'dict[str,str]', "literal['all']".
     """
     return "[" in part or part in {"str", "int", "float", "bool"}
 

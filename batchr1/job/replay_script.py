@@ -1,4 +1,4 @@
-"""The script of the replay engine: what it generates, how fast, and how it fails."""
+"""Script of the replay engine: its completions, speed and faults."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ class ReplayScript(Section):
     answer_len: _Count = 5
     """Tokens of each answer."""
     groups: list[list[PositiveInt]] = []
-    """Lengths of completions instead of log-normal ones: the prompt's hash picks a group, the sample's seed one of it."""
+    """Lengths of completions instead of log-normal ones: the prompt's hash picks a group, the
+    sample's seed one of it."""
     max_model_len: PositiveInt | None = None
     """The context; null: as planned."""
     max_num_seqs: PositiveInt | None = None
     """Sequences in a step; null: as planned."""
     kv_cache_tokens: _Count = 1_000_000
-    """Tokens of all running sequences, rounded up to blocks; where it runs full, the newest is preempted."""
+    """Tokens of all running sequences, rounded up to blocks; where it runs full, the newest is
+    preempted."""
     max_num_batched_tokens: PositiveInt | None = None
     """Tokens prefilled in a step; null: as planned."""
     tokens_per_step: PositiveInt = 1
@@ -39,7 +41,8 @@ class ReplayScript(Section):
     time_scale: float = 1.0
     """The share of those seconds that is slept."""
     runs_apart: bool = False
-    """Whether a step's time begins when the last one was over, as in an engine process of its own."""
+    """Whether a step's time begins when the last one was over, as in an engine process of its
+    own."""
     start_s: float = 0.0
     """Seconds until the engine is loaded."""
     refuse_every: _Count = 0
@@ -61,12 +64,14 @@ class ReplayScript(Section):
     journal: str | None = None
     """A file that gets a line of JSON for each submission, and for each request in each step."""
     fits: dict[str, Any] | None = None
-    """Engine arguments and the most that the memory allows of each; above them the engine runs out of memory."""
+    """Engine arguments and the most that the memory allows of each; above them the engine runs out
+    of memory."""
     oom: Literal["busy", "kv_too_small", "oom_load", "oom", "bad_alloc"] = "oom"
     """With whose words."""
     oom_at_step: _Count | None = None
     """At this step; null: at its start."""
     oom_as: Literal["raised", "printed", "abort"] = "raised"
-    """Whether the words are raised, printed as by a subprocess, or printed by a process that aborts."""
+    """Whether the words are raised, printed as by a subprocess, or printed by a process that
+    aborts."""
     engine_args: dict[str, Any] = {}
     """Engine arguments in place of those that were planned."""

@@ -1,4 +1,4 @@
-"""What a job may say of a server (`engine.kind: openai`), and what it may not ask of one.
+"""Rules for the keys of a server (`engine.kind: openai`).
 
 Messages here never show a value that might be a key: a wrong job file ends up in logs.
 """
@@ -71,7 +71,10 @@ def check_api_key_env(value: str) -> str:
 
 
 def check_extra_body(value: dict[str, Any]) -> dict[str, Any]:
-    """Raises `ValueError` for keys that the job has a place for, and for what looks like a secret."""
+    """Refuse parameters that have a key of their own, and secrets.
+
+    Raises `ValueError`.
+    """
     for name, place in _OWN_KEYS.items():
         if name in value:
             raise ValueError(f"{name} has a place of its own ({place})")

@@ -1,10 +1,11 @@
-"""Rows that need more than a comparison are verified beside the engine, in processes of their own.
+"""Verification of rows that need more than a comparison.
 
-    Collector ─▶ queue ─▶ a thread for each process ─▶ the process (one row at a time) ─▶ back to the Collector
+    Collector ─▶ queue ─▶ a thread for each process ─▶ the process (one row at a time) ─▶ Collector
 
-A verifier is the user's code, or a parser run on a model's text. It may hang, crash or eat memory:
-then its process is killed, its row gets no verdict and the flag `verify_failed`, and a new process
-takes the next row. Nothing waits for a verdict but its own row.
+It runs beside the engine, in processes of its own. A verifier is the user's code, or a parser run
+on a model's text. It may hang, crash or eat memory: then its process is killed, its row gets no
+verdict and the flag `verify_failed`, and a new process takes the next row. Nothing waits for a
+verdict but its own row.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ LOGGED = 5  # failures of each kind that the log names
 
 
 class VerifierGoneError(Exception):
-    """The process has no verdict to give: it hung, died, or never started. Says which."""
+    """A process without a verdict: it hung, died, or never started.
+
+    The message says which.
+    """
 
 
 class VerifierProcess:
@@ -116,7 +120,7 @@ class VerifierPool:
         self._threads: list[threading.Thread] = []
 
     def takes(self, row: Result) -> bool:
-        """Whether a row was left without a verdict because only a process may give it."""
+        """Whether only a process may give this row its verdict."""
         comparable = row.gold is not None or self._verify.is_function
         needs_process = comparable or self._verify.extract is not None
         return (
@@ -137,7 +141,10 @@ class VerifierPool:
         self._rows.put(row)
 
     def close(self) -> None:
-        """End the processes. Every row was given back, or is not wanted any more."""
+        """End the processes.
+
+        Every row was given back, or is not wanted any more.
+        """
         for _ in self._threads:
             self._rows.put(None)
         for thread in self._threads:
@@ -185,7 +192,7 @@ class VerifierPool:
 
 
 def judged(row: Result, verdict: Verdict) -> Result:
-    """The row with its verdict, and with the flag of one that is not settled."""
+    """Add the verdict to a row, and the flag where unsettled."""
     flags = (*row.flags, "verify_unsure") if verdict.unsure else row.flags
     return dataclasses.replace(
         row,
@@ -197,10 +204,10 @@ def judged(row: Result, verdict: Verdict) -> Result:
 
 
 def check_verifier(verify: Verify, *, has_gold: bool, timeout_s: float = CHECK_S) -> str | None:
-    """Import a function that verifies, in a process and under the limits that it will run under: its module's digest.
+    """Import a verifying function under its limits, and digest its module.
 
-    Of the kinds that are built in, only see whether their library is there. Raises `JobError` with
-    what is wrong.
+    It is imported in a process. Of the kinds that are built in, only see whether their library is
+    there. Raises `JobError` with what is wrong.
     """
     if not verify.is_function:
         if (
@@ -226,7 +233,10 @@ def check_verifier(verify: Verify, *, has_gold: bool, timeout_s: float = CHECK_S
 
 
 def _as_mapping(row: Result) -> dict[str, Any]:
-    """What a user's function gets of a row: the output's columns that are known, and the kept ones."""
+    """Map a row for a user's function.
+
+    It has the output's columns that are known, and the kept ones.
+    """
     names = (
         "id",
         "sample",

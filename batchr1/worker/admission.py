@@ -1,4 +1,4 @@
-"""Admission: as many samples at once as make the most tokens a second.
+"""Admission: as many samples at once as bring most tokens a second.
 
 A decode step reads the weights once, however many sequences are in it, so one more sequence adds
 tokens and hardly any time. But sequences grow, and a cache that runs full makes vLLM preempt the
@@ -90,7 +90,7 @@ class Balance:
 
 
 def refill_share(mean: float, mixed_step_cost: float) -> float:
-    """Give the share of a full batch that falls free before a refill.
+    """Choose the share of a batch that falls free before refills.
 
     `mean`: tokens of a completion.
 
@@ -228,7 +228,7 @@ class Admission:
             self._mean, self._variance = self._mean + mean[0], self._variance + variance[0]
 
     def ended(self, sequence: Sequence, *, cut: bool = False) -> None:
-        """It is through; `cut`: by a limit, not by itself."""
+        """Release a sample; `cut`: by a limit, not by itself."""
         added = self._in_flight.pop(sequence)
         if added is not None:
             self._mean = self._mean - added[0]
@@ -298,9 +298,10 @@ class Admission:
         self._held = float(sum(s.prompt_len + s.generated for s in sequences))
 
     def _learn(self) -> None:
-        """From what has ended: lengths, or how far the expectation was off where there was one.
+        """Learn from a sample that ended.
 
-        Samples that had one were chosen for it, so that their lengths say nothing of other samples.
+        Its length counts, or how far its expectation was off where it had one. Samples that had one
+        were chosen for it, so that their lengths say nothing of other samples.
         """
         if self._ended:
             lengths, expected, weights = np.array(

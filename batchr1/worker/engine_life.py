@@ -1,4 +1,4 @@
-"""The life of a worker with an engine: load it, run its loop, close it."""
+"""Life of a worker with an engine: load, run, close."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def serve(
     channel: Channel,
     make_engine: Callable[[WorkerSetup, ModelFiles], Engine],
 ) -> None:
-    """Live a worker's life, from loading the engine to the last staged part."""
+    """Run a worker from loading the engine to the last part."""
     time.sleep(setup.assignment.pause_s)
     started = time.monotonic()
     files = files_of(setup)
@@ -61,7 +61,7 @@ def serve(
 
 
 def files_of(setup: WorkerSetup) -> ModelFiles:
-    """Find a folder of this machine with the model, so that nobody asks the hub.
+    """Find a local folder with the model, without asking the hub.
 
     Not for an engine that spans nodes, whose folders may lie elsewhere: there each looks up the
     repository itself. Raises `ModelError` where such an engine is to load from S3.
@@ -98,7 +98,7 @@ def model_tags(setup: WorkerSetup, files: ModelFiles) -> tuple[ThinkTags, Any]:
 
 
 def rules_of(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Rules:
-    """Give what the job says of generations under way, in this model's tokens."""
+    """Put the job's rules of generations into this model's tokens."""
     s = setup.spec.sampling
     if not s.closes_traces:
         return Rules(None, s.stop_loops)
@@ -108,7 +108,10 @@ def rules_of(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Rules:
 
 
 def result_maker(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Callable[..., Any]:
-    """Make the function from completion and time to row, with the model's own tokenizer."""
+    """Make the function from completion and time to row.
+
+    It uses the model's own tokenizer.
+    """
     spec, decode = setup.spec, text_decoder(tokenizer, tags)
     instruction = instruction_text(spec.prompting.instruction)
     verify = Verify(**spec.verify.model_dump())

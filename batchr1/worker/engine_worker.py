@@ -1,4 +1,4 @@
-"""The loop of a worker with an engine, fed continuously, in a process of its own.
+"""Loop of a worker with an engine, which is fed continuously.
 
     backlog ─▶ engine.step() ─▶ Outbox
 
@@ -207,7 +207,7 @@ class EngineWorker(WorkerLoop):
         self._outbox.put(completion, saved, length, carried=min(generation.offset, length))
 
     def _to_save(self) -> list[GenerationCheckpoint]:
-        """What is under way, then what is complete."""
+        """List generations under way, then those that are complete."""
         saved = {
             one.key: one
             for one in (g.saved() for g in list(self._under_way.values()))

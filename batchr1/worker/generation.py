@@ -1,5 +1,6 @@
-"""A sample under way in a worker: its tokens so far, and what may end or turn it before the engine
-does.
+"""A sample under way in a worker.
+
+It has tokens so far, and rules that may end or turn it before the engine does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from batchr1.seeds import resumed_seed
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a job says of generations under way."""
+    """A job's rules for generations under way."""
 
     budgets: Budgets | None = None
     stop_loops: bool | Literal["close"] = False
@@ -32,8 +33,9 @@ NO_RULES = Rules()
 
 
 class Generation:
-    """A sample under way: all its tokens, of which the first `offset` were saved before it was
-    submitted.
+    """A sample under way, with all its tokens.
+
+    The first `offset` of them were saved before it was submitted.
     """
 
     __slots__ = (
@@ -104,14 +106,15 @@ class Generation:
         return self.item.expected_tokens
 
     def request(self, id: str) -> Request:
-        """For the engine: the prompt and all tokens so far, as a prompt."""
+        """Build the engine's request: the prompt and all tokens so far."""
         item, length = self.item, len(self.tokens)
         seed = resumed_seed(item.seed, length)
         return Request(id, (*item.prompt.token_ids, *self.tokens), item.max_tokens - length, seed)
 
     def take(self, new: Sequence[int]) -> Literal["close", "cut"] | None:
-        """Take what the engine gave, as far as it is within the budgets: `close` it there, `cut`
-        it, or go on.
+        """Take the engine's tokens, as far as the budgets let them.
+
+        The verdict is to `close` it there, to `cut` it, or to go on.
         """
         if self._meter is None:
             self.tokens.extend(new)
@@ -127,14 +130,20 @@ class Generation:
         return loops.update(self.tokens, self._searched_from)
 
     def _may_close(self) -> bool:
-        """Whether a loop here is in the reasoning, with room for the closing and an answer."""
+        """Whether a loop may be closed here.
+
+        It must be in the reasoning, with room for the closing and an answer.
+        """
         if not self._closes_loops or self._budgets is None or self._meter is None:
             return False
         room = self.item.max_tokens - len(self.tokens) - len(self._budgets.closing)
         return self._meter.is_thinking and not self.injected and room > 0
 
     def _closing_at(self) -> int:
-        """The tokens before what was put in; all of them where nothing was."""
+        """Count the tokens before what was put in.
+
+        All of them where nothing was.
+        """
         if not self.injected or self._budgets is None:
             return len(self.tokens)
         closing = list(self._budgets.closing[: self.injected])
@@ -147,7 +156,7 @@ class Generation:
         return len(self.tokens)
 
     def _closed_by(self) -> Literal["budget", "loop"] | None:
-        """What closed the trace, by all that the tokens tell."""
+        """Name what closed the trace, by all that the tokens tell."""
         if not self.injected:
             return None
         is_loop = self._closes_loops and tokens_loop(self.tokens[: self._closing_at()])
@@ -166,8 +175,9 @@ class Generation:
             self._loops = LoopDetector(len(self.tokens))
 
     def ended(self) -> FinishReason | None:
-        """Why nothing is left to generate, although it was not submitted yet; None when something
-        is.
+        """Name the reason why nothing is left to generate.
+
+        None when something is. A resumed one may have ended before it is submitted.
         """
         partial = self.item.partial
         if partial is None or not partial.token_ids:
@@ -179,7 +189,10 @@ class Generation:
         return "length" if length >= self.item.max_tokens or is_cut else None
 
     def _cut_by(self) -> Literal["budget", "loop"] | None:
-        """What cut it before the engine's own limit, by all that the tokens tell."""
+        """Name what cut it before the engine's own limit.
+
+        All that the tokens tell counts.
+        """
         if self._meter is not None and self._meter.answer_is_spent:
             return "budget"
         if self._loops is None:
@@ -187,7 +200,7 @@ class Generation:
         return "loop" if tokens_loop(self.tokens[self._searched_from :]) else None
 
     def completion(self, reason: FinishReason) -> Completion:
-        """It is complete."""
+        """Make the completion of a generation that ended."""
         most = self.item.max_tokens
         self.tokens = self.tokens[:most]
         cut_by = self._cut_by() if reason == "length" and len(self.tokens) < most else None
@@ -197,7 +210,7 @@ class Generation:
     def saved(
         self, reason: FinishReason | None = None, finished_at: dt.datetime | None = None
     ) -> GenerationCheckpoint:
-        """As snapshots keep it. Safe beside the step loop."""
+        """Make its checkpoint. Safe beside the step loop."""
         item, tokens = self.item, self.tokens[:]
         injected = (
             self.injected if len(tokens) > self._closed_at else 0

@@ -15,7 +15,7 @@ _EDGES = 64  # of the table
 
 
 class LengthModel:
-    """Life table of completion lengths (Böhmer 1912), to which a prior was added.
+    """Life table of completion lengths (Böhmer 1912) with a prior.
 
     By interval of length: how many ended in it, over how much time was spent in it. Completions
     still under way count for the time they have spent, so that the table is not short-sighted while
@@ -23,7 +23,10 @@ class LengthModel:
     """
 
     def __init__(self, mean: float, sigma: float) -> None:
-        """Log-normal with this mean and standard deviation of the logarithm, until more is known."""
+        """Begin with a log-normal prior, until more is known.
+
+        It is given by its mean, and by the standard deviation of the logarithm.
+        """
         mu = math.log(max(mean, 1e-9)) - sigma**2 / 2
         self._edges = np.concatenate([[0.0], np.geomspace(mean / 64, mean * 64, _EDGES)])
         z = (np.log(np.maximum(self._edges, 1e-12)) - mu) / max(sigma, 0.05)
@@ -54,7 +57,10 @@ class LengthModel:
         self._fit()
 
     def log_survival(self, lengths: Floats) -> Floats:
-        """ln P(length > l). Beyond the table the last interval's rate goes on."""
+        """Compute ln P(length > l).
+
+        Beyond the table the last interval's rate goes on.
+        """
         inside = np.interp(lengths, self._edges, self._hazard)
         beyond = np.maximum(lengths - self._edges[-1], 0.0) * self._rates[-1]
         survival: Floats = -(inside + beyond)

@@ -1,4 +1,4 @@
-"""The part of a worker's loop that does not depend on what generates.
+"""Part of a worker's loop that every kind of engine shares.
 
     channel ─▶ mailbox ─▶ backlog ─▶ (a body: an engine, a server) ─▶ Outbox ─▶ Collector ─▶ channel
 
@@ -53,7 +53,7 @@ class Channel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How far a body is. Tokens with those of generations under way."""
+    """Progress of a body. Tokens with those of generations under way."""
 
     generated_tokens: int
     under_way: int
@@ -93,7 +93,7 @@ class WorkerLoop(ABC):
 
     @abstractmethod
     def _room(self) -> int:
-        """How many more samples to request; 0 for none."""
+        """Count the samples to request; 0 for none."""
 
     @abstractmethod
     def _cancel(self, keys: set[SampleKey]) -> None:
@@ -101,11 +101,11 @@ class WorkerLoop(ABC):
 
     @abstractmethod
     def _to_save(self) -> list[GenerationCheckpoint]:
-        """What a checkpoint holds. Called on the checkpoint's thread."""
+        """List the entries of a checkpoint. Called on the checkpoint's thread."""
 
     @abstractmethod
     def _figures(self) -> Figures:
-        """How far this body is."""
+        """Give this body's progress."""
 
     @abstractmethod
     def _on_stop(self) -> None:
@@ -117,7 +117,10 @@ class WorkerLoop(ABC):
         self._checkpointer.start()
 
     def _receive(self, timeout_s: float = 0.0) -> None:
-        """Take every message that came, waiting for the first one; then request more work."""
+        """Take every message that came, then request more work.
+
+        Waits for the first one.
+        """
         was_idle = self._is_idle
         message = self._channel.receive(timeout_s)
         while message is not None:
@@ -154,7 +157,10 @@ class WorkerLoop(ABC):
             self._channel.send(RequestWork(room))
 
     def _take_retries(self) -> None:
-        """Put samples that the collector wants tried again at the front: they are late already."""
+        """Put samples that are tried again at the front.
+
+        They are late already.
+        """
         self._backlog.extendleft(self._outbox.to_try_again())
 
     def _cancel_in_backlog(self, keys: Collection[SampleKey]) -> list[SampleKey]:
@@ -169,7 +175,7 @@ class WorkerLoop(ABC):
         self._channel.send(SamplesFailed((failure,)))
 
     def _report(self, *, now: bool = False) -> None:
-        """Report what is finished, and how far the body is, when that is due."""
+        """Report finished samples and progress, when that is due."""
         self._collector.raise_error()
         if now or self._outbox.is_due:
             figures = self._figures()
@@ -181,7 +187,10 @@ class WorkerLoop(ABC):
             )
 
     def _while_finishing(self) -> None:
-        """Stay in touch while the collector stages the rest: verification may take long."""
+        """Stay in touch while the collector stages the rest.
+
+        Verification may take long.
+        """
         self._receive()
         self._report()
 
@@ -194,7 +203,10 @@ class WorkerLoop(ABC):
         self._channel.send(WorkerEnded())
 
     def _leave(self) -> None:
-        """Save what a part that cannot be staged would have held: it is small, and may fit."""
+        """Save the rows of a part that cannot be staged.
+
+        A checkpoint is small, and may fit.
+        """
         set_leaving(True)
         self._checkpointer.close()
         self._checkpointer.save()

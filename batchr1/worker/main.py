@@ -1,7 +1,7 @@
-"""`python -m batchr1.worker.main FD DRIVER`: a worker process, with its end of the line to the driver on FD.
+"""Worker process: `python -m batchr1.worker.main FD DRIVER`.
 
-The process is a session of its own, so that Ctrl-C reaches the driver alone, and cannot outlive the
-driver.
+FD is its end of the line to the driver. The process is a session of its own, so that Ctrl-C reaches
+the driver alone, and cannot outlive the driver.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ def share_cores(place: Assignment) -> None:
 
 
 def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | None:
-    """What an exception and its causes say about memory: all there is to know where the engine is
-    in this process.
+    """Read what an exception and its causes say about memory.
+
+    That is all there is to know where the engine is in this process.
     """
     if isinstance(exc, BatchError) and not isinstance(exc, EngineError):
         return None

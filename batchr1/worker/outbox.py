@@ -30,7 +30,10 @@ class Outbox:
         *,
         decides: bool,
     ) -> None:
-        """`decides`: whether the collector says of each completion if its row is kept."""
+        """Begin empty.
+
+        `decides`: whether the collector says of each completion if its row is kept.
+        """
         self._collector, self._send, self._clock, self._decides = collector, send, clock, decides
         # With their tokens: samples to report, and those that may be tried again.
         self._finished: list[tuple[SampleKey, int]] = []
@@ -58,7 +61,10 @@ class Outbox:
             self._finished.append((saved.key, length))
 
     def to_try_again(self) -> list[WorkItem]:
-        """Take what the collector has decided since; gives samples to be tried once more."""
+        """Take the collector's decisions since the last call.
+
+        Returns samples to be tried once more.
+        """
         again: list[WorkItem] = []
         while self._undecided:
             try:

@@ -9,7 +9,9 @@ MOST_FACTOR = 8.0  # beyond it a measurement is a hiccup of the machine
 
 
 class PreemptionCost:
-    """Least squares of `elapsed = pace × expected + factor × preemptions' expected cost`.
+    """Least-squares fit of step time and the cost of preemptions.
+
+        elapsed = pace × expected + factor × preemptions' expected cost
 
     Both coefficients are 1 to begin with: the step-time model is right until it is seen to be
     wrong. Old windows are forgotten slowly.

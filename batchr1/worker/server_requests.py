@@ -1,5 +1,6 @@
-"""Asking a server for samples: until it answers, until it is clear that it will not, or until
-nothing may be asked.
+"""Requests to a server for samples.
+
+Each goes on until the server answers, until it clearly will not, or until nothing may be sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
 
 
 class ServerRequests:
-    """Requests of a run to one server, and what they have cost (`spent`).
+    """Requests of a run to one server, and their cost (`spent`).
 
     Use within one event loop. `is_tail`: whether nothing is left to send but retries.
     """
@@ -75,10 +76,10 @@ class ServerRequests:
             wait_s = min(2 * wait_s, 5.0)
 
     async def outcome(self, item: WorkItem) -> Reply | Failure | WorkItem:
-        """The answer to a sample, why it fails, or what is to be asked for later in its place.
+        """Get the answer to a sample, or the reason of its failure.
 
-        Raises `ServerGone` where nothing more is to be had for now, `UsageError` where nothing ever
-        will.
+        It may be a sample to send later in its place. Raises `ServerGone` where nothing more is to
+        be had for now, `UsageError` where nothing ever will.
         """
         started = self._clock()
         try:
@@ -135,8 +136,10 @@ class ServerRequests:
         raise AssertionError("retrying ends with an answer or an exception")
 
     async def _slow(self, item: WorkItem, exc: SlowRequest, started: float) -> Failure | WorkItem:
-        """An attempt of the row, if the server was alive meanwhile; else it hung, and the row is as
-        it was.
+        """Count an attempt of a row that took too long.
+
+        It counts only if the server was alive meanwhile. Else the server hung, and the row is as it
+        was.
         """
         if not await self._was_alive_since(started):
             self._health.note(ServerFault(str(exc), is_busy=True), item.key, since=started)
@@ -146,8 +149,9 @@ class ServerRequests:
         return self._row_failed(item, RowFailed("timed_out", f"{exc}, {item.attempt} times"))
 
     async def _was_alive_since(self, at: float) -> bool:
-        """By what it gave; where that may well be nothing (no streams, the last rows), by its list
-        of models.
+        """Whether the server has given anything since.
+
+        Where that may well be nothing (no streams, the last rows), its list of models decides.
         """
         if self._health.was_alive_since(at):
             return True
@@ -176,8 +180,9 @@ class ServerRequests:
         )
 
     def _shut(self, exc: AccessError) -> UsageError | ServerGone:
-        """Before the first answer that is a mistake in the job or its key; later, something has
-        changed.
+        """Turn a refusal into the error that ends the run.
+
+        Before the first answer it is a mistake in the job or its key. Later, something has changed.
         """
         error = self._no_access(exc)
         return ServerGone(f"{error} The same command then goes on.") if self._answered else error

@@ -1,4 +1,4 @@
-"""The loop of a worker whose engine is somebody else's server: bounded requests over HTTP.
+"""Loop of a worker with a server: bounded requests over HTTP.
 
     backlog ─▶ requests under way (a task each) ─▶ Outbox
 
@@ -37,7 +37,7 @@ LEAVE_SHARE = 0.6  # of the grace, for requests under way; the rest is for writi
 
 
 def serve(setup: WorkerSetup, channel: Channel) -> None:
-    """Live a worker's life, from looking at the server to the last staged part."""
+    """Run a worker from the server's check to its last part."""
     spec = setup.spec
     _raise_open_files(spec.engine.concurrency)
     instruction = instruction_text(spec.prompting.instruction)
@@ -156,12 +156,18 @@ class ServerWorker(WorkerLoop):
         return most + in_hand - len(self._under_way) - len(self._backlog)
 
     def _on_stop(self) -> None:
-        """Send nothing more; what is under way has a while to end, because it is paid for."""
+        """Send nothing more.
+
+        Requests under way have a while to end, because they are paid for.
+        """
         self._stopping_at = self._clock()
         self._checkpointer.save()  # first what is quick
 
     def _cancel(self, keys: set[SampleKey]) -> None:
-        """Give up samples without an answer. One under way is cut, and perhaps paid for."""
+        """Give up samples without an answer.
+
+        A request under way is cut, and perhaps paid for.
+        """
         cancelled = [key for key in self._under_way if key in keys]
         for key in cancelled:
             self._under_way.pop(key).cancel()
@@ -199,7 +205,10 @@ class ServerWorker(WorkerLoop):
             self._under_way[item.key] = asyncio.create_task(self._run_one(item))
 
     async def _run_one(self, item: WorkItem) -> None:
-        """Bring one sample to its answer or its end. Always gives up its place."""
+        """Lead one sample to its answer or its end.
+
+        Always gives up its place.
+        """
         try:
             outcome = await self._requests.outcome(item)
         except ServerGone as exc:
@@ -226,7 +235,10 @@ class ServerWorker(WorkerLoop):
     def _hand_over(
         self, item: WorkItem, reply: Reply, finished_at: dt.datetime | None, *, is_new: bool
     ) -> None:
-        """Hand over a whole answer. It is saved as it is until its part is committed."""
+        """Hand over a whole answer.
+
+        It is saved as it is until its part is committed.
+        """
         if not self._has_answered:
             self._has_answered = True
             self._channel.send(FirstAnswer())
@@ -255,7 +267,10 @@ class ServerWorker(WorkerLoop):
 
 
 def _raise_open_files(concurrency: int) -> None:
-    """Raise the soft limit of open files, often 1024: a connection is a file."""
+    """Raise the soft limit of open files, often 1024.
+
+    A connection is a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = concurrency + 256
     if soft < need and (hard == resource.RLIM_INFINITY or hard > soft):

@@ -21,11 +21,6 @@ RECIPES = (
 )
 # How a path begins on these pages: with a folder of the repository, or with a room.
 TOPS = {path.name for path in (*ROOT.iterdir(), *(ROOT / "batchr1").iterdir()) if path.is_dir()}
-# Named already, and not there yet: delete each when it comes.
-COMING = {
-    "batchr1/backends/kinds.py",
-    "batchr1/job/engine.py",
-}
 
 
 def text_of(page: str) -> str:
@@ -69,7 +64,7 @@ def test_every_path_exists(page: str) -> None:
     }
 
     assert len(paths) > 20
-    assert missing - COMING == set()
+    assert missing == set()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -77,7 +72,7 @@ def test_every_command_exists(page: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {f"make {name}" for name in re.findall(r"^([a-z0-9-]+):", makefile, re.M)}
 
-    assert commands_in(page) - targets - COMING == set()
+    assert commands_in(page) - targets == set()
 
 
 def test_every_method_exists() -> None:
@@ -95,16 +90,6 @@ def test_every_method_exists() -> None:
 
     assert len(wanted) >= 8
     assert wanted - found == set()
-
-
-def test_nothing_that_is_coming_is_there() -> None:
-    targets = (ROOT / "Makefile").read_text(encoding="utf-8")
-    there = {path for path in COMING if (ROOT / path).exists()}
-    there |= {
-        name for name in COMING if re.search(rf"^{name.removeprefix('make ')}:", targets, re.M)
-    }
-
-    assert there == set(), "delete it from COMING"
 
 
 def test_every_recipe_is_a_list_of_files() -> None:

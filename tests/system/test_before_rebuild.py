@@ -17,8 +17,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from replay_job import keys_of, rows_of
+from replay_job import keys_of
 
+from batchr1.columns import ADDED_LATER, NAMES
 from batchr1.output.checkpoints import INFLIGHT_DIR, GenerationCheckpoint, read_checkpoints
 from batchr1.records import SampleKey
 from batchr1.storage.base import open_storage
@@ -53,6 +54,12 @@ def batchr1(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def rows_of(folder: Path) -> pl.DataFrame:
+    """All rows beneath a folder; null where an old part lacks the column."""
+    parts = [pl.read_parquet(path) for path in sorted(folder.rglob("*.parquet"))]
+    return pl.concat(parts, how="diagonal").sort("id", "sample")
+
+
 def copy_of(folder: Path) -> Path:
     """The kept output in a folder of its own, its lock held by a dead process of this machine.
 
@@ -83,7 +90,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
     folder = copy_of(tmp_path_factory.mktemp("kept") / "resumed")
     output = folder / "output"
     parts = {path.name: path.read_bytes() for path in (output / "data").glob("*.parquet")}
-    done = frozenset(keys_of(rows_of(output)))
+    done = frozenset(keys_of(rows_of(output / "data")))
     saved = read_checkpoints(open_storage(output)).saved
     ended = batchr1("run", "job.yaml", "--gpus", "none", cwd=folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -92,7 +99,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
 
 def test_every_sample_is_there_once(resumed: Resumed) -> None:
     ids = pl.read_parquet(resumed.folder / "in.parquet")["id"]
-    rows = rows_of(resumed.output)
+    rows = rows_of(resumed.output / "data")
     assert keys_of(rows) == sorted((id, sample) for id in ids for sample in range(N))
     assert rows.height == ROWS * N > len(resumed.done) > 0
     assert (resumed.output / "_SUCCESS").exists()
@@ -105,8 +112,20 @@ def test_the_old_parts_are_what_they_were(resumed: Resumed) -> None:
         assert (resumed.output / "data" / name).read_bytes() == before
 
 
+def test_new_parts_have_every_column_of_the_old_ones(resumed: Resumed) -> None:
+    schemas = {
+        path.name: pl.read_parquet_schema(path) for path in resumed.output.rglob("*.parquet")
+    }
+    old = [schemas.pop(name) for name in resumed.parts]
+    assert schemas and all(set(NAMES) <= set(schema) for schema in schemas.values())
+    for schema in schemas.values():
+        for before in old:
+            assert before.items() <= schema.items()
+            assert set(schema) - set(before) <= ADDED_LATER
+
+
 def test_every_saved_generation_went_on_where_it_was(resumed: Resumed) -> None:
-    rows = {(row["id"], row["sample"]): row for row in rows_of(resumed.output).to_dicts()}
+    rows = {(row["id"], row["sample"]): row for row in rows_of(resumed.output / "data").to_dicts()}
     pending = [one for one in resumed.saved.values() if (one.id, one.sample) not in resumed.done]
     under_way = [one for one in pending if one.finish_reason is None]
     finished = [one for one in pending if one.finish_reason is not None]
@@ -123,7 +142,7 @@ def test_every_saved_generation_went_on_where_it_was(resumed: Resumed) -> None:
 
 
 def test_the_new_rows_are_of_the_same_model(resumed: Resumed) -> None:
-    rows = rows_of(resumed.output)
+    rows = rows_of(resumed.output / "data")
     assert rows["model"].n_unique() == 1
     assert rows["run"].n_unique() == 3
 
@@ -132,7 +151,7 @@ def test_the_new_rows_are_of_the_same_model(resumed: Resumed) -> None:
 def test_it_can_be_looked_at_and_exported(which: str, request: pytest.FixtureRequest) -> None:
     made = request.getfixturevalue(which)
     folder = made.folder if isinstance(made, Resumed) else made
-    done = rows_of(folder / "output").height
+    done = rows_of(folder / "output/data").height
     status = batchr1("status", "job.yaml", "--json", cwd=folder)
     assert status.returncode == 0, status.stderr
     assert json.loads(status.stdout)["done"] == done
@@ -141,5 +160,4 @@ def test_it_can_be_looked_at_and_exported(which: str, request: pytest.FixtureReq
     assert "before-rebuild" in (folder / "page.html").read_text(encoding="utf-8")
     export = batchr1("export", "output", folder / "raw", "--to", "raw", cwd=folder)
     assert export.returncode == 0, export.stderr
-    raw = pl.concat([pl.read_parquet(path) for path in (folder / "raw").rglob("*.parquet")])
-    assert raw.height == done
+    assert rows_of(folder / "raw").height == done

@@ -1,8 +1,8 @@
-"""A client of any server that speaks OpenAI's chat completions: vLLM, SGLang, Ollama, llama.cpp, DeepSeek's own API.
+"""Client of any server that speaks OpenAI's chat completions.
 
-One request is one sample. It is streamed, so that no gateway takes a long silence for a dead
-connection; a server that answers in one piece all the same is understood too. The key is in one
-header and in no message.
+Such are vLLM, SGLang, Ollama, llama.cpp and DeepSeek's own API. One request is one sample. It is
+streamed, so that no gateway takes a long silence for a dead connection; a server that answers in
+one piece all the same is understood too. The key is in one header and in no message.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ _FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a server says of its models: their names, and how long the context of ours is, in
-    tokens; None: nothing.
+    """Models that a server lists, and the context of ours.
+
+    The context is in tokens. None: the server says nothing of it.
     """
 
     names: tuple[str, ...] | None
     max_model_len: int | None = None
 
     def hint(self, wanted: str) -> str:
-        """What to write instead of a name that is not there."""
+        """Suggest a name in place of one that is not there."""
         if not self.names:
             return (
                 "Correct model.served or engine.base_url; the server gives no list of its models."
@@ -115,7 +116,7 @@ class ChatClient:
         await self._http.aclose()
 
     async def models(self) -> Served:
-        """What the server serves, as far as it says so.
+        """List the server's models, as far as it tells them.
 
         Raises `AccessError` (the key) and `ServerFault`.
         """
@@ -329,8 +330,9 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _text(parts: list[str]) -> str | None:
-    """The parts as one text that Parquet takes: escaped surrogates are paired, or replaced where
-    one is alone.
+    """Join the parts to one text that Parquet takes.
+
+    Escaped surrogates are paired, or replaced where one is alone.
     """
     text = "".join(parts)
     return (
@@ -348,15 +350,16 @@ def _count(usage: dict[str, Any], name: str) -> int | None:
 
 
 def _said(exc: httpx.RequestError) -> str:
-    """What failed, without its address."""
+    """Name a failure without its address."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(exc).__name__).lower()
     words = " ".join(str(exc).split())[:200]
     return f"{name}: {words}" if words else name
 
 
 def _check_url(base_url: str) -> None:
-    """Raises `UsageError` for an address that reads like one and that no request can be sent to
-    (http://10.0.0.256).
+    """Refuse an address that no request can be sent to.
+
+    One such is http://10.0.0.256. Raises `UsageError`.
     """
     try:
         _ = httpx.URL(base_url).host

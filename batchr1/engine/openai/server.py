@@ -1,4 +1,7 @@
-"""The key of a server, and the sums of what its answers cost. Loads nothing heavy."""
+"""A server's key, and the sums of its answers' cost.
+
+Loads nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from batchr1.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was asked of a server: answered requests, and the tokens that its answers' `usage` names.
+    """Sums over a server's answers: requests, and tokens by their `usage`.
 
     `without_usage` of the answers had none.
     """

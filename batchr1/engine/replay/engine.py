@@ -1,10 +1,11 @@
-"""A deterministic engine without a model, for dry runs, for tests, and for measuring what is around an engine.
+"""Deterministic engine without a model.
 
-A request's tokens depend on its prompt and on nothing else: token k of a prompt is the same whether
-the prompt is fed alone or with its first tokens after it. So a resumed generation continues as the
-uninterrupted one would, as a greedy model's does. With `groups` there are several completions of a
-prompt; the seed chooses one of them, and its first token says which it is, so that the same holds.
-Lengths, speed, memory and faults are scripted.
+It is for dry runs, for tests, and for measuring what is around an engine. A request's tokens depend
+on its prompt and on nothing else: token k of a prompt is the same whether the prompt is fed alone
+or with its first tokens after it. So a resumed generation continues as the uninterrupted one would,
+as a greedy model's does. With `groups` there are several completions of a prompt; the seed chooses
+one of them, and its first token says which it is, so that the same holds. Lengths, speed, memory
+and faults are scripted.
 """
 
 from __future__ import annotations
@@ -205,8 +206,9 @@ class ReplayEngine:
                 file.write(json.dumps(values) + "\n")
 
     def _make_room(self) -> bool:
-        """Room for each running sequence's next tokens, oldest first; whether some had to be
-        preempted for it.
+        """Make room for each running sequence's next tokens, oldest first.
+
+        Returns whether some had to be preempted for it.
         """
         preempted = False
         for id, run in list(self._running.items()):
@@ -221,7 +223,10 @@ class ReplayEngine:
         return preempted
 
     def _admit(self) -> int:
-        """Start what waits, as far as slots, memory and the step's tokens go; tokens prefilled."""
+        """Start waiting requests, as far as slots, memory and tokens go.
+
+        Returns the tokens that were prefilled.
+        """
         prefilled = 0
         while self._waiting and len(self._running) < self._max_num_seqs:
             id, run = self._waiting[0]
@@ -259,8 +264,9 @@ class ReplayEngine:
             time.sleep(seconds)
 
     def _variant(self, request: Request, generated: int) -> int:
-        """Which of its prompt's completions a request is of: by its first token if there is one,
-        else by its seed.
+        """Choose which completion of its prompt a request continues.
+
+        Its first token says it if there is one, else its seed.
         """
         if generated:
             return self._first_tokens().index(request.token_ids[len(request.token_ids) - generated])
@@ -271,7 +277,7 @@ class ReplayEngine:
         return [i for i in range(low, low + self._words.num_text_ids) if i != self._words.marker]
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[list[int], int]:
-        """Split what was fed into the prompt and the number of tokens that were generated before."""
+        """Split fed tokens into the prompt and the count generated before."""
         ids = list(token_ids)
         last = len(ids) - 1 - ids[::-1].index(self._words.marker)
         return ids[: last + 1], len(ids) - last - 1

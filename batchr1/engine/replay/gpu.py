@@ -8,12 +8,12 @@ BLOCK_TOKENS = 16  # vLLM's block of KV cache
 
 
 class KvCache:
-    """Blocks of cache, with what was freed kept until its room is needed.
+    """Blocks of cache; freed ones keep their content until taken.
 
     Freed blocks are taken in the order in which they were freed, a sequence's last block first: so
     a sequence that was preempted finds its beginning again, as far as nobody took it. Prompts that
-    were prefilled are remembered apart, by their share of the cache. Sequences do not share blocks
-    here, so that this cache is full sooner than vLLM's where samples share a prompt.
+    were prefilled are remembered on their own, by their share of the cache. Sequences do not share
+    blocks here, so that this cache is full sooner than vLLM's where samples share a prompt.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -33,9 +33,10 @@ class KvCache:
         return self._blank + self._num_freed
 
     def grow(self, id: str, tokens: int) -> bool:
-        """Give a sequence room for so many tokens in all; False when there is not enough.
+        """Give a sequence room for so many tokens in all.
 
-        One that starts again takes its own blocks that are left first (see `prefill`).
+        False when there is not enough. One that starts again takes its own blocks that are left
+        first (see `prefill`).
         """
         held = self._held.get(id, 0)
         more = -(-tokens // BLOCK_TOKENS) - held
@@ -48,7 +49,10 @@ class KvCache:
         return True
 
     def release(self, id: str) -> None:
-        """Free a sequence's blocks; they keep what they hold until they are taken."""
+        """Free a sequence's blocks.
+
+        They keep what they hold until they are taken.
+        """
         held = self._held.pop(id, 0)
         if held:
             self._freed[id] = self._freed.pop(id, 0) + held

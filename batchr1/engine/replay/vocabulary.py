@@ -1,4 +1,4 @@
-"""What the replay engine must know of a model's tokens."""
+"""Vocabulary: the tokens of a model that the replay engine uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Token ids: the think tags, the end, a range of text, and the last token of every prompt."""
+    """Token ids that the engine speaks with.
+
+    They are the think tags, the end, a range of text, and the last token of every prompt.
+    """
 
     open_id: int
     close_id: int
@@ -41,7 +44,10 @@ class Vocabulary:
 
 
 def _longest_run(ids: list[int]) -> tuple[int, int]:
-    """Find the longest run of consecutive ids: the first of it, and how many."""
+    """Find the longest run of consecutive ids.
+
+    Returns its first id, and how many.
+    """
     best = (0, 0)
     for start in ids:
         count = 1

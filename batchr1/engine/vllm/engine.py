@@ -1,5 +1,6 @@
-"""vLLM behind the `Engine` protocol: the only module that imports vllm. Tested with 0.26 (CUDA) and
-0.32 (CPU).
+"""vLLM behind the `Engine` protocol.
+
+No other module imports vllm. Tested with 0.26 (CUDA) and 0.32 (CPU).
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def prepare_environment(device: str) -> None:
 
 
 class VllmEngine:
-    """`vllm.LLMEngine`, fed token ids and giving token ids: no text passes through its loop."""
+    """`vllm.LLMEngine`, with token ids in and out.
+
+    No text passes through its loop.
+    """
 
     def __init__(
         self,
@@ -105,8 +109,9 @@ class VllmEngine:
         self._warm_up()
 
     def _watch_core(self) -> None:
-        """End a `step` that waits for an engine process which is dead: vLLM itself would wait for
-        ever.
+        """End a `step` that waits for a dead engine process.
+
+        vLLM itself would wait for ever.
         """
         core = self._engine.engine_core
         manager = getattr(getattr(core, "resources", None), "engine_manager", None)
@@ -123,10 +128,10 @@ class VllmEngine:
             threading.Thread(target=watch, name="engine-core-watch", daemon=True).start()
 
     def _count_preemptions_alone(self) -> None:
-        """Switch off vLLM's statistics of single requests, which cost its step loop a quarter of its time.
+        """Switch off vLLM's statistics of single requests.
 
-        The scheduler goes on to report; a preemption is an event that comes with the next token of
-        its request.
+        They cost its step loop a quarter of its time. The scheduler goes on to report; a preemption
+        is an event that comes with the next token of its request.
         """
         from vllm.v1.engine import EngineCoreEventType
 
@@ -157,7 +162,7 @@ class VllmEngine:
             return None
 
     def _warm_up(self) -> None:
-        """A few tokens of nothing, so that kernels which are compiled on first use are ready for the first row.
+        """Generate a few tokens, so that kernels compile before the first row.
 
         Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU
         a full batch, as kernels are also compiled for sizes, and a long prompt.
@@ -268,8 +273,9 @@ class _Stats:
 
 
 def _drop_other_loggers(engine: Any) -> None:
-    """Keep our own logger alone: vLLM adds one for Prometheus, which observes a histogram for every
-    single token.
+    """Keep our own logger alone.
+
+    vLLM adds one for Prometheus, which observes a histogram for every single token.
     """
     loggers = getattr(getattr(engine, "logger_manager", None), "stat_loggers", None)
     if isinstance(loggers, list):

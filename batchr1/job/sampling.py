@@ -1,0 +1,98 @@
+"""The sections `prompting` and `sampling`: what an engine is given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from batchr1.job.base import PositiveInt, Section
+
+
+class PromptingSpec(Section):
+    """Additions to the user turn, and the model turn's beginning."""
+
+    instruction: str = "math"
+    """math ("Please reason step by step, …"), none, or a text of your own; appended to the user
+    turn."""
+    think: Literal["force", "auto"] = "force"
+    """force: the prompt ends inside <think>; auto: as the model's chat template leaves it."""
+
+
+# Keys of `sampling` that batchr1 itself acts on: no engine draws by them.
+_NOT_DRAWING = {
+    "n",
+    "max_tokens",
+    "seed",
+    "thinking_budget",
+    "answer_budget",
+    "closing_sentence",
+    "stop_loops",
+}
+
+
+class SamplingSpec(Section):
+    """Drawing of tokens. The defaults are DeepSeek's recommendation for R1."""
+
+    n: PositiveInt = 1
+    """Samples per row."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
+    """0 is greedy; R1 is meant to run at 0.5 to 0.7."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Only the most probable tokens that together reach this probability."""
+    top_k: PositiveInt | None = None
+    """Only this many of the most probable tokens; null: all."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Only tokens at least this probable, relative to the most probable one; null: all."""
+    max_tokens: PositiveInt | None = 32768
+    """New tokens per sample, reasoning and answer together; null: as far as the context goes."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    """Each sample's own seed is derived from it; null sends none to the engine."""
+    ignore_eos: bool = False
+    """Generate up to max_tokens whatever the model says: for measuring speed."""
+    thinking_budget: PositiveInt | None = None
+    """Reasoning tokens per sample, at most: there the trace is closed and the answer begins; null:
+    no bound."""
+    answer_budget: PositiveInt | None = None
+    """Tokens of the answer, at most; thinking is closed early enough to leave room for them. null:
+    no bound."""
+    closing_sentence: str | None = None
+    """Said at the end of a trace that a budget closes, as a paragraph of its own; null: nothing is
+    said."""
+    stop_loops: bool | Literal["close"] = False
+    """What becomes of a generation that has been repeating itself for long. true: it ends there,
+    truncated by loop. close: a loop in its reasoning is closed, and the model answers; one in its
+    answer ends it."""
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Keys that an engine draws by, under its own names.
+
+        Those that are null are left out.
+        """
+        return self.model_dump(exclude=_NOT_DRAWING, exclude_none=True)
+
+    @property
+    def has_budget(self) -> bool:
+        return self.thinking_budget is not None or self.answer_budget is not None
+
+    @property
+    def closes_traces(self) -> bool:
+        """Whether batchr1 may put in the closing tag itself."""
+        return self.has_budget or self.stop_loops == "close"
+
+    @model_validator(mode="after")
+    def _leaves_room_for_an_answer(self) -> SamplingSpec:
+        for name in ("thinking_budget", "answer_budget"):
+            budget = getattr(self, name)
+            if budget is not None and self.max_tokens is not None and budget >= self.max_tokens:
+                raise ValueError(
+                    f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
+                    f"{self.max_tokens})"
+                )
+        if self.closing_sentence is not None and not self.closes_traces:
+            raise ValueError(
+                "closing_sentence is said where batchr1 closes a trace, and nothing does (set "
+                "thinking_budget, answer_budget, or stop_loops: close)"
+            )
+        return self
