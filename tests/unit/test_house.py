@@ -111,7 +111,7 @@ STILL: dict[str, dict[str, int]] = {
         "engine": 8,
         "executors": 2,
         "job": 40,
-        "reasoning": 43,
+        "reasoning": 30,
         "sizing": 28,
         "verifier": 3,
         "worker": 2,
