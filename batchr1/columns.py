@@ -194,7 +194,7 @@ def output_schema(kept: pa.Schema) -> pa.Schema:
 
 
 def with_later_columns(table: pa.Table) -> pa.Table:
-    """Add the columns that a part of an older version lacks, as null."""
+    """Add the columns that an older version lacks, as null."""
     for at, column in enumerate(COLUMNS):
         if column.name not in ADDED_LATER or column.name in table.schema.names:
             continue

@@ -206,7 +206,9 @@ def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:
 def _model_and_engine(d: dict[str, Any]) -> list[str]:
     model, server = d["model"], d.get("server")
     if server is not None:
-        key = f"key in {server['key']}" if server["key"] else "no key"
+        key = "no key"
+        if server["key"]:
+            key = f"key in {server['key']}"
         return [
             f"model    {model['name']}",
             (
@@ -234,20 +236,19 @@ def _said_kind(chosen: str) -> str:
 def _as_text(d: dict[str, Any]) -> str:
     counts = d["counts"]
     failing = d.get("too_long", 0) + sum(d["bad_rows"].values())
-    verdict = (
-        f"can run, but {failing:,} of the first {d['sampled']:,} rows will fail"
-        if failing
-        else "nothing is wrong with it"
-    )
+    verdict = "nothing is wrong with it"
+    if failing:
+        verdict = f"can run, but {failing:,} of the first {d['sampled']:,} rows will fail"
     if not d.get("server", {}).get("ready", True):
         verdict += ", but its server is not ready for it"
+    spared = ""
+    if counts["spared"]:
+        spared = f", {counts['spared']:,} spared"
     lines = [
         f"job      {d['job']}: {verdict}",
         *_model_and_engine(d),
         f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, "
-        f"{counts['failed']:,} failed, "
-        f"{counts['pending']:,} pending"
-        + (f", {counts['spared']:,} spared" if counts["spared"] else ""),
+        f"{counts['failed']:,} failed, {counts['pending']:,} pending{spared}",
     ]
     if counts["duplicates"]:
         lines.append(
@@ -256,12 +257,12 @@ def _as_text(d: dict[str, Any]) -> str:
         )
     if d["prompt_tokens"]:
         t = d["prompt_tokens"]
+        too_long = ""
+        if d["too_long"]:
+            too_long = f"; {d['too_long']:,} too long for the context"
         lines.append(
-            (
-                f"prompts  {t['min']:,} to {t['max']:,} tokens, mean {t['mean']:,.0f} (first "
-                f"{d['sampled']:,} rows)"
-            )
-            + (f"; {d['too_long']:,} too long for the context" if d["too_long"] else "")
+            f"prompts  {t['min']:,} to {t['max']:,} tokens, mean {t['mean']:,.0f} (first "
+            f"{d['sampled']:,} rows){too_long}"
         )
     if d["bad_rows"]:
         lines.append(

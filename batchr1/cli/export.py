@@ -125,9 +125,10 @@ def command(
         overwrite,
     )
     summary = export_output(Output(open_storage(output)), open_storage(dest), options)
-    click.echo(
-        json.dumps(summary, ensure_ascii=False, default=str) if as_json else as_text(summary)
-    )
+    text = as_text(summary)
+    if as_json:
+        text = json.dumps(summary, ensure_ascii=False, default=str)
+    click.echo(text)
 
 
 def as_text(s: dict[str, Any]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from batchr1.cli.options import JSON, duration
+from batchr1.cli.printing import say
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,32 +63,33 @@ def command(
         repo = repository_named(model)
         patience = Patience(duration(stall, "--stall") or PATIENCE.stall_s, tries or PATIENCE.tries)
         fetched = fetch(repo, revision, to=to, verify=verify, patience=patience)
-    in_path = model if is_bucket(model) else fetched.folder if to is not None else None
-    click.echo(
-        json.dumps({"model": model} | fetched.to_dict())
-        if as_json
-        else as_text(model, fetched, in_path)
-    )
+    in_path = None
+    if is_bucket(model):
+        in_path = model
+    elif to is not None:
+        in_path = fetched.folder
+    document = {"model": model} | fetched.to_dict()
+    say(document, as_text(model, fetched, in_path), as_json=as_json)
 
 
 def as_text(model: str, fetched: Fetched, in_path: str | None) -> str:
     """Format where the model lies, and how a job names it."""
     from batchr1.models.files import size_text
 
-    how = (
-        "here already"
-        if not fetched.fetched
-        else f"{size_text(fetched.fetched)} fetched in {fetched.seconds:,.0f} s"
-    )
-    how += ", all checksums computed" if fetched.verified else ""
-    how += ", the hub was not asked (HF_HUB_OFFLINE)" if fetched.offline else ""
-    how += (
-        f", {size_text(fetched.copied)} copied to the bucket" if fetched.copied is not None else ""
-    )
-    key = "repo" if "/" in model else "variant"
-    name = (
-        f"path: {in_path}" if in_path is not None else f"{key}: {model}, revision: {fetched.commit}"
-    )
+    how = "here already"
+    if fetched.fetched:
+        how = f"{size_text(fetched.fetched)} fetched in {fetched.seconds:,.0f} s"
+    if fetched.verified:
+        how += ", all checksums computed"
+    if fetched.offline:
+        how += ", the hub was not asked (HF_HUB_OFFLINE)"
+    if fetched.copied is not None:
+        how += f", {size_text(fetched.copied)} copied to the bucket"
+    name = f"variant: {model}, revision: {fetched.commit}"
+    if in_path is not None:
+        name = f"path: {in_path}"
+    elif "/" in model:
+        name = f"repo: {model}, revision: {fetched.commit}"
     return "\n".join(
         [
             (

@@ -64,7 +64,9 @@ class JobOptions:
             settings = (*settings, f"executor.kind={self.executor}")
         if self.replicas is not None:
             settings = (*settings, f"executor.replicas={self.replicas}")
-        day = None if self.date is None else _day(self.date)
+        day = None
+        if self.date is not None:
+            day = _day(self.date)
         return load_job(job, Overrides(self.variant, self.output, self.limit, settings), date=day)
 
 
@@ -104,6 +106,9 @@ def job_options(*, devices: bool) -> Callable[[Callable[..., Any]], Callable[...
 
     `devices`: --gpus, --devices, --executor and --replicas too.
     """
+    wanted = list(_JOB_OPTIONS)
+    if devices:
+        wanted.extend(_DEVICE_OPTIONS)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -111,7 +116,7 @@ def job_options(*, devices: bool) -> Callable[[Callable[..., Any]], Callable[...
             given = {name: params.pop(name) for name in _NAMES if name in params}
             return command(*args, options=JobOptions(**given), **params)
 
-        for option in reversed(_JOB_OPTIONS + (_DEVICE_OPTIONS if devices else ())):
+        for option in reversed(wanted):
             call = option(call)
         return call
 
@@ -210,7 +215,9 @@ def next_time(text: str | None, now: dt.datetime, option: str = "--stop-at") -> 
         )
     hour, minute, second = (int(number or 0) for number in match.groups())
     then = dt.datetime.combine(now.date(), dt.time(hour, minute, second))
-    return (then if then > now else then + dt.timedelta(days=1)).astimezone()
+    if then <= now:
+        then += dt.timedelta(days=1)
+    return then.astimezone()
 
 
 def checked_price(price: float | None) -> None:
@@ -240,14 +247,11 @@ def duration(text: str | None, option: str = "--stop-after") -> float | None:
     if text is None:
         return None
     match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip().lower())
-    try:
-        total = (
-            sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True))
-            if match
-            else 0
-        )
-    except ValueError:  # 1.2.3h
-        total = 0
+    total = 0.0
+    if match:
+        with contextlib.suppress(ValueError):  # 1.2.3h
+            hours, minutes, seconds = (float(number or 0) for number in match.groups())
+            total = 3600 * hours + 60 * minutes + seconds
     if total <= 0:
         raise JobError(
             f"{option}: not a duration (got {text!r}, need 6h, 90m, 1h30m or the like). Correct it."

@@ -17,6 +17,7 @@ from batchr1.cli.options import (
     job_options,
     named,
 )
+from batchr1.cli.printing import say
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def command(
             from batchr1.driver.server_plan import plan_server_job, server_plan_text
 
             found = plan_server_job(context)
-            click.echo(json.dumps(found) if as_json else server_plan_text(found))
+            say(found, server_plan_text(found), as_json=as_json)
             return
         renderer, notes = planning_renderer(context)
         try:
@@ -88,7 +89,7 @@ def command(
             click.echo(json.dumps(_misfit(exc)))
             ctx.exit(exc.exit_code)
     document = plan.to_dict() | {"model": context.model.name, "notes": [*notes, *plan.notes]}
-    click.echo(json.dumps(document) if as_json else as_text(plan, document))
+    say(document, as_text(plan, document), as_json=as_json)
 
 
 def _machine(gpu: str | None, vram: float | None, options: JobOptions) -> Machine | None:
@@ -120,9 +121,11 @@ def _misfit(error: NoFitError) -> dict[str, Any]:
 def _refuse_gpus(**options: object) -> None:
     for name, value in options.items():
         if value is not None:
+            note = ""
+            if name == "price":
+                note = " (engine.price is the server's)"
             raise UsageError(
-                f"--{name}: is about GPUs, and engine.kind is openai. Leave it out"
-                + (" (engine.price is the server's)." if name == "price" else ".")
+                f"--{name}: is about GPUs, and engine.kind is openai. Leave it out{note}."
             )
 
 
@@ -140,8 +143,9 @@ def _count(gpus: str | None) -> int:
 
 def as_text(plan: Plan, document: dict[str, Any]) -> str:
     """Format the plan as lines: engines, memory, time and cost."""
-    split = f"TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}"
-    where = f"{plan.replicas} × {plan.device}" + (f", {split}" if plan.device == "cuda" else "")
+    where = f"{plan.replicas} × {plan.device}"
+    if plan.device == "cuda":
+        where += f", TP {plan.tensor_parallel} × PP {plan.pipeline_parallel}"
     m = plan.memory
     within = ""
     if plan.gpu_memory_utilization is not None:
@@ -161,7 +165,9 @@ def as_text(plan: Plan, document: dict[str, Any]) -> str:
         lines.append("time     not estimated: the memory bandwidth of this device is not known")
     else:
         e = plan.estimate
-        cost = "" if e.cost_usd is None else f", {e.cost_usd:,.2f} USD"
+        cost = ""
+        if e.cost_usd is not None:
+            cost = f", {e.cost_usd:,.2f} USD"
         lines += [
             f"time     {e.hours:,.2f} h, {e.gpu_hours:,.2f} GPU-hours{cost}: "
             f"{e.output_tokens:,.0f} output tokens at "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import shlex
 import sys
 import time
@@ -26,6 +25,7 @@ from batchr1.cli.options import (
     next_time,
     refuse_same_days,
 )
+from batchr1.cli.printing import say
 
 if TYPE_CHECKING:
     from batchr1.driver.monitor.summary import Summary
@@ -118,11 +118,14 @@ def command(
             if len(specs) > 1 and not as_json:
                 click.echo(f"{day}:")
             with named(job):
-                date = dt.date.fromisoformat(day) if day else None
-                summary = run_job(spec, replace(run_options, date=date))
-            of_day = {"date": day} if len(specs) > 1 else {}
+                if day:
+                    run_options = replace(run_options, date=dt.date.fromisoformat(day))
+                summary = run_job(spec, run_options)
+            document = as_document(summary)
+            if len(specs) > 1:
+                document = {"date": day} | document
             text = as_text(summary, _again(ctx), continues=continue_truncated)
-            click.echo(json.dumps(of_day | as_document(summary)) if as_json else text)
+            say(document, text, as_json=as_json)
             code = max(code, summary.exit_code)
             if summary.exit_code not in (0, 3):
                 break
@@ -132,6 +135,9 @@ def command(
 def as_document(summary: Summary) -> dict[str, object]:
     """The summary as plain values."""
     counts, tally = summary.counts, summary.tally
+    spend = {}
+    if summary.spend:
+        spend = {"spend": summary.spend.model_dump()}
     return {
         "run": summary.run,
         "output": summary.output,
@@ -158,7 +164,7 @@ def as_document(summary: Summary) -> dict[str, object]:
             "dropped_tokens": tally.dropped_tokens,
             "seconds": round(summary.wall_s, 1),
         },
-        **({"spend": summary.spend.model_dump()} if summary.spend else {}),
+        **spend,
     }
 
 
@@ -186,8 +192,12 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     `continues`: whether truncated rows were to go on.
     """
     counts, tally = summary.counts, summary.tally
-    unit = "rows" if counts.n == 1 else f"samples ({counts.rows:,} rows × {counts.n})"
-    left = f"{counts.pending:,} pending" + (f" + {counts.spared:,} spared" if counts.spared else "")
+    unit = "rows"
+    if counts.n > 1:
+        unit = f"samples ({counts.rows:,} rows × {counts.n})"
+    left = f"{counts.pending:,} pending"
+    if counts.spared:
+        left += f" + {counts.spared:,} spared"
     lines = [
         f"{counts.samples:,} {unit} = {counts.done:,} done + {counts.failed:,} failed + {left}"
     ]
@@ -198,7 +208,9 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
     if tally.done:
         lines.append(_work(summary))
     elif not counts.pending and not tally.failed:
-        why = "" if counts.rows or counts.duplicates else ": the input has no rows"
+        why = ""
+        if not counts.rows and not counts.duplicates:
+            why = ": the input has no rows"
         if continues:
             why = ": no row was cut below sampling.max_tokens"
         lines.append("nothing to do" + why)
@@ -226,7 +238,9 @@ def _work(summary: Summary) -> str:
     )
     if summary.spend and not tally.tokens:
         done = f"{tally.done:,} rows in {summary.wall_s:,.1f} s, tokens not counted by the server"
-    correct = f", {tally.correct / tally.judged:.1%} correct" if tally.judged else ""
+    correct = ""
+    if tally.judged:
+        correct = f", {tally.correct / tally.judged:.1%} correct"
     return f"this run: {done}, {tally.truncated / tally.done:.1%} truncated{correct}"
 
 
@@ -261,8 +275,10 @@ def _troubles(summary: Summary) -> list[str]:
             f"stepped down: worker {rung.worker} after {rung.at_s:.0f} s, "
             f"{changes or 'tried again as it was'} ({rung.reason})"
         )
+    others = ", and the others did its work"
+    if summary.stopped:
+        others = ""
     for worker, why in summary.given_up.items():
-        others = "" if summary.stopped else ", and the others did its work"
         lines.append(f"given up: worker {worker}{others} ({why})")
     reasons = sorted(summary.tally.reasons.items())
     if reasons:

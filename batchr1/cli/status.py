@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchr1.cli.options import JSON, JobOptions, duration, job_options, named
+from batchr1.cli.printing import say
 from batchr1.errors import StorageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def command(
     neither input nor rows are read: its line says whether a run holds the output, gives signs of
     life and gets on, or what the last left.
     """
-    job = Path(target) if Path(target).suffix in {".yaml", ".yml"} else None
+    job = None
+    if Path(target).suffix in {".yaml", ".yml"}:
+        job = Path(target)
     if job is None and options:
         raise click.UsageError(
             "--variant, --set, --output, --limit and --date need a job file, not an output"
@@ -60,15 +63,16 @@ def command(
     if health:
         if by is not None or show_failed:
             raise click.UsageError("--health reads no rows: leave --by and --failed out")
-        looked_at = _open(target) if job is None else _output_of(job, options)
+        looked_at = _output_of(target, job, options)
         ctx.exit(_say_health(looked_at, duration(max_age, "--max-age"), as_json=as_json))
     if max_age is not None:
         raise click.UsageError("--max-age belongs to --health")
-    counts = None
+    pending = spared = None
     if job is None:
         found = _open(target)
     else:
         found, counts = _count(job, options)
+        pending, spared = counts.pending, counts.spared
         if not found.exists():
             _say_nothing(found, counts.pending, rows_only=show_failed, as_json=as_json)
             return
@@ -78,8 +82,6 @@ def command(
     from batchr1.report.health import look
     from batchr1.report.summary import summarise
 
-    pending = None if counts is None else counts.pending
-    spared = None if counts is None else counts.spared
     summary = summarise(found, by=by, pending=pending, spared=spared)
     if as_json:
         click.echo(json.dumps(summary.to_dict() | {"health": asdict(look(found))}, default=str))
@@ -132,11 +134,13 @@ def _open(target: str) -> Output:
     return Output(open_storage(target))
 
 
-def _output_of(job: Path, options: JobOptions) -> Output:
-    """Open the output of a job, and nothing else that it names."""
+def _output_of(target: str, job: Path | None, options: JobOptions) -> Output:
+    """Open an output, or that of a job and nothing else that it names."""
     from batchr1.output.folder import Output
     from batchr1.storage.base import open_storage
 
+    if job is None:
+        return _open(target)
     spec = options.read(job)
     with named(job):
         storage = spec.storage.options
@@ -151,26 +155,30 @@ def _say_health(output: Output, max_age_s: float | None, *, as_json: bool) -> in
     from batchr1.report.health import MAX_AGE_S, look
 
     try:
-        found = look(output, max_age_s=MAX_AGE_S if max_age_s is None else max_age_s)
+        found = look(output, max_age_s=max_age_s or MAX_AGE_S)
     except StorageError as exc:
         said = {"output": output.uri, "healthy": False, "state": "unreadable", "error": str(exc)}
-        click.echo(json.dumps(said) if as_json else f"{output.uri}: unreadable ({exc})")
+        say(said, f"{output.uri}: unreadable ({exc})", as_json=as_json)
         return 1
-    click.echo(json.dumps(asdict(found)) if as_json else str(found))
-    return 0 if found.healthy else 1
+    say(asdict(found), str(found), as_json=as_json)
+    return int(not found.healthy)
 
 
 def state_of(s: OutputSummary) -> str:
     """Name the state of an output that no run holds."""
     if s.complete and not s.pending:
         return "complete"
-    return "complete but for failed rows" if s.pending == 0 and s.failed else "not complete"
+    if s.pending == 0 and s.failed:
+        return "complete but for failed rows"
+    return "not complete"
 
 
 def as_text(s: OutputSummary, by: str | None) -> str:
     """The table that `status` prints."""
-    state = f"running ({s.holder})" if s.holder else state_of(s)
-    if not s.holder and s.last_run.state == "running":
+    state = state_of(s)
+    if s.holder:
+        state = f"running ({s.holder})"
+    elif s.last_run.state == "running":
         state += f" (run {s.last_run.run} ended without a word: run the job again, it goes on)"
     lines = [f"{s.output}: {state}", *_counts(s), *_speed(s)]
     if s.failed:
@@ -183,9 +191,14 @@ def as_text(s: OutputSummary, by: str | None) -> str:
 def _counts(s: OutputSummary) -> list[str]:
     """Rows by state, and what is saved of those under way."""
     failed = sum(s.failed.values())
-    pending = f"{s.pending:,} pending" if s.pending is not None else "pending unknown"
-    pending += f", {s.spared:,} spared" if s.spared else ""
-    runs = f"{s.runs:,} run" + ("" if s.runs == 1 else "s")
+    pending = "pending unknown"
+    if s.pending is not None:
+        pending = f"{s.pending:,} pending"
+    if s.spared:
+        pending += f", {s.spared:,} spared"
+    runs = "1 run"
+    if s.runs != 1:
+        runs = f"{s.runs:,} runs"
     lines = [f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}"]
     if s.repeated:
         lines.append(
@@ -210,8 +223,12 @@ def _speed(s: OutputSummary) -> list[str]:
 
     lines = []
     if s.tokens_per_s is not None:
-        eta = f", ETA {format_seconds(s.eta_s)}" if s.eta_s is not None else ""
-        since = "since this run began" if s.holder else "in the last run"
+        since = "in the last run"
+        if s.holder:
+            since = "since this run began"
+        eta = ""
+        if s.eta_s is not None:
+            eta = f", ETA {format_seconds(s.eta_s)}"
         lines.append(f"  speed      {s.tokens_per_s:,.0f} tokens/s {since}{eta}")
     loads = list((s.last_run.loads or {}).values())
     if any(load.preempted or load.prefix_hits for load in loads):
@@ -228,7 +245,9 @@ def _speed(s: OutputSummary) -> list[str]:
 def _results(s: OutputSummary) -> list[str]:
     """Reasoning, truncation, right answers, flags and tokens of the done rows."""
     cut = sum(s.truncated_in.values())
-    where = f" (in {_list(s.truncated_in)})" if cut else ""
+    where = ""
+    if cut:
+        where = f" (in {_list(s.truncated_in)})"
     lines = [
         f"  reasoning  {_list(s.statuses)}",
         f"  truncated  {cut:,} = {cut / s.done:.1%}{where}",
@@ -254,12 +273,15 @@ def _group(group: GroupSummary, by: str | None) -> str:
     share = "     no gold"
     if group.judged:
         share = f"{group.correct / group.judged:6.1%} correct"
-    tokens = "" if group.mean_tokens is None else f"  {group.mean_tokens:>8,.0f} tokens"
-    return (
+    line = (
         f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
         f"{group.truncated / group.rows:6.1%} truncated"
-        f"{tokens}{_at_most_k(group.measures) if group.measures else ''}"
     )
+    if group.mean_tokens is not None:
+        line += f"  {group.mean_tokens:>8,.0f} tokens"
+    if group.measures:
+        line += _at_most_k(group.measures)
+    return line
 
 
 def _measures(m: Measures) -> list[str]:
@@ -272,16 +294,18 @@ def _measures(m: Measures) -> list[str]:
         )
 
     agreed = {k: e for k, e in m.cons_at.items() if k > 1}
-    lines = [f"  pass@k     {at(m.pass_at)}"] + ([f"  cons@k     {at(agreed)}"] if agreed else [])
+    lines = [f"  pass@k     {at(m.pass_at)}"]
+    if agreed:
+        lines.append(f"  cons@k     {at(agreed)}")
     return [*lines, f"             95% intervals, bootstrap over {m.prompts:,} prompts"]
 
 
 def _at_most_k(m: Measures) -> str:
     """Both measures at the largest k that a group has."""
     k = max(m.pass_at, default=1)
-    return (
-        f"  pass@{k} {m.pass_at[k].value:.1%}  cons@{k} {m.cons_at[k].value:.1%}" if k > 1 else ""
-    )
+    if k == 1:
+        return ""
+    return f"  pass@{k} {m.pass_at[k].value:.1%}  cons@{k} {m.cons_at[k].value:.1%}"
 
 
 def _list(counts: dict[str, int]) -> str:

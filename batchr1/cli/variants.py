@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchr1.cli.options import JSON
+from batchr1.cli.printing import say
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,17 +43,14 @@ def command(gpu: str | None, count: int | None, as_json: bool) -> None:
         )
     if gpu is None:
         documents = [_document(name) for name in _names()]
-        click.echo(json.dumps({"variants": documents}) if as_json else _needs_as_text(documents))
+        say({"variants": documents}, _needs_as_text(documents), as_json=as_json)
         return
     found, number = gpu_named(gpu), count or 1
     documents = [_document(name, gpu=found.name, count=number) for name in _names()]
     where = {"name": found.name, "count": number, "memory_gib": found.memory_gib}
     head = f"{number} × {found.name}, {found.memory_gib:.1f} GiB each"
-    click.echo(
-        json.dumps({"gpu": where, "variants": documents})
-        if as_json
-        else _fits_as_text(head, documents)
-    )
+    document = {"gpu": where, "variants": documents}
+    say(document, _fits_as_text(head, documents), as_json=as_json)
 
 
 def _names() -> list[str]:
@@ -136,9 +133,9 @@ def _needs_as_text(documents: list[dict[str, Any]]) -> str:
         cells = ""
         for p in d["precisions"]:
             smallest = p["smallest"]
-            gpus = (
-                "none catalogued" if smallest is None else f"{smallest['gpus']} × {smallest['gpu']}"
-            )
+            gpus = "none catalogued"
+            if smallest is not None:
+                gpus = f"{smallest['gpus']} × {smallest['gpu']}"
             cells += f"  {p['weights_gib']:7,.1f} GiB{_mark(p)} {gpus:16}"
         lines.append(f"{d['name']:20} {_parameters(d['parameters']):>10}{cells}")
     lines += [
@@ -165,22 +162,22 @@ def _fits_as_text(head: str, documents: list[dict[str, Any]]) -> str:
 
 
 def _mark(precision: dict[str, Any]) -> str:
-    return " " if precision["repository"] else "*"
+    if precision["repository"]:
+        return " "
+    return "*"
 
 
 def _how(fit: dict[str, Any]) -> str:
     if not fit["fits"]:
         if fit["missing_gib"] is None:
             return "cannot be cut over so many GPUs"
-        short = (
-            f"; sequences up to {fit['kv_cache_tokens']:,} tokens would fit"
-            if fit["kv_cache_tokens"] > 1024
-            else ""
-        )
+        short = ""
+        if fit["kv_cache_tokens"] > 1024:
+            short = f"; sequences up to {fit['kv_cache_tokens']:,} tokens would fit"
         return f"lacks {fit['missing_gib']:,.1f} GiB per GPU{short}"
-    split = f"TP {fit['tensor_parallel']}" + (
-        f" × PP {fit['pipeline_parallel']}" if fit["pipeline_parallel"] > 1 else ""
-    )
+    split = f"TP {fit['tensor_parallel']}"
+    if fit["pipeline_parallel"] > 1:
+        split += f" × PP {fit['pipeline_parallel']}"
     return (
         f"{fit['replicas']} × {split}, KV cache of {fit['kv_cache_tokens']:,} tokens, "
         f"{fit['max_num_seqs']} at a time, "
@@ -189,4 +186,6 @@ def _how(fit: dict[str, Any]) -> str:
 
 
 def _parameters(count: int) -> str:
-    return f"{count / 1e9:.3g} B" if count >= 1e9 else f"{count / 1e6:.3g} M"
+    if count >= 1e9:
+        return f"{count / 1e9:.3g} B"
+    return f"{count / 1e6:.3g} M"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchr1.cli.options import JSON
+from batchr1.cli.printing import say
 
 if TYPE_CHECKING:
     from batchr1.rejudge.output import Judged
@@ -58,15 +58,19 @@ def command(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if kind is not None and ":" in kind:
         changes["path"] = str(Path(path or ".").resolve())
-    golds = None if gold is None else GoldFile(gold, id_column, gold_column)
+    golds = None
+    if gold is not None:
+        golds = GoldFile(gold, id_column, gold_column)
     found = judge_again(Output(open_storage(target)), changes, golds)
-    click.echo(json.dumps(to_dict(found)) if as_json else as_text(found))
+    say(to_dict(found), as_text(found), as_json=as_json)
 
 
 def as_text(found: Judged) -> str:
     """Write the outcome for people."""
     c = found.counts
-    chosen = "" if found.chosen == found.kind else f" (as {found.chosen}: {found.why})"
+    chosen = ""
+    if found.chosen != found.kind:
+        chosen = f" (as {found.chosen}: {found.why})"
     before = f"{c.was_correct:,} of {c.was_judged:,}"
     lines = [
         f"{found.output}: {c.rows:,} rows judged by {found.kind}{chosen}",

@@ -1,4 +1,4 @@
-"""Models on S3: downloaded once for each content, uploaded by `batchr1 fetch --to s3://…`.
+"""Models on S3: downloaded once by content, uploaded by `batchr1 fetch --to`.
 
 A model in a bucket is identified by its files: names, sizes, and the checksums that a fetch
 recorded beside them, else their ETags. A run passes this digest to its workers, so that all load
@@ -49,7 +49,10 @@ def is_bucket(path: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BucketModel:
-    """Model on S3 as it is now. `digest` (40 hexadecimal digits) changes when it does."""
+    """Model on S3 as it is now.
+
+    `digest` (40 hexadecimal digits) changes when it does.
+    """
 
     storage: Storage
     files: tuple[ModelFile, ...]
@@ -93,11 +96,11 @@ def download_to_cache(
     weights: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """Download a model on S3 to a folder on this machine, unless it is cached.
+    """Download a model on S3, unless this machine has it cached.
 
-    `digest`: the model's when the run began. Without `weights`, config and tokenizer alone. `say`
-    takes progress lines; without it, stderr does. Raises `ModelError` when the model has changed,
-    `StorageError` for disk and bucket.
+    Returns its folder. `digest`: the model's when the run began. Without `weights`, config and
+    tokenizer alone. `say` takes progress lines; without it, stderr does. Raises `ModelError` when
+    the model has changed, `StorageError` for disk and bucket.
     """
     for ready in (_folder(digest, True), _folder(digest, weights)) if digest is not None else ():
         if ready.is_dir():
@@ -132,7 +135,7 @@ def download_to_cache(
 
 
 def is_cached(digest: str) -> bool:
-    """Return True where a model with this digest is on this machine, weights and all."""
+    """Return True where the whole model of this digest is cached."""
     return _folder(digest, True).is_dir()
 
 
@@ -151,7 +154,10 @@ def _reader(storage: Storage, rel: str) -> ReadFrom:
 
 
 class _Own(Place):
-    """Folder of batchr1's own cache: built under another name, renamed when it is whole."""
+    """Folder of batchr1's own cache.
+
+    It is built under another name, and renamed when it is whole.
+    """
 
     elsewhere = "set HF_HOME to another disk"
 

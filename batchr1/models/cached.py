@@ -1,4 +1,4 @@
-"""Models in the hub's cache: found and checked to be whole, without asking the hub.
+"""Models in the hub's cache: found and checked, without asking the hub.
 
 A run looks before any engine starts, and so does a worker on its own machine.
 """
@@ -34,7 +34,10 @@ def cached_snapshot(repo: str, revision: str | None) -> Path | None:
 
 
 def cached_commit(repo: str, revision: str | None) -> str | None:
-    """Return the commit that the cache knows as `revision`; None where it does not."""
+    """Return the commit that the cache knows as `revision`.
+
+    None where it knows none.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -67,9 +70,9 @@ def recorded_repository(repo: str, revision: str | None, to: Path | None = None)
 
 
 def is_whole(folder: Path) -> bool:
-    """Return True for a folder with config, tokenizer and all weights of its index.
+    """Return True for a folder with config, tokenizer and all weights.
 
-    Without an index, some weights are enough.
+    The index tells which weights; without one, some are enough.
     """
     if not (folder / CONFIG).is_file() or not any(
         (folder / name).is_file() for name in _TOKENIZERS

@@ -1,4 +1,4 @@
-"""The model variants that batchr1 knows by name: where they are, how large they are, what may be done with them.
+"""Catalogue of model variants by name: place, size and licence.
 
 Architecture numbers: each repository's `config.json` on the hub (huggingface.co/deepseek-ai), under
 its own keys; copies of them in the quantised repositories agree. Generation limit: DeepSeek's model
@@ -34,7 +34,7 @@ GENERATION_LEN = 32_768
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A model by name. Either a repository on the hub or a folder that ships with batchr1.
+    """Model by name: a repository on the hub, or a bundled folder.
 
     `context_len` and `generation_len` in tokens. `config` holds the numbers of config.json that
     sizes follow from, `quantized` the repositories of the same model in "fp8", "awq" or "w4a16".
@@ -227,7 +227,10 @@ VARIANTS: dict[str, Variant] = {
 
 
 def variant(name: str) -> Variant:
-    """The catalogue's entry, or a `JobError` that names the nearest one, or says why there is none."""
+    """Look up a variant by name.
+
+    Raises `JobError`, which names the nearest one, or says why there is none.
+    """
     if name in VARIANTS:
         return VARIANTS[name]
     refuse_unsupported("model.variant", name)
@@ -253,8 +256,9 @@ def repository_named(name: str) -> str:
 
 
 def refuse_unsupported(key: str, name: str) -> None:
-    """Raise `JobError` for models that batchr1 does not run, known by the name of a variant,
-    repository or folder.
+    """Raise `JobError` for models that batchr1 does not run.
+
+    They are known by the name of a variant, repository or folder.
     """
     last = name.rstrip("/").rpartition("/")[2].lower()
     if re.search(r"\br1-?zero\b", last):
@@ -272,8 +276,9 @@ def refuse_unsupported(key: str, name: str) -> None:
 
 
 def _nearest(name: str) -> str | None:
-    """The variant of a repository, of a size ("deepseek-r1:14b", as other programs have it), or of
-    a similar name.
+    """Find the variant that a wrong name means.
+
+    A repository, a size ("deepseek-r1:14b", as other programs have it), or a similar name.
     """
     lower = name.lower()
     for entry in VARIANTS.values():

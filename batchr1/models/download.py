@@ -1,4 +1,4 @@
-"""Downloads of several files of a model side by side, from a hub or a bucket."""
+"""Downloads of a model's files, side by side, from hub or bucket."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def download(
     tries: int,
     copy_of: Callable[[ModelFile], Path | None] = lambda file: None,
 ) -> None:
-    """Download `files`; the first error, or KeyboardInterrupt, ends it, and what came stays.
+    """Download `files`; what came stays if an error ends it.
 
-    The disk's free space is checked before. `copy_of`: a file that is on this machine already,
-    elsewhere.
+    The first error does, and KeyboardInterrupt. The disk's free space is checked before. `copy_of`:
+    a file that is on this machine already, elsewhere.
     """
     _refuse_full_disk(place, files)
     stopping = threading.Event()
@@ -56,7 +56,7 @@ def download(
 
 
 def check_index(files: Sequence[ModelFile], place: Place, where: str) -> None:
-    """Raise `ModelError` when the weights' index names a file that the model lacks."""
+    """Raise `ModelError` when the index names a file that is missing."""
     index = next((file for file in files if file.rel == INDEX), None)
     path = place.find(index) if index is not None else None
     if path is None:
@@ -81,7 +81,10 @@ def side_by_side(
     meter: Meter,
     stopping: threading.Event,
 ) -> None:
-    """Call `one` for each file, four at a time; the first error ends it."""
+    """Call `one` for each file, four at a time.
+
+    The first error ends it.
+    """
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
     waiting: set[Future[None]] = {pool.submit(one, file) for file in files}
     try:

@@ -217,7 +217,10 @@ def _missing(
     verify: bool,
     offline: bool,
 ) -> list[ModelFile]:
-    """List the files that have to come. With `verify`, damaged ones are among them."""
+    """List the files that have to come.
+
+    With `verify`, damaged ones are among them.
+    """
     missing = []
     for file in files:
         path = place.find(file)

@@ -1,4 +1,4 @@
-"""Files of a model: the choice that a run needs, and their checksums."""
+"""Files of a model: those that a run needs, and their checksums."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _BLOCK_BYTES = 4 * 2**20
 # Config, tokenizer in all its forms, chat templates, code for trust_remote_code, and the terms that
 # go with weights.
 _SMALL = re.compile(
-    r"[^/\0]+\.(json|jinja|model|txt|tiktoken|py)|additional_chat_templates/[^/\0]+\.jinja|(LICENSE|NOTICE)[^/\0]*",
+    r"[^/\0]+\.(json|jinja|model|txt|tiktoken|py)"
+    r"|additional_chat_templates/[^/\0]+\.jinja"
+    r"|(LICENSE|NOTICE)[^/\0]*",
     re.IGNORECASE,
 )
 _OTHER_WEIGHTS = (".gguf", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx")
@@ -26,10 +28,10 @@ _OTHER_WEIGHTS = (".gguf", ".bin", ".pth", ".pt", ".h5", ".msgpack", ".onnx")
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """File of a model, by its path below the root; `size` in bytes.
+    """File of a model: its path below the root, and its size.
 
-    The hub gives SHA-256 for large files, and git's SHA-1 of the blob for others. Where a server
-    gives neither, the size alone is checked.
+    `size` is in bytes. The hub gives SHA-256 for large files, and git's SHA-1 of the blob for
+    others. Where a server gives neither, the size alone is checked.
     """
 
     rel: str
@@ -49,7 +51,7 @@ class ModelFile:
         return hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
 
     def checksum_of(self, path: Path, on_bytes: Callable[[int], None] = lambda count: None) -> str:
-        """Compute the checksum of a file on disk, read once from end to end."""
+        """Compute the checksum of a file on disk, read once."""
         hasher = self.hasher()
         feed(hasher, path, on_bytes)
         return str(hasher.hexdigest())
@@ -74,11 +76,11 @@ def feed(hasher: Any, path: Path, on_bytes: Callable[[int], None] = lambda count
 
 
 def needed(files: Sequence[ModelFile], where: str) -> list[ModelFile]:
-    """Choose the files that a run needs, the largest first and config.json last.
+    """Choose the files that a run needs.
 
-    Weights are safetensors in the root. The same weights in another format, or once more as
-    Mistral's `consolidated*`, are left out. Raises `ModelError` for a model that batchr1 does not
-    load.
+    The largest is first, and config.json last. Weights are safetensors in the root. The same
+    weights in another format, or once more as Mistral's `consolidated*`, are left out. Raises
+    `ModelError` for a model that batchr1 does not load.
     """
     weights = [file for file in files if re.fullmatch(r"[^/\0]+\.safetensors", file.rel)]
     if any(not _is_consolidated(file) for file in weights):

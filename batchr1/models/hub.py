@@ -1,4 +1,4 @@
-"""The hub's API for a fetch: a commit, its files, and bytes from an offset on.
+"""The hub's API for a fetch: a commit, its files, their bytes.
 
 Plain HTTP through huggingface_hub's own session. HF_ENDPOINT, HF_TOKEN, proxies and offline mode
 mean what they mean everywhere. Files are requested by their address at a commit. Where the hub
@@ -55,10 +55,10 @@ def is_offline() -> bool:
 
 
 def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> Repository:
-    """Ask the hub for the commit and the files of `revision` (None: its main branch).
+    """Ask the hub for the commit and the files of `revision`.
 
-    Raises `ModelError` for what is not there or not for us, `HubError` where the hub does not
-    answer.
+    None is its main branch. Raises `ModelError` for what is not there or not for us, `HubError`
+    where the hub does not answer.
     """
     from huggingface_hub import HfApi
 
@@ -107,13 +107,17 @@ def open_repository(repo: str, revision: str | None, *, tries: int = TRIES) -> R
 def body(
     repo: str, commit: str, rel: str, offset: int, stall_s: float
 ) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Open a file from `offset` on; yields (the offset where it really begins, blocks of bytes).
+    """Open a file from `offset` on.
 
-    A server that knows no ranges begins at 0. Raises `HubError` for what may pass, also in the
-    middle: cut, or no byte for `stall_s`.
+    Yields (the offset where it really begins, blocks of bytes). A server that knows no ranges
+    begins at 0. Raises `HubError` for what may pass, also in the middle: cut, or no byte for
+    `stall_s`.
     """
     from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        hf_raise_for_status,
+    )
 
     with hub_errors(f"{where_of(repo, commit[:12])}: {rel}", repo, commit, stall_s=stall_s):
         headers = build_hf_headers(library_name="batchr1") | {"Accept-Encoding": "identity"}
@@ -146,7 +150,7 @@ def wait_s(state: tenacity.RetryCallState, tries: int) -> float:
 def hub_errors(
     where: str, repo: str, revision: str | None, *, stall_s: float = API_TIMEOUT_S
 ) -> Iterator[None]:
-    """Turn exceptions of huggingface_hub and its HTTP client into one line of ours."""
+    """Turn exceptions of huggingface_hub and its HTTP client into ours."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     http_error: Any = HfHubHTTPError.__mro__[

@@ -1,4 +1,4 @@
-"""Destinations of a fetched model: the hub's own cache, or a plain folder.
+"""Destinations of a fetched model: the hub's cache, or a folder.
 
 Both take files one by one, each of them whole and verified. They become a model with the last step
 alone. A fetch that was killed leaves nothing that a run would take for one.
@@ -27,7 +27,10 @@ RECORD = ".batchr1/fetch.json"
 
 
 class Place(ABC):
-    """Destination of one repository at one commit. Errors of the disk are `StorageError`s."""
+    """Destination of one repository at one commit.
+
+    Errors of the disk are `StorageError`s.
+    """
 
     folder: Path
     """Where the model is when it is published."""
@@ -36,11 +39,11 @@ class Place(ABC):
 
     @abstractmethod
     def find(self, file: ModelFile) -> Path | None:
-        """Return the path of a file that is there with its right size."""
+        """Return the path of a file that has its right size."""
 
     @abstractmethod
     def partial(self, file: ModelFile) -> Path:
-        """Return the path to build a file at, on the file system of its destination."""
+        """Return the path to build a file at, on its destination's disk."""
 
     @abstractmethod
     def keep(self, file: ModelFile) -> None:
@@ -68,9 +71,9 @@ class Place(ABC):
 
     @contextlib.contextmanager
     def locked(self, say: Any) -> Iterator[None]:
-        """Hold the lock; wait for another fetch, which may well do the work.
+        """Hold the lock; wait for another fetch.
 
-        The lock goes with its process.
+        That fetch may well do the work. The lock goes with its process.
         """
         with mapped(str(self.lock_path)):
             make_folder(self.lock_path.parent)
@@ -260,9 +263,9 @@ def record_path(repo: str, name: str) -> Path:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """Read the record of an earlier fetch: repo, commit, files; None without one.
+    """Read the record of an earlier fetch; None without one.
 
-    No files: that fetch is not finished.
+    It holds repo, commit and files. No files: that fetch is not finished.
     """
     try:
         return parse_record(path.read_bytes())

@@ -1,4 +1,7 @@
-"""Progress of a fetch on stderr: a tqdm bar on a terminal, else a line every 30 s."""
+"""Progress of a fetch on stderr.
+
+A tqdm bar on a terminal, else a line every 30 s.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ LINE_EVERY_S = 30.0
 
 
 class Meter:
-    """Counter of bytes, from any thread (a `transfer.Listener`); `tick` shows them, from one.
+    """Counter of bytes, from any thread (a `transfer.Listener`).
 
-    `say` takes lines instead of stderr, and there is no bar.
+    `tick` shows them, from one thread. `say` takes lines instead of stderr, and there is no bar.
     """
 
     def __init__(

@@ -94,7 +94,7 @@ def resolve_model(
 
 
 def resolve_or_catalogue(spec: ModelSpec, *, storage: StorageOptions | None = None) -> ModelSource:
-    """Resolve a model; take a variant that is not cached from the catalogue.
+    """Resolve a model, by the catalogue alone if it is not cached.
 
     A plan needs no more.
     """
@@ -108,9 +108,9 @@ def resolve_or_catalogue(spec: ModelSpec, *, storage: StorageOptions | None = No
 
 
 def catalogue_source(spec: ModelSpec) -> ModelSource | None:
-    """Return a variant as the catalogue alone knows it, enough for a plan.
+    """Return a variant as the catalogue alone knows it.
 
-    None for any other model.
+    That is enough for a plan. None for any other model.
     """
     entry = variant(spec.variant) if spec.variant is not None else None
     if entry is None or entry.repo is None:
@@ -218,10 +218,10 @@ def _bucket(uri: str, storage: StorageOptions | None) -> ModelSource:
 
 
 def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> ModelSource:
-    """Resolve a repository: from the cache where it is whole, else from the hub.
+    """Resolve a repository: from the cache, else from the hub.
 
-    A job without `model.revision` thereby keeps its model from night to night, until `batchr1
-    fetch` brings a newer one.
+    The cache counts where it is whole. A job without `model.revision` thereby keeps its model from
+    night to night, until `batchr1 fetch` brings a newer one.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -286,10 +286,11 @@ def _context_len(config: dict[str, Any], where: str) -> int:
 
 
 def content_hash(folder: Path) -> str:
-    """Hash the files that decide a model's answers: SHA-256 over names and contents.
+    """Hash the files that decide a model's answers, with SHA-256.
 
-    Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly over them, with their size.
-    Reading 140 GB at each start would cost minutes, and weights that differ differ everywhere.
+    Names and contents are hashed. Files above 64 MiB are read in 64 blocks of 1 MiB spread evenly
+    over them, with their size. Reading 140 GB at each start would cost minutes, and weights that
+    differ differ everywhere.
     """
     total = hashlib.sha256()
     for path in sorted(_model_files(folder)):

@@ -25,7 +25,10 @@ class Listener(Protocol):
     """Receiver of progress. Called from several threads."""
 
     def kept(self, count: int) -> None:
-        """Count bytes that were there before; negative where they have to come again."""
+        """Count bytes that were there before.
+
+        Negative where they have to come again.
+        """
 
     def received(self, count: int) -> None:
         """Count bytes that came."""
@@ -100,7 +103,7 @@ class Transfer:
             self._furthest = max(self._furthest, self._have)
 
     def _receive(self) -> None:
-        """Receive from the end of the partial to the end of the file."""
+        """Receive from the end of the partial file on, to the end."""
         if self._have == self._file.size and self._partial.exists():
             return
         self._partial.touch()

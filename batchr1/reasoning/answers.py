@@ -12,7 +12,10 @@ from fractions import Fraction
 
 # A box without braces is taken for an answer only if it reads like one: `\boxed 5`,
 # `\boxed\frac12`, `\boxed A`.
-_BARE = r"[-+\u2212]?(?:[0-9][0-9.,/]*|\.[0-9]+|\\[dt]?frac(?:\{[^{}]*\}\{[^{}]*\}|[0-9]{2})|\\pi\b|[A-E]\b)"
+_BARE = (
+    r"[-+\u2212]?(?:[0-9][0-9.,/]*|\.[0-9]+|\\[dt]?frac(?:\{[^{}]*\}\{[^{}]*\}|[0-9]{2})"
+    r"|\\pi\b|[A-E]\b)"
+)
 _BOX = rf"\\(?:boxed|fbox)(?![A-Za-z])[ \t\n]*(?:(?P<open>\{{)|(?P<bare>{_BARE}))?"
 _BOX_TOKEN = re.compile(rf"{_BOX}|\\.|[{{}}]", re.DOTALL)
 
@@ -48,7 +51,8 @@ _MINUS = str.maketrans(
 MAX_BOXES = 20  # that are one answer
 _NAME = r"(?:\s?[A-Za-z](?:_\{?\w{1,4}\}?)?\s?(?:=|\\approx)\s?)?"
 _JOINT = re.compile(  # what may stand between two boxes of one answer, at the end of a text
-    r"\}\s?(?:\$|\\\)|\\\])?[ \t\n]{0,3}(?:,|;|(?:,\s?)?\\?(?:and|or|text\{ ?(?:and|or) ?\}|quad)\b|&|和|或)"
+    r"\}\s?(?:\$|\\\)|\\\])?[ \t\n]{0,3}"
+    r"(?:,|;|(?:,\s?)?\\?(?:and|or|text\{ ?(?:and|or) ?\}|quad)\b|&|和|或)"
     rf"[ \t\n]{{0,3}}(?:\$|\\\(|\\\[)?{_NAME}\s?$"
 )
 _DELIMITERS = (("\\(", "\\)"), ("\\[", "\\]"))

@@ -90,20 +90,26 @@ _TEXT_FENCES = frozenset(
 )
 _CODE_LINE = re.compile(
     r"""\s*(?:
-    (?:async\s+)?def\s+\w+\s*\(.*\).*:\s*(?:\#.*)?$ | class\s+\w+(?:\(.*\))?:\s*$ | @\w+(?:\.\w+)*(?:\(.*\))?$
+    (?:async\s+)?def\s+\w+\s*\(.*\).*:\s*(?:\#.*)?$
+    | class\s+\w+(?:\(.*\))?:\s*$ | @\w+(?:\.\w+)*(?:\(.*\))?$
     | import\s+[\w.]+(?:\s+as\s+\w+)?(?:\s*,\s*[\w.]+)*;?$ | from\s+[\w.]+\s+import\s+\S.*
-    | (?:for\s+[\w,\s()]+\s+in\s+.+|while\s+.+|if\s+.+|elif\s+.+|else|try|finally|with\s+.+|except.*):\s*(?:\#.*)?$
-    | return(?:\s+[\w\[\](){}'"+*/%.,<>=!&|: -]+)?;?$ | print\s*\(.*\);?$ | (?:pass|break|continue);?$
+    | (?:for\s+[\w,\s()]+\s+in\s+.+|while\s+.+|if\s+.+|elif\s+.+|else|try|finally|with\s+.+
+      |except.*):\s*(?:\#.*)?$
+    | return(?:\s+[\w\[\](){}'"+*/%.,<>=!&|: -]+)?;?$
+    | print\s*\(.*\);?$ | (?:pass|break|continue);?$
     | [\w.]+(?:\[[^\]]*\])*\s*(?:=|\+=|-=|\*=|//=|%=|\|=|:=)\s*[\w.]*(?:\(.*\)|\[.*\]|\{.*\});?$
     | [a-z_]\w*(?:\.\w+)+\(.*\);?$ | [a-z_]\w{2,}\s*(?:\+=|-=|\*=|//=|:=|==)\s*[\w.\[\]()+*/ -]+;?$
     | [a-z]{2,}_[a-z]{2,}\w*\s*=\s*\S.*$ | [a-z_]\w*(?:\.[a-z_]\w*)+(?:\[.*\])?\s*[-+*/]?=\s*\S.*$
-    | \#include\s*[<"].* | \#define\s.* | using\s+namespace\s+\w+; | (?:public|private|protected|static)\s+.*[{;]\s*$
-    | (?:int|long|float|double|bool|char|void|auto|string|vector<.*>|std::\S+|const|let|var|final|unsigned)
+    | \#include\s*[<"].* | \#define\s.*
+    | using\s+namespace\s+\w+; | (?:public|private|protected|static)\s+.*[{;]\s*$
+    | (?:int|long|float|double|bool|char|void|auto|string|vector<.*>|std::\S+
+      |const|let|var|final|unsigned)
       \s+[\w*&<>,:\[\]]+.*[{;]\s*$
     | (?:function|fn|func|impl|struct|enum|interface|trait|namespace)\s+\w*.*\{?\s*$(?<=[{)}])
     | \}\s*(?:else.*\{|;|\))?\s*$ | (?:for|while|if|switch|catch)\s*\(.*\)\s*\{?\s*$
     | console\.\w+\(.*\);?$ | (?:std::)?cout\s*<<.*
-    | (?:SELECT|INSERT\s+INTO|UPDATE|DELETE\s+FROM|CREATE\s+TABLE|ALTER\s+TABLE)\s+\S.* | (?:>>>|\$)\s+\S.*
+    | (?:SELECT|INSERT\s+INTO|UPDATE|DELETE\s+FROM|CREATE\s+TABLE|ALTER\s+TABLE)\s+\S.*
+    | (?:>>>|\$)\s+\S.*
     )""",
     re.VERBOSE,
 )

@@ -53,13 +53,16 @@ _GREEK_WORD = 4  # letters; shorter ones are symbols
 # What is not language: code, formulas, commands, links. Bounded, so that what is never closed costs
 # linear time.
 _NOT_PROSE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|\$\$.{1,999}?\$\$|\$[^$\n]{1,300}\$|\\\(.{1,500}?\\\)|\\\[.{1,999}?\\\]"
-    r"|\\begin\{(\w{1,12}\*?)\}.{1,999}?\\end\{\1\}|\\(?!text|mbox)[A-Za-z]+|https?://\S+|<[^<>\n]{1,80}>",
+    r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|\$\$.{1,999}?\$\$|\$[^$\n]{1,300}\$"
+    r"|\\\(.{1,500}?\\\)|\\\[.{1,999}?\\\]"
+    r"|\\begin\{(\w{1,12}\*?)\}.{1,999}?\\end\{\1\}|\\(?!text|mbox)[A-Za-z]+"
+    r"|https?://\S+|<[^<>\n]{1,80}>",
     re.DOTALL,
 )
 _MENTION = re.compile(
     rf"[\"“„«‹「『《][^\"“”„»›」』》\n]{{1,{MENTION_CHARS}}}[\"”“»›」』》]"
-    rf"|[(\[（【][^()\[\]（）【】\n]{{1,{MENTION_CHARS}}}[)\]）】]|(?<!\w)['‘][^'’\n]{{1,{MENTION_CHARS}}}['’](?!\w)"
+    rf"|[(\[（【][^()\[\]（）【】\n]{{1,{MENTION_CHARS}}}[)\]）】]"
+    rf"|(?<!\w)['‘][^'’\n]{{1,{MENTION_CHARS}}}['’](?!\w)"
 )
 
 # Frequent in one language, and no word of any other of these, nor of mathematics or code.
@@ -150,7 +153,10 @@ _TOPICS = {
     ),
     "kana": r"japan|tokyo|kyoto|osaka|haiku|samurai|shogun|anime|manga",
     "hangul": r"korea|seoul|joseon|k-?pop",
-    "cyrillic": r"russia|soviet|moscow|ukrain|bulgari|serbi|tolsto|dosto|pushkin|chekhov|lenin|stalin|tsar",
+    "cyrillic": (
+        r"russia|soviet|moscow|ukrain|bulgari|serbi|tolsto|dosto|pushkin|chekhov|lenin|stalin"
+        r"|tsar"
+    ),
     "greek": r"greece|greek|athen|homer|plato|aristot|byzant|new testament",
     "arabic": r"arab|islam|qur|koran|egypt|iraq|iran|persia|syria|saudi|muslim",
     "hebrew": r"israel|jewish|jews|torah|bible|old testament",

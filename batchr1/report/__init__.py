@@ -7,6 +7,7 @@ scan      one pass over the parts
 summary   counts and shares of one output
 measures  pass@k, cons@k and their intervals
 nights    runs as nights, over one output or several
+planned   planned beside measured figures of a run
 figures   charts as SVG
 page      the report as one HTML file
 write     where the page goes

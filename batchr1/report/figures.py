@@ -203,7 +203,7 @@ def by_night(
         for night, value in enumerate(values)
         if value is not None
     ]
-    labels = [date[5:] if re.fullmatch(r"\d{4}-\d\d-\d\d", date) else "?" for date in dates]
+    labels = [_day(date) for date in dates]
     x = alt.X(
         "night:O",
         title=None,
@@ -216,12 +216,12 @@ def by_night(
             grid=False,
         ),
     )
-    y = alt.Y(
-        "value:Q", title=title, stack="zero", axis=_share_axis() if is_share else _count_axis()
-    )
+    axis = alt.Axis(format=_number_format(is_share=is_share), tickCount=4)
+    y = alt.Y("value:Q", title=title, stack="zero", axis=axis)
     colours = {name: colour for name, (colour, _) in series.items()}
-    several = sum(1 for _, values in series.values() if any(values)) > 1
-    colour = _colours(**colours) if several else alt.value(next(iter(colours.values())))
+    colour: Any = alt.value(next(iter(colours.values())))
+    if sum(1 for _, values in series.values() if any(values)) > 1:
+        colour = _colours(**colours)
     return draw(
         alt.Chart(pl.DataFrame(rows)).mark_bar(aria=False).encode(x=x, y=y, color=colour),
         f"{title} by night",
@@ -250,7 +250,7 @@ def over_time(
     )
     end = points[-1]["seconds"] / per
     # The same width of the axis everywhere: these charts stand beneath each other.
-    axis = alt.Axis(format="~%" if is_share else "~s", tickCount=4, minExtent=32)
+    axis = alt.Axis(format=_number_format(is_share=is_share), tickCount=4, minExtent=32)
     x = alt.X(
         "at:Q",
         title=unit,
@@ -311,9 +311,26 @@ def _share_axis() -> alt.Axis:
     return alt.Axis(format="~%", tickCount=4)
 
 
+def _number_format(*, is_share: bool) -> str:
+    """Return d3's format of an axis: percents or SI prefixes."""
+    if is_share:
+        return "~%"
+    return "~s"
+
+
+def _day(date: str) -> str:
+    """Return month and day of an ISO date."""
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", date):
+        return date[5:]
+    return "?"
+
+
 def _colours(**by_name: str) -> alt.Color:
+    field = "measure:N"
+    if "complete" in by_name:
+        field = "kind:N"
     return alt.Color(
-        "kind:N" if "complete" in by_name else "measure:N",
+        field,
         scale=alt.Scale(domain=list(by_name), range=list(by_name.values())),
         legend=alt.Legend(title=None),
     )

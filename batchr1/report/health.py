@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from batchr1.output.folder import DATA_DIR, FAILED_DIR, Output
@@ -38,18 +38,18 @@ class Health:
     output: str
     healthy: bool
     state: State
-    run: str | None
-    holder: str | None
-    heartbeat_s: float | None
-    progress_s: float | None
-    max_age_s: float
-    samples: int | None
-    done: int | None
-    failed: int | None
-    spared: int | None
-    pending: int | None
-    exit_code: int | None
-    stopped: str | None
+    run: str | None = None
+    holder: str | None = None
+    heartbeat_s: float | None = None
+    progress_s: float | None = None
+    max_age_s: float = MAX_AGE_S
+    samples: int | None = None
+    done: int | None = None
+    failed: int | None = None
+    spared: int | None = None
+    pending: int | None = None
+    exit_code: int | None = None
+    stopped: str | None = None
 
     def __str__(self) -> str:
         """One line."""
@@ -61,7 +61,9 @@ class Health:
         counts = ""
         if self.samples is not None:
             counts = f": {self.done:,} done, {self.failed:,} failed, {self.pending:,} pending"
-        why = f" ({self.stopped})" if self.stopped and self.state == "stopped" else ""
+        why = ""
+        if self.stopped and self.state == "stopped":
+            why = f" ({self.stopped})"
         return ", ".join([f"{self.output}: {self.state}{why}", *ages]) + counts
 
 
@@ -87,24 +89,34 @@ def look(output: Output, *, max_age_s: float = MAX_AGE_S) -> Health:
     else:
         info = None
     state = _state(output, last, heartbeat_s, progress_s, max_age_s)
-    counts = last and (last.counts or last.counts_so_far or last.counts_before)
-    run = last.run if last else None
-    return Health(
+    health = Health(
         output=output.uri,
         healthy=state in HEALTHY,
         state=state,
-        run=info.run if info else run,
-        holder=str(info) if info else None,
         heartbeat_s=heartbeat_s,
         progress_s=progress_s,
         max_age_s=max_age_s,
-        samples=counts.samples if counts else None,
-        done=counts.done if counts else None,
-        failed=counts.failed if counts else None,
-        spared=counts.spared if counts else None,
-        pending=counts.pending if counts else None,
-        exit_code=last.exit_code if last else None,
-        stopped=last.stopped if last else None,
+    )
+    if last is not None:
+        health = _with_record(health, last)
+    if info is not None:
+        health = replace(health, run=info.run, holder=str(info))
+    return health
+
+
+def _with_record(health: Health, last: RunRecord) -> Health:
+    """Add the last run's newest counts and its end."""
+    health = replace(health, run=last.run, exit_code=last.exit_code, stopped=last.stopped)
+    counts = last.counts or last.counts_so_far or last.counts_before
+    if counts is None:
+        return health
+    return replace(
+        health,
+        samples=counts.samples,
+        done=counts.done,
+        failed=counts.failed,
+        spared=counts.spared,
+        pending=counts.pending,
     )
 
 
@@ -118,14 +130,18 @@ def _state(
     if heartbeat_s is not None and progress_s is not None:
         if heartbeat_s > STALE_AFTER_S:
             return "lost"
-        return "stuck" if progress_s > max_age_s else "running"
+        if progress_s > max_age_s:
+            return "stuck"
+        return "running"
     if last is None:
         return "absent"
     if last.state == "running":
         return "killed"
     if last.exit_code == 3:
         return "failed rows"
-    return "complete" if last.exit_code == 0 and output.is_complete() else "stopped"
+    if last.exit_code == 0 and output.is_complete():
+        return "complete"
+    return "stopped"
 
 
 def _last_written(output: Output) -> float:

@@ -123,7 +123,8 @@ def measure_by(
     )
     prompts = [_prompts(parts[i].select(COLUMNS)) for i in order["by"].arg_sort()]
     names = [str(parts[i]["by"][0]) for i in order["by"].arg_sort()]
-    ks = ks if ks is not None else default_ks(max(_most(p) for p in prompts))
+    if ks is None:
+        ks = default_ks(max(_most(p) for p in prompts))
     return [_measure(p, ks, resamples, seed, name) for p, name in zip(prompts, names, strict=True)]
 
 
@@ -242,12 +243,13 @@ def _measure(
     }
     ratios["truncated", 0] = (prompts["truncated"].to_numpy(), rows)
     for k in ks:
-        passed = [pass_at(m, c, k) if m >= k else 0.0 for m, c, _ in number]
-        agreed = [
-            cons_at(c, wrong, m - c - sum(wrong), k) if m >= k else 0.0 for m, c, wrong in number
-        ]
-        ratios["pass", k] = (np.array(passed)[which], n >= k)
-        ratios["cons", k] = (np.array(agreed)[which], n >= k)
+        passed, agreed = np.zeros(len(number)), np.zeros(len(number))
+        for i, (m, c, wrong) in enumerate(number):
+            if m >= k:
+                passed[i] = pass_at(m, c, k)
+                agreed[i] = cons_at(c, wrong, m - c - sum(wrong), k)
+        ratios["pass", k] = (passed[which], n >= k)
+        ratios["cons", k] = (agreed[which], n >= k)
     found: list[Estimate | None] = [None] * len(ratios)
     if prompts.height:
         found = _estimates(list(ratios.values()), resamples, seed)
@@ -287,11 +289,10 @@ def _estimates(
     found: list[Estimate | None] = []
     for j, (a, b) in enumerate(ratios):
         drawn = sums[:, sums[1, :, j] > 0, j]
-        value = float(a.sum() / b.sum()) if b.any() else None
-        if value is None:
+        if not b.any():
             found.append(None)
             continue
-        low = high = value
+        low = high = value = float(a.sum() / b.sum())
         if drawn.size:
             low, high = (float(np.quantile(drawn[0] / drawn[1], q)) for q in tails)
         found.append(Estimate(value, low, high, int((b > 0).sum())))

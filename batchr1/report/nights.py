@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from batchr1.output.folder import Output
-from batchr1.output.run_record import PlanRecord, RunRecord, TimelineRecord
+from batchr1.output.run_record import PlanRecord, RunRecord, TallyRecord, TimelineRecord
 
 _GONE = ("died", "lost", "ended", "given up")
 
@@ -75,7 +75,9 @@ def nights(
     found = []
     for number, output in enumerate(outputs):
         records = output.runs()
-        failed = _failed_by_run(output) if any(r.tally is None for r in records) else {}
+        failed: dict[str, int] = {}
+        if any(record.tally is None for record in records):
+            failed = _failed_by_run(output)
         for record in records:
             rows_of_run = by_run.get((number, record.run), {})
             failed_of_run = failed.get(record.run, 0)
@@ -100,11 +102,14 @@ def total(found: Sequence[Night]) -> dict[str, Any]:
         )
     }
     costs = [night.cost_usd for night in found if night.cost_usd is not None]
+    cost_usd = None
+    if costs:
+        cost_usd = sum(costs)
     return {
         "nights": len(found),
         **sums,
         "is_least": any(night.is_least for night in found),
-        "cost_usd": sum(costs) if costs else None,
+        "cost_usd": cost_usd,
         "truncated_share": _share(sums["truncated"], sums["rows"]),
         "pass_rate": _share(sums["correct"], sums["judged"]),
     }
@@ -118,14 +123,22 @@ def to_dict(found: Sequence[Night]) -> list[dict[str, Any]]:
 def _night(
     output: str, record: RunRecord, rows: dict[str, Any], failed: int, price: float | None
 ) -> Night:
-    tally, plan = record.tally, record.plan
-    is_counted = tally is not None and (tally.truncated is not None or plan is None)
+    plan = record.plan or PlanRecord()
+    # A run that was killed early has no tally.
+    tally = record.tally or TallyRecord(failed=failed)
+    is_counted = record.tally is not None and (tally.truncated is not None or record.plan is None)
     life_s = _life_s(record, rows)
     wall_s = record.wall_s
-    if wall_s is None and plan is not None:
+    if wall_s is None and record.plan is not None:
         wall_s = life_s
+    pending = None
+    if record.counts is not None:
+        pending = record.counts.pending
     engine_s, gpu_s = _engine_seconds(record, life_s)
     made = _made(record, rows, is_counted=is_counted)
+    source = "rows"
+    if is_counted:
+        source = "record"
     return Night(
         output=output,
         run=record.run,
@@ -136,26 +149,26 @@ def _night(
         stopped=record.stopped,
         rows=made.done,
         rows_now=int(rows.get("done", 0)),
-        failed=failed if tally is None else tally.failed,
-        spared=0 if tally is None else tally.spared,
-        pending=None if record.counts is None else record.counts.pending,
+        failed=tally.failed,
+        spared=tally.spared,
+        pending=pending,
         tokens=_tokens(record, rows),
         tokens_per_s=_tokens_per_s(record),
-        engines=None if plan is None else plan.replicas,
-        device=None if plan is None else plan.device,
+        engines=plan.replicas,
+        device=plan.device,
         gpus_per_engine=_gpus(plan),
         engine_hours=round(engine_s / 3600, 6),
         gpu_hours=round(gpu_s / 3600, 6),
-        is_least=tally is None,
+        is_least=record.tally is None,
         cost_usd=_cost(record, gpu_s, price),
         truncated=made.truncated,
         truncated_share=_share(made.truncated, made.done),
         judged=made.judged,
         correct=made.correct,
         pass_rate=_share(made.correct, made.judged),
-        restarts=0 if tally is None else tally.restarts,
+        restarts=tally.restarts,
         rungs=tuple(rung.rung for rung in record.rungs),
-        counted_from="record" if is_counted else "rows",
+        counted_from=source,
     )
 
 
@@ -175,9 +188,11 @@ def _made(record: RunRecord, rows: dict[str, Any], *, is_counted: bool) -> _Made
     By its own tally, or else by its rows that are left.
     """
     tally = record.tally
-    done = int(rows.get("done", 0)) if tally is None else tally.done
-    if tally is not None and is_counted:
-        return _Made(done, tally.truncated or 0, tally.judged or 0, tally.correct or 0)
+    done = int(rows.get("done", 0))
+    if tally is not None:
+        done = tally.done
+        if is_counted:
+            return _Made(done, tally.truncated or 0, tally.judged or 0, tally.correct or 0)
     truncated, judged, correct = (
         int(rows.get(name) or 0) for name in ("truncated", "judged", "correct")
     )
@@ -186,10 +201,14 @@ def _made(record: RunRecord, rows: dict[str, Any], *, is_counted: bool) -> _Made
 
 def _cost(record: RunRecord, gpu_s: float, price: float | None) -> float | None:
     if record.spend is not None:
-        return None if record.spend.usd is None else float(record.spend.usd)
+        if record.spend.usd is None:
+            return None
+        return float(record.spend.usd)
     # A run with a server that was killed early had no time to say what it spent.
     is_server = record.plan is not None and record.plan.device == "server"
-    return None if price is None or is_server else round(gpu_s / 3600 * price, 4)
+    if price is None or is_server:
+        return None
+    return round(gpu_s / 3600 * price, 4)
 
 
 def _by_run(rows: pl.DataFrame) -> dict[tuple[int, str], dict[str, Any]]:
@@ -220,7 +239,7 @@ def _tokens(record: RunRecord, rows: dict[str, Any]) -> int:
 
     Its series has those that were thrown away or only saved, too.
     """
-    series = record.timeline.tokens[-1:] if record.timeline else []
+    series = (record.timeline or TimelineRecord()).tokens[-1:]
     in_rows = int(rows.get("tokens", 0))
     if record.tally is not None:
         in_rows = record.tally.tokens - record.tally.carried
@@ -247,7 +266,8 @@ def _life_s(record: RunRecord, rows: dict[str, Any]) -> float:
         return float(record.wall_s)
     started = dt.datetime.fromisoformat(record.started)
     signs = [dt.datetime.fromisoformat(text) for text in (record.ended, record.progressed) if text]
-    signs += [rows["finished_at"]] if rows.get("finished_at") else []
+    if rows.get("finished_at"):
+        signs.append(rows["finished_at"])
     lasted = [(sign - started).total_seconds() for sign in signs]
     if record.timeline is not None:
         lasted += record.timeline.seconds[-1:]
@@ -256,9 +276,9 @@ def _life_s(record: RunRecord, rows: dict[str, Any]) -> float:
 
 def _engine_seconds(record: RunRecord, life_s: float) -> tuple[float, float]:
     """Seconds that engines lived, and the same times the GPUs of each."""
-    plan, replicas = record.plan, record.replicas
+    plan, replicas = record.plan or PlanRecord(), record.replicas
     if replicas is None or not replicas.events:
-        engine_s = life_s * ((plan.replicas or 0) if plan is not None else 0)
+        engine_s = life_s * (plan.replicas or 0)
         return engine_s, engine_s * _gpus(plan)
     since = dict[int, float]()
     lived: list[tuple[int, float]] = []
@@ -273,12 +293,14 @@ def _engine_seconds(record: RunRecord, life_s: float) -> tuple[float, float]:
     return sum(seconds for _, seconds in lived), gpu_s
 
 
-def _gpus(plan: PlanRecord | None) -> int:
+def _gpus(plan: PlanRecord) -> int:
     """Count the GPUs of an engine; 0 where it runs on CPUs."""
-    if plan is None or plan.device != "cuda":
+    if plan.device != "cuda":
         return 0
     return (plan.tensor_parallel or 1) * (plan.pipeline_parallel or 1)
 
 
 def _share(part: float, whole: float) -> float | None:
-    return round(part / whole, 6) if whole else None
+    if not whole:
+        return None
+    return round(part / whole, 6)

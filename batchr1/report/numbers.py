@@ -15,8 +15,8 @@ import polars as pl
 
 from batchr1 import __version__
 from batchr1.output.folder import Output
-from batchr1.output.run_record import EstimateRecord, RunRecord, TimelineRecord
-from batchr1.report import nights
+from batchr1.output.run_record import RunRecord, TimelineRecord
+from batchr1.report import nights, planned
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
 from batchr1.report.summary import OutputSummary, summarise
@@ -32,6 +32,7 @@ OUTCOMES = (
 BINS_PER_DECADE = 12
 TAIL_SHARE = 0.5  # the tail begins when fewer than this share of the most sequences run, for good
 _COUNTS = ("prompt_tokens", "reasoning_tokens", "answer_tokens", "completion_tokens")
+_DRAWN = ("reasoning_tokens", "answer_tokens")
 
 
 def read(
@@ -66,12 +67,11 @@ def _numbers(
         (record for output in outputs for record in output.runs()), key=lambda record: record.run
     )
     rows = found.rows
-    prompts = (
-        rows if len(outputs) == 1 else rows.with_columns(id=pl.format("{} {}", "output", "id"))
-    )
+    prompts = rows
+    if len(outputs) > 1:
+        prompts = rows.with_columns(id=pl.format("{} {}", "output", "id"))
     spec = job.get("spec") or {}
     limits = _limits(spec)
-    judged = rows.height - rows["correct"].null_count() if rows.height else 0
     by_night = nights.nights(outputs, rows, price=price)
     return {
         "output": _named(outputs),
@@ -82,20 +82,18 @@ def _numbers(
         "state": _state_of_all([_state(summary) for summary in summaries]),
         "rows": _rows(summaries, prompts),
         "outcomes": _outcomes(rows),
-        "correct": {"judged": judged, "right": int(rows["correct"].sum() or 0) if judged else 0},
+        "correct": _correct(rows),
         "truncated": _truncated(rows),
-        "tokens": {name: _stats(rows[name]) for name in _COUNTS} if rows.height else {},
+        "tokens": {name: _stats(rows[name]) for name in _COUNTS if rows.height},
         "limits": limits,
-        "histograms": {n: _histogram(rows, n) for n in ("reasoning_tokens", "answer_tokens")}
-        if rows.height
-        else {},
+        "histograms": {name: _histogram(rows, name) for name in _DRAWN if rows.height},
         "longer_than": _longer_than(rows, limits),
         "by_prompt_length": _by_length(rows, "prompt_tokens"),
         "by_completion_length": _by_length(rows, "completion_tokens"),
         "measures": _measures(prompts, found.by),
         "flags": _flags(rows, found),
         "time": _time(records),
-        "plan": _plan(records, rows),
+        "plan": planned.beside_measured(records, rows),
         "price_usd": price,
         "nights": nights.to_dict(by_night),
         "all_nights": nights.total(by_night),
@@ -140,12 +138,18 @@ def _rows(summaries: Sequence[OutputSummary], rows: pl.DataFrame) -> dict[str, A
     for summary in summaries:
         for reason, count in summary.failed.items():
             failed[reason] = failed.get(reason, 0) + count
-    pending = [s.pending for s in summaries if s.pending is not None]
+    known = [s.pending for s in summaries if s.pending is not None]
+    pending = None
+    if len(known) == len(summaries):
+        pending = sum(known)
+    prompts = 0
+    if rows.height:
+        prompts = rows["id"].n_unique()
     return {
         "done": rows.height,
-        "prompts": rows["id"].n_unique() if rows.height else 0,
+        "prompts": prompts,
         "failed": failed,
-        "pending": sum(pending) if len(pending) == len(summaries) else None,
+        "pending": pending,
         "spared": sum(s.spared for s in summaries),
         "in_flight": {
             name: sum(getattr(s.in_flight, name) for s in summaries)
@@ -159,7 +163,9 @@ def _state(s: OutputSummary) -> str:
         return "running"
     if s.last_run.state == "running":
         return "interrupted"
-    return "complete" if s.complete and not s.pending else "not complete"
+    if s.complete and not s.pending:
+        return "complete"
+    return "not complete"
 
 
 def _state_of_all(states: Sequence[str]) -> str:
@@ -185,6 +191,12 @@ def _outcomes(rows: pl.DataFrame) -> dict[str, int]:
         return {}
     counts = dict(rows.select(outcome()).to_series().value_counts().iter_rows())
     return {name: int(counts[name]) for name in OUTCOMES if name in counts}
+
+
+def _correct(rows: pl.DataFrame) -> dict[str, int]:
+    if not rows.height:
+        return {"judged": 0, "right": 0}
+    return {"judged": int(rows["correct"].count()), "right": int(rows["correct"].sum() or 0)}
 
 
 def _truncated(rows: pl.DataFrame) -> dict[str, Any]:
@@ -254,11 +266,9 @@ def _longer_than(rows: pl.DataFrame, limits: dict[str, int]) -> list[dict[str, A
 
     So many a limit there would cut, or has cut.
     """
-    lengths = (
-        np.sort(rows["completion_tokens"].drop_nulls().to_numpy()) if rows.height else np.empty(0)
-    )
-    if not lengths.size:
+    if not rows.height or not rows["completion_tokens"].count():
         return []
+    lengths = np.sort(rows["completion_tokens"].drop_nulls().to_numpy())
     edges = log_edges(max(1, int(lengths[0])), int(lengths[-1]), 24)
     marks = {2**e for e in range(8, 20) if lengths[0] <= 2**e <= lengths[-1]} | set(limits.values())
     found = []
@@ -381,64 +391,18 @@ def _tail(series: TimelineRecord, offset: float) -> dict[str, Any] | None:
         return None
     last_busy = max(i for i, count in enumerate(running) if count >= TAIL_SHARE * most)
     seconds, working = at[-1] - at[last_busy], at[-1] - at[0]
+    share = 0.0
+    if working:
+        share = round(seconds / working, 4)
     return {
         "since": round(offset + at[last_busy], 2),
         "seconds": round(seconds, 2),
-        "share": round(seconds / working, 4) if working else 0.0,
+        "share": share,
         "most_running": most,
         "rows": finished[-1] - finished[last_busy],
         "tokens": tokens[-1] - tokens[last_busy],
         "tokens_share": round((tokens[-1] - tokens[last_busy]) / max(1, tokens[-1]), 4),
     }
-
-
-_MEMORY_NAMES = {
-    "kv_gib": "KV cache",
-    "kv_cache_tokens": "KV cache",
-    "cuda_graph_gib": "CUDA graphs",
-}
-
-
-def _plan(records: Sequence[RunRecord], rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Pair planned and measured figures of the last run.
-
-    As far as both are known.
-    """
-    record = next((r for r in reversed(records) if r.memory), None)
-    if record is None:
-        return []
-    found: list[dict[str, Any]] = []
-    for name, figure in record.memory[min(record.memory)].items():
-        unit = "GiB" if name.endswith("_gib") else "tokens"
-        what = _MEMORY_NAMES.get(name, name.removesuffix("_gib").replace("_", " "))
-        found.append(_compared(what, unit, figure.planned, figure.measured))
-    if record.plan is not None and record.plan.estimate is not None:
-        found += _estimated(record, record.plan.estimate, rows)
-    return found
-
-
-def _estimated(
-    record: RunRecord, estimate: EstimateRecord, rows: pl.DataFrame
-) -> list[dict[str, Any]]:
-    """Estimated beside measured speed, length and time of a run."""
-    samples = record.counts_before.pending if record.counts_before else 0
-    planned_mean = estimate.output_tokens / samples if samples else None
-    measured_mean = hours = None
-    if rows.height and rows["completion_tokens"].count():
-        measured_mean = float(rows["completion_tokens"].mean())  # type: ignore[arg-type]
-    if record.generating_s and record.counts is not None and not record.counts.pending:
-        hours = record.generating_s / 3600
-    return [
-        _compared("output speed", "tokens/s", estimate.tokens_per_s, record.tokens_per_s),
-        _compared("completion length", "tokens a row", planned_mean, measured_mean),
-        _compared("generating", "hours", estimate.hours, hours),
-    ]
-
-
-def _compared(
-    what: str, unit: str, planned: float | None, measured: float | None
-) -> dict[str, Any]:
-    return {"what": what, "unit": unit, "planned": planned, "measured": measured}
 
 
 def _versions(records: Sequence[RunRecord]) -> list[str]:

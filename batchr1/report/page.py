@@ -80,7 +80,9 @@ def quote(text: str | None, *, chars: int, share: float = 1.0) -> Markup:
 def _name(match: re.Match[str]) -> str:
     char = match[0]
     name = unicodedata.name(char, "").lower() or "control character"
-    shown = chr(0x2400 + ord(char)) if ord(char) < 0x20 else f"U+{ord(char):04X}"
+    shown = f"U+{ord(char):04X}"
+    if ord(char) < 0x20:
+        shown = chr(0x2400 + ord(char))
     return f'<span class="unseen" title="{name}">{shown}</span>'
 
 
@@ -114,7 +116,7 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
     points, starts = n["time"]["points"], n["time"]["starts"]
     if len(points) > 2:
         shown = points[:: max(1, len(points) // 600)]
-        tail = n["time"]["tail"]["since"] if n["time"]["tail"] else None
+        tail = (n["time"]["tail"] or {}).get("since")
         for name, title, colour, is_share in (
             ("tokens_per_s", "output tokens/s", "var(--blue)", False),
             ("running", "sequences running", "var(--violet)", False),
@@ -135,7 +137,9 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
     if sum(1 for night in found if night["engines"]) < 2:
         return {}
     dates = [night["date"] for night in found]
-    hours = "gpu_hours" if n["all_nights"]["gpu_hours"] else "engine_hours"
+    hours = "engine_hours"
+    if n["all_nights"]["gpu_hours"]:
+        hours = "gpu_hours"
     wanted: dict[str, tuple[str, dict[str, tuple[str, str]], bool]] = {
         "night_rows": (
             "rows",
@@ -167,11 +171,13 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
 
 def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
     """Note what the number of done rows leaves out."""
-    note = [f"{rows['prompts']:,} prompts"] if rows["prompts"] != rows["done"] else []
-    note += [f"{failed:,} failed"] if failed else []
-    note += [f"{rows['pending']:,} pending"] if rows["pending"] else []
-    note += [f"{rows['spared']:,} spared"] if rows["spared"] else []
-    return note if failed or rows["pending"] else [*note, "nothing failed"]
+    counts = {"failed": failed, "pending": rows["pending"], "spared": rows["spared"]}
+    note = [f"{count:,} {name}" for name, count in counts.items() if count]
+    if rows["prompts"] != rows["done"]:
+        note.insert(0, f"{rows['prompts']:,} prompts")
+    if not failed and not rows["pending"]:
+        note.append("nothing failed")
+    return note
 
 
 def _difference(share: float) -> str:
@@ -194,7 +200,9 @@ def _percent(part: float, whole: float = 1.0) -> str:
 
 
 def _number(value: float | int | None, digits: int = 0) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}"
 
 
 def _place(outputs: list[str], uri: str) -> str:
@@ -212,8 +220,13 @@ def _hours(night: dict[str, Any], key: str = "gpu_hours") -> str:
     value = night[key]
     if value is None:
         return "–"
-    digits = 2 if value >= 0.1 or not value else 4
-    return ("≥ " if night["is_least"] and value else "") + f"{value:,.{digits}f}"
+    digits = 2
+    if 0 < value < 0.1:
+        digits = 4
+    at_least = ""
+    if night["is_least"] and value:
+        at_least = "≥ "
+    return f"{at_least}{value:,.{digits}f}"
 
 
 def _short(value: float | None) -> str:
@@ -233,15 +246,21 @@ def _duration(seconds: float | None) -> str:
         return f"{seconds:.1f} s"
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
-    return f"{hours} h {m:02} min" if hours else f"{m} min {s:02} s"
+    if hours:
+        return f"{hours} h {m:02} min"
+    return f"{m} min {s:02} s"
 
 
 def _estimate(e: dict[str, Any] | None) -> str:
-    return "–" if e is None else f"{100 * e['value']:.1f}\N{NO-BREAK SPACE}%"
+    if e is None:
+        return "–"
+    return f"{100 * e['value']:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _interval(e: dict[str, Any] | None) -> str:
-    return "" if e is None else f"{100 * e['low']:.1f} – {100 * e['high']:.1f}"
+    if e is None:
+        return ""
+    return f"{100 * e['low']:.1f} – {100 * e['high']:.1f}"
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -100,7 +100,7 @@ class LastRun:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSummary:
     """The content of `batchr1 status`.
 
@@ -114,17 +114,17 @@ class OutputSummary:
     pending: int | None
     statuses: dict[str, int]
     truncated_in: dict[str, int]
-    judged: int
-    correct: int
-    tokens: int
-    token_stats: dict[str, dict[str, float]]
-    flags: dict[str, int]
+    judged: int = 0
+    correct: int = 0
+    tokens: int = 0
+    token_stats: dict[str, dict[str, float]] = field(default_factory=dict)
+    flags: dict[str, int] = field(default_factory=dict)
     runs: int
     last_run: LastRun
     holder: str | None
     in_flight: InFlight
     tokens_per_s: float | None
-    eta_s: float | None
+    eta_s: float | None = None
     measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
     # samples that `stop_when` left out, by the input that was read, or the last run and its rows
@@ -157,19 +157,18 @@ def summarise(
     if frames:
         every = pl.concat(frames.values())
     rows = each_once(every)
-    last = runs[-1] if runs else None
+    last = next(reversed(runs), None)
     if last is not None and (pending is None or spared is None):
         left, given_up = _left(output, last, frames)
-        pending, spared = (
-            left if pending is None else pending,
-            given_up if spared is None else spared,
-        )
+        if pending is None:
+            pending = left
+        if spared is None:
+            spared = given_up
     holder, in_flight = _holder(output), _in_flight(output, rows)
     # An empty night has no speed.
     worked = next((run for run in reversed(runs) if run.had_work), last)
     rate = _rate(worked, frames, in_flight, is_live=holder is not None)
-    measures = _measures(rows)
-    return OutputSummary(
+    summary = OutputSummary(
         output=output.uri,
         complete=output.is_complete(),
         done=rows.height,
@@ -177,27 +176,42 @@ def summarise(
         pending=pending,
         statuses=_counts(rows, "reasoning_status"),
         truncated_in=_counts(rows, "truncated_in"),
-        judged=rows.height - rows["correct"].null_count() if frames else 0,
-        correct=int(rows["correct"].sum() or 0) if frames else 0,
-        tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()) if frames else 0,
-        token_stats=_token_stats(rows) if frames else {},
-        flags=_counts(rows.explode("flags"), "flags") if frames else {},
         runs=len(runs),
         last_run=LastRun.of(last, worked),
         holder=holder,
         in_flight=in_flight,
         tokens_per_s=rate,
-        eta_s=_eta(rows, pending, in_flight, rate) if holder is not None and frames else None,
-        measures=measures,
-        groups=_groups(rows, by, measures) if by is not None and frames else [],
+        measures=_measures(rows),
         spared=spared or 0,
         repeated=every.height - rows.height,
+    )
+    if frames:
+        summary = _with_figures(summary, rows, by)
+    return summary
+
+
+def _with_figures(summary: OutputSummary, rows: pl.DataFrame, by: str | None) -> OutputSummary:
+    """Add the figures that are computed from columns of parts."""
+    if summary.holder is not None:
+        eta_s = _eta(rows, summary.pending, summary.in_flight, summary.tokens_per_s)
+        summary = replace(summary, eta_s=eta_s)
+    if by is not None:
+        summary = replace(summary, groups=_groups(rows, by, summary.measures))
+    return replace(
+        summary,
+        judged=rows.height - rows["correct"].null_count(),
+        correct=int(rows["correct"].sum() or 0),
+        tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()),
+        token_stats=_token_stats(rows),
+        flags=_counts(rows.explode("flags"), "flags"),
     )
 
 
 def _read(output: Output, by: str | None) -> dict[str, pl.DataFrame]:
     """Read the columns of numbers, and `by`, part by part."""
-    columns = _COLUMNS + ([by] if by is not None and by not in _COLUMNS else [])
+    columns = list(_COLUMNS)
+    if by is not None and by not in _COLUMNS:
+        columns.append(by)
     frames: dict[str, pl.DataFrame] = {}
     for rel in output.parts():
         if by is not None and by not in (have := output.part_columns(rel)):
@@ -245,11 +259,16 @@ def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> t
         return last.counts.pending, last.counts.spared
     before = last.counts_before or CountsRecord()
     mine = [rel for rel in frames if rel.startswith(f"{DATA_DIR}/part-{last.run}-")]
-    done = each_once(pl.concat(frames[rel] for rel in mine)) if mine else pl.DataFrame()
+    done = failed = pl.DataFrame()
+    if mine:
+        done = each_once(pl.concat(frames[rel] for rel in mine))
     tables = [pl.DataFrame(table) for table in output.failed_tables(["id", "sample", "run"])]
-    failed = pl.concat(tables).filter(pl.col("run") == last.run) if tables else pl.DataFrame()
-    others = [frame for rel, frame in frames.items() if rel not in mine]
-    spared = _spared(output.job() or {}, done, others, tables) if done.height else 0
+    if tables:
+        failed = pl.concat(tables).filter(pl.col("run") == last.run)
+    spared = 0
+    if done.height:
+        others = [frame for rel, frame in frames.items() if rel not in mine]
+        spared = _spared(output.job() or {}, done, others, tables)
     pending = before.pending - done.height - failed.height - spared
     return max(0, pending), before.spared + spared
 
@@ -276,12 +295,9 @@ def _spared(
     earlier = [frame.join(of_mine, on="id", how="semi") for frame in others]
     rows = each_once(pl.concat([mine, *earlier]))
     right = rows.group_by("id").agg(pl.col("correct").sum().alias("now"))
-    before = (
-        pl.concat(earlier).group_by("id").agg(pl.col("correct").sum().alias("then"))
-        if earlier
-        else None
-    )
-    if before is not None and before.height:
+    if earlier:
+        then = pl.col("correct").sum().alias("then")
+        before = pl.concat(earlier).group_by("id").agg(then)
         right = right.join(before, on="id", how="left").filter(pl.col("then").fill_null(0) < enough)
     solved = right.filter(pl.col("now") >= enough).select("id")
     settled = [rows.select(keys), *(table.select(keys) for table in failed)]
@@ -317,9 +333,11 @@ def _stats(values: pl.Series) -> dict[str, float]:
     def quantile(q: float) -> float:
         return float(values.quantile(q, "nearest") or 0)
 
-    mean = values.mean()
+    mean = 0.0
+    if values.count():
+        mean = round(float(values.mean()), 1)  # type: ignore[arg-type]
     return {
-        "mean": round(float(mean), 1) if isinstance(mean, (int, float)) else 0.0,
+        "mean": mean,
         "p50": quantile(0.5),
         "p95": quantile(0.95),
         "max": quantile(1.0),
@@ -333,8 +351,10 @@ def _measures(rows: pl.DataFrame) -> Measures | None:
 
 
 def _groups(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[GroupSummary]:
-    found = measure_by(rows, by, ks=sorted(of_all.pass_at)) if of_all is not None else []
-    measures = {one.group: one for one in found}
+    measures: dict[str | None, Measures] = {}
+    if of_all is not None:
+        found = measure_by(rows, by, ks=sorted(of_all.pass_at))
+        measures = {one.group: one for one in found}
     grouped = (
         rows.group_by(pl.col(by).alias("value"))
         .agg(
@@ -380,7 +400,9 @@ def _rate(
     if last is None:
         return None
     if not is_live:
-        return None if last.tokens_per_s is None else float(last.tokens_per_s)
+        if last.tokens_per_s is None:
+            return None
+        return float(last.tokens_per_s)
     mine = [
         frame for rel, frame in frames.items() if rel.startswith(f"{DATA_DIR}/part-{last.run}-")
     ]
@@ -388,9 +410,12 @@ def _rate(
         sum(int(frame["completion_tokens"].cast(pl.Int64).sum()) for frame in mine)
         + in_flight.tokens
     )
-    tokens -= last.taken_over.tokens if last.taken_over else 0
+    if last.taken_over is not None:
+        tokens -= last.taken_over.tokens
     seconds = (dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(last.started)).total_seconds()
-    return round(max(0, tokens) / seconds, 1) if seconds > 0 else None
+    if seconds <= 0:
+        return None
+    return round(max(0, tokens) / seconds, 1)
 
 
 def _eta(
@@ -408,4 +433,6 @@ def _eta(
 
 def _holder(output: Output) -> str | None:
     info = read_lock(output.storage)
-    return None if info is None or info.released or info.owner_is_dead() else str(info)
+    if info is None or info.released or info.owner_is_dead():
+        return None
+    return str(info)

@@ -24,7 +24,9 @@ def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) 
         return output.storage.where(REPORT_FILE)
     kind, place = split_uri(to)
     folder, slash, name = place.rpartition("/")
-    uri = f"s3://{place}" if kind == "s3" else place
+    uri, root = place, folder or "/"
+    if kind == "s3":
+        uri, root = f"s3://{place}", f"s3://{folder}"
     if to.endswith("/") or not name or not slash or (kind == "local" and Path(place).is_dir()):
         raise UsageError(
             f"--to {to}: is a folder (need a file). Write --to {to.rstrip('/')}/report.html."
@@ -35,7 +37,6 @@ def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) 
                 f"--to {to}: lies among the results (got {inner}/ of the output). "
                 "Give another place."
             )
-    root = f"s3://{folder}" if kind == "s3" else folder or "/"
     open_storage(root, output.storage.options).write_bytes(name, page)
     return uri
 
