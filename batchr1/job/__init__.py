@@ -2,6 +2,8 @@
 
 It is read in the driver.
 
+base          how the models of a job file are made
+prompting     its section `prompting`
 spec          the job file as models: what was asked, nothing derived
 engine        the section `engine`: its kind, and the keys of each kind
 replay_script the script of the replay engine

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from batchr1.job.base import PositiveInt, Seconds, Section
 from batchr1.job.engine import EngineKind
 from batchr1.job.kinds import load_backend
+from batchr1.job.prompting import PromptingSpec
 from batchr1.records import VERIFY_KINDS
 from batchr1.storage.uri import StorageOptions
 
@@ -133,20 +134,12 @@ class OutputSpec(Section):
     """Whose exact token ids are kept: rows that were cut, or every row."""
 
 
-class PromptingSpec(Section):
-    """What is added to the user turn, and how the model's turn begins."""
-
-    instruction: str = "math"
-    """math ("Please reason step by step, …"), none, or a text of your own; appended to the user turn."""
-    think: Literal["force", "auto"] = "force"
-    """force: the prompt ends inside <think>; auto: as the model's chat template leaves it."""
-
-
 # Keys of `sampling` that batchr1 itself acts on: no engine draws by them.
 _NOT_DRAWING = {
     "n",
     "max_tokens",
     "seed",
+    "preset",
     "thinking_budget",
     "answer_budget",
     "closing_sentence",
@@ -159,6 +152,9 @@ class SamplingSpec(Section):
 
     n: PositiveInt = 1
     """Samples per row."""
+    preset: Literal["model"] | None = None
+    """model: temperature, top_p, top_k and min_p that are not set here come from the model's generation_config.json;
+    null: from the defaults below."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
     """0 is greedy; R1 is meant to run at 0.5 to 0.7."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
