@@ -5,6 +5,7 @@ Modules of backends import what is heavy inside their methods: reading a job loa
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -78,8 +79,13 @@ class Backend(Protocol):
         """Raise `UsageError` when a library or a key is missing."""
         ...
 
-    def renderer(self, spec: JobSpec, location: str, revision: str | None) -> Renderer:
-        """Make what turns rows into prompts."""
+    def renderer(
+        self, spec: JobSpec, location: str, revision: str | None, *, day: dt.date | None = None
+    ) -> Renderer:
+        """Make what turns rows into prompts.
+
+        `day`: told to a template that asks for the date; None: today.
+        """
         ...
 
     def plan(

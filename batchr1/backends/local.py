@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchr1.backends.base import Measured, Place, label_of, refuse_foreign_keys
-from batchr1.errors import JobError
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
@@ -62,26 +62,12 @@ class LocalBackend:
     def require(self, spec: JobSpec) -> None:
         """Nothing beside what batchr1 is installed with."""
 
-    def renderer(self, spec: JobSpec, location: str, revision: str | None) -> Renderer:
-        from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
-        from batchr1.reasoning.formats import ThinkTags
+    def renderer(
+        self, spec: JobSpec, location: str, revision: str | None, *, day: dt.date | None = None
+    ) -> Renderer:
+        from batchr1.backends.renderers import local_renderer
 
-        tokenizer = load_tokenizer(
-            location, revision=revision, trust_remote_code=spec.model.trust_remote_code
-        )
-        tags = ThinkTags.of(tokenizer)
-        if spec.sampling.closes_traces and tags.close_id is None:
-            raise JobError(
-                "sampling: budgets need a model whose think tags are single tokens "
-                f"({location} spells {tags.format.close} out). "
-                "Remove thinking_budget and answer_budget, or choose another model."
-            )
-        return PromptRenderer(
-            tokenizer,
-            instruction=spec.prompting.instruction,
-            think=spec.prompting.think,
-            format=tags.format,
-        )
+        return local_renderer(spec, location, revision, day=day)
 
     def plan(
         self,

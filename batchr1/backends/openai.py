@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class OpenAIBackend:
         refuse_foreign_keys(spec, self.own_keys)
         _check_engine(spec)
         _check_model(spec)
+        _check_prompting(spec)
         for name in _NEED_TOKENS:
             if getattr(spec.sampling, name):
                 raise ValueError(
@@ -102,10 +104,12 @@ class OpenAIBackend:
                 "set. Set it to the key, or leave api_key_env out for a server that wants none."
             )
 
-    def renderer(self, spec: JobSpec, location: str, revision: str | None) -> Renderer:
-        from batchr1.dataset.chat_prompts import ChatRenderer
+    def renderer(
+        self, spec: JobSpec, location: str, revision: str | None, *, day: dt.date | None = None
+    ) -> Renderer:
+        from batchr1.backends.renderers import server_renderer
 
-        return ChatRenderer(instruction=spec.prompting.instruction)
+        return server_renderer(spec)
 
     def plan(
         self,
@@ -160,6 +164,21 @@ def _check_model(spec: JobSpec) -> None:
             raise ValueError(
                 f"model.{name} is how vLLM loads a model here; with engine.kind openai its server "
                 "decides"
+            )
+
+
+def _check_prompting(spec: JobSpec) -> None:
+    if spec.sampling.preset is not None:
+        raise ValueError(
+            "sampling.preset reads a model's files, and engine.kind openai has none here (set "
+            "temperature and top_p)"
+        )
+    for name in ("template", "template_args"):
+        if getattr(spec.prompting, name):
+            raise ValueError(
+                f"prompting.{name} is for a chat template rendered here; engine.kind openai renders "
+                "its own (give switches in engine.extra_body, as chat_template_kwargs or as the "
+                "server names them)"
             )
 
 

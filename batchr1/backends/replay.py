@@ -60,22 +60,24 @@ class ReplayBackend(LocalBackend):
         from batchr1.dataset.tokenizer import leave_torch_out
 
         leave_torch_out()
-        from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
+        from batchr1.dataset.prompts import PromptRow, load_tokenizer
         from batchr1.engine.replay.engine import ReplayEngine
         from batchr1.engine.replay.vocabulary import Vocabulary
+        from batchr1.reasoning.formats import R1
+        from batchr1.records import Prompt
 
         spec = setup.spec
         tokenizer = load_tokenizer(
             files.location,
             revision=files.revision,
             trust_remote_code=spec.model.trust_remote_code,
+            needs_template=False,
         )
-        renderer = PromptRenderer(
-            tokenizer, instruction=spec.prompting.instruction, think=spec.prompting.think
-        )
-        last = renderer.render("0", "1 + 1").token_ids[-1]
-        words = Vocabulary.of(tokenizer, marker=last)
-        return ReplayEngine(script_of(setup.spec), words, setup.plan.engine_args)
+        renderer = self.renderer(spec, files.location, files.revision)
+        rendered = renderer.render_many([PromptRow("0", "1 + 1"), PromptRow("1", "2 + 3?")])
+        prompts = [prompt.token_ids for prompt in rendered if isinstance(prompt, Prompt)]
+        words = Vocabulary.of(tokenizer, setup.format or R1, prompts)
+        return ReplayEngine(script_of(spec), words, setup.plan.engine_args)
 
 
 def script_of(spec: JobSpec) -> ReplayScript:

@@ -49,6 +49,7 @@ def command(
     with named(job):
         run_options = RunOptions(gpus=options.gpus, devices=options.device_ids)
         context = open_job(spec, run_options)
+        spec = context.spec
         renderer = make_renderer(context, run_options)
         counts = _count(context, renderer)
         samples = check_samples(context, renderer)
@@ -58,6 +59,7 @@ def command(
             server = _look_at_server(spec, context.model.location)
     prompts, bad = _first_prompts(context, renderer)
     document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
+    document |= _prompting(context, renderer)
     if server is not None:
         model = {name: document["model"][name] for name in ("name", "identity")}
         document |= {"server": server, "prompt_tokens": None, "model": model}
@@ -158,6 +160,22 @@ def _prompt_figures(prompts: list[Prompt], bad: dict[str, int], plan: Plan) -> d
     }
 
 
+def _prompting(context: JobContext, renderer: Renderer) -> dict[str, Any]:
+    """List think tags, the prompts' day, recommended sampling, oddities."""
+    from batchr1.models.recommended import recommended_sampling
+
+    format, day = renderer.format, renderer.prompt_day
+    tags = None
+    if format is not None:
+        tags = {"format": format.name, "open": format.open, "close": format.close}
+    return {
+        "think_tags": tags,
+        "prompt_day": None if day is None else day.isoformat(),
+        "recommended_sampling": recommended_sampling(context.model) or None,
+        "notes": [*renderer.notes, *renderer.warnings],
+    }
+
+
 def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:
     """Ask the server for its models.
 
@@ -233,6 +251,18 @@ def _said_kind(chosen: str) -> str:
     return "row by row, by each right answer's form" if chosen == "auto" else f"as {chosen}"
 
 
+def _prompting_lines(d: dict[str, Any]) -> list[str]:
+    lines = []
+    if d["think_tags"] is not None:
+        tags = d["think_tags"]
+        lines.append(f"thinks   {tags['open']} … {tags['close']} (format {tags['format']})")
+    if d["recommended_sampling"]:
+        pairs = d["recommended_sampling"].items()
+        shown = ", ".join(f"{name} {value}" for name, value in pairs)
+        lines.append(f"sampling {shown} is what the model recommends (sampling.preset: model)")
+    return lines
+
+
 def _as_text(d: dict[str, Any]) -> str:
     counts = d["counts"]
     failing = d.get("too_long", 0) + sum(d["bad_rows"].values())
@@ -272,7 +302,9 @@ def _as_text(d: dict[str, Any]) -> str:
     if "chosen" in d["verify"]:
         v = d["verify"]
         lines.append(f"verify   {v['kind']}: {_said_kind(v['chosen'])} ({v['why']})")
+    lines += _prompting_lines(d)
     lines.append(f"output   {d['output']}")
+    lines += [f"note     {note}" for note in d["notes"]]
     if fetch := d["model"].get("fetch"):
         lines.append(f"note     the weights are not on this machine yet: {fetch}")
     return "\n".join(lines)

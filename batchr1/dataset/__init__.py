@@ -13,6 +13,7 @@ bounds        bounds on what prompts and templates may cost
 sampling      an even sample of rows from a large dataset
 pending       the samples still to do: the input's ids against committed parts
 messages      chat messages of a row, as values
+rendering     templates: turns, rendering, what a template does
 prompts       a row through the chat template, to token ids
 chat_prompts  a row as chat messages, for servers that render them
 tokenizer     a model's tokenizer (workers load it too)

@@ -6,8 +6,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
 
-from batchr1.dataset.prompts import (
+from batchr1.dataset.rendering.turns import (
     FEW_SHOT,
     PromptRow,
     RowError,
@@ -18,21 +19,39 @@ from batchr1.dataset.prompts import (
 )
 from batchr1.records import Prompt
 
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from batchr1.reasoning.formats import Format
+
 log = logging.getLogger(__name__)
 
 
 class ChatRenderer:
-    """Turns rows into messages, as `PromptRenderer` turns them into token ids: system messages are folded into the
-    first user turn, and the instruction is appended to the last.
+    """Turns rows into messages, as `PromptRenderer` turns them into token ids.
+
+    System messages are folded into the first user turn, or kept with `system="keep"`, and the
+    instruction is appended to the last. `format` names the think tags of the server's text.
 
     What the server's chat template makes of them is not known here: neither how many tokens they
     are, nor whether the prompt ends inside a think block. Text that spells a special token is sent
     as it is.
     """
 
-    def __init__(self, *, instruction: str = "math") -> None:
+    notes: tuple[str, ...] = ()
+    prompt_day: dt.date | None = None
+
+    def __init__(
+        self,
+        *,
+        instruction: str = "math",
+        system: Literal["auto", "fold", "keep"] = "auto",
+        format: Format | None = None,
+    ) -> None:
         self.instruction = instruction_text(instruction)
         self.warnings: list[str] = []
+        self.format = format
+        self._keeps_system = system == "keep"
 
     def render_many(self, rows: Iterable[PromptRow]) -> list[Prompt | RowError]:
         """The rows as prompts, in order.
@@ -47,7 +66,7 @@ class ChatRenderer:
 
     def _render(self, row: PromptRow) -> Prompt | RowError:
         try:
-            turns = turns_of(row)
+            turns = turns_of(row, keeps_system=self._keeps_system)
         except RowError as error:
             return error
         if FEW_SHOT not in self.warnings and any(turn["role"] == "assistant" for turn in turns):

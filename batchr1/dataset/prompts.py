@@ -1,8 +1,8 @@
 r"""Prompts: a row's text or messages, through the model's chat template, to token ids.
 
-What DeepSeek advises for its R1 models is done here: no system message, the instruction to box the
-final answer in the user turn, and a prompt that ends inside an open think block. The template is
-always the model's own.
+What a model's card advises is done here: for DeepSeek's R1 no system message, the instruction to
+box the final answer in the user turn, and a prompt that ends inside an open think block. The
+template is the model's own, or the job's.
 
 Text that comes from a row stays text: where it spells a special token (`<｜Assistant｜>`, `</think>`)
 a mark is set behind the token's first character before the template is rendered, and the rendered
@@ -11,6 +11,7 @@ prompt is encoded in pieces, cut at the marks, so that no piece holds the whole 
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import logging
 import sys
@@ -20,16 +21,28 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from batchr1.dataset.bounds import ENCODE_CHARS, MAX_PROMPT_CHARS, TooMuchError, bounded
+from batchr1.dataset.rendering.chat_template import ChatTemplate
+from batchr1.dataset.rendering.probe import Facts, State, probe
+from batchr1.dataset.rendering.turns import (
+    FEW_SHOT,
+    MATH_INSTRUCTION,
+    Content,
+    PromptRow,
+    RowError,
+    append_instruction,
+    instruction_text,
+    turns_of,
+    user_turn,
+)
 from batchr1.dataset.tokenizer import (
     break_specials,
+    joined_encoder,
     load_tokenizer,
     mark_for,
     pattern_of,
     special_tokens,
 )
-from batchr1.errors import ModelError
-from batchr1.reasoning.formats import R1, Format
+from batchr1.reasoning.formats import Format
 from batchr1.records import Prompt
 
 __all__ = [
@@ -52,60 +65,36 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
-
-Content = str | Sequence[Mapping[str, Any]] | None  # None fails as a row
-
-_TAIL_CHARS = 200
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_IGNORED_KEYS = {"role", "content", "name", "reasoning", "reasoning_content"}
-FEW_SHOT = (
-    "prompts hold assistant turns: reasoning models do better without examples (a "
-    "few-shot "
-    "dialogue was seen)"
+OLD_THOUGHTS = (
+    "the chat template keeps the reasoning of earlier assistant turns in the prompt (a dialogue "
+    "with reasoning in it was seen)"
 )
-
-
-class RowError(Exception):
-    """One row cannot become a prompt; it fails alone.
-
-    `reason` is one of `bad_messages`, `empty_prompt`, `not_text`, `special_text`; the message holds
-    no prompt text.
-    """
-
-    def __init__(self, id: str, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.id = id
-        self.reason = reason
-        self.message = message
-
-    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str]]:
-        return RowError, (self.id, self.reason, self.message)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """What a prompt is made of: a text or chat messages, and what the row carries along."""
-
-    id: str
-    content: Content
-    gold: str | None = None
-    max_tokens: int | None = None
-    kept: pa.RecordBatch | None = None
+_TAIL_CHARS = 200
 
 
 class Renderer(Protocol):
-    """Turns rows into prompts. `instruction` is what is appended to the last user turn."""
+    """Turns rows into prompts.
+
+    `instruction` is what is appended to the last user turn. `format` is the family of think tags;
+    None: whichever a server's text shows. `notes` are what is odd about the template, and
+    `prompt_day` is the day in its prompts.
+    """
 
     instruction: str
     warnings: list[str]
+    format: Format | None
+    notes: tuple[str, ...]
+    prompt_day: dt.date | None
 
     def render_many(self, rows: Iterable[PromptRow]) -> list[Prompt | RowError]:
-        """Render rows, in order. A row that cannot become a prompt gives its RowError instead."""
+        """Render rows, in order.
+
+        A row that cannot become a prompt gives its RowError instead.
+        """
         ...
 
     def show(self, prompt: Prompt) -> str:
-        """A prompt as the model is given it, as far as that is known here."""
+        """Show a prompt as the model is given it."""
         ...
 
 
@@ -115,11 +104,13 @@ class PromptRenderer:
     `instruction` is `math` (`MATH_INSTRUCTION`), `none`, or a text of one's own; it is appended to
     the last user turn after a blank line, unless the turn already holds it. With `think="force"` a
     prompt always ends inside one open think block; with `auto` it ends as the template leaves it.
-    `warnings` collects what a user should know, each once. The attribute `instruction` is the text
-    itself.
+    `format` names a family of think tags, or is one; `auto` finds the model's. `template` is the
+    text of a chat template instead of the model's own, `template_args` its variables. `system`:
+    `fold` puts system messages into the first user turn, `keep` leaves them a turn, `auto` keeps
+    them where `keeps_system` or the model's template asks for it. `day` is what a template that
+    asks for the date is told. `warnings` collects what a user should know, each once.
 
-    Raises ModelError if the template cannot be rendered, or closes the block that `force` needs
-    open.
+    Raises ModelError if the template cannot be rendered, or not to prompts as the job asks for.
     """
 
     def __init__(
@@ -128,24 +119,31 @@ class PromptRenderer:
         *,
         instruction: str = "math",
         think: Literal["force", "auto"] = "force",
-        format: Format = R1,
+        format: str | Format = "auto",
+        template: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        system: Literal["auto", "fold", "keep"] = "auto",
+        day: dt.date | None = None,
     ) -> None:
         self.warnings: list[str] = []
         self._tokenizer = tokenizer
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self.instruction = instruction_text(instruction)
         self._force = think == "force"
-        self._format = format
         special = special_tokens(tokenizer)
         self._special_ids = frozenset(special.values()) - {tokenizer.unk_token_id}
         self._special = pattern_of(special)
-        self._special_but_tags = pattern_of(
-            text for text in special if text not in (format.open, format.close)
-        )
+        self._template = ChatTemplate(tokenizer, source=template, args=template_args, day=day)
+        self._facts: Facts = probe(self._template, format=format, force=self._force, tokens=special)
+        self.format: Format | None = self._facts.format
+        self._keeps_system = _keeps_system(system, self._facts, self._template)
+        own = {self._facts.format.open, self._facts.format.close, *self._facts.format.pieces}
+        self._special_but_tags = pattern_of(text for text in special if text not in own)
         self._bos_id: int | None = tokenizer.bos_token_id
         encoded = tokenizer("a").input_ids
         self._adds_bos = self._bos_id is not None and list(encoded[:1]) == [self._bos_id]
-        self._probe()
+        self._encode_pieces = joined_encoder(tokenizer)
+        self.notes: tuple[str, ...] = self._facts.notes
+        self.prompt_day: dt.date | None = self._template.day if self._facts.is_dated else None
 
     def render(
         self,
@@ -169,9 +167,7 @@ class PromptRenderer:
         """
         drafts = [self._draft(row) for row in rows]
         encoded = iter(
-            self._encode(
-                [piece for draft in drafts if isinstance(draft, _Draft) for piece in draft.pieces]
-            )
+            self._encode_pieces([draft.pieces for draft in drafts if isinstance(draft, _Draft)])
         )
         return [
             draft if isinstance(draft, RowError) else self._finish(draft, encoded)
@@ -185,39 +181,14 @@ class PromptRenderer:
         """A rendered prompt as the model sees it, special tokens included."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
-    def _probe(self) -> None:
-        from jinja2 import TemplateError
-
-        where = f"model {self._tokenizer.name_or_path or '(unnamed)'}"
-        try:
-            with bounded():
-                rendered = self._template([{"role": "user", "content": "1 + 1"}])
-        except TooMuchError as error:
-            raise ModelError(
-                f"{where}: its chat template does not end ({error}; need a short message rendered "
-                "at once). Correct it."
-            ) from error
-        except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
-            raise ModelError(
-                f"{where}: its chat template cannot be rendered ({error}). Correct it."
-            ) from error
-        if self._force and self._format.ends_empty(rendered):
-            raise ModelError(
-                f"{where}: its chat template closes the think block at once, so the model would "
-                f"not reason (got an "
-                "empty block, need an open one). Use a template for reasoning, or set "
-                "prompting.think to auto."
-            )
-
     def _draft(self, row: PromptRow) -> _Draft | RowError:
         from jinja2 import TemplateError
 
         try:
-            turns = turns_of(row)
+            turns = turns_of(row, keeps_system=self._keeps_system)
         except RowError as error:
             return error
-        if any(turn["role"] == "assistant" for turn in turns):
-            self._warn(FEW_SHOT)
+        self._look_at_history(turns)
         append_instruction(turns, self.instruction)
         text = user_turn(turns)
         mark = mark_for(text)
@@ -227,53 +198,46 @@ class PromptRenderer:
             special = self._special_but_tags if turn["role"] == "assistant" else self._special
             turn["content"] = break_specials(turn["content"], special, mark)
         try:
-            rendered = self._template(turns)
+            rendered = self._template.render(turns)
         except TemplateError as error:
             return RowError(
                 row.id,
                 "bad_messages",
                 f"the model's chat template refuses the messages: {error}"[:300],
             )
-        tail = rendered[-_TAIL_CHARS:]
-        opened = self._format.ends_open(tail)
-        if self._force and not opened:
-            if self._format.ends_empty(tail):
+        state = self._state_of(rendered)
+        if self._force and state in ("neutral", "closed"):
+            if state == "closed":
                 return RowError(
                     row.id,
                     "bad_messages",
                     "the chat template closes the think block for these messages",
                 )
-            rendered += self._format.opening
-            opened = True
+            rendered += self._facts.format.opening
+            state = "open"
         expected = len(self._special.findall(rendered)) if self._special else 0
-        return _Draft(
-            row, text, [piece for piece in rendered.split(mark) if piece], opened, expected
-        )
+        pieces = [piece for piece in rendered.split(mark) if piece]
+        return _Draft(row, text, pieces, state in ("open", "begun"), expected)
 
-    def _template(self, turns: list[dict[str, str]]) -> str:
-        return str(
-            self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        )
+    def _state_of(self, rendered: str) -> State:
+        """Tell what the end of a prompt does to the think block."""
+        if rendered.endswith(self._facts.tail):
+            return self._facts.state
+        tail, format = rendered[-_TAIL_CHARS:], self._facts.format
+        if format.ends_open(tail):
+            return "open"
+        return "closed" if format.ends_empty(tail) else "neutral"
 
-    def _encode(self, pieces: list[str]) -> list[list[int]]:
-        if not pieces:
-            return []
-        if self._backend is None:
-            ids: list[list[int]] = self._tokenizer(pieces, add_special_tokens=False).input_ids
-            return ids
-        # A tokenizer file may ask for truncation or padding; a prompt must have neither.
-        if self._backend.truncation is not None:
-            self._backend.no_truncation()
-        if self._backend.padding is not None:
-            self._backend.no_padding()
-        return [
-            encoding.ids
-            for some in _portions(pieces)
-            for encoding in self._backend.encode_batch_fast(some, add_special_tokens=False)
-        ]
+    def _look_at_history(self, turns: list[dict[str, str]]) -> None:
+        said = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        if said:
+            self._warn(FEW_SHOT)
+        close = self._facts.format.close
+        if self._facts.keeps_thoughts and any(close in content for content in said):
+            self._warn(OLD_THOUGHTS)
 
     def _finish(self, draft: _Draft, encoded: Iterator[list[int]]) -> Prompt | RowError:
-        ids = [token for piece in islice(encoded, len(draft.pieces)) for token in piece]
+        [ids] = islice(encoded, 1)
         if sum(map(self._special_ids.__contains__, ids)) > draft.special_tokens:
             # Some tokenizers change text before they look for special tokens in it, so that it
             # cannot be cut there.
@@ -306,7 +270,10 @@ class PromptRenderer:
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A rendered prompt before encoding; `special_tokens` is how many the template put into it."""
+    """Rendered prompt before encoding.
+
+    `special_tokens` is how many the template put into it.
+    """
 
     row: PromptRow
     text: str
@@ -315,122 +282,23 @@ class _Draft:
     special_tokens: int
 
 
-def instruction_text(instruction: str) -> str:
-    """What `prompting.instruction` stands for: `math`, `none`, or a text of one's own."""
-    return {"math": MATH_INSTRUCTION, "none": ""}.get(instruction, instruction.strip())
+def _keeps_system(
+    system: Literal["auto", "fold", "keep"], facts: Facts, template: ChatTemplate
+) -> bool:
+    """Tell whether system messages stay a turn.
 
-
-def append_instruction(turns: list[dict[str, str]], instruction: str) -> None:
-    """Put it behind the last turn, after a blank line, unless that holds it already."""
-    last = turns[-1]
-    if instruction and instruction not in last["content"]:
-        last["content"] = f"{last['content'].rstrip()}\n\n{instruction}"
-
-
-def user_turn(turns: list[dict[str, str]]) -> str:
-    """The column `prompt`: the user turn, or a dialogue with its roles."""
-    if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
-
-
-def turns_of(row: PromptRow) -> list[dict[str, str]]:
-    """The user and assistant turns of a row, system messages folded into the first user turn.
-
-    Raises RowError where it has none.
+    `auto` folds them for R1's templates, and keeps them where the template shows such a turn.
     """
-    if row.content is None:
-        raise RowError(row.id, "empty_prompt", "the prompt is null")
-    if isinstance(row.content, str):
-        messages = [("user", _text(row, row.content))]
-    elif isinstance(row.content, Sequence) and not isinstance(row.content, bytes):
-        messages = [_message(row, message) for message in row.content]
-    else:
-        kind = type(row.content).__name__
-        raise RowError(row.id, "not_text", f"the prompt is neither text nor messages (got {kind})")
-    if not messages:
-        raise RowError(row.id, "bad_messages", "the list of messages is empty")
-    if messages[-1][0] != "user":
-        raise RowError(
-            row.id,
-            "bad_messages",
-            f"the last message must be the user's (got role {messages[-1][0]})",
-        )
-    if not messages[-1][1].strip():
-        raise RowError(row.id, "empty_prompt", "the prompt is empty")
-    num_chars = sum(len(text) for _, text in messages)
-    if num_chars > MAX_PROMPT_CHARS:
-        raise RowError(
-            row.id,
-            "prompt_too_long",
-            f"the prompt is longer than any context (got {num_chars:,} characters, need at most "
-            f"{MAX_PROMPT_CHARS:,})",
-        )
-    system = [text.strip() for role, text in messages if role == "system" and text.strip()]
-    turns = [{"role": role, "content": text} for role, text in messages if role != "system"]
-    first = next(turn for turn in turns if turn["role"] == "user")
-    first["content"] = "\n\n".join([*system, first["content"]])
-    return turns
-
-
-def _message(row: PromptRow, message: Any) -> tuple[str, str]:
-    if not isinstance(message, Mapping):
-        raise RowError(
-            row.id,
-            "bad_messages",
-            f"a message must have role and content (got {type(message).__name__})",
-        )
-    # A Parquet struct has every key in every message; those that are not set are null.
-    extra = sorted(
-        str(key) for key, value in message.items() if key not in _IGNORED_KEYS and value is not None
-    )
-    if extra:
-        raise RowError(
-            row.id, "bad_messages", f"a message has unknown keys ({', '.join(extra)[:100]})"
-        )
-    role = _ROLES.get(message["role"]) if isinstance(message.get("role"), str) else None
-    if role is None:
-        raise RowError(
-            row.id,
-            "bad_messages",
-            f"a message has an unknown role (need one of {', '.join(_ROLES)})",
-        )
-    content = message.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str | bytes):
-        is_text = all(isinstance(part, Mapping) and part.get("type") == "text" for part in content)
-        parts: list[Any] = [part.get("text") for part in content] if is_text else [None]
-        content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
-    if not isinstance(content, str):
-        raise RowError(row.id, "bad_messages", "the content of a message must be text")
-    return role, _text(row, content)
-
-
-def _text(row: PromptRow, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowError(
-            row.id, "not_text", "the prompt is not valid Unicode (a lone surrogate)"
-        ) from error
-    return text
-
-
-def _portions(pieces: list[str]) -> Iterator[list[str]]:
-    """Pieces of text, some at a time: signals are answered between two calls of a tokenizer."""
-    some: list[str] = []
-    size = 0
-    for piece in pieces:
-        some.append(piece)
-        size += len(piece)
-        if size >= ENCODE_CHARS:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+    if system == "auto":
+        return facts.shows_system and "<｜User｜>" not in template.source
+    return system == "keep"
 
 
 def digest(token_ids: Sequence[int]) -> bytes:
-    """128-bit BLAKE2b of the ids as little-endian 32-bit integers: the same on every platform."""
+    """Hash token ids, the same on every platform.
+
+    128-bit BLAKE2b of the ids as little-endian 32-bit integers.
+    """
     packed = array("I", token_ids)
     if sys.byteorder == "big":
         packed.byteswap()

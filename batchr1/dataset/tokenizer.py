@@ -7,10 +7,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchr1.dataset.bounds import ENCODE_CHARS
 from batchr1.errors import ModelError
 
 _runs_no_model = False
@@ -25,7 +26,11 @@ def leave_torch_out() -> None:
 
 
 def load_tokenizer(
-    path_or_repo: str, *, revision: str | None = None, trust_remote_code: bool = False
+    path_or_repo: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    needs_template: bool = True,
 ) -> Any:
     """Load a model's tokenizer, with its chat template, from a folder or a Hugging Face repository.
 
@@ -59,11 +64,12 @@ def load_tokenizer(
             f"Give a folder with "
             "tokenizer.json and tokenizer_config.json, or a repository that is reachable or cached."
         ) from error
-    if not tokenizer.chat_template:
+    if needs_template and not tokenizer.chat_template:
         raise ModelError(
             f"{where}: its tokenizer has no chat template (need chat_template.jinja, or "
             f"chat_template in "
-            "tokenizer_config.json). Use an instruction-tuned model, or add the template."
+            "tokenizer_config.json). Use an instruction-tuned model, or give a template in "
+            "prompting.template."
         )
     return tokenizer
 
@@ -113,6 +119,81 @@ def break_specials(text: str, special: re.Pattern[str] | None, mark: str) -> str
         start = cut
         match = special.search(text, cut)
     return mark.join([*parts, text[start:]])
+
+
+def joined_encoder(tokenizer: Any) -> Callable[[Sequence[Sequence[str]]], list[list[int]]]:
+    """Make an encoder of texts that come in pieces.
+
+    Each piece is encoded for itself, all of them in one call. Tokenizers that put a space before a
+    text put none before its later pieces. Takes lists of pieces, gives the ids of each text.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        if backend is None:
+            ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
+            return ids
+        # A tokenizer file may ask for truncation or padding; a prompt must have neither.
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        return [
+            encoding.ids
+            for some in _portions(texts)
+            for encoding in backend.encode_batch_fast(some, add_special_tokens=False)
+        ]
+
+    lead = _lead_of(tokenizer, encode)
+    taken_off = len(encode([lead])[0]) if lead else 0
+
+    def encode_pieces(texts: Sequence[Sequence[str]]) -> list[list[int]]:
+        flat = [lead * (at > 0) + piece for pieces in texts for at, piece in enumerate(pieces)]
+        encoded, joined = iter(encode(flat)), []
+        for pieces in texts:
+            ids = list(next(encoded)) if pieces else []
+            for _ in pieces[1:]:
+                ids += next(encoded)[taken_off:]
+            joined.append(ids)
+        return joined
+
+    return encode_pieces
+
+
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Portion texts, so that signals are answered between two calls of a tokenizer."""
+    some: list[str] = []
+    size = 0
+    for text in texts:
+        some.append(text)
+        size += len(text)
+        if size >= ENCODE_CHARS:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
+def _lead_of(tokenizer: Any, encode: Callable[[list[str]], list[list[int]]]) -> str:
+    """Find a text to encode before a piece and take off.
+
+    With it no space comes before the piece. Empty where a piece gets none anyway.
+    """
+
+    def joins(lead: str) -> bool:
+        [first, own, *later] = encode(["<", lead or "<", *(f"{lead}{p}" for p in _PIECES)])
+        size = len(own) if lead else 0
+        if lead and any(ids[:size] != own for ids in later):
+            return False
+        texts = (str(tokenizer.decode([*first, *ids[size:]])) for ids in later)
+        return all(text == f"<{piece}" for text, piece in zip(texts, _PIECES, strict=True))
+
+    return next((lead for lead in ("", "\n", "0", "|", "\u3002") if joins(lead)), "")
+
+
+_PIECES = ("/think> x", "think>", "x", " x")
 
 
 def end_ids_of(path_or_repo: str, *, revision: str | None = None) -> tuple[int, ...]:

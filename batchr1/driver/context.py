@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from batchr1.backends.base import Place, backend_of
+from batchr1.backends.renderers import check_format, template_digest
 from batchr1.dataset.source import Source
 from batchr1.driver.monitor.prometheus import MetricsExporter
 from batchr1.driver.resume.exclude import earlier_outputs
@@ -20,6 +21,7 @@ from batchr1.driver.signals import StopSignals
 from batchr1.errors import InputError
 from batchr1.job.fingerprint import fingerprint
 from batchr1.job.spec import JobSpec
+from batchr1.models.recommended import with_card, with_preset
 from batchr1.models.resolve import ModelSource, resolve_model
 from batchr1.output.folder import Output
 from batchr1.reasoning.verify import Verify
@@ -101,11 +103,14 @@ def open_job(
 
     Raises a `UsageError` for what cannot work, before any model loads.
     """
+    check_format(spec)
+    spec = with_card(spec)
     options_of_storage = spec.storage.options
     backend = backend_of(spec)
     model = backend.model(spec, options_of_storage, resolve)
     place = Place(options.gpus, options.devices, options.elsewhere)
     devices = backend.check(spec, model, place)
+    spec = with_preset(spec, model)
     output = Output(open_storage(spec.output.path, options_of_storage))
     files = _list_inputs(spec, options_of_storage)
     output.refuse_overlap(spec.input.paths, files)
@@ -116,7 +121,13 @@ def open_job(
     verifier = check_verifier(
         Verify(**spec.verify.model_dump()), has_gold=spec.input.gold is not None
     )
-    semantic = fingerprint(spec, model_identity=model.identity, kept=kept, verifier=verifier)
+    semantic = fingerprint(
+        spec,
+        model_identity=model.identity,
+        kept=kept,
+        verifier=verifier,
+        template=template_digest(spec),
+    )
     return JobContext(spec, output, source, model, devices, semantic, earlier_outputs(spec, output))
 
 

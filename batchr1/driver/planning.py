@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchr1.backends.base import Measured, backend_of
+from batchr1.backends.renderers import day_of
 from batchr1.driver.context import DEFAULTS, JobContext, RunOptions
 from batchr1.driver.feed.lengths import expected_completions, measure_prompts
 from batchr1.driver.feed.samples import RUN_FILES, check_samples
 from batchr1.errors import JobError
 from batchr1.executors.base import machine_of
+from batchr1.job.prompting import PromptingSpec
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import CATALOGUE
@@ -50,7 +53,8 @@ def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
     backend = backend_of(job.spec)
     if not backend.is_server:
         backend.require(job.spec)
-    return renderer_of(job.spec, *job.model.loads_from)
+    day = day_of(job.output, fresh=options.fresh, today=options.date)
+    return renderer_of(job.spec, *job.model.loads_from, day=day)
 
 
 def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
@@ -62,20 +66,26 @@ def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
     """
     model = job.model
     if model.identity != CATALOGUE:
-        return renderer_of(job.spec, *model.loads_from), ()
+        day = day_of(job.output)
+        return renderer_of(job.spec, *model.loads_from, day=day), ()
     note = (
         f"{model.location} is not in the cache: prompts measured with r1-tiny's tokenizer, "
         f"longer than they will be"
     )
-    return renderer_of(job.spec, str(VARIANTS["r1-tiny"].path), None), (note,)
+    # Its template has none of the model's switches.
+    prompting = PromptingSpec(instruction=job.spec.prompting.instruction)
+    spec = job.spec.model_copy(update={"prompting": prompting})
+    return renderer_of(spec, str(VARIANTS["r1-tiny"].path), None), (note,)
 
 
-def renderer_of(spec: JobSpec, location: str, revision: str | None) -> Renderer:
-    """Make the renderer, which turns rows into prompts.
+def renderer_of(
+    spec: JobSpec, location: str, revision: str | None, *, day: dt.date | None = None
+) -> Renderer:
+    """Make what turns rows into prompts, with a tokenizer that may be another model's.
 
-    Its tokenizer may be another model's.
+    `day`: told to a template that asks for the date; None: today.
     """
-    return backend_of(spec).renderer(spec, location, revision)
+    return backend_of(spec).renderer(spec, location, revision, day=day)
 
 
 def plan_job(

@@ -76,6 +76,7 @@ def _run_locked(
 ) -> RunEnd:
     """Check the job, take its output's lock, and do the work."""
     job = open_job(spec, options)
+    spec = job.spec
     check_options(job, options)
     job.output.refuse_foreign()
     if not options.fresh:

@@ -185,7 +185,7 @@ class Work:
         if self._claimed:
             return
         self._claimed = True
-        self._output.write_job(job_document(self._run.job))
+        self._output.write_job(job_document(self._run.job, self._engines.renderer))
         agrees_with_input(self._run.job, self._pending)
 
     def _end(self, driver: Driver, fleet: Fleet, error: BatchError | None) -> RunEnd:

@@ -40,6 +40,7 @@ class WorkerSetups:
             model_label=backend_of(job.spec).label(job.model),
             storage=job.output.storage,
             kept_schema=job.source.kept_schema.serialize().to_pybytes(),
+            format=self.engines.renderer.format,
             job_digest=continued_digest(job.semantic),
             spending=Spending(self.spent_usd),
         )

@@ -8,6 +8,7 @@ from typing import Literal
 from batchr1.engine.openai.server import NOTHING_SPENT, Spent
 from batchr1.job.spec import JobSpec
 from batchr1.models.resolve import ModelSource
+from batchr1.reasoning.formats import Format
 from batchr1.sizing.plan import Plan
 from batchr1.sizing.timing.step_time import MIXED_STEP_COST
 from batchr1.storage.base import Storage
@@ -59,8 +60,9 @@ class WorkerSetup:
     """A worker's assignment, the job, and the facts of this run.
 
     `plan` is that of its kind of machine; a step down after out-of-memory changes it. `kept_schema`
-    is Arrow IPC. `job_digest` names the job in checkpoints: another job's are never continued.
-    `mixed_step_cost`: see `MIXED_STEP_COST`.
+    is Arrow IPC. `job_digest` names the job in checkpoints: another job's are never gone on with.
+    `format`: the think tags; None: whichever a server's text shows. `mixed_step_cost`: see
+    `MIXED_STEP_COST`.
     """
 
     assignment: Assignment
@@ -71,6 +73,7 @@ class WorkerSetup:
     storage: Storage
     kept_schema: bytes
     job_digest: str
+    format: Format | None = None
     spending: Spending = field(default_factory=Spending)
     mixed_step_cost: float = MIXED_STEP_COST
 

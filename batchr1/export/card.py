@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from batchr1.models.catalogue import VARIANTS
-from batchr1.reasoning.formats import R1
+from batchr1.reasoning.formats import Format
 
 _SIZES = (
     (10**3, "n<1K"),
@@ -90,7 +90,7 @@ def card(
         f"# {_line(metadata['pretty_name'])}\n",
         _what(summary, model),
         _counts(summary, summary["incomplete"]),
-        _columns(summary),
+        _columns(summary, Format.of_record(job.get("format"))),
         _made_with(summary, job),
         _licence(hub_id, licence, model),
     ]
@@ -135,7 +135,7 @@ def _counts(summary: dict[str, Any], incomplete: str | None) -> str:
     return "\n".join([*lines, ""])
 
 
-def _columns(summary: dict[str, Any]) -> str:
+def _columns(summary: dict[str, Any], think_tags: Format) -> str:
     if summary["form"] == "raw":
         return (
             "## Columns\n\n`prompt`, `reasoning`, `answer`, token counts, flags and the rest are "
@@ -143,7 +143,8 @@ def _columns(summary: dict[str, Any]) -> str:
         )
     if summary["reasoning"] == "inline":
         form = (
-            f"the assistant's `content` is `{R1.open}`, the reasoning, `{R1.close}`, and the answer"
+            f"the assistant's `content` is `{think_tags.open}`, the reasoning, "
+            f"`{think_tags.close}`, and the answer"
         )
     else:
         form = (

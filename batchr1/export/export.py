@@ -17,6 +17,7 @@ from batchr1.export.publish import CARD, Destination
 from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
 from batchr1.export.select import SPLITS, Selection, select
 from batchr1.output.folder import Output
+from batchr1.reasoning.formats import Format
 from batchr1.storage.base import Storage
 
 MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
@@ -37,7 +38,8 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
     selection = select(output, options)
     summary = _summary(output, dest, options, selection)
     with destination.staging() as folder:
-        schema = _write_rows(output, options, selection, folder / "data")
+        think_tags = Format.of_record(job.get("format"))
+        schema = _write_rows(output, options, selection, folder / "data", think_tags)
         features = json_features(schema) if options.format == "jsonl" else None
         text = card(summary, job, features=features)
         (folder / CARD).write_text(text, encoding="utf-8")
@@ -85,7 +87,11 @@ def _count(rows: pl.DataFrame) -> dict[str, int]:
 
 
 def _write_rows(
-    output: Output, options: ExportOptions, selection: Selection, folder: Path
+    output: Output,
+    options: ExportOptions,
+    selection: Selection,
+    folder: Path,
+    think_tags: Format,
 ) -> pa.Schema:
     """Write the selected rows in the order of the parts.
 
@@ -105,9 +111,9 @@ def _write_rows(
                     path = folder / f"{split}-{numbers[split]:05d}.{options.format}"
                     writers[split] = RowWriter(path, options.format)
                     numbers[split] += 1
-                shaped = (
-                    sft_table(taken, inline=options.is_inline) if options.form == "sft" else taken
-                )
+                shaped = taken
+                if options.form == "sft":
+                    shaped = sft_table(taken, inline=options.is_inline, format=think_tags)
                 writers[split].write(shaped)
                 schema = shaped.schema
                 if writers[split].size() >= MAX_FILE_BYTES:

@@ -6,7 +6,8 @@ spec          the job file as models: what was asked, nothing derived
 data          the sections `input` and `output`
 engine        the section `engine`: its kind, and the keys of each kind
 model         the section `model`
-sampling      the sections `prompting` and `sampling`
+prompting     the section `prompting`
+sampling      the section `sampling`
 verify        the sections `verify` and `stop_when`
 replay_script the script of the replay engine
 base          the base of all models of a job file

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from batchr1.errors import FingerprintError
+from batchr1.job.base import Section
 from batchr1.job.kinds import load_backend
 from batchr1.job.spec import JobSpec
 
@@ -51,6 +53,7 @@ _MAX_TOKENS = "sampling.max_tokens"
 # Keys of `sampling` that every fingerprint names. Of any other, unset says nothing: outputs and
 # checkpoints made before it was added go on.
 _ALWAYS_NAMED = {"temperature", "top_p", "top_k", "min_p", "max_tokens", "seed", "ignore_eos"}
+_PROMPTING_ALWAYS_NAMED = {"instruction", "think"}
 
 
 def _is_larger(before: int | None, now: int | None) -> bool:
@@ -58,22 +61,38 @@ def _is_larger(before: int | None, now: int | None) -> bool:
     return before is not None and (now is None or now > before)
 
 
+def _named(
+    section: Section, always: Collection[str], *, exclude: set[str] | None = None
+) -> dict[str, Any]:
+    """Dump a section without keys that came later and have their default."""
+    values = section.model_dump(mode="json", exclude=exclude)
+    for name, field in type(section).model_fields.items():
+        if name in values and name not in always and values[name] == field.default:
+            del values[name]
+    return values
+
+
 def fingerprint(
-    spec: JobSpec, *, model_identity: str, kept: dict[str, str], verifier: str | None = None
+    spec: JobSpec,
+    *,
+    model_identity: str,
+    kept: dict[str, str],
+    verifier: str | None = None,
+    template: str | None = None,
 ) -> dict[str, Any]:
     """Map the semantic keys of a job to plain values.
 
     `model_identity` covers weights, tokenizer and chat template, and of a server's model is its
     name; `kept` gives the type of each kept column; `verifier` is the digest of the module of a
-    function that verifies.
+    function that verifies; `template` is the digest of the job's own chat template.
     """
     engine = {
         k: v for k, v in sorted(spec.model.engine_args.items()) if k not in HARMLESS_ENGINE_ARGS
     }
-    sampling = spec.sampling.model_dump(mode="json", exclude={"n"})
-    for name, field in type(spec.sampling).model_fields.items():
-        if name in sampling and name not in _ALWAYS_NAMED and sampling[name] == field.default:
-            del sampling[name]
+    sampling = _named(spec.sampling, _ALWAYS_NAMED, exclude={"n", "preset"})
+    prompting = _named(spec.prompting, _PROMPTING_ALWAYS_NAMED)
+    if template is not None:
+        prompting["template"] = template
     source = spec.input.model_dump(
         mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"}
     )
@@ -82,7 +101,7 @@ def fingerprint(
         "model.quantization": spec.model.quantization,
         **{f"model.engine_args.{k}": v for k, v in engine.items()},
         **load_backend(spec.engine.kind).fingerprint(spec),
-        **{f"prompting.{k}": v for k, v in spec.prompting.model_dump(mode="json").items()},
+        **{f"prompting.{k}": v for k, v in prompting.items()},
         **{f"sampling.{k}": v for k, v in sampling.items()},
         **{f"input.{k}": v for k, v in source.items()},
         **{

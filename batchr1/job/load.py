@@ -264,6 +264,7 @@ def _expand_paths(
         ("input", "exclude"),
         ("output", "path"),
         ("verify", "path"),
+        ("prompting", "template"),
     )
     for section, key in places:
         holder = raw.get(section)

@@ -1,4 +1,4 @@
-"""The sections `prompting` and `sampling`: what an engine is given."""
+"""The section `sampling`: what an engine is given."""
 
 from __future__ import annotations
 
@@ -8,22 +8,12 @@ from pydantic import Field, model_validator
 
 from batchr1.job.base import PositiveInt, Section
 
-
-class PromptingSpec(Section):
-    """Additions to the user turn, and the model turn's beginning."""
-
-    instruction: str = "math"
-    """math ("Please reason step by step, …"), none, or a text of your own; appended to the user
-    turn."""
-    think: Literal["force", "auto"] = "force"
-    """force: the prompt ends inside <think>; auto: as the model's chat template leaves it."""
-
-
 # Keys of `sampling` that batchr1 itself acts on: no engine draws by them.
 _NOT_DRAWING = {
     "n",
     "max_tokens",
     "seed",
+    "preset",
     "thinking_budget",
     "answer_budget",
     "closing_sentence",
@@ -36,6 +26,9 @@ class SamplingSpec(Section):
 
     n: PositiveInt = 1
     """Samples per row."""
+    preset: Literal["model"] | None = None
+    """model: temperature, top_p, top_k and min_p that are not set here come from the model's
+    generation_config.json; null: from the defaults below."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
     """0 is greedy; R1 is meant to run at 0.5 to 0.7."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95

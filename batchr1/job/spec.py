@@ -15,7 +15,8 @@ from batchr1.job.data import InputSpec, OutputSpec
 from batchr1.job.engine import EngineKind
 from batchr1.job.kinds import load_backend
 from batchr1.job.model import ModelSpec
-from batchr1.job.sampling import PromptingSpec, SamplingSpec
+from batchr1.job.prompting import PromptingSpec
+from batchr1.job.sampling import SamplingSpec
 from batchr1.job.verify import StopWhenSpec, VerifySpec
 from batchr1.storage.uri import StorageOptions
 

@@ -2,9 +2,9 @@
 
 Architecture numbers: each repository's `config.json` on the hub (huggingface.co/deepseek-ai), under
 its own keys; copies of them in the quantised repositories agree. Generation limit: DeepSeek's model
-card, "the maximum generation length is set to 32,768 tokens" for all models. Context:
-`max_position_embeddings` (131,072 for the distills, as documented; R1's own config says 163,840
-where its card says 128K).
+card, "the maximum generation length is set to 32,768 tokens" for all models but R1-0528 and its 8B
+distill (64K). Context: `max_position_embeddings` (131,072 for the distills, as documented; R1's own
+config says 163,840 where its card says 128K).
 
 Licences: DeepSeek publishes all weights under MIT, and its card names what the distills were
 derived from: Qwen2.5 and Qwen2.5-Math (Apache-2.0), Llama-3.1-8B and Llama-3.3-70B-Instruct (Meta's
@@ -38,7 +38,9 @@ class Variant:
 
     `context_len` and `generation_len` in tokens. `config` holds the numbers of config.json that
     sizes follow from, `quantized` the repositories of the same model in "fp8", "awq" or "w4a16".
-    `mean_completion_tokens` where a task's average is known better than from DeepSeek's traces.
+    `mean_completion_tokens` where a task's average is known better than from DeepSeek's traces;
+    `length_factor`: how much longer completions are than R1's. `defaults`: values that the model's
+    own card gives to keys of a job, by section, where the job leaves them out.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Variant:
     quantized: Mapping[str, str] = field(default_factory=dict)
     generation_len: int = GENERATION_LEN
     mean_completion_tokens: float | None = None
+    length_factor: float = 1.0
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def _qwen(
@@ -127,6 +131,18 @@ _R1: dict[str, Any] = {  # DeepSeek-R1, and R1-0528 with the same numbers
     },
 }
 
+_QWEN3_8B: dict[str, Any] = {
+    **_qwen(4096, 12_288, 36, 32, 8, 151_936, rope_theta=1_000_000.0, eps=1e-6),
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "attention_bias": False,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 32_768,
+    },
+}
+
 
 def _distill(name: str, base: str, licence: str, config: dict[str, Any]) -> Variant:
     return Variant(
@@ -148,6 +164,15 @@ def _title(name: str) -> str:
     family, size = name.removeprefix("r1-distill-").split("-")
     return f"{family.title()}-{size.upper()}"
 
+
+# DeepSeek's card of R1-0528 and its 8B distill: a system prompt is supported, thinking need not be
+# forced, up to 64 K new tokens; 23 K tokens a question of AIME where R1 took 12 K.
+_0528_GENERATION_LEN = 65_536
+_0528_LENGTH_FACTOR = 23 / 12
+_0528_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "prompting": {"think": "auto", "system": "keep"},
+    "sampling": {"max_tokens": _0528_GENERATION_LEN},
+}
 
 _APACHE, _LLAMA = "Apache-2.0", "Llama {} Community Licence"
 
@@ -221,6 +246,19 @@ VARIANTS: dict[str, Variant] = {
                 "fp8": "deepseek-ai/DeepSeek-R1-0528",
                 "w4a16": "RedHatAI/DeepSeek-R1-0528-quantized.w4a16",
             },
+            generation_len=_0528_GENERATION_LEN,
+            length_factor=_0528_LENGTH_FACTOR,
+            defaults=_0528_DEFAULTS,
+        ),
+        Variant(
+            "r1-0528-qwen3-8b",
+            "MIT (DeepSeek); derived from Qwen3-8B-Base: Apache-2.0",
+            131_072,
+            "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B",
+            config=_QWEN3_8B,
+            generation_len=_0528_GENERATION_LEN,
+            length_factor=_0528_LENGTH_FACTOR,
+            defaults=_0528_DEFAULTS,
         ),
     )
 }

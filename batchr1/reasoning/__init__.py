@@ -2,7 +2,8 @@
 
 They run in the worker, where no other process is named.
 
-formats         think tags in one model's vocabulary
+formats         families of think tags, as values
+tags            a family in the ids of one vocabulary
 split           reasoning and answer, found on token ids
 budgets         limits of thinking and of the answer, token by token
 loops           exact repetition at the end of a text or of tokens
@@ -21,9 +22,9 @@ languages       whether a trace keeps to its prompt's languages
 from __future__ import annotations
 
 from batchr1.reasoning.answers import boxed_answer, final_answer, is_correct
-from batchr1.reasoning.formats import ThinkTags, text_decoder
 from batchr1.reasoning.results import to_result
 from batchr1.reasoning.split import Split, split, split_text
+from batchr1.reasoning.tags import ThinkTags, text_decoder
 
 __all__ = [
     "Split",

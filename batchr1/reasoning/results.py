@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from batchr1.reasoning.answers import final_answer
 from batchr1.reasoning.flags import flags_of, in_order
-from batchr1.reasoning.formats import Decode, ThinkTags
 from batchr1.reasoning.split import Split, split
+from batchr1.reasoning.tags import Decode, ThinkTags
 from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
 from batchr1.records import Completion, FinishReason, Result, ResumePoint, WorkItem
 

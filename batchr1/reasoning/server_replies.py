@@ -1,7 +1,8 @@
-"""From a server's answer to an output row. There are no token ids: the split is what the server made of it, or by text.
+"""Output row of a server's answer, without token ids.
 
-Counts are what the server's `usage` says, and null where it says nothing. `answer_tokens` and
-`control_tokens` are never known: usage does not tell text from think tags and end token.
+The split is what the server made of it, or by text. Counts are what the server's `usage` says, and
+null where it says nothing. `answer_tokens` and `control_tokens` are never known: usage does not
+tell text from think tags and end token.
 """
 
 from __future__ import annotations
@@ -9,18 +10,28 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import replace
 
-from batchr1.reasoning.formats import R1, Format
+from batchr1.reasoning.formats import Format, seen_in
 from batchr1.reasoning.results import row_of
-from batchr1.reasoning.split import Split, split_text, tags_in
+from batchr1.reasoning.split import Split, split_text
+from batchr1.reasoning.tags import Tag, tags_in
 from batchr1.reasoning.verify import AUTO, Verify
-from batchr1.records import FinishReason, Reply, Result, ServerCompletion, TruncatedBy, WorkItem
+from batchr1.records import (
+    FinishReason,
+    ReasoningStatus,
+    Reply,
+    Result,
+    ServerCompletion,
+    TruncatedBy,
+    TruncatedIn,
+    WorkItem,
+)
 
 
 def server_result(
     completion: ServerCompletion,
     *,
     forced: bool,
-    format: Format = R1,
+    format: Format | None = None,
     model: str,
     run: str,
     expects_box: bool,
@@ -57,57 +68,85 @@ def server_result(
     )
 
 
-def split_reply(reply: Reply, *, forced: bool, format: Format = R1) -> Split:
-    """Take an answer apart: as the server did, if it gave reasoning apart, else by the first think tag in its text.
+def split_reply(reply: Reply, *, forced: bool, format: Format | None = None) -> Split:
+    """Take an answer apart, as the server did or by tags.
 
-    - `</think>` without `<think>` before it: the server's chat template had opened the block.
-    - `<think>` first: the model opened it.
-    - No tag at all: an answer without reasoning (`missing`) if it ended by itself; many servers keep reasoning to
-      themselves. One that was cut by length was cut while reasoning if the template is known to open the block
-      (`forced`, prompting.think).
+    Without a `format`, by the family whose tags the text holds.
+
+    - Reasoning apart, and a closing tag first in the text: the tag belongs to the block.
+    - Reasoning apart and nothing beside it: the block was never closed, as far as can be seen.
+    - A closing tag without an opening one before it: the server's chat template had opened the
+      block.
+    - An opening tag first, or one that is closed: the model opened it. Elsewhere, in a text that
+      ended by itself, it is text about a tag.
+    - No tag at all: an answer without reasoning (`missing`) if it ended by itself; many servers
+      keep reasoning to themselves. One that was cut by length was cut while reasoning if the
+      template is known to open the block (`forced`, prompting.think).
     """
-    if reply.reasoning:
-        return _as_told(reply, reply.reasoning, format)
     text = reply.content or ""
-    return split_text(
-        text,
-        opened=_is_opened(text, reply.finish_reason, forced, format),
-        finish_reason=reply.finish_reason,
-        format=format,
-    )
-
-
-def _is_opened(text: str, finish_reason: FinishReason, forced: bool, format: Format) -> bool:
-    found = tags_in(text, format)
+    family = format or seen_in(text)
+    found = [tag for tag in tags_in(text, family) if tag.kind in ("open", "close")]
+    if reply.reasoning is not None and (reply.reasoning.strip() or (reply.reasoning and not found)):
+        return _as_split_by_server(reply, reply.reasoning, found)
+    if _is_about_tags(text, found, reply.finish_reason):
+        return _without_reasoning(text, found)
     if found:
-        return not found[0].opens
-    return forced and finish_reason == "length"
+        opened = found[0].kind == "close" and not family.channels
+    else:
+        opened = forced and reply.finish_reason == "length"
+    return split_text(text, opened=opened, finish_reason=reply.finish_reason, format=family)
 
 
-def _as_told(reply: Reply, reasoning: str, format: Format) -> Split:
-    """Without anything beside it the block was never closed, as far as can be seen: servers say
-    nothing of a tag.
-    """
-    inside, is_closed = (
-        reasoning.strip(),
-        bool(reply.content),
-    )  # white space comes after the closing tag too
-    answer = (reply.content or "").strip() if is_closed else None
-    is_cut = reply.finish_reason == "length"
+def _is_about_tags(text: str, found: list[Tag], finish_reason: FinishReason) -> bool:
+    """Tell whether an unclosed tag stands in the middle of text."""
+    if not found or finish_reason == "length" or any(tag.kind == "close" for tag in found):
+        return False
+    return bool(text[: found[0].start].strip())
+
+
+def _without_reasoning(text: str, found: list[Tag]) -> Split:
     return Split(
-        reasoning=inside or None,
-        answer=answer,
-        status="unclosed" if not is_closed else "closed" if inside else "empty",
-        truncated_in=None if not is_cut else "answer" if is_closed else "reasoning",
+        reasoning=None,
+        answer=text.strip(),
+        status="missing",
+        truncated_in=None,
         reasoning_tokens=None,
         answer_tokens=None,
         control_tokens=None,
-        extra_think_tags=len(tags_in(f"{inside} {answer or ''}", format)),
+        extra_think_tags=len(found),
+    )
+
+
+def _as_split_by_server(reply: Reply, reasoning: str, found: list[Tag]) -> Split:
+    """Keep the server's own parts; an empty text is none."""
+    content = reply.content or ""
+    if found and found[0].kind == "close" and not content[: found[0].start].strip():
+        content, found = content[found[0].end :], found[1:]
+    # White space comes after the closing tag too.
+    inside, is_closed = reasoning.strip(), bool(reply.content)
+    answer = content.strip() if is_closed else None
+    is_cut = reply.finish_reason == "length"
+    if not is_closed:
+        status: ReasoningStatus = "unclosed"
+    else:
+        status = "closed" if inside else "empty"
+    truncated_in: TruncatedIn | None = None
+    if is_cut:
+        truncated_in = "answer" if is_closed else "reasoning"
+    return Split(
+        reasoning=inside or None,
+        answer=answer,
+        status=status,
+        truncated_in=truncated_in,
+        reasoning_tokens=None,
+        answer_tokens=None,
+        control_tokens=None,
+        extra_think_tags=len(found),
     )
 
 
 def _truncated_by(item: WorkItem, reply: Reply) -> TruncatedBy:
-    """The server's own limit, where none was sent or it cut before that; by its count."""
+    """Name the limit that cut an answer, by the server's count."""
     if item.limited_by == "context":
         return "context"
     is_before = reply.completion_tokens is not None and reply.completion_tokens < item.max_tokens

@@ -29,16 +29,17 @@ MEAN_TOKENS = sum(traces * tokens for traces, tokens in TRACES_BY_DOMAIN.values(
 LOG_SIGMA = 1.0
 
 
-def default_lengths(instruction: str, cap: int) -> CompletionLengths:
+def default_lengths(instruction: str, cap: int, *, factor: float = 1.0) -> CompletionLengths:
     """What to expect of a task: DeepSeek's average for maths with the instruction `math`, else that of all its traces.
 
-    `cap`: no completion is longer, in tokens.
+    `cap`: no completion is longer, in tokens. `factor`: how much longer a model writes than R1.
     """
+    times = f", times {factor:.1f} by its card" if factor != 1.0 else ""
     if instruction == "math":
         _, tokens = TRACES_BY_DOMAIN["math"]
-        return assumed_lengths(tokens, cap, "DeepSeek's average for maths")
+        return assumed_lengths(tokens * factor, cap, f"DeepSeek's average for maths{times}")
     return assumed_lengths(
-        MEAN_TOKENS, cap, f"DeepSeek's average over {TRACES:,} traces of all tasks"
+        MEAN_TOKENS * factor, cap, f"DeepSeek's average over {TRACES:,} traces of all tasks{times}"
     )
 
 

@@ -17,6 +17,7 @@ from batchr1.models.bucket import download_to_cache, is_bucket
 from batchr1.models.cached import cached_snapshot
 from batchr1.reasoning import ThinkTags, text_decoder, to_result
 from batchr1.reasoning.budgets import Budgets, closing_ids
+from batchr1.reasoning.formats import R1
 from batchr1.reasoning.verify import Verify
 from batchr1.worker.collector import Collector
 from batchr1.worker.engine_worker import EngineWorker
@@ -92,9 +93,10 @@ def model_tags(setup: WorkerSetup, files: ModelFiles) -> tuple[ThinkTags, Any]:
         files.location,
         revision=files.revision,
         trust_remote_code=setup.spec.model.trust_remote_code,
+        needs_template=False,
     )
     end_ids = end_ids_of(files.location, revision=files.revision)
-    return ThinkTags.of(tokenizer, end_ids=end_ids), tokenizer
+    return ThinkTags.of(tokenizer, format=setup.format or R1, end_ids=end_ids), tokenizer
 
 
 def rules_of(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Rules:

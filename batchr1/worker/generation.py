@@ -42,6 +42,7 @@ class Generation:
         "_budgets",
         "_closed_at",
         "_closes_loops",
+        "_closing",
         "_loops",
         "_meter",
         "_searched_from",
@@ -62,6 +63,7 @@ class Generation:
         self._closed_at = 0  # tokens before what was injected, as far as that happened here
         self._closes_loops = rules.stop_loops == "close"
         self._searched_from = 0  # loops are looked for from here on: behind a closing
+        self._closing: array[int] | None = None
         self._loops = LoopDetector(self.offset) if rules.stop_loops else None
         self._budgets, self._meter = rules.budgets, None
         if rules.budgets is not None:
@@ -121,7 +123,10 @@ class Generation:
             act = None
         else:
             kept, act = self._meter.take(new)
-            self.tokens.extend(new[:kept])
+            if kept < 0:  # the last ones before were the beginning of a tag that did not come
+                self.tokens = self.tokens[:kept]
+            else:
+                self.tokens.extend(new[:kept])
         if act is None and self._loops is not None and self._looks_and_finds(self._loops):
             return "close" if self._may_close() else "cut"
         return act
@@ -168,6 +173,7 @@ class Generation:
             raise ValueError("without a budget nothing is closed")
         self._closed_at = len(self.tokens)
         closing = array("i", self._meter.close(self._budgets.closing))
+        self._closing = closing
         self.injected = len(closing)
         self.tokens.extend(closing)  # last, and at once: a snapshot may be taken meanwhile
         if self._loops is not None:
@@ -212,9 +218,8 @@ class Generation:
     ) -> GenerationCheckpoint:
         """Make its checkpoint. Safe beside the step loop."""
         item, tokens = self.item, self.tokens[:]
-        injected = (
-            self.injected if len(tokens) > self._closed_at else 0
-        )  # else it was closed after they were copied
+        # It may have been closed after they were copied.
+        injected = self.injected if self._has_closing(tokens) else 0
         return GenerationCheckpoint(
             item.prompt.id,
             item.sample,
@@ -226,6 +231,12 @@ class Generation:
             finished_at,
             injected,
         )
+
+    def _has_closing(self, tokens: array[int]) -> bool:
+        if self._closing is None:
+            return True
+        at = self._closed_at
+        return tokens[at : at + len(self._closing)] == self._closing
 
     @property
     def key(self) -> SampleKey:

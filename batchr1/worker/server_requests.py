@@ -23,6 +23,7 @@ from batchr1.worker.server_health import BACKOFF_S, ServerGone, ServerHealth, Wa
 log = logging.getLogger("batchr1.worker")
 
 REACH_S = 60.0  # so long, or for its patience, a server may not be there when a run begins
+LOOKED_AT = 8  # answers, before something is said of them
 REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
 
 
@@ -47,6 +48,7 @@ class ServerRequests:
         self._health = ServerHealth(self._server.patience_s, clock)
         self._served = Served(None)
         self._answered = self._refused = 0
+        self._only_reasoning, self._has_warned = 0, False
         self.spent = setup.spending.spent
         self.generated_tokens = 0
 
@@ -91,9 +93,24 @@ class ServerRequests:
         except AccessError as exc:
             raise self._shut(exc) from exc
         self._answered += 1
+        self._look_at(reply)
         self._health.answered(item.key)
         self._pay(reply.prompt_tokens, reply.completion_tokens)
         return reply
+
+    def _look_at(self, reply: Reply) -> None:
+        """Say once that a server's parser puts answers where reasoning belongs."""
+        self._only_reasoning += bool(reply.reasoning and not reply.content)
+        if reply.finish_reason != "stop" or self._has_warned or self._answered < LOOKED_AT:
+            return
+        if self._only_reasoning * 2 > self._answered:
+            self._has_warned = True
+            log.warning(
+                "the server gave %d of %d answers as reasoning only: rows become unclosed, without "
+                "an answer. Its reasoning parser may not fit the model; correct it there",
+                self._only_reasoning,
+                self._answered,
+            )
 
     def check_usage(self) -> None:
         """Raise `UsageError` when a limit of cost cannot be kept."""

@@ -47,6 +47,7 @@ def serve(setup: WorkerSetup, channel: Channel) -> None:
         return server_result(
             completion,
             forced=spec.prompting.think == "force",
+            format=setup.format,
             model=setup.model_label,
             run=setup.assignment.run,
             expects_box=spec.prompting.instruction == "math",

@@ -29,7 +29,7 @@ from batchr1.records import Completion, Prompt, ResumePoint, WorkItem
 from batchr1.worker.generation import Generation, Rules
 
 OPEN, CLOSE, END, TEXT = 1, 2, 3, tuple(range(10, 20))
-TAGS = ThinkTags(open_id=OPEN, close_id=CLOSE, end_ids=frozenset({END}))
+TAGS = ThinkTags.of_ids(open_id=OPEN, close_id=CLOSE, end_ids=frozenset({END}))
 CLOSING = (18, 19, CLOSE, 17)  # a sentence of two tokens, the tag, a blank line
 ROWS = 40
 LONG = {"mean_len": 120.0, "sigma": 0.6, "answer_len": 12}

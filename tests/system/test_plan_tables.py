@@ -41,7 +41,7 @@ MACHINES = [
 ]
 
 
-DISTILLS = [name for name in VARIANTS if name not in ("r1-tiny", "r1-0528-671b")]
+DISTILLS = [name for name in VARIANTS if name != "r1-tiny" and "0528" not in name]
 
 
 WEIGHTS = [(None, "stored"), ("fp8", "FP8"), ("w4a16", "4 bit"), ("awq", "AWQ")]

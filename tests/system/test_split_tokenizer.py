@@ -28,20 +28,21 @@ def r1_tiny() -> Any:
 )
 def test_ids_and_text_agree_with_a_real_tokenizer(tokens: list[int | str], opened: bool) -> None:
     tags = ThinkTags.of(r1_tiny())
-    assert tags.open_id is not None and tags.close_id is not None and len(tags.end_ids) == 1
+    [(open_id,), (close_id,)] = [mark.ids for mark in tags.marks]
+    assert len(tags.end_ids) == 1
     [end] = tags.end_ids
-    named = {"<think>": tags.open_id, "</think>": tags.close_id, "eos": end}
+    named = {"<think>": open_id, "</think>": close_id, "eos": end}
     ids = [named[token] if isinstance(token, str) else token for token in tokens]
     text_of = text_decoder(r1_tiny(), tags)
     text = text_of(ids)
     assume(
-        text.count("<think>") == ids.count(tags.open_id)
-        and text.count("</think>") == ids.count(tags.close_id)
+        text.count("<think>") == ids.count(open_id)
+        and text.count("</think>") == ids.count(close_id)
     )
     by_ids = split(ids, tags=tags, decode=text_of, opened=opened, finish_reason="length")
     by_text = split_text(text, opened=opened, finish_reason="length", format=tags.format)
     for column in ("reasoning", "answer", "status", "truncated_in", "extra_think_tags"):
         assert getattr(by_ids, column) == getattr(by_text, column), column
-    unknown = ThinkTags(end_ids=tags.end_ids)
+    unknown = ThinkTags.of_ids(end_ids=tags.end_ids)
     found_as_text = split(ids, tags=unknown, decode=text_of, opened=opened, finish_reason="length")
     assert (found_as_text.reasoning, found_as_text.answer) == (by_ids.reasoning, by_ids.answer)

@@ -30,6 +30,7 @@ PUBLISHED = {
     "r1-distill-llama-70b": 70.6e9,
     "r1-671b": 671e9,
     "r1-0528-671b": 671e9,
+    "r1-0528-qwen3-8b": 8.19e9,
     "r1-tiny": 5.874e6,
 }
 
@@ -58,6 +59,7 @@ KV_BYTES = {
     "r1-distill-qwen-32b": 262_144,
     "r1-distill-llama-70b": 327_680,
     "r1-671b": 70_272,
+    "r1-0528-qwen3-8b": 147_456,
 }
 
 
@@ -105,7 +107,8 @@ def test_a_variant_is_a_repository_or_ships_and_its_context_is_the_configs(name:
     assert entry.context_len == (
         4096 if name == "r1-tiny" else 163_840 if name in FULL else 131_072
     )
-    assert entry.generation_len == (4096 if name == "r1-tiny" else 32_768)
+    by_card = {"r1-tiny": 4096, "r1-0528-671b": 65_536, "r1-0528-qwen3-8b": 65_536}
+    assert entry.generation_len == by_card.get(name, 32_768)
 
 
 @pytest.mark.parametrize("name", DISTILLS)

@@ -48,6 +48,13 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ),
     ({"prompting.instruction": "none"}, 'prompting.instruction: "math" → "none"'),
     ({"prompting.think": "auto"}, 'prompting.think: "force" → "auto"'),
+    ({"prompting.format": "seed"}, 'prompting.format: null → "seed"'),
+    (
+        {"prompting.template_args": {"thinking": True}},
+        'prompting.template_args: null → {"thinking": true}',
+    ),
+    ({"prompting.system": "keep"}, 'prompting.system: null → "keep"'),
+    ({"prompting.template": "t.jinja"}, 'prompting.template: null → "t.jinja"'),
     ({"sampling.temperature": 0.7}, "sampling.temperature: 0.6 → 0.7"),
     ({"sampling.top_p": 0.9}, "sampling.top_p: 0.95 → 0.9"),
     ({"sampling.top_k": 20}, "sampling.top_k: null → 20"),
@@ -88,6 +95,7 @@ EXECUTION: list[dict[str, Any]] = [
     {"input.expected_tokens": "length"},
     {"input.on_changed_prompt": "rerun"},
     {"max_failed": 7},
+    {"sampling.preset": "model"},  # the values that it takes are semantic
     {"on_finish": {"command": ["notify"], "timeout_s": 5}},
     {"schedule": "longest_first"},
     {"executor": {"kind": "ray", "replicas": 2, "address": "host:6379", "shared_storage": True}},

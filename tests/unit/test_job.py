@@ -100,9 +100,17 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "part_every_s": 600,
             "token_ids": "truncated",
         },
-        "prompting": {"instruction": "math", "think": "force"},
+        "prompting": {
+            "instruction": "math",
+            "think": "force",
+            "format": "auto",
+            "template_args": {},
+            "template": None,
+            "system": "auto",
+        },
         "sampling": {
             "n": 1,
+            "preset": None,
             "temperature": 0.6,
             "top_p": 0.95,
             "top_k": None,

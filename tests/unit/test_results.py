@@ -14,7 +14,7 @@ from batchr1.records import Completion, Prompt, Result, ResumePoint, WorkItem
 
 PIECES = ["<think>", "</think>", "", "1+1 ", "is two", " ", "\\boxed{2}", "\\boxed{3}", "no box"]
 OPEN, CLOSE, END, SUM, TWO, SPACE, BOX_2, BOX_3, NO_BOX = range(9)
-TAGS = ThinkTags(open_id=OPEN, close_id=CLOSE, end_ids=frozenset([END]))
+TAGS = ThinkTags.of_ids(open_id=OPEN, close_id=CLOSE, end_ids=frozenset([END]))
 NOW = dt.datetime(2026, 1, 2, 3, 4, tzinfo=dt.UTC)
 
 PROMPT = Prompt(

@@ -55,6 +55,40 @@ def test_an_answer_is_taken_apart(
     assert parts(content, reasoning, finish=finish) == wanted
 
 
+@pytest.mark.parametrize(
+    ("content", "reasoning", "finish", "wanted"),
+    [
+        # an opening tag in a text that ended by itself, never closed: text about a tag
+        ("It may open with <think> so.", None, "stop", (None, "It may open with <think> so.")),
+        # the closing tag that a parser left belongs to the block
+        ("</think>\n\n42", "so", "stop", ("so", "42")),
+        # a blank field is none
+        ("<think>so</think>42", "\n", "stop", ("so", "42")),
+        # other families, by their tags
+        ("[THINK]so[/THINK]42", None, "stop", ("so", "42")),
+        ("so</seed:think>42", None, "stop", ("so", "42")),
+        ("<think>so</think>\n<answer>\n42\n</answer>", None, "stop", ("so", "42")),
+        ("so<|END_THINKING|><|START_TEXT|>42<|END_TEXT|>", None, "stop", ("so", "42")),
+        (
+            "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>analysis"
+            "<|message|>on<|end|><|start|>assistant<|channel|>final<|message|>42",
+            None,
+            "stop",
+            ("so\n\non", "42"),
+        ),
+    ],
+)
+def test_what_servers_leave_in_their_text_is_understood(
+    content: str, reasoning: str | None, finish: str, wanted: tuple[str | None, str]
+) -> None:
+    assert parts(content, reasoning, finish=finish)[:2] == wanted
+
+
+def test_a_tag_that_is_only_talked_about_is_flagged() -> None:
+    found = row(Reply("It opens with <think> and \\boxed{2}.", None, "stop"))
+    assert found.reasoning is None and "extra_think_tag" in found.flags
+
+
 def test_a_template_that_is_not_known_to_open_the_block_makes_of_a_cut_text_an_answer() -> None:
     assert parts("so", finish="length", forced=False) == (None, "so", "missing", "answer")
 

@@ -43,8 +43,8 @@ PIECES: list[bytes] = [
 ]
 OPEN, CLOSE, END, PAD, SO, TWO, SPACE, NEWLINE, BLANK, NBSP = range(10)
 EMOJI_A, EMOJI_B, STRAY_A, STRAY_B, X, FORTY_TWO = range(10, 16)
-SINGLE = ThinkTags(open_id=OPEN, close_id=CLOSE, end_ids=frozenset([END]))
-SPELLED = ThinkTags(end_ids=frozenset([END]))
+SINGLE = ThinkTags.of_ids(open_id=OPEN, close_id=CLOSE, end_ids=frozenset([END]))
+SPELLED = ThinkTags.of_ids(end_ids=frozenset([END]))
 SPELLED_IDS = {piece.decode().strip(): i for i, piece in enumerate(PIECES) if i > FORTY_TWO}
 
 
@@ -248,7 +248,7 @@ finishes = st.sampled_from(["stop", "length"])
 flags = st.booleans()
 
 
-@given(any_ids, flags, finishes, st.sampled_from([SINGLE, SPELLED, ThinkTags(open_id=OPEN)]))
+@given(any_ids, flags, finishes, st.sampled_from([SINGLE, SPELLED, ThinkTags.of_ids(open_id=OPEN)]))
 def test_no_token_is_lost_in_the_counts(
     ids: list[int], opened: bool, finish: str, tags: ThinkTags
 ) -> None:
@@ -330,9 +330,9 @@ class FakeTokenizer:
 
 def test_tags_are_read_from_the_tokenizer() -> None:
     tags = ThinkTags.of(FakeTokenizer(), end_ids=[3])
-    assert tags == ThinkTags(open_id=0, close_id=1, end_ids=frozenset([2, 3]))
+    assert tags == ThinkTags.of_ids(open_id=0, close_id=1, end_ids=frozenset([2, 3]))
     other = ThinkTags.of(FakeTokenizer(), format=Format("t", "[T]", "[/T]"))
-    assert (other.open_id, other.close_id) == (None, None), (
+    assert [mark.ids for mark in other.marks] == [(), ()], (
         "one decodes to something else, the other is unknown"
     )
 

@@ -66,7 +66,7 @@ def expected_completions(
         or _from_outputs([output for output in outputs if output.uri == own_uri], cap)
         or _from_outputs([output for output in outputs if output.uri != own_uri], cap)
         or _from_catalogue(spec, cap)
-        or default_lengths(spec.prompting.instruction, cap)
+        or default_lengths(spec.prompting.instruction, cap, factor=_length_factor(spec))
     )
 
 
@@ -149,6 +149,11 @@ def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | No
         else f"earlier runs at {uris[0]} and {len(uris) - 1} more"
     )
     return lengths.lengths(f"{lengths.rows:,} rows of {runs}")
+
+
+def _length_factor(spec: JobSpec) -> float:
+    entry = VARIANTS.get(spec.model.variant or "")
+    return 1.0 if entry is None else entry.length_factor
 
 
 def _from_catalogue(spec: JobSpec, cap: int) -> CompletionLengths | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchr1 import __version__
+from batchr1.backends.renderers import recorded_prompts
 from batchr1.dataset.pending import Counts
 from batchr1.driver.context import JobContext, RunOptions
 from batchr1.driver.oom_restart import RungTaken
@@ -16,6 +17,9 @@ from batchr1.errors import BatchError
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec
 from batchr1.output.run_record import FORMAT, RunRecord, SpendRecord, WindowRecord
+
+if TYPE_CHECKING:
+    from batchr1.dataset.prompts import Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,11 @@ def initial_record(job: JobContext, options: RunOptions, run: str) -> RunRecord:
     )
 
 
-def job_document(job: JobContext) -> dict[str, Any]:
+def job_document(job: JobContext, renderer: Renderer | None = None) -> dict[str, Any]:
     """Make the content of job.json.
 
-    Of the command of `on_finish`, only the program: arguments may hold secrets.
+    Of the command of `on_finish`, only the program: arguments may hold secrets. With a `renderer`,
+    also what prompts depend on beyond the spec.
     """
     model, spec = job.model, job.spec.model_dump(mode="json")
     if spec["on_finish"] is not None and len(spec["on_finish"]["command"]) > 1:
@@ -89,6 +94,7 @@ def job_document(job: JobContext) -> dict[str, Any]:
         "digest": digest(job.semantic),
         "model": {"name": model.name, "location": model.location, "revision": model.revision},
         "spec": spec,
+        **({} if renderer is None else recorded_prompts(renderer)),
     }
 
 

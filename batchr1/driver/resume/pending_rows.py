@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchr1.backends.base import backend_of
+from batchr1.backends.renderers import day_of
 from batchr1.dataset.pending import Pending
-from batchr1.driver.planning import renderer_of
 from batchr1.driver.resume.exclude import exclude_earlier
 from batchr1.job.fingerprint import continued_digest
 from batchr1.output.checkpoints import FoundCheckpoints, consolidate, read_checkpoints
@@ -42,7 +43,8 @@ def read_ids(job: JobContext) -> Pending:
     )
 
     def renderer() -> Renderer:
-        return renderer_of(spec, *job.model.loads_from)
+        day = day_of(job.output)
+        return backend_of(spec).renderer(spec, *job.model.loads_from, day=day)
 
     by_prompt = renderer if spec.input.exclude_by == "prompt" else None
     exclude_earlier(job.source, pending, job.earlier, make_renderer=by_prompt)

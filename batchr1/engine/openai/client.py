@@ -43,7 +43,17 @@ _BROKEN_OFF = {
     "error",
     "insufficient_system_resource",
 }  # finish reasons of a server in trouble
-_FINISH: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
+_FINISH: dict[str, FinishReason] = {  # by the names that servers have for them
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "model_length": "length",
+    "max_tokens": "length",
+    "max_length": "length",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +178,8 @@ class ChatClient:
                 if response.status_code != 200:
                     text = (await response.aread()).decode(errors="replace")
                     raise self._fault(response.status_code, response.headers, text, contents)
-                return await self._read(response, contents, on_token)
+                answer = await self._read(response, contents, on_token)
+                return answer.reply(max_tokens=max_tokens)
         except TimeoutError:
             raise SlowRequest(
                 f"no answer within engine.timeout_s, {self._server.timeout_s:g} s"
@@ -194,16 +205,20 @@ class ChatClient:
 
     async def _read(
         self, response: httpx.Response, contents: list[str], on_token: Callable[[], None]
-    ) -> Reply:
+    ) -> Answer:
         answer = Answer()
         if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
             async for document in _events(response.aiter_bytes()):
+                if document is None:
+                    answer.is_whole = True
+                    break
                 self._take(answer, document, contents)
                 on_token()
         else:
             text = (await response.aread()).decode(errors="replace")
             self._take(answer, _document(text), contents)
-        return answer.reply()
+            answer.is_whole = True
+        return answer
 
     def _take(self, answer: Answer, document: dict[str, Any], contents: list[str]) -> None:
         if document.get("error"):
@@ -226,11 +241,18 @@ class ChatClient:
 
 
 class Answer:
-    """An answer as it comes, in one piece or many."""
+    """An answer as it comes, in one piece or many.
+
+    `is_whole`: the server has said that nothing more comes.
+    """
 
     def __init__(self) -> None:
+        self.is_whole = False
         self._content: list[str] = []
         self._reasoning: list[str] = []
+        self._refusal: list[str] = []
+        self._unreadable: str | None = None
+        self._has_choice = False
         self._finish: str | None = None
         self._usage: dict[str, Any] = {}
 
@@ -246,28 +268,61 @@ class Answer:
             said = choice.get("delta") or choice.get("message") or {}
             content = said.get("content")
             reasoning = said.get("reasoning_content") or said.get("reasoning")
+            refusal = said.get("refusal")
             finish = choice.get("finish_reason")
         except (AttributeError, TypeError, KeyError, IndexError) as exc:
             raise ServerFault("its answer is no chat completion") from exc
-        for text, parts in ((content, self._content), (reasoning, self._reasoning)):
-            if isinstance(text, str):
-                parts.append(text)
-            elif text is not None:
-                raise ServerFault("its answer is no text")
+        self._has_choice = True
+        self._add(reasoning, self._reasoning)
+        self._add(content, self._content)
+        self._add(refusal, self._refusal)
         self._finish = str(finish) if finish else self._finish  # some servers write "" for not yet
 
-    def reply(self) -> Reply:
-        """The whole.
+    def _add(self, text: Any, parts: list[str]) -> None:
+        """Take text, or a list of parts, each of which says what it is."""
+        if isinstance(text, str):
+            parts.append(text)
+        elif isinstance(text, list):
+            for part in text:
+                self._add_part(part, parts)
+        elif text is not None:
+            self._unreadable = type(text).__name__
 
-        Raises `ServerFault` where it was cut, `RowFailed` where the server ended it for other
-        reasons.
+    def _add_part(self, part: Any, parts: list[str]) -> None:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(part, str):
+            parts.append(part)
+        elif kind in ("thinking", "reasoning"):
+            self._add(part.get(kind, part.get("text")), self._reasoning)
+        elif kind == "refusal":
+            self._add(part.get("refusal"), self._refusal)
+        elif kind in ("text", "output_text"):
+            self._add(part.get("text"), parts)
+        else:
+            self._unreadable = f"a part of type {str(kind)[:40]}"
+
+    def reply(self, *, max_tokens: int | None = None) -> Reply:
+        """The whole; `max_tokens` is what was asked for.
+
+        Raises `ServerFault` where it was cut, `RowFailed` where it is no text or the server ended
+        it for other reasons: that was paid for, and is not asked for again.
         """
         prompt, completion = (
             _count(self._usage, "prompt_tokens"),
             _count(self._usage, "completion_tokens"),
         )
-        if self._finish is None:
+        if self._unreadable is not None:
+            raise RowFailed(
+                "engine_refused",
+                f"its answer is no text (got {self._unreadable}, need text or parts of text)",
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+            )
+        if self._finish is None and not (self.is_whole and self._has_choice):
             raise ServerFault("its answer was cut: it has no end")
+        if self._finish is None:  # some servers give no reason
+            most = float("inf") if max_tokens is None else max_tokens
+            self._finish = "length" if (completion or 0) >= most else "stop"
         if self._finish in _BROKEN_OFF:
             raise ServerFault(f"its answer was broken off (finish_reason {self._finish})")
         if self._finish not in _FINISH:
@@ -287,7 +342,7 @@ class Answer:
             )
         details = self._usage.get("completion_tokens_details")
         return Reply(
-            content=_text(self._content),
+            content=_text(self._content if any(self._content) else self._refusal or self._content),
             reasoning=_text(self._reasoning),
             finish_reason=_FINISH[self._finish],
             prompt_tokens=prompt,
@@ -298,8 +353,8 @@ class Answer:
         )
 
 
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
-    """The documents of a stream of server-sent events, up to its `[DONE]`.
+async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any] | None]:
+    """The documents of a stream of server-sent events; None is its `[DONE]`, the last.
 
     Cut at line feeds and nowhere else: a text may hold any other character that Python takes for
     the end of a line.
@@ -313,10 +368,12 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]
                 continue
             data = line[5:].strip()
             if data == b"[DONE]":
+                yield None
                 return
             yield _document(data.decode(errors="replace"))
-    if rest.startswith(b"data:") and rest[5:].strip() != b"[DONE]":
-        yield _document(rest[5:].decode(errors="replace"))
+    if rest.startswith(b"data:"):
+        last = rest[5:].strip()
+        yield None if last == b"[DONE]" else _document(last.decode(errors="replace"))
 
 
 def _document(text: str) -> dict[str, Any]:

@@ -279,7 +279,7 @@ class ReplayEngine:
     def _cut(self, token_ids: Sequence[int]) -> tuple[list[int], int]:
         """Split fed tokens into the prompt and the count generated before."""
         ids = list(token_ids)
-        last = len(ids) - 1 - ids[::-1].index(self._words.marker)
+        last = len(ids) - 1 - ids[::-1].index(self._words.marker) + self._words.after_marker
         return ids[: last + 1], len(ids) - last - 1
 
     def _plan(self, key: bytes, variant: int | None) -> list[int]:
@@ -293,7 +293,7 @@ class ReplayEngine:
             return [
                 text[variant],
                 *chosen[: reasoning - 1],
-                words.close_id,
+                *words.close_ids,
                 *chosen[reasoning - 1 :],
                 words.end_id,
             ]
@@ -308,7 +308,7 @@ class ReplayEngine:
                 if i != words.marker
             ]
 
-        return [*some(length), words.close_id, *some(script.answer_len), words.end_id]
+        return [*some(length), *words.close_ids, *some(script.answer_len), words.end_id]
 
     def _faults(self) -> None:
         script = self._script

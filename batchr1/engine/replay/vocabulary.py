@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from batchr1.errors import ModelError
-from batchr1.reasoning.formats import ThinkTags
+from batchr1.reasoning.formats import Format
+from batchr1.reasoning.tags import ThinkTags
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Token ids that the engine speaks with.
+    """Token ids of a model that a scripted generation is made of.
 
-    They are the think tags, the end, a range of text, and the last token of every prompt.
+    `close_ids`: the closing tag, of one token or several. `marker`: a token near the end of every
+    prompt that no generation holds; `after_marker` tokens of the prompt follow it.
     """
 
-    open_id: int
-    close_id: int
+    close_ids: tuple[int, ...]
     end_id: int
     first_text_id: int
     num_text_ids: int
     marker: int
+    after_marker: int = 0
 
     @classmethod
-    def of(cls, tokenizer: Any, *, marker: int) -> Vocabulary:
-        """Find them in a model's tokenizer.
+    def of(cls, tokenizer: Any, format: Format, prompts: Sequence[Sequence[int]]) -> Vocabulary:
+        """Find them in a model's tokenizer and in two rendered prompts.
 
-        Raises `ModelError` for one without think tags or single letters.
+        Raises `ModelError` for a tokenizer without tokens of single letters.
         """
-        tags, unknown = ThinkTags.of(tokenizer), tokenizer.unk_token_id
+        tags, unknown = ThinkTags.of(tokenizer, format=format), tokenizer.unk_token_id
         ids = tokenizer.convert_tokens_to_ids(list(_LETTERS))
         first, count = _longest_run([i for i in ids if i is not None and i != unknown])
-        if tags.close_id is None or not count:
+        if not count:
             raise ModelError(
-                "engine.kind: replay needs a model whose </think> and letters are single tokens "
-                "(this tokenizer spells them out). Choose another model, such as variant r1-tiny."
+                "engine.kind: replay needs a model whose letters are single tokens (this tokenizer "
+                "has none). Choose another model, such as variant r1-tiny."
             )
-        open_id = tags.close_id if tags.open_id is None else tags.open_id
-        return cls(open_id, tags.close_id, tokenizer.eos_token_id, first, count, marker)
+        text = format.before_close + format.close
+        close_ids = tags.close_ids
+        if format.before_close or not close_ids:
+            close_ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+        generated = {*range(first, first + count), tokenizer.eos_token_id}
+        marker, after = _marker(prompts, generated, set(close_ids))
+        return cls(close_ids, tokenizer.eos_token_id, first, count, marker, after)
+
+
+def _marker(
+    prompts: Sequence[Sequence[int]], generated: set[int], closing: set[int]
+) -> tuple[int, int]:
+    """Find the marker at the common end of the prompts, and how many tokens follow it."""
+    backwards = zip(*(reversed(ids) for ids in prompts), strict=False)
+    tail = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, backwards)]
+    for banned in (generated | closing, generated):
+        for after, token in enumerate(tail):
+            if token not in banned:
+                return token, after
+    raise ModelError(
+        "engine.kind: replay needs a chat template whose prompts end alike (these do not). Choose "
+        "another model, such as variant r1-tiny."
+    )
 
 
 def _longest_run(ids: list[int]) -> tuple[int, int]:
