@@ -69,7 +69,10 @@ def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
 
 
 def renderer_of(spec: JobSpec, location: str, revision: str | None) -> Renderer:
-    """Make what turns rows into prompts, with a tokenizer that may be another model's."""
+    """Make the renderer of rows into prompts.
+
+    Its tokenizer may be another model's.
+    """
     return backend_of(spec).renderer(spec, location, revision)
 
 
