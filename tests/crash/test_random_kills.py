@@ -166,7 +166,10 @@ def kill_until_done(job: Path, output: Path, kills: int, seed: int) -> Toll:
             over = False
             while not over and toll.kills < kills:
                 seen = ready_lines(output)
-                until(lambda: run.driver.poll() is not None or ready_lines(output) > seen, LOAD_S)
+                until(
+                    lambda seen=seen: run.driver.poll() is not None or ready_lines(output) > seen,
+                    LOAD_S,
+                )
                 ready_at = time.time()
                 time.sleep(rng.uniform(0.0, 2 * EVERY_S))
                 over = toll.kill(rng, run, output, ready_at)

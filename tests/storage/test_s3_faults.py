@@ -120,7 +120,7 @@ def test_a_gateway_that_is_killed_and_started_again_is_waited_for(
     job = job_at(s3_real, tmp_path)
     with tree(command(job, step_s=0.1), tmp_path) as run:
         for parts in (2, 8):
-            until(lambda: len(keys_in(s3_real, "data/")) >= parts, 120)
+            until(lambda parts=parts: len(keys_in(s3_real, "data/")) >= parts, 120)
             gateway.kill()
             time.sleep(6)
             assert run.driver.poll() is None

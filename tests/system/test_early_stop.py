@@ -158,7 +158,8 @@ def test_a_killed_run_goes_on_to_the_same_prompts(tmp_path: Path) -> None:
         with started(
             job, mean_len=60.0, groups=LENGTHS, tokens_per_step=1, step_s=0.01, max_num_seqs=8
         ) as run:
-            until(lambda: len(list((killed / "out/data").glob("*.parquet"))) > 3 * (kill + 1))
+            goal = 3 * (kill + 1)
+            until(lambda goal=goal: len(list((killed / "out/data").glob("*.parquet"))) > goal)
             assert run.driver.poll() is None
             run.kill()
     seen = summarise(Output(open_storage(killed / "out")))

@@ -68,7 +68,7 @@ def kill_the_tree_three_times(job: Path, output: Path) -> None:
         new, delay = rng.randint(0, 4), rng.uniform(0, 0.5)
         with tree(replay_command(job), job.parent) as run:
             goal = len(parts) + new
-            until(lambda: run.workers() and len(parts_of(output)) >= goal)
+            until(lambda goal=goal: run.workers() and len(parts_of(output)) >= goal)
             time.sleep(delay)  # the random moment
             assert run.driver.poll() is None, "the run ended before it could be killed"
             killed = run.kill()

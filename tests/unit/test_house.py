@@ -107,11 +107,10 @@ STILL: dict[str, dict[str, int]] = {
     "line_length": {
         "dataset": 14,
         "models": 4,
-        "reasoning": 43,
+        "reasoning": 27,
         "sizing": 28,
     },
     "openings": {
-        "cli": 1,
         "dataset": 13,
         "reasoning": 4,
         "sizing": 20,
@@ -119,7 +118,6 @@ STILL: dict[str, dict[str, int]] = {
     "first_lines": {
         "columns": 1,
         "dataset": 99,
-        "driver": 1,
         "models": 40,
         "reasoning": 25,
         "sizing": 83,

@@ -21,6 +21,9 @@ def gold_column(job: JobContext) -> GoldColumn | None:
 
 
 def verify_kind(job: JobContext) -> str:
-    """Name the kind that rows are judged by: the job's, or what `auto` chooses."""
+    """Name the kind that rows are judged by.
+
+    It is the job's, or what `auto` chooses.
+    """
     column = gold_column(job)
     return job.spec.verify.kind if column is None else column.kind
