@@ -135,7 +135,7 @@ def _open(target: str) -> Output:
 
 
 def _output_of(target: str, job: Path | None, options: JobOptions) -> Output:
-    """Open an output, or that of a job and nothing else that it names."""
+    """Open an output, or that of a job and nothing else."""
     from batchr1.output.folder import Output
     from batchr1.storage.base import open_storage
 

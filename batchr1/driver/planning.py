@@ -105,7 +105,9 @@ def plan_job(
 
     @functools.cache
     def measure() -> Measured:
-        earlier = [*([] if options.fresh else [job.output]), *job.earlier]
+        earlier = list(job.earlier)
+        if not options.fresh:
+            earlier.insert(0, job.output)
         return Measured(
             machine or machine_of(spec, job.devices),
             measure_prompts(job.source, renderer),
@@ -124,9 +126,10 @@ class NoFitError(JobError):
     """The job does not fit; `ways` would."""
 
     def __init__(self, misfit: MisfitError, ways: tuple[Alternative, ...]) -> None:
-        offers = "; ".join(f"{way.flags} ({way.what})" for way in ways)
-        super().__init__(
-            f"{misfit} " + (f"Add one of: {offers}." if ways else "Choose a smaller variant.")
-        )
+        advice = "Choose a smaller variant."
+        if ways:
+            offers = "; ".join(f"{way.flags} ({way.what})" for way in ways)
+            advice = f"Add one of: {offers}."
+        super().__init__(f"{misfit} {advice}")
         self.missing_gib = misfit.missing_gib
         self.ways = ways

@@ -25,7 +25,9 @@ def check_options(job: JobContext, options: RunOptions) -> None:
 
 def check_fingerprint(job: JobContext, *, continue_truncated: bool = False) -> None:
     """Raise `FingerprintError` when the output's job would answer otherwise."""
-    before = job.output.job() if job.output.exists() else None
+    if not job.output.exists():
+        return
+    before = job.output.job()
     if before is not None:
         check_same(
             before["fingerprint"],
@@ -68,13 +70,17 @@ def note_uncached(job: JobContext, options: RunOptions) -> None:
 
 def has_weights(model: ModelSource) -> bool:
     """Whether a run on this machine would not have to fetch any."""
-    return is_cached(str(model.revision)) if is_bucket(model.location) else model.folder is not None
+    if is_bucket(model.location):
+        return is_cached(str(model.revision))
+    return model.folder is not None
 
 
 def fetch_command(model: ModelSource) -> str:
     """Write the command that fetches a model's weights."""
-    revision = "" if is_bucket(model.location) else f" --revision {model.revision}"
-    return f"batchr1 fetch {model.location}{revision}"
+    command = f"batchr1 fetch {model.location}"
+    if not is_bucket(model.location):
+        command += f" --revision {model.revision}"
+    return command
 
 
 def download_weights(job: JobContext, options: RunOptions) -> None:

@@ -213,10 +213,10 @@ def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
     resumed = rows.filter(pl.col("resumed_at").list.len() > 0).height
     bound_s = 1.2 * toll.kills * EVERY_S
     print(
-        f"\n{name}: {toll.kills} kills {toll.by_target}, {toll.blaming_runs} runs ended with rows "
-        f"blamed; "
-        f"{rows.height} rows, {resumed} resumed; {toll.lost_s:.1f} s of work done again, bound "
-        f"{bound_s:.1f} s"
+        "\n"
+        f"{name}: {toll.kills} kills {toll.by_target}, {toll.blaming_runs} runs ended with rows "
+        f"blamed; {rows.height} rows, {resumed} resumed; {toll.lost_s:.1f} s of work done again, "
+        f"bound {bound_s:.1f} s"
     )
     assert toll.kills == KILLS
     assert toll.lost_s <= bound_s
@@ -226,9 +226,8 @@ def test_killed_again_and_again_a_job_ends_as_if_undisturbed(
         got = content(output)
         same = (got["reasoning"].eq_missing(wanted["reasoning"])).mean()
         print(
-            f"{same:.1%} equal; about {toll.lost_s * rate:,.0f} tokens done again, "
-            f"{rate:,.0f} a "
-            f"second"
+            f"{same:.1%} equal; about {toll.lost_s * rate:,.0f} tokens done again, {rate:,.0f} a "
+            "second"
         )
         if kind.is_repeatable:
             assert got.equals(wanted)

@@ -136,9 +136,19 @@ def test_of_an_answer_with_code_the_last_block_is_final() -> None:
     extract = load_job(ROOT / "jobs/code.yaml").verify.extract
     assert extract is not None
     answer = (
-        "As in:\n```python\nx = 1\n```\nso:\n```python\nimport re\n\n\ndef f(a):\n    "
-        "return "
-        "a\n```\nThat is all."
+        "As in:\n"
+        "```python\n"
+        "x = 1\n"
+        "```\n"
+        "so:\n"
+        "```python\n"
+        "import re\n"
+        "\n"
+        "\n"
+        "def f(a):\n"
+        "    return a\n"
+        "```\n"
+        "That is all."
     )
     verdict = full_verdict(Verify(extract=extract), None, answer, None, {})
     assert (verdict.final, verdict.correct) == ("import re\n\n\ndef f(a):\n    return a", None)

@@ -35,46 +35,34 @@ _REWORD = {
 }
 _TEXTS = {
     "german": [
-        "Angenommen, die rote Kiste enthält den Schlüssel. Dann ist der Zettel "
-        "auf der blauen Kiste falsch, "
-        "und der Wächter hat die Wahrheit über die Lampe gesagt.",
-        "Aber die Lampe war aus, als wir kamen, also hat sie jemand vor dem "
-        "Mittag ausgeschaltet, und das "
-        "passt nicht zum Tagebuch, nach dem das Haus bis zwei Uhr leer war.",
-        "Vielleicht ist die grüne Kiste gemeint, die schon einmal offen war und "
-        "in der nur eine Münze lag, "
-        "das wäre die Antwort, wenn die alte Geschichte stimmt.",
-        "Noch einmal von vorn: welche Kiste soll zuerst geöffnet werden, und "
-        "darf man zwei zugleich öffnen, "
-        "oder hält uns der Wächter davon ab?",
+        "Angenommen, die rote Kiste enthält den Schlüssel. Dann ist der Zettel auf der blauen "
+        "Kiste falsch, und der Wächter hat die Wahrheit über die Lampe gesagt.",
+        "Aber die Lampe war aus, als wir kamen, also hat sie jemand vor dem Mittag ausgeschaltet, "
+        "und das passt nicht zum Tagebuch, nach dem das Haus bis zwei Uhr leer war.",
+        "Vielleicht ist die grüne Kiste gemeint, die schon einmal offen war und in der nur eine "
+        "Münze lag, das wäre die Antwort, wenn die alte Geschichte stimmt.",
+        "Noch einmal von vorn: welche Kiste soll zuerst geöffnet werden, und darf man zwei "
+        "zugleich öffnen, oder hält uns der Wächter davon ab?",
     ],
     "spanish": [
-        "Supongamos que la caja roja guarda la llave. Entonces la nota de la "
-        "caja azul es falsa y el guardia "
-        "dijo la verdad sobre la lámpara.",
-        "Pero la lámpara estaba apagada cuando llegamos, así que alguien la "
-        "apagó antes del mediodía, y eso "
-        "no concuerda con el diario, que dice que la casa estaba vacía.",
-        "Quizá la respuesta es la caja verde, que ya fue abierta una vez y en la "
-        "que solo había una moneda, "
-        "si la vieja historia es cierta.",
-        "Volvamos a la pregunta: qué caja hay que abrir primero, y si es posible "
-        "abrir dos a la vez o el "
-        "guardia lo impide.",
+        "Supongamos que la caja roja guarda la llave. Entonces la nota de la caja azul es falsa y "
+        "el guardia dijo la verdad sobre la lámpara.",
+        "Pero la lámpara estaba apagada cuando llegamos, así que alguien la apagó antes del "
+        "mediodía, y eso no concuerda con el diario, que dice que la casa estaba vacía.",
+        "Quizá la respuesta es la caja verde, que ya fue abierta una vez y en la que solo había "
+        "una moneda, si la vieja historia es cierta.",
+        "Volvamos a la pregunta: qué caja hay que abrir primero, y si es posible abrir dos a la "
+        "vez o el guardia lo impide.",
     ],
     "french": [
-        "Supposons que la boîte rouge contient la clé. Alors la note de la boîte "
-        "bleue est fausse et le "
-        "gardien a dit la vérité sur la lampe.",
-        "Mais la lampe était éteinte quand nous sommes entrés, donc quelqu'un "
-        "l'a éteinte avant midi, et "
-        "cela ne va pas avec le journal, selon lequel la maison était vide.",
-        "Peut-être que la réponse est la boîte verte, qui a déjà été ouverte une "
-        "fois et où il n'y avait "
-        "qu'une pièce, si la vieille histoire est vraie.",
-        "Revenons à la question : quelle boîte faut-il ouvrir en premier, et "
-        "peut-on en ouvrir deux à la "
-        "fois, ou le gardien nous en empêche-t-il ?",
+        "Supposons que la boîte rouge contient la clé. Alors la note de la boîte bleue est fausse "
+        "et le gardien a dit la vérité sur la lampe.",
+        "Mais la lampe était éteinte quand nous sommes entrés, donc quelqu'un l'a éteinte avant "
+        "midi, et cela ne va pas avec le journal, selon lequel la maison était vide.",
+        "Peut-être que la réponse est la boîte verte, qui a déjà été ouverte une fois et où il n'y "
+        "avait qu'une pièce, si la vieille histoire est vraie.",
+        "Revenons à la question : quelle boîte faut-il ouvrir en premier, et peut-on en ouvrir "
+        "deux à la fois, ou le gardien nous en empêche-t-il ?",
     ],
     "chinese": [
         "假设红盒子里有钥匙，那么蓝盒子上的纸条就是假的，守卫关于灯的话是真的，所以灯应该是亮着的。",
@@ -172,9 +160,8 @@ def _divisors(n: int, rng: random.Random) -> str:
 def _cases(n: int, rng: random.Random) -> str:
     a, b = rng.randint(2, 60), rng.randint(2, 60)
     return (
-        f"Case x = {n}: the left side is {a}·{n} + {b} = {a * n + b}, the right "
-        f"side is {n}² = {n * n}. "
-        f"These are not equal, so x = {n} is no solution."
+        f"Case x = {n}: the left side is {a}·{n} + {b} = {a * n + b}, the right side is {n}² = "
+        f"{n * n}. These are not equal, so x = {n} is no solution."
     )
 
 
@@ -186,9 +173,9 @@ def _proof(n: int, rng: random.Random) -> str:
         ["by induction", "by the triangle inequality", "as before", "by contradiction"]
     )
     return (
-        f"{name} {n}. The sequence {which}_{n} is {what}. Proof {how}: from "
-        f"{name.lower()} {n - 1} we know that "
-        f"{which}_{n - 1} = {rng.randint(2, 99)}, and adding {rng.randint(2, 99)} keeps it {what}."
+        f"{name} {n}. The sequence {which}_{n} is {what}. Proof {how}: from {name.lower()} {n - 1} "
+        f"we know that {which}_{n - 1} = {rng.randint(2, 99)}, and adding {rng.randint(2, 99)} "
+        f"keeps it {what}."
     )
 
 

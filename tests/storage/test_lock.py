@@ -105,8 +105,7 @@ def test_a_living_lock_names_its_holder(storage: Storage) -> None:
         who = f"run one on {os.uname().nodename}, pid {os.getpid()}, since {lock.info.started}"
     assert str(caught.value) == (
         f"{storage.uri}: another run holds the output (got {who}, need it free). Wait for that "
-        f"run, stop it, or choose "
-        "another output."
+        "run, stop it, or choose another output."
     )
     assert said == [
         f"{storage.uri}: the lock is held by {who}; waiting up to 1 s for a sign of life"
@@ -120,8 +119,7 @@ def test_a_lock_is_released_only_by_its_owner(storage: Storage) -> None:
         lock.check()
     assert str(caught.value) == (
         f"{storage.uri}/.batchr1/lock: run one no longer holds the output (got another lock, need "
-        f"its own, epoch 1). "
-        "Run the same command again when no other run writes there."
+        "its own, epoch 1). Run the same command again when no other run writes there."
     )
     assert lock.lost
     lock.release()
@@ -384,9 +382,8 @@ def test_a_store_that_ignores_conditions_is_refused(
         acquire(storage)
     assert str(caught.value) == (
         f"{storage.uri}/.batchr1/lock: the object store ignores conditional writes, so that two "
-        f"runs could write at "
-        "once (got a success for a wrong If-Match or If-None-Match, need 412). Write to a disk or "
-        "another store."
+        "runs could write at once (got a success for a wrong If-Match or If-None-Match, need 412). "
+        "Write to a disk or another store."
     )
 
 

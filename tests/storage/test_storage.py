@@ -184,8 +184,8 @@ def test_a_different_file_is_never_replaced(storage: Storage) -> None:
     text = message(lambda: storage.commit(staged, "data/part-1"), StorageError)
     assert text == (
         f"{storage.uri}/data/part-1: a different file has this name (got other bytes than "
-        f".batchr1/staging/part, need "
-        "the same or no file). Move it away, then run the same command again."
+        ".batchr1/staging/part, need the same or no file). Move it away, then run the same command "
+        "again."
     )
     assert storage.read_bytes("data/part-1") == b"rows"
     assert storage.read_bytes(staged) == b"rowz"
@@ -197,8 +197,7 @@ def test_a_commit_after_another_run_emptied_staging_fails(storage: Storage) -> N
     text = message(lambda: storage.commit(staged, "data/part-1"), StorageError)
     assert text == (
         f"{storage.uri}/.batchr1/staging/part: the staged file is gone (got neither it nor "
-        f"data/part-1, need one of "
-        "them). Run the same command again."
+        "data/part-1, need one of them). Run the same command again."
     )
     assert not storage.exists("data/part-1")
 
@@ -241,7 +240,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     text = message(lambda: storage.write_bytes("a", b"new"), StorageError)
     assert text == (
         f"{tmp_path}/out/a: the disk is full (got ENOSPC). Free some space, then run the same "
-        f"command again."
+        "command again."
     )
     assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "a"]
     assert storage.read_bytes("a") == b"old"
@@ -264,9 +263,8 @@ def test_a_path_through_a_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     text = message(open_storage(tmp_path / "file" / "out").check_writable, OutputError)
     assert text == (
-        f"{tmp_path}/file/out: a part of the path is a file, not a folder (got EEXIST). Check "
-        f"the "
-        f"path."
+        f"{tmp_path}/file/out: a part of the path is a file, not a folder (got EEXIST). Check the "
+        "path."
     )
 
 
@@ -398,7 +396,7 @@ def test_an_input_that_is_replaced_while_it_is_read_is_noticed(s3: S3) -> None:
         text = message(file.read, StorageError)
     assert text == (
         f"{storage.uri}/a: the file was replaced while it was read (got another ETag). Run the "
-        f"same command again."
+        "same command again."
     )
 
 
@@ -431,8 +429,8 @@ def test_endpoint_and_region_come_from_the_environment(
 def test_a_missing_bucket_is_named(s3: S3) -> None:
     uri = f"s3://{s3.bucket}-none/out"
     got = (
-        f"{uri}: no such bucket (got NoSuchBucket 404). Check the bucket's name, "
-        f"storage.endpoint and storage.region."
+        f"{uri}: no such bucket (got NoSuchBucket 404). Check the bucket's name, storage.endpoint "
+        "and storage.region."
     )
     assert message(open_storage(uri, s3.options).check_writable, OutputError) == got
     assert message(lambda: expand_inputs(uri, s3.options), InputError) == got
@@ -447,8 +445,7 @@ def test_wrong_keys_are_refused_without_being_shown(
     text = message(s3_real.storage().check_writable, OutputError)
     assert text == (
         f"s3://{s3_real.bucket}/out: the credentials are refused (got SignatureDoesNotMatch 403). "
-        f"Renew "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile."
+        "Renew AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile."
     )
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "NOBODY")
     assert "(got InvalidAccessKeyId 403)" in message(s3_real.storage().check_writable, OutputError)
@@ -479,8 +476,7 @@ def test_trying_again_has_an_end(faulty_s3: FaultyS3) -> None:
     text = message(lambda: storage.write_bytes("a", b""), StorageError)
     assert text == (
         "s3://bucket/out/a: the object store fails or asks to slow down (got SlowDown 503). Run "
-        "the same command "
-        "again: it goes on from here."
+        "the same command again: it goes on from here."
     )
     assert 2 < faulty_s3.seen <= 100
 
@@ -510,8 +506,7 @@ def test_refusals_are_not_tried_again_and_hide_what_the_server_says(faulty_s3: F
     text = message(lambda: expand_inputs("s3://bucket/in/a.parquet", faulty_s3.options), InputError)
     assert text == (
         "s3://bucket/in/a.parquet: access is denied (got HTTP 403). Give these credentials the "
-        "permission, or "
-        "use others."
+        "permission, or use others."
     )
     assert faulty_s3.seen == 1
     faulty_s3.script = ["403 AccessDenied"]
@@ -527,8 +522,7 @@ def test_an_endpoint_that_does_not_answer_is_named(s3_moto: S3) -> None:
     text = message(lambda: expand_inputs("s3://bucket/in", options, Retry(for_s=0)), InputError)
     assert text == (
         "s3://bucket/in: the object store does not answer (got EndpointConnectionError). Check "
-        "storage.endpoint and "
-        "the network, and run again."
+        "storage.endpoint and the network, and run again."
     )
 
 
@@ -540,8 +534,7 @@ def test_missing_credentials_and_profiles_are_named(
     text = message(lambda: expand_inputs("s3://bucket/in", s3_moto.options), InputError)
     assert text == (
         "s3://bucket/in: no S3 credentials were found (got NoCredentialsError). Set "
-        "AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or storage.profile."
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile."
     )
     options = StorageOptions(endpoint=s3_moto.endpoint, profile="nobody")
     text = message(lambda: expand_inputs("s3://bucket/in", options), InputError)
@@ -645,15 +638,13 @@ def test_endpoints_hold_no_credentials(endpoint: str, text: str) -> None:
         (
             "gs://bucket/x?token=hunter2",
             "gs://…: storage of this kind is not supported (got 'gs', need a path, file:// or "
-            "s3://). Copy the data, "
-            "or use the store's S3 interface with storage.endpoint.",
+            "s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
         ),
         (
             "s3://key:hunter2@bucket/x",
             (
                 "s3://…: the URI holds credentials. Set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY "
-                "instead."
+                "AWS_SECRET_ACCESS_KEY instead."
             ),
         ),
         (

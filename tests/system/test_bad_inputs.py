@@ -316,8 +316,8 @@ DATASETS = [
     ),
     Bad(
         "broken JSON line",
-        "TMP/in.jsonl: line 2: not a readable JSON lines file (Expecting value). Correct the "
-        "line, or take it out.",
+        "TMP/in.jsonl: line 2: not a readable JSON lines file (Expecting value). Correct the line, "
+        "or take it out.",
         {"input.path": "in.jsonl"},
         lambda tmp: (tmp / "in.jsonl").write_text(
             '{"id": "a", "problem": "x"}\n{"id": "b", "problem": \n'
@@ -326,8 +326,8 @@ DATASETS = [
     Bad(
         "empty JSON lines file",
         (
-            "TMP/in.jsonl: not a readable data file (no row, no column). Write it again, or "
-            "take it out."
+            "TMP/in.jsonl: not a readable data file (no row, no column). Write it again, or take "
+            "it out."
         ),
         {"input.path": "in.jsonl"},
         lambda tmp: (tmp / "in.jsonl").write_text(""),

@@ -357,8 +357,7 @@ def test_a_row_that_the_limit_cut_goes_on_in_its_answer(tmp_path: Path) -> None:
         (
             {"closing_sentence": "Now."},
             "sampling: closing_sentence is said where a budget closes a trace, and there is none "
-            "(set thinking_budget "
-            "or answer_budget)",
+            "(set thinking_budget or answer_budget)",
         ),
     ],
 )
@@ -412,6 +411,5 @@ def test_three_hundred_prompts_of_r1_tiny_through_vllm(tmp_path: Path, budget: i
     print(
         f"budget {budget}: {rows['injected_tokens'].gt(0).sum()} of 300 forced, longest reasoning "
         f"{rows['reasoning_tokens'].max()}, {answered:.1%} answered, {rows['correct'].mean():.1%} "
-        f"right, "
-        f"{rows['resumed_at'].list.len().gt(0).sum()} resumed"
+        f"right, {rows['resumed_at'].list.len().gt(0).sum()} resumed"
     )

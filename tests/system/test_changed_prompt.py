@@ -105,10 +105,8 @@ def test_a_changed_prompt_is_refused_by_default_and_nothing_is_touched(done: Pat
         ids = [i for i in CHANGED if f"with id 'row/{i}';" in str(refused.value)]
         assert str(refused.value) == (
             f"{done}/out: the input has another prompt for samples that are done (got 6 of them, "
-            f"one with id "
-            f"'row/{ids[0]}'; need none). Set input.on_changed_prompt to rerun (they are "
-            f"generated anew) or keep (they "
-            "stay as they are), or give a new output.path."
+            f"one with id 'row/{ids[0]}'; need none). Set input.on_changed_prompt to rerun (they "
+            "are generated anew) or keep (they stay as they are), or give a new output.path."
         )
     assert snapshot(done) == before
     write_input(done, questions(40))  # the way it was: written anew, but the same

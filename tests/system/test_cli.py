@@ -120,8 +120,8 @@ def test_nothing_heavy_is_imported_for_it(code: str) -> None:
 def test_checking_a_job_and_its_engine_arguments_does_not_import_vllm(tmp_path: Path) -> None:
     job = write_good_job(tmp_path, model={"engine_args": {"max_num_seqs": 8}})
     code = (
-        "import sys; from batchr1.cli.main import main; "
-        f"main(['check', {str(job)!r}], standalone_mode=False); print('vllm' in sys.modules)"
+        f"import sys; from batchr1.cli.main import main; main(['check', {str(job)!r}], "
+        "standalone_mode=False); print('vllm' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False"
@@ -255,7 +255,7 @@ def test_status_of_something_else_is_a_usage_error(tmp_path: Path, option: tuple
         "",
         (
             f"batchr1: {tmp_path}/nowhere: not an output of batchr1. Give the folder that a job "
-            f"wrote, or the job file.\n"
+            "wrote, or the job file.\n"
         ),
     )
 
@@ -299,9 +299,8 @@ def test_the_next_command_of_a_stopped_run_repeats_what_was_overridden(tmp_path:
     result = batchr1("run", job, *given, "--stop-after", "0.001s")
     assert result.exit_code == 75
     assert result.stdout.splitlines()[-1] == (
-        f"next: batchr1 run {job} --output '{there}' --limit 4 --set sampling.n=2 --retry-failed "
-        f" "
-        f"  (goes on from here)"
+        f"next: batchr1 run {job} --output '{there}' --limit 4 --set sampling.n=2 "
+        "--retry-failed    (goes on from here)"
     )
 
 
@@ -324,6 +323,5 @@ def test_an_access_token_in_a_job_file_is_refused_and_not_repeated(tmp_path: Pat
     assert (result.exit_code, result.stderr) == (
         2,
         f"batchr1: {job}: model.engine_args.hf_token: a job file holds no secrets (it is copied "
-        f"into the output). "
-        "Set HF_TOKEN in the environment.\n",
+        "into the output). Set HF_TOKEN in the environment.\n",
     )

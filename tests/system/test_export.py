@@ -356,8 +356,7 @@ def test_chat_templates_take_the_messages_as_they_are(many: Path, tmp_path: Path
     ]
     template = ImmutableSandboxedEnvironment().from_string(
         "{% for m in messages %}[{{ m.role }}]{% if m.reasoning_content is string %}<think>{{ "
-        "m.reasoning_content }}"
-        "</think>{% endif %}{{ m.content }}{% endfor %}"
+        "m.reasoning_content }}</think>{% endif %}{{ m.content }}{% endfor %}"
     )
     number = row["id"].removeprefix("row/")
     assert re.fullmatch(
@@ -630,8 +629,7 @@ def test_an_export_to_s3_that_was_cut_off_is_known_as_such(
 SFT = ["--to", "sft"]
 COLUMNS = (
     "id, sample, subject, level, prompt, gold, reasoning, answer, final_answer, correct, "
-    "reasoning_status, truncated, "
-    "truncated_in, truncated_by, finish_reason"
+    "reasoning_status, truncated, truncated_in, truncated_by, finish_reason"
 )
 BAD: dict[str, tuple[list[str], str]] = {
     "nothing there": (
@@ -645,14 +643,12 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a foreign folder": (
         ["out", "foreign", *SFT],
         "TMP/foreign: the folder is not empty and not an export of batchr1 (it holds mine.txt). "
-        "Give a new or empty "
-        "folder.",
+        "Give a new or empty folder.",
     ),
     "a foreign folder, overwritten": (
         ["out", "foreign", *SFT, "--overwrite"],
         "TMP/foreign: the folder is not empty and not an export of batchr1 (it holds mine.txt). "
-        "Give a new or empty "
-        "folder.",
+        "Give a new or empty folder.",
     ),
     "an earlier export": (
         ["out", "earlier", *SFT],
@@ -662,47 +658,41 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["out", "added", *SFT, "--overwrite"],
         (
             "TMP/added: --overwrite would delete notes.txt, which is not of the export. Move it "
-            "away "
-            "first."
+            "away first."
         ),
     ),
     "an earlier export whose card was edited": (
         ["out", "edited", *SFT, "--overwrite"],
         (
             "TMP/edited: --overwrite would delete README.md, which was edited since the export. "
-            "Move "
-            "it away first."
+            "Move it away first."
         ),
     ),
     "the output itself": (
         ["out", "out", *SFT],
         (
             "TMP/out: DEST and the output TMP/out lie within each other. Give the export a folder "
-            "of "
-            "its own."
+            "of its own."
         ),
     ),
     "within the output": (
         ["out", "out/data/sft", *SFT],
         (
             "TMP/out/data/sft: DEST and the output TMP/out lie within each other. Give the export "
-            "a "
-            "folder of its own."
+            "a folder of its own."
         ),
     ),
     "around the output": (
         ["out", ".", *SFT],
         (
             "TMP: DEST and the output TMP/out lie within each other. Give the export a folder of "
-            "its "
-            "own."
+            "its own."
         ),
     ),
     "a file's name": (
         ["out", "sft.jsonl", *SFT],
         "TMP/sft.jsonl: DEST is a folder, of files, a card and splits (got the name of a file). "
-        "Write TMP/sft, and "
-        "--format parquet or jsonl.",
+        "Write TMP/sft, and --format parquet or jsonl.",
     ),
     "a file in its place": (
         ["out", "file", *SFT],
@@ -734,14 +724,12 @@ BAD: dict[str, tuple[list[str], str]] = {
     "nothing is judged": (
         ["unjudged", "sft", *SFT, "--correct-only"],
         "--correct-only: nothing is known to be right in TMP/unjudged (got no value in the column "
-        "correct). Set "
-        "input.gold in the job, or leave --correct-only out.",
+        "correct). Set input.gold in the job, or leave --correct-only out.",
     ),
     "nothing is left": (
         ["out", "sft", *SFT, "--where", "level > 1", "--max-tokens", "5"],
         "TMP/out: no row is left to export (got 6 rows; left after each filter: complete 6, "
-        "--where 4, --max-tokens "
-        "0). Loosen --max-tokens.",
+        "--where 4, --max-tokens 0). Loosen --max-tokens.",
     ),
     "too few of a prompt": (
         ["out", "sft", *SFT, "--per-prompt", "0"],
@@ -755,38 +743,33 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["out", "sft", *SFT, "--test-share", "2"],
         (
             "--test-share: not a share of the prompts (got 2, need at least 0 and less than 1). "
-            "Write "
-            "0.02 for 2 %."
+            "Write 0.02 for 2 %."
         ),
     ),
     "nothing to train on": (
         ["out", "sft", *SFT, "--test-share", "0.99999"],
         (
-            "--test-share: every prompt falls into the test split (got 0.99999 of 6 prompts). "
-            "Give a "
-            "smaller share."
+            "--test-share: every prompt falls into the test split (got 0.99999 of 6 prompts). Give "
+            "a smaller share."
         ),
     ),
     "reasoning of a raw export": (
         ["out", "sft", "--to", "raw", "--reasoning", "inline"],
         (
             "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
-            "columns). "
-            "Leave it out."
+            "columns). Leave it out."
         ),
     ),
     "an unknown store": (
         ["out", "hf://datasets/me/mine", *SFT],
         "hf://…: storage of this kind is not supported (got 'hf', need a path, file:// or s3://). "
-        "Copy the data, or "
-        "use the store's S3 interface with storage.endpoint.",
+        "Copy the data, or use the store's S3 interface with storage.endpoint.",
     ),
     "a part that is damaged": (
         ["torn", "sft", *SFT],
         "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a readable part "
-        "(REASON). batchr1 "
-        "publishes whole files only, so something else changed it: delete it, and its rows run "
-        "again.",
+        "(REASON). batchr1 publishes whole files only, so something else changed it: delete it, "
+        "and its rows run again.",
     ),
 }
 

@@ -322,8 +322,7 @@ def test_an_input_that_goes_away_under_a_run_stops_it_with_its_partials_saved(
     got = "no file" if what == "vanishes" else "another version"
     assert summary.stopped == (
         f"{second}: changed since this command began (got {got}, need the one that its ids were "
-        f"read from). "
-        "Run the same command again."
+        "read from). Run the same command again."
     )
     left = read_checkpoints(open_storage(tmp_path / "out"))
     assert left.tokens > 0, "saved although no snapshot was due for an hour"

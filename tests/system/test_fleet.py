@@ -177,10 +177,9 @@ def test_ray_refuses_what_only_this_machine_has(tmp_path: Path) -> None:
     with pytest.raises(JobError) as refused:
         run_job(job, RunOptions())
     assert str(refused.value) == (
-        f"output.path: a local folder, and workers on other nodes write to it (got "
-        f"{tmp_path}/out, need s3://… or a "
-        "file system that all nodes share). Give an S3 path, or set executor.shared_storage: true "
-        "if they do."
+        f"output.path: a local folder, and workers on other nodes write to it (got {tmp_path}/out, "
+        "need s3://… or a file system that all nodes share). Give an S3 path, or set "
+        "executor.shared_storage: true if they do."
     )
     with pytest.raises(JobError) as refused:
         run_job(job, RunOptions(devices=("0",)))

@@ -51,8 +51,8 @@ def test_a_corrected_gold_is_refused_then_judged_anew_without_generating(tmp_pat
     with pytest.raises(InputError) as caught:
         run_replay(job)
     assert str(caught.value) == (
-        f"{tmp_path}/out: the input has another gold for samples that are done (got 1 of them, "
-        "one with id 'b'; need none). Set input.on_changed_gold to rejudge (they are judged anew, "
+        f"{tmp_path}/out: the input has another gold for samples that are done (got 1 of them, one "
+        "with id 'b'; need none). Set input.on_changed_gold to rejudge (they are judged anew, "
         "nothing is generated) or keep (they stay as they are), or give a new output.path."
     )
     assert rows_of(tmp_path / "out").equals(before)

@@ -14,8 +14,8 @@ from batchr1.engine.vllm.memory_probe import PROBE_CLASS
 
 MODULE = PROBE_CLASS.rpartition(".")[0]
 PROGRAM = (
-    "import sys, time, importlib; importlib.import_module(sys.argv[1]); print('here', "
-    "flush=True); time.sleep(60)"
+    "import sys, time, importlib; importlib.import_module(sys.argv[1]); print('here', flush=True); "
+    "time.sleep(60)"
 )
 
 

@@ -415,7 +415,7 @@ def test_two_stars_are_refused(earlier: Path) -> None:
         pending_of(job)
     assert str(caught.value) == (
         f"input.exclude: ** is not understood here (got {earlier}/out/**). Write a * for each "
-        f"folder."
+        "folder."
     )
 
 
@@ -479,8 +479,8 @@ def test_days() -> None:
         ),
         (
             "2026-11-01...2026-11-02",
-            "not a date (got '.2026-11-02', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). "
-            "Correct it.",
+            "not a date (got '.2026-11-02', need YYYY-MM-DD or YYYY-MM-DD..YYYY-MM-DD). Correct "
+            "it.",
         ),
     ],
 )
@@ -535,7 +535,6 @@ def test_a_range_of_days_that_are_all_the_same_is_refused(tmp_path: Path) -> Non
     result = nights.run(f"{DAYS[0]}..{DAYS[1]}")
     assert (result.exit_code, result.stderr) == (
         2,
-        f"batchr1: {nights.job}: --date: the job is the same on each day of the range (got no "
-        f"{{{{ ds }}}} in its "
-        "paths). Give one day, or use {{ ds }} in input.path or output.path.\n",
+        f"batchr1: {nights.job}: --date: the job is the same on each day of the range (got no {{{{ "
+        "ds }} in its paths). Give one day, or use {{ ds }} in input.path or output.path.\n",
     )

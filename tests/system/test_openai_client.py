@@ -278,8 +278,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(
         key_of("OPENAI_API_KEY")
     assert str(refused.value) == (
         "engine.api_key_env: the environment variable OPENAI_API_KEY holds no key (it has "
-        "characters that a header "
-        "cannot have). Set it to the key alone."
+        "characters that a header cannot have). Set it to the key alone."
     )
     assert os.environ["OPENAI_API_KEY"] not in str(refused.value)
 

@@ -58,12 +58,10 @@ def line(variant: str, quantization: Any, label: str, name: str, count: int) -> 
     m = p.memory
     return (
         f"{head} {p.replicas} x TP {p.tensor_parallel} PP {p.pipeline_parallel}, "
-        f"{p.max_num_seqs:3} seqs, "
-        f"{p.max_num_batched_tokens:5} batched, at {p.gpu_memory_utilization:.2f}: "
-        f"{m.weights_gib:.1f} weights + "
-        f"{m.activation_gib:.1f} activation + {m.cuda_graph_gib + m.other_gib:.1f} engine + "
-        f"{m.kv_gib:.1f} KV "
-        f"= {p.kv_cache_tokens:,} tokens"
+        f"{p.max_num_seqs:3} seqs, {p.max_num_batched_tokens:5} batched, at "
+        f"{p.gpu_memory_utilization:.2f}: {m.weights_gib:.1f} weights + {m.activation_gib:.1f} "
+        f"activation + {m.cuda_graph_gib + m.other_gib:.1f} engine + {m.kv_gib:.1f} KV = "
+        f"{p.kv_cache_tokens:,} tokens"
     )
 
 

@@ -109,9 +109,8 @@ def test_duckdb_reads_it(output: Path, schema: pa.Schema, expected: Rows) -> Non
         connection.execute("SET TimeZone = 'UTC'")
         found = connection.sql(f"SELECT * FROM '{output}/data/*.parquet'").to_arrow_table()
         [count] = connection.sql(
-            f"SELECT count(*) FROM '{output}/data/*.parquet' WHERE truncated AND "
-            f"finish_reason = "
-            f"'length'"
+            f"SELECT count(*) FROM '{output}/data/*.parquet' WHERE truncated AND finish_reason = "
+            "'length'"
         ).fetchall()
     assert found.column_names == schema.names
     assert by_key(found.to_pylist()) == expected

@@ -476,19 +476,19 @@ BAD = {
     ),
     "a page among the results": (
         ["TMP/out", "--to", "TMP/out/data/report.html"],
-        "--to TMP/out/data/report.html: lies among the results (got data/ of the output). "
-        "Give another place.",
+        "--to TMP/out/data/report.html: lies among the results (got data/ of the output). Give "
+        "another place.",
     ),
     "an unknown store": (
         ["ftp://host/out"],
-        "ftp://…: storage of this kind is not supported (got 'ftp', need a path, "
-        "file:// or s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
+        "ftp://…: storage of this kind is not supported (got 'ftp', need a path, file:// or "
+        "s3://). Copy the data, or use the store's S3 interface with storage.endpoint.",
     ),
     "a part that is damaged": (
         ["TMP/torn"],
-        "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a "
-        "readable part (REASON). batchr1 publishes whole files only, so something else changed "
-        "it: delete it, and its rows run again.",
+        "TMP/torn/data/part-20261120T101500000Z-abcd-0-0-00000.parquet: not a readable part "
+        "(REASON). batchr1 publishes whole files only, so something else changed it: delete it, "
+        "and its rows run again.",
     ),
     "a run record that is damaged": (
         ["TMP/torn_run"],
@@ -504,8 +504,8 @@ BAD = {
     ),
     "a job record that is damaged": (
         ["TMP/odd"],
-        "TMP/odd/.batchr1/job.json: not the record of a job (something else "
-        "changed it). Put it back, or start over with --fresh (deletes these results).",
+        "TMP/odd/.batchr1/job.json: not the record of a job (something else changed it). Put it "
+        "back, or start over with --fresh (deletes these results).",
     ),
 }
 
@@ -545,8 +545,7 @@ def test_a_hundred_thousand_rows_in_a_minute_and_five_megabytes(tmp_path: Path) 
     write_large(tmp_path / "out", 100_000)
     code = (
         "import resource, sys, time; started = time.monotonic(); from batchr1.cli.main import "
-        "main; "
-        f"main(['report', {str(tmp_path / 'out')!r}], standalone_mode=False); "
+        f"main; main(['report', {str(tmp_path / 'out')!r}], standalone_mode=False); "
         "print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -375,8 +375,8 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     ),
     "among another's results": (
         ["TMP/out", "TMP/other", "--to", "TMP/other/data/n.html"],
-        "--to TMP/other/data/n.html: lies among the results (got data/ of the output). "
-        "Give another place.",
+        "--to TMP/other/data/n.html: lies among the results (got data/ of the output). Give "
+        "another place.",
     ),
 }
 

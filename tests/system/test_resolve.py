@@ -97,10 +97,9 @@ def test_a_repository_that_cannot_be_reached_is_refused_with_the_way_out(tmp_pat
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == (
-        "model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B: not in the local cache, and the hub "
-        "cannot be reached. "
-        "Run `batchr1 fetch deepseek-ai/DeepSeek-R1-Distill-Qwen-7B` with network, or set "
-        "model.path.\n"
+        "model deepseek-ai/DeepSeek-R1-Distill-Qwen-7B: not in the local cache, and the hub cannot "
+        "be reached. Run `batchr1 fetch deepseek-ai/DeepSeek-R1-Distill-Qwen-7B` with network, or "
+        "set model.path.\n"
     )
 
 

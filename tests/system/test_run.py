@@ -469,8 +469,7 @@ def test_a_worker_that_always_dies_stops_the_run_and_the_next_run_goes_on(
     assert summary.exit_code == 75
     assert summary.stopped == (
         "the engine died with each of 3 rows that ran alone in it, one after the other: it is not "
-        "the rows. "
-        "The run's log says more; committed rows are safe, and the same command goes on."
+        "the rows. The run's log says more; committed rows are safe, and the same command goes on."
     )
     assert (summary.tally.done, summary.counts.pending, summary.tally.restarts) == (0, 150, 4)
     [record] = run_records(tmp_path / "out")

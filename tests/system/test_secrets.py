@@ -269,15 +269,14 @@ USER = f"user:{PASSWORD}@"
             ["--set", f"input.path=https://{USER}host/in.parquet"],
             {},
             "JOB: https://…: storage of this kind is not supported (got 'https', need a path, "
-            "file:// or s3://). Copy the "
-            "data, or use the store's S3 interface with storage.endpoint.",
+            "file:// or s3://). Copy the data, or use the store's S3 interface with "
+            "storage.endpoint.",
         ),
         (
             ["--set", "input.path=data/${OPENAI_API_KEY}/in.parquet"],
             {},
             "JOB: input.path: paths hold no secrets, they are written to logs and records (got "
-            "${OPENAI_API_KEY}). Use "
-            "another variable.",
+            "${OPENAI_API_KEY}). Use another variable.",
         ),
         (
             ["--output", "s3://bucket/${AWS_SECRET_ACCESS_KEY}"],
@@ -289,8 +288,7 @@ USER = f"user:{PASSWORD}@"
             ["--set", f"model.engine_args.hf_token={PASSWORD}"],
             {},
             "JOB: model.engine_args.hf_token: a job file holds no secrets (it is copied into the "
-            "output). Set "
-            "HF_TOKEN in the environment.",
+            "output). Set HF_TOKEN in the environment.",
         ),
         (
             ["--set", f"model.engine_args.api_key={PASSWORD}"],
@@ -301,8 +299,7 @@ USER = f"user:{PASSWORD}@"
             ["--set", f"model.engine_args.otlp_traces_endpoint=http://{USER}host:4317"],
             {},
             "JOB: model.engine_args: a job is copied into its output, and the URL in "
-            "otlp_traces_endpoint holds "
-            "credentials. Correct it.",
+            "otlp_traces_endpoint holds credentials. Correct it.",
         ),
         (["--set", f"storage.secret_key={PASSWORD}"], {}, "JOB: storage.secret_key: unknown key."),
         (

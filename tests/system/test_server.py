@@ -343,8 +343,7 @@ def test_a_server_that_wants_to_be_left_alone_for_long_stops_the_run_at_once(
     assert summary.exit_code == 75
     assert summary.stopped == (
         "the server asks to be left alone for 86,400 s, which is longer than engine.patience_s "
-        "(HTTP 429: as told: "
-        "429). Try again then; the same command goes on."
+        "(HTTP 429: as told: 429). Try again then; the same command goes on."
     )
 
 
@@ -359,8 +358,7 @@ def test_a_wrong_key_a_wrong_name_and_a_wrong_parameter_stop_at_once_and_bind_no
             run(job)
         assert str(refused.value) == (
             f"engine.base_url {server.url}: the key in OPENAI_API_KEY is not taken (HTTP 401: "
-            f"Incorrect API key "
-            "provided: Bearer […].). Set that variable to a right one."
+            "Incorrect API key provided: Bearer […].). Set that variable to a right one."
         )
         assert not server.bodies
         server.key, server.default, server.models = None, "404", ["teacher/r1-old", "other"]
@@ -368,16 +366,15 @@ def test_a_wrong_key_a_wrong_name_and_a_wrong_parameter_stop_at_once_and_bind_no
             run(job)
         assert str(refused.value) == (
             f"engine.base_url {server.url}: the server has no model 'teacher/r1', or no "
-            f"/chat/completions there (HTTP "
-            "404: as told: 404). It serves teacher/r1-old, other. Correct model.served."
+            "/chat/completions there (HTTP 404: as told: 404). It serves teacher/r1-old, other. "
+            "Correct model.served."
         )
         server.default = "400"
         with pytest.raises(UsageError) as refused:
             run(job, "engine.concurrency=1")
         assert str(refused.value) == (
-            f"engine.base_url {server.url}: the server refuses every request of this job (got "
-            f"HTTP 400: as told: 400). "
-            "Correct what it complains about; nothing was answered."
+            f"engine.base_url {server.url}: the server refuses every request of this job (got HTTP "
+            "400: as told: 400). Correct what it complains about; nothing was answered."
         )
         assert len(server.bodies) <= 4 + 10
         assert not (out / ".batchr1/job.json").exists()
@@ -401,8 +398,7 @@ def test_a_key_that_is_revoked_meanwhile_stops_the_run_resumably(
         assert (summary.exit_code, summary.counts.done, summary.counts.pending) == (75, 8, 4)
         assert summary.stopped == (
             f"engine.base_url {server.url}: the key in TEACHER_KEY is not taken (HTTP 401: as "
-            f"told: 401). Set that "
-            "variable to a right one. The same command then goes on."
+            "told: 401). Set that variable to a right one. The same command then goes on."
         )
     assert not files_with(KEY, tmp_path)
 
@@ -414,8 +410,8 @@ def test_no_server_at_all_ends_resumably(tmp_path: Path) -> None:
     assert summary.exit_code == 75
     assert summary.stopped == (
         f"engine.base_url {url}: the server cannot be reached (connect error: All connection "
-        f"attempts failed; tried "
-        "for 1 s). Start it, or correct the address; the same command goes on."
+        "attempts failed; tried for 1 s). Start it, or correct the address; the same command goes "
+        "on."
     )
 
 
@@ -583,8 +579,7 @@ def test_max_cost_cannot_be_kept_without_usage(tmp_path: Path) -> None:
             run(job)
         assert str(refused.value) == (
             f"engine.max_cost: cannot be kept with {server.url}, whose answers have no usage (got "
-            f"no token counts). "
-            "Leave it out, and watch the cost there."
+            "no token counts). Leave it out, and watch the cost there."
         )
         assert len(server.bodies) == 1
         assert len(rows_of(tmp_path / "out")) == 1, "it is there, and paid for"
@@ -635,16 +630,16 @@ def test_cut_rows_cannot_go_on(tmp_path: Path) -> None:
     with pytest.raises(JobError) as refused:
         run(job, continue_truncated=True)
     assert str(refused.value) == (
-        "--continue-truncated: goes on from token ids, and engine.kind openai gives none. Leave "
-        "it out."
+        "--continue-truncated: goes on from token ids, and engine.kind openai gives none. Leave it "
+        "out."
     )
 
 
 def test_the_worker_loads_neither_torch_nor_vllm_nor_a_tokenizer() -> None:
     code = (
         "import sys, batchr1.worker.main, batchr1.worker.server_worker, "
-        "batchr1.dataset.chat_prompts; "
-        "print(sorted({'torch', 'vllm', 'transformers', 'ray', 'polars'} & set(sys.modules)))"
+        "batchr1.dataset.chat_prompts; print(sorted({'torch', 'vllm', 'transformers', 'ray', "
+        "'polars'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -679,12 +674,10 @@ def test_check_asks_the_server_and_plan_counts_what_it_will_cost(tmp_path: Path)
             f"engine   openai at {server.url}, 4 requests at a time",
             "input    4 rows × 2 = 8 requests",
             "tokens   about 190 in (4 characters a token) and 1,599 out (6,094 tokens, DeepSeek's "
-            "average for maths, "
-            "capped at 200)",
+            "average for maths, capped at 200)",
             (
                 "cost     about 0.0033 USD (0.5 USD per million in, 2 out); engine.max_cost is "
-                "1.00 "
-                "USD"
+                "1.00 USD"
             ),
         ]
         server.models = ["another"]

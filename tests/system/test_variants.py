@@ -143,9 +143,8 @@ def test_the_text_says_what_the_json_says() -> None:
         ),
         (
             ["--gpu", "MI300X"],
-            "--gpu: AMD GPUs are not supported (got 'MI300X', need NVIDIA's CUDA). "
-            "Use an NVIDIA GPU, such as RTX 4090 or H200; small models also run on the CPU "
-            "(--gpus none).",
+            "--gpu: AMD GPUs are not supported (got 'MI300X', need NVIDIA's CUDA). Use an NVIDIA "
+            "GPU, such as RTX 4090 or H200; small models also run on the CPU (--gpus none).",
         ),
     ],
 )

@@ -155,9 +155,11 @@ def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_toke
     questions(count).with_columns(gold=pl.lit("x")).write_parquet(tmp_path / "in.parquet")
     (tmp_path / "is slow").touch()
     (tmp_path / "mine.py").write_text(
-        "import os, time\n\ndef judge(answer, gold, row):\n"
-        f"    time.sleep(60 if os.path.exists({str(tmp_path / 'is slow')!r}) else 0)\n    return "
-        f"True\n"
+        "import os, time\n"
+        "\n"
+        "def judge(answer, gold, row):\n"
+        f"    time.sleep(60 if os.path.exists({str(tmp_path / 'is slow')!r}) else 0)\n"
+        "    return True\n"
     )
     job = write_job(
         tmp_path,
@@ -238,8 +240,7 @@ CASES = [
         "kind misspelt",
         (
             f"TMP/job.yaml: verify.kind: wrong value (got text 'maths', need {KINDS}). Did you "
-            f"mean "
-            f"math?"
+            "mean math?"
         ),
         {"kind": "maths"},
     ),
@@ -256,8 +257,7 @@ CASES = [
     Bad(
         "bad pattern",
         "TMP/job.yaml: verify.extract: this is no regular expression (missing ), unterminated "
-        "subpattern at position 4"
-        "; got 'is: (x'). Correct it.",
+        "subpattern at position 4; got 'is: (x'). Correct it.",
         {"extract": "is: (x"},
     ),
     Bad(
@@ -285,15 +285,13 @@ CASES = [
     Bad(
         "no time",
         "TMP/job.yaml: verify.timeout_s: wrong value (got a number 0, need a number greater than "
-        "0). "
-        "Correct it.",
+        "0). Correct it.",
         {"timeout_s": 0},
     ),
     Bad(
         "no processes",
         "TMP/job.yaml: verify.processes: wrong value (got a number 0, need a number greater than "
-        "0). "
-        "Correct it.",
+        "0). Correct it.",
         {"processes": 0},
     ),
     Bad(
@@ -304,8 +302,7 @@ CASES = [
     Bad(
         "module that is not there",
         "TMP/job.yaml: verify.kind: nowhere:judge: there is no module nowhere (looked in TMP and "
-        "in what is "
-        "installed). Correct the name, or give its folder as verify.path.",
+        "in what is installed). Correct the name, or give its folder as verify.path.",
         {"kind": "nowhere:judge"},
     ),
     Bad(
@@ -318,8 +315,7 @@ CASES = [
         "no function",
         (
             "TMP/job.yaml: verify.kind: mine:judge: this is no function (got int). Name one that "
-            "can "
-            "be called."
+            "can be called."
         ),
         {"kind": "mine:judge"},
         "judge = 3\n",
@@ -327,16 +323,14 @@ CASES = [
     Bad(
         "coroutine function",
         "TMP/job.yaml: verify.kind: mine:judge: this is a coroutine function, and nothing would "
-        "await it. "
-        "Name a plain function.",
+        "await it. Name a plain function.",
         {"kind": "mine:judge"},
         "async def judge(answer, gold, row):\n    return True\n",
     ),
     Bad(
         "wrong parameters",
         "TMP/job.yaml: verify.kind: mine:judge: it cannot be called with (answer, gold, row) (too "
-        "many positional "
-        "arguments). Change its parameters.",
+        "many positional arguments). Change its parameters.",
         {"kind": "mine:judge"},
         "def judge(answer, gold):\n    return True\n",
     ),
@@ -352,32 +346,29 @@ CASES = [
     Bad(
         "module that is no Python",
         "TMP/job.yaml: verify.kind: mine:judge: importing mine raised SyntaxError (invalid syntax "
-        "(mine.py, line 1)). "
-        "Correct the module.",
+        "(mine.py, line 1)). Correct the module.",
         {"kind": "mine:judge"},
         "def def\n",
     ),
     Bad(
         "module whose own import fails",
         "TMP/job.yaml: verify.kind: mine:judge: importing mine raised ModuleNotFoundError (No "
-        "module named 'nowhere') "
-        "at mine.py:1. Correct the module.",
+        "module named 'nowhere') at mine.py:1. Correct the module.",
         {"kind": "mine:judge"},
         "import nowhere\n",
     ),
     Bad(
         "module that exits",
         "TMP/job.yaml: verify.kind: mine:judge: importing mine raised SystemExit (bye) at "
-        "mine.py:1. "
-        "Correct the module.",
+        "mine.py:1. Correct the module.",
         {"kind": "mine:judge"},
         "raise SystemExit('bye')\n",
     ),
     Bad(
         "module that ends the process",
         "TMP/job.yaml: verify.kind: mine:judge: the process that imports it ended its process "
-        "(exit code 9) "
-        "(memory_gib: 2). Import it in Python to see why, or raise verify.memory_gib.",
+        "(exit code 9) (memory_gib: 2). Import it in Python to see why, or raise "
+        "verify.memory_gib.",
         {"kind": "mine:judge"},
         "import os\nos._exit(9)\n",
     ),
@@ -385,8 +376,7 @@ CASES = [
         "module that needs more memory",
         (
             "TMP/job.yaml: verify.kind: mine:judge: importing mine raised MemoryError at "
-            "mine.py:1. "
-            "Correct the module."
+            "mine.py:1. Correct the module."
         ),
         {"kind": "mine:judge", "memory_gib": 0.25},
         "hoard = bytearray(2**30)\n",
@@ -414,9 +404,10 @@ def test_a_job_that_cannot_verify_is_refused_in_exact_words_and_leaves_no_trace(
 def test_a_function_needs_no_right_answers_and_may_be_in_another_folder(tmp_path: Path) -> None:
     (tmp_path / "checks").mkdir()
     (tmp_path / "checks/form.py").write_text(
-        "class Rules:\n    @staticmethod\n    def short(answer, gold, row):\n        return "
-        "gold "
-        "is None\n"
+        "class Rules:\n"
+        "    @staticmethod\n"
+        "    def short(answer, gold, row):\n"
+        "        return gold is None\n"
     )
     questions(2).write_parquet(tmp_path / "in.parquet")
     job = write_job(tmp_path, verify={"kind": "form:Rules.short", "path": "checks"})

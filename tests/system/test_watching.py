@@ -253,8 +253,7 @@ def test_a_metrics_file_in_no_folder_is_refused_before_anything_is_done(tmp_path
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
         f"batchr1: --metrics-file: {tmp_path}/no/x.prom cannot be written (got no such file or "
-        f"directory). "
-        "Name a file in a folder that is there.\n"
+        "directory). Name a file in a folder that is there.\n"
     )
     assert not (tmp_path / "out").exists()
 
@@ -336,7 +335,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_done(tmp_path: Path)
         2,
         (
             f"batchr1: --metrics-port: cannot listen on 127.0.0.1:{port} (got address already in "
-            f"use). Choose another.\n"
+            "use). Choose another.\n"
         ),
     )
     assert not (tmp_path / "out").exists()
@@ -389,8 +388,8 @@ def test_what_is_no_port(text: str) -> None:
     with pytest.raises(JobError) as caught:
         address(text)
     assert str(caught.value) == (
-        f"--metrics-port: not a port (got {text!r}, need 9400, or HOST:PORT such as "
-        f"0.0.0.0:9400). Correct it."
+        f"--metrics-port: not a port (got {text!r}, need 9400, or HOST:PORT such as 0.0.0.0:9400). "
+        "Correct it."
     )
 
 
@@ -429,8 +428,8 @@ def test_the_command_gets_the_record_of_each_run(tmp_path: Path) -> None:
 def test_the_output_is_free_when_the_command_is_run(tmp_path: Path) -> None:
     questions(2).write_parquet(tmp_path / "in.parquet")
     again = (
-        "from sys import argv; from batchr1.storage.lock import Lock; from "
-        "batchr1.storage.base import open_storage; "
+        "from sys import argv; from batchr1.storage.lock import Lock; from batchr1.storage.base "
+        "import open_storage; "
     )
     again += "Lock.acquire(open_storage(argv[1]), run='next').release()"
     job = write_job(

@@ -89,8 +89,8 @@ def test_what_is_no_time_of_day(text: str) -> None:
     with pytest.raises(JobError) as caught:
         next_time(text, EVENING)
     assert str(caught.value) == (
-        f"--stop-at: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). "
-        f"Correct it."
+        f"--stop-at: not a time of day (got {text!r}, need HH:MM, such as 06:00 or 22:30). Correct "
+        "it."
     )
 
 

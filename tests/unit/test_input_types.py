@@ -128,8 +128,8 @@ def test_a_condition_that_needs_other_rows_is_refused(
 ) -> None:
     path = write(tmp_path / "in.parquet", {**TWO, "level": [1, 2]}, row_group_size=1)
     assert refusal(JobError, path, where=condition) == (
-        f"input.where: {what} needs more than one row (got {condition!r}, need a condition on "
-        "each row by itself). Write its result as a column of the input, and name that."
+        f"input.where: {what} needs more than one row (got {condition!r}, need a condition on each "
+        "row by itself). Write its result as a column of the input, and name that."
     )
 
 

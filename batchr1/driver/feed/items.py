@@ -69,7 +69,12 @@ class ItemMaker:
             (m for m in (self.limits.max_tokens, prompt.max_tokens) if m is not None),
             default=room + 1,
         )
-        limited_by: TruncatedBy = "max_tokens" if asked <= room else "context"
+        limited_by: TruncatedBy = "max_tokens"
+        if asked > room:
+            limited_by = "context"
+        expected = None
+        if not math.isnan(pick.expected):
+            expected = pick.expected
         partial, attempt = self._partial(prompt, sample)
         return WorkItem(
             prompt,
@@ -79,7 +84,7 @@ class ItemMaker:
             seed=derive_seed(self.seed, prompt.id, sample, attempt),
             attempt=attempt,
             partial=partial,
-            expected_tokens=None if math.isnan(pick.expected) else pick.expected,
+            expected_tokens=expected,
             at_least_tokens=pick.at_least,
         )
 

@@ -45,7 +45,8 @@ def measure_prompts(
         good += len(lengths)
         total += sum(lengths)
         longest = max(longest, max(lengths, default=0))
-    return PromptLengths(rows, measured, longest, total / good if good else 0.0)
+    mean = total / max(1, good)
+    return PromptLengths(rows, measured, longest, mean)
 
 
 def expected_completions(
@@ -103,9 +104,10 @@ def _from_column(spec: JobSpec, source: Source, cap: int) -> CompletionLengths |
         )  # a completion has a token at least, its end
     if not known.rows:
         return None
-    return known.lengths(
-        f"column {name}" + ("" if known.rows == rows else f" ({known.rows:,} of {rows:,} rows)")
-    )
+    named = f"column {name}"
+    if known.rows < rows:
+        named += f" ({known.rows:,} of {rows:,} rows)"
+    return known.lengths(named)
 
 
 def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | None:
@@ -114,14 +116,15 @@ def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | 
         return None
     caps = _Moments()
     if spec.input.max_tokens is None:
+        what = f"{cap:,} tokens"
         caps.add(np.array([float(cap)]))
     else:
+        what = f"column {spec.input.max_tokens}"
         for _, batch in source.batches([spec.input.max_tokens]):
             lengths = _row_caps(source, batch, cap)
             caps.add(lengths[lengths >= 1])  # other rows fail
     if not caps.rows:
         return None
-    what = f"column {spec.input.max_tokens}" if spec.input.max_tokens else f"{cap:,} tokens"
     return caps.lengths(f"{what}, since ignore_eos lets every sample run to its cap")
 
 
@@ -133,7 +136,9 @@ def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | No
     """
     lengths, uris = _Moments(), []
     for output in outputs:
-        tables = list(output.tables(["completion_tokens"])) if output.exists() else []
+        if not output.exists():
+            continue
+        tables = output.tables(["completion_tokens"])
         # A server may have counted no tokens.
         counted = [table.column("completion_tokens").drop_null() for table in tables]
         rows = sum(map(len, counted))
@@ -143,11 +148,9 @@ def _from_outputs(outputs: Iterable[Output], cap: int) -> CompletionLengths | No
                 lengths.add(np.minimum(column.to_numpy().astype(np.float64), cap))
     if lengths.rows < MIN_EARLIER_ROWS:
         return None
-    runs = (
-        f"an earlier run at {uris[0]}"
-        if len(uris) == 1
-        else f"earlier runs at {uris[0]} and {len(uris) - 1} more"
-    )
+    runs = f"an earlier run at {uris[0]}"
+    if len(uris) > 1:
+        runs = f"earlier runs at {uris[0]} and {len(uris) - 1} more"
     return lengths.lengths(f"{lengths.rows:,} rows of {runs}")
 
 
@@ -166,12 +169,13 @@ def _from_catalogue(spec: JobSpec, cap: int) -> CompletionLengths | None:
 
 def _cap_columns(spec: JobSpec, *, besides: str) -> list[str]:
     name = spec.input.max_tokens
-    return [name] if name is not None and name != besides else []
+    if name is None or name == besides:
+        return []
+    return [name]
 
 
 def _row_caps(source: Source, batch: pa.RecordBatch, cap: int) -> Floats:
     """Give each row's cap in tokens: its own where that is smaller."""
-    caps: Floats = np.array(
-        [cap if own is None else min(own, cap) for own in source.caps(batch)], dtype=np.float64
-    )
+    own = np.array(source.caps(batch), dtype=np.float64)  # None becomes NaN, which fmin passes over
+    caps: Floats = np.fmin(own, cap)
     return caps

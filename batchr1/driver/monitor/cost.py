@@ -85,7 +85,9 @@ def as_line(spend: SpendRecord, max_cost: float | None) -> str | None:
     line = f"spent: {money(spend.usd)} USD on {spend.requests:,} answers in this run"
     before = spend.before
     if before is not None and (before.usd or max_cost is not None):
-        of = "" if max_cost is None else f" of {money(max_cost)}"
+        of = ""
+        if max_cost is not None:
+            of = f" of {money(max_cost)}"
         line += f", {money(before.usd + spend.usd)}{of} on this output"
     if spend.without_usage:
         line += f" ({spend.without_usage:,} answers without usage are not in it)"

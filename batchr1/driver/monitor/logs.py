@@ -23,9 +23,10 @@ def log_file(output: Output, run: str) -> Iterator[Path]:
     It lies beside the record; for S3 it is kept locally and uploaded at the end.
     """
     local = output.storage.kind == "local"
-    folder = (
-        Path(output.storage.path(RUNS_DIR)) if local else Path(tempfile.mkdtemp(prefix="batchr1-"))
-    )
+    if local:
+        folder = Path(output.storage.path(RUNS_DIR))
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="batchr1-"))
     path = folder / f"{run}.log"
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

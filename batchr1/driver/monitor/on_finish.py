@@ -42,23 +42,18 @@ def run_command(spec: OnFinishSpec, record: RunRecord, output: str) -> None:
         )
         printed = done.stdout
         if done.returncode:
-            reason = (
-                f"exit code {done.returncode}"
-                if done.returncode > 0
-                else f"signal {-done.returncode}"
-            )
+            reason = f"exit code {done.returncode}"
+        if done.returncode < 0:
+            reason = f"signal {-done.returncode}"
     except subprocess.TimeoutExpired:
         reason = f"killed after {spec.timeout_s:g} s, on_finish.timeout_s"
     except OSError as exc:
         reason = (exc.strerror or str(exc)).lower()
+    level = logging.INFO
+    if reason:
+        level = logging.WARNING
     for line in printed.splitlines()[-KEPT_LINES:]:
-        log.log(
-            logging.WARNING if reason else logging.INFO,
-            "%s: %s",
-            name,
-            line,
-            extra=event("on_finish_output"),
-        )
+        log.log(level, "%s: %s", name, line, extra=event("on_finish_output"))
     if reason is None:
         seconds = round(time.monotonic() - started, 3)
         log.info("on_finish: %s is done", name, extra=event("on_finish_ended", seconds=seconds))

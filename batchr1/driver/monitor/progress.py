@@ -35,12 +35,9 @@ class ProgressDisplay:
         self._pending = pending
         self._as_events = as_events
         self._stream = stream or sys.stderr
-        self._bar = (
-            tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True)
-            if self._stream.isatty() and not as_events
-            else None
-        )
-        if self._bar is not None:
+        self._bar = None
+        if self._stream.isatty() and not as_events:
+            self._bar = tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True)
             self._bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
         self._said_at = time.monotonic()
         self._history: list[tuple[float, int]] = []
@@ -57,8 +54,11 @@ class ProgressDisplay:
                 self._history.pop(0)
         finished = sum(w.finished for w in workers) + tally.failed + tally.spared
         rate, truncated, eta_s = self._numbers(workers, generated, finished)
-        text = f"{rate:,.0f} tok/s, {truncated:.1%} truncated" if workers else "loading the model"
-        text += f", ETA {format_seconds(eta_s)}" if eta_s is not None else ""
+        text = "loading the model"
+        if workers:
+            text = f"{rate:,.0f} tok/s, {truncated:.1%} truncated"
+        if eta_s is not None:
+            text += f", ETA {format_seconds(eta_s)}"
         if self._bar is not None:
             self._bar.n = min(finished, self._pending)
             self._bar.set_postfix_str(text, refresh=False)
@@ -90,11 +90,16 @@ class ProgressDisplay:
         The seconds are None while they are not known.
         """
         (first_at, first), (last_at, last) = self._history[0], self._history[-1]
-        rate = (last - first) / (last_at - first_at) if last_at > first_at else 0.0
+        rate = truncated = 0.0
+        if last_at > first_at:
+            rate = (last - first) / (last_at - first_at)
         done = sum(w.finished for w in workers)
-        truncated = sum(w.truncated for w in workers) / done if done else 0.0
+        if done:
+            truncated = sum(w.truncated for w in workers) / done
         left = expected_tokens_left(workers, generated, self._pending - finished)
-        return rate, truncated, left / rate if left is not None and rate > 0 else None
+        if left is None or rate <= 0:
+            return rate, truncated, None
+        return rate, truncated, left / rate
 
 
 def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:
@@ -106,11 +111,15 @@ def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: in
     of finished rows alone would be too low for most of a run, because long generations finish last.
     """
     done = sum(w.finished for w in workers)
-    return generated / done * rows_left if done else None
+    if not done:
+        return None
+    return generated / done * rows_left
 
 
 def format_seconds(seconds: float) -> str:
     """1:02:03 or 2:03"""
     minutes, s = divmod(int(seconds), 60)
     hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+    if hours:
+        return f"{hours}:{m:02}:{s:02}"
+    return f"{m}:{s:02}"

@@ -152,7 +152,9 @@ class Metrics:
             put("batchr1_server_tokens_total", tally.spent.completion_tokens, kind="completion")
         put("batchr1_worker_restarts_total", tally.restarts)
         put("batchr1_preemptions_total", self.preempted)
-        workers = self.workers if self.ended is None else []
+        workers = self.workers
+        if self.ended is not None:
+            workers = []
         put("batchr1_workers", len(workers))
         put("batchr1_sequences", sum(w.load.running for w in workers), state="running")
         put("batchr1_sequences", sum(w.load.waiting for w in workers), state="waiting")

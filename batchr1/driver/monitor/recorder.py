@@ -91,7 +91,7 @@ class RunRecorder:
     @property
     def spent_usd(self) -> float:
         """The cost of earlier runs at a server."""
-        return self._before.usd if self._before else 0.0
+        return (self._before or SpentRecord()).usd
 
     def write(self) -> None:
         self._run.job.output.write_run(self.record)
@@ -146,7 +146,9 @@ class RunRecorder:
         result = self._result(tally, error)
         is_counted = tally.tokens > 0 or not self._is_server  # a server need not count tokens
         record = self.record
-        record.state = "stopped" if error else "ended"
+        record.state = "ended"
+        if error:
+            record.state = "stopped"
         record.ended, record.exit_code, record.stopped = (
             now_text(),
             result.exit_code,
@@ -154,7 +156,8 @@ class RunRecorder:
         )
         record.wall_s = round(result.wall_s, 3)
         record.generating_s = round(result.generating_s, 3)
-        record.tokens_per_s = round(result.tokens_per_s, 1) if is_counted else None
+        if is_counted:
+            record.tokens_per_s = round(result.tokens_per_s, 1)
         record.counts = CountsRecord.model_validate(result.counts.to_dict())
         record.tally = TallyRecord.model_validate(
             {name: value for name, value in asdict(tally).items() if name not in _NOT_TALLIED}
@@ -176,8 +179,12 @@ class RunRecorder:
 
     def _result(self, tally: Tally, error: BatchError | None) -> RunResult:
         counts, spec = self.counts_with(tally), self._run.job.spec
-        stopped = str(error) if isinstance(error, StoppedError) else None
-        code = error.exit_code if error else exit_code_of(counts, spec, stopped)
+        stopped = None
+        if isinstance(error, StoppedError):
+            stopped = str(error)
+        code = exit_code_of(counts, spec, stopped)
+        if error:
+            code = error.exit_code
         generating_s = rate = 0.0
         if tally.last_commit:
             generating_s = tally.last_commit - (tally.first_submit or 0.0)
@@ -190,7 +197,9 @@ class RunRecorder:
         """Record the life of each replica, in seconds since the driver started."""
 
         def since_start(moment: float | None) -> float | None:
-            return None if moment is None else round(moment - fleet.started, 3)
+            if moment is None:
+                return None
+            return round(moment - fleet.started, 3)
 
         return ReplicasRecord(
             first_submit_s=since_start(driver.tally.first_submit),
@@ -207,7 +216,9 @@ class RunRecorder:
     def _gpus_of(self, kind: int) -> int:
         """Count the GPUs of an engine on a kind of machine."""
         plan = self._plan.of_kind(kind)
-        return plan.tensor_parallel * plan.pipeline_parallel if plan.device == "cuda" else 0
+        if plan.device != "cuda":
+            return 0
+        return plan.tensor_parallel * plan.pipeline_parallel
 
     def _memories(self, fleet: Fleet) -> dict[str, dict[str, FigureRecord]]:
         """Record memory by worker; none where it is a server's."""
@@ -222,8 +233,9 @@ class RunRecorder:
         """Pair planned and measured memory of an engine, in GiB and tokens."""
         plan = self._plan.of_kind(kind)
         planned = asdict(plan.memory) | {"kv_cache_tokens": plan.kv_cache_tokens}
-        measured = asdict(ready.info.memory) if ready.info.memory else {}
-        measured |= {"kv_cache_tokens": ready.info.kv_cache_tokens}
+        measured: dict[str, float | None] = {"kv_cache_tokens": ready.info.kv_cache_tokens}
+        if ready.info.memory:
+            measured |= asdict(ready.info.memory)
         return {
             name: FigureRecord(planned=value, measured=measured.get(name))
             for name, value in planned.items()

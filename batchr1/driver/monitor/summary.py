@@ -65,7 +65,9 @@ def run_name(now: dt.datetime) -> str:
 
 def initial_record(job: JobContext, options: RunOptions, run: str) -> RunRecord:
     """Make the record of a run that has done nothing yet."""
-    stop_at = options.stop_at.isoformat() if options.stop_at else None
+    stop_at = None
+    if options.stop_at:
+        stop_at = options.stop_at.isoformat()
     return RunRecord(
         format=FORMAT,
         run=run,
@@ -108,7 +110,9 @@ def counted(counts: Counts) -> dict[str, int]:
 def exit_code_of(counts: Counts, spec: JobSpec, stopped: str | None) -> int:
     if stopped is not None or counts.pending:
         return 75
-    return 3 if counts.failed > spec.max_failed else 0
+    if counts.failed > spec.max_failed:
+        return 3
+    return 0
 
 
 def now_text() -> str:

@@ -95,7 +95,9 @@ class Timeline:
             kv_cache_usage=sum(w.load.kv_cache_usage for w in workers) / len(workers),
             heard=1,
         )
-        self._open = self._open.merge(point) if self._open else point
+        if self._open:
+            point = self._open.merge(point)
+        self._open = point
         if now - self._opened_at >= self._every_s:
             self._close(now)
 
@@ -128,14 +130,15 @@ class Timeline:
         waiting and the share of the KV cache in use are means meanwhile. The first point is the
         moment at which the first engine was ready. Lists are empty before anything was heard.
         """
-        points = [*self._points, self._open] if self._open else self._points
+        points = list(self._points)
+        if self._open:
+            points.append(self._open)
         document: dict[str, list[Any]] = {
             "seconds": [round(p.seconds, 2) for p in points],
             "tokens": [p.tokens for p in points],
             "finished": [p.finished for p in points],
             "preempted": [p.preempted for p in points],
         }
-        for name in ("running", "waiting", "kv_cache_usage"):
-            digits = 4 if name == "kv_cache_usage" else 1
+        for name, digits in (("running", 1), ("waiting", 1), ("kv_cache_usage", 4)):
             document[name] = [round(getattr(p, name) / p.heard, digits) for p in points]
         return document

@@ -45,7 +45,9 @@ def files_to_check(job: JobContext, pending: Pending) -> set[str]:
     if not is_asked or not pending.num_rows:
         return set()
     changed = changed_files(job, pending)
-    return changed if changed and job.output.parts() else set()
+    if not changed or not job.output.parts():
+        return set()
+    return changed
 
 
 def changed_files(job: JobContext, pending: Pending) -> set[str]:

@@ -71,9 +71,9 @@ def _wanted(
 
     def is_done(table: pa.Table) -> Bools:
         done = pending.states(table.column("id"), table.column("sample"))[1]
-        return (
-            done & ~pending.has_enough(table.column("id"), stop_when.correct) if stop_when else done
-        )
+        if stop_when:
+            done = done & ~pending.has_enough(table.column("id"), stop_when.correct)
+        return done
 
     spec, source = job.spec.input, job.source
     is_kept = (
@@ -88,7 +88,8 @@ def _wanted(
     caps = np.full(pending.num_rows, np.inf)
     if spec.max_tokens is not None:
         for numbers, batch in pending.rows_at(source, chosen, [spec.max_tokens]):
-            caps[numbers] = [np.inf if cap is None else cap for cap in source.caps(batch)]
+            own = np.array(source.caps(batch), dtype=np.float64)  # None becomes NaN
+            caps[numbers] = np.nan_to_num(own, nan=np.inf)
     digests = None
     if is_kept:
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
@@ -99,7 +100,9 @@ def _wanted(
     def wanted(table: pa.Table) -> Bools:
         cap = caps[pending.find(table.column("id"))]
         mask: Bools = is_done(table) & (table.column("completion_tokens").to_numpy() < cap)
-        return mask if digests is None else mask & ~have_changed(table, pending, digests)
+        if digests is not None:
+            mask = mask & ~have_changed(table, pending, digests)
+        return mask
 
     return wanted
 

@@ -46,7 +46,9 @@ def read_ids(job: JobContext) -> Pending:
         day = day_of(job.output)
         return backend_of(spec).renderer(spec, *job.model.loads_from, day=day)
 
-    by_prompt = renderer if spec.input.exclude_by == "prompt" else None
+    by_prompt = None
+    if spec.input.exclude_by == "prompt":
+        by_prompt = renderer
     exclude_earlier(job.source, pending, job.earlier, make_renderer=by_prompt)
     return pending
 
@@ -55,12 +57,11 @@ def take_out_done(job: JobContext, pending: Pending) -> None:
     """Take out what the output holds. A run must hold the lock."""
     spec = job.spec
     siblings = spec.longest_first and spec.sampling.n > 1
-    columns = [
-        "id",
-        "sample",
-        *(["completion_tokens"] if siblings else []),
-        *(["correct"] if spec.stop_when else []),
-    ]
+    columns = ["id", "sample"]
+    if siblings:
+        columns.append("completion_tokens")
+    if spec.stop_when:
+        columns.append("correct")
     for table in job.output.tables(columns):
         pending.mark_done(table.column("id"), table.column("sample"))
         if siblings:
