@@ -103,21 +103,22 @@ KNOWN: dict[str, dict[str, str]] = {
 # Exceptions of prose and width by room, at most. A room that has none left leaves the list.
 STILL: dict[str, dict[str, int]] = {
     "line_length": {
-        "dataset": 14,
-        "models": 4,
-        "reasoning": 27,
+        "backends": 1,
+        "dataset": 12,
+        "reasoning": 5,
         "sizing": 28,
     },
     "openings": {
-        "dataset": 13,
-        "reasoning": 5,
+        "dataset": 11,
+        "reasoning": 1,
         "sizing": 20,
     },
     "first_lines": {
-        "columns": 1,
-        "dataset": 99,
-        "models": 40,
-        "reasoning": 25,
+        "dataset": 73,
+        "driver": 1,
+        "engine": 3,
+        "job": 1,
+        "reasoning": 10,
         "sizing": 83,
         "storage": 1,
     },
