@@ -33,11 +33,12 @@ CASES: dict[str, dict[str, Any]] = {
 def child(folder: str, args: dict[str, Any], batches: list[int], length: int) -> None:
     """Load the engine, run the batches, print the figures."""
     began = float(os.environ["BEGAN"])
-    from batchr1.engine.protocol import Request, Sampling
+    from batchr1.engine.protocol import Request
     from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
+    from batchr1.job.spec import SamplingSpec
 
     prepare_environment("cuda")
-    sampling = Sampling(0.6, 0.95, ignore_eos=True)
+    sampling = SamplingSpec(ignore_eos=True)
     engine = VllmEngine(
         folder, revision=None, trust_remote_code=False, args=args, sampling=sampling
     )

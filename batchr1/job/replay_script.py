@@ -18,6 +18,8 @@ class ReplayScript(Section):
     """Mean length of a completion's reasoning, log-normal by the prompt's hash."""
     sigma: float = 0.8
     """Standard deviation of that length's logarithm."""
+    letters: PositiveInt | None = None
+    """Letters that texts are made of, at most; null: all. With 1, every generation is a loop."""
     answer_len: _Count = 5
     """Tokens of each answer."""
     groups: list[list[PositiveInt]] = []

@@ -21,13 +21,13 @@ from batchr1.records import Completion, Prompt, ResumePoint, WorkItem
 from batchr1.worker.generation import Generation, Rules
 
 OPEN, CLOSE, END = 1, 2, 3
-TAGS = ThinkTags(open_id=OPEN, close_id=CLOSE, end_ids=frozenset({END}))
+TAGS = ThinkTags.of_ids(open_id=OPEN, close_id=CLOSE, end_ids={END})
 CLOSING = (18, 19, CLOSE, 17)
 RULES = Rules(Budgets(None, None, None, CLOSING, TAGS), "close")
 LOOP = [10, 11, 12]
 ANSWER = [41, 42, 43, END]
 ROWS = 24
-LOOPING = {"num_text_ids": 1, "mean_len": 500.0, "sigma": 0.4, "answer_len": 12}
+LOOPING = {"letters": 1, "mean_len": 500.0, "sigma": 0.4, "answer_len": 12}
 """The replay engine says one letter: every trace that is long enough is a loop."""
 
 

@@ -15,11 +15,9 @@ import polars as pl
 import pytest
 from killed_runs import started, wait_for_saved
 from renamed_model import renamed_model, retold_model
-from replay_job import questions, rows_of, run_replay, token_ids, write_job
+from replay_job import questions, replay, rows_of, run_replay, write_job
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
-from batchr1.engine.protocol import Sampling
-from batchr1.executors.messages import EngineSpec
 from batchr1.export.export import export_output
 from batchr1.export.options import ExportOptions
 from batchr1.job import load_job
@@ -47,26 +45,7 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def engine_of(model: Path, name: str, **script: Any) -> EngineSpec:
-    """The replay engine that ends its reasoning as this family does."""
-    tokenizer = load_tokenizer(str(model))
-    format = FORMATS[name]
-    closing = tokenizer(format.before_close + format.close, add_special_tokens=False).input_ids
-    prompt = PromptRenderer(tokenizer).render("0", "1 + 1").token_ids
-    after = 1 if name == "harmony" else 0
-    args = {
-        **token_ids(),
-        "close_ids": closing,
-        "marker": prompt[-1 - after],
-        "after_marker": after,
-        "tokens_per_step": 1,
-        "mean_len": 60.0,
-        "sigma": 0.8,
-        "answer_len": ANSWER,
-        "max_num_seqs": 8,
-        **script,
-    }
-    return EngineSpec("replay", "cpu", str(model), None, False, args, Sampling(0.6, 0.95))
+SCRIPT = replay(tokens_per_step=1, answer_len=ANSWER, max_num_seqs=8)
 
 
 def family_job(folder: Path, model: Path, **prompting: Any) -> Path:
@@ -87,7 +66,7 @@ def test_a_family_is_split_bounded_resumed_and_exported(tmp_path: Path, name: st
     template, tokens = FAMILIES[name]
     model = retold_model(tmp_path / "model", template, tokens)
     calm = family_job(tmp_path / "calm", model)
-    assert run_replay(calm, engine_of(model, name)).exit_code == 0
+    assert run_replay(calm, SCRIPT).exit_code == 0
     rows = rows_of(tmp_path / "calm/out").sort("id")
     assert rows.height == ROWS and (rows["reasoning_status"] == "closed").all()
     total = rows["reasoning_tokens"] + rows["answer_tokens"] + rows["control_tokens"]
@@ -102,11 +81,10 @@ def test_a_family_is_split_bounded_resumed_and_exported(tmp_path: Path, name: st
     assert all(text.isalpha() for text in rows["reasoning"])
 
     killed = family_job(tmp_path / "killed", model)
-    engine = engine_of(model, name)
-    with started(killed, model=str(model), **{**engine.args, "step_s": 0.03}) as run:
+    with started(killed, **{**SCRIPT, "step_s": 0.03}) as run:
         wait_for_saved(run, tmp_path / "killed/out", 150)
         run.kill()
-    assert run_replay(killed, engine).exit_code == 0
+    assert run_replay(killed, SCRIPT).exit_code == 0
     again = rows_of(tmp_path / "killed/out").sort("id")
     assert again["token_ids"].to_list() == rows["token_ids"].to_list()
     assert again["resumed_at"].list.len().max() == 1
@@ -128,8 +106,7 @@ def test_a_dated_template_grows_and_resumes_on_a_later_day(
     template, tokens = FAMILIES["harmony"]
     model = retold_model(tmp_path / "model", template, tokens)
     job = family_job(tmp_path / "job", model)
-    engine = engine_of(model, "harmony")
-    assert run_replay(job, engine).exit_code == 0
+    assert run_replay(job, SCRIPT).exit_code == 0
     before = rows_of(tmp_path / "job/out")
     record = json.loads((tmp_path / "job/out/.batchr1/job.json").read_text(encoding="utf-8"))
     assert record["format"]["name"] == "harmony"
@@ -141,7 +118,7 @@ def test_a_dated_template_grows_and_resumes_on_a_later_day(
 
     monkeypatch.setattr("batchr1.backends.renderers.dt.date", Tomorrow)
     questions(ROWS + 2).write_parquet(tmp_path / "job/in.parquet")
-    assert run_replay(job, engine).exit_code == 0
+    assert run_replay(job, SCRIPT).exit_code == 0
     rows = rows_of(tmp_path / "job/out")
     assert rows.height == ROWS + 2
     old = rows.join(before.select("id", "prompt_hash"), on="id")

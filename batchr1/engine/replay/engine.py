@@ -20,7 +20,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -99,7 +99,8 @@ class ReplayEngine:
         }
         filled = {name: value for name, value in DEFAULTS.items() if getattr(script, name) is None}
         self._script = script.model_copy(update=filled | planned)
-        self._words = words
+        letters = min(script.letters or words.num_text_ids, words.num_text_ids)
+        self._words = replace(words, num_text_ids=letters)
         self._args = args
         self._max_model_len: int = self._script.max_model_len or 0
         self._max_num_seqs: int = self._script.max_num_seqs or 0
@@ -122,9 +123,10 @@ class ReplayEngine:
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Self:
         """Make one of a flat mapping: vocabulary, script and engine arguments."""
-        words = Vocabulary(**{name: args[name] for name in Vocabulary.__slots__})
+        words = {name: args[name] for name in Vocabulary.__slots__ if name in args}
+        words.setdefault("close_ids", (args["close_id"],))
         script = {name: args[name] for name in ReplayScript.model_fields if name in args}
-        return cls(ReplayScript.model_validate(script), words, args)
+        return cls(ReplayScript.model_validate(script), Vocabulary(**words), args)
 
     def submit(self, request: Request) -> None:
         if len(request.token_ids) >= self._max_model_len:
