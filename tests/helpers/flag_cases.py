@@ -124,20 +124,27 @@ PROSE = [
 ]
 CHINESE = [
     (
-        "嗯，用户问的是鸡兔同笼的问题。头一共有35个，脚一共有94只。先假设全部是鸡，那么脚有70只，比实际少24只。\n"
+        "嗯，用户问的是鸡兔同笼的问题。头一共有35个，脚一共有94只。先假设全部是鸡，那么脚有70只，"
+        "比实际少24只。\n"
         "\n"
         "每把一只鸡换成一只兔子，脚就多2只，所以兔子有12只，鸡有23只。\n"
         "\n"
         "检验一下：12×4 + 23×2 = 48 + 46 = 94，正确。"
     ),
     (
-        "首先我需要求函数 f(x) = x^2 - 4x + 7 的最小值。配方得到 (x-2)^2 + 3，因此最小值是 3，在 x = 2 时取得。\n"
+        "首先我需要求函数 f(x) = x^2 - 4x + 7 的最小值。配方得到 (x-2)^2 + 3，因此最小值是 3，在 x "
+        "= 2 时取得。\n"
         "\n"
-        "等一下，题目要求的是区间 [3, 5] 上的最小值。函数在这个区间上单调递增，所以最小值是 f(3) = 4。"
+        "等一下，题目要求的是区间 [3, 5] 上的最小值。函数在这个区间上单调递增，所以最小值是 f(3) = "
+        "4。"
     ),
-    "用户想要了解如何改善睡眠。我应该先说明规律作息的重要性，再提到减少咖啡因和睡前使用手机。\n\n另外，可以建议适量运动，以及在睡前做深呼吸练习。最后提醒，如果长期失眠，应当咨询医生。",
     (
-        "这道题涉及 DNA 的复制。设亲代 DNA 用 15N 标记，在 14N 的培养基中复制三次，一共得到 8 个 DNA 分子，其中含有 15N 的有 2 个。\n"
+        "用户想要了解如何改善睡眠。我应该先说明规律作息的重要性，再提到减少咖啡因和睡前使用手机。"
+        "\n\n另外，可以建议适量运动，以及在睡前做深呼吸练习。最后提醒，如果长期失眠，应当咨询医生。"
+    ),
+    (
+        "这道题涉及 DNA 的复制。设亲代 DNA 用 15N 标记，在 14N 的培养基中复制三次，一共得到 8 个 "
+        "DNA 分子，其中含有 15N 的有 2 个。\n"
         "\n"
         "所以比例是 1/4。再确认一下：半保留复制，两条旧链分到两个分子里，没有问题。"
     ),
@@ -193,7 +200,10 @@ OTHERS = {
     ),
     "japanese": (
         "りんごが12個あります。3人で同じ数ずつ分けると、1人何個ですか。",
-        "12個のりんごを3人で分けるので、12を3で割ります。12 ÷ 3 = 4 です。\n\nだから、1人あたり4個になります。確かめると、4 × 3 = 12 なので正しいです。",
+        (
+            "12個のりんごを3人で分けるので、12を3で割ります。12 ÷ 3 = 4 です。\n\nだから、"
+            "1人あたり4個になります。確かめると、4 × 3 = 12 なので正しいです。"
+        ),
     ),
     "italian": (
         "Quanti minuti ci sono in due ore e mezza?",
@@ -710,7 +720,8 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             (
                 "Translate to Chinese: The cat sleeps on the roof.",
                 (
-                    "The user wants a translation into Chinese. Cat is 猫, roof is 屋顶, and sleeps "
+                    "The user wants a translation into Chinese. Cat is 猫, roof is 屋顶, and "
+                    "sleeps "
                     "is 睡在. So it becomes 猫睡在屋顶上。"
                 ),
                 "猫睡在屋顶上。",
@@ -737,7 +748,10 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 "请用 Python 写一个函数，判断一个数是否为质数。",
-                "用户需要一个 Python 函数。可以用 for 循环检查到 sqrt(n)。如果 n < 2，返回 False。时间复杂度是 O(sqrt(n))。",
+                (
+                    "用户需要一个 Python 函数。可以用 for 循环检查到 sqrt(n)。如果 n < 2，返回 "
+                    "False。时间复杂度是 O(sqrt(n))。"
+                ),
                 (
                     "```python\n"
                     "def is_prime(n):\n"
@@ -748,7 +762,10 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             ),
             (
                 "求解方程组 x + y = 5, x - y = 1。",
-                "把两个方程相加，得到 2x = 6，所以 x = 3，y = 2。\\[ x = 3,\\quad y = 2 \\] 检验：3 + 2 = 5。",
+                (
+                    "把两个方程相加，得到 2x = 6，所以 x = 3，y = 2。\\[ x = 3,\\quad y = 2 \\] "
+                    "检验：3 + 2 = 5。"
+                ),
                 "\\boxed{(3, 2)}",
             ),
             (
@@ -799,7 +816,8 @@ def not_mixed(rng: random.Random) -> Iterator[dict[str, Any]]:
             (
                 "公司使用 GPU 训练 Transformer 模型，batch size 为 32，请估计显存。",
                 (
-                    "模型参数是 7B，使用 bf16 需要 14 GB。optimizer state 用 AdamW 需要更多，大约 56 GB。batch size 为 "
+                    "模型参数是 7B，使用 bf16 需要 14 GB。optimizer state 用 AdamW 需要更多，大约 "
+                    "56 GB。batch size 为 "
                     "32 时 activation 也很大，可以用 gradient checkpointing。"
                 ),
                 "大约需要 80 GB 以上的显存，建议使用 ZeRO 或 LoRA。",
@@ -1306,8 +1324,14 @@ H_PROSE = [
     ),
 ]
 H_CHINESE = [
-    "好的，我来分析一下这道题。甲乙两地相距 360 千米，汽车每小时行 72 千米，那么需要 5 小时。\n\n但是题目里说途中休息了半小时，所以一共是 5.5 小时。",
-    "这首诗写的是秋天的景色，表达了诗人思念家乡的感情。我需要先解释词语的意思，再分析修辞手法，最后总结主题。\n\n注意不要写得太长，控制在三百字以内。",
+    (
+        "好的，我来分析一下这道题。甲乙两地相距 360 千米，汽车每小时行 72 千米，那么需要 5 小时。"
+        "\n\n但是题目里说途中休息了半小时，所以一共是 5.5 小时。"
+    ),
+    (
+        "这首诗写的是秋天的景色，表达了诗人思念家乡的感情。我需要先解释词语的意思，再分析修辞手法，"
+        "最后总结主题。\n\n注意不要写得太长，控制在三百字以内。"
+    ),
 ]
 H_QUESTIONS = [
     "How large is it at most?",
@@ -1610,10 +1634,14 @@ def held(rng: random.Random) -> Iterator[dict[str, Any]]:
             (
                 "解释一下什么是 API，并举例说明 REST API 的用法。",
                 (
-                    "API 是应用程序接口。REST API 使用 HTTP 方法，例如 GET、POST、PUT、DELETE。可以举一个 GET /users/1 "
+                    "API 是应用程序接口。REST API 使用 HTTP 方法，例如 GET、POST、PUT、DELETE。"
+                    "可以举一个 GET /users/1 "
                     "的例子，返回 JSON。"
                 ),
-                "API（Application Programming Interface）是应用程序之间的接口，例如 `GET /users/1`。",
+                (
+                    "API（Application Programming Interface）是应用程序之间的接口，例如 `GET "
+                    "/users/1`。"
+                ),
             ),
             (
                 "求极限 lim_{x→0} sin(x)/x。",

@@ -40,9 +40,11 @@ TAGS = ["<think>", "</think>"]
 # Like the templates that were shipped with R1: `original` leaves the think block to the model,
 # `later` opens it.
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% elif "
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% "
+    "elif "
     "m.role == 'assistant' %}<｜Assistant｜>{{ m.content.split('</think>')[-1] | trim "
-    "}}<｜end▁of▁sentence｜>{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}{% "
+    "}}<｜end▁of▁sentence｜>{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor "
+    "%}{% "
     "if add_generation_prompt %}<｜Assistant｜>GENERATION{% endif %}"
 )
 ORIGINAL = TEMPLATE.replace("GENERATION", "")

@@ -20,8 +20,8 @@ from batchr1.worker.preemption_cost import WINDOW_STEPS, PreemptionCost
 
 PROMPT = 20
 QUIET = EngineLoad()
-# A step of 12 ms; a token of prefill takes a thousandth of 10 ms, or a hundredth, and a step of more
-# than a hundred sequences is then bound by arithmetic.
+# A step of 12 ms; a token of prefill takes a thousandth of 10 ms, or a hundredth, and a step of
+# more than a hundred sequences is then bound by arithmetic.
 CHEAP = StepTime(10e9, 0.0, 1e12, 1e7, 1e12, efficiency=1.0, step_s=0.002, step_s_per_seq=0.0)
 DEAR = dataclasses.replace(CHEAP, operations_per_token=1e8)
 
