@@ -1,8 +1,8 @@
 """Longest-first against fifo; and admission as planned against other rules, where memory is short.
 
     python benchmarks/schedule.py                     # order: an H200's hours in seconds
-    python benchmarks/schedule.py --admission         # admission, on models and GPUs with small caches
-    python benchmarks/schedule.py --real              # r1-tiny through vLLM on the CPU, whole runs, interleaved pairs
+    python benchmarks/schedule.py --admission    # admission, on models and GPUs with small caches
+    python benchmarks/schedule.py --real         # r1-tiny through vLLM on the CPU, in pairs
 
 Without --real, see `simulated.py`. Each prompt has n samples of about the same length. `tail`: from
 90 % of all tokens generated to 100 %, in seconds.
@@ -222,7 +222,7 @@ def simulated(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def compare(runs: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Both orders side by side; `speed`: longest-first's tokens/s over fifo's, above 1 is better."""
+    """Compare both orders. `speed`: tokens/s of longest-first over those of fifo."""
     fifo, longest = runs["fifo"], runs["longest_first"]
     return {
         "tail_cut": 1 - longest["tail"] / fifo["tail"],

@@ -1,8 +1,8 @@
 """A replica on the replay engine's own clock: the real worker loop, admission and schedule.
 
-Steps take the time that `sizing.timing.step_time` computes for a GPU; the cache preempts and keeps freed
-blocks as vLLM's does (`engine.replay.gpu`). Left out: the driver's process, reading and rendering,
-splitting and Parquet, which run beside the loop.
+Steps take the time that `sizing.timing.step_time` computes for a GPU; the cache preempts and keeps
+freed blocks as vLLM's does (`engine.replay.gpu`). Left out: the driver's process, reading and
+rendering, splitting and Parquet, which run beside the loop.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Rows:
 
 
 class Line:
-    """The worker's channel, with the schedule at its other end: what is wanted is leased at once."""
+    """The worker's channel, with the schedule at its other end."""
 
     def __init__(self, trace: Groups, prompt_len: int, cap: int, order: str) -> None:
         self._schedule = Schedule(longest_first=order == "longest_first")
@@ -185,7 +185,7 @@ class Line:
 
 
 class FixedMargin(Admission):
-    """Another rule, to compare with: the expected need and so many deviations fit at all moments."""
+    """Another rule, to compare with: need and so many deviations fit at all times."""
 
     deviations = 0.0
 

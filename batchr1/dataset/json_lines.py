@@ -38,9 +38,9 @@ class Block:
 class JsonLines:
     """Fields of one file of JSON lines.
 
-    `uri`: for messages. `names`: fields to read; None: all that there are. `as_text`: those of them whose numbers may stand
-    beside text, and are then text. `as_json`: those whose values may be of several shapes, and are
-    then JSON text.
+    `uri`: for messages. `names`: fields to read; None: all that there are. `as_text`: those of them
+    whose numbers may stand beside text, and are then text. `as_json`: those whose values may be of
+    several shapes, and are then JSON text.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Which samples are still to do: the input's ids against what committed parts hold. Columns of numbers, not objects.
+"""Pending samples: the input's ids against committed parts.
+
+They are columns of numbers, not objects.
 
 Memory: 16 bytes of hash and 8 of sort order per input row while done rows are matched, then ceil(n
 / 8) bytes per row.
@@ -52,8 +54,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class PendingRows:
-    """A batch of input rows that still have work, and of each row: its pending samples; of its done samples the mean
-    length in tokens (NaN where none was told) and how many are right (0 where it was not told)."""
+    """A batch of input rows that still have work.
+
+    Of each row it has the pending samples. Of the done samples it has the mean length in tokens
+    (NaN where none is known) and how many are right (0 where that is not known).
+    """
 
     batch: pa.RecordBatch
     samples: list[tuple[int, ...]]
@@ -132,7 +137,9 @@ class Pending:
     def learn_lengths(
         self, ids: pa.Array | pa.ChunkedArray, tokens: pa.Array | pa.ChunkedArray
     ) -> None:
-        """How long samples that are done became, in tokens: their rows' other samples are expected to be like them.
+        """Learn lengths of done samples, in tokens.
+
+        Other samples of their rows are expected to be like them.
 
         Eight bytes per input row from the first call on.
         """
@@ -303,7 +310,7 @@ class Pending:
     def states(
         self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray
     ) -> tuple[Bools, Bools]:
-        """Of each of these samples, whether the job asks for it, and whether it needs nothing any more.
+        """Tell of each sample whether it is asked for, and whether it is done.
 
         Not asked for is what the input (within `where` and `limit`) does not name, `n` leaves out,
         or was excluded.
@@ -366,7 +373,7 @@ class Pending:
             row += batch.num_rows
 
     def _with_more(self, numbers: Numbers, batch: pa.RecordBatch) -> PendingRows:
-        """The pending samples of the rows with these numbers, and what was told of their done ones."""
+        """Give the pending samples of these rows, and what is known of done ones."""
         bits = self._bits[numbers]
         samples = [
             tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits

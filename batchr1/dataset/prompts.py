@@ -4,7 +4,7 @@ What a model's card advises is done here: for DeepSeek's R1 no system message, t
 box the final answer in the user turn, and a prompt that ends inside an open think block. The
 template is the model's own, or the job's.
 
-Text that comes from a row stays text: where it spells a special token (`<｜Assistant｜>`, `</think>`)
+Text that comes from a row stays text: where it spells a special token (`<｜User｜>`, `</think>`)
 a mark is set behind the token's first character before the template is rendered, and the rendered
 prompt is encoded in pieces, cut at the marks, so that no piece holds the whole token.
 """

@@ -74,7 +74,9 @@ def read_spread(
 
 
 def quotas(counts: Sequence[int], at_most: int) -> list[int]:
-    """How many rows to take of each row group, `at_most` in all (fewer where a small group stands for many rows).
+    """Count the rows to take of each row group, `at_most` in all.
+
+    They are fewer where a small group stands for many rows.
 
     Places are spread over all rows, and a group gives as many rows for each place that falls into
     it: larger groups are taken more often, and no row is more likely than another. One row a place
@@ -94,7 +96,9 @@ def quotas(counts: Sequence[int], at_most: int) -> list[int]:
 
 
 def _stratified(total: int, picks: int, *, seed: int) -> Numbers:
-    """`picks` different numbers below `total`, in order: a random one of each of so many equal stretches.
+    """Pick `picks` different numbers below `total`, in order.
+
+    Each is a random one of its stretch; all stretches are equal.
 
     Random within its stretch (the same each time), since equal steps could fall in with a pattern
     of the rows, such as two tasks that alternate.

@@ -125,7 +125,9 @@ class Source:
     def batches(
         self, columns: Sequence[str], *, only: Collection[str] | None = None
     ) -> Iterator[tuple[Position, pa.RecordBatch]]:
-        """Batches of the rows that pass `where` and `limit`, in file order, with the position of each one's first row.
+        """Read the rows that pass `where` and `limit`, in batches, in file order.
+
+        Each comes with the position of its first row.
 
         `only`: of the files with these URIs, and `limit` is the caller's business.
 
@@ -164,7 +166,7 @@ class Source:
     def spread(
         self, columns: Sequence[str], at_most: int, *, else_about: int | None = None
     ) -> tuple[int, Iterator[pa.RecordBatch]]:
-        """How many rows pass `where` and `limit`, and batches of all of them, or of some, evenly spread.
+        """Count the rows that pass `where` and `limit`, and read some, evenly spread.
 
         Where there are more than `at_most`, of about `else_about` (without it, `at_most`).
 
@@ -295,7 +297,9 @@ def content_id(content: Any) -> str:
 
 
 def key_hashes(ids: pa.Array) -> np.ndarray[Any, Any]:
-    """128-bit hashes of a column of text: shape (len(ids), 2), unsigned 64-bit. Good within this process only.
+    """Hash a column of text to 128 bits.
+
+    Shape (len(ids), 2), unsigned 64-bit. The hashes are good within this process only.
 
     Two XXH3 hashes with seeds of their own; a cryptographic one costs 25 times as much, most of it
     in Python.

@@ -82,7 +82,7 @@ def _keeps_text(tokenizer: Any) -> bool:
 def special_tokens(tokenizer: Any) -> dict[str, int]:
     """The added tokens that steer a model, by their text.
 
-    Not all of them are marked as special (DeepSeek's `<｜User｜>` and `<think>` are not), and not all
+    Not all of them are marked as special (DeepSeek's `<｜User｜>` and `<think>` are not). Not all
     added tokens steer: some vocabularies add runs of spaces or rare letters in the same way.
     """
     return {

@@ -72,7 +72,7 @@ def start_time(pid: int) -> str | None:
             return None
         return "running"
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return None

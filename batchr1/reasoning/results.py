@@ -88,8 +88,10 @@ def row_of(
     verify: Verify,
     finished_at: dt.datetime,
 ) -> Result:
-    """A row with all that follows from its texts; `marks` are flags besides. What counts tokens is left to the caller,
-    but for the counts of `parts`, and so is what cut it."""
+    """Make a row with all that follows from its texts.
+
+    `marks` are flags besides. Token counts beyond those of `parts`, and the cut, are the caller's.
+    """
     prompt = item.prompt
     verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(
         final_answer(parts.answer), None

@@ -46,7 +46,7 @@ def test_a_turn_is_laid_out_with_its_tags() -> None:
 
 
 class Vocabulary:
-    """A tokenizer of single letters, and of the tokens given to it; those are left out as special."""
+    """A tokenizer of single letters, and of special tokens that are given to it."""
 
     unk_token_id = eos_token_id = 0
 

@@ -32,7 +32,7 @@ def _tiny() -> Any:
 
 
 def tokenizer(template: str, *tokens: str) -> Any:
-    """r1-tiny's tokenizer with another template, and more added tokens instead of its think tags."""
+    """r1-tiny's tokenizer with another template, and other added tokens than its tags."""
     from tokenizers import AddedToken
 
     found = copy.deepcopy(_tiny())
