@@ -177,8 +177,8 @@ def _check_prompting(spec: JobSpec) -> None:
         if getattr(spec.prompting, name):
             raise ValueError(
                 f"prompting.{name} is for a chat template rendered here; engine.kind openai "
-                "renders its own (give switches in engine.extra_body, as chat_template_kwargs or as the "
-                "server names them)"
+                "renders its own (give switches in engine.extra_body, as chat_template_kwargs or "
+                "as the server names them)"
             )
 
 
