@@ -81,7 +81,7 @@ def planning_renderer(job: JobContext) -> tuple[Renderer, tuple[str, ...]]:
 def renderer_of(
     spec: JobSpec, location: str, revision: str | None, *, day: dt.date | None = None
 ) -> Renderer:
-    """Make what turns rows into prompts, with a tokenizer that may be another model's.
+    """Make the renderer of rows, with a tokenizer that may be another's.
 
     `day`: told to a template that asks for the date; None: today.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from batchr1.reasoning.answers import final_answer
 from batchr1.reasoning.flags import flags_of, in_order
@@ -13,26 +13,35 @@ from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
 from batchr1.records import Completion, FinishReason, Result, ResumePoint, WorkItem
 
 
+@dataclass(frozen=True, slots=True)
+class RowRules:
+    r"""Values and rules that all rows of a run share.
+
+    `expects_box` says whether the instruction asked for `\boxed{}`. `instruction` is what was
+    appended to the prompt, in whatever language the prompt is.
+    """
+
+    model: str
+    run: str
+    expects_box: bool
+    instruction: str = ""
+    verify: Verify = AUTO
+
+
 def to_result(
     completion: Completion,
     *,
     tags: ThinkTags,
     decode: Decode,
-    model: str,
-    run: str,
-    expects_box: bool,
-    instruction: str = "",
-    verify: Verify = AUTO,
+    rules: RowRules,
     keep_token_ids: bool,
     finished_at: dt.datetime,
 ) -> Result:
-    r"""The output row of a completion, every column filled.
+    """Make the output row of a completion, every column filled.
 
-    `decode` as for `split`; `expects_box` says whether the instruction asked for `\boxed{}`,
-    `instruction` what was appended to the prompt, in whatever language the prompt is;
-    `keep_token_ids` keeps the token ids of all rows and not only of truncated ones, which need them
-    to be continued. `correct` is null where verification takes more than a comparison:
-    `run.verification` does it.
+    `decode` as for `split`. `keep_token_ids` keeps the token ids of all rows and not only of
+    truncated ones, which need them to be continued. `correct` is null where verification takes more
+    than a comparison: the `verifier` package does it.
     """
     item = completion.item
     prompt = item.prompt
@@ -58,11 +67,7 @@ def to_result(
         parts,
         finish_reason=completion.finish_reason,
         marks=marks,
-        model=model,
-        run=run,
-        expects_box=expects_box,
-        instruction=instruction,
-        verify=verify,
+        rules=rules,
         finished_at=finished_at,
     )
     return replace(
@@ -81,11 +86,7 @@ def row_of(
     *,
     finish_reason: FinishReason,
     marks: tuple[str, ...] = (),
-    model: str,
-    run: str,
-    expects_box: bool,
-    instruction: str,
-    verify: Verify,
+    rules: RowRules,
     finished_at: dt.datetime,
 ) -> Result:
     """Make a row with all that follows from its texts.
@@ -93,9 +94,13 @@ def row_of(
     `marks` are flags besides. Token counts beyond those of `parts`, and the cut, are the caller's.
     """
     prompt = item.prompt
-    verdict = quick_verdict(verify, parts.answer, prompt.gold) or Verdict(
-        final_answer(parts.answer), None
-    )
+    verdict = quick_verdict(rules.verify, parts.answer, prompt.gold)
+    if verdict is None:
+        verdict = Verdict(final_answer(parts.answer), None)
+    if verdict.unsure:
+        marks = (*marks, "verify_unsure")
+    asked = prompt.text.removesuffix(rules.instruction)
+    flags = flags_of(parts, prompt=asked, expects_box=rules.expects_box)
     return Result(
         id=prompt.id,
         sample=item.sample,
@@ -118,37 +123,25 @@ def row_of(
         control_tokens=parts.control_tokens,
         injected_tokens=0,
         completion_tokens=None,
-        flags=in_order(
-            (
-                *flags_of(
-                    parts, prompt=prompt.text.removesuffix(instruction), expects_box=expects_box
-                ),
-                *marks,
-                *(("verify_unsure",) if verdict.unsure else ()),
-            )
-        ),
+        flags=in_order((*flags, *marks)),
         seed=item.seed,
         attempts=item.attempt,
         resumed_at=resumed_at(item.partial),
         token_ids=None,
         prompt_hash=prompt.digest.hex(),
-        model=model,
-        run=run,
+        model=rules.model,
+        run=rules.run,
         finished_at=finished_at,
     )
 
 
 def resumed_at(partial: ResumePoint | None) -> tuple[int, ...]:
-    """The offsets at which a generation went on: those of earlier runs, and where this one took it
-    up.
-    """
+    """List the offsets at which a generation went on, this run's last."""
     if partial is None:
         return ()
     if partial.finish_reason is not None:  # it had ended before: nothing went on
         return partial.resumed_at
     offset = len(partial.token_ids)
-    return (
-        partial.resumed_at
-        if offset == 0 or offset in partial.resumed_at[-1:]
-        else (*partial.resumed_at, offset)
-    )
+    if offset == 0 or offset in partial.resumed_at[-1:]:
+        return partial.resumed_at
+    return (*partial.resumed_at, offset)

@@ -11,10 +11,9 @@ import datetime as dt
 from dataclasses import replace
 
 from batchr1.reasoning.formats import Format, seen_in
-from batchr1.reasoning.results import row_of
+from batchr1.reasoning.results import RowRules, row_of
 from batchr1.reasoning.split import Split, split_text
 from batchr1.reasoning.tags import Tag, tags_in
-from batchr1.reasoning.verify import AUTO, Verify
 from batchr1.records import (
     FinishReason,
     ReasoningStatus,
@@ -32,14 +31,10 @@ def server_result(
     *,
     forced: bool,
     format: Format | None = None,
-    model: str,
-    run: str,
-    expects_box: bool,
-    instruction: str = "",
-    verify: Verify = AUTO,
+    rules: RowRules,
     finished_at: dt.datetime,
 ) -> Result:
-    """The output row of a server's answer.
+    """Make the output row of a server's answer.
 
     Arguments as for `to_result`; `forced` and `format` as for `split_reply`.
     """
@@ -48,11 +43,7 @@ def server_result(
         item,
         split_reply(reply, forced=forced, format=format),
         finish_reason=reply.finish_reason,
-        model=model,
-        run=run,
-        expects_box=expects_box,
-        instruction=instruction,
-        verify=verify,
+        rules=rules,
         finished_at=finished_at,
     )
     return replace(

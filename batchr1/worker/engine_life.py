@@ -18,6 +18,7 @@ from batchr1.models.cached import cached_snapshot
 from batchr1.reasoning import ThinkTags, text_decoder, to_result
 from batchr1.reasoning.budgets import Budgets, closing_ids
 from batchr1.reasoning.formats import R1
+from batchr1.reasoning.results import RowRules
 from batchr1.reasoning.verify import Verify
 from batchr1.worker.collector import Collector
 from batchr1.worker.engine_worker import EngineWorker
@@ -115,19 +116,20 @@ def result_maker(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Callabl
     It uses the model's own tokenizer.
     """
     spec, decode = setup.spec, text_decoder(tokenizer, tags)
-    instruction = instruction_text(spec.prompting.instruction)
-    verify = Verify(**spec.verify.model_dump())
+    rules = RowRules(
+        setup.model_label,
+        setup.assignment.run,
+        spec.prompting.instruction == "math",
+        instruction_text(spec.prompting.instruction),
+        Verify(**spec.verify.model_dump()),
+    )
 
     def make(completion: Any, finished_at: Any) -> Any:
         return to_result(
             completion,
             tags=tags,
             decode=decode,
-            model=setup.model_label,
-            run=setup.assignment.run,
-            expects_box=spec.prompting.instruction == "math",
-            instruction=instruction,
-            verify=verify,
+            rules=rules,
             keep_token_ids=spec.output.token_ids == "always",
             finished_at=finished_at,
         )

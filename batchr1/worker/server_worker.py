@@ -23,6 +23,7 @@ from batchr1.errors import BatchError, FailedError, StorageError, UsageError
 from batchr1.executors.messages import FirstAnswer, RequestStop
 from batchr1.executors.setup import WorkerSetup
 from batchr1.output.checkpoints import GenerationCheckpoint
+from batchr1.reasoning.results import RowRules
 from batchr1.reasoning.server_replies import server_result
 from batchr1.reasoning.verify import Verify
 from batchr1.records import Failure, Reply, Result, SampleKey, ServerCompletion, WorkItem
@@ -40,19 +41,20 @@ def serve(setup: WorkerSetup, channel: Channel) -> None:
     """Run a worker from the server's check to its last part."""
     spec = setup.spec
     _raise_open_files(spec.engine.concurrency)
-    instruction = instruction_text(spec.prompting.instruction)
-    verify = Verify(**spec.verify.model_dump())
+    rules = RowRules(
+        setup.model_label,
+        setup.assignment.run,
+        spec.prompting.instruction == "math",
+        instruction_text(spec.prompting.instruction),
+        Verify(**spec.verify.model_dump()),
+    )
 
     def to_result(completion: ServerCompletion, finished_at: dt.datetime) -> Result:
         return server_result(
             completion,
             forced=spec.prompting.think == "force",
             format=setup.format,
-            model=setup.model_label,
-            run=setup.assignment.run,
-            expects_box=spec.prompting.instruction == "math",
-            instruction=instruction,
-            verify=verify,
+            rules=rules,
             finished_at=finished_at,
         )
 

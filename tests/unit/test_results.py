@@ -10,6 +10,7 @@ import pytest
 
 from batchr1.reasoning import Split, ThinkTags, to_result
 from batchr1.reasoning.flags import flags_of
+from batchr1.reasoning.results import RowRules
 from batchr1.records import Completion, Prompt, Result, ResumePoint, WorkItem
 
 PIECES = ["<think>", "</think>", "", "1+1 ", "is two", " ", "\\boxed{2}", "\\boxed{3}", "no box"]
@@ -45,13 +46,13 @@ def result_of(
     options: dict[str, Any] = {"expects_box": True, "keep_token_ids": False}
     for key, value in changes.items():
         (options if key in options else item)[key] = value
+    rules = RowRules("r1-tiny", "run-1", options.pop("expects_box"))
     completion = Completion(WorkItem(prompt, **item), tuple(ids), finish)  # type: ignore[arg-type]
     return to_result(
         completion,
         tags=TAGS,
         decode=decode,
-        model="r1-tiny",
-        run="run-1",
+        rules=rules,
         finished_at=NOW,
         **options,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from batchr1.reasoning.results import RowRules
 from batchr1.reasoning.server_replies import server_result, split_reply
 from batchr1.records import Prompt, Reply, Result, ServerCompletion, TruncatedBy, WorkItem
 
@@ -100,9 +101,7 @@ def row(reply: Reply, *, max_tokens: int = 100, limited_by: TruncatedBy = "max_t
     return server_result(
         ServerCompletion(item, reply),
         forced=True,
-        model="m",
-        run="r",
-        expects_box=True,
+        rules=RowRules("m", "r", expects_box=True),
         finished_at=dt.datetime(2026, 1, 2, tzinfo=dt.UTC),
     )
 
