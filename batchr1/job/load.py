@@ -188,9 +188,12 @@ def _override(raw: dict[str, Any], overrides: Overrides) -> set[tuple[str, ...]]
 def _typed(key_path: Sequence[str], text: str) -> Any:
     """Parse the value of a --set.
 
-    It stays text where the spec takes text, as a template is no YAML mapping. Elsewhere it is YAML.
+    true and false are such where the spec takes them. It stays text where the spec takes text, as a
+    template is no YAML mapping. Elsewhere it is YAML.
     """
     kinds = _kinds_at(key_path)
+    if bool in kinds and text in {"true", "false"}:
+        return text == "true"
     structured = kinds & {list, dict} and text.startswith(("[", "{"))
     if str in kinds and not structured:
         return None if text == "null" and type(None) in kinds else text
