@@ -99,6 +99,10 @@ class Backend(Protocol):
         """Size the engines. Raises `MisfitError` when the memory does not suffice."""
         ...
 
+    def with_seed(self, spec: JobSpec, plan: Plan) -> Plan:
+        """Give the engines of a run without a seed one of their own."""
+        ...
+
     def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
         """Name what of the engine decides answers, by job keys."""
         ...

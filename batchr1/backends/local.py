@@ -83,6 +83,9 @@ class LocalBackend:
         plan = make_plan(spec, model, known.machine, known.prompts, known.completions, price=price)
         return replace(plan, completions=known.completions)
 
+    def with_seed(self, spec: JobSpec, plan: Plan) -> Plan:
+        return plan
+
     def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
         return {}
 

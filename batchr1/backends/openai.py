@@ -123,6 +123,9 @@ class OpenAIBackend:
 
         return server_plan(spec)
 
+    def with_seed(self, spec: JobSpec, plan: Plan) -> Plan:
+        return plan
+
     def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
         body = sorted(spec.engine.extra_body.items())
         return {

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from batchr1.backends.base import Backend, Place
 from batchr1.backends.local import LocalBackend
+from batchr1.seeds import derive_seed
 
 if TYPE_CHECKING:
     from batchr1.engine.protocol import Engine, ModelFiles
     from batchr1.executors.setup import WorkerSetup
     from batchr1.job.spec import JobSpec
     from batchr1.models.resolve import ModelSource
+    from batchr1.sizing.plan import Plan
 
 
 class VllmBackend(LocalBackend):
@@ -31,6 +35,14 @@ class VllmBackend(LocalBackend):
 
         require_vllm()
 
+    def with_seed(self, spec: JobSpec, plan: Plan) -> Plan:
+        """Draw a seed: vLLM's own is always 0, and a second output would repeat the first."""
+        if spec.sampling.seed is not None or "seed" in spec.model.engine_args:
+            return plan
+        seed = secrets.randbelow(2**31)
+        kinds = tuple(with_args(kind, seed=seed) for kind in plan.kinds)
+        return replace(with_args(plan, seed=seed), kinds=kinds)
+
     def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
         from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
 
@@ -39,9 +51,27 @@ class VllmBackend(LocalBackend):
             files.location,
             revision=files.revision,
             trust_remote_code=setup.spec.model.trust_remote_code,
-            args=setup.plan.engine_args,
+            args=self._own_args(setup),
             sampling=setup.spec.sampling,
         )
+
+    def _own_args(self, setup: WorkerSetup) -> dict[str, Any]:
+        """Give the engine arguments of one worker.
+
+        From a drawn seed each engine derives its own: replicas, and a restarted worker, must not
+        repeat one another.
+        """
+        args = setup.plan.engine_args
+        if "seed" not in args or "seed" in setup.spec.model.engine_args:
+            return args
+        one = setup.assignment
+        own = derive_seed(args["seed"], "engine", one.worker, one.epoch)
+        return args | {"seed": (own or 0) % 2**31}
+
+
+def with_args(plan: Plan, **more: Any) -> Plan:
+    """Add engine arguments to a plan."""
+    return replace(plan, engine_args=plan.engine_args | more)
 
 
 BACKEND: Backend = VllmBackend()

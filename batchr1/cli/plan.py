@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def command(
     spec = options.read(job)
     from batchr1.backends.base import backend_of
     from batchr1.driver.context import RunOptions, open_job
-    from batchr1.driver.planning import NoFitError, plan_job, planning_renderer
+    from batchr1.driver.planning import NoFitError, plan_with_choices, planning_renderer
     from batchr1.models.resolve import resolve_or_catalogue
 
     is_server = backend_of(spec).is_server
@@ -82,14 +83,22 @@ def command(
             return
         renderer, notes = planning_renderer(context)
         try:
-            plan = plan_job(context, renderer, run_options, machine=machine, price=price)
+            plan, choices = plan_with_choices(
+                context, renderer, run_options, machine=machine, price=price
+            )
         except NoFitError as exc:
             if not as_json:
                 raise
             click.echo(json.dumps(_misfit(exc)))
             ctx.exit(exc.exit_code)
     document = plan.to_dict() | {"model": context.model.name, "notes": [*notes, *plan.notes]}
-    say(document, as_text(plan, document), as_json=as_json)
+    document["choices"] = [dataclasses.asdict(choice) for choice in choices]
+    text = as_text(plan, document)
+    if choices:
+        from batchr1.sizing.choices import choices_table
+
+        text = "\n".join([text, "", *choices_table(choices)])
+    say(document, text, as_json=as_json)
 
 
 def _machine(gpu: str | None, vram: float | None, options: JobOptions) -> Machine | None:
@@ -172,7 +181,9 @@ def as_text(plan: Plan, document: dict[str, Any]) -> str:
             f"time     {e.hours:,.2f} h, {e.gpu_hours:,.2f} GPU-hours{cost}: "
             f"{e.output_tokens:,.0f} output tokens at "
             f"{e.tokens_per_s:,.0f} tokens/s (decode roofline × {e.efficiency:g}, less the cost "
-            f"of a step)",
+            f"of a step), with {e.batch:,.0f} sequences at a time",
+            f"         loading {e.load_s:,.0f} s of it; the longest sample {e.longest_s / 60:,.0f} "
+            f"min at least",
             f"lengths  {e.lengths}",
         ]
     return "\n".join(lines + [f"note     {note}" for note in document["notes"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,14 @@ from batchr1.driver.feed.lengths import expected_completions, measure_prompts
 from batchr1.driver.feed.samples import RUN_FILES, check_samples
 from batchr1.errors import JobError
 from batchr1.executors.base import machine_of
+from batchr1.job.fingerprint import same_lengths
 from batchr1.job.prompting import PromptingSpec
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import CATALOGUE
+from batchr1.output.folder import Output
 from batchr1.sizing.alternatives import Alternative, alternatives
+from batchr1.sizing.choices import Choice, choices
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.plan import MisfitError, Plan
 
@@ -42,7 +46,8 @@ def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
     backend_of(job.spec).require(job.spec)
     renderer = make_renderer(job, options)
     check_samples(job, None, files=RUN_FILES)
-    return EngineInputs(renderer, plan_job(job, renderer, options))
+    plan = plan_job(job, renderer, options)
+    return EngineInputs(renderer, backend_of(job.spec).with_seed(job.spec, plan))
 
 
 def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
@@ -101,25 +106,63 @@ def plan_job(
     `machine`: None is this one. Prompts are measured and completions expected. Raises `JobError`
     when nothing fits, with what is missing and what would fit.
     """
-    spec, model = job.spec, job.model
+    return _plan(job, _measurer(job, renderer, options, machine), price)
+
+
+def plan_with_choices(
+    job: JobContext,
+    renderer: Renderer,
+    options: RunOptions,
+    *,
+    machine: Machine | None = None,
+    price: float | None = None,
+) -> tuple[Plan, tuple[Choice, ...]]:
+    """Plan as `plan_job` does, and list what other numbers of GPUs and precisions would take."""
+    measure = _measurer(job, renderer, options, machine)
+    plan = _plan(job, measure, price)
+    if plan.device != "cuda":
+        return plan, ()
+    known = measure()
+    device = known.machine.devices[0]
+    sizes = known.prompts, known.completions
+    return plan, choices(job.spec, job.model, device, *sizes, price=price)
+
+
+def _measurer(
+    job: JobContext, renderer: Renderer, options: RunOptions, machine: Machine | None
+) -> Callable[[], Measured]:
+    """Make what measures prompts and completions, once and only if it is asked."""
+    spec = job.spec
 
     @functools.cache
     def measure() -> Measured:
         earlier = list(job.earlier)
         if not options.fresh:
             earlier.insert(0, job.output)
+        earlier = [output for output in earlier if _writes_alike(output, job)]
         return Measured(
             machine or machine_of(spec, job.devices),
             measure_prompts(job.source, renderer),
-            expected_completions(spec, job.source, earlier, model),
+            expected_completions(spec, job.source, earlier, job.model),
         )
 
+    return measure
+
+
+def _plan(job: JobContext, measure: Callable[[], Measured], price: float | None) -> Plan:
+    spec, model = job.spec, job.model
     try:
         return backend_of(spec).plan(spec, model, measure, price=price)
     except MisfitError as exc:
         known = measure()
         ways = alternatives(spec, model, known.machine, known.prompts, known.completions)
         raise NoFitError(exc, ways) from exc
+
+
+def _writes_alike(output: Output, job: JobContext) -> bool:
+    """Whether the rows of an output say how long this job's will be."""
+    before = output.job()
+    return before is not None and same_lengths(before["fingerprint"], job.semantic)
 
 
 class NoFitError(JobError):

@@ -131,6 +131,20 @@ def continued_digest(semantic: dict[str, Any]) -> str:
     )
 
 
+def same_lengths(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether completions of one fingerprint are as long as those of the other.
+
+    Model, sampling and prompting decide that. A limit of tokens and a seed do not.
+    """
+
+    def deciding(semantic: dict[str, Any]) -> dict[str, Any]:
+        rooms = ("model", "sampling.", "prompting.", "engine.")
+        passed = (_MAX_TOKENS, "sampling.seed")
+        return {k: v for k, v in semantic.items() if k.startswith(rooms) and k not in passed}
+
+    return deciding(before) == deciding(now)
+
+
 def check_same(
     before: dict[str, Any], now: dict[str, Any], *, output: str, continue_truncated: bool = False
 ) -> None:

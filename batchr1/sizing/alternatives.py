@@ -1,13 +1,14 @@
-"""When a job does not fit: what would fit, computed, as the flags to add. Best first, three at most.
+"""Ways out where a job does not fit: each computed, as the flags to add. Three at most.
 
-Order: without an engine argument of the user's that takes too much; a published quantised
-repository (the same machine, answers change a little), if need be with a shorter `max_tokens`; more
-GPUs of the same kind (answers stay); a shorter `max_tokens` alone; a KV cache in FP8.
+First comes an engine argument of the user's that takes too much. Then what keeps answers long,
+cheapest first: published quantised weights, more GPUs of the kind, a KV cache in FP8. A shorter
+`max_tokens` comes last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from batchr1.job.spec import JobSpec
@@ -17,7 +18,7 @@ from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
 from batchr1.sizing.devices import Device
 from batchr1.sizing.estimate import Workload
-from batchr1.sizing.fit import EngineConstraints, Fit, best_fit
+from batchr1.sizing.fit import EngineConstraints, Fit, best_fit, groups_of
 from batchr1.sizing.gpus import Gpu
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.plan import constraints_of, workload_of
@@ -48,8 +49,32 @@ def alternatives(
     arch = Architecture.of_config(model.config)
     demand = workload_of(spec, model, prompts, completions)
     wish = constraints_of(spec.model.engine_args)
-    found = _all(spec, arch, demand, wish, machine.devices)
-    return tuple(way for way, _ in zip(found, range(MAX_WAYS), strict=False))
+    ways = sorted(_all(spec, arch, demand, wish, machine.devices), key=lambda way: way.rank)
+    return tuple(way.alternative for way in ways[:MAX_WAYS])
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Alternative and its place: what it gives up, then GPU-hours."""
+
+    alternative: Alternative
+    rank: tuple[int, float]
+
+
+def _way(order: int, flags: str, what: str, cost: float = math.inf) -> _Way:
+    hours = ""
+    if math.isfinite(cost):
+        hours = f", {cost:,.2f} GPU-hours"
+    return _Way(Alternative(flags, what + hours), (order, cost))
+
+
+def gpu_hours(fit: Fit, demand: Workload, devices: Sequence[Device]) -> float:
+    """Estimate the GPU-hours of a job; infinite where no step time is known."""
+    replicas = len(groups_of(devices, fit.tensor_parallel, fit.pipeline_parallel))
+    if not fit.tokens_per_s:
+        return math.inf
+    seconds = demand.samples * demand.completions.mean / (fit.tokens_per_s * replicas)
+    return seconds / 3600 * replicas * fit.width
 
 
 def _all(
@@ -58,55 +83,81 @@ def _all(
     demand: Workload,
     wish: EngineConstraints,
     devices: tuple[Device, ...],
-) -> Iterator[Alternative]:
+) -> Iterator[_Way]:
     quantization, gpu = spec.model.quantization, devices[0].gpu
     for argument, freed in _without_one(spec):
         if fit := _fits(arch, quantization, demand, freed, devices):
-            yield Alternative(
-                f"--set model.engine_args.{argument}=null", f"{argument} as planned: {_size(fit)}"
+            what = f"{argument} as planned: {_size(fit)}"
+            yield _way(
+                0,
+                f"--set model.engine_args.{argument}=null",
+                what,
+                gpu_hours(fit, demand, devices),
             )
-    smaller = (
-        _smaller(spec, arch, gpu) if wish.dtype_bytes == 2 else []
-    )  # vLLM's kernels for them take 16 bits
+    yield from _smaller_weights(spec, arch, demand, wish, devices)
+    yield from _more_gpus(spec, arch, demand, wish, devices)
+    if gpu.capability >= (8, 9) and (
+        fit := _fits(arch, quantization, demand, replace(wish, kv_dtype_bytes=1), devices)
+    ):
+        flags = "--set model.engine_args.kv_cache_dtype=fp8"
+        what = f"a KV cache in FP8: {_size(fit)}"
+        yield _way(1, flags, what, gpu_hours(fit, demand, devices))
+    if shorter := _shorter(arch, quantization, demand, wish, devices):
+        flags = f"--set sampling.max_tokens={shorter}"
+        yield _way(2, flags, f"answers cut after {shorter:,} tokens")
+
+
+def _smaller_weights(
+    spec: JobSpec,
+    arch: Architecture,
+    demand: Workload,
+    wish: EngineConstraints,
+    devices: tuple[Device, ...],
+) -> Iterator[_Way]:
+    """Try quantised weights; if none fits, the smallest with a shorter `max_tokens`."""
+    if wish.dtype_bytes != 2:  # vLLM's kernels for them take 16 bits
+        return
+    found, smaller = False, _smaller(spec, arch, devices[0].gpu)
     for name in smaller:
         if fit := _fits(arch, name, demand, wish, devices):
-            yield Alternative(
-                f"--set model.quantization={name}",
-                f"{_NAMES[name]} weights{_where(spec, name)}: {_size(fit)}",
+            found = True
+            what = f"{_NAMES[name]} weights{_where(spec, name)}: {_size(fit)}"
+            cost = gpu_hours(fit, demand, devices)
+            yield _way(1, f"--set model.quantization={name}", what, cost)
+    for name in sorted(smaller, key=lambda q: BYTES_PER_WEIGHT[q])[:1]:
+        shorter = None if found else _shorter(arch, name, demand, wish, devices)
+        if shorter:
+            flags = f"--set model.quantization={name} --set sampling.max_tokens={shorter}"
+            weights = f"{_NAMES[name]} weights{_where(spec, name)}"
+            yield _Way(
+                Alternative(flags, f"{weights}, answers cut after {shorter:,} tokens"), (2, 0.0)
             )
-            break
-    else:
-        for name in sorted(smaller, key=lambda q: BYTES_PER_WEIGHT[q])[:1]:
-            if shorter := _shorter(arch, name, demand, wish, devices):
-                yield Alternative(
-                    f"--set model.quantization={name} --set sampling.max_tokens={shorter}",
-                    (
-                        f"{_NAMES[name]} weights{_where(spec, name)}, answers cut after "
-                        f"{shorter:,} "
-                        f"tokens"
-                    ),
-                )
+
+
+def _more_gpus(
+    spec: JobSpec,
+    arch: Architecture,
+    demand: Workload,
+    wish: EngineConstraints,
+    devices: tuple[Device, ...],
+) -> Iterator[_Way]:
+    """Find the fewest GPUs of the kind that do."""
+    gpu = devices[0].gpu
     for count in GPU_COUNTS:
         more = tuple(
             replace(devices[0], id=str(i), free_gib=gpu.memory_gib, holders=())
             for i in range(count)
         )
-        if count > len(devices) and (fit := _fits(arch, quantization, demand, wish, more)):
-            split = f"TP {fit.tensor_parallel}" + (
-                f" × PP {fit.pipeline_parallel}" if fit.pipeline_parallel > 1 else ""
-            )
-            yield Alternative(f"--gpus {count}", f"{count} × {gpu.name}, {split}: {_size(fit)}")
-            break
-    if shorter := _shorter(arch, quantization, demand, wish, devices):
-        yield Alternative(
-            f"--set sampling.max_tokens={shorter}", f"answers cut after {shorter:,} tokens"
-        )
-    if gpu.capability >= (8, 9) and (
-        fit := _fits(arch, quantization, demand, replace(wish, kv_dtype_bytes=1), devices)
-    ):
-        yield Alternative(
-            "--set model.engine_args.kv_cache_dtype=fp8", f"a KV cache in FP8: {_size(fit)}"
-        )
+        fit = None
+        if count > len(devices):
+            fit = _fits(arch, spec.model.quantization, demand, wish, more)
+        if fit is not None:
+            split = f"TP {fit.tensor_parallel}"
+            if fit.pipeline_parallel > 1:
+                split += f" × PP {fit.pipeline_parallel}"
+            what = f"{count} × {gpu.name}, {split}: {_size(fit)}"
+            yield _way(1, f"--gpus {count}", what, gpu_hours(fit, demand, more))
+            return
 
 
 _ARGUMENTS = (

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST = 512  # size that vLLM captures by itself
+PREFILL_STEP = 32  # between the sizes that are added for prefills
+FEWEST = 16  # sequences from which on they are added: below, a start of some seconds less counts
 
 
 def grid(up_to: int = LARGEST) -> tuple[int, ...]:
@@ -41,17 +43,31 @@ def is_on_grid(num_seqs: int) -> bool:
     return num_seqs in captured(num_seqs)
 
 
-def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
-    """Give the `compilation_config` that captures a full batch.
+def prefill_sizes(num_seqs: int) -> tuple[int, ...]:
+    """List sizes for steps that prefill a prompt beside a small batch.
 
-    None where nothing is to add. `config`: the user's own, whose sizes win. One that is not a mapping (a level) is left alone.
+    vLLM captures up to twice `max_num_seqs` by itself. A larger step, as a prompt of some hundred
+    tokens makes one, is launched kernel by kernel. Few sizes do: padding costs less than that.
+    """
+    if num_seqs < FEWEST:
+        return ()
+    last = captured(num_seqs)[-1]
+    return tuple(range(last - last % PREFILL_STEP + PREFILL_STEP, LARGEST + 1, PREFILL_STEP))
+
+
+def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
+    """Give the `compilation_config` that captures a full batch and prefills beside it.
+
+    None where nothing is to add. `config`: the user's own, whose sizes win. One that is not a
+    mapping (a level) is left alone.
     """
     if config is not None and not isinstance(config, Mapping):
         return None
     own = dict(config or {})
-    if is_on_grid(num_seqs) or {"cudagraph_capture_sizes", "max_cudagraph_capture_size"} & set(own):
+    if {"cudagraph_capture_sizes", "max_cudagraph_capture_size"} & set(own):
         return None
-    if str(own.get("cudagraph_mode", "")).upper() == "NONE":
+    more = prefill_sizes(num_seqs)
+    if str(own.get("cudagraph_mode", "")).upper() == "NONE" or (is_on_grid(num_seqs) and not more):
         return None
     below = grid(max(num_seqs, min(2 * num_seqs, LARGEST)))
-    return own | {"cudagraph_capture_sizes": sorted({*below, num_seqs})}
+    return own | {"cudagraph_capture_sizes": sorted({*below, num_seqs, *more})}

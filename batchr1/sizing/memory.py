@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.graphs import captured
+from batchr1.sizing.graphs import captured, prefill_sizes
 
 GIB = 2**30
 _MIB = 2**20
@@ -108,10 +108,8 @@ def _widest(arch: Architecture, tensor_parallel: int) -> int:
 
 
 def graph_sizes(num_seqs: int) -> int:
-    """How many batch sizes vLLM captures: 1, 2, 4, every 8 to 256, every 16 to 512; up to twice the
-    sequences.
-    """
-    return len(captured(num_seqs))
+    """Count the batch sizes that are captured: vLLM's own, and those for prefills."""
+    return len(captured(num_seqs)) + len(prefill_sizes(num_seqs))
 
 
 def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:

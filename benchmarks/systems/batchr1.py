@@ -134,7 +134,7 @@ class Batchr1:
             timeline=timeline(folder, started, seconds),
             extra={
                 "record": {
-                    k: record.get(k) for k in ("plan", "tally", "engines", "wall_s", "rungs")
+                    k: record.get(k) for k in ("plan", "tally", "engines", "loads", "wall_s", "rungs")
                 }
             },
         )

@@ -10,7 +10,7 @@ from batchr1.records import PromptLengths
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.fit import EngineConstraints, best_fit
 from batchr1.sizing.gpus import GPUS
-from batchr1.sizing.graphs import captured, grid_ceil, grid_floor, is_on_grid
+from batchr1.sizing.graphs import captured, compilation_for, grid_ceil, grid_floor, is_on_grid
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.oom import MemoryProblem, next_rung
 from batchr1.sizing.plan import workload_of
@@ -51,3 +51,14 @@ def test_a_batch_that_is_stepped_down_stays_on_the_grid(num_seqs: int) -> None:
         args |= rung.changes
         assert is_on_grid(args["max_num_seqs"])
     assert args["max_num_seqs"] == 8
+
+
+def test_a_prompt_beside_a_small_batch_has_a_graph_too() -> None:
+    """vLLM's own sizes end at twice the batch: 128 tokens of prompt beside 8 sequences left them."""
+    for num_seqs in (16, 24, 104, 248):
+        sizes = (compilation_for(num_seqs, None) or {})["cudagraph_capture_sizes"]
+        assert set(captured(num_seqs)) <= set(sizes) and max(sizes) == 512
+        gaps = [b - a for a, b in zip(sizes, sizes[1:], strict=False)]
+        assert max(gaps) <= 32 and len(sizes) == len(set(sizes))
+    assert compilation_for(256, None) is None and compilation_for(8, None) is None
+    assert compilation_for(104, {"max_cudagraph_capture_size": 208}) is None, "the user's own"

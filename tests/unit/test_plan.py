@@ -21,7 +21,7 @@ from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device, Holder
 from batchr1.sizing.fit import groups_of
 from batchr1.sizing.gpus import GPUS
-from batchr1.sizing.graphs import grid_ceil
+from batchr1.sizing.graphs import captured, grid_ceil
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB, graph_sizes
@@ -328,7 +328,9 @@ def test_the_captured_batch_sizes_are_vllms() -> None:
     """51 sizes at 256 sequences and more, as an H200 with vLLM 0.26 logged them; up to twice the
     sequences below.
     """
-    assert [graph_sizes(n) for n in (1, 2, 4, 32, 128, 256, 512)] == [2, 3, 4, 11, 35, 51, 51]
+    sizes = [len(captured(n)) for n in (1, 2, 4, 32, 128, 256, 512)]
+    assert sizes == [2, 3, 4, 11, 35, 51, 51]
+    assert [graph_sizes(n) for n in (1, 8, 104, 256)] == [2, 5, 39, 51], "an H200 captured 39"
 
 
 @pytest.mark.parametrize(

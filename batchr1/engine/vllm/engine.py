@@ -23,6 +23,7 @@ log = logging.getLogger("batchr1.engine")
 
 IDLE_SLEEP_S = 0.005
 WARM_UP_SEQS = 16
+WARM_UP_TOKENS = 24  # sequences end one after another, as in a run
 
 
 def prepare_environment(device: str) -> None:
@@ -162,18 +163,27 @@ class VllmEngine:
             return None
 
     def _warm_up(self) -> None:
-        """Generate a few tokens, so that kernels compile before the first row.
+        """Generate some tokens of nothing, for kernels that are compiled on first use.
 
-        Sixteen at once: from eight sequences on vLLM draws with another kernel than below. On a GPU
-        a full batch, as kernels are also compiled for sizes, and a long prompt.
+        Sixteen sequences: from eight on vLLM draws with another kernel than below. On a GPU a full
+        batch, as kernels are also compiled for sizes, and a long prompt. There sequences end one
+        after another, and all are preempted once and taken up again, as in a run.
         """
-        seqs, prompt_len = WARM_UP_SEQS, 8
-        if self._engine.vllm_config.device_config.device_type == "cuda":
+        is_gpu = self._engine.vllm_config.device_config.device_type == "cuda"
+        seqs, prompt_len, spread = WARM_UP_SEQS, 8, 1
+        if is_gpu:
             seqs, prompt_len = self.info.max_num_seqs, min(2048, self.info.max_model_len // 2)
+            spread = WARM_UP_TOKENS
         for i in range(seqs):
-            self.submit(Request(f"warm-up-{i}", [i % 1000] * (8 if i else prompt_len), 4))
+            length = 8 if i else prompt_len
+            self.submit(Request(f"warm-up-{i}", [i % 1000] * length, 4 + i % spread))
+        steps = 0
         while self._engine.has_unfinished_requests():
+            if is_gpu and steps == WARM_UP_TOKENS // 2:
+                self._engine.reset_prefix_cache(reset_running_requests=True)
             self.step()
+            steps += 1
+        self._stats.preempted = 0
 
     def submit(self, request: Request) -> None:
         from vllm import SamplingParams
