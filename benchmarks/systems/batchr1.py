@@ -134,7 +134,8 @@ class Batchr1:
             timeline=timeline(folder, started, seconds),
             extra={
                 "record": {
-                    k: record.get(k) for k in ("plan", "tally", "engines", "loads", "wall_s", "rungs")
+                    key: record.get(key)
+                    for key in ("plan", "tally", "engines", "loads", "wall_s", "rungs")
                 }
             },
         )

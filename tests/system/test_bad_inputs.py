@@ -497,7 +497,7 @@ def test_a_job_with_other_sampling_is_refused_with_the_difference_and_the_three_
     job = write_job(tmp_path, {"sampling.temperature": 0.9})
     before = snapshot(tmp_path)
     for command in ("run", "check"):
-        result = batchr1(command, job)
+        result = batchr1(command, job, engine=replay())
         assert (said(result, tmp_path), result.exit_code, result.stdout) == (
             "batchr1: TMP/out: this output was made by a job that differs in what decides the "
             "answers:\n"

@@ -91,9 +91,11 @@ EXECUTION: list[dict[str, Any]] = [
     {"checkpoint": {"every_s": 1}},
     {"retry": {"attempts": 9}},
     {"storage": {"endpoint": "http://host:9000", "region": "eu-west-1", "profile": "nightly"}},
+    {"storage": {"addressing": "virtual"}},
     {"model.trust_remote_code": True},
     {"input.expected_tokens": "length"},
     {"input.on_changed_prompt": "rerun"},
+    {"input.on_changed_gold": "keep"},
     {"max_failed": 7},
     {"sampling.preset": "model"},  # the values that it takes are semantic
     {"on_finish": {"command": ["notify"], "timeout_s": 5}},
