@@ -57,6 +57,7 @@ from batchr1.executors.ray_relay import Printed
 from batchr1.executors.relay_listener import RelayListener
 from batchr1.executors.setup import Assignment, WorkerSetup
 from batchr1.job import load_job
+from batchr1.storage.base import open_storage
 
 ROWS = 80
 
@@ -231,8 +232,6 @@ class Machines:
 
 
 def worker_setup(tmp_path: Path, worker: int, kind: int = 0) -> WorkerSetup:
-    from batchr1.storage.base import open_storage
-
     return setup_of(open_storage(tmp_path), assignment=Assignment("r", worker, kind=kind))
 
 
