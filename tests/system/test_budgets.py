@@ -356,8 +356,8 @@ def test_a_row_that_the_limit_cut_goes_on_in_its_answer(tmp_path: Path) -> None:
         ({"answer_budget": 0}, "sampling.answer_budget: "),
         (
             {"closing_sentence": "Now."},
-            "sampling: closing_sentence is said where a budget closes a trace, and there is none "
-            "(set thinking_budget or answer_budget)",
+            "sampling: closing_sentence is said where batchr1 closes a trace, and nothing does "
+            "(set thinking_budget, answer_budget, or stop_loops: close)",
         ),
     ],
 )

@@ -57,6 +57,7 @@ from batchr1.executors.ray_relay import Printed
 from batchr1.executors.relay_listener import RelayListener
 from batchr1.executors.setup import Assignment, WorkerSetup
 from batchr1.job import load_job
+from batchr1.storage.base import open_storage
 
 ROWS = 80
 
@@ -231,8 +232,6 @@ class Machines:
 
 
 def worker_setup(tmp_path: Path, worker: int, kind: int = 0) -> WorkerSetup:
-    from batchr1.storage.base import open_storage
-
     return setup_of(open_storage(tmp_path), assignment=Assignment("r", worker, kind=kind))
 
 
@@ -334,7 +333,7 @@ def test_of_replicas_that_ended_well_one_starts_again_when_work_comes_back(
     fleet.end(fleet[1])
     assert fleet.live == []
     assert fleet.revive()
-    assert (machines.started[-1].worker, machines.started[-1].epoch) == (1, 1)
+    assert (machines.started[-1].worker, machines.started[-1].assignment.epoch) == (1, 1)
     fleet.give_up(fleet[1], EngineError("worker 1: gone"))
     assert not fleet.revive()
 
@@ -347,19 +346,19 @@ class Far:
 
     def __init__(self, folder: Path) -> None:
         self.key = secrets.token_bytes(32)
-        self.door = RelayListener("127.0.0.1", self.key)
+        self.listener = RelayListener("127.0.0.1", self.key)
         code = (
             "import sys; from batchr1.executors.ray_relay import serve; "
-            f"serve({self.door.address!r}, bytes.fromhex('{self.key.hex()}'), 0, 0, '')"
+            f"serve({self.listener.address!r}, bytes.fromhex('{self.key.hex()}'), 0, 0, '')"
         )
         self.relay = subprocess.Popen(
             [sys.executable, "-c", code], env=os.environ | {"AWS_PROFILE": "the relay's"}
         )
         until(lambda: self._came(), 60, "the relay")
-        self.line.send((setup_of(folder, 0), {"AWS_PROFILE": "the driver's"}))
+        self.line.send((setup_of(open_storage(folder)), {"AWS_PROFILE": "the driver's"}))
 
     def _came(self) -> bool:
-        for hello, line in self.door.arrivals():
+        for hello, line in self.listener.arrivals():
             assert (hello.worker, hello.epoch) == (0, 0)
             self.line = line
             return True
@@ -382,7 +381,7 @@ class Far:
 
     def close(self) -> None:
         self.line.close()
-        self.door.close()
+        self.listener.close()
         self.relay.kill()
         self.relay.wait()
 
