@@ -100,7 +100,7 @@ class Backend(Protocol):
         ...
 
     def with_seed(self, spec: JobSpec, plan: Plan) -> Plan:
-        """Give the engines of a run without a seed one of their own."""
+        """Seed the engines of a run without a seed."""
         ...
 
     def fingerprint(self, spec: JobSpec) -> dict[str, Any]:

@@ -36,7 +36,10 @@ class VllmBackend(LocalBackend):
         require_vllm()
 
     def with_seed(self, spec: JobSpec, plan: Plan) -> Plan:
-        """Draw a seed: vLLM's own is always 0, and a second output would repeat the first."""
+        """Draw a seed.
+
+        vLLM's own is always 0, and a second output would repeat the first.
+        """
         if spec.sampling.seed is not None or "seed" in spec.model.engine_args:
             return plan
         seed = secrets.randbelow(2**31)

@@ -117,7 +117,7 @@ def plan_with_choices(
     machine: Machine | None = None,
     price: float | None = None,
 ) -> tuple[Plan, tuple[Choice, ...]]:
-    """Plan as `plan_job` does, and list what other numbers of GPUs and precisions would take."""
+    """Plan as `plan_job` does, and list a buyer's choices."""
     measure = _measurer(job, renderer, options, machine)
     plan = _plan(job, measure, price)
     if plan.device != "cuda":
@@ -131,7 +131,7 @@ def plan_with_choices(
 def _measurer(
     job: JobContext, renderer: Renderer, options: RunOptions, machine: Machine | None
 ) -> Callable[[], Measured]:
-    """Make what measures prompts and completions, once and only if it is asked."""
+    """Make what measures prompts and completions once."""
     spec = job.spec
 
     @functools.cache

@@ -9,6 +9,7 @@ estimate       hours and cost of a job
 timing         seconds of a step and of a whole run (workers ask too)
 graphs         batch sizes that have a CUDA graph
 lengths        lengths of completions that nobody has stated
+choices     hours and cost by number of GPUs and precision
 architecture   a model's config: parameters, bytes of weights and KV cache
 alternatives   what would fit when a job does not
 smallest_gpus  the smallest GPUs for each variant

@@ -68,6 +68,7 @@ def test_a_plan_that_does_not_fit_ends_with_two_and_says_what_would() -> None:
     assert (code, document["fits"], document["missing_gib"] > 10) == (2, False, True)
     assert [way["flags"] for way in document["ways_out"]] == [
         "--set model.quantization=w4a16",
+        "--set model.quantization=awq",
         "--gpus 2",
     ]
 
