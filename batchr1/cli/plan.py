@@ -95,7 +95,7 @@ def command(
     document["choices"] = [dataclasses.asdict(choice) for choice in choices]
     text = as_text(plan, document)
     if choices:
-        from batchr1.sizing.choices import choices_table
+        from batchr1.sizing.offers.choices import choices_table
 
         text = "\n".join([text, "", *choices_table(choices)])
     say(document, text, as_json=as_json)

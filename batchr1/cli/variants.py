@@ -65,7 +65,7 @@ def _document(name: str, *, gpu: str | None = None, count: int = 1) -> dict[str,
     It has the smallest GPU set of each precision, or its fit on `count` of `gpu`.
     """
     from batchr1.models.catalogue import VARIANTS
-    from batchr1.sizing.smallest_gpus import on_gpus, precisions, smallest_set
+    from batchr1.sizing.offers.smallest_gpus import on_gpus, precisions, smallest_set
 
     entry = VARIANTS[name]
     found = precisions(entry)

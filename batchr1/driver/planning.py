@@ -21,9 +21,9 @@ from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import CATALOGUE
 from batchr1.output.folder import Output
-from batchr1.sizing.alternatives import Alternative, alternatives
-from batchr1.sizing.choices import Choice, choices
 from batchr1.sizing.machine import Machine
+from batchr1.sizing.offers.alternatives import Alternative, alternatives
+from batchr1.sizing.offers.choices import Choice, choices
 from batchr1.sizing.plan import MisfitError, Plan
 
 if TYPE_CHECKING:

@@ -9,10 +9,8 @@ estimate       hours and cost of a job
 timing         seconds of a step and of a whole run (workers ask too)
 graphs         batch sizes that have a CUDA graph
 lengths        lengths of completions that nobody has stated
-choices     hours and cost by number of GPUs and precision
+offers         what else would run a job, or a model
 architecture   a model's config: parameters, bytes of weights and KV cache
-alternatives   what would fit when a job does not
-smallest_gpus  the smallest GPUs for each variant
 gpus           GPUs that batchr1 knows by name
 machine        the machine that a plan is for
 devices        the GPUs of this machine, and who holds their memory

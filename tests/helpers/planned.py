@@ -7,10 +7,10 @@ from typing import Any
 from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, SamplingSpec
 from batchr1.models.resolve import ModelSource, catalogue_source, resolve_model
 from batchr1.records import PromptLengths
-from batchr1.sizing.alternatives import Alternative, alternatives
 from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
+from batchr1.sizing.offers.alternatives import Alternative, alternatives
 from batchr1.sizing.plan import Plan, make_plan
 
 PROMPTS = PromptLengths(500, 500, 512, 128.0)

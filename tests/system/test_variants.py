@@ -12,7 +12,7 @@ import pytest
 from batchr1.cli.main import main
 from batchr1.models.catalogue import VARIANTS
 from batchr1.sizing.gpus import GPUS
-from batchr1.sizing.smallest_gpus import GPU_COUNTS, on_gpus, precisions, smallest_set
+from batchr1.sizing.offers.smallest_gpus import GPU_COUNTS, on_gpus, precisions, smallest_set
 
 
 @functools.cache

@@ -8,10 +8,10 @@ from planned import gpus, job, source_of
 from batchr1.errors import JobError
 from batchr1.job.fingerprint import same_lengths
 from batchr1.records import PromptLengths
-from batchr1.sizing.alternatives import alternatives
-from batchr1.sizing.choices import choices, choices_table
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine
+from batchr1.sizing.offers.alternatives import alternatives
+from batchr1.sizing.offers.choices import choices, choices_table
 from batchr1.sizing.plan import make_plan
 
 PROMPTS = PromptLengths(500, 500, 512, 128.0)

@@ -101,19 +101,20 @@ STILL: dict[str, dict[str, int]] = {
     "line_length": {
         "dataset": 1,
         "reasoning": 4,
-        "sizing": 28,
+        "sizing": 26,
     },
     "openings": {
         "dataset": 7,
         "reasoning": 1,
-        "sizing": 20,
+        "sizing": 19,
     },
     "first_lines": {
         "dataset": 67,
-        "engine": 3,
-        "job": 1,
+        "driver": 1,
+        "engine": 4,
+        "job": 2,
         "reasoning": 8,
-        "sizing": 83,
+        "sizing": 88,
         "storage": 1,
     },
 }
