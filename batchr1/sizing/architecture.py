@@ -1,4 +1,6 @@
-"""What a model's `config.json` says about its size: parameters, bytes of weights, bytes of KV cache per token.
+"""A model's size by its `config.json`.
+
+Parameters, bytes of weights, bytes of KV cache per token.
 
 Sources: the keys are Hugging Face's; which tensors exist and how they are cut over GPUs is read
 from vLLM's model files (`qwen2.py`, `llama.py`, `deepseek_v2.py`, 0.26); the byte counts are
@@ -36,7 +38,9 @@ _LARGE_BLOCK = 2 * _MIB
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A decoder's dimensions. Sizes in elements; `head_dim` is a key's and a value's, except under MLA.
+    """A decoder's dimensions, in elements.
+
+    `head_dim` is a key's and a value's, except under MLA.
 
     `note` says why an estimate is on the safe side, where a part of the model is not known here.
     """
@@ -303,7 +307,7 @@ def stored_quantization(config: Mapping[str, Any]) -> Quantization | None:
 
 
 def _unknown_parts(text: Mapping[str, Any]) -> str | None:
-    """What makes this model's KV cache smaller than the formula says, or its state something else."""
+    """Name what makes the KV cache smaller than by the formula."""
     if isinstance(text.get("layer_types"), list) and len(set(text["layer_types"])) > 1:
         return (
             "some layers keep less than the whole context; sized as if all of them kept all of it"

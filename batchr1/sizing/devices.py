@@ -34,7 +34,9 @@ OpenNvml = Callable[[], AbstractContextManager[Nvml]]
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process that holds memory of a GPU. `name` None: not visible from here, or not certainly the same process.
+    """A process that holds memory of a GPU.
+
+    `name` None: not visible from here, or not certainly the same process.
 
     `memory_gib` 0 where NVML does not tell.
     """
@@ -61,7 +63,7 @@ class Device:
 def foreign_maker(
     root: Path = Path("/"), system: str = sys.platform, machine: str = platform.machine()
 ) -> str | None:
-    """AMD on a machine with its ROCm driver, Apple on one with Apple's processors; None elsewhere."""
+    """Name another maker: AMD with its ROCm driver, Apple; else None."""
     if system == "darwin" and machine == "arm64":
         return "Apple"
     return "AMD" if (root / "opt/rocm").exists() or (root / "dev/kfd").exists() else None
@@ -172,7 +174,9 @@ def _describe(nvml: Nvml, id_: str, proc: Path) -> Device:
 
 
 def _unknown_gpu(nvml: Nvml, handle: Any, name: str, memory_gib: float, is_instance: bool) -> Gpu:
-    """From what NVML says. Bandwidth: two transfers per memory clock over the bus; not told for a MIG instance,
+    """Make one of what NVML says.
+
+    Bandwidth: two transfers per memory clock over the bus; not told for a MIG instance,
     which has a share of it."""
     bus = None if is_instance else nvml.memory_bus(handle)
     bandwidth_gb_s = 0.0 if bus is None else 2 * bus[1] * 1e6 * bus[0] / 8 / 1e9
@@ -222,7 +226,9 @@ def _holders(nvml: Nvml, handle: Any, proc: Path) -> tuple[Holder, ...]:
 
 
 def _process_name(pid: int, proc: Path) -> str | None:
-    """A process's short name. In a container NVML may give the host's numbers, which mean other processes here: where
+    """Give a process's short name.
+
+    In a container NVML may give the host's numbers, which mean other processes here: where
     the open files can be read and none is a GPU's, it is another one."""
     try:
         name = (proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip()

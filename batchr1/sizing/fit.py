@@ -41,7 +41,7 @@ NEARLY = 0.95  # of the fastest split's rate: as fast, as far as anybody knows
 
 @dataclass(frozen=True, slots=True)
 class EngineConstraints:
-    """Engine arguments that the user set, and that a plan is computed around; None where it is free.
+    """Engine arguments that the user set; None where a plan is free.
 
     `dtype_bytes`: of a weight that is not quantised, and of an activation.
     """
@@ -61,7 +61,9 @@ class EngineConstraints:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One way to put a model on GPUs. Lengths in tokens, rates in output tokens per second of one replica.
+    """One way to put a model on GPUs.
+
+    Lengths in tokens, rates in output tokens per second of one replica.
 
     `missing_bytes` is how much each GPU lacks for one sequence of `max_model_len`; 0: it fits.
     """

@@ -1,4 +1,4 @@
-"""The GPUs that batchr1 knows by name: memory, bandwidth, arithmetic, and what their tensor cores can do.
+"""GPUs by name: memory, bandwidth, arithmetic, features of tensor cores.
 
 Bandwidth and dense bf16 arithmetic are from NVIDIA's datasheets and architecture papers (where a
 sheet gives the figure with sparsity, half of it; for GeForce the one with 32-bit accumulation):
@@ -115,7 +115,9 @@ _OTHER_MAKERS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """The catalogue's entry for a name as people or drivers write it: "rtx4090", "NVIDIA A100-SXM4-80GB".
+    """Find the entry for a name as people or drivers write it.
+
+    Such as "rtx4090" or "NVIDIA A100-SXM4-80GB".
 
     A card of another size or build ("RTX 4090 Laptop GPU", "L40") is not taken for its sibling.
     Raises `JobError` with the nearest names, and says so where the maker is not NVIDIA.
@@ -179,7 +181,10 @@ def other_maker(name: str) -> str | None:
 
 
 def _words(name: str) -> set[str]:
-    """What tells GPUs apart in a name: "NVIDIA A100-SXM4-80GB" → a100, 80gb; "rtx4090" → rtx, 4090."""
+    """List the words that tell GPUs apart in a name.
+
+    "NVIDIA A100-SXM4-80GB" → a100, 80gb; "rtx4090" → rtx, 4090.
+    """
     text = re.sub(r"rtx(?=\d)", "rtx ", name.lower())
     text = re.sub(r"\b(\d{2,3}) ?(?:g|gb|gib)?\b", r"\1gb", text)
     return set(re.findall(r"[a-z0-9]+", text)) - _NOISE

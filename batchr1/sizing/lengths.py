@@ -1,4 +1,6 @@
-"""How long completions will be where nobody has said: a stated mean by task, and the long tail around it.
+"""Lengths of completions that nobody has stated.
+
+A stated mean by task, and the long tail around it.
 
 Pure arithmetic. What a dataset or an earlier run says comes from `run.lengths`.
 """
@@ -30,7 +32,9 @@ LOG_SIGMA = 1.0
 
 
 def default_lengths(instruction: str, cap: int, *, factor: float = 1.0) -> CompletionLengths:
-    """What to expect of a task: DeepSeek's average for maths with the instruction `math`, else that of all its traces.
+    """Give the lengths to expect of a task.
+
+    DeepSeek's average for maths with the instruction `math`, else that of all its traces.
 
     `cap`: no completion is longer, in tokens. `factor`: how much longer a model writes than R1.
     """
@@ -53,7 +57,9 @@ def assumed_lengths(mean: float, cap: int, whose: str) -> CompletionLengths:
 
 
 def capped_moments(mean: float, cap: float, sigma: float = LOG_SIGMA) -> tuple[float, float]:
-    """Mean and mean square of min(L, cap) for a log-normal L with this mean and this standard deviation of ln L.
+    """Compute mean and mean square of min(L, cap).
+
+    L is log-normal with this mean and this standard deviation of ln L.
 
     With μ = ln(mean) - σ²/2 and z = (ln(cap) - μ) / σ, the partial moments of a log-normal
     (Johnson, Kotz and Balakrishnan, Continuous Univariate Distributions 1, ch. 14) give E[min(L,

@@ -17,7 +17,9 @@ NODE_GPUS = 8  # of a machine that is not here to be asked
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine or several. Without GPUs it is a CPU's: `ram_gib` is what is free, shared by `cpu_replicas` engines.
+    """One machine or several.
+
+    Without GPUs it is a CPU's: `ram_gib` is what is free, shared by `cpu_replicas` engines.
 
     `cpus_per_replica`: what each takes of a cluster's nodes.
     """

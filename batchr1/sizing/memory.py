@@ -1,6 +1,6 @@
 """How vLLM divides a GPU's memory, in bytes per GPU.
 
-    total × utilisation = weights + activation peak + other + KV cache        (what vLLM was asked to stay within)
+    total × utilisation = weights + activation peak + other + KV cache    (what vLLM stays within)
     outside of that     = CUDA context + CUDA graphs + the sampler's buffers  (what it takes on top)
 
 vLLM loads the weights, runs one forward pass of `max_num_batched_tokens` made-up tokens and one
@@ -120,8 +120,11 @@ def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:
 
 
 def outside_bytes(arch: Architecture, *, num_seqs: int, tensor_parallel: int = 1) -> int:
-    """What vLLM takes without counting it: the CUDA context, communication buffers, the sampler's tables of counts
-    (32 bits per sequence and token of the vocabulary), and the room that top-p takes for logits in 32 bits."""
+    """Sum what vLLM takes without counting it.
+
+    The CUDA context, communication buffers, the sampler's tables of counts (32 bits per sequence
+    and token of the vocabulary), and the room that top-p takes for logits in 32 bits.
+    """
     sampler = num_seqs * arch.vocab * 4
     return CONTEXT_BYTES + (NCCL_BYTES if tensor_parallel > 1 else 0) + sampler * 33 // 32 + sampler
 

@@ -1,6 +1,6 @@
 """Out of memory: what the engine's own words say about it, and which engine argument to lower next.
 
-    log text ─ problem_in ─▶ MemoryProblem ─ next_rung ─▶ Rung (changes to the engine's arguments), or None: the end
+    log text ─ problem_in ─▶ MemoryProblem ─ next_rung ─▶ Rung (changes of arguments), or None
 
 The rungs, in this order: fewer batched tokens → fewer sequences → no CUDA graphs → a smaller share
 of the memory. Where another process holds the memory, the last one comes at once. A rung never
@@ -71,7 +71,9 @@ _LOADING = re.compile(r"\bin load_model\b|Failed to load model - not enough GPU 
 
 @dataclass(frozen=True, slots=True)
 class MemoryProblem:
-    """What went wrong with the memory. `message` is a clause for people; sizes are of one GPU, None where not said.
+    """A fault of the memory.
+
+    `message` is a clause for people; sizes are of one GPU, None where not said.
 
     `available_gib`: what this engine could have had: free before it began (busy), for the KV cache
     (kv_too_small), or free plus its own at the failure (oom). `max_model_len`: the longest sequence

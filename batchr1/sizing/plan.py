@@ -1,4 +1,6 @@
-"""The plan: what a run will ask of the machine. Derived from the spec, the model and the lengths; never written back.
+"""The plan: what a run will ask of the machine.
+
+It is derived from the spec, the model and the lengths, and never written back.
 
 What the user set in `model.engine_args` wins, and the rest is computed around it. Nothing that
 changes answers (quantisation, the KV cache's type) is ever chosen here, only offered
@@ -228,7 +230,9 @@ def check_batch(num_seqs: int, batched: int, max_model_len: int, *, chunked: boo
 
 
 def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> EngineConstraints:
-    """The user's engine arguments that a plan must respect. Raises `JobError` for values that cannot be.
+    """Collect the engine arguments that a plan must respect.
+
+    Raises `JobError` for values that cannot be.
 
     `num_gpus` 0: a CPU, or GPUs that are not known yet.
     """
@@ -432,7 +436,9 @@ def _mixed_plan(
     wish: EngineConstraints,
     price: float | None,
 ) -> Plan | None:
-    """A plan for each model of GPU that holds the job by itself; None where none does, and they must work together.
+    """Plan for each model of GPU that holds the job by itself.
+
+    None where none does, and they must work together.
 
     All engines get the same context: a row must not depend on where it runs.
     """

@@ -101,12 +101,11 @@ STILL: dict[str, dict[str, int]] = {
     "line_length": {
         "dataset": 1,
         "reasoning": 4,
-        "sizing": 26,
     },
     "openings": {
         "dataset": 7,
         "reasoning": 1,
-        "sizing": 19,
+        "sizing": 11,
     },
     "first_lines": {
         "dataset": 67,
@@ -114,7 +113,7 @@ STILL: dict[str, dict[str, int]] = {
         "engine": 4,
         "job": 2,
         "reasoning": 8,
-        "sizing": 88,
+        "sizing": 66,
         "storage": 1,
     },
 }

@@ -187,7 +187,7 @@ _NAMES = {"fp8": "FP8", "w4a16": "4-bit", "awq": "4-bit (AWQ)", "gptq": "4-bit (
 
 
 def _smaller(spec: JobSpec, arch: Architecture, gpu: Gpu) -> list[str]:
-    """Quantisations that are published for this variant, smaller than what was asked, that the GPU can run.
+    """List published quantisations that are smaller and that the GPU can run.
 
     The mildest first. FP8 runs natively from compute capability 8.9 and as weights only from 8.0; 4
     bits from 7.5.

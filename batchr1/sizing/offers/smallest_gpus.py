@@ -82,7 +82,7 @@ def demand(entry: Variant) -> Workload:
 
 
 def on_gpus(entry: Variant, precision: Precision, gpu: str, count: int) -> Fit | None:
-    """How the variant runs on these GPUs, or what it lacks there; None where it cannot be cut so."""
+    """Fit the variant on these GPUs; None where it cannot be cut so."""
     devices = named_machine(gpu, count=count).devices
     return best_fit(
         precision.arch, precision.quantization, demand(entry), EngineConstraints(), devices

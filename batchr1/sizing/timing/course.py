@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from batchr1.records import CompletionLengths
 from batchr1.sizing.timing.step_time import StepTime
@@ -92,9 +93,7 @@ class _Run:
         self._time = step_time
         self._step = step
         self._most, self._room = float(max_num_seqs), float(kv_tokens)
-        self._keeps = [
-            b / a if a > 0 else 0.0 for a, b in zip(survival, survival[1:], strict=False)
-        ]
+        self._keeps = [b / a if a > 0 else 0.0 for a, b in pairwise(survival)]
         self._keeps.append(0.0)
         self._contexts = [prompt_len + (i + 0.5) * step for i in range(len(survival) + 1)]
 
