@@ -60,6 +60,8 @@ def jobs(tmp_path: Path, s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The jobs in a folder of their own, with what their comments say must be there."""
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs")
     problems = pl.read_parquet(ROOT / "jobs/data/math.parquet")
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA}: the benchmarks that two of the jobs read are not here")
     for name in ("math500", "humaneval"):
         (tmp_path / f"jobs/data/{name}.parquet").symlink_to(DATA / f"{name}.parquet")
     (tmp_path / f"incoming/{DATE}").mkdir(parents=True)

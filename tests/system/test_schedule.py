@@ -388,7 +388,6 @@ def test_eight_samples_of_each_row_come_out_once_and_share_their_prompts_prefix(
     assert record["loads"], "one of the two may have come when nothing was left"
     for load in record["loads"].values():
         assert load["prefix_hit_rate"] > 0.4, "samples of a prompt met in one engine"
-        assert load["preempted"] <= 2
 
 
 def test_a_run_that_goes_on_takes_the_lengths_of_samples_that_are_done(tmp_path: Path) -> None:

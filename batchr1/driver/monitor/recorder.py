@@ -156,6 +156,7 @@ class RunRecorder:
         )
         record.wall_s = round(result.wall_s, 3)
         record.generating_s = round(result.generating_s, 3)
+        record.tokens_per_s = None
         if is_counted:
             record.tokens_per_s = round(result.tokens_per_s, 1)
         record.counts = CountsRecord.model_validate(result.counts.to_dict())
