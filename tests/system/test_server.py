@@ -720,4 +720,4 @@ def test_the_record_and_the_metrics_tell_what_was_asked(tmp_path: Path) -> None:
         "before": None,
     }
     metrics = (tmp_path / "m.prom").read_text()
-    assert 'batchr1_server_tokens_total{name="remote",kind="completion"} 300.0\n' in metrics
+    assert 'batchr1_server_tokens_total{kind="completion",name="remote"} 300.0\n' in metrics
