@@ -447,7 +447,7 @@ MODELS = [
         "no chat template",
         "TMP/job.yaml: model TMP/model: its tokenizer has no chat template (need "
         "chat_template.jinja, or chat_template in tokenizer_config.json). Use an instruction-tuned "
-        "model, or add the template.",
+        "model, or give a template in prompting.template.",
         {"model.path": "model"},
         lambda tmp: (copy_model(tmp) / "tokenizer_config.json").write_text("{}"),
     ),
@@ -495,9 +495,10 @@ def test_a_job_with_other_sampling_is_refused_with_the_difference_and_the_three_
 ) -> None:
     ready_output(tmp_path)
     job = write_job(tmp_path, {"sampling.temperature": 0.9})
+    scripted([str(job)], replay())
     before = snapshot(tmp_path)
     for command in ("run", "check"):
-        result = batchr1(command, job, engine=replay())
+        result = batchr1(command, job)
         assert (said(result, tmp_path), result.exit_code, result.stdout) == (
             "batchr1: TMP/out: this output was made by a job that differs in what decides the "
             "answers:\n"
