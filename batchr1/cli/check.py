@@ -50,6 +50,7 @@ def command(
         run_options = RunOptions(gpus=options.gpus, devices=options.device_ids)
         context = open_job(spec, run_options)
         spec = context.spec
+        context.output.refuse_foreign()
         renderer = make_renderer(context, run_options)
         counts = _count(context, renderer)
         samples = check_samples(context, renderer)
@@ -85,7 +86,6 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
     from batchr1.driver.resume.changed_prompts import check_prompts, files_to_check
     from batchr1.driver.resume.pending_rows import read_ids, take_out_done, take_out_failed
 
-    context.output.refuse_foreign()
     check_fingerprint(context)
     pending = read_ids(context)
     check_golds(context, pending, run="", check_lock=None)
