@@ -175,7 +175,7 @@ def test_verifying_processes_die_with_their_worker_and_the_next_run_has_the_toke
             return [
                 pid
                 for pid in run.left()
-                if b"verify_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"batchr1.verifier.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
             ]
 
         def saved() -> int:
