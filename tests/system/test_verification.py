@@ -229,7 +229,10 @@ class Bad:
 
 
 GOOD_MODULE = "def judge(answer, gold, row):\n    return True\n"
-KINDS = "auto, math, number, choice, exact, regex, none, or package.module:function"
+KINDS = (
+    "auto, math, number, aime, choice, yes_no, short_text, exact, regex, none, "
+    "or package.module:function"
+)
 CASES = [
     Bad(
         "kind that is none",
