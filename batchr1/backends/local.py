@@ -46,10 +46,13 @@ class LocalBackend:
         return resolve(spec.model, storage=storage)
 
     def check(self, spec: JobSpec, model: ModelSource, place: Place) -> tuple[str, ...]:
+        from batchr1.engine.vllm.arguments import refuse_secret
         from batchr1.executors.base import check_executor
         from batchr1.sizing.devices import choose_devices
         from batchr1.sizing.plan import check_arguments
 
+        for name in spec.model.engine_args:
+            refuse_secret(name)
         if not place.elsewhere:
             is_local = not spec.output.path.startswith("s3://")
             check_executor(spec, gpus=place.gpus, devices=place.devices, is_local_output=is_local)

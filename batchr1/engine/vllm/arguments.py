@@ -44,17 +44,21 @@ def engine_arg_names() -> tuple[str, ...]:
     return tuple(fields)
 
 
+def refuse_secret(name: str) -> None:
+    """Raise `JobError` for an argument that holds a secret."""
+    if name == "hf_token":
+        raise JobError(
+            "model.engine_args.hf_token: a job file holds no secrets (it is copied into the "
+            "output). Set HF_TOKEN in the environment."
+        )
+
+
 def check_engine_args(names: Iterable[str]) -> None:
     """Raise `JobError` for names that vLLM does not take, and for secrets."""
     wanted = list(names)
     known = engine_arg_names() if wanted else ()
     for name in wanted:
-        if name == "hf_token":
-            raise JobError(
-                "model.engine_args.hf_token: a job file holds no secrets (it is copied into the "
-                "output). "
-                "Set HF_TOKEN in the environment."
-            )
+        refuse_secret(name)
         if known and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = (
