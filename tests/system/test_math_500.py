@@ -10,7 +10,7 @@ import pytest
 from rewritten import equal_forms, near_miss
 from verdicts import boxed, verdict
 
-MATH_500 = Path("/work/shared/data/math500.parquet")
+MATH_500 = Path(__file__).parents[3] / "shared/data/math500.parquet"
 
 
 @pytest.mark.skipif(not MATH_500.exists(), reason=f"MATH-500 is not on this machine: {MATH_500}")

@@ -24,7 +24,7 @@ from batchr1.reasoning.verify import Verify, quick_verdict
 from batchr1.records import VERDICT_STAGES
 
 PAIRS = Path(__file__).parents[1] / "data" / "verdict_pairs.jsonl"
-GSM8K = Path("/work/shared/data/gsm8k_test.parquet")
+GSM8K = Path(__file__).parents[3] / "shared/data/gsm8k_test.parquet"
 
 
 def pairs() -> list[dict[str, Any]]:
