@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from judge import boxed, verdict
 from rewritten import equal_forms, near_miss
-from verdicts import boxed, verdict
 
 MATH_500 = Path(__file__).parents[3] / "shared/data/math500.parquet"
 

@@ -399,3 +399,11 @@ def test_a_planted_violation_is_found(
 
 def test_every_rule_is_planted() -> None:
     assert {rule for rule, _, _ in PLANTS} == {*RULES, *COUNTED_RULES}
+
+
+def test_modules_outside_packages_have_names_of_their_own() -> None:
+    """Folders put on the path beside each other, where the first of two names would win."""
+    folders = ["tests/helpers", "benchmarks", "benchmarks/probe"]
+    names = Counter(path.stem for name in folders for path in (REPOSITORY / name).glob("*.py"))
+
+    assert [name for name, count in names.items() if count > 1] == []

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge import boxed, verdict
 from rewritten import equal_forms, near_miss
-from verdicts import boxed, verdict
 
 from batchr1.reasoning.verdicts.choices import aime_of, choice_of, yes_no_of
 from batchr1.reasoning.verdicts.column import GoldColumn

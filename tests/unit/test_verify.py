@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from verdicts import boxed, verdict
+from judge import boxed, verdict
 
 from batchr1.reasoning.verify import (
     BadVerdictError,
