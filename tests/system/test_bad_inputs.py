@@ -717,7 +717,7 @@ def test_a_full_disk_stops_the_run_with_whole_files_only_and_the_run_goes_on_whe
 def test_a_disk_that_is_full_from_the_start_stops_the_run(tmp_path: Path) -> None:
     write_input(tmp_path)
     disk = tmp_path / "disk"
-    with mounted(disk, "size=96k"):
+    with mounted(disk, "size=64k"):
         (disk / "filler").write_bytes(b"x" * 65536)
         job = write_job(tmp_path, {"output.path": "disk/out"})
         result = batchr1("run", job, engine=replay())

@@ -629,7 +629,7 @@ def test_an_export_to_s3_that_was_cut_off_is_known_as_such(
 SFT = ["--to", "sft"]
 COLUMNS = (
     "id, sample, subject, level, prompt, gold, reasoning, answer, final_answer, correct, "
-    "reasoning_status, truncated, truncated_in, truncated_by, finish_reason"
+    "verdict_by, reasoning_status, truncated, truncated_in, truncated_by, finish_reason"
 )
 BAD: dict[str, tuple[list[str], str]] = {
     "nothing there": (
