@@ -1,4 +1,4 @@
-"""jobs/: each says when to use it, is listed in the README, can be planned, and runs over data as
+"""jobs/: each says when to use it, is listed in docs/jobs.md, can be planned, and runs over data as
 its comment says.
 """
 
@@ -97,7 +97,7 @@ def test_a_job_says_when_to_use_it_and_the_readme_lists_it(path: Path) -> None:
         line.removeprefix("#").strip() for line in lines[: lines.index(f"name: {path.stem}")]
     )
     assert len(comment) > 150, "when to use it, and how"
-    assert f"`{path.name}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`{path.name}`" in (ROOT / "docs/jobs.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", LOCAL)

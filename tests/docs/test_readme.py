@@ -1,4 +1,4 @@
-"""The README says what the code does: its job file, its columns, its commands, its recorded output.
+"""README and pages say what the code does: job files, columns, commands, recorded output.
 
 `UPDATE_GOLDEN=1 pytest tests/docs/test_readme.py` rewrites the blocks that are derived from the
 code.
@@ -33,22 +33,36 @@ REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
 
 
-def block(name: str) -> str:
-    """What stands between `<!-- name -->` and the next blank line after its fence or table."""
-    text = README.read_text(encoding="utf-8")
-    match = re.search(
-        rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|[^\n]*\n)+)", text, re.DOTALL
-    )
-    assert match, f"README has no block {name}"
-    return match[1].strip()
+PAGES = [README, *sorted((REPOSITORY / "docs").glob("*.md"))]
+MAIN_COLUMNS = (
+    "id",
+    "sample",
+    "reasoning",
+    "answer",
+    "final_answer",
+    "correct",
+    "reasoning_tokens",
+    "truncated",
+)
+
+
+def block(name: str) -> tuple[Path, str]:
+    """The page and what stands between `<!-- name -->` and the end of its fence or table."""
+    pattern = rf"<!-- {re.escape(name)} -->\n\n?(```.*?\n```|(?:\|[^\n]*\n)+)"
+    found = [
+        (page, match[1].strip())
+        for page in PAGES
+        for match in re.finditer(pattern, page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+    assert len(found) == 1, f"{len(found)} pages have a block {name}"
+    return found[0]
 
 
 def hold(name: str, wanted: str) -> None:
-    have = block(name)
+    page, have = block(name)
     if os.environ.get("UPDATE_GOLDEN") and have != wanted:
-        README.write_text(
-            README.read_text(encoding="utf-8").replace(have, wanted), encoding="utf-8"
-        )
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace(have, wanted), encoding="utf-8")
         pytest.skip("rewritten")
     assert have == wanted
 
@@ -70,9 +84,17 @@ def test_the_columns_shown_are_the_ones_that_are_written() -> None:
     hold("columns", "\n".join(lines))
 
 
+def test_the_main_columns_shown_are_among_them() -> None:
+    meanings = {column.name: column.meaning for column in COLUMNS}
+    lines = [f"| `{name}` | {meanings[name]} |" for name in MAIN_COLUMNS]
+    hold("main columns", "\n".join(["| column | meaning |", "|---|---|", *lines]))
+    others = len(COLUMNS) - len(MAIN_COLUMNS)
+    assert f"[{others} more](docs/columns.md)" in README.read_text(encoding="utf-8")
+
+
 def test_the_output_shown_is_what_run_prints() -> None:
     """The figures are those of a real run; the words are the code's."""
-    shown = block("make-math").splitlines()[1:-1]
+    shown = block("make-math")[1].splitlines()[1:-1]
     pattern = (
         r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s while generating, "
         r"([\d.]+)% truncated, ([\d.]+)% correct"
@@ -89,7 +111,7 @@ def test_the_output_shown_is_what_run_prints() -> None:
 
 def test_the_status_shown_is_what_status_prints() -> None:
     """The figures are those of a real run; the lines and their words are the code's."""
-    shown = block("status").splitlines()[2:-1]
+    shown = block("status")[1].splitlines()[2:-1]
     text = "\n".join(shown).replace(",", "")
     [tokens] = re.findall(r"tokens +(\d+) generated", text)
     [right, judged] = re.findall(r"correct +(\d+) of (\d+)", text)[0]
@@ -141,7 +163,7 @@ def test_the_plan_shown_is_what_plan_prints(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))  # a machine that has not seen the model
     monkeypatch.chdir(REPOSITORY)
-    shown = block("plan").splitlines()[1]
+    shown = block("plan")[1].splitlines()[1]
     code = "from batchr1.cli.main import program; program()"
     words = shlex.split(shown.removeprefix("$ batchr1 "))
     done = subprocess.run(
@@ -152,7 +174,7 @@ def test_the_plan_shown_is_what_plan_prints(
 
 def test_the_export_shown_is_what_export_prints() -> None:
     """The figures are those of a real export; the words are the code's."""
-    shown = block("export").splitlines()[1:-1]
+    shown = block("export")[1].splitlines()[1:-1]
     words = shlex.split(shown[0].removeprefix("$ batchr1 export "))
     params = export_command.make_context(
         "export", words, **main.context_settings
@@ -228,6 +250,24 @@ def test_make_targets_named_exist() -> None:
         assert set(line.split()) <= targets, f"no such target: {line}"
 
 
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
-        assert (REPOSITORY / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        text = (page.parent / target if target else page).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        assert anchor in {_anchor(heading) for heading in headings}, f"{target}#{anchor}"
+
+
+def _anchor(heading: str) -> str:
+    """Name a heading as GitHub does."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= 1200
