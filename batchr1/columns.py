@@ -15,7 +15,10 @@ from batchr1.records import FLAGS, VERDICT_STAGES
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Column: Arrow type, nullability, unit, allowed values, meaning."""
+    """Column: Arrow type, nullability, unit, allowed values, meaning.
+
+    One that was added after 0.1.0 may be null, and older parts lack it.
+    """
 
     name: str
     type: pa.DataType
@@ -23,6 +26,7 @@ class Column:
     meaning: str
     unit: str | None = None
     values: tuple[str, ...] | None = None
+    added_later: bool = False
 
 
 _text, _count = pa.string(), pa.int32()
@@ -72,6 +76,7 @@ COLUMNS: tuple[Column, ...] = (
         True,
         "the stage of verification that decided correct; null where none did",
         values=VERDICT_STAGES,
+        added_later=True,
     ),
     Column(
         "reasoning_status",
@@ -166,7 +171,7 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 NAMES = frozenset(c.name for c in COLUMNS)
-ADDED_LATER = frozenset({"verdict_by"})  # not in parts of older versions: null there
+ADDED_LATER = frozenset(c.name for c in COLUMNS if c.added_later)
 KEPT_AFTER = "sample"  # kept input columns stand behind this one
 
 FAILED_SCHEMA = pa.schema(

@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "Say how a job would run: memory, batch, hours, cost.",
     "check": "Look at a job without running it.",
     "status": "Say what an output holds.",
+    "show": "Show rows: prompt, reasoning, answer.",
     "report": "Write a page about an output: lengths, right answers, speed, odd rows.",
     "verify": "Judge an output's rows again, without generating.",
     "export": "Write an output's rows as a data set to train on.",

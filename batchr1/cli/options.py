@@ -49,6 +49,12 @@ class JobOptions:
         return self != JobOptions()
 
     @property
+    def flags(self) -> str:
+        """Name the flags that were given."""
+        given = [name for name in _NAMES if getattr(self, name) not in (None, ())]
+        return ", ".join(SIMPLE_FLAGS.get(name, "--set") for name in given)
+
+    @property
     def device_ids(self) -> tuple[str, ...] | None:
         """The GPUs that --devices names."""
         if self.devices is None:
@@ -99,6 +105,8 @@ _DEVICE_OPTIONS = (
     ),
 )
 _NAMES = [field.name for field in fields(JobOptions)]
+# Fields with a flag of their own name, that is all but --set.
+SIMPLE_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _NAMES if name != "settings"}
 
 
 def job_options(*, devices: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

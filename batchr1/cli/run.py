@@ -15,6 +15,7 @@ import click
 from batchr1.cli.options import (
     JOB,
     JSON,
+    SIMPLE_FLAGS,
     JobOptions,
     address,
     days,
@@ -175,9 +176,9 @@ def _again(ctx: click.Context) -> str:
     """
     given = ctx.params
     words = ["batchr1", "run", str(given["job"])]
-    for name in ("variant", "output", "limit", "date", "gpus", "devices", "executor", "replicas"):
+    for name, flag in SIMPLE_FLAGS.items():
         if given[name] is not None:
-            words += [f"--{name}", str(given[name])]
+            words += [flag, str(given[name])]
     for setting in given["settings"]:
         key, _, value = setting.partition("=")
         is_shown = not key.startswith("on_finish")  # the arguments of a command may hold a secret

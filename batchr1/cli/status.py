@@ -57,9 +57,7 @@ def command(
     if Path(target).suffix in {".yaml", ".yml"}:
         job = Path(target)
     if job is None and options:
-        raise click.UsageError(
-            "--variant, --set, --output, --limit and --date need a job file, not an output"
-        )
+        raise click.UsageError(f"{options.flags}: needs a job file, not an output (got {target})")
     if health:
         if by is not None or show_failed:
             raise click.UsageError("--health reads no rows: leave --by and --failed out")

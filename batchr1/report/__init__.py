@@ -4,6 +4,7 @@ They run in the process that was started.
 
 numbers   everything that a report says, as plain values
 scan      one pass over the parts
+rows      chosen rows with their texts, for `batchr1 show`
 summary   counts and shares of one output
 measures  pass@k, cons@k and their intervals
 nights    runs as nights, over one output or several

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = ("CONTRIBUTING.md", "docs/design.md")
 RECIPES = (
-    "Add a flag",
+    "Add an option of a command",
     "Add a job key",
     "Add a GPU",
     "Add an engine",

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from batchr1.cli.export import as_text as export_text
 from batchr1.cli.export import command as export_command
@@ -107,6 +108,16 @@ def test_the_output_shown_is_what_run_prints() -> None:
     output = shown[2].removeprefix("output: ")
     summary = Summary("run", output, Counts(400, 1, 400, 0, 0), tally, seconds, rate, 0, None)
     assert shown == as_text(summary, "batchr1 run jobs/math.yaml").splitlines()
+
+
+def test_the_row_shown_is_what_show_prints() -> None:
+    """The row is one of a real run, kept for other tests."""
+    kept = REPOSITORY / "tests/data/before_rebuild/output"
+    _, command, *shown, _ = block("show")[1].splitlines()
+    words = shlex.split(command.removeprefix("$ batchr1 "))
+    words = [str(kept) if word == "out/math-r1-tiny" else word for word in words]
+    printed = CliRunner().invoke(main, [*words, "--rows", "1"]).stdout
+    assert shown == printed.splitlines()
 
 
 def test_the_status_shown_is_what_status_prints() -> None:
@@ -222,7 +233,7 @@ def test_the_export_shown_is_what_export_prints() -> None:
 def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:
     text = README.read_text(encoding="utf-8")
     for command in re.findall(
-        r"\bbatchr1 (run|check|status|schema|plan|report|export|variants|fetch)\b", text
+        r"\bbatchr1 (run|check|status|show|verify|schema|plan|report|export|variants|fetch)\b", text
     ):
         assert command in COMMANDS, f"README names `batchr1 {command}`, which is not there"
     for code in (

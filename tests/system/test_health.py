@@ -155,7 +155,7 @@ def test_the_age_is_above_what_a_run_itself_waits() -> None:
             ("--health", "--max-age", "soon"),
             "--max-age: not a duration (got 'soon', need 6h, 90m, 1h30m or the like)",
         ),
-        (("--health", "--limit", "3"), "need a job file, not an output"),
+        (("--health", "--limit", "3"), "--limit: needs a job file, not an output"),
     ],
 )
 def test_options_that_do_not_go_together(

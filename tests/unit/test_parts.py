@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchr1.columns import (
+    ADDED_LATER,
     COLUMNS,
     FAILED_SCHEMA,
     KEPT_AFTER,
@@ -256,3 +257,12 @@ def test_failures_come_back_as_they_went_in(tmp_path: Path) -> None:
             "failed_at": at,
         },
     ]
+
+
+def test_columns_that_a_part_of_the_first_version_lacks_say_so() -> None:
+    part = next(
+        (Path(__file__).parents[1] / "data/before_rebuild/output/data").glob("part-*.parquet")
+    )
+
+    assert NAMES - set(pq.read_schema(part).names) == ADDED_LATER
+    assert all(column.nullable for column in COLUMNS if column.added_later)

@@ -1,0 +1,140 @@
+"""`batchr1 show OUTPUT…`"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from typing import Any
+
+import click
+
+from batchr1.cli.options import JSON
+from batchr1.errors import UsageError
+from batchr1.records import FLAGS
+
+FEW = 3
+WIDTH = 80
+INDENT = "    "
+# Of C0 and C1 only tab and line feed belong to a text on a terminal.
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+@click.command()
+@click.argument("outputs", metavar="OUTPUT...", nargs=-1, required=True)
+@click.option(
+    "--rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="At most N rows; without it 3, and with --id all.",
+)
+@click.option("--id", "ids", multiple=True, metavar="ID", help="The row of this id; repeatable.")
+@click.option(
+    "--flag", "flags", multiple=True, metavar="FLAG", help="Rows with this flag; repeatable."
+)
+@click.option("--right/--wrong", "correct", default=None, help="Rows judged so.")
+@click.option("--truncated", is_flag=True, help="Rows that a limit cut.")
+@click.option(
+    "--chars",
+    type=click.IntRange(0),
+    default=1200,
+    help="Cut longer texts in their middle; 0: never.",
+)
+@JSON
+def command(
+    outputs: tuple[str, ...],
+    rows: int | None,
+    ids: tuple[str, ...],
+    flags: tuple[str, ...],
+    correct: bool | None,
+    truncated: bool,
+    chars: int,
+    as_json: bool,
+) -> None:
+    """Show rows with their prompt, reasoning and answer, while a run is under way too.
+
+    Several outputs, or a glob of their folders, are looked through in turn. With --json each row
+    is a line, its texts whole.
+    """
+    for flag in flags:
+        if flag not in FLAGS:
+            raise UsageError(
+                f"--flag: there is no such flag (got {flag}, need {', '.join(FLAGS)})."
+            )
+    from batchr1.output.find import find_outputs
+    from batchr1.report.rows import Choice, find_rows
+
+    if rows is None:
+        rows = sys.maxsize if ids else FEW
+    count = 0
+    choice = Choice(ids, flags, correct, truncated)
+    for row in find_rows(find_outputs(outputs), choice, rows):
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False, default=str))
+        else:
+            if count:
+                click.echo()
+            click.echo(as_text(row, chars))
+        count += 1
+    if not count:
+        click.echo("no such row", err=True)
+
+
+def as_text(row: dict[str, Any], chars: int = 0) -> str:
+    """Write a row for people, at most 80 columns wide."""
+    lines = [f"{_one_line(row['id'])} · sample {row['sample']} · {_outcome(row)}"]
+    for name in ("prompt", "reasoning", "answer"):
+        lines.append(f"  {name}{_tokens(row, name)}")
+        lines.extend(_wrapped(row[name], chars))
+    if row["gold"] is not None:
+        lines.append(f"  gold {_one_line(row['gold'])}, found {_one_line(row['final_answer'])}")
+    if row["flags"]:
+        lines.append(f"  flags {', '.join(row['flags'])}")
+    return "\n".join(lines)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    verdict = {True: "right", False: "wrong", None: "not judged"}[row["correct"]]
+    if row["truncated_in"]:
+        return f"{verdict} · cut in its {row['truncated_in']}"
+    return verdict
+
+
+def _tokens(row: dict[str, Any], name: str) -> str:
+    count = row[f"{name}_tokens"]
+    if count is None:
+        return ""
+    return f" ({count:,} tokens)"
+
+
+def _wrapped(text: str | None, chars: int) -> list[str]:
+    if text is None:
+        return [f"{INDENT}(none)"]
+    if chars and len(text) > chars:
+        half = chars // 2
+        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
+    lines: list[str] = []
+    for line in _printable(text).split("\n"):
+        lines.extend(
+            textwrap.wrap(
+                line,
+                WIDTH,
+                initial_indent=INDENT,
+                subsequent_indent=INDENT,
+                replace_whitespace=False,
+            )
+            or [""]
+        )
+    return lines
+
+
+def _one_line(text: str | None) -> str:
+    if text is None:
+        return "nothing"
+    return _printable(text).replace("\n", "\\n")
+
+
+def _printable(text: str) -> str:
+    """Spell out what a terminal would act upon."""
+    return CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -1,0 +1,101 @@
+"""`batchr1 show`: the rows that were asked for, as they can be read on a terminal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from made_output import good_row, table_of, write_output
+
+from batchr1.cli.main import main
+
+BEFORE = Path(__file__).parents[1] / "data/before_rebuild/output"
+
+
+def show(*args: str | Path) -> Result:
+    arguments = ["show", *(str(arg) for arg in args)]
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def made(folder: Path, *parts: list[dict[str, Any]]) -> None:
+    write_output(folder, [table_of(rows) for rows in parts])
+
+
+def ids(*args: str | Path) -> list[str]:
+    return [json.loads(line)["id"] for line in show(*args, "--json").stdout.splitlines()]
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    rows = [
+        good_row(0),
+        good_row(1, correct=False),
+        good_row(2, correct=None),
+        good_row(3, truncated=True, truncated_in="reasoning", answer=None, answer_tokens=0),
+        good_row(4, flags=["looping"], correct=False),
+        *(good_row(5, sample=sample) for sample in range(5)),
+    ]
+    made(folder, rows[:2], rows[2:], rows[2:4])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ([], [0, 1, 2]),
+        (["--rows", "1"], [0]),
+        (["--wrong"], [1, 4]),
+        (["--right", "--rows", "2"], [0, 3]),
+        (["--truncated"], [3]),
+        (["--flag", "looping"], [4]),
+        (["--flag", "looping", "--right"], []),
+        (["--id", "row/5"], [5, 5, 5, 5, 5]),
+        (["--id", "row/5", "--rows", "2"], [5, 5]),
+        (["--id", "row/1", "--id", "row/2"], [1, 2]),
+    ],
+)
+def test_rows_are_those_asked_for(output: Path, options: list[str], wanted: list[int]) -> None:
+    assert ids(output, *options) == [f"row/{number}" for number in wanted]
+
+
+def test_outputs_of_a_glob_are_looked_through_in_turn(output: Path) -> None:
+    shutil.copytree(output, output.parent / "out2")
+
+    assert ids(output.parent / "out*", "--wrong") == ["row/1", "row/4", "row/1"]
+
+
+def test_no_such_row_is_said_and_an_unknown_flag_gets_the_list(output: Path) -> None:
+    assert show(output, "--id", "nobody").stderr == "no such row\n"
+    unknown = show(output, "--flag", "loops")
+    assert unknown.exit_code == 2
+    assert "--flag: there is no such flag (got loops, need no_think, " in unknown.stderr
+
+
+def test_an_output_of_an_older_version_is_shown() -> None:
+    result = show(BEFORE, "--rows", "1")
+
+    assert "right" in result.stdout
+    assert "reasoning (" in result.stdout
+
+
+def test_lines_fit_a_terminal_and_controls_are_spelt_out(tmp_path: Path) -> None:
+    text = "a word and \x1b[31manother\x07\r\n" + "very " * 100
+    made(tmp_path / "out", [good_row(0, id="a\nb\x1b[2J", reasoning=text, gold="1\n2")])
+    shown = show(tmp_path / "out").stdout
+
+    assert max(map(len, shown.splitlines())) <= 80
+    assert not any(ord(char) < 32 and char != "\n" for char in shown)
+    assert shown.startswith("a\\nb\\x1b[2J · sample 0 · right\n")
+    assert "gold 1\\n2, found" in shown
+
+
+def test_long_texts_are_cut_in_their_middle(tmp_path: Path) -> None:
+    made(tmp_path / "out", [good_row(0, reasoning="z" * 5000)])
+
+    assert "[… 3,800 characters …]" in show(tmp_path / "out").stdout
+    assert show(tmp_path / "out", "--chars", "0").stdout.count("z") == 5000
