@@ -5,6 +5,7 @@ They run in the process that was started.
 main      the group `batchr1`, exit codes, leaving the process
 options   options that several commands share
 printing  a line of JSON or text, as a command prints it
+init      `batchr1 init DATA`: a job file for a dataset, its columns guessed
 run       `batchr1 run JOB`: a job's run and its summary
 check     `batchr1 check JOB`: the job, its data and its server, before anything runs
 plan      `batchr1 plan JOB`: memory, batch and time of a job

@@ -17,6 +17,7 @@ from batchr1 import __version__
 from batchr1.errors import BatchError
 
 COMMANDS = {
+    "init": "Write a job file for a dataset.",
     "run": "Run a job, or go on with it.",
     "plan": "Say how a job would run: memory, batch, hours, cost.",
     "check": "Look at a job without running it.",

@@ -4,6 +4,7 @@ They run in the driver, mostly on its feeder thread.
 
 source        the rows of Parquet and JSON lines, streamed batch by batch
 columns       the columns that a job names, checked
+guess         which columns of an unknown dataset are which, for `batchr1 init`
 types         Arrow types: what each may be used for
 values        Arrow values as Python values and as text
 readers       batches of one file, Parquet or JSON lines

@@ -233,7 +233,8 @@ def test_the_export_shown_is_what_export_prints() -> None:
 def test_every_command_named_exists_and_every_exit_code_is_listed() -> None:
     text = README.read_text(encoding="utf-8")
     for command in re.findall(
-        r"\bbatchr1 (run|check|status|show|verify|schema|plan|report|export|variants|fetch)\b", text
+        r"\bbatchr1 (init|run|check|status|show|verify|schema|plan|report|export|variants|fetch)\b",
+        text,
     ):
         assert command in COMMANDS, f"README names `batchr1 {command}`, which is not there"
     for code in (

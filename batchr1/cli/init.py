@@ -1,0 +1,147 @@
+"""`batchr1 init DATA`"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from batchr1.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from batchr1.dataset.guess import Guess
+
+LOOKED_AT = 1000
+"""Rows of the first file that a guess rests on."""
+TEMPLATE = """\
+# Made by `batchr1 init`. Next: batchr1 check {file} --show-prompt
+# All keys, with their defaults: docs/jobs.md, or `batchr1 schema job`.
+name: {name}
+model:
+  variant: {variant}  # `batchr1 variants` lists them; or path: FOLDER, or repo: NAME on the hub
+input:
+  path: {data}
+{input}output:
+  path: out/{name}
+  keep: [{keep}]  # columns of yours to carry along
+prompting:
+  instruction: {instruction}  # math: "Please reason step by step, …"; none; or a text of your own
+sampling: {{n: 1, temperature: 0.6, top_p: 0.95, max_tokens: 32768}}  # DeepSeek's advice for R1
+"""
+
+
+@click.command()
+@click.argument("data")
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="FILE", help="The job file; NAME.yaml."
+)
+@click.option(
+    "--variant", default="r1-tiny", metavar="NAME", help="The model variant; r1-tiny without it."
+)
+def command(data: str, to: Path | None, variant: str) -> None:
+    """Write a job file for DATA: a Parquet or .jsonl file, a folder or a glob, local or s3://.
+
+    Its columns are guessed from their names, types and first rows. Each guess is printed: look at
+    them before you run the job.
+    """
+    from batchr1.dataset.guess import guess_columns
+    from batchr1.job import load_job
+
+    name = job_name(data)
+    path = to or Path(f"{name}.yaml")
+    if path.exists():
+        raise UsageError(f"{path}: is there already. Name another file with --to, or delete it.")
+    rows = first_rows(data)
+    guess = guess_columns(rows)
+    if guess.prompt is None and guess.messages is None:
+        raise InputError(
+            f"{data}: no column will do as a prompt (the file has: "
+            f"{', '.join(rows.column_names)}). A prompt is a column of text or of chat messages."
+        )
+    text = job_text(guess, name=name, file=path, data=data, variant=variant)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
+    load_job(path)
+    for line in told(guess, rows):
+        click.echo(line)
+    click.echo(f"{path}: written\nnext: batchr1 check {path} --show-prompt")
+
+
+def job_name(data: str) -> str:
+    """Name a job after its data."""
+    stem = Path(data.rstrip("/")).name.split(".")[0]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "job"
+
+
+def first_rows(data: str) -> pa.Table:
+    """Read some rows of the first file, with all its columns."""
+    import pyarrow as pa
+
+    from batchr1.dataset.readers import open_file
+    from batchr1.storage.base import expand_inputs
+
+    file = open_file(expand_inputs(data)[0], None)
+    batch = next((batch for _, batch in file.read(file.schema.names) if batch.num_rows), None)
+    if batch is None:
+        raise InputError(f"{file.uri}: no rows to guess columns from. Give a file with some.")
+    return pa.Table.from_batches([batch.slice(0, LOOKED_AT)])
+
+
+def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) -> str:
+    """Write the job, with a line for each column that was found."""
+    lines: list[str] = []
+    if guess.id is not None:
+        lines.append(f"id: {_quoted(guess.id)}")
+    else:
+        lines.append("# id: COLUMN  # unique; without it, a hash of the prompt")
+    if guess.prompt is not None:
+        lines.append(f'prompt: {_quoted(guess.prompt)}  # or template: "{{column}} …"')
+    if guess.messages is not None:
+        lines.append(f"messages: {_quoted(guess.messages)}")
+    if guess.gold is not None:
+        lines.append(f"gold: {_quoted(guess.gold)}  # the right answer: rows are judged by it")
+    else:
+        lines.append("# gold: COLUMN  # the right answer, if you have it")
+    place = data
+    if "://" not in data:
+        place = str(Path(data).absolute())
+    return TEMPLATE.format(
+        file=file,
+        name=name,
+        variant=variant,
+        data=_quoted(place),
+        input="".join(f"  {line}\n" for line in lines),
+        keep=", ".join(map(_quoted, guess.keep)),
+        instruction="math" if guess.gold is not None else "none",
+    )
+
+
+def told(guess: Guess, rows: pa.Table) -> list[str]:
+    """Say what each guess is, with a value."""
+    found = [
+        ("id", guess.id),
+        ("prompt", guess.prompt),
+        ("messages", guess.messages),
+        ("gold", guess.gold),
+    ]
+    lines = []
+    for use, column in found:
+        if column is not None:
+            value = str(rows[column][0].as_py()).replace("\n", " ")[:50]
+            lines.append(f"{use:8} {column}: {value}")
+    if guess.keep:
+        lines.append(f"{'keep':8} {', '.join(guess.keep)}")
+    return lines
+
+
+def _quoted(text: str) -> str:
+    """Write a YAML scalar, quoted where it needs it."""
+    import yaml
+
+    written: str = yaml.safe_dump([text], default_flow_style=True, allow_unicode=True, width=10**6)
+    return written.strip()[1:-1]

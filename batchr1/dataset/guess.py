@@ -1,0 +1,84 @@
+"""Guess which columns of a dataset are id, prompt, right answer, and worth keeping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from batchr1.dataset.types import Use, misfit
+
+# Names that public datasets give such columns, the likelier ones first.
+IDS = ("id", "uid", "uuid", "unique_id", "problem_id", "question_id", "task_id", "row_id", "index")
+PROMPTS = ("prompt", "problem", "question", "instruction", "query", "input", "text")
+MESSAGES = ("messages", "conversations", "conversation", "chat", "dialog")
+GOLDS = ("answer", "gold", "final_answer", "target", "label", "expected", "solution", "reference")
+MOST_KEPT = 4
+FEW_VALUES = 0.5
+"""Distinct values a row, at most, of a column that is worth grouping by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """Columns by use; None where none will do."""
+
+    id: str | None
+    prompt: str | None
+    messages: str | None
+    gold: str | None
+    keep: list[str] = field(default_factory=list)
+
+
+def guess_columns(rows: pa.Table) -> Guess:
+    """Guess the columns from their names, types and some rows."""
+    prompt = _first(rows, PROMPTS, "input.prompt")
+    messages = None
+    if prompt is None:
+        messages = _first(rows, MESSAGES, "input.messages")
+    if prompt is None and messages is None:
+        prompt = _longest_text(rows)
+    gold = _first(rows, [name for name in GOLDS if name != prompt], "input.gold")
+    own_id = _first(rows, IDS, "input.id")
+    if own_id is not None and not _is_unique(rows[own_id]):
+        own_id = None
+    taken = {own_id, prompt, messages, gold}
+    keep = [name for name in rows.column_names if name not in taken and _is_group(rows[name])]
+    return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT])
+
+
+def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:
+    """Find the first name that a column has, or ends with, whose type will do."""
+    for name in names:
+        for column in rows.column_names:
+            plain = re.sub(r"[^a-z]+", "_", column.lower()).strip("_")
+            if plain == name and misfit(use, rows.schema.field(column).type) is None:
+                return str(column)
+    return None
+
+
+def _longest_text(rows: pa.Table) -> str | None:
+    """Find the column whose texts are longest."""
+    lengths = {
+        name: pc.sum(pc.utf8_length(rows[name])).as_py() or 0
+        for name in rows.column_names
+        if misfit("input.prompt", rows.schema.field(name).type) is None
+        and pa.types.is_string(rows.schema.field(name).type)
+    }
+    return max(lengths, key=lambda name: lengths[name], default=None)
+
+
+def _is_unique(column: pa.ChunkedArray) -> bool:
+    return column.null_count == 0 and pc.count_distinct(column).as_py() == len(column)
+
+
+def _is_group(column: pa.ChunkedArray) -> bool:
+    """Whether a column holds few values, each short: a subject, a level."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        return False
+    return bool(pc.count_distinct(column).as_py() <= max(1, FEW_VALUES * len(column)))

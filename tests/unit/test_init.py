@@ -1,0 +1,129 @@
+"""`batchr1 init`: a job for somebody's dataset, its columns guessed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from batchr1.cli.main import main
+from batchr1.dataset.guess import Guess, guess_columns
+from batchr1.job import load_job
+
+ROOT = Path(__file__).parents[2]
+CHAT = [[{"role": "user", "content": "Hi"}]] * 4
+FOUR = ["a", "b", "c", "d"]
+
+# Columns as public datasets have them, and the guess.
+DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
+    "GSM8K": (
+        {"question": FOUR, "answer": FOUR},
+        Guess(None, "question", None, "answer"),
+    ),
+    "MATH-500": (
+        {
+            "problem": FOUR,
+            "solution": FOUR,
+            "answer": FOUR,
+            "subject": ["x", "x", "y", "y"],
+            "level": [1, 1, 2, 2],
+            "unique_id": FOUR,
+        },
+        Guess("unique_id", "problem", None, "answer", ["subject", "level"]),
+    ),
+    "HumanEval": (
+        {"task_id": FOUR, "prompt": FOUR, "canonical_solution": FOUR, "entry_point": FOUR},
+        Guess("task_id", "prompt", None, None),
+    ),
+    "Alpaca": (
+        {"instruction": FOUR, "input": ["", "", "", ""], "output": FOUR},
+        Guess(None, "instruction", None, None, ["input"]),
+    ),
+    "chat": ({"messages": CHAT, "ID": [1, 2, 3, 4]}, Guess("ID", None, "messages", None)),
+    "an id that is not unique": (
+        {"id": ["a", "a", "b", "b"], "text": FOUR},
+        Guess(None, "text", None, None, ["id"]),
+    ),
+    "an id with a hole": (
+        {"id": ["a", None, "b", "c"], "text": FOUR},
+        Guess(None, "text", None, None),
+    ),
+    "names of nobody": (
+        {"short": FOUR, "Frage an dich": ["a long text"] * 4},
+        Guess(None, "Frage an dich", None, None),
+    ),
+    "a prompt that is no text": (
+        {"prompt": [1.5, 2.5, 3.5, 4.5], "question": FOUR},
+        Guess(None, "question", None, None),
+    ),
+    "no text at all": ({"a": [1.0, 2.0]}, Guess(None, None, None, None)),
+}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_columns_of_public_datasets_are_guessed(name: str) -> None:
+    columns, wanted = DATASETS[name]
+
+    assert guess_columns(pa.table(columns)) == wanted
+
+
+def init(*args: str | Path) -> Result:
+    arguments = ["init", *(str(arg) for arg in args)]
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def test_the_job_that_is_written_is_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = init(ROOT / "jobs/data/math.parquet")
+
+    assert result.exit_code == 0
+    job = load_job(tmp_path / "math.yaml")
+    assert (job.input.id, job.input.prompt, job.input.gold) == ("id", "problem", "answer")
+    assert job.output.keep == ["family", "task", "level"]
+    assert job.prompting.instruction == "math"
+    assert result.stdout.splitlines()[-2:] == [
+        "math.yaml: written",
+        "next: batchr1 check math.yaml --show-prompt",
+    ]
+
+
+def test_odd_names_are_quoted(tmp_path: Path) -> None:
+    rows = [{"a: b #c": f"text {i}", "yes": "x", "[k]": 1} for i in range(3)]
+    data = tmp_path / "my data (1).jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert init(data, "--to", tmp_path / "jobs/mine.yaml").exit_code == 0
+
+    job = load_job(tmp_path / "jobs/mine.yaml")
+    assert job.name == "my-data-1"
+    assert job.input.prompt == "a: b #c"
+    assert job.output.keep == ["yes", "[k]"]
+    assert job.input.path == str(data)
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("mine", encoding="utf-8")
+    result = init(ROOT / "jobs/data/math.parquet", "--to", path)
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"batchr1: {path}: is there already. Name another file with --to, or delete it.\n"
+    )
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_data_that_will_not_do_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1.0]}), tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"a": pa.array([], pa.string())}), tmp_path / "none.parquet")
+
+    numbers = init(tmp_path / "numbers.parquet", "--to", tmp_path / "x.yaml")
+    assert numbers.exit_code == 2
+    assert "no column will do as a prompt (the file has: a)" in numbers.stderr
+    assert "no rows to guess columns from" in init(tmp_path / "none.parquet").stderr
+    assert init(tmp_path / "missing.parquet").exit_code == 2
+    assert not (tmp_path / "x.yaml").exists()
