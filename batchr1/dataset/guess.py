@@ -1,4 +1,4 @@
-"""Guess which columns of a dataset are id, prompt, right answer, and worth keeping."""
+"""Guesses at the columns of an unknown dataset."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def guess_columns(rows: pa.Table) -> Guess:
 
 
 def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:
-    """Find the first name that a column has, or ends with, whose type will do."""
+    """Find a column by the first of these names whose type will do."""
     for name in names:
         for column in rows.column_names:
             plain = re.sub(r"[^a-z]+", "_", column.lower()).strip("_")
@@ -71,7 +71,7 @@ def _longest_text(rows: pa.Table) -> str | None:
 
 
 def _is_unique(column: pa.ChunkedArray) -> bool:
-    return column.null_count == 0 and pc.count_distinct(column).as_py() == len(column)
+    return column.null_count == 0 and bool(pc.count_distinct(column).as_py() == len(column))
 
 
 def _is_group(column: pa.ChunkedArray) -> bool:
