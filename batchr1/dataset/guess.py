@@ -50,7 +50,7 @@ def guess_columns(rows: pa.Table) -> Guess:
 
 
 def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:
-    """Find a column by the first of these names whose type will do."""
+    """Find the column of the likeliest name whose type will do."""
     for name in names:
         for column in rows.column_names:
             plain = re.sub(r"[^a-z]+", "_", column.lower()).strip("_")
