@@ -61,6 +61,7 @@ def command(
     prompts, bad = _first_prompts(context, renderer)
     document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
     document |= _prompting(context, renderer)
+    document["notes"] += _missing(spec)
     if server is not None:
         model = {name: document["model"][name] for name in ("name", "identity")}
         document |= {"server": server, "prompt_tokens": None, "model": model}
@@ -174,6 +175,23 @@ def _prompting(context: JobContext, renderer: Renderer) -> dict[str, Any]:
         "recommended_sampling": recommended_sampling(context.model) or None,
         "notes": [*renderer.notes, *renderer.warnings],
     }
+
+
+def _missing(spec: JobSpec) -> list[str]:
+    """Name what a run needs and this machine lacks.
+
+    A job may be checked on a laptop that has no vLLM. A server's key is another matter.
+    """
+    from batchr1.backends.base import backend_of
+    from batchr1.errors import UsageError
+
+    backend = backend_of(spec)
+    if not backend.is_server:
+        try:
+            backend.require(spec)
+        except UsageError as exc:
+            return [str(exc)]
+    return []
 
 
 def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:

@@ -53,11 +53,8 @@ def plan_engines(job: JobContext, options: RunOptions) -> EngineInputs:
 def make_renderer(job: JobContext, options: RunOptions = DEFAULTS) -> Renderer:
     """Load the model's tokenizer and chat template.
 
-    Raises `ModelError` when they, or vLLM, cannot be used.
+    Raises `ModelError` when they cannot be used.
     """
-    backend = backend_of(job.spec)
-    if not backend.is_server:
-        backend.require(job.spec)
     day = day_of(job.output, fresh=options.fresh, today=options.date)
     return renderer_of(job.spec, *job.model.loads_from, day=day)
 

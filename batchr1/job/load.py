@@ -339,9 +339,7 @@ def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
     match error["type"]:
         case "extra_forbidden":
             allowed = _fields_at(loc[:-1])
-            close = difflib.get_close_matches(loc[-1], allowed, n=1, cutoff=0.6)
-            hint = f"Did you mean {close[0]}?" if close else f"Allowed here: {', '.join(allowed)}."
-            return f"{path}: {key}: unknown key. {hint}"
+            return f"{path}: {key}: unknown key. {_hint(loc[-1], allowed)}"
         case "missing":
             return f"{path}: {key}: this key is required. Add it."
         case "value_error":
@@ -390,6 +388,17 @@ def _is_union_branch(part: str) -> bool:
     pydantic adds those: 'list[str]', 'dict[str,str]', "literal['all']".
     """
     return "[" in part or part in {"str", "int", "float", "bool"}
+
+
+def _hint(name: str, allowed: Sequence[str]) -> str:
+    """Name the key that was probably meant, or all that are allowed."""
+    homes = [
+        f"{section}.{name}" for section in JobSpec.model_fields if name in _fields_at([section])
+    ]
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    if homes or close:
+        return f"Did you mean {' or '.join(homes or close)}?"
+    return f"Allowed here: {', '.join(allowed)}."
 
 
 def _fields_at(loc: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from batchr1.job.spec import ModelSpec
 from batchr1.models.bucket import download_to_cache, is_bucket, look_up
 from batchr1.models.cached import cached_snapshot
 from batchr1.models.catalogue import Variant, refuse_unsupported, variant
-from batchr1.models.hub import hub_errors, where_of
+from batchr1.models.hub import HubError, hub_errors, where_of
 from batchr1.sizing.architecture import stored_quantization
 from batchr1.storage.uri import StorageOptions
 
@@ -223,7 +223,7 @@ def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> Mo
     The cache counts where it is whole. A job without `model.revision` thereby keeps its model from
     night to night, until `batchr1 fetch` brings a newer one.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     where = where_of(repo, revision)
@@ -233,12 +233,15 @@ def _hub(repo: str, revision: str | None, name: str, *, cached_only: bool) -> Mo
     else:
         try:
             with hub_errors(where, repo, revision):
+                if not cached_only and not constants.HF_HUB_OFFLINE:
+                    # Asks once; the download would try for half a minute, and print each try.
+                    get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision))
                 path = Path(
                     hf_hub_download(
                         repo, "config.json", revision=revision, local_files_only=cached_only
                     )
                 )
-        except LocalEntryNotFoundError as exc:
+        except (HubError, LocalEntryNotFoundError) as exc:
             raise _UnreachableError(
                 f"{where}: not in the local cache, and the hub cannot be reached. Run `batchr1 "
                 f"fetch {repo}{f' --revision {revision}' if revision else ''}` with network, or "

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import polars as pl
+import pytest
+from click.testing import CliRunner
+from replay_job import write_job
+
+from batchr1.cli.main import main
+from batchr1.engine.vllm import arguments
 from batchr1.engine.vllm.arguments import engine_arg_names, require_vllm
 
 
@@ -16,6 +24,23 @@ def test_the_names_of_engine_arguments_are_those_of_the_installed_class() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(engine_arg_names()) == set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_job_is_checked_without_vllm_and_run_with_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = write_job(tmp_path, model={"variant": "r1-tiny", "engine_args": {"max_num_seqs": 4}})
+    rows = pl.DataFrame({"id": ["a"], "problem": ["What is 1 + 1?"]})
+    rows.write_parquet(tmp_path / "in.parquet")
+    monkeypatch.setattr(arguments, "find_spec", lambda name: None)
+    checked = CliRunner().invoke(main, ["check", str(job)])
+    run = CliRunner().invoke(main, ["run", str(job)])
+
+    assert checked.exit_code == 0
+    assert "note     vllm: not installed here (need it to run a model). " in checked.stdout
+    assert run.exit_code == 2
+    assert "vllm: not installed here (need" in run.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_vllm_is_found_without_being_imported() -> None:

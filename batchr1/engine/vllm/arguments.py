@@ -16,22 +16,29 @@ from batchr1.errors import JobError, UsageError
 
 def require_vllm() -> Path:
     """The folder of the installed vLLM; a `UsageError` when there is none."""
-    spec = find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+    folder = _installed()
+    if folder is None:
         raise UsageError(
             "vllm: not installed here (need it to run a model). "
             "Install batchr1[cuda] on a machine with GPUs, batchr1[cpu] elsewhere."
         )
+    return folder
+
+
+def _installed() -> Path | None:
+    spec = find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return None
     return Path(spec.submodule_search_locations[0])
 
 
 def engine_arg_names() -> tuple[str, ...]:
     """Read the fields of vLLM's `EngineArgs` from its source.
 
-    Compared with 0.32's class; () if it moved.
+    Compared with 0.32's class; () if it moved, or without vLLM.
     """
-    path = require_vllm() / "engine" / "arg_utils.py"
-    if not path.is_file():
+    folder = _installed()
+    if folder is None or not (path := folder / "engine" / "arg_utils.py").is_file():
         return ()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     fields = [
