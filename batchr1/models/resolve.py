@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from batchr1.errors import JobError, ModelError
+from batchr1.errors import HubError, JobError, ModelError
 from batchr1.job.spec import ModelSpec
 from batchr1.models.bucket import download_to_cache, is_bucket, look_up
 from batchr1.models.cached import cached_snapshot
 from batchr1.models.catalogue import Variant, refuse_unsupported, variant
-from batchr1.models.hub import HubError, hub_errors, where_of
+from batchr1.models.hub import hub_errors, where_of
 from batchr1.sizing.architecture import stored_quantization
 from batchr1.storage.uri import StorageOptions
 
