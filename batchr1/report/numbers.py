@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def _numbers(
     if len(outputs) > 1:
         prompts = rows.with_columns(id=pl.format("{} {}", "output", "id"))
     spec = job.get("spec") or {}
-    limits = _limits(spec)
+    limits = _limits(spec, records)
     by_night = nights.nights(outputs, rows, price=price)
     return {
         "output": _named(outputs),
@@ -179,11 +180,20 @@ def _state_of_all(states: Sequence[str]) -> str:
     return "complete"
 
 
-def _limits(spec: dict[str, Any]) -> dict[str, int]:
-    """Pick the job's token limits of a row."""
+def _limits(spec: dict[str, Any], records: Sequence[RunRecord]) -> dict[str, int]:
+    """Pick the token limits of a row.
+
+    Engines with a context below `max_tokens` have that limit instead.
+    """
     sampling = spec.get("sampling") or {}
     names = ("thinking_budget", "answer_budget", "max_tokens")
-    return {name: int(sampling[name]) for name in names if sampling.get(name)}
+    limits = {name: int(sampling[name]) for name in names if sampling.get(name)}
+    plans = [record.plan for record in records if record.plan is not None]
+    contexts = [plan.max_model_len for plan in plans if plan.max_model_len]
+    if contexts and contexts[-1] < limits.get("max_tokens", math.inf):
+        limits.pop("max_tokens", None)
+        limits["context"] = contexts[-1]
+    return limits
 
 
 def _outcomes(rows: pl.DataFrame) -> dict[str, int]:

@@ -92,7 +92,8 @@ def _charts(n: dict[str, Any]) -> dict[str, Markup]:
     for what, budget in (("reasoning", "thinking_budget"), ("answer", "answer_budget")):
         bins = (n["histograms"].get(f"{what}_tokens") or {}).get("bins")
         if bins:
-            limits = {k: v for k, v in n["limits"].items() if k in (budget, "max_tokens")}
+            drawn = (budget, "max_tokens", "context")
+            limits = {k: v for k, v in n["limits"].items() if k in drawn}
             charts[what] = figures.histogram(bins, limits, what=what)
     if len(n["longer_than"]) > 1:
         charts["longer_than"] = figures.longer_than(n["longer_than"], n["limits"])

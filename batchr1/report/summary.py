@@ -423,12 +423,13 @@ def _eta(
 ) -> float | None:
     """Estimate the seconds until nothing is pending.
 
-    What is left is taken to be as long as what is done.
+    A pending sample is taken to be as long as all tokens generated over all samples done, whether
+    it was begun or not (see `expected_tokens_left` of a run's progress).
     """
-    mean = rows["completion_tokens"].mean()
-    if not pending or not rate or not isinstance(mean, float):
+    if not pending or not rate or not rows.height:
         return None
-    return round(max(0.0, pending * mean - in_flight.tokens) / rate, 1)
+    generated = int(rows["completion_tokens"].sum() or 0) + in_flight.tokens
+    return round(generated / rows.height * pending / rate, 1)
 
 
 def _holder(output: Output) -> str | None:

@@ -164,6 +164,27 @@ def test_a_kept_column_of_long_or_many_values_is_no_table(tmp_path: Path) -> Non
     assert list(numbers_of(tmp_path / "out")["measures"]["by"]) == ["hard"]
 
 
+def test_a_column_whose_values_are_all_different_is_no_table(tmp_path: Path) -> None:
+    rows = [good_row(i, subject=f"uuid-{i}", level=i % 3) for i in range(40)]
+    numbers, _ = read(write_output(tmp_path / "out", [table_of(rows)]))
+
+    assert list(numbers["measures"]["by"]) == ["level"]
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "limits"),
+    [(MAX_TOKENS, {"max_tokens": MAX_TOKENS}), (32_768, {"context": 20_480})],
+)
+def test_a_limit_beyond_the_context_is_the_context(
+    tmp_path: Path, max_tokens: int, limits: dict[str, int]
+) -> None:
+    rows = [good_row(i) for i in range(8)]
+    sampling = {"n": 1, "max_tokens": max_tokens}
+    numbers, _ = read(write_output(tmp_path / "out", [table_of(rows)], sampling=sampling))
+
+    assert numbers["limits"] == limits
+
+
 def test_the_tail_is_where_fewer_than_half_of_the_sequences_run(made: Path) -> None:
     time = numbers_of(made)["time"]
     most = max(point["running"] for point in time["points"])

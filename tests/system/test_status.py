@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from click.testing import CliRunner
 from process_tree import tree, until
 from replay_job import questions, replay, run_replay, write_job
 
 from batchr1.cli.main import main
 from batchr1.output.checkpoints import INFLIGHT_DIR, read_checkpoints
+from batchr1.report.summary import InFlight, _eta
 from batchr1.storage.base import open_storage
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
@@ -120,3 +122,13 @@ def test_the_record_of_a_run_holds_its_series(real_output: Path) -> None:
     assert series["seconds"][-1] <= record["wall_s"]
     lines = path.read_text().splitlines()
     assert [line.count(",") for line in lines if '"tokens": [' in line] == [len(series["tokens"])]
+
+
+def test_an_eta_is_left_while_anything_is_pending() -> None:
+    """Long generations are under way when short ones are done: their tokens are no credit."""
+    rows = pl.DataFrame({"completion_tokens": [100] * 10})
+    under_way = InFlight(under_way=62, finished=0, tokens=60_000, unreadable=0)
+
+    assert _eta(rows, 62, under_way, rate=1000.0) == round((1000 + 60_000) / 10 * 62 / 1000, 1)
+    assert _eta(rows, 0, under_way, rate=1000.0) is None
+    assert _eta(rows.clear(), 62, under_way, rate=1000.0) is None
