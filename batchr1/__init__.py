@@ -13,4 +13,4 @@ Who is called:    cli
 docs/design.md says which process each of them runs in.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
