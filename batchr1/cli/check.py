@@ -89,12 +89,12 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
 
     check_fingerprint(context)
     pending = read_ids(context)
-    check_golds(context, pending, run="", check_lock=None)
+    check_golds(context, pending, run=None)
     take_out_done(context, pending)
     if context.spec.input.on_changed_prompt == "refuse":
         files = files_to_check(context, pending)
         if files:  # refuses, or does nothing
-            check_prompts(context, pending, renderer, files, run="", check_lock=lambda: None)
+            check_prompts(context, pending, renderer, files, run="")
     take_out_failed(context, pending)
     return pending.counts()
 

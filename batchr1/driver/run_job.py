@@ -48,9 +48,9 @@ from batchr1.driver.work import Work
 from batchr1.events import event
 from batchr1.job.spec import JobSpec
 from batchr1.output.folder import Output
-from batchr1.output.replace import Limit, roll_forward
+from batchr1.output.replace import Limit, roll_forward, start_over
 from batchr1.output.run_record import CountsRecord, RunRecord, TallyRecord
-from batchr1.storage.lock import Lock
+from batchr1.storage.owner import owned
 
 log = logging.getLogger("batchr1.run")
 
@@ -88,7 +88,7 @@ def _run_locked(
     confirm_fresh(job, options)
     name = run_name(dt.datetime.now(dt.UTC))
     job.output.storage.check_writable()
-    with Lock.acquire(job.output.storage, run=name) as lock:
+    with owned(job.output.storage, run=name) as lock:
         run = RunContext(job, options, name, lock, signals, exporter)
         engines = _find_pending(run, pending, engines)
         counts = pending.counts()
@@ -111,11 +111,11 @@ def _find_pending(
     """
     job, options = run.job, run.options
     if options.fresh:
-        job.output.remove_own()
+        start_over(job.output)
     check_fingerprint(job, continue_truncated=options.continue_truncated)
     roll_forward(job.output)
     job.output.clear_staging()
-    check_golds(job, pending, run=run.name, check_lock=run.lock.check)
+    check_golds(job, pending, run=run.name)
     take_out_done(job, pending)
     _check_prompts(run, pending, engines)
     if not options.retry_failed:
@@ -123,9 +123,7 @@ def _find_pending(
     if options.continue_truncated:
         engines = engines or plan_engines(job, options)
         limit = Limit(job.spec.sampling.max_tokens, engines.plan.max_model_len)
-        continue_truncated_rows(
-            job, pending, engines.renderer, limit, run=run.name, check_lock=run.lock.check
-        )
+        continue_truncated_rows(job, pending, engines.renderer, limit, run=run.name)
     take_out_unneeded(job, pending)
     return engines
 
@@ -136,7 +134,7 @@ def _check_prompts(run: RunContext, pending: Pending, engines: EngineInputs | No
     files = files_to_check(job, pending)
     if files:
         renderer = engines.renderer if engines else make_renderer(job, run.options)
-        check_prompts(job, pending, renderer, files, run=run.name, check_lock=run.lock.check)
+        check_prompts(job, pending, renderer, files, run=run.name)
     if job.output.exists():
         agrees_with_input(job, pending)
 
@@ -154,13 +152,12 @@ def _finish_without_work(run: RunContext, pending: Pending, counts: Counts) -> R
     record.state, record.ended, record.exit_code, record.stopped = "ended", now_text(), code, None
     record.counts = CountsRecord.model_validate(counts.to_dict())
     record.tally = TallyRecord(done=0, failed=0, tokens=0)
-    run.lock.check()
     if not output.exists():  # input.exclude left no row: who waits for _SUCCESS shall find it
         output.write_job(job_document(job))
         agrees_with_input(job, pending)
     _record_once_a_day(output, record)
     if code == 0 and not output.is_complete():
-        output.succeed()
+        output.succeed(run.name, rows=counts.rows, samples=counts.done)
     said = event(
         "nothing_to_do",
         run=run.name,

@@ -231,14 +231,12 @@ class Work:
             log.warning("the run's record could not be written: %s", exc)
         fault_point("finish.recorded")
         if not result.counts.pending:
-            self._run.lock.check()
             self._output.clear_inflight(self._run.name)
-            # A dead worker may have staged a part that the driver never heard of.
-            self._output.clear_staging()
+            self._output.storage.abort_uploads()  # of a dead worker; what it staged goes at the end
             fault_point("finish.cleared")
         if result.exit_code == 0:
-            self._run.lock.check()
-            self._output.succeed()
+            counts = result.counts
+            self._output.succeed(self._run.name, rows=counts.rows, samples=counts.done)
             fault_point("finish.succeeded")
 
     def _summary(self, driver: Driver, fleet: Fleet, result: RunResult) -> Summary:

@@ -22,7 +22,7 @@ from batchr1.errors import OutputError, StorageError, UsageError
 from batchr1.faults import fault_point
 from batchr1.output.folder import refuse_place
 from batchr1.storage.base import CONTROL_DIR, Storage
-from batchr1.storage.local import fsync_folder, make_folder
+from batchr1.storage.files import fsync_folder, make_folder
 
 RECORD = f"{CONTROL_DIR}/export.json"
 CARD = "README.md"

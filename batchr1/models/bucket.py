@@ -36,7 +36,7 @@ from batchr1.models.progress import Meter
 from batchr1.models.transfer import ReadFrom
 from batchr1.storage.base import FileInfo, Storage, StorageOptions, open_storage
 from batchr1.storage.errors import mapped
-from batchr1.storage.local import fsync_folder, make_folder
+from batchr1.storage.files import fsync_folder, make_folder
 from batchr1.storage.s3 import S3Storage
 
 READ_BYTES = 8 * 2**20

@@ -21,7 +21,7 @@ from batchr1.errors import ModelError, OutputError
 from batchr1.models.files import CONFIG, ModelFile
 from batchr1.models.hub import Repository
 from batchr1.storage.errors import mapped
-from batchr1.storage.local import fsync_folder, make_folder, write_file
+from batchr1.storage.files import fsync_folder, make_folder, write_file
 
 RECORD = ".batchr1/fetch.json"
 

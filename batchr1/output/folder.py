@@ -6,7 +6,7 @@ data/part-*.parquet        results; a file appears whole, by `commit_part`, or n
 .batchr1/runs/<run>.json   one record per run (and <run>.log)
 .batchr1/failed/           rows that failed
 .batchr1/staging/          parts that are being written, or wait for their commit
-_SUCCESS                   everything that was asked is in data/
+_SUCCESS                   everything that was asked is in data/; run, epoch and counts
 report.html                the page of `batchr1 report`
 """
 
@@ -55,7 +55,8 @@ class Output:
 
     def exists(self) -> bool:
         """Whether a job of ours has been here."""
-        return self.storage.exists(JOB_FILE)
+        found = self.storage.find_file(JOB_FILE)
+        return found is not None and found.size > 0  # `--fresh` on S3 leaves an empty one
 
     def was_tried(self) -> bool:
         """Tell whether the output exists, or a run has at least begun.
@@ -111,7 +112,7 @@ class Output:
     def job(self) -> dict[str, Any] | None:
         """Read job.json; None where no job has been."""
         data = self.storage.find_bytes(JOB_FILE)
-        if data is None:
+        if not data:
             return None
         try:
             document = json.loads(data)
@@ -248,9 +249,12 @@ class Output:
         """Remove what earlier runs left half-done.
 
         Call with the lock just taken, before reading what is committed. A run that lost the lock
-        then finds nothing to commit any more.
+        has no way left to commit anything then.
         """
-        self.storage.delete_tree(STAGING_DIR)
+        if self.storage.fence is None:
+            self.storage.delete_tree(STAGING_DIR)
+        else:
+            self.storage.void_others()
         self.storage.abort_uploads()
 
     def clear_inflight(self, run: str) -> None:
@@ -269,36 +273,80 @@ class Output:
 
     def begin(self) -> None:
         """Take _SUCCESS away: something is about to be added."""
-        self.storage.delete(SUCCESS)
+        found = self.storage.find_file(SUCCESS)
+        if found is not None:
+            self.storage.delete(SUCCESS, found.version)
 
-    def succeed(self) -> None:
-        self.storage.write_bytes(SUCCESS, b"")
+    def succeed(self, run: str, *, rows: int | None, samples: int) -> None:
+        """Write _SUCCESS: all that was asked is there.
+
+        `rows`: of the input; `samples`: done ones.
+        """
+        fence = self.storage.fence
+        document = {
+            "run": run,
+            "epoch": None if fence is None else fence.epoch,
+            "rows": rows,
+            "samples": samples,
+            **self._part_figures(),
+        }
+        self.storage.write_bytes(SUCCESS, _json(document))
+
+    def success(self) -> dict[str, Any] | None:
+        """Read what _SUCCESS says; empty of older versions, None without one."""
+        data = self.storage.find_bytes(SUCCESS)
+        if data is None:
+            return None
+        try:
+            document = json.loads(data) if data else {}
+        except ValueError:
+            document = None
+        return document if isinstance(document, dict) else {"parts": None}
 
     def is_complete(self) -> bool:
-        return self.storage.exists(SUCCESS)
+        """Tell whether _SUCCESS is there, and agrees with the parts."""
+        document = self.success()
+        if not document:
+            return document is not None
+        figures = self._part_figures()
+        return {name: document.get(name) for name in figures} == figures
+
+    def _part_figures(self) -> dict[str, int]:
+        files = [
+            file
+            for file in self.storage.list_files(DATA_DIR, ".parquet")
+            if file.rel.startswith(f"{DATA_DIR}/part-")
+        ]
+        return {"parts": len(files), "bytes": sum(file.size for file in files)}
 
     def commit_part(self, name: str) -> None:
         """Publish a staged part: from here on its rows are done."""
-        self.storage.commit(f"{STAGING_DIR}/{name}", f"{DATA_DIR}/{name}")
+        self.storage.commit(f"{self.storage.staging}/{name}", f"{DATA_DIR}/{name}")
 
     def commit_failed(self, table: pa.Table, name: str) -> None:
         stage_part(self.storage, table, name)
-        self.storage.commit(f"{STAGING_DIR}/{name}", f"{FAILED_DIR}/{name}")
+        self.storage.commit(f"{self.storage.staging}/{name}", f"{FAILED_DIR}/{name}")
 
     def count_own(self) -> int:
         """Count the committed parts that `remove_own` would delete."""
         return len(self._own_parts())
 
     def remove_own(self) -> None:
-        """`--fresh`: delete what runs recorded here made, and nothing else."""
-        self.storage.delete(SUCCESS)
+        """`--fresh`: delete what runs recorded here made, and nothing else.
+
+        Records of runs go after their parts, so that it may be repeated.
+        """
+        self.begin()
         self.storage.delete(REPORT_FILE)
         for rel in self._own_parts():
             self.storage.delete(rel)
-        for folder in (FAILED_DIR, STAGING_DIR, INFLIGHT_DIR, RUNS_DIR):
+        for folder in (FAILED_DIR, INFLIGHT_DIR, RUNS_DIR):
             self.storage.delete_tree(folder)
-        self.storage.delete(JOB_FILE)
-        self.storage.delete(INPUTS_FILE)
+        for rel in (JOB_FILE, INPUTS_FILE):
+            self._forget(rel)
+
+    def refuse_others(self) -> None:
+        """Raise `OutputError` for parts that `remove_own` left."""
         left = self.parts()
         if left:
             raise OutputError(
@@ -306,6 +354,17 @@ class Output:
                 f"here. "
                 f"Move it away first."
             )
+
+    def _forget(self, rel: str) -> None:
+        """Delete a file that a later owner may have under the same name.
+
+        On S3 a request that comes late would delete the later one. So it is emptied there.
+        """
+        if self.storage.kind == "s3" and self.storage.fence is not None:
+            if self.storage.exists(rel):
+                self.storage.write_bytes(rel, b"")
+        else:
+            self.storage.delete(rel)
 
     def _own_parts(self) -> list[str]:
         runs = {
@@ -349,7 +408,7 @@ def stage_part(storage: Storage, table: pa.Table, name: str) -> None:
         with mapped(str(local)), data_errors(name, table):  # neither is the engine's fault
             write_parquet(table, local)
         fault_point("stage.written")
-        storage.stage_file(local, f"{STAGING_DIR}/{name}")
+        storage.stage_file(local, f"{storage.staging}/{name}")
         fault_point("stage.staged")
     finally:
         local.unlink(missing_ok=True)

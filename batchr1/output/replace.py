@@ -1,11 +1,13 @@
 """Replacing committed parts, whole and by intent.
 
-    stage the new part ─▶ write the intent (old → new) ─▶ publish new
-                       ─▶ remove old ─▶ remove the intent
+    stage the new part ─▶ record the intent (old → new) ─▶ publish new
+                       ─▶ remove old ─▶ clear the intent
 
-At no instant is a row lost, and no later run sees one twice. A run that finds an intent rolls it
-forward before it reads what is committed. Call these functions with the lock held and `_SUCCESS`
-removed.
+At no instant is a row lost, and no later run sees one twice. The intent stands in the lock's
+record, which only its owner can write. A run takes it over with the lock, and rolls it forward
+before it reads what is committed. So nothing is left for an owner that wakes late: its part is
+published, the old one is gone, and no part gets either name again. Call these functions with the
+lock held and `_SUCCESS` removed.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from batchr1.errors import OutputError
 from batchr1.faults import fault_point
 from batchr1.output.folder import DATA_DIR, Output, stage_part
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR
+from batchr1.storage.fence import Fence, Intent
 
 log = logging.getLogger("batchr1.replace")
 
-INTENT_FILE = f"{CONTROL_DIR}/intent.json"
+INTENT_FILE = f"{CONTROL_DIR}/intent.json"  # of older versions
 _MARK = "-c-"  # in the name of a part that replaced another
 
 
@@ -94,16 +97,57 @@ def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:
         new = f"{stem}{_MARK}{run}-2.parquet"
     if new is not None:
         stage_part(output.storage, table, new)
-    output.storage.write_bytes(INTENT_FILE, json.dumps({"old": old, "new": new}).encode())
+    fence = _fence_of(output)
+    _intend(output, {"do": "replace", "old": old, "new": new, "staged": fence.folder})
     fault_point("intent.written")
-    _forward(output, old, new)
+    _forward(output, old, new, fence.folder)
+
+
+def start_over(output: Output) -> None:
+    """Delete all that runs recorded here made: `--fresh`.
+
+    Half of it is never left: who takes the lock next goes on with it.
+    """
+    _intend(output, {"do": "remove all"})
+    output.remove_own()
+    _intend(output, None)
+    output.refuse_others()
 
 
 def roll_forward(output: Output) -> bool:
-    """Finish a replacement that a killed run began; whether there was one.
+    """Finish what a killed or paused run began; whether there was anything.
 
-    Call before staging is cleared.
+    Call with the lock just taken, before staging is cleared.
     """
+    read = _fence_of(output).intent
+    intent = None if read is None else read()
+    if intent is not None:
+        _finish(output, intent)
+        _intend(output, None)
+    return _finish_older(output) or intent is not None
+
+
+def _finish(output: Output, intent: Intent) -> None:
+    if intent.get("do") == "remove all":
+        log.warning("%s: --fresh was not finished: going on with it", output.uri)
+        output.remove_own()
+        return
+    try:
+        old, new, staged = str(intent["old"]), intent["new"], str(intent["staged"])
+        output.storage.checked(f"{staged}/{new}")
+    except (ValueError, KeyError, TypeError) as exc:
+        raise OutputError(
+            f"{output.uri}: its lock records no replacement that is known here (something else "
+            "changed it, or a newer batchr1 wrote it). Use that one."
+        ) from exc
+    log.warning("%s: a replacement was not finished: going on with it", output.storage.where(old))
+    output.begin()
+    if _is_there(output, new, staged):  # else staging was emptied by hand
+        _forward_parts(output, old, new, staged)
+
+
+def _finish_older(output: Output) -> bool:
+    """Finish a replacement that a run of an older version recorded in a file."""
     data = output.storage.find_bytes(INTENT_FILE)
     if data is None:
         return False
@@ -119,23 +163,40 @@ def roll_forward(output: Output) -> bool:
         ) from exc
     log.warning("%s: a replacement was not finished: going on with it", output.storage.where(old))
     output.begin()
-    staged = (
-        new is None
-        or output.storage.exists(f"{STAGING_DIR}/{new}")
-        or output.storage.exists(f"{DATA_DIR}/{new}")
-    )
-    if staged:
-        _forward(output, old, new)
-    else:  # staging was emptied by hand: the old part is as good as it was
-        output.storage.delete(INTENT_FILE)
+    if _is_there(output, new, STAGING_DIR):
+        _forward_parts(output, old, new, STAGING_DIR)
+    output.storage.delete(INTENT_FILE)
     return True
 
 
-def _forward(output: Output, old: str, new: str | None) -> None:
+def _is_there(output: Output, new: str | None, staged: str) -> bool:
+    exists = output.storage.exists
+    return new is None or exists(f"{staged}/{new}") or exists(f"{DATA_DIR}/{new}")
+
+
+def _forward(output: Output, old: str, new: str | None, staged: str) -> None:
+    _forward_parts(output, old, new, staged)
+    fault_point("intent.done")
+    _intend(output, None)
+
+
+def _forward_parts(output: Output, old: str, new: str | None, staged: str) -> None:
     if new is not None:
-        output.commit_part(new)
+        output.storage.commit(f"{staged}/{new}", f"{DATA_DIR}/{new}")
     fault_point("intent.published")
     output.storage.delete(old)
     fault_point("intent.removing")
-    fault_point("intent.done")
-    output.storage.delete(INTENT_FILE)
+
+
+def _fence_of(output: Output) -> Fence:
+    fence = output.storage.fence
+    if fence is None:
+        raise ValueError(f"{output.uri}: changed without its lock")
+    return fence
+
+
+def _intend(output: Output, intent: Intent | None) -> None:
+    record = _fence_of(output).intend
+    if record is None:
+        raise ValueError(f"{output.uri}: changed by a worker")
+    record(intent)

@@ -27,7 +27,7 @@ from batchr1.reasoning.verdicts.column import GoldColumn
 from batchr1.reasoning.verify import Verify
 from batchr1.rejudge.golds import read_golds
 from batchr1.rejudge.parts import Counts, PartJudge
-from batchr1.storage.lock import Lock
+from batchr1.storage.owner import owned
 from batchr1.verifier.pool import check_verifier
 
 log = logging.getLogger("batchr1.verify")
@@ -84,10 +84,12 @@ def judge_again(
             "Give them with --gold, or a function with --kind."
         )
     module = check_verifier(verify, has_gold=has_gold)
-    with Lock.acquire(output.storage, run=run) as lock:
+    with owned(output.storage, run=run):
         roll_forward(output)
         output.clear_staging()
-        was_complete = _was_complete(output)
+        if not output.exists():
+            raise OutputError(f"{output.uri}: --fresh was killed here, nothing is left to judge.")
+        rows, was_complete = (output.success() or {}).get("rows"), _was_complete(output)
         column = _gold_column(output, right) if spec.kind == "auto" else None
         chosen = column.kind if column is not None else spec.kind
         output.begin()
@@ -100,15 +102,13 @@ def judge_again(
                 new, found = judge.judge(table)
                 counts = counts.plus(found)
                 if found.changed or not _is_of_this_version(output, rel):
-                    lock.check()
                     replace_part(output, rel, new, run)
                     replaced += 1
                 progress(number + 1, len(parts))
         finally:
             judge.close()
         if was_complete:
-            lock.check()
-            output.succeed()
+            output.succeed(run, rows=rows, samples=counts.rows)
     why = column.why if column is not None else None
     return Judged(output.uri, spec.kind, chosen, why, counts, len(parts), replaced)
 

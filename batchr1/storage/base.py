@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from batchr1.errors import InputError, StorageError
 from batchr1.storage.errors import Retry, mapped
@@ -30,6 +30,9 @@ from batchr1.storage.names import (
     refuse_table,
 )
 from batchr1.storage.uri import Kind, StorageOptions, checked, split_uri
+
+if TYPE_CHECKING:
+    from batchr1.storage.fence import Fence
 
 __all__ = [
     "CONTROL_DIR",
@@ -86,9 +89,24 @@ class Storage(ABC):
         """Absolute, without a slash at its end: /data/out or s3://bucket/out."""
         self.options = options
         self.retry = retry
+        self.fence: Fence | None = None
+        """Set while a run owns the output: every change then passes it (`fence`)."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_storage, (self.uri, self.options, self.retry)
+        return _reopen, (self.uri, self.options, self.retry, self.fence)
+
+    @property
+    def staging(self) -> str:
+        """The folder where this process stages files."""
+        return STAGING_DIR if self.fence is None else self.fence.folder
+
+    def check_fence(self) -> None:
+        """Raise `LockLostError` when another run took the output.
+
+        Called right beside each change. A worker has only its folder.
+        """
+        if self.fence is not None and self.fence.check is not None:
+            self.fence.check()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uri!r})"
@@ -172,8 +190,11 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def delete(self, rel: str) -> None:
-        """Deletes a file; a missing one is fine."""
+    def delete(self, rel: str, version: str | None = None) -> None:
+        """Deletes a file; a missing one is fine.
+
+        With `version` only that one goes, where the store can tell (on a disk the fence does).
+        """
 
     @abstractmethod
     def delete_tree(self, rel_dir: str) -> None:
@@ -215,6 +236,21 @@ class Storage(ABC):
         read-only), StorageError for what may pass.
         """
 
+    @abstractmethod
+    def open_fence(self) -> None:
+        """Make this owner's folder; call once, with the lock just taken."""
+
+    @abstractmethod
+    def close_fence(self) -> None:
+        """Remove this owner's folder with all that is in it."""
+
+    @abstractmethod
+    def void_others(self) -> None:
+        """Take away what other owners staged, and the means to stage more.
+
+        Leftovers of killed writers go too. Call it before reading what is committed.
+        """
+
     def abort_uploads(self) -> None:
         """Aborts unfinished multipart uploads below `.batchr1/`, which a killed run left.
 
@@ -242,25 +278,10 @@ def open_storage(
     return LocalStorage(place, options, retry)
 
 
-def different_final(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
-    """Make the error of a `commit` that would replace another file."""
-    return StorageError(
-        f"{storage.where(final_rel)}: a different file has this name (got other bytes than "
-        f"{staged_rel}, need the same "
-        "or no file). Move it away, then run the same command again."
-    )
-
-
-def staged_gone(storage: Storage, staged_rel: str, final_rel: str) -> StorageError:
-    """Make the error of a `commit` without a staged file.
-
-    Another run took the lock and emptied staging.
-    """
-    return StorageError(
-        f"{storage.where(staged_rel)}: the staged file is gone (got neither it nor {final_rel}, "
-        f"need one of them). "
-        "Run the same command again."
-    )
+def _reopen(uri: str, options: StorageOptions, retry: Retry, fence: Fence | None) -> Storage:
+    storage = open_storage(uri, options, retry)
+    storage.fence = fence
+    return storage
 
 
 @dataclass(frozen=True, slots=True)

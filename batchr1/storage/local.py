@@ -6,12 +6,13 @@ Durable means: the file and the folder that names it are fsynced.
 from __future__ import annotations
 
 import errno
-import filecmp
 import logging
 import os
+import re
 import secrets
-import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,27 +23,23 @@ from batchr1.storage.base import (
     STAGING_DIR,
     FileInfo,
     Storage,
-    different_final,
-    staged_gone,
 )
 from batchr1.storage.errors import mapped
+from batchr1.storage.fence import different_final, fence_lost, staged_gone
+from batchr1.storage.files import (
+    TEMPORARY,
+    copy_across,
+    fsync,
+    fsync_folder,
+    link_or_rename,
+    make_folder,
+    remove_folder,
+    same_content,
+    write_file,
+)
 from batchr1.storage.uri import Kind, checked
 
-_TEMPORARY = ".tmp"  # with a dot in front: names that list_files leaves out and no reader takes
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-
-_NO_FOLDER_SYNC = (
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-    errno.ENOTTY,
-    errno.EIO,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EBADF,
-    errno.EISDIR,
-)
-_noted: set[int | None] = set()
+_LEFT_BEHIND = re.compile(r"\..+\.[0-9a-f]{12}\.tmp|probe-[0-9a-f]{8}")
 
 log = logging.getLogger(__name__)
 
@@ -122,71 +119,173 @@ class LocalStorage(Storage):
                 return None
 
     def write_bytes(self, rel: str, data: bytes) -> None:
-        with mapped(self.where(rel)):
-            write_file(self._path(rel), data)
+        with self._changing(rel):
+            if self.fence is None:
+                write_file(self._path(rel), data)
+            else:
+                self._write_through(self._path(rel), data)
 
     def stage_file(self, local_path: str | os.PathLike[str], rel: str) -> None:
         source, target = Path(local_path), self._path(rel)
-        with mapped(self.where(rel)):
-            make_folder(target.parent)
-            _fsync(source)
+        with self._changing(rel):
+            if self.fence is None or target.parent != self._path(self.staging):
+                make_folder(target.parent)  # the fence's own folder is never made again
+            fsync(source)
             try:
                 source.replace(target)
             except OSError as exc:
                 if exc.errno != errno.EXDEV:
                     raise
-                _copy_across(source, target)
+                copy_across(source, target)
             fsync_folder(target.parent)
 
     def commit(self, staged_rel: str, final_rel: str) -> None:
         staged, final = self._path(staged_rel), self._path(final_rel)
-        with mapped(self.where(final_rel)):
+        with self._changing(final_rel):
             make_folder(final.parent)
+            self.check_fence()
+            fault_point("commit.checked")
             try:
-                _link_or_rename(staged, final)
+                link_or_rename(staged, final)
             except FileExistsError:
-                if staged.exists() and not _same_content(staged, final):
-                    raise different_final(self, staged_rel, final_rel) from None
+                if staged.exists() and not same_content(staged, final):
+                    where = self.where(final_rel)
+                    raise different_final(staged_rel, where) from None
             except FileNotFoundError:
                 if not final.exists():
-                    raise staged_gone(self, staged_rel, final_rel) from None
+                    self._refuse_void(final_rel)
+                    raise staged_gone(self.where(staged_rel), final_rel) from None
             fsync_folder(final.parent)
             fault_point("commit.published")
             staged.unlink(missing_ok=True)
 
-    def delete(self, rel: str) -> None:
-        with mapped(self.where(rel)):
-            path = self._path(rel)
+    def delete(self, rel: str, version: str | None = None) -> None:
+        path = self._path(rel)
+        with self._changing(rel):
             try:
-                path.unlink()
+                if self.fence is None:
+                    path.unlink()
+                else:
+                    self.check_fence()
+                    self._take_away(path)
             except FileNotFoundError:
+                self._refuse_void(rel)
                 return
             fsync_folder(path.parent)
 
     def delete_tree(self, rel_dir: str) -> None:
         if not rel_dir:
             raise ValueError("the root of a storage is never deleted")
-        with mapped(self.where(rel_dir)):
-            path = self._path(rel_dir)
-            while path.exists():
+        path = self._path(rel_dir)
+        with self._changing(rel_dir):
+            if self.fence is None:
+                remove_folder(path)
+            elif path.exists():
+                self.check_fence()
                 try:
-                    shutil.rmtree(path)
-                except (
-                    OSError
-                ) as exc:  # another process adds or removes files meanwhile: begin anew
-                    if exc.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                        raise
-                else:
-                    fsync_folder(path.parent)
+                    self._take_away(path)
+                except FileNotFoundError:
+                    self._refuse_void(rel_dir)
+            if path.parent.exists():
+                fsync_folder(path.parent)
+
+    @contextmanager
+    def _changing(self, rel: str) -> Iterator[None]:
+        """Map faults of a change, and tell a void fence from a missing file."""
+        with mapped(self.where(rel)):
+            try:
+                yield
+            except OSError as exc:
+                if exc.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+                    self._refuse_void(rel)
+                raise
+
+    def _refuse_void(self, rel: str) -> None:
+        """Raise `LockLostError` when a later owner took this one's folder."""
+        if self.fence is not None and not self._path(self.fence.folder).is_dir():
+            raise fence_lost(self.where(rel))
+
+    def _write_through(self, path: Path, data: bytes) -> None:
+        """Write or replace a small file by a rename out of the fence's folder."""
+        make_folder(path.parent)
+        temporary = self._temporary_within(path)
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.check_fence()
+            try:
+                temporary.replace(path)
+            except OSError as exc:
+                if exc.errno != errno.EXDEV:
+                    raise
+                self._refuse_void(path.name)
+                write_file(path, data)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
+
+    def _take_away(self, path: Path) -> None:
+        """Rename a file or folder into the fence's folder, and remove it there.
+
+        Where no name moves between folders it is removed in its place.
+        """
+        gone = self._temporary_within(path)
+        try:
+            path.rename(gone)
+        except OSError as exc:
+            if exc.errno != errno.EXDEV:
+                raise
+            self._refuse_void(path.name)
+            gone = path
+        if gone.is_dir() and not gone.is_symlink():
+            remove_folder(gone)
+        else:
+            gone.unlink(missing_ok=True)
+
+    def _temporary_within(self, path: Path) -> Path:
+        return self._path(self.staging) / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}"
+
+    def open_fence(self) -> None:
+        with mapped(self.where(self.staging)):
+            make_folder(self._path(self.staging))
+
+    def close_fence(self) -> None:
+        with mapped(self.where(self.staging)):
+            remove_folder(self._path(self.staging))
+
+    def void_others(self) -> None:
+        with self._changing(STAGING_DIR):
+            own = self._path(self.staging)
+            found = [path for path in self._path(STAGING_DIR).iterdir() if path != own]
+            found += self._left_behind()
+            self.check_fence()  # whoever takes the lock now makes a folder that is not in the list
+            for path in found:
+                with suppress(FileNotFoundError):
+                    self._take_away(path)
+            self._refuse_void(STAGING_DIR)
+            fsync_folder(self._path(STAGING_DIR))
+
+    def _left_behind(self) -> list[Path]:
+        """Find what killed writers left under temporary names."""
+        root, control = Path(self.uri), self._path(CONTROL_DIR)
+        below = [path for path in control.iterdir() if path.is_dir() and path.name != "staging"]
+        folders = [root, root / "data", control, *below]
+        names = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+        return [path for path in names if _LEFT_BEHIND.fullmatch(path.name)]
 
     def open_input(self, rel: str) -> BinaryIO:
         with mapped(self.where(rel)):
             return _open_regular(self._path(rel))
 
     def scratch_dir(self) -> Path:
-        with mapped(self.where(STAGING_DIR)):
-            make_folder(self._path(STAGING_DIR))
-        return self._path(STAGING_DIR)
+        folder = self._path(self.staging)
+        if self.fence is None:
+            with mapped(self.where(STAGING_DIR)):
+                make_folder(folder)
+        return folder
 
     def is_empty(self) -> bool:
         with mapped(self.uri):
@@ -201,32 +300,6 @@ class LocalStorage(Storage):
         with mapped(self.uri, lasting=OutputError):
             write_file(probe, b"")
             probe.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Creates a folder and the missing ones above it, durably."""
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    path.mkdir(exist_ok=True)  # exist_ok: another process may do the same
-    fsync_folder(path.parent)
-
-
-def fsync_folder(path: Path) -> None:
-    """Makes the names in a folder durable.
-
-    File systems that cannot sync folders (FUSE, SMB, DrvFs) are left as they are: their files are
-    synced, and a power cut may cost names of the last seconds, which are then generated again.
-    """
-    try:
-        _fsync(path)
-    except OSError as exc:
-        if exc.errno not in _NO_FOLDER_SYNC:
-            raise
-        if exc.errno not in _noted:
-            _noted.add(exc.errno)
-            got = errno.errorcode.get(exc.errno or 0, "?")
-            log.info("%s: this file system cannot sync folders (got %s)", path, got)
 
 
 def _file_info(rel: str, info: os.stat_result) -> FileInfo:
@@ -252,96 +325,5 @@ def _open_regular(path: Path) -> BinaryIO:
     return file
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write or replace a small file whole and durably.
-
-    The folders above it are made.
-    """
-    make_folder(path.parent)
-    temporary = _temporary_beside(path)
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
-
-
-def _copy_across(source: Path, target: Path) -> None:
-    """Move a file from another file system.
-
-    It is copied beside the target first, so that the target appears whole.
-    """
-    temporary = _temporary_beside(target)
-    try:
-        shutil.copyfile(source, temporary)
-        _fsync(temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    source.unlink()
-
-
-def _link_or_rename(staged: Path, final: Path) -> None:
-    """Give `staged` its final name; FileExistsError if that is taken.
-
-    A rename alone would replace the file there. Where names cannot be linked or moved from folder
-    to folder (OpenAFS, GPFS filesets, XFS quotas), a copy beside the final name is linked.
-    """
-    try:
-        final.hardlink_to(staged)
-    except OSError as exc:
-        if exc.errno == errno.EXDEV:
-            _link_copy(staged, final)
-            return
-        if exc.errno not in _NO_LINKS:
-            raise
-        if final.exists():
-            raise FileExistsError(final) from exc
-        staged.rename(final)
-
-
-def _link_copy(staged: Path, final: Path) -> None:
-    """Copy `staged` beside `final` and give the copy that name.
-
-    FileExistsError if it is taken.
-    """
-    if final.exists():
-        raise FileExistsError(final)
-    temporary = _temporary_beside(final)
-    try:
-        shutil.copyfile(staged, temporary)
-        _fsync(temporary)
-        try:
-            final.hardlink_to(temporary)
-        except OSError as exc:
-            if exc.errno not in (*_NO_LINKS, errno.EXDEV):
-                raise
-            temporary.rename(final)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _same_content(one: Path, other: Path) -> bool:
-    return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
-
-
-def _temporary_beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_TEMPORARY}")
-
-
 def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(_TEMPORARY)
+    return name.startswith(".") and name.endswith(TEMPORARY)

@@ -6,9 +6,11 @@
 
 The record is replaced only if nobody replaced it since it was read (`lock_record`). So one of many
 takers wins, and a paused owner learns at its next `check` that it lost. A check cannot see a pause
-between itself and the commit that follows. Therefore a run that took the lock deletes
-`.batchr1/staging/` before it reads which parts are committed: a late commit then finds no staged
-file and fails.
+between itself and the write that follows. Therefore all writes pass a fence (`fence`), which the
+next owner voids before it reads what is committed.
+
+The record also holds the owner's intent: what it began, and what must be finished whole. Recording
+it is a renewal. So it succeeds only for the owner, and the next owner takes it over with the lock.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from batchr1.errors import LockHeldError, LockLostError, StorageError
 from batchr1.faults import fault_point
@@ -43,6 +46,11 @@ HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
 
 log = logging.getLogger(__name__)
+
+
+def awake_and_asleep() -> float:
+    """Give the seconds since the machine started, those included in which it slept."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Lock:
@@ -80,7 +88,7 @@ class Lock:
         heartbeat_s: float = HEARTBEAT_S,
         stale_after_s: float = STALE_AFTER_S,
         on_wait: Callable[[str], None] = log.warning,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake_and_asleep,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Lock:
         """Takes the lock `rel` of an output for the run named `run`.
@@ -99,8 +107,7 @@ class Lock:
             if found is not None and not _is_free(found):
                 found = _watch(record, found, storage.uri, stale_after_s, on_wait, clock, sleep)
             fault_point("lock.watched")
-            old = None if found is None else LockInfo.from_json(found.data)
-            info = _owner(run, epoch=1 if old is None else old.epoch + 1)
+            info = _owner(run, None if found is None else LockInfo.from_json(found.data))
             version = replace_as(record, info, None if found is None else found.version)
             if version is not None:
                 fault_point("lock.taken")
@@ -135,13 +142,16 @@ class Lock:
 
         Raises LockLostError if it is another's, StorageError if it cannot be reached.
         """
+        self._renew({}, retry)
+
+    def _renew(self, changes: dict[str, Any], retry: Retry | None = None) -> None:
         with self._turn:
             if self._gone:
                 raise self._lost_error()
             asked_at = (
                 self._clock()
             )  # before the request: an observer's waiting begins when the record changes
-            info = replace(self._info, beat=self._info.beat + 1)
+            info = replace(self._info, beat=self._info.beat + 1, **changes)
             version = replace_as(self._record, info, self._version, retry)
             if version is None:
                 self._gone = True
@@ -155,8 +165,18 @@ class Lock:
         StorageError when the store cannot be reached, and LockLostError when the lock was not
         renewed for `stale_after_s`.
         """
+        self._check({})
+
+    def intend(self, intent: dict[str, Any] | None) -> None:
+        """Record what must be finished, by this owner or the next; None: it is done.
+
+        Raises what `check` raises, and then nothing was begun.
+        """
+        self._check({"intent": intent})
+
+    def _check(self, changes: dict[str, Any]) -> None:
         try:
-            self.renew()
+            self._renew(changes)
         except LockLostError:
             raise
         except StorageError as error:
@@ -233,10 +253,11 @@ def renewed_s(storage: Storage, rel: str = LOCK) -> float | None:
     return max((file.modified_s for file in files), default=None)
 
 
-def _owner(run: str, epoch: int) -> LockInfo:
+def _owner(run: str, before: LockInfo | None) -> LockInfo:
     return LockInfo(
         token=secrets.token_hex(16),
-        epoch=epoch,
+        epoch=1 if before is None else before.epoch + 1,
+        intent=None if before is None else before.intent,
         host=os.uname().nodename,
         machine=this_machine(),
         pid=os.getpid(),

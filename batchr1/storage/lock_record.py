@@ -18,12 +18,13 @@ import secrets
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from batchr1.errors import OutputError
 from batchr1.storage.base import Storage
 from batchr1.storage.errors import Retry, mapped
-from batchr1.storage.local import LocalStorage, make_folder
+from batchr1.storage.files import make_folder
+from batchr1.storage.local import LocalStorage
 from batchr1.storage.s3 import S3Storage
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -38,6 +39,7 @@ class LockInfo:
     `started` is when it was taken (ISO 8601, UTC); `beat` counts the renewals since. `machine` is
     the kernel's boot id and the process namespace: only there does `pid` mean a process.
     `pid_started` (clock ticks after boot) tells that process from a later one with the same number.
+    `intent` is what an owner began and whoever holds the lock must finish before anything else.
     """
 
     token: str
@@ -50,6 +52,7 @@ class LockInfo:
     started: str
     beat: int = 0
     released: bool = False
+    intent: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         return f"run {self.run} on {self.host}, pid {self.pid}, since {self.started}"
@@ -77,9 +80,14 @@ class LockInfo:
         """
         try:
             values = json.loads(data)
-            info = cls(**{field.name: values[field.name] for field in fields(cls)})
-        except (ValueError, KeyError, TypeError):
+            info = cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+        except (ValueError, TypeError, RecursionError):
             return None
+        kinds = {"str": str, "int": int, "bool": bool}
+        for field in fields(cls):
+            kind = kinds.get(str(field.type), (dict, type(None)))
+            if not isinstance(getattr(info, field.name), kind):
+                return None
         return info
 
 
@@ -187,7 +195,7 @@ class FileRecord(LockRecord):
         try:
             temporary.write_bytes(data)
             try:
-                path.hardlink_to(temporary)
+                _link(temporary, path, data)
             except OSError as exc:
                 if exc.errno not in _NO_LINKS:
                     raise
@@ -200,6 +208,15 @@ class FileRecord(LockRecord):
         finally:
             temporary.unlink(missing_ok=True)
         return True
+
+
+def _link(temporary: Path, path: Path, data: bytes) -> None:
+    """Give a temporary file its name; it is written anew if an owner swept it meanwhile."""
+    try:
+        path.hardlink_to(temporary)
+    except FileNotFoundError:
+        temporary.write_bytes(data)
+        path.hardlink_to(temporary)
 
 
 class ObjectRecord(LockRecord):

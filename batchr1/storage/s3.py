@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 
 from batchr1.errors import FailedError, InputError, OutputError, StorageError
 from batchr1.faults import fault_point
-from batchr1.storage.base import CONTROL_DIR, FileInfo, Storage, different_final, staged_gone
+from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, FileInfo, Storage
 from batchr1.storage.errors import (
     Retry,
     is_missing,
@@ -33,6 +33,7 @@ from batchr1.storage.errors import (
     mapped,
     wants_other_addressing,
 )
+from batchr1.storage.fence import different_final, staged_gone
 from batchr1.storage.s3_client import RangeReader, ReadCache, open_s3fs
 from batchr1.storage.uri import Kind, StorageOptions
 
@@ -42,6 +43,7 @@ LIST_PAGE = 1000
 COPY_LIMIT_BYTES = 5 * 2**30  # of CopyObject
 READ_BUFFER_BYTES = 2**20
 _SHA256 = "batchr1-sha256"
+_PROBE_PREFIX = f"{CONTROL_DIR}/probe-"
 
 
 class S3Storage(Storage):
@@ -193,7 +195,24 @@ class S3Storage(Storage):
 
     def write_bytes(self, rel: str, data: bytes) -> None:
         with mapped(self.where(rel)):
-            self._call(rel, "put_object", Key=self.key(rel), Body=data)
+            if self.fence is None or self.fence.check is None:
+                self._call(rel, "put_object", Key=self.key(rel), Body=data)
+                return
+            # A copy fails once the next owner has deleted what it is made from.
+            staged = f"{self.staging}/{secrets.token_hex(8)}"
+            self._call(rel, "put_object", Key=self.key(staged), Body=data)
+            self.check_fence()
+            self._copy(staged, rel)
+            self._call(rel, "delete_object", Key=self.key(staged))
+
+    def _copy(self, source: str, target: str) -> None:
+        from_key = {"Bucket": self.bucket, "Key": self.key(source)}
+        try:
+            self._call(target, "copy_object", Key=self.key(target), CopySource=from_key)
+        except Exception as exc:
+            if is_missing(exc):
+                raise staged_gone(self.where(source), target) from exc
+            raise
 
     def put_if(
         self, rel: str, data: bytes, etag: str | None, *, retry: Retry | None = None
@@ -310,39 +329,65 @@ class S3Storage(Storage):
             answer = self._call(
                 CONTROL_DIR, "list_multipart_uploads", Prefix=self.key(CONTROL_DIR) + "/"
             )
+            self.check_fence()
             for upload in answer.get("Uploads", []):
                 self._abort(upload["Key"], upload["UploadId"])
 
     def commit(self, staged_rel: str, final_rel: str) -> None:
         with mapped(self.where(final_rel)):
             staged, final = self._head(staged_rel), self._head(final_rel)
+            self.check_fence()
+            fault_point("commit.checked")
             if final is None:
                 if staged is None:
-                    raise staged_gone(self, staged_rel, final_rel)
-                source = {"Bucket": self.bucket, "Key": self.key(staged_rel)}
-                try:
-                    self._call(final_rel, "copy_object", Key=self.key(final_rel), CopySource=source)
-                except Exception as exc:
-                    if is_missing(exc):
-                        raise staged_gone(self, staged_rel, final_rel) from exc
-                    raise
+                    raise staged_gone(self.where(staged_rel), final_rel)
+                self._copy(staged_rel, final_rel)
             elif staged is not None and not _same_content(staged, final):
-                raise different_final(self, staged_rel, final_rel)
+                raise different_final(staged_rel, self.where(final_rel))
             fault_point("commit.published")
             self._call(staged_rel, "delete_object", Key=self.key(staged_rel))
 
-    def delete(self, rel: str) -> None:
+    def delete(self, rel: str, version: str | None = None) -> None:
+        self.check_fence()
+        self._delete(rel, version)
+
+    def _delete(self, rel: str, version: str | None = None) -> None:
+        condition = {} if version is None else {"IfMatch": f'"{version}"'}
         with mapped(self.where(rel)):
-            self._call(rel, "delete_object", Key=self.key(rel))
+            try:
+                arguments: dict[str, Any] = {"Key": self.key(rel), **condition}
+                self._call(rel, "delete_object", **arguments)
+            except Exception as exc:
+                if not (condition and (is_refused_condition(exc) or is_missing(exc))):
+                    raise
 
     def delete_tree(self, rel_dir: str) -> None:
         if not rel_dir:
             raise ValueError("the root of a storage is never deleted")
-        # One by one: DeleteObjects wants checksums that servers do not agree on, and reports
-        # failures in its answer.
-        files = self.list_files(rel_dir, recursive=True)
+        self._delete_listed(self.list_files(rel_dir, recursive=True))
+
+    def _delete_listed(self, files: list[FileInfo]) -> None:
+        """Delete files listed before the lock was looked at: none is a later owner's.
+
+        One by one: DeleteObjects wants checksums that servers do not agree on.
+        """
+        self.check_fence()
+        self._delete_all(files)
+
+    def _delete_all(self, files: list[FileInfo]) -> None:
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda info: self.delete(info.rel), files))
+            list(pool.map(lambda info: self._delete(info.rel), files))
+
+    def open_fence(self) -> None:
+        return  # a prefix needs not be made
+
+    def close_fence(self) -> None:
+        self._delete_all(self.list_files(self.staging, recursive=True))
+
+    def void_others(self) -> None:
+        found = self.list_files(STAGING_DIR, recursive=True)
+        found += [f for f in self.list_files(CONTROL_DIR) if f.rel.startswith(_PROBE_PREFIX)]
+        self._delete_listed([f for f in found if not f.rel.startswith(f"{self.staging}/")])
 
     def open_input(self, rel: str) -> BinaryIO:
         with mapped(self.where(rel)):
@@ -379,7 +424,7 @@ class S3Storage(Storage):
             return not any(self._pages("", recursive=True))
 
     def check_writable(self) -> None:
-        key = self.key(f"{CONTROL_DIR}/probe-{secrets.token_hex(4)}")
+        key = self.key(f"{_PROBE_PREFIX}{secrets.token_hex(4)}")
         with mapped(self.uri, lasting=OutputError):
             self._call("", "put_object", Key=key, Body=b"")
             self._call("", "delete_object", Key=key)

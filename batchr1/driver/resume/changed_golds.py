@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +34,10 @@ _NOT_LOOKED_AT = 0
 Digests = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def check_golds(
-    job: JobContext, pending: Pending, *, run: str, check_lock: Callable[[], None] | None
-) -> None:
+def check_golds(job: JobContext, pending: Pending, *, run: str | None) -> None:
     """Refuse changed golds, judge their rows anew, or say that they stay.
 
-    Call before `take_out_done`, with the lock held; without `check_lock` nothing is changed. Raises
+    Call before `take_out_done`, with the lock held; without `run` nothing is changed. Raises
     `InputError` where the job says refuse.
     """
     if job.spec.input.gold is None and not len(job.source.kept_schema):
@@ -62,8 +59,7 @@ def check_golds(
         num_kept += int(other_kept.sum())
         if first is None and other_gold is not None and other_gold.any():
             first = table.column("id")[int(np.flatnonzero(other_gold)[0])].as_py()
-        if policy == "rejudge" and check_lock is not None and changed.any():
-            check_lock()
+        if policy == "rejudge" and run is not None and changed.any():
             job.output.begin()
             _rejudge(job, pending, rel, changed, run)
     _report(job, policy, num_golds, num_kept, first)

@@ -10,7 +10,7 @@ other run. Memory: 8 bytes per input row, and one part at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +90,6 @@ def check_prompts(
     files: set[str],
     *,
     run: str,
-    check_lock: Callable[[], None],
 ) -> None:
     """Refuse changed prompts, or make their samples pending again.
 
@@ -105,7 +104,6 @@ def check_prompts(
     count, first = 0, None
     for rel, mask in _changed(job, pending, digests):
         if again:
-            check_lock()
             if not count:
                 job.output.begin()
             table = job.output.read_part(rel, None)

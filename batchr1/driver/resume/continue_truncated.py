@@ -34,7 +34,6 @@ def continue_truncated_rows(
     limit: Limit,
     *,
     run: str,
-    check_lock: Callable[[], None],
 ) -> int:
     """Make truncated rows that may go on under `limit` pending; how many.
 
@@ -47,7 +46,6 @@ def continue_truncated_rows(
     for number, (rel, cut, rest) in enumerate(
         truncated_rows(output, limit, _wanted(job, pending, renderer, limit))
     ):
-        check_lock()
         if not count:
             output.begin()
         write_checkpoint(output.storage, reopened_name(run, number), _saved(cut), job=digest)
