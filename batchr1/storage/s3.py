@@ -34,7 +34,7 @@ from batchr1.storage.errors import (
     wants_other_addressing,
 )
 from batchr1.storage.fence import different_final, staged_gone
-from batchr1.storage.s3_client import RangeReader, ReadCache, open_s3fs
+from batchr1.storage.s3_client import SHA256, RangeReader, ReadCache, open_s3fs, same_content
 from batchr1.storage.uri import Kind, StorageOptions
 
 UPLOAD_PART_BYTES = 8 * 2**20  # files up to twice this go up in one request
@@ -42,7 +42,6 @@ MAX_UPLOAD_PARTS = 10_000
 LIST_PAGE = 1000
 COPY_LIMIT_BYTES = 5 * 2**30  # of CopyObject
 READ_BUFFER_BYTES = 2**20
-_SHA256 = "batchr1-sha256"
 _PROBE_PREFIX = f"{CONTROL_DIR}/probe-"
 
 
@@ -273,10 +272,10 @@ class S3Storage(Storage):
                     "put_object",
                     Key=self.key(rel),
                     Body=file.read(),
-                    Metadata={_SHA256: digest},
+                    Metadata={SHA256: digest},
                 )
             else:
-                self._upload(file, size, rel, {_SHA256: digest})
+                self._upload(file, size, rel, {SHA256: digest})
 
     def _upload(self, file: BinaryIO, size: int, rel: str, metadata: dict[str, str]) -> None:
         part_bytes = max(UPLOAD_PART_BYTES, -(-size // MAX_UPLOAD_PARTS))
@@ -291,7 +290,7 @@ class S3Storage(Storage):
                 )
                 parts.append({"PartNumber": number, "ETag": answer["ETag"]})
             complete = {"Key": key, "UploadId": upload, "MultipartUpload": {"Parts": parts}}
-            self._complete(rel, complete, metadata[_SHA256])
+            self._complete(rel, complete, metadata[SHA256])
         except BaseException:
             self._abort(key, upload)
             raise
@@ -307,7 +306,7 @@ class S3Storage(Storage):
                 self._api.call_s3("complete_multipart_upload", Bucket=self.bucket, **complete)
             except Exception as exc:
                 head = self._head(rel) if is_missing_upload(exc) else None
-                if head is None or head.get("Metadata", {}).get(_SHA256) != digest:
+                if head is None or head.get("Metadata", {}).get(SHA256) != digest:
                     raise
 
         self.retry.call(request, self.where(rel))
@@ -342,7 +341,7 @@ class S3Storage(Storage):
                 if staged is None:
                     raise staged_gone(self.where(staged_rel), final_rel)
                 self._copy(staged_rel, final_rel)
-            elif staged is not None and not _same_content(staged, final):
+            elif staged is not None and not same_content(staged, final):
                 raise different_final(staged_rel, self.where(final_rel))
             fault_point("commit.published")
             self._call(staged_rel, "delete_object", Key=self.key(staged_rel))
@@ -446,10 +445,3 @@ def explain_refusal(error: InputError, paths: Sequence[str], options: StorageOpt
         if exc.__cause__ is not None and wants_other_addressing(exc.__cause__):
             return InputError(str(exc))
     return error
-
-
-def _same_content(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    digests = [head.get("Metadata", {}).get(_SHA256) for head in (one, other)]
-    if None in digests:  # not staged by us
-        return bool(one["ETag"] == other["ETag"])
-    return bool(digests[0] == digests[1])

@@ -1,0 +1,119 @@
+"""A run that is paused at its k-th storage call, while something else happens to its output.
+
+The pause is an audit hook: Python calls it right before the system call. So it may fall between
+any two of them, also between a look at the lock and the rename that follows. What happens in it
+runs in the same thread; the run that is paused has nothing else that beats.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchr1.storage.lock import Lock
+
+CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
+READS = {"os.listdir", "os.scandir"}
+
+
+class Pause:
+    """Counts the storage calls of this thread below `root`; at number `at` it calls `meanwhile`.
+
+    `at=0` counts only. `changes_only` leaves out calls that only read.
+    """
+
+    current: Pause | None = None
+    _hooked = False
+
+    def __init__(
+        self, root: str, at: int, meanwhile: Callable[[], None], *, changes_only: bool = False
+    ) -> None:
+        self._root, self._at, self._meanwhile = root, at, meanwhile
+        self._changes_only, self._thread = changes_only, threading.get_ident()
+        self.count = 0
+        self.place = ""
+        self.reached = False
+
+    @contextmanager
+    def armed(self) -> Iterator[Pause]:
+        if not Pause._hooked:
+            sys.addaudithook(_audit)
+            Pause._hooked = True
+        Pause.current = self
+        try:
+            yield self
+        finally:
+            Pause.current = None
+
+    def saw(self, event: str, args: tuple[Any, ...]) -> None:
+        if threading.get_ident() != self._thread or not self._is_ours(event, args):
+            return
+        self.step(f"{event} {args[0]}")
+
+    def step(self, place: str) -> None:
+        self.count += 1
+        if self.count != self._at:
+            return
+        Pause.current, self.place, self.reached = None, place, True
+        self._meanwhile()
+
+    def _is_ours(self, event: str, args: tuple[Any, ...]) -> bool:
+        if event == "open":
+            flags = args[2] if isinstance(args[2], int) else 0
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+            if self._changes_only and not writes:
+                return False
+        elif event not in CHANGES and (self._changes_only or event not in READS):
+            return False
+        paths = [str(arg) for arg in args[:2] if isinstance(arg, (str, os.PathLike))]
+        return any(path.startswith(self._root) for path in paths)
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    pause = Pause.current
+    if pause is not None:
+        pause.saw(event, args)
+
+
+def pause_requests(monkeypatch: pytest.MonkeyPatch, storage_class: Any) -> None:
+    """Count requests to an object store as the storage calls."""
+    call = storage_class._call
+
+    def counted(self: Any, rel: str, method: str, **arguments: Any) -> Any:
+        pause = Pause.current
+        if pause is not None and threading.get_ident() == pause._thread:
+            pause.step(f"{method} {rel}")
+        return call(self, rel, method, **arguments)
+
+    monkeypatch.setattr(storage_class, "_call", counted)
+
+
+def without_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks that are renewed by looks alone, and taken over at once by another run.
+
+    An owner that sleeps beats no more; nobody waits here for the minute that shows it.
+    """
+    plain = Lock.acquire
+
+    def acquire(*args: Any, **options: Any) -> Lock:
+        lock = plain(*args, **{**options, "heartbeat_s": 3600.0, "stale_after_s": 0.02})
+        lock._stale_after_s = 3600.0
+        return lock
+
+    monkeypatch.setattr(Lock, "acquire", acquire)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Contents of all files below a folder, by path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
