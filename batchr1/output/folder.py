@@ -356,7 +356,7 @@ class Output:
             )
 
     def _forget(self, rel: str) -> None:
-        """Delete a file that a later owner may have under the same name.
+        """Delete a file whose name a later owner may use.
 
         On S3 a request that comes late would delete the later one. So it is emptied there.
         """

@@ -147,7 +147,7 @@ def _finish(output: Output, intent: Intent) -> None:
 
 
 def _finish_older(output: Output) -> bool:
-    """Finish a replacement that a run of an older version recorded in a file."""
+    """Finish a replacement that an older version recorded in a file."""
     data = output.storage.find_bytes(INTENT_FILE)
     if data is None:
         return False

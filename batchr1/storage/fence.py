@@ -1,4 +1,4 @@
-"""Fence of an owner: the folder through which all of its writes pass.
+"""Fence of an owner: the folder that its writes pass.
 
     .batchr1/staging/<epoch>-<token>/    one owner's, made when it takes the lock, once
 

@@ -191,7 +191,7 @@ class LocalStorage(Storage):
 
     @contextmanager
     def _changing(self, rel: str) -> Iterator[None]:
-        """Map faults of a change, and tell a void fence from a missing file."""
+        """Map faults of a change; tell a void fence from missing files."""
         with mapped(self.where(rel)):
             try:
                 yield
@@ -206,7 +206,7 @@ class LocalStorage(Storage):
             raise fence_lost(self.where(rel))
 
     def _write_through(self, path: Path, data: bytes) -> None:
-        """Write or replace a small file by a rename out of the fence's folder."""
+        """Write a small file by a rename out of the fence's folder."""
         make_folder(path.parent)
         temporary = self._temporary_within(path)
         try:
@@ -228,7 +228,7 @@ class LocalStorage(Storage):
         fsync_folder(path.parent)
 
     def _take_away(self, path: Path) -> None:
-        """Rename a file or folder into the fence's folder, and remove it there.
+        """Rename a file or folder into the fence's folder; remove it there.
 
         Where no name moves between folders it is removed in its place.
         """

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 def awake_and_asleep() -> float:
-    """Give the seconds since the machine started, those included in which it slept."""
+    """Give the seconds since the machine started, sleep included."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -168,9 +168,9 @@ class Lock:
         self._check({})
 
     def intend(self, intent: dict[str, Any] | None) -> None:
-        """Record what must be finished, by this owner or the next; None: it is done.
+        """Record what this owner or the next must finish.
 
-        Raises what `check` raises, and then nothing was begun.
+        None: it is done. Raises what `check` raises, and then nothing was begun.
         """
         self._check({"intent": intent})
 

@@ -211,7 +211,10 @@ class FileRecord(LockRecord):
 
 
 def _link(temporary: Path, path: Path, data: bytes) -> None:
-    """Give a temporary file its name; it is written anew if an owner swept it meanwhile."""
+    """Give a temporary file its name.
+
+    It is written anew if an owner swept it meanwhile.
+    """
     try:
         path.hardlink_to(temporary)
     except FileNotFoundError:

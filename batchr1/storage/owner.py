@@ -1,4 +1,4 @@
-"""Owner of an output: its lock, and the fence before all that it writes."""
+"""Owner of an output: its lock and its fence, taken together."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def owned(storage: Storage, *, run: str) -> Iterator[Lock]:
-    """Take the lock of an output, and fence its storage for the run named `run`.
+    """Take the lock of an output, and fence its storage.
 
-    Within, every change of `storage` passes the fence. The lock is looked at once more when the
+    `run` names the run. Within, every change of `storage` passes the fence. The lock is looked at once more when the
     folder is there: whoever takes it later finds the folder, and voids it.
     """
     with Lock.acquire(storage, run=run) as lock:

@@ -366,9 +366,9 @@ class S3Storage(Storage):
         self._delete_listed(self.list_files(rel_dir, recursive=True))
 
     def _delete_listed(self, files: list[FileInfo]) -> None:
-        """Delete files listed before the lock was looked at: none is a later owner's.
+        """Delete files that were listed before.
 
-        One by one: DeleteObjects wants checksums that servers do not agree on.
+        The lock is looked at between, so none is a later owner's. One by one: DeleteObjects wants checksums that servers do not agree on.
         """
         self.check_fence()
         self._delete_all(files)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -17,6 +18,8 @@ from replay_job import keys_of, questions, replay, rows_of, run_replay, wanted_k
 from batchr1.errors import FingerprintError, InputError, OutputError
 from batchr1.faults import POINTS
 from batchr1.output.replace import INTENT_FILE
+from batchr1.storage.base import open_storage
+from batchr1.storage.lock import read_lock
 
 HELPER = str(Path(__file__).parents[1] / "helpers/replay_job.py")
 ROWS, SMALL, LARGE = 60, 40, 300
@@ -169,14 +172,21 @@ def test_killed_while_parts_are_replaced_it_ends_right(
             assert run.wait(120) == -9, run.stderr
     finally:
         del os.environ["BATCHR1_FAULT"]
-    assert (output / INTENT_FILE).exists()
+    assert intent_of(output)["do"] == "replace"
     assert not (output / "_SUCCESS").exists()
     summary = run_replay(job, replay(**QUICK), continue_truncated=True)
     assert summary.exit_code == 0
     assert keys_of(rows_of(output)) == wanted_keys(questions(ROWS))
     assert content(output).equals(from_the_start)
     assert summary.tally.carried == SMALL * summary.tally.done, "no token of the cut rows was lost"
-    assert not (output / INTENT_FILE).exists()
+    assert intent_of(output) is None
+
+
+def intent_of(output: Path) -> Any:
+    """What the last owner recorded to be finished."""
+    holder = read_lock(open_storage(output))
+    assert holder is not None
+    return holder.intent
 
 
 def test_an_intent_that_is_no_intent_stops_the_run(job: Path) -> None:

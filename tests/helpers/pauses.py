@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,12 +107,3 @@ def without_beats(monkeypatch: pytest.MonkeyPatch) -> None:
         return lock
 
     monkeypatch.setattr(Lock, "acquire", acquire)
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    """Contents of all files below a folder, by path."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }

@@ -15,6 +15,7 @@ from batchr1.columns import ADDED_LATER, COLUMNS
 from batchr1.output.folder import Output
 from batchr1.output.replace import replace_part
 from batchr1.storage.base import open_storage
+from batchr1.storage.owner import owned
 
 BEFORE = Path(__file__).parents[1] / "data/before_rebuild/output"
 NAMES = [c.name for c in COLUMNS]
@@ -57,7 +58,8 @@ def test_commands_read_old_and_new_parts(args: list[str], mixed: Path, tmp_path:
 def test_a_part_that_is_replaced_is_of_this_version(mixed: Path) -> None:
     output = Output(open_storage(mixed))
     rel = output.parts()[0]
-    replace_part(output, rel, output.read_part(rel, None), "20261121T000000000Z-0000")
+    with owned(output.storage, run="next"):
+        replace_part(output, rel, output.read_part(rel, None), "20261121T000000000Z-0000")
     parts = sorted((mixed / "data").glob("*.parquet"))
     assert all("verdict_by" in pq.read_schema(part).names for part in parts)
     frame = pl.concat([pl.read_parquet(part) for part in parts])

@@ -1,0 +1,194 @@
+"""Outputs that a run is paused on: kinds of run, and what has to hold after each pause."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pauses import Pause
+from replay_job import keys_of, questions, replay, run_replay, wanted_keys, write_job
+
+from batchr1.errors import BatchError, FingerprintError
+from batchr1.output.folder import Output
+from batchr1.output.parts import failures_table
+from batchr1.records import Failure
+from batchr1.rejudge.output import GoldFile, judge_again
+from batchr1.storage.base import Storage, StorageOptions, open_storage
+from batchr1.storage.local import LocalStorage
+
+ROWS = 12
+QUICK = replay(mean_len=40.0, sigma=0.6)
+SMALL, LARGE = 30, 90
+COLUMNS = ["id", "sample", "truncated", "answer"]
+
+
+KINDS = [
+    "plain",
+    "grown",
+    "continue",
+    "continue-plain",
+    "rerun",
+    "retry-failed",
+    "fresh",
+    "verify",
+]
+
+
+class Case:
+    """An output, a run of it, and the run that takes over meanwhile."""
+
+    def __init__(
+        self, folder: Path, kind: str, uri: str, options: StorageOptions | None = None
+    ) -> None:
+        self.folder, self.kind = folder, kind
+        self.uri, self._options = uri, options
+        self.inputs = questions(ROWS)
+        self.inputs.write_parquet(folder / "in.parquet")
+        os.utime(folder / "in.parquet", (1e9, 1e9))
+        self.job = self._job()
+        getattr(self, f"_prepare_{kind.replace('-', '_')}")()
+        storage = self.storage()
+        self._before = {
+            info.rel: storage.read_bytes(info.rel) for info in storage.list_files(recursive=True)
+        }
+
+    def storage(self) -> Storage:
+        return open_storage(self.uri, self._options)
+
+    def rows(self) -> pl.DataFrame:
+        tables = [pl.DataFrame(table) for table in Output(self.storage()).tables(COLUMNS)]
+        return pl.concat(tables).sort("id", "sample")
+
+    def _job(self, max_tokens: int = LARGE, **sections: Any) -> Path:
+        return write_job(
+            self.folder,
+            sampling={"max_tokens": max_tokens},
+            output={"path": self.uri, "rows_per_part": 4},
+            storage={"endpoint": self._options.endpoint} if self._options else {},
+            **sections,
+        )
+
+    def _prepare_plain(self) -> None:
+        self.run = self.other = lambda: self._run()
+
+    def _prepare_grown(self) -> None:
+        """Complete, then the input grew: `_SUCCESS` goes and comes."""
+        self._run()
+        self.inputs = questions(ROWS + 4)
+        self.inputs.write_parquet(self.folder / "in.parquet")
+        self.run = self.other = lambda: self._run()
+
+    def _prepare_continue(self) -> None:
+        self._job(SMALL)
+        self._run()
+        assert self.rows()["truncated"].sum() > 2
+        self.run = lambda: self._run(self._job, continue_truncated=True)
+        self.other = self.run
+
+    def _prepare_continue_plain(self) -> None:
+        self._prepare_continue()
+        self.other = lambda: self._run(lambda: self._job(SMALL))
+
+    def _prepare_rerun(self) -> None:
+        self._run()
+        changed = pl.when(pl.int_range(ROWS) < 3).then(pl.col("problem") + " Now.")
+        self.inputs.with_columns(problem=changed.otherwise(pl.col("problem"))).write_parquet(
+            self.folder / "in.parquet"
+        )
+        self.run = self.other = lambda: self._run(
+            lambda: self._job(input={"on_changed_prompt": "rerun"})
+        )
+
+    def _prepare_retry_failed(self) -> None:
+        self._job(input={"limit": ROWS - 2})
+        self._run()
+        failures = [Failure(f"row/{i}", 0, "engine", "it broke", 1, b"") for i in (10, 11)]
+        table = failures_table(failures, run="r", failed_at=dt.datetime.now(dt.UTC))
+        Output(self.storage()).commit_failed(table, "part-r-failed-00001.parquet")
+        self.run = self.other = lambda: self._run(self._job, retry_failed=True)
+
+    def _prepare_fresh(self) -> None:
+        self._run()
+        self.run = lambda: self._run(fresh=True, confirm_fresh=lambda _: True)
+        self.other = lambda: self._run()
+
+    def _prepare_verify(self) -> None:
+        self._run()
+        golds = self.folder / "golds.parquet"
+        self.rows().select("id", gold=pl.col("answer")).write_parquet(golds)
+        source = GoldFile(str(golds), "id", "gold")
+
+        def judge() -> int:
+            judge_again(Output(self.storage()), {"kind": "exact"}, source)
+            return 0
+
+        self.run = self.other = judge
+
+    def _run(self, job: Callable[[], Path] | None = None, **options: Any) -> int:
+        if job is not None:
+            job()
+        return run_replay(self.job, QUICK, **options).exit_code
+
+    def reset(self) -> None:
+        storage = self.storage()
+        if isinstance(storage, LocalStorage):
+            shutil.rmtree(storage.path(), ignore_errors=True)
+        for info in storage.list_files(recursive=True):
+            storage.delete(info.rel)
+        for rel, data in self._before.items():
+            storage.write_bytes(rel, data)
+
+    def seen(self) -> dict[str, bytes]:
+        """What a reader sees of it."""
+        storage = self.storage()
+        names = [info.rel for info in storage.list_files("data")]
+        found = {rel: storage.read_bytes(rel) for rel in names}
+        return found | {"_SUCCESS": storage.find_bytes("_SUCCESS") or b""}
+
+    def check(self) -> None:
+        """Every key once, and `_SUCCESS` right."""
+        assert keys_of(self.rows()) == wanted_keys(self.inputs)
+        assert Output(self.storage()).is_complete()
+
+    def pause(self, at: int, *, changes_only: bool) -> Pause:
+        """Run, paused at this call while the other takes over, to the end of both."""
+        self.reset()
+        after: dict[str, bytes] = {}
+
+        def meanwhile() -> None:
+            try:
+                assert self.other() == 0
+            except FingerprintError:  # the first run has begun to be another job: its owner stays
+                assert self.kind == "continue-plain"
+                return
+            self.check()
+            after.update(self.seen())
+
+        with Pause(self.uri, at, meanwhile, changes_only=changes_only).armed() as pause:
+            try:
+                code = self.run()
+            except BatchError as error:
+                code = error.exit_code
+        if code == 0:
+            self.check()
+        else:
+            assert code in (4, 75), (at, pause.place)
+            assert pause.reached and self.seen() == after, (at, pause.place)
+        return pause
+
+    def leaves_nothing(self) -> None:
+        """The same run once more is right, and sweeps."""
+        assert self.run() == 0
+        self.check()
+        names = [info.rel for info in self.storage().list_files(recursive=True)]
+        if self.storage().kind == "local":
+            names = [str(path) for path in Path(self.uri).rglob("*") if path.is_file()]
+        assert [
+            n for n in names if n.endswith(".tmp") or "/staging/" in n or "/inflight/" in n
+        ] == []
+        assert [n for n in names if "/probe-" in n] == []
