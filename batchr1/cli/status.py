@@ -201,7 +201,7 @@ def _counts(s: OutputSummary) -> list[str]:
     if s.repeated:
         lines.append(
             f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): "
-            f"counted once"
+            f"counted once, and the next run keeps one of each"
         )
     saved = s.in_flight
     if saved.under_way or saved.finished:

@@ -130,9 +130,18 @@ class Pending:
 
     def mark_done(
         self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray
-    ) -> None:
-        """Take committed (id, sample) pairs out."""
-        self._clear(ids, samples)
+    ) -> int:
+        """Take committed (id, sample) pairs out.
+
+        Returns how many were out before: committed twice, or not wanted.
+        """
+        rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
+        known = int(((rows >= 0) & (numbers < self._n)).sum())
+        return known - self._clear(ids, samples)
+
+    def forget_learned(self) -> None:
+        """Forget lengths and right answers, to learn them again."""
+        self._lengths = self._reported = self._right = None
 
     def learn_lengths(
         self, ids: pa.Array | pa.ChunkedArray, tokens: pa.Array | pa.ChunkedArray

@@ -47,6 +47,7 @@ from batchr1.driver.tally import Tally
 from batchr1.driver.work import Work
 from batchr1.events import event
 from batchr1.job.spec import JobSpec
+from batchr1.output.doubled import drop_doubled
 from batchr1.output.folder import Output
 from batchr1.output.replace import Limit, roll_forward, start_over
 from batchr1.output.run_record import CountsRecord, RunRecord, TallyRecord
@@ -116,7 +117,8 @@ def _find_pending(
     roll_forward(job.output)
     job.output.clear_staging()
     check_golds(job, pending, run=run.name)
-    take_out_done(job, pending)
+    if take_out_done(job, pending) and drop_doubled(job.output, run.name):
+        take_out_done(job, pending)
     _check_prompts(run, pending, engines)
     if not options.retry_failed:
         take_out_failed(job, pending)

@@ -88,6 +88,7 @@ def select(output: Output, options: ExportOptions) -> Selection:
     if predicate is not None:
         _check_columns(output, predicate)
     rows = pl.concat([_look_at(output, rel, number, predicate) for number, rel in enumerate(parts)])
+    _refuse_doubled(output, rows)
     _check_filters(output, rows, options)
     total, steps = rows.height, []
     for name, keeps, keep in filters(options):
@@ -111,6 +112,15 @@ def select(output: Output, options: ExportOptions) -> Selection:
         total,
         steps,
     )
+
+
+def _refuse_doubled(output: Output, rows: pl.DataFrame) -> None:
+    doubled = rows.height - rows.select(pl.struct("id", "sample").n_unique()).item()
+    if doubled:
+        raise UsageError(
+            f"{output.uri}: rows are there twice (got {doubled:,} of them, need each id and sample "
+            "once). Run the job again: it keeps one of each, and generates nothing for it."
+        )
 
 
 def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:

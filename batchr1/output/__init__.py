@@ -7,6 +7,7 @@ parts        results to Parquet parts (in the worker)
 replace      committed parts replaced by intent
 checkpoints  tokens of uncommitted generations, on storage
 run_record   the record of a run, typed and versioned
+doubled      keys that are there twice, repaired by a rule
 find         outputs by name or glob
 run_record   the record of a run, typed
 """

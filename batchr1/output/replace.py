@@ -30,7 +30,7 @@ from batchr1.storage.fence import Fence, Intent
 log = logging.getLogger("batchr1.replace")
 
 INTENT_FILE = f"{CONTROL_DIR}/intent.json"  # of older versions
-_MARK = "-c-"  # in the name of a part that replaced another
+MARK = "-c-"  # in the name of a part that replaced another
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,12 @@ def replace_part(output: Output, old: str, table: pa.Table, run: str) -> None:
 
     A table without rows just removes the part.
     """
-    stem = old.removeprefix(f"{DATA_DIR}/").removesuffix(".parquet").partition(_MARK)[0]
+    stem = old.removeprefix(f"{DATA_DIR}/").removesuffix(".parquet").partition(MARK)[0]
     new = (
-        f"{stem}{_MARK}{run}.parquet" if table.num_rows else None
+        f"{stem}{MARK}{run}.parquet" if table.num_rows else None
     )  # keeps its run's name: whose it is stays known
     if new is not None and f"{DATA_DIR}/{new}" == old:  # this run has replaced it once already
-        new = f"{stem}{_MARK}{run}-2.parquet"
+        new = f"{stem}{MARK}{run}-2.parquet"
     if new is not None:
         stage_part(output.storage, table, new)
     fence = _fence_of(output)

@@ -170,7 +170,7 @@ def summarise(
     rate = _rate(worked, frames, in_flight, is_live=holder is not None)
     summary = OutputSummary(
         output=output.uri,
-        complete=output.is_complete(),
+        complete=output.is_complete() and every.height == rows.height,
         done=rows.height,
         failed=_failed(output, rows),
         pending=pending,

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def owned(storage: Storage, *, run: str) -> Iterator[Lock]:
     """Take the lock of an output, and fence its storage.
 
-    `run` names the run. Within, every change of `storage` passes the fence. The lock is looked at once more when the
-    folder is there: whoever takes it later finds the folder, and voids it.
+    `run` names the run. Within, every change of `storage` passes the fence. The lock is looked at
+    once more when the folder is there: whoever takes it later finds the folder, and voids it.
     """
     with Lock.acquire(storage, run=run) as lock:
         folder = f"{STAGING_DIR}/{lock.info.epoch:08d}-{lock.info.token[:8]}"

@@ -368,7 +368,8 @@ class S3Storage(Storage):
     def _delete_listed(self, files: list[FileInfo]) -> None:
         """Delete files that were listed before.
 
-        The lock is looked at between, so none is a later owner's. One by one: DeleteObjects wants checksums that servers do not agree on.
+        The lock is looked at between, so none is a later owner's. One by one: DeleteObjects wants
+        checksums that servers do not agree on.
         """
         self.check_fence()
         self._delete_all(files)

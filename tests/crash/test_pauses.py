@@ -5,12 +5,11 @@ Another run takes over meanwhile and finishes, and a third one reads. Then the f
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from paused_runs import KINDS, Case
-from pauses import Pause, without_beats
+from pauses import Pause, chosen, without_beats
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -31,8 +30,7 @@ def test_an_owner_paused_at_a_storage_call_changes_nothing_when_it_wakes(
     changes_only = calls != "all"
     with Pause(case.uri, 0, lambda: None, changes_only=changes_only).armed() as count:
         assert case.run() == 0
-    step = int(os.environ.get("BATCHR1_PAUSE_EVERY", "1"))
-    numbers = list(range(1, count.count + 1, step))
+    numbers = chosen(count.count)
     if calls == "some":  # one in the middle, another one for each kind
         numbers = [count.count // 2 + KINDS.index(kind)]
     for number in numbers:

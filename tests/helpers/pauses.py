@@ -107,3 +107,12 @@ def without_beats(monkeypatch: pytest.MonkeyPatch) -> None:
         return lock
 
     monkeypatch.setattr(Lock, "acquire", acquire)
+
+
+def chosen(count: int) -> list[int]:
+    """Numbers of calls to pause at: all, or every n-th from the k-th on.
+
+    BATCHR1_PAUSES=n,k says which, where one machine has not the time for all.
+    """
+    step, _, first = os.environ.get("BATCHR1_PAUSES", "1,1").partition(",")
+    return list(range(int(first or 1), count + 1, int(step)))

@@ -6,16 +6,14 @@ run wrote. Then the output counts as not complete, and the next run puts it back
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from paused_runs import KINDS, Case
-from pauses import Pause, pause_requests, without_beats
+from pauses import Pause, chosen, pause_requests, without_beats
 from s3_fakes import S3
 
 from batchr1.storage.s3 import S3Storage
-
 
 QUICK = ("continue", "fresh")
 
@@ -34,8 +32,7 @@ def test_an_owner_paused_at_a_request_changes_nothing_when_it_wakes(
     case.reset()
     with Pause(case.uri, 0, lambda: None).armed() as count:
         assert case.run() == 0
-    step = int(os.environ.get("BATCHR1_PAUSE_EVERY", "1"))
-    numbers = list(range(1, count.count + 1, step))
+    numbers = chosen(count.count)
     if calls == "some":
         numbers = [count.count // 2 + KINDS.index(kind)]
     for number in numbers:

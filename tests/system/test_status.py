@@ -91,7 +91,8 @@ def test_a_part_that_was_copied_counts_once(tmp_path: Path) -> None:
     assert (found["done"], found["repeated"], found["pending"]) == (20, 8, 0)
     text = CliRunner().invoke(main, ["status", str(tmp_path / "out")]).output
     assert (
-        "  repeated   8 rows lie in data/ twice (a part was copied there?): counted once\n" in text
+        "  repeated   8 rows lie in data/ twice (a part was copied there?): counted once, "
+        "and the next run keeps one of each\n" in text
     )
     report = json.loads(
         CliRunner().invoke(main, ["report", str(tmp_path / "out"), "--json"]).output

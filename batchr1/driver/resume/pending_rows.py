@@ -53,8 +53,13 @@ def read_ids(job: JobContext) -> Pending:
     return pending
 
 
-def take_out_done(job: JobContext, pending: Pending) -> None:
-    """Take out what the output holds. A run must hold the lock."""
+def take_out_done(job: JobContext, pending: Pending) -> int:
+    """Take out what the output holds. A run must hold the lock.
+
+    Returns how many rows may be in the output twice.
+    """
+    pending.forget_learned()
+    again = 0
     spec = job.spec
     siblings = spec.longest_first and spec.sampling.n > 1
     columns = ["id", "sample"]
@@ -63,11 +68,12 @@ def take_out_done(job: JobContext, pending: Pending) -> None:
     if spec.stop_when:
         columns.append("correct")
     for table in job.output.tables(columns):
-        pending.mark_done(table.column("id"), table.column("sample"))
+        again += pending.mark_done(table.column("id"), table.column("sample"))
         if siblings:
             pending.learn_lengths(table.column("id"), table.column("completion_tokens"))
         if spec.stop_when:
             pending.learn_right(table.column("id"), table.column("correct"))
+    return again
 
 
 def take_out_failed(job: JobContext, pending: Pending) -> None:
