@@ -18,8 +18,9 @@ import json
 import logging
 import re
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import get_args
 
 import pyarrow as pa
 
@@ -33,6 +34,8 @@ log = logging.getLogger("batchr1.journal")
 INFLIGHT_DIR = f"{CONTROL_DIR}/inflight"
 _MAGIC = b"batchr1 snapshot 1\n"
 _DIGEST_BYTES = 16
+MOST = 2**31
+"""Bound of all counts."""
 _NAME = re.compile(
     r"/snap-(?P<run>.+?)-(?:carried|aside|cut-\d{5,}|(?P<worker>\d{3,}-\d{3,}-\d{7,}))\.bin$"
 )
@@ -178,25 +181,76 @@ def decode(data: bytes, *, job: str | None = None) -> list[GenerationCheckpoint]
     start = len(_MAGIC) + _DIGEST_BYTES
     if not data.startswith(_MAGIC) or _digest(data[start:]) != data[len(_MAGIC) : start]:
         raise CheckpointError("torn, or not a snapshot")
-    with pa.ipc.open_stream(pa.py_buffer(data)[start:]) as reader:
-        table = reader.read_all()
-    of = (table.schema.metadata or {}).get(b"job", b"").decode()
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(data)[start:]) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+        of = (table.schema.metadata or {}).get(b"job", b"").decode()
+    except Exception as exc:  # whatever is in it, it costs tokens and never a run
+        raise CheckpointError("torn, or not a snapshot") from exc
     if job is not None and of != job:
         raise CheckpointError("of a job that gives other answers")
-    saved = []
-    for batch in table.to_batches():
-        tokens = batch.column("tokens")
-        rows = batch.drop_columns(["tokens"]).to_pylist()
-        for i, row in enumerate(rows):
-            ids = array("i")
-            ids.frombytes(tokens[i].values.to_numpy().tobytes())
-            reply = None if row.get("reply") is None else Reply(**json.loads(row["reply"]))
-            saved.append(
-                GenerationCheckpoint(
-                    **{**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply}
-                )
-            )
-    return saved
+    try:
+        return [one for batch in table.to_batches() for one in _generations(batch)]
+    except Exception as exc:
+        raise CheckpointError("not written by batchr1, though whole") from exc
+
+
+def _generations(batch: pa.RecordBatch) -> Iterator[GenerationCheckpoint]:
+    """Read the rows of a checkpoint.
+
+    Raises whatever their content leads to.
+    """
+    tokens = batch.column("tokens")
+    rows = batch.drop_columns(["tokens"]).to_pylist()
+    for i, row in enumerate(rows):
+        if tokens[i].values.null_count:
+            raise ValueError("tokens: a null")
+        ids = array("i")
+        ids.frombytes(tokens[i].values.cast(pa.int32()).to_numpy().tobytes())
+        reply = None if row.get("reply") is None else Reply(**json.loads(row["reply"]))
+        values = {**row, "tokens": ids, "resumed_at": tuple(row["resumed_at"]), "reply": reply}
+        if values.get("injected") is None:  # of an earlier version
+            values["injected"] = 0
+        saved = GenerationCheckpoint(**values)
+        _check_values(saved)
+        yield saved
+
+
+def _check_values(saved: GenerationCheckpoint) -> None:
+    """Raise `ValueError` for what no run writes."""
+    count = len(saved.tokens)
+    finished = saved.finished_at
+    good = {
+        "id": isinstance(saved.id, str),
+        "sample": _is_count(saved.sample),
+        "attempt": _is_count(saved.attempt) and saved.attempt > 0,
+        "prompt_hash": isinstance(saved.prompt_hash, bytes),
+        "tokens": min(saved.tokens, default=0) >= 0,
+        "resumed_at": all(_is_count(at) and at <= count for at in saved.resumed_at)
+        and list(saved.resumed_at) == sorted(saved.resumed_at),
+        "finish_reason": saved.finish_reason in (None, *get_args(FinishReason)),
+        "finished_at": finished is None or isinstance(finished, dt.datetime),
+        "injected": _is_count(saved.injected) and saved.injected <= count,
+        "reply": saved.reply is None or _is_reply(saved.reply),
+    }
+    bad = [name for name, is_good in good.items() if not is_good]
+    if bad:
+        raise ValueError(f"not a value of a checkpoint: {', '.join(bad)}")
+
+
+def _is_reply(reply: Reply) -> bool:
+    texts = (reply.content, reply.reasoning)
+    counts = (reply.prompt_tokens, reply.completion_tokens, reply.reasoning_tokens)
+    return (
+        all(text is None or isinstance(text, str) for text in texts)
+        and all(count is None or _is_count(count) for count in counts)
+        and reply.finish_reason in get_args(FinishReason)
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST
 
 
 def write_checkpoint(

@@ -74,8 +74,15 @@ def fsync(path: Path) -> None:
 def write_file(path: Path, data: bytes) -> None:
     """Write or replace a small file whole and durably.
 
-    The folders above it are made.
+    The folders above it are made. The file is written once more if an owner swept it half-way.
     """
+    try:
+        _write_file(path, data)
+    except FileNotFoundError:
+        _write_file(path, data)
+
+
+def _write_file(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     temporary = temporary_beside(path)
     try:

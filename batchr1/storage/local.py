@@ -298,8 +298,10 @@ class LocalStorage(Storage):
     def check_writable(self) -> None:
         probe = self._path(f"{CONTROL_DIR}/probe-{secrets.token_hex(4)}")
         with mapped(self.uri, lasting=OutputError):
-            write_file(probe, b"")
-            probe.unlink(missing_ok=True)
+            make_folder(probe.parent)
+            with probe.open("xb") as file:
+                os.fsync(file.fileno())
+            probe.unlink(missing_ok=True)  # an owner may have swept it
 
 
 def _file_info(rel: str, info: os.stat_result) -> FileInfo:

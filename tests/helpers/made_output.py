@@ -187,7 +187,7 @@ def write_output(
     }
     output.write_run(RunRecord.model_validate(record))
     if not pending:
-        output.succeed()
+        output.succeed(str(record["run"]), rows=None, samples=done)
     return output
 
 

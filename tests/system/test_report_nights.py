@@ -128,7 +128,7 @@ def write_night(
         }
     output.write_run(RunRecord.model_validate(document | record))
     if not killed:
-        output.succeed()
+        output.succeed(run, rows=None, samples=rows)
     return run
 
 

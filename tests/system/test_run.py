@@ -140,7 +140,7 @@ def test_a_run_makes_every_sample_once(complete: tuple[Path, Summary]) -> None:
     assert summary.tally.tokens == rows["completion_tokens"].sum()
     assert summary.tally.truncated == rows["truncated"].sum() > 0
     assert summary.output == str(job.parent / "out")
-    assert (job.parent / "out/_SUCCESS").read_bytes() == b""
+    assert json.loads((job.parent / "out/_SUCCESS").read_bytes())["samples"] == 177
 
 
 def test_every_row_carries_its_input(complete: tuple[Path, Summary]) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 from array import array
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -210,3 +215,117 @@ def test_a_resumed_generation_has_a_seed_of_its_own() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds if seed is not None)
     assert resumed_seed(5, 0) == 5
     assert resumed_seed(None, 9) is None
+
+
+def forged(**columns: pa.Array | None) -> bytes:
+    """A checkpoint with a right digest, of which some columns are other ones (None: not there)."""
+    good = encode(TABLE, job="j")
+    start = len(b"batchr1 snapshot 1\n") + 16
+    with pa.ipc.open_stream(pa.py_buffer(good)[start:]) as reader:
+        table = reader.read_all()
+    for name, column in columns.items():
+        at = table.schema.get_field_index(name)
+        if column is None:
+            table = table.drop_columns([name])
+        elif at < 0:
+            table = table.append_column(name, column)
+        else:
+            table = table.set_column(at, name, column)
+    return sealed(stream(table.replace_schema_metadata({"job": "j"})))
+
+
+def stream(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def sealed(body: bytes) -> bytes:
+    """A checkpoint of this body, with a right digest."""
+    return b"batchr1 snapshot 1\n" + hashlib.blake2b(body, digest_size=16).digest() + body
+
+
+def cells(value: Any, kind: pa.DataType) -> pa.Array:
+    """A column of this value in every row."""
+    return pa.array([value] * len(TABLE), kind)
+
+
+def reply(**fields: Any) -> pa.Array:
+    good = {"content": "a", "reasoning": None, "finish_reason": "stop"}
+    return cells(json.dumps(good | fields), pa.large_string())
+
+
+I32, TEXT = pa.int32(), pa.string()
+FORGED: dict[str, Callable[[], bytes]] = {
+    "an empty body": lambda: sealed(b""),
+    "no Arrow": lambda: sealed(b"PAR1" * 50),
+    "zeros": lambda: sealed(bytes(5000)),
+    "half a stream": lambda: sealed(encode(TABLE, job="j")[35:600]),
+    "a length of 2 GiB": lambda: sealed(b"\xff\xff\xff\xff\xff\xff\xff\x7f" + b"a" * 100),
+    "a negative length": lambda: sealed(b"\xff\xff\xff\xff\x00\x00\x00\x80" + b"a" * 100),
+    "a bit of the schema flipped": lambda: sealed(flipped(60)),
+    "a bit of the columns flipped": lambda: sealed(flipped(-200)),
+    "metadata that is no text": lambda: sealed(
+        stream(pa.table({"id": ["a"]}).replace_schema_metadata({"job": b"\xff\xfe"}))
+    ),
+    "no columns": lambda: sealed(stream(pa.table({}).replace_schema_metadata({"job": "j"}))),
+    "no id": lambda: forged(id=None),
+    "no tokens": lambda: forged(tokens=None),
+    "no resumed_at": lambda: forged(resumed_at=None),
+    "a column too many": lambda: forged(more=cells(1, I32)),
+    "a null id": lambda: forged(id=cells(None, TEXT)),
+    "an id that is a number": lambda: forged(id=cells(7, pa.int64())),
+    "a negative sample": lambda: forged(sample=cells(-1, I32)),
+    "a sample that is text": lambda: forged(sample=cells("0", TEXT)),
+    "a null attempt": lambda: forged(attempt=cells(None, I32)),
+    "attempt 0": lambda: forged(attempt=cells(0, I32)),
+    "a hash that is text": lambda: forged(prompt_hash=cells("p", TEXT)),
+    "a null hash": lambda: forged(prompt_hash=cells(None, pa.binary())),
+    "null tokens": lambda: forged(tokens=cells(None, pa.large_list(I32))),
+    "a null among tokens": lambda: forged(tokens=cells([1, None], pa.large_list(I32))),
+    "tokens that are text": lambda: forged(tokens=cells(["a"], pa.large_list(TEXT))),
+    "tokens of 64 bits": lambda: forged(tokens=cells([2**40], pa.large_list(pa.int64()))),
+    "a negative token": lambda: forged(tokens=cells([-5], pa.large_list(I32))),
+    "resumed beyond the end": lambda: forged(resumed_at=cells([10**6], pa.list_(I32))),
+    "resumed out of order": lambda: forged(resumed_at=cells([1, 0], pa.list_(I32))),
+    "a null resumed_at": lambda: forged(resumed_at=cells(None, pa.list_(I32))),
+    "an unknown finish": lambda: forged(finish_reason=cells("exploded", TEXT)),
+    "a time that is text": lambda: forged(finished_at=cells("noon", TEXT)),
+    "more injected than there is": lambda: forged(injected=cells(10**6, I32)),
+    "a negative injected": lambda: forged(injected=cells(-1, I32)),
+    "a reply that is no JSON": lambda: forged(reply=cells("{", pa.large_string())),
+    "a reply that is a list": lambda: forged(reply=cells("[]", pa.large_string())),
+    "a reply nested without end": lambda: forged(reply=cells("[" * 10**5, pa.large_string())),
+    "a reply with a key too many": lambda: forged(reply=reply(more=1)),
+    "a reply that counts in text": lambda: forged(reply=reply(completion_tokens="9")),
+    "a reply that counts below 0": lambda: forged(reply=reply(completion_tokens=-9)),
+    "a reply with an absurd count": lambda: forged(reply=reply(prompt_tokens=10**30)),
+    "a reply whose text is a number": lambda: forged(reply=reply(content=7)),
+    "a reply with an unknown finish": lambda: forged(reply=reply(finish_reason="no")),
+}
+
+
+def flipped(at: int) -> bytes:
+    body = bytearray(encode(TABLE, job="j")[35:])
+    body[at] ^= 0xFF
+    return bytes(body)
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_snapshot_costs_tokens_and_never_a_run(name: str, tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    other = [one("mine", 5)]
+    write_checkpoint(storage, carried_name(RUN), other, job="j")
+    storage.write_bytes(checkpoint_name(RUN, 0, 1, 1), FORGED[name]())
+    found = read_checkpoints(storage, job="j")
+    assert list(found.saved.values()) == other
+    assert list(found.unreadable) == [checkpoint_name(RUN, 0, 1, 1)]
+    assert read_worker(storage, RUN, 0, 1, job="j") == {}
+    consolidate(storage, f"{RUN}-next", found, job="j")
+    assert [f.rel for f in storage.list_files(INFLIGHT_DIR)] == [carried_name(f"{RUN}-next")]
+
+
+def test_forging_nothing_gives_a_good_snapshot() -> None:
+    assert decode(forged(), job="j") == TABLE
