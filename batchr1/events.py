@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,38 @@ def event(name: str, **fields: object) -> dict[str, object]:
     return {"event": name, "event_fields": fields}
 
 
+# What a terminal obeys or shows as something else: controls of C0 and C1, marks of direction, line
+# and paragraph separators, and halves of surrogate pairs.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: object, *, keep: str = "") -> str:
+    """Escape the control characters of a foreign text.
+
+    Users, data and servers give such. On terminals and in logs they would forge lines or colours.
+    Those in `keep` stay.
+    """
+
+    def escape(found: re.Match[str]) -> str:
+        character = found[0]
+        if character in keep:
+            return character
+        return _SHORT.get(character, f"\\u{ord(character):04x}")  # as in JSON
+
+    return _CONTROL.sub(escape, str(text))
+
+
+class TextLines(logging.Formatter):
+    """Formatter of records as text: escaped, further lines indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = printable(super().format(record), keep="\n\t")
+        return text.replace("\n", "\n    ")
+
+
 class JsonLines(logging.Formatter):
     """Formatter of records as JSON, one object a line.
 
@@ -136,7 +169,9 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             document["exception"] = self.formatException(record.exc_info)
-        return json.dumps(document, ensure_ascii=False, default=str)
+        text = json.dumps(document, ensure_ascii=False, default=str)
+        # JSON leaves some of them as they are, and knows only this form of escapes.
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def schema_document() -> dict[str, object]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchr1.cli.options import JOB, JSON, JobOptions, job_options, named
+from batchr1.cli.printing import echo
 
 if TYPE_CHECKING:
     from batchr1.dataset.pending import Counts
@@ -67,14 +68,14 @@ def command(
         document |= {"server": server, "prompt_tokens": None, "model": model}
         del document["engine_args"], document["too_long"]
     if as_json:
-        click.echo(json.dumps(document, default=str))
+        echo(json.dumps(document, default=str))
         return
-    click.echo(_as_text(document))
+    echo(_as_text(document))
     if beyond := {reason: n for reason, n in samples.bad.items() if reason not in bad}:
         shown = ", ".join(f"{count:,} {reason}" for reason, count in beyond.items())
-        click.echo(f"note     of {samples.rows:,} rows of all files, some will fail: {shown}")
+        echo(f"note     of {samples.rows:,} rows of all files, some will fail: {shown}")
     if show_prompt and prompts:
-        click.echo("first prompt:\n" + renderer.show(prompts[0]))
+        echo("first prompt:\n" + renderer.show(prompts[0]))
 
 
 def _count(context: JobContext, renderer: Renderer) -> Counts:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchr1.cli.options import JSON
+from batchr1.cli.printing import echo
 
 if TYPE_CHECKING:
     from batchr1.export.options import Dedupe, FileFormat, Form, Reasoning
@@ -128,7 +129,7 @@ def command(
     text = as_text(summary)
     if as_json:
         text = json.dumps(summary, ensure_ascii=False, default=str)
-    click.echo(text)
+    echo(text)
 
 
 def as_text(s: dict[str, Any]) -> str:

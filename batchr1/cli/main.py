@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import logging
 import os
 import sys
 from typing import Any, NoReturn
@@ -14,7 +15,9 @@ from typing import Any, NoReturn
 import click
 
 from batchr1 import __version__
+from batchr1.cli.printing import echo
 from batchr1.errors import BatchError
+from batchr1.events import TextLines
 
 COMMANDS = {
     "init": "Write a job file for a dataset.",
@@ -53,10 +56,12 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> object:
+        if logging.lastResort is not None:  # warnings of a command without a log
+            logging.lastResort.setFormatter(TextLines("%(message)s"))
         try:
             return super().invoke(ctx)
         except BatchError as exc:
-            click.echo(f"batchr1: {exc}", err=True)
+            echo(f"batchr1: {exc}", err=True)
             ctx.exit(exc.exit_code)
 
 

@@ -18,7 +18,7 @@ from batchr1.cli.options import (
     job_options,
     named,
 )
-from batchr1.cli.printing import say
+from batchr1.cli.printing import echo, say
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def command(
         except NoFitError as exc:
             if not as_json:
                 raise
-            click.echo(json.dumps(_misfit(exc)))
+            echo(json.dumps(_misfit(exc)))
             ctx.exit(exc.exit_code)
     document = plan.to_dict() | {"model": context.model.name, "notes": [*notes, *plan.notes]}
     document["choices"] = [dataclasses.asdict(choice) for choice in choices]

@@ -6,9 +6,16 @@ import json
 
 import click
 
+from batchr1.events import printable
+
 
 def say(document: object, text: str, *, as_json: bool) -> None:
     """Print the document with --json, else the text."""
     if as_json:
         text = json.dumps(document)
-    click.echo(text)
+    echo(text)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print lines; control characters of other kinds are escaped."""
+    click.echo(printable(text, keep="\n\t"), err=err)

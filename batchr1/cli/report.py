@@ -7,6 +7,7 @@ import json
 import click
 
 from batchr1.cli.options import JSON, PRICE, checked_price
+from batchr1.cli.printing import echo
 
 
 @click.command()
@@ -47,8 +48,6 @@ def command(
 
         page = render(numbers, scanned)
         written = write_report(found, page, to)
-        click.echo(
-            f"{written}: {len(page) / 1e6:.1f} MB about {scanned.rows.height:,} rows", err=as_json
-        )
+        echo(f"{written}: {len(page) / 1e6:.1f} MB about {scanned.rows.height:,} rows", err=as_json)
     if as_json:
-        click.echo(json.dumps(numbers, ensure_ascii=False, default=str))
+        echo(json.dumps(numbers, ensure_ascii=False, default=str))

@@ -26,7 +26,7 @@ from batchr1.cli.options import (
     next_time,
     refuse_same_days,
 )
-from batchr1.cli.printing import say
+from batchr1.cli.printing import echo, say
 
 if TYPE_CHECKING:
     from batchr1.driver.monitor.summary import Summary
@@ -117,7 +117,7 @@ def command(
         code = 0
         for day, spec in specs.items():
             if len(specs) > 1 and not as_json:
-                click.echo(f"{day}:")
+                echo(f"{day}:")
             with named(job):
                 if day:
                     run_options = replace(run_options, date=dt.date.fromisoformat(day))

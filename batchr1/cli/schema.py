@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from batchr1.cli.printing import echo
+
 
 @click.command()
 @click.argument("what", type=click.Choice(["job", "output", "run", "log"]))
 def command(what: str) -> None:
     """Print the JSON schema of job files, run records or log lines, or the columns of outputs."""
-    click.echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
+    echo(json.dumps(schema_of(what), indent=2, ensure_ascii=False))
 
 
 def schema_of(what: str) -> dict[str, object]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from batchr1.cli.options import JSON, JobOptions, duration, job_options, named
-from batchr1.cli.printing import say
+from batchr1.cli.printing import echo, say
 from batchr1.errors import StorageError
+from batchr1.events import printable
 
 if TYPE_CHECKING:
     from batchr1.dataset.pending import Counts
@@ -82,9 +83,9 @@ def command(
 
     summary = summarise(found, by=by, pending=pending, spared=spared)
     if as_json:
-        click.echo(json.dumps(summary.to_dict() | {"health": asdict(look(found))}, default=str))
+        echo(json.dumps(summary.to_dict() | {"health": asdict(look(found))}, default=str))
     else:
-        click.echo(as_text(summary, by))
+        echo(as_text(summary, by))
 
 
 def _count(job: Path, options: JobOptions) -> tuple[Output, Counts]:
@@ -103,12 +104,12 @@ def _count(job: Path, options: JobOptions) -> tuple[Output, Counts]:
 def _say_nothing(output: Output, pending: int, *, rows_only: bool, as_json: bool) -> None:
     """Print that an output is not there yet."""
     if not as_json:
-        click.echo(f"{output.uri}: nothing here yet, {pending:,} pending")
+        echo(f"{output.uri}: nothing here yet, {pending:,} pending")
     elif rows_only:
-        click.echo(json.dumps([]))
+        echo(json.dumps([]))
     else:
         said = {"output": output.uri, "complete": False, "done": 0, "pending": pending}
-        click.echo(json.dumps(said))
+        echo(json.dumps(said))
 
 
 def _say_failed(output: Output, *, as_json: bool) -> None:
@@ -117,12 +118,13 @@ def _say_failed(output: Output, *, as_json: bool) -> None:
 
     rows = failed_rows(output)
     if as_json:
-        click.echo(json.dumps(rows, default=str))
+        echo(json.dumps(rows, default=str))
         return
     if not rows:
-        click.echo("no failed rows", err=True)
+        echo("no failed rows", err=True)
     for row in rows:
-        click.echo(f"{row['id']}\t{row['sample']}\t{row['reason']}\t{row['message']}")
+        cells = (row["id"], row["sample"], row["reason"], row["message"])
+        echo("\t".join(printable(cell) for cell in cells))
 
 
 def _open(target: str) -> Output:
@@ -272,7 +274,7 @@ def _group(group: GroupSummary, by: str | None) -> str:
     if group.judged:
         share = f"{group.correct / group.judged:6.1%} correct"
     line = (
-        f"  {by} {group.value:<24} {group.rows:>7,} rows  {share}  "
+        f"  {printable(by)} {printable(group.value):<24} {group.rows:>7,} rows  {share}  "
         f"{group.truncated / group.rows:6.1%} truncated"
     )
     if group.mean_tokens is not None:
@@ -307,4 +309,4 @@ def _at_most_k(m: Measures) -> str:
 
 
 def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    return ", ".join(f"{count:,} {printable(name)}" for name, count in counts.items())

@@ -19,6 +19,7 @@ from typing import Any
 from batchr1.backends.base import backend_of
 from batchr1.engine.lifeline import die_with_parent
 from batchr1.errors import BatchError, EngineError
+from batchr1.events import TextLines
 from batchr1.executors.messages import FromWorker, ToWorker, WorkerFailed, WorkerReady
 from batchr1.executors.setup import Assignment, WorkerSetup
 from batchr1.sizing.oom import MemoryProblem, problem_in
@@ -66,7 +67,9 @@ class PipeChannel:
 
 def main(fd: int, driver: int) -> int:
     die_with_parent(driver)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextLines("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("httpx", "httpcore", "botocore", "aiobotocore", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
     channel = PipeChannel(Connection(fd))

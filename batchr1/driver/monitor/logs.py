@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from batchr1.errors import BatchError
-from batchr1.events import JsonLines
+from batchr1.events import JsonLines, TextLines
 from batchr1.output.folder import RUNS_DIR, Output
 
 
@@ -29,7 +29,7 @@ def log_file(output: Output, run: str) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix="batchr1-"))
     path = folder / f"{run}.log"
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    handler.setFormatter(TextLines("%(asctime)s %(name)s %(levelname)s %(message)s"))
     root = logging.getLogger("batchr1")
     root.addHandler(handler)
     root.setLevel(logging.INFO)
