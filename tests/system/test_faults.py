@@ -165,8 +165,33 @@ FAULTS: list[tuple[str, str, str]] = [
     ),
     (
         "paused owner",
-        "when it wakes after its lock was taken, it commits nothing",
-        "test_s3_faults.py::test_a_paused_owner_wakes_after_its_lock_was_taken_and_commits_nothing",
+        "when it wakes after its lock was taken, nothing that it does has an effect",
+        "crash/test_pauses.py::test_an_owner_paused_at_a_storage_call_changes_nothing_when_it_wakes",
+    ),
+    (
+        "paused owner on S3",
+        "the same; where a store ignores conditions on deletions, see below",
+        "test_s3_pauses.py::test_an_owner_paused_at_a_request_changes_nothing_when_it_wakes",
+    ),
+    (
+        "keys that are there twice",
+        "refused by export; the next run keeps the later run's row",
+        "test_doubled.py::test_doubled_keys_are_refused_by_export_and_the_later_runs_stay",
+    ),
+    (
+        "`_SUCCESS` that does not fit the parts",
+        "counts as none; the next run writes it anew",
+        "test_doubled.py::test_a_success_that_does_not_fit_is_none_until_the_next_run",
+    ),
+    (
+        "forged snapshot",
+        "as a torn one, with a right digest too",
+        "test_checkpoints.py::test_a_forged_snapshot_costs_tokens_and_never_a_run",
+    ),
+    (
+        "control characters in ids, data or errors",
+        "escaped on terminals and in logs",
+        "test_printable.py::test_status_lists_one_line_for_each_hostile_row",
     ),
     (
         "two runs for one output",
