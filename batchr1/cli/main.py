@@ -63,6 +63,14 @@ class LazyGroup(click.Group):
         except BatchError as exc:
             echo(f"batchr1: {exc}", err=True)
             ctx.exit(exc.exit_code)
+        except OSError as exc:
+            from batchr1.storage.errors import is_fault, storage_error
+
+            if not is_fault(exc):
+                raise
+            fault = storage_error(exc, str(exc.filename or "this machine"))
+            echo(f"batchr1: {fault}", err=True)
+            ctx.exit(fault.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

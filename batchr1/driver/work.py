@@ -31,6 +31,7 @@ from batchr1.executors.setup import most_in_flight
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import FoundCheckpoints
 from batchr1.storage.base import Retry
+from batchr1.storage.errors import mapped
 
 log = logging.getLogger("batchr1.run")
 
@@ -71,7 +72,9 @@ class Work:
             self._log_checkpoints()
             feeder = self._make_feeder()
             job, plan = self._run.job, self._engines.plan
-            executor = open_executor(job.spec, plan, log_path.open("ab", buffering=0))
+            with mapped(str(log_path)):
+                log_stream = log_path.open("ab", buffering=0)
+            executor = open_executor(job.spec, plan, log_stream)
             fleet = self._make_fleet(executor)
             display = self._make_display()
             driver = self._make_driver(executor, feeder, fleet, display)

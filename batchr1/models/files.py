@@ -15,6 +15,8 @@ from batchr1.errors import ModelError
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 _BLOCK_BYTES = 4 * 2**20
+MAX_HEADER_BYTES = 100_000_000
+"""The format's own bound."""
 # Config, tokenizer in all its forms, chat templates, code for trust_remote_code, and the terms that
 # go with weights.
 _SMALL = re.compile(
@@ -127,3 +129,28 @@ def size_text(size: float) -> str:
         if size >= bytes_:
             return f"{size / bytes_:,.1f} {unit}"
     return f"{size:.0f} bytes"
+
+
+def check_header(path: Path) -> None:
+    """Raise `ModelError` for a safetensors file whose header cannot be one.
+
+    The file begins with the header's length in 8 bytes, then the header in JSON.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            most = min(MAX_HEADER_BYTES, path.stat().st_size - 8)
+            if not 2 <= length <= most:
+                raise ValueError(f"a header of {length} bytes, need 2 to {max(most, 2)}")
+            if not isinstance(json.loads(file.read(length)), dict):
+                raise ValueError("a header that is no JSON object")
+    except OSError:  # whoever loads it says so
+        return
+    except (ValueError, RecursionError) as exc:
+        got = str(exc)
+        if isinstance(exc, (json.JSONDecodeError, UnicodeDecodeError, RecursionError)):
+            got = "a header that is no JSON object"
+        raise ModelError(
+            f"{path}: not a safetensors file (got {got}). Fetch it again: it is damaged, or "
+            "something else."
+        ) from exc

@@ -15,6 +15,7 @@ from batchr1.job.spec import ModelSpec
 from batchr1.models.bucket import download_to_cache, is_bucket, look_up
 from batchr1.models.cached import cached_snapshot
 from batchr1.models.catalogue import Variant, refuse_unsupported, variant
+from batchr1.models.files import check_header
 from batchr1.models.hub import hub_errors, where_of
 from batchr1.sizing.architecture import stored_quantization
 from batchr1.storage.uri import StorageOptions
@@ -197,6 +198,9 @@ def _local(folder: Path, name: str, weightless: bool) -> ModelSource:
             f"model {folder}: no weights that batchr1 loads (got {got}, need *.safetensors). Give "
             "the folder of the model's original safetensors."
         )
+    if not weightless:
+        for weights in sorted(folder.glob("*.safetensors")):
+            check_header(weights)
     config = _read_config(folder / "config.json", str(folder))
     context_len = _context_len(config, str(folder))
     identity = "sha256:" + content_hash(folder)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from batchr1.errors import InputError, StorageError
-from batchr1.storage.errors import Retry, mapped
+from batchr1.storage.errors import Retry, is_fault, mapped
 from batchr1.storage.names import (
     FileFormat,
     format_of,
@@ -328,6 +328,8 @@ def expand_inputs(
             with mapped(root.where(rel), lasting=InputError, passing=InputError):
                 files = _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
         except StorageError as error:
+            if is_fault(error.__cause__):
+                raise
             raise InputError(str(error)) from error.__cause__
         found.update((file.uri, file) for file in files)
     if not found:

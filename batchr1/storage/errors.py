@@ -213,6 +213,35 @@ _ERRNOS = {
 }
 
 
+# Faults of a disk, a mount or this machine: nobody asked for anything wrong, and later it may work.
+_FAULTS = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EBUSY,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOLCK,
+    errno.EBADMSG,
+    errno.EUCLEAN,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+}
+
+
+def is_fault(exc: BaseException | None) -> bool:
+    """Tell whether `exc` is a fault of the machine or its storage."""
+    return isinstance(exc, OSError) and not _s3_answer(exc)[0] and exc.errno in _FAULTS
+
+
 def storage_error(
     exc: BaseException,
     where: str,
@@ -224,11 +253,13 @@ def storage_error(
 
     `where` is a path or URI without secrets. `lasting` is the error's class if the same request
     would fail again until somebody changes something (a missing bucket, denied access). `passing`
-    is its class if the request may succeed later by itself (throttling, resets, time-outs). Use
-    `raise … from exc`.
+    is its class if the request may succeed later by itself (throttling, resets, time-outs). A
+    fault of the machine is a `StorageError` everywhere. Use `raise … from exc`.
     """
     case = _describe(exc)
     got = _code(exc)
+    if is_fault(exc):
+        return StorageError(f"{where}: {case.what} (got {got}). {case.advice}.")
     return (lasting if case.lasting else passing)(
         f"{where}: {case.what} (got {got}). {case.advice}."
     )

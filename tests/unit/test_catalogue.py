@@ -234,7 +234,7 @@ def test_a_folder_of_gguf_files_is_named_for_what_it_is(tmp_path: Path) -> None:
 
 def model_folder(tmp_path: Path, **config: Any) -> str:
     (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64} | config))
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return str(tmp_path)
 
 

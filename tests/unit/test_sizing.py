@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(CONFIG))
-    (model / "model.safetensors").write_bytes(b"weights" * 100)
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}" + b"weights" * 100)
     (model / "tokenizer.json").write_text("{}")
     (model / "tokenizer_config.json").write_text('{"chat_template": "x"}')
     (model / "README.md").write_text("a model")

@@ -14,6 +14,7 @@ from pathlib import Path
 from batchr1.errors import BatchError
 from batchr1.events import JsonLines, TextLines
 from batchr1.output.folder import RUNS_DIR, Output
+from batchr1.storage.errors import mapped
 
 
 @contextlib.contextmanager
@@ -28,7 +29,8 @@ def log_file(output: Output, run: str) -> Iterator[Path]:
     else:
         folder = Path(tempfile.mkdtemp(prefix="batchr1-"))
     path = folder / f"{run}.log"
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with mapped(str(path)):
+        handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(TextLines("%(asctime)s %(name)s %(levelname)s %(message)s"))
     root = logging.getLogger("batchr1")
     root.addHandler(handler)
