@@ -9,12 +9,17 @@ import contextlib
 import queue
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
 SILENT_S = 30  # a machine that answers nothing for so long is gone
+PROVE_S = 20.0  # who has not proved by then that it knows the key is cut
+MAX_UNPROVED = 64  # of those at a time; the oldest goes for a newer one
+BUSY_S = 0.2  # without file descriptors the door waits so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,11 @@ class RelayListener:
 
     def __init__(self, host: str, key: bytes) -> None:
         self._socket = socket.create_server((host, 0))
+        self._socket.settimeout(1.0)
         self._key = key
+        self._closed = threading.Event()
+        self._unproved: deque[tuple[float, socket.socket]] = deque()
+        self._turn = threading.Lock()
         self._arrived: queue.SimpleQueue[tuple[Hello, Connection]] = queue.SimpleQueue()
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self.wakeup, self._notify = socket.socketpair()
@@ -82,6 +91,7 @@ class RelayListener:
                 return
 
     def close(self) -> None:
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -89,22 +99,54 @@ class RelayListener:
         self._notify.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed.is_set():
             try:
                 sock, _ = self._socket.accept()
-            except OSError:  # closed
-                return
-            threading.Thread(
+            except TimeoutError:
+                self._cut_old()
+                continue
+            except OSError:  # closed; or no file descriptor is left, of which the oldest hold some
+                self._cut_old(at_least=1)
+                self._closed.wait(BUSY_S)
+                continue
+            with self._turn:
+                self._unproved.append((time.monotonic(), sock))
+            self._cut_old()
+            thread = threading.Thread(
                 target=self._handshake, args=(sock,), name="relay handshake", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is left
+                self._forget(sock)
+                sock.close()
+
+    def _cut_old(self, at_least: int = 0) -> None:
+        """Cut those that say nothing for long, or are too many."""
+        with self._turn:
+            count = max(at_least, len(self._unproved) - MAX_UNPROVED)
+            now = time.monotonic()
+            while self._unproved and (count > 0 or now - self._unproved[0][0] > PROVE_S):
+                _, sock = self._unproved.popleft()
+                count -= 1
+                with contextlib.suppress(OSError):  # wakes its thread, which closes it
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, sock: socket.socket) -> None:
+        with self._turn:
+            self._unproved = deque(one for one in self._unproved if one[1] is not sock)
 
     def _handshake(self, sock: socket.socket) -> None:
         """Accept a peer that knows the key.
 
-        A silent one blocks this thread only.
+        A silent one blocks this thread only, until it is cut.
         """
         with contextlib.suppress(OSError, EOFError, AuthenticationError):
-            line = secured(sock, self._key, is_driver=True)
+            try:
+                line = secured(sock.dup(), self._key, is_driver=True)
+            finally:
+                self._forget(sock)
+                sock.close()
             hello = line.recv()
             self._arrived.put((hello, line))
             self._notify.send(b"!")

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +35,10 @@ from batchr1.events import event
 from batchr1.executors.messages import Heartbeat
 
 log = logging.getLogger("batchr1.watch")
+
+MAX_READERS = 32
+READER_S = 10.0
+"""Seconds for which a reader of the port may say or take nothing."""
 
 FILE_EVERY_S = 15.0
 RENEW_EVERY_S = 1.0
@@ -293,6 +299,7 @@ def serving(registry: CollectorRegistry, address: tuple[str, int]) -> Iterator[s
         raise JobError(
             f"--metrics-port: cannot listen on {host}:{port} (got {reason}). Choose another."
         ) from exc
+    _bound(server)
     server.set_app(_only_metrics(server.get_app()))
     url = f"http://{host}:{server.server_port}/metrics"
     log.info("metrics at %s", url, extra=event("metrics_listening", url=url))
@@ -302,6 +309,28 @@ def serving(registry: CollectorRegistry, address: tuple[str, int]) -> Iterator[s
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _bound(server: Any) -> None:
+    """Let nobody hold the port: so many at a time, each for so long."""
+    slots = threading.BoundedSemaphore(MAX_READERS)
+    answer, complain = server.process_request_thread, server.handle_error
+
+    def answer_and_leave(request: Any, address: Any) -> None:
+        try:
+            answer(request, address)
+        finally:
+            slots.release()
+
+    def complain_of_others(request: Any, address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # silent, or gone
+            complain(request, address)
+
+    kind = server.RequestHandlerClass
+    server.RequestHandlerClass = type(kind.__name__, (kind,), {"timeout": READER_S})
+    server.verify_request = lambda request, address: slots.acquire(blocking=False)
+    server.process_request_thread = answer_and_leave
+    server.handle_error = complain_of_others
 
 
 def _only_metrics(metrics: Any) -> Callable[..., Any]:

@@ -20,6 +20,18 @@ from typing import Any
 import httpx
 
 from batchr1 import __version__
+from batchr1.engine.openai.bounds import (
+    MAX_COUNT,
+    MAX_ERROR_BYTES,
+    MAX_MODELS_BYTES,
+    MAX_TEXT_BYTES,
+    lines,
+    no_cookies,
+    small_int,
+    start_of,
+    too_large,
+    whole,
+)
 from batchr1.engine.openai.faults import (
     RowFailed,
     ServerFault,
@@ -98,6 +110,7 @@ class ChatClient:
         try:
             self._http = httpx.AsyncClient(
                 headers=headers,
+                cookies=no_cookies(),
                 timeout=httpx.Timeout(None, connect=CONNECT_S),
                 limits=httpx.Limits(max_connections=most, max_keepalive_connections=0),
             )
@@ -131,7 +144,10 @@ class ChatClient:
         Raises `AccessError` (the key) and `ServerFault`.
         """
         try:
-            response = await self._http.get(f"{self._base_url}/models", timeout=LOOK_S)
+            async with self._http.stream(
+                "GET", f"{self._base_url}/models", timeout=LOOK_S
+            ) as response:
+                body = await start_of(response, MAX_MODELS_BYTES)
         except httpx.RequestError as exc:
             raise ServerFault(self._clean(_said(exc), ())) from exc
         if response.status_code in (
@@ -141,12 +157,13 @@ class ChatClient:
             503,
             504,
         ):  # the key is wrong; the server is starting
-            raise self._fault(response.status_code, response.headers, response.text, ())
+            text = body[:MAX_ERROR_BYTES].decode(errors="replace")
+            raise self._fault(response.status_code, response.headers, text, ())
         if response.status_code != 200:
             return Served(None)
         try:
-            found = [one for one in response.json()["data"] if isinstance(one["id"], str)]
-        except (ValueError, KeyError, TypeError):
+            found = [one for one in json.loads(body)["data"] if isinstance(one["id"], str)]
+        except (ValueError, KeyError, TypeError, RecursionError):
             return Served(None)
         longest = next(
             (one.get("max_model_len") for one in found if one["id"] == self._model), None
@@ -167,16 +184,17 @@ class ChatClient:
 
         Raises what `engine.server_faults` names.
         """
-        body = self._body(messages, max_tokens, seed)
+        request = self._body(messages, max_tokens, seed)
         url = f"{self._base_url}/chat/completions"
         contents = [content for _, content in messages]
         try:
             async with (
                 asyncio.timeout(self._server.timeout_s),
-                self._http.stream("POST", url, json=body) as response,
+                self._http.stream("POST", url, json=request) as response,
             ):
                 if response.status_code != 200:
-                    text = (await response.aread()).decode(errors="replace")
+                    body = await start_of(response, MAX_ERROR_BYTES)
+                    text = body.decode(errors="replace")
                     raise self._fault(response.status_code, response.headers, text, contents)
                 answer = await self._read(response, contents, on_token)
                 return answer.reply(max_tokens=max_tokens)
@@ -215,7 +233,7 @@ class ChatClient:
                 self._take(answer, document, contents)
                 on_token()
         else:
-            text = (await response.aread()).decode(errors="replace")
+            text = (await whole(response, MAX_TEXT_BYTES)).decode(errors="replace")
             self._take(answer, _document(text), contents)
             answer.is_whole = True
         return answer
@@ -255,6 +273,7 @@ class Answer:
         self._has_choice = False
         self._finish: str | None = None
         self._usage: dict[str, Any] = {}
+        self._bytes = 0  # of its texts, about
 
     def take(self, document: dict[str, Any]) -> None:
         """The next piece, or the whole. Raises `ServerFault` for what is neither."""
@@ -281,6 +300,9 @@ class Answer:
     def _add(self, text: Any, parts: list[str]) -> None:
         """Take text, or a list of parts, each of which says what it is."""
         if isinstance(text, str):
+            self._bytes += len(text)
+            if self._bytes > MAX_TEXT_BYTES:
+                raise too_large(MAX_TEXT_BYTES)
             parts.append(text)
         elif isinstance(text, list):
             for part in text:
@@ -291,7 +313,7 @@ class Answer:
     def _add_part(self, part: Any, parts: list[str]) -> None:
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(part, str):
-            parts.append(part)
+            self._add(part, parts)
         elif kind in ("thinking", "reasoning"):
             self._add(part.get(kind, part.get("text")), self._reasoning)
         elif kind == "refusal":
@@ -359,26 +381,20 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any] 
     Cut at line feeds and nowhere else: a text may hold any other character that Python takes for
     the end of a line.
     """
-    rest = b""
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            line = line.removeprefix(_MARK.encode())
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
-                yield None
-                return
-            yield _document(data.decode(errors="replace"))
-    if rest.startswith(b"data:"):
-        last = rest[5:].strip()
-        yield None if last == b"[DONE]" else _document(last.decode(errors="replace"))
+    async for line in lines(chunks):
+        line = line.removeprefix(_MARK.encode())
+        if not line.startswith(b"data:"):
+            continue
+        data = line[5:].strip()
+        if data == b"[DONE]":
+            yield None
+            return
+        yield _document(data.decode(errors="replace"))
 
 
 def _document(text: str) -> dict[str, Any]:
     try:
-        document = json.loads(text.removeprefix(_MARK))
+        document = json.loads(text.removeprefix(_MARK), parse_int=small_int)
     except (ValueError, RecursionError) as exc:
         raise ServerFault("its answer is no JSON") from exc
     if not isinstance(document, dict):
@@ -401,7 +417,7 @@ def _count(usage: dict[str, Any], name: str) -> int | None:
     value = usage.get(name)
     return (
         value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
         else None
     )
 
