@@ -312,7 +312,7 @@ def serving(registry: CollectorRegistry, address: tuple[str, int]) -> Iterator[s
 
 
 def _bound(server: Any) -> None:
-    """Let nobody hold the port: so many at a time, each for so long."""
+    """Let nobody hold the port: few at a time, and briefly."""
     slots = threading.BoundedSemaphore(MAX_READERS)
     answer, complain = server.process_request_thread, server.handle_error
 
