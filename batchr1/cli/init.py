@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from batchr1.cli.printing import echo
 from batchr1.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def command(data: str, to: Path | None, variant: str) -> None:
         file.write(text)
     load_job(path)
     for line in told(guess, rows):
-        click.echo(line)
-    click.echo(f"{path}: written\nnext: batchr1 check {path} --show-prompt")
+        echo(line)
+    echo(f"{path}: written\nnext: batchr1 check {path} --show-prompt")
 
 
 def job_name(data: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from batchr1.cli.options import JSON
+from batchr1.cli.printing import echo
 from batchr1.errors import UsageError
 from batchr1.records import FLAGS
 
@@ -71,14 +72,14 @@ def command(
     choice = Choice(ids, flags, correct, truncated)
     for row in find_rows(find_outputs(outputs), choice, rows):
         if as_json:
-            click.echo(json.dumps(row, ensure_ascii=False, default=str))
+            echo(json.dumps(row, ensure_ascii=False, default=str))
         else:
             if count:
-                click.echo()
-            click.echo(as_text(row, chars))
+                echo("")
+            echo(as_text(row, chars))
         count += 1
     if not count:
-        click.echo("no such row", err=True)
+        echo("no such row", err=True)
 
 
 def as_text(row: dict[str, Any], chars: int = 0) -> str:
