@@ -194,6 +194,21 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_printable.py::test_status_lists_one_line_for_each_hostile_row",
     ),
     (
+        "a fault of disk, mount or machine at any call",
+        "survived, or exit code 75 (EIO, ESTALE, EMFILE and others)",
+        "crash/test_storage_errors.py::test_a_run_with_a_fault_at_a_storage_call_ends_with_75",
+    ),
+    (
+        "hostile answer of a server",
+        "its row fails or is asked for again; bounds of bytes, decompressed too, and of counts",
+        "test_hostile_peers.py::test_a_hostile_answer_costs_a_row_and_no_memory",
+    ),
+    (
+        "silent connections to the driver's port",
+        "cut when they are many or slow; relays with the key come in",
+        "test_hostile_peers.py::test_a_thousand_silent_connections_leave_the_door_open_for_others",
+    ),
+    (
         "two runs for one output",
         "one wins, the other names it and ends with exit code 4",
         "test_s3_faults.py::test_of_two_that_race_for_an_output_one_wins_fifty_times",
