@@ -79,7 +79,7 @@ def hostile(folder: Path) -> Output:
     texts = [text for text, _ in INJECTIONS.values() if text != "\ud800"]
     rows = [good_row(number, id=text, subject=text) for number, text in enumerate(texts)]
     output = write_output(folder, [table_of(rows)])
-    failures = [Failure(text, 0, "refused", text, 1, b"") for text in texts]
+    failures = [Failure(text, 1, "refused", text, 1, b"") for text in texts]
     table = failures_table(failures, run="r", failed_at=dt.datetime.now(dt.UTC))
     output.commit_failed(table, "part-r-failed-00001.parquet")
     return output
