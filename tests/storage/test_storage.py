@@ -555,10 +555,10 @@ def answer(code: str, status: int) -> ClientError:
 @pytest.mark.parametrize(
     ("exc", "kind", "text"),
     [
-        (OSError(errno.ENOSPC, "x"), OutputError, "the disk is full (got ENOSPC)"),
-        (OSError(errno.EDQUOT, "x"), OutputError, "the disk quota is used up (got EDQUOT)"),
+        (OSError(errno.ENOSPC, "x"), StorageError, "the disk is full (got ENOSPC)"),
+        (OSError(errno.EDQUOT, "x"), StorageError, "the disk quota is used up (got EDQUOT)"),
         (OSError(errno.EROFS, "x"), OutputError, "the file system is read-only (got EROFS)"),
-        (OSError(errno.EIO, "x"), OutputError, "the disk reports an error (got EIO)"),
+        (OSError(errno.EIO, "x"), StorageError, "the disk reports an error (got EIO)"),
         (PermissionError(errno.EACCES, "x"), OutputError, "permission is denied (got EACCES)"),
         (PermissionError("hunter2"), OutputError, "access is denied (got PermissionError)"),
         (FileNotFoundError("hunter2"), OutputError, "no such file (got FileNotFoundError)"),
