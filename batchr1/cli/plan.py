@@ -63,6 +63,7 @@ def command(
     from batchr1.backends.base import backend_of
     from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.planning import NoFitError, plan_with_choices, planning_renderer
+    from batchr1.driver.signals import stop_signals
     from batchr1.models.resolve import resolve_or_catalogue
 
     is_server = backend_of(spec).is_server
@@ -71,7 +72,7 @@ def command(
     run_options = RunOptions(
         gpus=options.gpus, devices=options.device_ids, elsewhere=machine is not None
     )
-    with named(job):
+    with named(job), stop_signals():
         if is_server:
             _refuse_gpus(gpu=gpu, vram=vram, price=price)
         context = open_job(spec, run_options, resolve=resolve_or_catalogue)

@@ -17,6 +17,7 @@ from batchr1.driver.commits import Commits
 from batchr1.driver.feed.feeder import Feeder
 from batchr1.driver.fleet import Fleet, Replica, error_of
 from batchr1.driver.leases import Leases, with_checkpoints
+from batchr1.driver.signals import GRACE_S
 from batchr1.driver.tally import Tally
 from batchr1.engine.protocol import EngineLoad
 from batchr1.errors import BatchError, EngineError, InterruptedRun, StorageError
@@ -46,7 +47,6 @@ from batchr1.storage.errors import set_leaving
 log = logging.getLogger("batchr1.driver")
 
 POLL_S = 0.2
-GRACE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

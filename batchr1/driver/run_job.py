@@ -63,7 +63,7 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
     half-way returns a summary with exit code 75.
     """
     with exporting(spec.name, options.metrics_file, options.metrics_address) as exporter:
-        with stop_signals(quiet=options.log_json) as signals:
+        with stop_signals(quiet=options.log_json, grace_s=options.grace_s) as signals:
             end = _run_locked(spec, options, signals, exporter)
         if spec.on_finish is not None and end.record is not None:
             run_command(spec.on_finish, end.record, end.summary.output)
