@@ -1,4 +1,4 @@
-"""Prompts for a server that renders them itself: chat messages, without a tokenizer."""
+"""Prompts for a server that renders them: chat messages, no tokenizer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from batchr1.dataset.rendering.turns import (
     FEW_SHOT,
+    NO_TOOLS,
     PromptRow,
     RowError,
     append_instruction,
+    has_tools,
     instruction_text,
     turns_of,
     user_turn,
@@ -69,6 +71,8 @@ class ChatRenderer:
             turns = turns_of(row, keeps_system=self._keeps_system)
         except RowError as error:
             return error
+        if has_tools(turns):  # nothing says what the server's template makes of them
+            return RowError(row.id, "bad_messages", f"{NO_TOOLS} for sure: a server renders it")
         if FEW_SHOT not in self.warnings and any(turn["role"] == "assistant" for turn in turns):
             self.warnings.append(FEW_SHOT)
             log.warning(FEW_SHOT)

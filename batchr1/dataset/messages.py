@@ -15,12 +15,15 @@ _SHAREGPT_ROLES = {
     "bot": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
 }
+_CALLS = frozenset({"function_call", "tool_call"})
 _FOR_TRAINING = frozenset({"weight"})
 
 
 def as_messages(value: Any) -> Any:
-    """A row's messages with `role` and `content`, or the value itself where it holds none."""
+    """Give messages `role` and `content`; return other values as they are."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -43,7 +46,19 @@ def _message(entry: dict[str, Any]) -> dict[str, Any]:
         message.pop("role", None)
         message["content"] = message.pop("value")
         is_name = isinstance(speaker, str)
+        if is_name and speaker in _CALLS:
+            return {"role": "assistant", "content": None, "tool_calls": _calls(message["content"])}
         message = {"role": _SHAREGPT_ROLES.get(speaker, speaker) if is_name else speaker} | {
             key: inner for key, inner in message.items() if key != "role"
         }
     return message
+
+
+def _calls(text: Any) -> list[Any]:
+    """Parse the calls of a ShareGPT turn: one, or a list."""
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        value = None
+    calls = value if isinstance(value, list) else [value]
+    return [{"type": "function", "function": call} for call in calls]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import logging
 import sys
 from array import array
@@ -26,10 +27,13 @@ from batchr1.dataset.rendering.probe import Facts, State, probe
 from batchr1.dataset.rendering.turns import (
     FEW_SHOT,
     MATH_INSTRUCTION,
+    NO_TOOLS,
     Content,
     PromptRow,
     RowError,
+    Turn,
     append_instruction,
+    has_tools,
     instruction_text,
     turns_of,
     user_turn,
@@ -188,6 +192,8 @@ class PromptRenderer:
             turns = turns_of(row, keeps_system=self._keeps_system)
         except RowError as error:
             return error
+        if has_tools(turns) and self._facts.tool_arguments is None:
+            return RowError(row.id, "bad_messages", NO_TOOLS)
         self._look_at_history(turns)
         append_instruction(turns, self.instruction)
         text = user_turn(turns)
@@ -197,6 +203,8 @@ class PromptRenderer:
             # block out.
             special = self._special_but_tags if turn["role"] == "assistant" else self._special
             turn["content"] = break_specials(turn["content"], special, mark)
+            if "tool_calls" in turn or turn["role"] == "tool":
+                self._break_tools(turn, mark)
         try:
             rendered = self._template.render(turns)
         except TemplateError as error:
@@ -219,6 +227,18 @@ class PromptRenderer:
         pieces = [piece for piece in rendered.split(mark) if piece]
         return _Draft(row, text, pieces, state in ("open", "begun"), expected)
 
+    def _break_tools(self, turn: Turn, mark: str) -> None:
+        """Break special tokens in calls; give arguments as the template wants."""
+        for name in ("name", "tool_call_id"):
+            if name in turn:
+                turn[name] = break_specials(turn[name], self._special, mark)
+        for call in turn.get("tool_calls", []):
+            function = call["function"]
+            for name in ("name", "arguments"):
+                function[name] = break_specials(function[name], self._special, mark)
+            if self._facts.tool_arguments == "object":
+                function["arguments"] = json.loads(function["arguments"])
+
     def _state_of(self, rendered: str) -> State:
         """Tell what the end of a prompt does to the think block."""
         if rendered.endswith(self._facts.tail):
@@ -228,7 +248,7 @@ class PromptRenderer:
             return "open"
         return "closed" if format.ends_empty(tail) else "neutral"
 
-    def _look_at_history(self, turns: list[dict[str, str]]) -> None:
+    def _look_at_history(self, turns: list[Turn]) -> None:
         said = [turn["content"] for turn in turns if turn["role"] == "assistant"]
         if said:
             self._warn(FEW_SHOT)

@@ -340,17 +340,17 @@ BAD_ROWS: dict[str, tuple[Any, str, str]] = {
     "no role": (
         [{"content": "x"}],
         "bad_messages",
-        "a message has an unknown role (need one of system, developer, user, assistant)",
+        "a message has an unknown role (need one of system, developer, user, assistant, tool)",
     ),
     "unknown role": (
-        [{"role": "tool", "content": "x"}],
+        [{"role": "narrator", "content": "x"}],
         "bad_messages",
-        "a message has an unknown role (need one of system, developer, user, assistant)",
+        "a message has an unknown role (need one of system, developer, user, assistant, tool)",
     ),
     "role is a list": (
         [{"role": ["user"], "content": "x"}],
         "bad_messages",
-        "a message has an unknown role (need one of system, developer, user, assistant)",
+        "a message has an unknown role (need one of system, developer, user, assistant, tool)",
     ),
     "null content": (
         [{"role": "user", "content": None}],
@@ -361,6 +361,11 @@ BAD_ROWS: dict[str, tuple[Any, str, str]] = {
         [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
         "bad_messages",
         "the content of a message must be text",
+    ),
+    "last is a tool's": (
+        [{"role": "tool", "content": "x"}],
+        "bad_messages",
+        "the last message must be the user's (got role tool)",
     ),
     "last is the assistant's": (
         CHAT[:3],

@@ -48,7 +48,7 @@ class ChatTemplate:
 
     def render(
         self,
-        turns: Sequence[Mapping[str, str]],
+        turns: Sequence[Mapping[str, Any]],
         *,
         args: Mapping[str, Any] | None = None,
         day: dt.date | None = None,

@@ -10,7 +10,7 @@ import datetime as dt
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 
@@ -34,6 +34,7 @@ _TEMPLATE_FAULTS = (
 )
 
 State = Literal["neutral", "open", "begun", "closed"]
+ToolArguments = Literal["text", "object"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Facts:
     shows_system: bool
     keeps_thoughts: bool
     notes: tuple[str, ...]
+    tool_arguments: ToolArguments | None = None
 
 
 def probe(
@@ -94,6 +96,7 @@ def probe(
         _shows_system(template),
         _keeps_thoughts(template, family),
         tuple(notes),
+        _tool_arguments(template),
     )
 
 
@@ -109,7 +112,7 @@ def state_of(tail: str, format: Format) -> State:
     return "begun" if tail[last.end :].strip() else "open"
 
 
-def _user(content: str = QUESTION) -> list[dict[str, str]]:
+def _user(content: str = QUESTION) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
@@ -267,3 +270,30 @@ def _keeps_thoughts(template: ChatTemplate, format: Format) -> bool:
     except (TooMuchError, *_TEMPLATE_FAULTS):
         return False
     return THOUGHT in text
+
+
+def _tool_arguments(template: ChatTemplate) -> ToolArguments | None:
+    """Find the form of arguments with which tool turns are rendered whole."""
+    name, value, result = "find_5e1b", "a4d7", "Found (9b2c)."
+    forms: tuple[tuple[ToolArguments, Any], ...] = (
+        ("object", {"word": value}),
+        ("text", f'{{"word": "{value}"}}'),
+    )
+    for form, arguments in forms:
+        function = {"name": name, "arguments": arguments}
+        call = {"id": "call00001", "type": "function", "function": function}
+        turns = [
+            *_user("Look it up."),
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": result, "tool_call_id": "call00001", "name": name},
+            {"role": "assistant", "content": "Done."},
+            *_user(),
+        ]
+        try:
+            with bounded():
+                text = template.render(turns)
+        except (TooMuchError, *_TEMPLATE_FAULTS):
+            continue
+        if all(word in text for word in (name, value, result, QUESTION)):
+            return form
+    return None

@@ -2,6 +2,7 @@ r"""Turns of a row: roles checked, the instruction appended."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,19 @@ if TYPE_CHECKING:
 MATH_INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 
 Content = str | Sequence[Mapping[str, Any]] | None  # None fails as a row
+Turn = dict[str, Any]  # role, content; of tools also tool_calls, tool_call_id, name
 
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_IGNORED_KEYS = {"role", "content", "name", "reasoning", "reasoning_content"}
+_ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+_KNOWN_KEYS = {"role", "content", "name", "reasoning", "reasoning_content"}
+_TOOL_KEYS = {"assistant": {"tool_calls"}, "tool": {"tool_call_id"}}
+NO_TOOLS = "its dialogue has tool turns, which the chat template does not render"
 FEW_SHOT = (
     "prompts hold assistant turns: reasoning models do better without examples (a few-shot "
     "dialogue was seen)"
@@ -56,21 +67,34 @@ def instruction_text(instruction: str) -> str:
     return {"math": MATH_INSTRUCTION, "none": ""}.get(instruction, instruction.strip())
 
 
-def append_instruction(turns: list[dict[str, str]], instruction: str) -> None:
+def append_instruction(turns: list[Turn], instruction: str) -> None:
     """Append the instruction to the last turn, unless that holds it."""
     last = turns[-1]
     if instruction and instruction not in last["content"]:
         last["content"] = f"{last['content'].rstrip()}\n\n{instruction}"
 
 
-def user_turn(turns: list[dict[str, str]]) -> str:
+def user_turn(turns: list[Turn]) -> str:
     """The column `prompt`: the user turn, or a dialogue with its roles."""
     if len(turns) == 1:
-        return turns[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        return str(turns[0]["content"])
+    return "\n\n".join(f"{turn['role']}: {_said(turn)}" for turn in turns)
 
 
-def turns_of(row: PromptRow, *, keeps_system: bool = False) -> list[dict[str, str]]:
+def _said(turn: Turn) -> str:
+    """The words of a turn, with its tool calls as JSON."""
+    calls = [
+        json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls", [])
+    ]
+    return "\n".join([text for text in [turn["content"], *calls] if text])
+
+
+def has_tools(turns: Sequence[Turn]) -> bool:
+    """Whether a tool was called, or answered, in a dialogue."""
+    return any(turn["role"] == "tool" or "tool_calls" in turn for turn in turns)
+
+
+def turns_of(row: PromptRow, *, keeps_system: bool = False) -> list[Turn]:
     """List the turns of a row.
 
     System messages are folded into the first user turn; with `keeps_system` they are a system turn
@@ -79,7 +103,7 @@ def turns_of(row: PromptRow, *, keeps_system: bool = False) -> list[dict[str, st
     if row.content is None:
         raise RowError(row.id, "empty_prompt", "the prompt is null")
     if isinstance(row.content, str):
-        messages = [("user", _text(row, row.content))]
+        messages: list[Turn] = [{"role": "user", "content": _text(row, row.content)}]
     elif isinstance(row.content, Sequence) and not isinstance(row.content, bytes):
         messages = [_message(row, message) for message in row.content]
     else:
@@ -87,15 +111,16 @@ def turns_of(row: PromptRow, *, keeps_system: bool = False) -> list[dict[str, st
         raise RowError(row.id, "not_text", f"the prompt is neither text nor messages (got {kind})")
     if not messages:
         raise RowError(row.id, "bad_messages", "the list of messages is empty")
-    if messages[-1][0] != "user":
+    last = messages[-1]
+    if last["role"] != "user":
         raise RowError(
             row.id,
             "bad_messages",
-            f"the last message must be the user's (got role {messages[-1][0]})",
+            f"the last message must be the user's (got role {last['role']})",
         )
-    if not messages[-1][1].strip():
+    if not last["content"].strip():
         raise RowError(row.id, "empty_prompt", "the prompt is empty")
-    num_chars = sum(len(text) for _, text in messages)
+    num_chars = sum(len(_said(message)) for message in messages)
     if num_chars > MAX_PROMPT_CHARS:
         raise RowError(
             row.id,
@@ -103,8 +128,10 @@ def turns_of(row: PromptRow, *, keeps_system: bool = False) -> list[dict[str, st
             f"the prompt is longer than any context (got {num_chars:,} characters, need at most "
             f"{MAX_PROMPT_CHARS:,})",
         )
-    system = [text.strip() for role, text in messages if role == "system" and text.strip()]
-    turns = [{"role": role, "content": text} for role, text in messages if role != "system"]
+    _refuse_open_calls(row, messages)
+    system = [m["content"].strip() for m in messages if m["role"] == "system"]
+    system = [text for text in system if text]
+    turns = [message for message in messages if message["role"] != "system"]
     if keeps_system and system:
         return [{"role": "system", "content": "\n\n".join(system)}, *turns]
     first = next(turn for turn in turns if turn["role"] == "user")
@@ -112,36 +139,88 @@ def turns_of(row: PromptRow, *, keeps_system: bool = False) -> list[dict[str, st
     return turns
 
 
-def _message(row: PromptRow, message: Any) -> tuple[str, str]:
+def _refuse_open_calls(row: PromptRow, messages: Sequence[Turn]) -> None:
+    """Raise `RowError` where calls and answers do not pair."""
+    waiting = 0
+    for message in messages:
+        if message["role"] == "tool":
+            waiting -= 1
+        elif waiting:
+            break
+        waiting += len(message.get("tool_calls", []))
+        if waiting < 0:
+            break
+    if waiting:
+        what = "a tool call has no answer" if waiting > 0 else "a tool's answer has no call"
+        raise RowError(row.id, "bad_messages", f"{what} in the dialogue")
+
+
+def _message(row: PromptRow, message: Any) -> Turn:
     if not isinstance(message, Mapping):
         raise RowError(
             row.id,
             "bad_messages",
             f"a message must have role and content (got {type(message).__name__})",
         )
+    role = _ROLES.get(message["role"]) if isinstance(message.get("role"), str) else None
     # A Parquet struct has every key in every message; those that are not set are null.
-    extra = sorted(
-        str(key) for key, value in message.items() if key not in _IGNORED_KEYS and value is not None
-    )
+    known = _KNOWN_KEYS | _TOOL_KEYS.get(role or "", set())
+    extra = sorted(str(k) for k, value in message.items() if k not in known and value is not None)
     if extra:
         raise RowError(
             row.id, "bad_messages", f"a message has unknown keys ({', '.join(extra)[:100]})"
         )
-    role = _ROLES.get(message["role"]) if isinstance(message.get("role"), str) else None
     if role is None:
         raise RowError(
             row.id,
             "bad_messages",
-            f"a message has an unknown role (need one of {', '.join(_ROLES)})",
+            "a message has an unknown role (need one of system, developer, user, assistant, tool)",
         )
+    calls = [_call(row, call) for call in message.get("tool_calls") or []]
+    turn: Turn = {"role": role, "content": _content(row, message, may_be_null=bool(calls))}
+    if calls:
+        turn["tool_calls"] = calls
+    if role == "tool":
+        names = ("tool_call_id", "name")
+        turn |= {n: _text(row, message[n]) for n in names if isinstance(message.get(n), str)}
+    return turn
+
+
+def _content(row: PromptRow, message: Mapping[str, Any], *, may_be_null: bool) -> str:
+    """The text of a message, or its parts joined."""
     content = message.get("content")
+    if content is None and may_be_null:
+        return ""
     if isinstance(content, Sequence) and not isinstance(content, str | bytes):
         is_text = all(isinstance(part, Mapping) and part.get("type") == "text" for part in content)
         parts: list[Any] = [part.get("text") for part in content] if is_text else [None]
         content = "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
     if not isinstance(content, str):
         raise RowError(row.id, "bad_messages", "the content of a message must be text")
-    return role, _text(row, content)
+    return _text(row, content)
+
+
+def _call(row: PromptRow, call: Any) -> dict[str, Any]:
+    """A tool call, its arguments as JSON text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name, str):
+        raise RowError(row.id, "bad_messages", "a tool call must have a function with a name")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = ""
+    if not isinstance(arguments, Mapping | None):
+        raise RowError(
+            row.id, "bad_messages", "the arguments of a tool call must be an object in JSON"
+        )
+    text = json.dumps(arguments or {}, ensure_ascii=False)
+    found: dict[str, Any] = {"type": "function"}
+    if isinstance(call.get("id"), str):
+        found["id"] = _text(row, call["id"])
+    return found | {"function": {"name": _text(row, name), "arguments": _text(row, text)}}
 
 
 def _text(row: PromptRow, text: str) -> str:
