@@ -56,6 +56,8 @@ INPUT_RETRY = Retry(
 )  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
 _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(^|/)[._]")
+PARENTS = 3
+"""Folders above a named one that are looked at for a table's log: partitions nest so deep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,9 +370,29 @@ def _as_folder(root: Storage, rel: str) -> list[InputFile]:
     if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
         return []
     refuse_table(root.where, [info.rel for info in infos])
+    _refuse_inside_table(root, rel)
     return _data_files(
         root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))]
     )
+
+
+def _refuse_inside_table(root: Storage, rel: str) -> None:
+    """Raise `InputError` for a folder within a table's."""
+    folder = rel.rstrip("/")
+    for _ in range(PARENTS):
+        folder = folder.rpartition("/")[0]
+        if not folder:
+            return
+        marks: list[str] = []
+        try:
+            names = root.list_folders(folder)
+            marks += [f"{folder}/{name}/" for name in ("_delta_log", ".hoodie") if name in names]
+            for name in ("metadata", "snapshot"):
+                if name in names:
+                    marks += [info.rel for info in root.list_files(f"{folder}/{name}")]
+        except (StorageError, InputError):  # a folder that we may not look into
+            return
+        refuse_table(root.where, marks)
 
 
 def _as_glob(root: Storage, rel: str) -> list[InputFile]:
@@ -396,8 +418,8 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
             f"{root.where(folder)}). "
             f"Check the pattern."
         )
-    marks = [info.rel for info in listed if _HIDDEN.search(info.rel) or "/metadata/" in info.rel]
-    refuse_table(root.where, marks)
+    refuse_table(root.where, [info.rel for info in listed])
+    _refuse_inside_table(root, folder)
     return _data_files(root, rel, infos)
 
 

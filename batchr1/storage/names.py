@@ -18,6 +18,7 @@ _TABLES = (
     (re.compile(r"/_delta_log/"), "a Delta"),
     (re.compile(r"/metadata/[^/]*\.metadata\.json$"), "an Iceberg"),
     (re.compile(r"/\.hoodie/"), "a Hudi"),
+    (re.compile(r"/snapshot/snapshot-\d+$"), "a Paimon"),
 )
 
 

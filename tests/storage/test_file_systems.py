@@ -116,14 +116,19 @@ def test_a_fifo_is_never_waited_for(tmp_path: Path) -> None:
         ("_delta_log/00000000000000000000.json", "a Delta", "_delta_log"),
         ("metadata/v1.metadata.json", "an Iceberg", "metadata"),
         (".hoodie/hoodie.properties", "a Hudi", ".hoodie"),
+        ("snapshot/snapshot-1", "a Paimon", "snapshot"),
     ],
 )
-@pytest.mark.parametrize("path", ["t", "t/*.parquet", "t/**/*.parquet"])
+@pytest.mark.parametrize(
+    "path",
+    ["t", "t/*.parquet", "t/**/*.parquet", "t/data", "t/data/day=1", "t/data/*/*.parquet"],
+)
 def test_the_folder_of_a_table_is_refused_with_the_way_out(
     path: str, mark: str, kind: str, log: str, tmp_path: Path
 ) -> None:
     storage = open_storage(tmp_path)
-    storage.write_bytes("t/part-0.parquet", b"PAR1")
+    for part in ("t/part-0.parquet", "t/data/day=1/part-0.parquet"):
+        storage.write_bytes(part, b"PAR1")
     storage.write_bytes(f"t/{mark}", b"{}")
     with pytest.raises(InputError) as caught:
         expand_inputs(tmp_path / path)
@@ -132,6 +137,14 @@ def test_the_folder_of_a_table_is_refused_with_the_way_out(
         "live; need plain files). Write its live rows to Parquet files of their own (in Spark: "
         "spark.read.table(…).write.parquet(…)), and name that folder."
     )
+
+
+def test_a_folder_beside_a_table_is_none(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    storage.write_bytes("t/table/_delta_log/0.json", b"{}")
+    storage.write_bytes("t/plain/metadata/notes.json", b"{}")
+    storage.write_bytes("t/plain/a.parquet", b"PAR1")
+    assert [Path(f.uri).name for f in expand_inputs(tmp_path / "t/plain")] == ["a.parquet"]
 
 
 def test_endings_are_known_in_any_case_and_compressed_files_are_not_left_out(
