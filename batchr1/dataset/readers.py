@@ -1,4 +1,4 @@
-"""Data files as batches: chosen columns of the rows that pass a predicate.
+"""Data files as batches: chosen columns of rows that pass.
 
 Many files are opened a few at a time ahead of their readers, where each request has to travel.
 """
@@ -15,6 +15,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from batchr1.dataset.batch_rows import rows_at_a_time
 from batchr1.dataset.json_lines import JsonLines
 from batchr1.dataset.predicate import Mask
 from batchr1.errors import InputError, StorageError
@@ -46,7 +47,7 @@ class Selector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A data file and what its footer, or its lines, say of its columns.
+    """A data file, with its columns as footer or lines say.
 
     `num_rows` is None where only reading the file tells. `int96`: columns of Parquet's old
     timestamps.
@@ -66,13 +67,13 @@ class DataFile:
     def read(
         self, columns: Sequence[str], selector: Selector | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches of the chosen rows, each with the number of its first row before choosing."""
+        """Batches of chosen rows, each with its first row's number in the file."""
         if self.file.format == "parquet":
             return _read_parquet(self, list(columns), selector)
         return _read_jsonl(self, list(columns), selector)
 
     def sample(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """Some rows: the first, the last, and the first of some row groups between.
+        """Some rows: the first, the last, and some between.
 
         Of a last row group that is large, the first rows.
         """
@@ -104,7 +105,7 @@ def open_file(
     as_text: Collection[str] = (),
     as_json: Collection[str] = (),
 ) -> DataFile:
-    """Look at a file's columns. Raises `InputError` for one that cannot be read.
+    """Look at a file's columns, or raise `InputError`.
 
     Of JSON lines, only those in `names` (None: all) have types.
     """
@@ -147,8 +148,9 @@ def _read_parquet(
                 mask = selector.select(_pieces(data, parquet, group, selector), size)
             if mask is None or mask.any():
                 offset = 0
+                rows = rows_at_a_time(data.file, parquet, group, columns, BATCH_ROWS)
                 for batch in parquet.iter_batches(
-                    BATCH_ROWS, row_groups=[group], columns=columns or None
+                    rows, row_groups=[group], columns=columns or None
                 ):
                     end = offset + batch.num_rows
                     kept = _checked(data, batch, columns)
@@ -156,16 +158,29 @@ def _read_parquet(
                         kept = kept.filter(pa.array(mask[offset:end]))
                     yield row + offset, kept
                     offset = end
+                _refuse_short(data, group, offset, size)
             row += size
 
 
 def _pieces(
     data: DataFile, parquet: pq.ParquetFile, group: int, selector: Selector
 ) -> Iterator[pa.Table]:
-    """The columns of a row group that a selector names, some rows at a time."""
-    columns = list(selector.columns)
-    for batch in parquet.iter_batches(WHERE_ROWS, row_groups=[group], columns=columns):
+    """A row group's columns of a selector, some rows at a time."""
+    columns, found = list(selector.columns), 0
+    rows = rows_at_a_time(data.file, parquet, group, columns, WHERE_ROWS)
+    for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns):
+        found += batch.num_rows
         yield pa.table(_checked(data, batch, columns))
+    _refuse_short(data, group, found, parquet.metadata.row_group(group).num_rows)
+
+
+def _refuse_short(data: DataFile, group: int, got: int, need: int) -> None:
+    """Raise `InputError` where footer and pages disagree on the rows."""
+    if got != need:
+        raise InputError(
+            f"{data.uri}: not a readable Parquet file (row group {group} has {got:,} rows, its "
+            f"footer says {need:,}). Write it again, or take it out."
+        )
 
 
 def _checked(data: DataFile, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
@@ -253,7 +268,7 @@ def _first_line(exc: BaseException) -> str:
 def open_files(
     files: Sequence[InputFile], names: Sequence[str] | None, spec: InputSpec
 ) -> list[DataFile]:
-    """Look at the columns of every file, many at a time where they are remote.
+    """Look at every file's columns, many at a time if remote.
 
     Raises `InputError` for what cannot be read as it stands.
     """
@@ -277,7 +292,7 @@ def open_files(
 
 
 def prefetched(files: Sequence[DataFile], *, at_most: int | None = None) -> Iterator[DataFile]:
-    """The files in order, the ends of the next ones on their way where they are remote.
+    """The files in order, the ends of the next ones being fetched.
 
     `at_most`: rows that are wanted of them, so that no file is fetched for nothing.
     """
@@ -299,7 +314,7 @@ def prefetched(files: Sequence[DataFile], *, at_most: int | None = None) -> Iter
 
 
 def _warm(file: InputFile) -> None:
-    """Have the end of a file in the cache; its reader meets whatever goes wrong."""
+    """Cache the end of a file; its reader meets what goes wrong."""
     try:
         with file.open() as handle:
             handle.seek(max(0, file.size - 1))

@@ -1,0 +1,156 @@
+"""Inputs that attack, against real processes: one line, in seconds, in at most 2 GB."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from replay_job import replay, set_engine, write_job
+
+MEMORY_GB = 2.0
+# Far more than it takes (2 to 8 s) where the machine has nothing else to do.
+SECONDS = 90
+
+
+def table(folder: Path, **columns: Any) -> None:
+    pq.write_table(pa.table(columns), folder / "in.parquet", store_schema=False)
+
+
+def repeated(text: str, rows: int) -> pa.Array:
+    """One value, named by every row: small in the file, and large once it is decoded."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+
+
+def numbers(rows: int) -> pa.Array:
+    return pa.array(range(rows)).cast(pa.string())
+
+
+def fifo_in_a_folder(folder: Path) -> dict[str, Any]:
+    (folder / "in").mkdir()
+    os.mkfifo(folder / "in/a.parquet")
+    return {"input": {"path": "in"}}
+
+
+def fifo_by_name(folder: Path) -> dict[str, Any]:
+    os.mkfifo(folder / "in.parquet")
+    return {}
+
+
+def brackets(depth: int) -> Callable[[Path], dict[str, Any]]:
+    def lay(folder: Path) -> dict[str, Any]:
+        nested = "[" * depth + "]" * depth
+        (folder / "in.jsonl").write_text(f'{{"id":"a","problem":"1","x":{nested}}}\n')
+        return {"input": {"path": "in.jsonl"}, "output": {"keep": ["x"]}}
+
+    return lay
+
+
+def endless_line(folder: Path) -> dict[str, Any]:
+    with (folder / "in.jsonl").open("wb") as file:
+        file.truncate(300 * 2**20)
+    return {"input": {"path": "in.jsonl"}}
+
+
+def where_on_large_values(folder: Path) -> dict[str, Any]:
+    table(folder, id=numbers(5000), problem=["1"] * 5000, big=repeated("x" * 10**6, 5000))
+    return {"input": {"where": "big LIKE 'y%'"}}
+
+
+def kept_large_values(folder: Path) -> dict[str, Any]:
+    table(folder, id=numbers(5000), problem=["1"] * 5000, big=repeated("x" * 10**6, 5000))
+    return {"output": {"keep": ["big"]}}
+
+
+def large_prompts(folder: Path) -> dict[str, Any]:
+    table(folder, id=numbers(3000), problem=repeated("1 + 1? " * 150_000, 3000))
+    return {}
+
+
+def one_huge_prompt(folder: Path) -> dict[str, Any]:
+    table(folder, id=["a", "b"], problem=["x" * 50_000_000, "1?"])
+    return {}
+
+
+def template_that_loops(folder: Path) -> dict[str, Any]:
+    template = "{% for i in range(99999999999) %}{% endfor %}{{ messages[0].content }}"
+    table(folder, id=["a"], problem=["1"])
+    (folder / "template.jinja").write_text(template)
+    return {"prompting": {"template": "template.jinja"}}
+
+
+def condition_of_brackets(folder: Path) -> dict[str, Any]:
+    table(folder, id=["a"], problem=["1"])
+    return {"input": {"where": "(" * 5000 + "id = 'a'" + ")" * 5000}}
+
+
+ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
+    "a FIFO among the files": (fifo_in_a_folder, 2, "in: no data files"),
+    "a FIFO by its name": (fifo_by_name, 2, "not a regular file (got a FIFO, socket or device"),
+    "500 brackets": (brackets(500), 2, "nested too deep (got 500 levels, need at most 64)"),
+    "20,000 brackets": (brackets(20_000), 2, "line 1: nested too deep (got about as many brackets"),
+    "a line without end": (endless_line, 2, "line 1: too long (got more than 268,435,456 bytes)"),
+    "where on 5 GB of a 100 kB file": (
+        where_on_large_values,
+        2,
+        "input: no rows (got 0 after where",
+    ),
+    "5 GB of kept values in 100 kB": (kept_large_values, 0, "5,000 pending"),
+    "3 GB of prompts in 100 kB": (large_prompts, 0, "3,000 pending"),
+    "a prompt of 50 MB": (one_huge_prompt, 0, "bad rows 1 prompt_too_long"),
+    "a template that loops": (template_that_loops, 2, "its chat template does not end"),
+    "a condition of brackets": (condition_of_brackets, 2, "input.where: nested too deep"),
+}
+
+
+def measured(folder: Path, *words: str) -> tuple[int, str, float, float]:
+    """Run a command. Returns its exit code, what it said, its seconds and its memory in GB."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "batchr1", *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, said, time.monotonic() - began, usage.ru_maxrss / 2**20
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_meets_a_line_within_seconds_and_two_gigabytes(tmp_path: Path, name: str) -> None:
+    lay, expected, line = ATTACKS[name]
+    job = set_engine(write_job(tmp_path, **lay(tmp_path)), replay())
+    code, said, seconds, memory = measured(tmp_path, "check", str(job))
+    assert code == expected, said
+    assert "Traceback" not in said
+    assert line in said
+    assert memory <= MEMORY_GB
+    assert seconds <= SECONDS
+
+
+def test_a_fifo_among_the_checkpoints_is_passed_over(tmp_path: Path) -> None:
+    table(tmp_path, id=["a"], problem=["1"])
+    job = set_engine(write_job(tmp_path), replay())
+    inflight = tmp_path / "out/.batchr1/inflight"
+    assert measured(tmp_path, "run", str(job), "--json")[0] == 0
+    table(tmp_path, id=["a", "b"], problem=["1", "2"])
+    inflight.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(inflight / "snap-old-0-0-1.bin")
+    os.mkfifo(inflight / "snap-old-carried.bin")
+    code, said, seconds, _ = measured(tmp_path, "run", str(job), "--json")
+    assert code == 0, said
+    assert json.loads(said.splitlines()[-1])["done"] == 2
+    assert seconds <= SECONDS
