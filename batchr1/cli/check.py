@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from batchr1.sizing.plan import Plan
 
 SAMPLE_ROWS = 2000
+SAMPLE_CHARS = 2**24
+"""Characters of prompts after which no more rows are rendered."""
+RENDER_ROWS = 50
 
 
 @click.command()
@@ -46,8 +50,9 @@ def command(
     from batchr1.driver.context import RunOptions, open_job
     from batchr1.driver.feed.samples import check_samples
     from batchr1.driver.planning import make_renderer, plan_job
+    from batchr1.driver.signals import stop_signals
 
-    with named(job):
+    with named(job), stop_signals():
         run_options = RunOptions(gpus=options.gpus, devices=options.device_ids)
         context = open_job(spec, run_options)
         spec = context.spec
@@ -59,10 +64,14 @@ def command(
         server = None
         if backend_of(spec).is_server:
             server = _look_at_server(spec, context.model.location)
-    prompts, bad = _first_prompts(context, renderer)
+        prompts, bad = _first_prompts(context, renderer)
     document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
     document |= _prompting(context, renderer)
     document["notes"] += _missing(spec)
+    for name, readers in context.source.unread_kept.items():
+        document["notes"].append(
+            f"kept column {name!r}: {', '.join(readers)} cannot read its type as it is"
+        )
     if server is not None:
         model = {name: document["model"][name] for name in ("name", "identity")}
         document |= {"server": server, "prompt_tokens": None, "model": model}
@@ -111,14 +120,20 @@ def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt
     prompts: list[Prompt] = []
     bad: dict[str, int] = {}
     source = context.source
+    seen = num_chars = 0
     for _, batch in source.batches(source.row_columns):
-        first = batch.slice(0, SAMPLE_ROWS - len(prompts))
-        for prompt in render_batch(source, renderer, first):
-            if isinstance(prompt, Prompt):
-                prompts.append(prompt)
-            else:
-                bad[prompt.reason] = bad.get(prompt.reason, 0) + 1
-        if len(prompts) + sum(bad.values()) >= SAMPLE_ROWS:
+        for start in range(0, min(batch.num_rows, SAMPLE_ROWS - seen), RENDER_ROWS):
+            rows = batch.slice(start, min(RENDER_ROWS, SAMPLE_ROWS - seen))
+            seen += rows.num_rows
+            for prompt in render_batch(source, renderer, rows):
+                if isinstance(prompt, Prompt):
+                    prompts.append(replace(prompt, kept=None))  # it may be large
+                    num_chars += len(prompt.text)
+                else:
+                    bad[prompt.reason] = bad.get(prompt.reason, 0) + 1
+            if num_chars > SAMPLE_CHARS:
+                return prompts, bad
+        if seen >= SAMPLE_ROWS:
             break
     return prompts, bad
 

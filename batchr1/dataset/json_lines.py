@@ -72,6 +72,13 @@ class JsonLines:
                 name in types and _is_settled(types[name]) for name in self._names
             ):
                 break
+        for name in [name for name in others if not _is_unicode(name)]:
+            if self._names is None:
+                raise InputError(
+                    f"{self._uri}: a field's name is not valid Unicode (got {name!r}). List the "
+                    "columns to keep."
+                )
+            del others[name]
         fields = [pa.field(name, kind) for name, kind in types.items()]
         fields += [pa.field(name, pa.null()) for name in others if name not in types]
         return pa.schema(fields)
@@ -79,7 +86,7 @@ class JsonLines:
     def batches(
         self, handle: BinaryIO, types: dict[str, pa.DataType]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches with the number of their first row. `types` as `schema` gave them."""
+        """Batches, each with its first row's number; `types` as of `schema`."""
         names = list(types) if self._names is None else self._names
         schema = pa.schema([pa.field(name, types[name]) for name in names])
         for block in self._blocks(handle):
@@ -115,7 +122,7 @@ class JsonLines:
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            value = json.loads(line.decode("utf-8", "surrogateescape"))
+            value = _loaded(line.decode("utf-8", "surrogateescape"))
         except RecursionError as exc:
             raise InputError(
                 f"{self._uri}: line {number:,}: nested too deep (got about as many brackets as "
@@ -214,6 +221,16 @@ class JsonLines:
             f"{self._uri}: line {block.lines[0]:,}: {name!r} cannot be read (got values of several "
             "types). Give the field one type."
         )
+
+
+def _loaded(text: str) -> Any:
+    """Parse a line; a number of thousands of digits is no error."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=lambda digits: int(digits[:30]))
 
 
 def _unified(one: pa.DataType | None, other: pa.DataType) -> pa.DataType:

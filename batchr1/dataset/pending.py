@@ -27,7 +27,7 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Samples of the input, by state. rows × n = done + failed + pending + spared.
+    """Samples by state: rows × n = done + failed + pending + spared.
 
     `spared`: samples of rows of which enough are right.
     """
@@ -67,7 +67,7 @@ class PendingRows:
 
 
 class Pending:
-    """The ids of the input and a bitmap of the samples that each still needs.
+    """The input's ids, and a bitmap of samples still needed.
 
     Made by one pass over the id column. Raises `InputError` when an id is null or comes twice, or
     nothing is there and that is not allowed.
@@ -188,7 +188,7 @@ class Pending:
         self._failed += self._clear(ids, samples)
 
     def exclude(self, ids: pa.Array | pa.ChunkedArray) -> None:
-        """Drop rows whose ids are done elsewhere: they count as if they were not in the input."""
+        """Drop rows whose ids are done elsewhere, as if not there."""
         rows = self.find(ids)
         self.exclude_rows(rows[rows >= 0])
 
@@ -267,7 +267,7 @@ class Pending:
     def rows_of(
         self, source: Source, columns: Sequence[str], files: Collection[str]
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches of these files and columns, each with the number of its first row."""
+        """Batches of these files and columns, with first rows' numbers."""
         return self._numbered(source, columns, files)
 
     def _numbered(
@@ -297,7 +297,7 @@ class Pending:
         return int(before - np.bitwise_count(self._bits[touched]).sum())
 
     def find(self, ids: pa.Array | pa.ChunkedArray) -> Numbers:
-        """Row number in the input of each id, -1 where it is not there.
+        """Find the row number of each id; -1 where none is.
 
         Equal ids find their first row.
         """
@@ -319,7 +319,7 @@ class Pending:
     def states(
         self, ids: pa.Array | pa.ChunkedArray, samples: pa.Array | pa.ChunkedArray
     ) -> tuple[Bools, Bools]:
-        """Tell of each sample whether it is asked for, and whether it is done.
+        """Tell which samples are asked for, and which are done.
 
         Not asked for is what the input (within `where` and `limit`) does not name, `n` leaves out,
         or was excluded.
@@ -382,7 +382,7 @@ class Pending:
             row += batch.num_rows
 
     def _with_more(self, numbers: Numbers, batch: pa.RecordBatch) -> PendingRows:
-        """Give the pending samples of these rows, and what is known of done ones."""
+        """Give these rows' pending samples, and what done ones told."""
         bits = self._bits[numbers]
         samples = [
             tuple(np.flatnonzero(np.unpackbits(b, bitorder="little")).tolist()) for b in bits

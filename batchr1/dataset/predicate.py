@@ -1,4 +1,4 @@
-"""`input.where`: a SQL condition on one row, evaluated by polars on batches of its columns.
+"""`input.where`: a SQL condition on one row, evaluated by polars.
 
 Each row is looked at by itself, so that the answer does not depend on how a file was cut into row
 groups. What needs other rows (aggregates, windows, subqueries) is refused by its name. DuckDB could
@@ -8,15 +8,17 @@ row is known, and would hold its state in memory, which streaming is there to av
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from batchr1.dataset.types import has_extension
+from batchr1.dataset.types import has_extension, plain_type
 from batchr1.dataset.values import to_plain
 from batchr1.errors import JobError
 
@@ -47,16 +49,29 @@ _KEYWORDS = frozenset(
     similar some symmetric then to true tinyint smallint using values varchar when where
     """.split()  # noqa: SIM905
 )
-_ACROSS_ROWS = frozenset(["over", "select", "exists", "within", "filter", "qualify"])
+_NODES_ACROSS_ROWS = frozenset(["Agg", "AnonymousAgg", "Over", "Rolling", "Window", "Explode"])
+_CLOCKS = frozenset(
+    ["now", "current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"]
+)
 _TOKENS = re.compile(
-    r"""'(?:[^']|'')*' | "(?P<quoted>(?:[^"]|"")*)" | `[^`]*` | --[^\n]* | /\*.*?\*/
-      | (?P<word>[A-Za-z_][A-Za-z_0-9$]*)(?P<call>\s*\()? | (?P<mark>[(\[)\]])""",
+    r"""\s+ | --[^\n]* | /\*.*?\*/ | (?P<text>'(?:[^']|'')*')
+      | "(?P<quoted>(?:[^"]|"")*)" | `(?P<ticked>[^`]*)`
+      | (?P<word>[A-Za-z_][A-Za-z_0-9$]*) | (?P<mark>.)""",
     re.VERBOSE | re.DOTALL,
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """Piece of a condition: a `name` in lower case, or a `mark`."""
+
+    name: str = ""
+    mark: str = ""
+    is_quoted: bool = False
+
+
 class Predicate:
-    """A SQL condition. `key`: whose it is, in messages; `columns`: the columns that it names."""
+    """A SQL condition: whose it is (`key`), and its `columns`."""
 
     def __init__(self, text: str, *, key: str = "input.where") -> None:
         self._text, self._key = text, key
@@ -75,6 +90,8 @@ class Predicate:
                 f"as level >= 4."
             ) from exc
         _refuse_other_rows(text, key)
+        if not _is_of_one_row(self._expr):  # whatever the words look like
+            raise _needs_other_rows(key, text, "it")
         if not self.columns:
             raise JobError(
                 f"{key}: names no column (got {text!r}). Write a condition such as level >= 4."
@@ -109,17 +126,38 @@ class Predicate:
         )
 
 
+def _is_of_one_row(expr: pl.Expr) -> bool:
+    """Whether no node is known as an aggregate or a window."""
+    try:
+        waiting = [json.loads(expr.meta.serialize(format="json"))]
+    except BaseException as exc:
+        if not (_is_polars(exc) or isinstance(exc, ValueError | RecursionError)):
+            raise
+        return True
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            if _NODES_ACROSS_ROWS & node.keys():
+                return False
+            node = list(node.values())
+        if isinstance(node, list):
+            waiting += node
+    return True
+
+
 def _is_polars(exc: BaseException) -> bool:
     """Whether polars gave up; a panic of its Rust is no Exception."""
     return isinstance(exc, pl.exceptions.PolarsError) or type(exc).__name__ == "PanicException"
 
 
 def _comparable(table: pa.Table) -> pa.Table:
-    """The table with UUIDs and JSON as text, which is how conditions write them."""
+    """The table with UUIDs and JSON as text, dictionaries as values."""
     for place, field in enumerate(table.schema):
-        if has_extension(field.type):
+        if has_extension(field.type) or pa.types.is_dictionary(field.type):
             chunks = [to_plain(chunk) for chunk in table.column(place).chunks]
-            column = pa.chunked_array(chunks) if chunks else pa.chunked_array([[]], pa.string())
+            column = (
+                pa.chunked_array(chunks) if chunks else pa.chunked_array([], plain_type(field.type))
+            )
             table = table.set_column(place, field.name, column)
     return table
 
@@ -132,9 +170,8 @@ def _refuse_long(text: str, key: str) -> None:
             "the condition as a column of the input."
         )
     depth = deepest = 0
-    for token in _TOKENS.finditer(text):
-        mark = token["mark"] or ("(" if token["call"] else "")
-        depth += (mark in ("(", "[")) - (mark in (")", "]")) if mark else 0
+    for token in _tokens(text):
+        depth += (token.mark in ("(", "[")) - (token.mark in (")", "]")) if token.mark else 0
         deepest = max(deepest, depth)
     words = len(re.findall(r"\b(?:not|and|or|case|between)\b|[-+*/]", text, re.IGNORECASE))
     if deepest > MAX_BRACKETS or words > 10 * MAX_BRACKETS:
@@ -144,19 +181,47 @@ def _refuse_long(text: str, key: str) -> None:
         )
 
 
+def _tokens(text: str) -> list[_Token]:
+    """Cut a condition into names and marks, without comments."""
+    found = []
+    for match in _TOKENS.finditer(text):
+        quoted = match["quoted"] if match["quoted"] is not None else match["ticked"]
+        if quoted is not None:
+            found.append(_Token(name=quoted.lower(), is_quoted=True))
+        elif match["word"]:
+            found.append(_Token(name=match["word"].lower()))
+        elif match["text"] or match["mark"]:
+            found.append(_Token(mark=match["mark"] or "'"))
+    return found
+
+
 def _refuse_other_rows(text: str, key: str) -> None:
-    """Raise `JobError` for a condition that needs more than the row that it is about."""
-    for token in _TOKENS.finditer(text):
-        word = (token["word"] or "").lower()
-        is_call = token["call"] is not None
-        if not word or (is_call and word in _OF_ONE_ROW | _KEYWORDS):
+    """Raise `JobError` for a condition that needs more than its row."""
+    tokens = _tokens(text)
+    for before, token, after in zip(
+        [_Token(), *tokens], tokens, [*tokens[1:], _Token()], strict=False
+    ):
+        if not token.name:
             continue
-        if is_call or word in _ACROSS_ROWS - {"filter", "within", "exists"}:
-            shown = f"{word}()" if is_call else word.upper()
+        is_call = after.mark == "("
+        if token.name in _CLOCKS and not token.is_quoted and before.mark != ".":
             raise JobError(
-                f"{key}: {shown} needs more than one row (got {text!r}, need a condition on each "
-                "row by itself). Write its result as a column of the input, and name that."
+                f"{key}: {token.name} tells another time in each run (got {text!r}, need a "
+                "condition on the row alone). Write the time itself."
             )
+        known = _OF_ONE_ROW if token.is_quoted else _OF_ONE_ROW | _KEYWORDS
+        is_window = token.name == "over" and not token.is_quoted and before.mark == ")"
+        is_query = token.name in ("select", "qualify") and not token.is_quoted
+        if (is_call and token.name not in known) or is_window or is_query:
+            shown = f"{token.name}()" if is_call else token.name.upper()
+            raise _needs_other_rows(key, text, shown)
+
+
+def _needs_other_rows(key: str, text: str, shown: str) -> JobError:
+    return JobError(
+        f"{key}: {shown} needs more than one row (got {text!r}, need a condition on each row by "
+        "itself). Write its result as a column of the input, and name that."
+    )
 
 
 def _first_line(exc: BaseException) -> str:

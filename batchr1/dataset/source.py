@@ -19,8 +19,15 @@ from batchr1.dataset.messages import as_messages
 from batchr1.dataset.predicate import Predicate
 from batchr1.dataset.readers import open_files, prefetched, refuse_changed
 from batchr1.dataset.sampling import count_groups, read_spread
-from batchr1.dataset.types import is_json, plain_type
-from batchr1.dataset.values import gold_texts, id_texts, python_values, scalar_texts, to_plain
+from batchr1.dataset.types import is_json, plain_type, unread_by
+from batchr1.dataset.values import (
+    gold_texts,
+    id_texts,
+    is_valid,
+    python_values,
+    scalar_texts,
+    to_plain,
+)
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
 from batchr1.storage.base import InputFile
@@ -28,7 +35,7 @@ from batchr1.storage.base import InputFile
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a row stands in the input, for messages: file and row number from 0."""
+    """A row's place in the input: file and number from 0."""
 
     file: str
     row: int
@@ -76,7 +83,7 @@ class Source:
 
     @property
     def unsure_kept(self) -> list[str]:
-        """Kept columns whose type an output made before may know better, by their names there.
+        """Kept columns whose type an earlier output may know better.
 
         Null in every row; JSON, and old timestamps, which were kept in another type once.
         """
@@ -86,6 +93,12 @@ class Source:
             for new, kind in self._kept_types.items()
             if pa.types.is_null(kind) or is_json(kind) or self.kept_names[new] in old
         ]
+
+    @property
+    def unread_kept(self) -> dict[str, tuple[str, ...]]:
+        """Kept columns that some libraries cannot read, and which."""
+        found = {field.name: unread_by(field.type) for field in self.kept_schema}
+        return {name: readers for name, readers in found.items() if readers}
 
     def keep_as(self, types: Mapping[str, pa.DataType]) -> None:
         """Give `unsure_kept` columns the types that an output has them in already."""
@@ -102,7 +115,7 @@ class Source:
 
     @cached_property
     def id_columns(self) -> tuple[str, ...]:
-        """The columns that ids are read from: the id column, or those of the prompt."""
+        """The columns of ids: the id column, or the prompt's."""
         return (self._spec.id,) if self._spec.id else self.prompt_columns
 
     @cached_property
@@ -125,7 +138,7 @@ class Source:
     def batches(
         self, columns: Sequence[str], *, only: Collection[str] | None = None
     ) -> Iterator[tuple[Position, pa.RecordBatch]]:
-        """Read the rows that pass `where` and `limit`, in batches, in file order.
+        """Read rows that pass `where` and `limit`, in file order.
 
         Each comes with the position of its first row.
 
@@ -149,7 +162,7 @@ class Source:
                     return
 
     def position(self, uri: str, number: int) -> Position:
-        """Where the `number`-th row (from 0) of a file that passes `where` stands in it.
+        """Find the place of a file's `number`-th row that passes `where`.
 
         Reads up to there.
         """
@@ -166,7 +179,7 @@ class Source:
     def spread(
         self, columns: Sequence[str], at_most: int, *, else_about: int | None = None
     ) -> tuple[int, Iterator[pa.RecordBatch]]:
-        """Count the rows that pass `where` and `limit`, and read some, evenly spread.
+        """Count rows that pass `where` and `limit`; read some, evenly spread.
 
         Where there are more than `at_most`, of about `else_about` (without it, `at_most`).
 
@@ -188,14 +201,37 @@ class Source:
         return rows, (batch for _, batch in self.batches(columns))
 
     def ids(self, batch: pa.RecordBatch) -> list[str | None]:
-        """The ids of a batch that has the id columns; None where the id column is null."""
+        """The ids of a batch; None where the id column is null."""
         return list(self.id_array(batch).to_pylist())
 
     def id_array(self, batch: pa.RecordBatch) -> pa.Array:
         """`ids` as a column of text, without an object for each."""
         if not self._spec.id:
             return pa.array([content_id(c) for c in self._raw_contents(batch)], pa.string())
-        return id_texts(batch.column(self._spec.id))
+        texts = id_texts(batch.column(self._spec.id))
+        try:
+            texts.validate(full=True)
+        except pa.ArrowInvalid as exc:
+            raise InputError(
+                f"input.id: column {self._spec.id!r} holds an id that is not valid Unicode "
+                f"({str(exc).rstrip('.')}). Correct it."
+            ) from exc
+        return texts
+
+    def bad_texts(self, batch: pa.RecordBatch) -> dict[int, str]:
+        """Rows whose gold or kept values are no valid Unicode, and which column that is.
+
+        Only JSON lines have them: a lone surrogate, where a text was cut.
+        """
+        gold = [self._spec.gold] if self._spec.gold else []
+        found: dict[int, str] = {}
+        for name in dict.fromkeys([*gold, *self.kept_names.values()]):
+            if is_valid(batch.column(name)):
+                continue
+            for row in range(batch.num_rows):
+                if not is_valid(batch.column(name).take(pa.array([row]))):
+                    found.setdefault(row, name)
+        return found
 
     def contents(self, batch: pa.RecordBatch) -> list[Any]:
         """What each row asks: text, a list of messages, or None."""
@@ -211,7 +247,7 @@ class Source:
         return python_values(batch.column(self.prompt_columns[0]))
 
     def golds(self, batch: pa.RecordBatch) -> list[str | None]:
-        """The right answers as text, numbers as Python writes them; NaN and blank text are none."""
+        """The right answers as text; null, NaN and blank are None."""
         if self._spec.gold is None:
             return [None] * batch.num_rows
         return gold_texts(batch.column(self._spec.gold))
@@ -222,8 +258,9 @@ class Source:
         return list(batch.column(name).to_pylist()) if name else [None] * batch.num_rows
 
     def expected_tokens(self, batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-        """The expected new tokens of the rows, as 64-bit floats: NaN where the row does not say
-        (null, below 0, ∞).
+        """The expected new tokens of the rows; NaN where a row does not say.
+
+        Null, below 0 and ∞ say nothing.
         """
         if self._spec.expected_tokens is None:
             nothing: np.ndarray[Any, Any] = np.full(batch.num_rows, np.nan)
@@ -255,7 +292,7 @@ class Source:
     def samples(
         self, rows: int, *, files: int | None = None
     ) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """Some rows of every file that pass `where`: first, last, some between; with its URI.
+        """Some rows of every file that pass `where`, with its URI.
 
         `files`: of so many files, evenly spread. With `limit`, only its first rows.
         """
@@ -287,7 +324,7 @@ class Source:
 
 
 def content_id(content: Any) -> str:
-    """The id of a row that has none: 128-bit hash of what it asks, hexadecimal."""
+    """Hash what a row asks to an id: 128 bits, hexadecimal."""
     text = (
         content
         if isinstance(content, str)

@@ -163,7 +163,7 @@ def joined_encoder(tokenizer: Any) -> Callable[[Sequence[Sequence[str]]], list[l
 
 
 def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Portion texts, so that signals are answered between two calls of a tokenizer."""
+    """Portion texts, so that signals are answered in between."""
     some: list[str] = []
     size = 0
     for text in texts:

@@ -79,7 +79,7 @@ def misfit(use: Use, kind: pa.DataType) -> Misfit | None:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type as every reader knows it and as Parquet gives it back.
+    """The type as every reader, and Parquet, gives it back.
 
     No dictionaries, no views, no extensions, no 64-bit offsets. Instants are in UTC, lists have no
     fixed size, a duration is a number in its own unit: Parquet has no more.
@@ -136,16 +136,18 @@ def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def decoded(kind: pa.DataType) -> pa.DataType:
-    """The type of the values: without a dictionary, and JSON as its text."""
+    """The values' type: no dictionary, and JSON as its text."""
     if pa.types.is_dictionary(kind):
         return decoded(kind.value_type)
+    if is_bool8(kind):
+        return pa.bool_()
     if isinstance(kind, pa.BaseExtensionType) and not is_uuid(kind):
         return decoded(kind.storage_type)
     return kind
 
 
 def depth(kind: pa.DataType) -> int:
-    """How many types are nested in one another; 1 for a plain one."""
+    """Count types nested in one another; 1 for a plain one."""
     deepest, level = 1, [(kind, 1)]
     while level:
         inner, at = level.pop()
@@ -155,13 +157,24 @@ def depth(kind: pa.DataType) -> int:
     return deepest
 
 
+def unread_by(kind: pa.DataType) -> tuple[str, ...]:
+    """Name the libraries that cannot read this type as it is."""
+    found: dict[str, None] = {}
+    for part in _parts(kind):
+        if pa.types.is_map(part):
+            found["datasets"] = None
+        if pa.types.is_decimal(part) and part.precision > MAX_DECIMAL_DIGITS:
+            found |= {"polars": None, "duckdb": None}
+    return tuple(found)
+
+
 def has_extension(kind: pa.DataType) -> bool:
     """Whether the type is, or holds, one of Arrow's extension types."""
     return any(isinstance(part, pa.BaseExtensionType) for part in _parts(kind))
 
 
 def has_null(kind: pa.DataType) -> bool:
-    """Whether the type is, or holds, the type of columns that are null throughout."""
+    """Whether the type is, or holds, that of null columns."""
     return any(pa.types.is_null(part) for part in _parts(kind))
 
 
@@ -175,6 +188,11 @@ def is_json(kind: pa.DataType) -> bool:
     return bool(getattr(kind, "extension_name", "") == "arrow.json")
 
 
+def is_bool8(kind: pa.DataType) -> bool:
+    """Whether this is Arrow's boolean of 8 bits."""
+    return bool(getattr(kind, "extension_name", "") == "arrow.bool8")
+
+
 def is_text(kind: pa.DataType) -> bool:
     """Whether the values are text, however they are encoded."""
     return _is_string(decoded(kind))
@@ -186,9 +204,21 @@ def is_list(kind: pa.DataType) -> bool:
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
         or pa.types.is_fixed_size_list(kind)
-        or pa.types.is_list_view(kind)
-        or pa.types.is_large_list_view(kind)
+        or is_list_view(kind)
     )
+
+
+def is_list_view(kind: pa.DataType) -> bool:
+    """Whether the values are lists that name their places themselves."""
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def has_list_view(kind: pa.DataType) -> bool:
+    """Whether the type is, or holds, a list view.
+
+    Arrow's own cast of one with nulls is wrong.
+    """
+    return any(is_list_view(part) for part in _parts(kind))
 
 
 def _is_string(kind: pa.DataType) -> bool:
@@ -229,7 +259,7 @@ _FITS: dict[Use, Callable[[pa.DataType], bool]] = {
 
 
 def _keys(kind: pa.DataType) -> tuple[str, ...] | None:
-    """The keys of a list of structs, or None for any other type."""
+    """The keys of a list of structs; None for others."""
     if not is_list(kind) or not pa.types.is_struct(kind.value_type):
         return None
     return tuple(field.name for field in kind.value_type)
@@ -267,9 +297,8 @@ def _is_unknown(kind: pa.DataType) -> bool:
 def _has_order(kind: pa.DataType) -> bool:
     if pa.types.is_decimal(kind) and kind.precision > MAX_DECIMAL_DIGITS:
         return False
-    no_view = not (pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
     has_size = not (pa.types.is_fixed_size_list(kind) and kind.list_size == 0)
-    return no_view and has_size and not _is_unknown(kind)
+    return not is_list_view(kind) and has_size and not _is_unknown(kind)
 
 
 def _misfit_of_kept(kind: pa.DataType) -> Misfit | None:
@@ -282,6 +311,8 @@ def _misfit_of_kept(kind: pa.DataType) -> Misfit | None:
             return Misfit("has a type that Parquet lacks", _short(part), _NEEDS["output.keep"])
         if pa.types.is_struct(part):
             names = [field.name.casefold() for field in part]
+            if "" in names:
+                return Misfit("has a key without a name", "''", "a name: DuckDB makes one up")
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 return Misfit(
@@ -325,20 +356,22 @@ _EXAMPLES: tuple[tuple[str, pa.DataType], ...] = (
 
 
 def type_table() -> str:
-    """The table of docs/inputs.md: types, uses, and the type in the output, in Markdown."""
-    heads = ["type", *(use.partition(".")[2] for use in USES), "in the output", "in JSON lines"]
+    """The table of docs/inputs.md, in Markdown."""
+    heads = ["type", *(use.partition(".")[2] for use in USES)]
+    heads += ["in the output", "not read by", "in JSON lines"]
     lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
     for name, kind in _EXAMPLES:
         cells = ["yes" if misfit(use, kind) is None else "–" for use in USES]
         is_kept = misfit("output.keep", kind) is None
         shown = f"`{plain_type(kind)}`" if is_kept else "–"
-        cells += [shown, _as_json(plain_type(kind)) if is_kept else "–"]
-        lines.append(" | ".join([name, *cells]))
+        cells += [shown, ", ".join(unread_by(kind)) if is_kept else "–"]
+        cells += [_as_json(plain_type(kind)) if is_kept else "–"]
+        lines.append(" | ".join([name, *cells]).replace("|  |", "| |"))
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def _as_json(kind: pa.DataType) -> str:
-    """What a kept value is in lines of JSON that `batchr1 export` writes."""
+    """Name a kept value's form in lines of JSON."""
     if _is_string(kind):
         return "text"
     if pa.types.is_integer(kind):

@@ -13,7 +13,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchr1.dataset.types import decoded, has_extension, is_list, is_uuid, plain_type
+from batchr1.dataset.types import (
+    decoded,
+    has_extension,
+    has_list_view,
+    is_bool8,
+    is_list,
+    is_list_view,
+    is_uuid,
+    plain_type,
+)
 
 _EPOCH = dt.datetime(1970, 1, 1)
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -28,18 +37,47 @@ def to_plain(column: pa.Array, kind: pa.DataType | None = None) -> pa.Array:
     kind = kind or plain_type(column.type)
     if column.type == kind:
         return column
-    if not has_extension(column.type):
-        try:
-            return column.cast(kind)
-        except pa.ArrowNotImplementedError:
-            return pa.array(python_values(column), kind)
-    if isinstance(column, pa.ExtensionArray) and not is_uuid(column.type):
-        return to_plain(column.storage, kind)
-    return pa.array(_uuids_as_text(column.to_pylist()), plain_type(column.type)).cast(kind)
+    if has_extension(column.type) or has_list_view(column.type):
+        column = _rebuilt(column)
+    try:
+        return column.cast(kind)
+    except pa.ArrowNotImplementedError:
+        return pa.array(python_values(column), kind)
+
+
+def _rebuilt(column: Any) -> Any:
+    """The same values without extensions and list views, however deep they lie."""
+    kind = column.type
+    if isinstance(column, pa.ExtensionArray):
+        if is_uuid(kind):
+            return pa.array(_uuids_as_text(column.to_pylist()), pa.string())
+        return _rebuilt(column.storage)
+    if not (has_extension(kind) or has_list_view(kind)):
+        return column
+    if pa.types.is_dictionary(kind):
+        return _rebuilt(column.dictionary_decode())
+    if pa.types.is_struct(kind):
+        parts = [_rebuilt(part) for part in column.flatten()]
+        names = [field.name for field in kind]
+        return pa.StructArray.from_arrays(parts, names=names, mask=column.is_null())
+    if pa.types.is_map(kind):
+        first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        inner = [_rebuilt(part[first:last]) for part in (column.keys, column.items)]
+        ends = pc.subtract(column.offsets, column.offsets[0])
+        return pa.MapArray.from_arrays(_nulled(ends, column), *inner)
+    sizes = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64())
+    ends = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(sizes)])
+    return pa.LargeListArray.from_arrays(_nulled(ends, column), _rebuilt(column.flatten()))
+
+
+def _nulled(offsets: pa.Array, column: pa.Array) -> pa.Array:
+    """Offsets that are null where the column is, for Arrow."""
+    valid = pa.concat_arrays([column.is_valid(), pa.array([True])])
+    return pc.if_else(valid, offsets, pa.scalar(None, offsets.type))
 
 
 def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -> list[Any]:
-    """A column as Python values; instants, dates and times that Python lacks are ISO 8601 text.
+    """A column as Python values; instants that Python lacks are ISO 8601 text.
 
     Text that is no valid Unicode keeps its lone surrogates.
     """
@@ -52,7 +90,11 @@ def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -
     if isinstance(column, pa.ExtensionArray):
         if is_uuid(kind):
             return list(_uuids_as_text(column.to_pylist()))
+        if is_bool8(kind):
+            return list(column.storage.cast(pa.bool_()).to_pylist())
         return python_values(column.storage, separator=separator)
+    if is_list_view(kind):
+        return _rows_of_views(column, python_values(column.values, separator=separator))
     if is_list(kind) and _is_special(kind):
         if not pa.types.is_list(kind):
             column = column.cast(pa.list_(kind.value_type))
@@ -78,7 +120,7 @@ def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -
 
 
 def scalar_texts(column: pa.Array) -> list[str | None]:
-    """A template's fields: the text of each value, None for null, NaN and ∞.
+    """A template's fields as text; None for null, NaN and ∞.
 
     Numbers and booleans are as Python writes them, instants as `2024-02-29 00:00:00.5`.
     """
@@ -97,6 +139,15 @@ def temporal_as_text(table: pa.Table, names: Collection[str]) -> pa.Table:
     return table
 
 
+def is_valid(column: pa.Array) -> bool:
+    """Whether a column holds what its type says."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def gold_texts(column: pa.Array) -> list[str | None]:
     """Write right answers as text; null, NaN and blank are None."""
     found: list[str | None] = []
@@ -110,7 +161,7 @@ def gold_texts(column: pa.Array) -> list[str | None]:
 
 
 def id_texts(column: pa.Array) -> pa.Array:
-    """Ids as a column of text: whole numbers in decimal, UUIDs with hyphens."""
+    """Ids as text: numbers in decimal, UUIDs with hyphens."""
     kind = decoded(column.type)
     if pa.types.is_dictionary(column.type):
         texts = id_texts(column.dictionary)
@@ -143,6 +194,16 @@ def _rows_of_lists(column: Any, values: list[Any]) -> list[Any]:
     return [
         values[start:end] if is_valid else None
         for start, end, is_valid in zip(offsets[:-1], offsets[1:], valid, strict=True)
+    ]
+
+
+def _rows_of_views(column: Any, values: list[Any]) -> list[Any]:
+    """Take the values of a list view's rows, which lie anywhere."""
+    places = zip(column.offsets.to_pylist(), column.sizes.to_pylist(), strict=True)
+    valid = column.is_valid().to_pylist()
+    return [
+        values[start : start + size] if is_valid else None
+        for (start, size), is_valid in zip(places, valid, strict=True)
     ]
 
 
@@ -240,7 +301,7 @@ def as_bytes_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _with_surrogates(column: pa.Array) -> list[Any]:
-    """Values of a column whose text is not valid UTF-8, for the caller to refuse by row."""
+    """Values of text that is not UTF-8, to be refused by row."""
     return [_as_text(value) for value in column.view(as_bytes_type(column.type)).to_pylist()]
 
 

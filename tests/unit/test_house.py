@@ -103,12 +103,12 @@ STILL: dict[str, dict[str, int]] = {
         "reasoning": 4,
     },
     "openings": {
-        "dataset": 7,
+        "dataset": 5,
         "reasoning": 1,
         "sizing": 11,
     },
     "first_lines": {
-        "dataset": 67,
+        "dataset": 26,
         "driver": 1,
         "engine": 4,
         "job": 2,

@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from batchr1.dataset.chat_prompts import ChatRenderer
 from batchr1.dataset.source import Source
 from batchr1.dataset.types import type_table
 from batchr1.dataset.values import python_values
+from batchr1.driver.feed.items import render_batch
 from batchr1.errors import InputError, JobError
 from batchr1.job.spec import InputSpec
 from batchr1.storage.base import expand_inputs
@@ -121,6 +123,12 @@ def test_a_type_that_does_not_fit_is_refused_by_key_and_column(
         ("count(*) > 1", "count()"),
         ("level > (SELECT 1)", "SELECT"),
         ("first(level) = 1", "first()"),
+        ('"max"(level) = level', "max()"),
+        ("max /* of all */ (level) = level", "max()"),
+        ("coalesce(abs(level), min(level)) = 1", "min()"),
+        ("abs(level) OVER (PARTITION BY q) = 1", "over()"),
+        ("EXISTS (SELECT 1)", "exists()"),
+        ("$$'$$ = q AND max(level) = level OR q = 'x'", "it"),
     ],
 )
 def test_a_condition_that_needs_other_rows_is_refused(
@@ -131,6 +139,25 @@ def test_a_condition_that_needs_other_rows_is_refused(
         f"input.where: {what} needs more than one row (got {condition!r}, need a condition on each "
         "row by itself). Write its result as a column of the input, and name that."
     )
+
+
+@pytest.mark.parametrize("clock", ["current_timestamp", "now", "CURRENT_DATE"])
+def test_a_condition_on_the_clock_is_refused(tmp_path: Path, clock: str) -> None:
+    path = write(tmp_path / "in.parquet", {**TWO, "at": pa.array([0, 1], pa.timestamp("us"))})
+    condition = f"at < {clock}" + ("()" if clock == "now" else "")
+    assert refusal(JobError, path, where=condition) == (
+        f"input.where: {clock.lower()} tells another time in each run (got {condition!r}, need a "
+        "condition on the row alone). Write the time itself."
+    )
+
+
+@pytest.mark.parametrize("condition", ["over < 2", "st.over < 2", '"max" < 2', "max < 2"])
+def test_columns_may_have_the_names_of_windows_and_aggregates(
+    tmp_path: Path, condition: str
+) -> None:
+    columns = {"over": [1, 2], "max": [1, 2], "st": [{"over": 1}, {"over": 2}]}
+    source = source_of(write(tmp_path / "in.parquet", {**TWO, **columns}), where=condition)
+    assert [i for _, b in source.batches(source.row_columns) for i in source.ids(b)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +259,38 @@ def test_an_old_timestamp_beyond_nanoseconds_is_kept_as_it_is(tmp_path: Path) ->
         [source.kept(batch) for _, batch in source.batches(source.row_columns)]
 
 
+def test_arrows_boolean_of_8_bits_is_no_number(tmp_path: Path) -> None:
+    truths = pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0], pa.int8()))
+    path = write(tmp_path / "in.parquet", {**TWO, "x": truths})
+    source = source_of(path, prompt=None, template="{x}")
+    assert [c for _, b in source.batches(source.row_columns) for c in source.contents(b)] == [
+        "True",
+        "False",
+    ]
+    for spec in ({"id": "x"}, {"max_tokens": "x"}, {"gold": "x"}):
+        assert "column 'x' has the wrong type (got extension<arrow.bool8>" in refusal(
+            InputError, path, **spec
+        )
+
+
+def test_a_row_group_with_fewer_rows_than_its_footer_says_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "in.parquet", TWO)
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def short(self: pq.ParquetFile, *args: Any, **more: Any) -> Any:
+        for batch in iter_batches(self, *args, **more):
+            yield batch.slice(1)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", short)
+    for spec in ({}, {"where": "q <> ''"}):
+        assert refusal(InputError, path, **spec) == (
+            "TMP/in.parquet: not a readable Parquet file (row group 0 has 1 rows, its footer says "
+            "2). Write it again, or take it out."
+        )
+
+
 def test_json_and_uuids_are_kept_as_text_and_uuids_are_ids(tmp_path: Path) -> None:
     raw = [bytes(range(16)), bytes(range(1, 17))]
     uuids = pa.ExtensionArray.from_storage(pa.uuid(), pa.array(raw, pa.binary(16)))
@@ -330,6 +389,36 @@ def test_fields_of_json_that_no_key_names_do_not_matter(tmp_path: Path) -> None:
         for row in zip(source.ids(batch), source.contents(batch), source.golds(batch), strict=True)
     ]
     assert rows == [("a", "cut \ud83d", None), ("b", "2", "3"), ("c", "3", "three")]
+
+
+def test_bad_text_beside_the_prompt_fails_its_row_alone(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text(
+        '{"id":"a","q":"1","g":"1","k":{"t":"cut \\ud83d"},"\\ud83d":1}\n'
+        '{"id":"b","q":"2","g":"cut \\ud83d","k":{"t":"x"},"n":' + "9" * 5000 + "}\n"
+        '{"id":"c","q":"3","g":"3","k":{"t":"y"}}\n'
+    )
+    source = source_of(path, ["k"], gold="g")
+    rendered = [
+        row
+        for _, batch in source.batches(source.row_columns)
+        for row in render_batch(source, ChatRenderer(), batch)
+    ]
+    assert [(row.id, getattr(row, "message", None)) for row in rendered] == [
+        ("a", "column 'k' is not valid Unicode (a lone surrogate)"),
+        ("b", "column 'g' is not valid Unicode (a lone surrogate)"),
+        ("c", None),
+    ]
+    [kept] = [row.kept.to_pylist() for row in rendered if row.id == "c"]
+    assert kept == [{"k": {"t": "y"}}]
+
+
+def test_an_id_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"id":"cut \\ud83d","q":"1"}\n')
+    source = source_of(path)
+    with pytest.raises(InputError, match=r"input\.id: column 'id' holds an id that is not valid U"):
+        [source.ids(batch) for _, batch in source.batches(source.row_columns)]
 
 
 def test_values_that_python_lacks_are_text_in_nested_columns_too() -> None:

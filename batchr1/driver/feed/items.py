@@ -131,6 +131,9 @@ def render_batch(
     source: Source, renderer: Renderer, batch: pa.RecordBatch
 ) -> list[Prompt | RowError]:
     """Render the rows of a batch as prompts, with their kept columns."""
+    bad = source.bad_texts(batch)
+    if bad:
+        return _render_others(source, renderer, batch, bad)
     kept = source.kept(batch) if len(source.kept_schema) else None
     columns = zip(
         source.ids(batch),
@@ -146,3 +149,19 @@ def render_batch(
         for i, (id, content, gold, cap) in enumerate(columns)
     ]
     return renderer.render_many(rows)
+
+
+def _render_others(
+    source: Source, renderer: Renderer, batch: pa.RecordBatch, bad: dict[int, str]
+) -> list[Prompt | RowError]:
+    """Render the rows of a batch; bad ones fail in their place."""
+    good = [row for row in range(batch.num_rows) if row not in bad]
+    rendered = iter(render_batch(source, renderer, batch.take(pa.array(good, pa.int64()))))
+    found: list[Prompt | RowError] = []
+    for row, id in enumerate(source.ids(batch)):
+        if row in bad:
+            why = f"column {bad[row]!r} is not valid Unicode (a lone surrogate)"
+            found.append(RowError(str(id), "not_text", why))
+        else:
+            found.append(next(rendered))
+    return found

@@ -27,6 +27,7 @@ from batchr1.storage.errors import mapped
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
+    from batchr1.dataset.source import Source
 
 log = logging.getLogger("batchr1.run")
 
@@ -59,7 +60,7 @@ def check_samples(
     source, found = job.source, Samples()
     with tempfile.TemporaryDirectory(prefix="batchr1-") as folder:
         for batches in _pieces(source.samples(ROWS_OF_A_PLACE, files=files)):
-            kept = [source.kept(batch) for _, batch in batches]
+            kept = [source.kept(_without_bad_texts(source, batch)) for _, batch in batches]
             if len(source.kept_schema):
                 _write_and_read(kept, source.kept_schema, Path(folder), batches[0][0])
             for _, batch in batches:
@@ -86,6 +87,16 @@ def _pieces(
             piece, size = [], 0
     if piece:
         yield piece
+
+
+def _without_bad_texts(source: Source, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows that do not fail alone."""
+    bad = source.bad_texts(batch)
+    if not bad:
+        return batch
+    return batch.take(
+        pa.array([row for row in range(batch.num_rows) if row not in bad], pa.int64())
+    )
 
 
 def _write_and_read(kept: list[pa.RecordBatch], schema: pa.Schema, folder: Path, uri: str) -> None:
