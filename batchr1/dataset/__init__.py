@@ -8,10 +8,9 @@ guess         which columns of an unknown dataset are which, for `batchr1 init`
 types         Arrow types: what each may be used for
 values        Arrow values as Python values and as text
 readers       batches of one file, Parquet or JSON lines
-batch_rows    rows of a Parquet file that are decoded at a time
 json_lines    JSON lines as batches
 predicate     `input.where`, a SQL condition on one row
-bounds        bounds on what prompts and templates may cost
+bounds        bounds on what prompts, templates and batches may cost
 sampling      an even sample of rows from a large dataset
 pending       the samples still to do: the input's ids against committed parts
 messages      chat messages of a row, as values

@@ -1,4 +1,8 @@
-"""Bounds on the cost of prompts and templates."""
+"""Bounds on the cost of prompts, templates and batches.
+
+A dictionary page of Parquet holds a value once that a million rows name. Decoded, a file of a
+megabyte is larger than memory. So the length of such values bounds the rows of a batch.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,14 @@ import contextlib
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from batchr1.storage.base import InputFile
 
 MAX_PROMPT_CHARS = 2**21
 """Characters of a prompt, at most: half a million tokens. A longer one fails as a row, unread."""
@@ -18,6 +27,10 @@ TEMPLATE_S = 10.0
 """Seconds that a chat template may take for a short message."""
 TEMPLATE_BYTES = 2**30
 """Memory that it may take, beside what the process has."""
+
+
+BATCH_BYTES = 2**28
+"""Bytes of a column's values in a batch, at most, unless one value is larger."""
 
 
 class TooMuchError(Exception):
@@ -62,3 +75,41 @@ def _address_space() -> int:
             return int(file.read().split()[0]) * resource.getpagesize()
     except OSError:  # not Linux: then only time is bounded
         return 2**50
+
+
+def rows_at_a_time(
+    file: InputFile, parquet: pq.ParquetFile, group: int, columns: Sequence[str], at_most: int
+) -> int:
+    """Count rows to decode at a time: `at_most`, or fewer."""
+    names = _in_dictionaries(parquet, group, columns, at_most)
+    if not names:
+        return at_most
+    longest = _longest_value(file, group, names)
+    return max(1, min(at_most, BATCH_BYTES // max(1, longest)))
+
+
+def _in_dictionaries(
+    parquet: pq.ParquetFile, group: int, columns: Sequence[str], rows: int
+) -> list[str]:
+    """Those columns whose dictionaries could make a batch too large."""
+    chunks = parquet.metadata.row_group(group)
+    found, wanted = [], set(columns)
+    for place in range(chunks.num_columns):
+        chunk = chunks.column(place)
+        if (
+            chunk.path_in_schema in wanted
+            and chunk.physical_type == "BYTE_ARRAY"
+            and rows * chunk.total_uncompressed_size > BATCH_BYTES
+            and any("DICTIONARY" in encoding for encoding in chunk.encodings)
+        ):
+            found.append(str(chunk.path_in_schema))
+    return found
+
+
+def _longest_value(file: InputFile, group: int, names: list[str]) -> int:
+    """Bytes of the longest value in these columns' dictionaries."""
+    with file.open() as handle, pq.ParquetFile(handle, read_dictionary=names) as parquet:
+        for batch in parquet.iter_batches(1, row_groups=[group], columns=names):
+            lengths = [pc.max(pc.binary_length(column.dictionary)) for column in batch.columns]
+            return max((length.as_py() or 0 for length in lengths), default=0)
+    return 0

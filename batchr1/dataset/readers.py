@@ -15,7 +15,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchr1.dataset.batch_rows import rows_at_a_time
+from batchr1.dataset.bounds import rows_at_a_time
 from batchr1.dataset.json_lines import JsonLines
 from batchr1.dataset.predicate import Mask
 from batchr1.errors import InputError, StorageError
