@@ -70,11 +70,6 @@ def kept_large_values(folder: Path) -> dict[str, Any]:
     return {"output": {"keep": ["big"]}}
 
 
-def large_prompts(folder: Path) -> dict[str, Any]:
-    table(folder, id=numbers(3000), problem=repeated("1 + 1? " * 150_000, 3000))
-    return {}
-
-
 def one_huge_prompt(folder: Path) -> dict[str, Any]:
     table(folder, id=["a", "b"], problem=["x" * 50_000_000, "1?"])
     return {}
@@ -104,7 +99,6 @@ ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
         "input: no rows (got 0 after where",
     ),
     "5 GB of kept values in 100 kB": (kept_large_values, 0, "5,000 pending"),
-    "3 GB of prompts in 100 kB": (large_prompts, 0, "3,000 pending"),
     "a prompt of 50 MB": (one_huge_prompt, 0, "bad rows 1 prompt_too_long"),
     "a template that loops": (template_that_loops, 2, "its chat template does not end"),
     "a condition of brackets": (condition_of_brackets, 2, "input.where: nested too deep"),
