@@ -614,7 +614,8 @@ def test_bad_messages_fail_alone_and_status_names_them(tmp_path: Path) -> None:
         "good": [user],
         "null": None,
         "none": [],
-        "unknown role": [{"role": "tool", "content": "x"}, user],
+        "unknown role": [{"role": "narrator", "content": "x"}, user],
+        "no call": [{"role": "tool", "content": "x"}, user],
         "no content": [{"role": "user", "content": None}],
         "model last": [user, {"role": "assistant", "content": "2"}],
     }
@@ -624,16 +625,17 @@ def test_bad_messages_fail_alone_and_status_names_them(tmp_path: Path) -> None:
     job = write_job(tmp_path, {"input.prompt": DROP, "input.messages": "chat"})
     result = batchr1("run", job, engine=replay())
     assert (result.stderr, result.exit_code) == ("", 3)
-    assert result.stdout.splitlines()[0] == "6 rows = 1 done + 5 failed + 0 pending"
+    assert result.stdout.splitlines()[0] == "7 rows = 1 done + 6 failed + 0 pending"
     status = batchr1("status", tmp_path / "out", "--failed")
     assert sorted(status.stdout.splitlines()) == [
         "model last\t0\tbad_messages\tthe last message must be the user's (got role assistant)",
+        "no call\t0\tbad_messages\ta tool's answer has no call in the dialogue",
         "no content\t0\tbad_messages\tthe content of a message must be text",
         "none\t0\tbad_messages\tthe list of messages is empty",
         "null\t0\tempty_prompt\tthe prompt is null",
         (
             "unknown role\t0\tbad_messages\ta message has an unknown role (need one of system, "
-            "developer, user, assistant)"
+            "developer, user, assistant, tool)"
         ),
     ]
 
