@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from batchr1.backends.base import backend_of
 from batchr1.driver.context import RunContext
-from batchr1.driver.driver import GRACE_S
 from batchr1.driver.planning import EngineInputs
+from batchr1.driver.signals import GRACE_S
 from batchr1.executors.local import share_cores
 from batchr1.executors.setup import Assignment, Spending, WorkerSetup
 from batchr1.job.fingerprint import continued_digest

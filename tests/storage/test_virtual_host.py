@@ -78,6 +78,6 @@ def test_a_bucket_in_the_path_is_told_from_a_refusal(
     done = batchr1(tmp_path, "check", str(job))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"batchr1: {job}: s3://{s3_moto.bucket}: the store wants the bucket in the host's name "
+        f"batchr1: s3://{s3_moto.bucket}: the store wants the bucket in the host's name "
         "(got SecondLevelDomainForbidden 403). Set storage.addressing to virtual."
     )

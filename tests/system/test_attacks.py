@@ -90,7 +90,7 @@ def condition_of_brackets(folder: Path) -> dict[str, Any]:
 ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
     "a FIFO among the files": (fifo_in_a_folder, 2, "in: no data files"),
     "a FIFO by its name": (fifo_by_name, 2, "not a regular file (got a FIFO, socket or device"),
-    "500 brackets": (brackets(500), 2, "nested too deep (got 500 levels, need at most 64)"),
+    "500 brackets": (brackets(500), 2, "'x': nested too deep (got 65 levels, need at most 64)"),
     "20,000 brackets": (brackets(20_000), 2, "line 1: nested too deep (got about as many brackets"),
     "a line without end": (endless_line, 2, "line 1: too long (got more than 268,435,456 bytes)"),
     "where on 5 GB of a 100 kB file": (
@@ -117,7 +117,8 @@ def measured(folder: Path, *words: str) -> tuple[int, str, float, float]:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert process.stdout is not None
-    said = process.stdout.read()
+    with process.stdout:
+        said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, said, time.monotonic() - began, usage.ru_maxrss / 2**20
