@@ -23,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from batchr1.dataset.rendering.chat_template import ChatTemplate
-from batchr1.dataset.rendering.probe import Facts, State, probe
+from batchr1.dataset.rendering.probe import TEMPLATE_FAULTS, Facts, State, probe
 from batchr1.dataset.rendering.turns import (
     FEW_SHOT,
     MATH_INSTRUCTION,
@@ -186,8 +186,6 @@ class PromptRenderer:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=False))
 
     def _draft(self, row: PromptRow) -> _Draft | RowError:
-        from jinja2 import TemplateError
-
         try:
             turns = turns_of(row, keeps_system=self._keeps_system)
         except RowError as error:
@@ -207,7 +205,7 @@ class PromptRenderer:
                 self._break_tools(turn, mark)
         try:
             rendered = self._template.render(turns)
-        except TemplateError as error:
+        except TEMPLATE_FAULTS as error:
             return RowError(
                 row.id,
                 "bad_messages",

@@ -76,9 +76,16 @@ def one_huge_prompt(folder: Path) -> dict[str, Any]:
 
 
 def template_that_loops(folder: Path) -> dict[str, Any]:
-    template = "{% for i in range(99999999999) %}{% endfor %}{{ messages[0].content }}"
+    loops = "".join(f"{{% for {name} in range(99999) %}}" for name in "abc") + "{% endfor %}" * 3
+    template = f"{loops}{{{{ messages[0].content }}}}"
     table(folder, id=["a"], problem=["1"])
     (folder / "template.jinja").write_text(template)
+    return {"prompting": {"template": "template.jinja"}}
+
+
+def template_with_a_long_range(folder: Path) -> dict[str, Any]:
+    table(folder, id=["a"], problem=["1"])
+    (folder / "template.jinja").write_text("{% for i in range(99999999999) %}{% endfor %}")
     return {"prompting": {"template": "template.jinja"}}
 
 
@@ -101,6 +108,11 @@ ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
     "5 GB of kept values in 100 kB": (kept_large_values, 0, "5,000 pending"),
     "a prompt of 50 MB": (one_huge_prompt, 0, "bad rows 1 prompt_too_long"),
     "a template that loops": (template_that_loops, 2, "its chat template does not end"),
+    "a template with a long range": (
+        template_with_a_long_range,
+        2,
+        "its chat template cannot be rendered (Range too big.",
+    ),
     "a condition of brackets": (condition_of_brackets, 2, "input.where: nested too deep"),
 }
 

@@ -24,11 +24,12 @@ QUESTION, SYSTEM, THOUGHT = "What is 1 + 1 (3f9a)?", "Be brief (7c2e).", "An old
 MIN_SYSTEM_WORDS = 4  # fewer in front of the question are names of roles
 SHOWN_WORDS = 12
 
-_TEMPLATE_FAULTS = (
+TEMPLATE_FAULTS = (
     TemplateError,
     TypeError,
     ValueError,
-    KeyError,
+    LookupError,
+    ArithmeticError,  # a sandbox's range that is too long
     AttributeError,
     RecursionError,
 )
@@ -129,7 +130,7 @@ def _render_question(template: ChatTemplate) -> str:
                 f"{template.where}: its chat template does not end ({exc}; need a short message "
                 "rendered at once). Correct it."
             ) from exc
-        except _TEMPLATE_FAULTS as exc:
+        except TEMPLATE_FAULTS as exc:
             error = error or exc
             continue
         if QUESTION in text:
@@ -256,7 +257,7 @@ def _shows_system(template: ChatTemplate) -> bool:
     try:
         with bounded():
             text = template.render([{"role": "system", "content": SYSTEM}, *_user()])
-    except (TooMuchError, *_TEMPLATE_FAULTS):
+    except (TooMuchError, *TEMPLATE_FAULTS):
         return False
     return SYSTEM in text and QUESTION in text
 
@@ -267,7 +268,7 @@ def _keeps_thoughts(template: ChatTemplate, format: Format) -> bool:
     try:
         with bounded():
             text = template.render([*_user("And 1 + 0?"), said, *_user()])
-    except (TooMuchError, *_TEMPLATE_FAULTS):
+    except (TooMuchError, *TEMPLATE_FAULTS):
         return False
     return THOUGHT in text
 
@@ -292,7 +293,7 @@ def _tool_arguments(template: ChatTemplate) -> ToolArguments | None:
         try:
             with bounded():
                 text = template.render(turns)
-        except (TooMuchError, *_TEMPLATE_FAULTS):
+        except (TooMuchError, *TEMPLATE_FAULTS):
             continue
         if all(word in text for word in (name, value, result, QUESTION)):
             return form
