@@ -85,11 +85,17 @@ class DataFile:
             places = [0, groups // 3, 2 * groups // 3, groups - 1] if groups else []
             for group in sorted(set(places)):
                 first = last = None
-                for batch in parquet.iter_batches(64, row_groups=[group], columns=columns or None):
+                size = parquet.metadata.row_group(group).total_byte_size
+                is_read_whole = group == groups - 1 and size <= PEEK_BYTES
+                at_a_time = 64
+                if is_read_whole:
+                    at_a_time = rows_at_a_time(self.file, parquet, group, columns, BATCH_ROWS)
+                for batch in parquet.iter_batches(
+                    at_a_time, row_groups=[group], columns=columns or None
+                ):
                     first = first if first is not None else _checked(self, batch, columns)
                     last = batch
-                    size = parquet.metadata.row_group(group).total_byte_size
-                    if group != groups - 1 or size > PEEK_BYTES:
+                    if not is_read_whole:
                         break
                 if first is not None:
                     yield first.slice(0, rows)
