@@ -8,64 +8,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import floor
-from typing import Any
 
-from batchr1.reasoning.verdicts.exact import exactly_equal, proportion, rational
+from batchr1.reasoning.verdicts.exact import proportion, rational
 from batchr1.reasoning.verdicts.grammar.forms import (
     EMPTY,
-    NOTHING_WORDS,
     REALS,
     Interval,
     Matrix,
     Quantity,
     Ratio,
     Relation,
+    Residue,
     Sequence_,
     Union,
     Value,
     Words,
 )
-from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
+from batchr1.reasoning.verdicts.grammar.numerals import (
+    calendar_words,
+    number_in_words,
+    ordinal_in_words,
+)
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token
 from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
-from batchr1.reasoning.verdicts.grammar.units import DEGREE, PERCENT, Unit
 from batchr1.reasoning.verdicts.logic import all_of, any_of
+from batchr1.reasoning.verdicts.quantities import Quantities
 from batchr1.reasoning.verdicts.ranges import pieces_of
 from batchr1.reasoning.verdicts.shapes import (
     TURNED,
+    are_labels,
     as_interval,
     has_ranges,
-    in_radians,
     is_condition,
-    magnitude,
+    letters_of,
+    name_of,
     named,
+    names_of,
     node_of,
+    parts_of_vector,
+    rows_of,
+    same_named_sets,
+    same_residue,
     same_time,
     turned,
     vector_of,
+    with_argument_of,
 )
-from batchr1.reasoning.verdicts.wording import same_words
+from batchr1.reasoning.verdicts.wording import infinite_sign, is_nothing, same_words
 
-SURE_DIGITS = 4  # significant digits to which two decimals of different length must agree,
-DOUBTFUL_DIGITS = 3  # and with so many it is not known
-SURE_EXACT_DIGITS = 3  # the same for a number that is not written as a decimal
-DOUBTFUL_EXACT_DIGITS = 2
-
-_COUNTING = "zero one two three four five six seven eight nine ten eleven twelve"
-_NUMBER_WORDS = {word: number for number, word in enumerate(_COUNTING.split())}
 _ALL = frozenset(["all real numbers", "real numbers", "reals", "all reals"])
 _ORDERED = ("tuple", "angle", "square")
 
 
-class Comparison:
+class Comparison(Quantities):
     """Compares two values under one budget."""
-
-    def __init__(self, *, deep: bool = False) -> None:
-        self._deep = deep
-        self.wants_more = False
 
     def same(self, final: Value, gold: Value) -> bool | None:
         """Whether an answer is the right one."""
+        if isinstance(gold, Residue) or isinstance(final, Residue):
+            return same_residue(final, gold)
         if isinstance(gold, Relation) or isinstance(final, Relation):
             return self._relations(final, gold)
         match gold:
@@ -82,155 +83,61 @@ class Comparison:
             case Ratio():
                 return self._ratio(final, gold)
 
-    def node(self, a: Node, b: Node) -> bool | None:
-        """Whether two expressions are equal: exactly, or else at points."""
-        try:
-            found = exactly_equal(a, b)
-        except GiveUpError:
-            found = True if a == b else None
-        if found is not None:
-            return found
-        if not self._deep:
-            self.wants_more = True
-            return None
-        from batchr1.reasoning.verdicts.numeric import numerically_equal
-
-        try:
-            return numerically_equal(a, b)
-        except GiveUpError:
-            return None
-
     def _quantity_value(self, final: Value, gold: Quantity) -> bool | None:
         match final:
             case Quantity():
-                return self._quantity(final, gold)
+                return self.quantity(final, gold)
             case Words():
                 return self._word(gold, final)
             case Ratio(parts) if len(parts) == 2:
                 return self.node(("div", parts[0].node, parts[1].node), gold.node)
             case Sequence_("set", items) if len(items) == 1:
                 return self.same(items[0], gold)
+            case Sequence_("tuple" | "angle", items):
+                parts = parts_of_vector(gold.node, len(items))
+                return self._ordered(items, parts) if parts else False
+            case Matrix() if vector := vector_of(final):
+                parts = parts_of_vector(gold.node, len(vector))
+                return self._ordered(vector, parts) if parts else False
             case Sequence_("list", items) if any(isinstance(one, Words) for one in items):
                 return None
         return False
 
-    def _quantity(self, final: Quantity, gold: Quantity) -> bool | None:
-        loose = None
-        if final.loose is not None and not symbols_of(gold.node):
-            loose = Quantity(*final.loose, final.decimals, final.digits), gold
-        elif gold.loose is not None and not symbols_of(final.node):
-            loose = final, Quantity(*gold.loose, gold.decimals, gold.digits)
-        elif gold.loose is not None and final.loose is not None:
-            plain = self._with_units(final, gold)
-            if plain:
-                return True
-            loose = Quantity(*final.loose), Quantity(*gold.loose)
-        if loose is not None:
-            return self._quantity(*loose)
-        return self._with_units(final, gold)
-
-    def _with_units(self, final: Quantity, gold: Quantity) -> bool | None:
-        """Compare units where both have one; one alone is dropped."""
-        mine, right = final.unit, gold.unit
-        if mine is not None and right is not None and mine != right:
-            return self._converted(final, mine, gold, right)
-        plain = self._number(final, gold)
-        if plain is not False or mine == right:
-            return plain
-        hundredth: Node = ("num", Fraction(1, 100))
-        if mine == PERCENT and self.node(("mul", final.node, hundredth), gold.node):
-            return True
-        if right == PERCENT and self.node(final.node, ("mul", gold.node, hundredth)):
-            return True
-        if mine == DEGREE and self.node(in_radians(final.node), gold.node):
-            return True
-        if right == DEGREE and self.node(final.node, in_radians(gold.node)):
-            return True
-        return plain
-
-    def _converted(self, final: Quantity, mine: Unit, gold: Quantity, right: Unit) -> bool | None:
-        if mine.powers == right.powers:
-            a: Node = ("mul", final.node, ("num", mine.factor))
-            return self.node(a, ("mul", gold.node, ("num", right.factor)))
-        names = {mine.powers, right.powers}
-        if (("pound", 1),) in names:  # a currency, or a mass
-            return self._number(final, gold)
-        if names == {DEGREE.powers, (("radian", 1),)}:
-            a = in_radians(final.node) if mine == DEGREE else final.node
-            return self.node(a, in_radians(gold.node) if right == DEGREE else gold.node)
-        if "degree" in dict(mine.powers) or "degree" in dict(right.powers):
-            return None  # of temperature, perhaps
-        return False
-
-    def _number(self, final: Quantity, gold: Quantity) -> bool | None:
-        found = self.node(final.node, gold.node)
-        if found or gold.decimals is None:
-            return found
-        return self._rounded(final, gold)
-
-    def _rounded(self, final: Quantity, gold: Quantity) -> bool | None:
-        """Compare an answer with a decimal, to the digits of the coarser."""
-        right, value = rational(gold.node), self._value(final.node)
-        if right is None or not right:
-            return False
-        if value is None:
-            return None if symbols_of(final.node) == frozenset() else False
-        if final.decimals is None:
-            if value == floor(value):
-                return False
-            coarse, digits = right, gold.digits
-            sure, doubtful = SURE_EXACT_DIGITS, DOUBTFUL_EXACT_DIGITS
-        else:
-            if final.digits == gold.digits:
-                return False
-            coarse = right if gold.digits < final.digits else value
-            digits = min(final.digits, gold.digits)
-            sure, doubtful = SURE_DIGITS, DOUBTFUL_DIGITS
-        if not coarse:
-            return False
-        last = Fraction(10) ** (magnitude(coarse) - digits + 1)
-        if abs(value - right) > last / 2 or digits < doubtful:
-            return False
-        return True if digits >= sure else None
-
-    def _value(self, node: Node) -> Fraction | None:
-        """A real value, exactly or to 50 digits."""
-        found = rational(node)
-        if found is not None or symbols_of(node):
-            return found
-        if not self._deep:
-            self.wants_more = True
-            return None
-        import mpmath
-
-        from batchr1.reasoning.verdicts.numeric import value_of
-
-        try:
-            value: Any = value_of(node)
-        except GiveUpError:
-            return None
-        if mpmath.im(value) or not mpmath.isfinite(value) or abs(mpmath.log(abs(value))) > 2000:
-            return None
-        return Fraction(mpmath.nstr(mpmath.re(value), 45))
-
     def _word(self, final: Value, gold: Words) -> bool | None:
         said = " ".join(gold.words)
-        if said in NOTHING_WORDS and final == EMPTY:
+        if final == EMPTY and is_nothing(gold.words):
             return True
         if said in _ALL:
             return final == REALS or (isinstance(final, Words) and " ".join(final.words) in _ALL)
         if isinstance(final, Words):
             return same_words(final.words, gold.words)
         if isinstance(final, Quantity):
-            if final.node[0] in ("sym", "const") and len(gold.words) == 1:
-                return str(final.node[1]).lower() == gold.words[0]
-            if len(gold.words) == 1 and gold.words[0] in _NUMBER_WORDS:
-                return self.node(final.node, ("num", Fraction(_NUMBER_WORDS[gold.words[0]])))
-            if gold.words == ("infinity",):
-                return final.node == ("const", "inf")
+            return self._said_number(final, gold.words)
+        if isinstance(final, Sequence_) and len(gold.words) == 1:
+            letters = letters_of(final)
+            if letters is not None and len(letters) == len(gold.words[0]):
+                return letters == gold.words[0]
         if isinstance(final, Sequence_) and any(self._word(i, gold) for i in final.items):
             return None
         return False
+
+    def _said_number(self, final: Quantity, words: tuple[str, ...]) -> bool | None:
+        """Compare a number, or a name, with words."""
+        if any("infin" in word for word in words):
+            sign = infinite_sign(words)
+            bound: Node = ("const", "inf")
+            return None if sign is None else final.node == (bound if sign > 0 else ("neg", bound))
+        if final.node[0] in ("sym", "const") and len(words) == 1:
+            return str(final.node[1]).lower() == words[0]
+        if words == ("none",) and rational(final.node) == 0:
+            return None  # of how many? or no answer?
+        number, ordinal = number_in_words(words), ordinal_in_words(words)
+        if number is not None and self.node(final.node, ("num", number)) is not False:
+            return self.node(final.node, ("num", number))
+        if ordinal is not None:
+            return self.node(final.node, ("num", Fraction(ordinal)))
+        is_date = calendar_words([Token("word", word.capitalize()) for word in words[:1]])
+        return None if is_date and len(words) > 1 else False
 
     def _sequence(self, final: Value, gold: Sequence_) -> bool | None:
         if gold.kind == "list" or (gold.kind in ("tuple", "square") and len(gold.items) == 2):
@@ -238,10 +145,16 @@ class Comparison:
             if ranges is not None:
                 return ranges
         if isinstance(final, Matrix):
+            if (rows := rows_of(gold)) is not None:
+                return self._matrix(final, Matrix(rows))
             vector = vector_of(final)
             return self._ordered(vector, gold.items) if vector and gold.kind != "set" else False
         if isinstance(final, Words):
+            if (letters := letters_of(gold)) is not None:
+                return letters == final.words[0] if len(final.words) == 1 else None
             return self._word(gold, final) if gold != EMPTY else self._word(EMPTY, final)
+        if isinstance(final, Quantity) and (parts := parts_of_vector(final.node, len(gold.items))):
+            return self._ordered(parts, gold.items)
         if not isinstance(final, Sequence_):
             if len(gold.items) == 1:
                 return self.same(final, gold.items[0])
@@ -279,16 +192,19 @@ class Comparison:
     def _as_list(self, final: Sequence_, gold: Sequence_) -> bool | None:
         if len(final.items) != len(gold.items):
             return False
-        names = {right[0] for item in gold.items if (right := _name_of(item)) is not None}
-        if len(names) == len(gold.items) and not any(map(_name_of, final.items)):
+        right, mine = names_of(gold.items), names_of(final.items)
+        if right is not None and not any(map(name_of, final.items)):
             return self._ordered(final.items, gold.items)  # `x = 1, y = 2` and a list without names
+        if right is not None and mine is not None and set(right) == set(mine):
+            return all_of([self.same(mine[name], value) for name, value in right.items()])
         if final.kind in _ORDERED:
             found = self._ordered(final.items, gold.items)
             if found is False and self._matched(final.items, gold.items) is not False:
                 return None
             return found
         found = self._matched(final.items, gold.items)
-        if found and any(isinstance(item, Words) for item in gold.items):
+        is_order = any(isinstance(item, Words) for item in gold.items) or are_labels(gold.items)
+        if found and is_order:
             return True if self._ordered(final.items, gold.items) else None
         return found
 
@@ -337,6 +253,8 @@ class Comparison:
                 return False
             return all_of([self.node(a.low, b.low), self.node(a.high, b.high)])
         if isinstance(final, Union) and isinstance(gold, Union):
+            if (named := same_named_sets(final, gold)) is not None:
+                return named
             if final.operation != gold.operation:
                 return None
             if final.operation == "setminus":
@@ -345,11 +263,16 @@ class Comparison:
         return False if isinstance(final, Quantity | Words | Matrix) else None
 
     def _matrix(self, final: Value, gold: Matrix) -> bool | None:
+        if isinstance(final, Sequence_) and (rows := rows_of(final)) is not None:
+            final = Matrix(rows)
         if isinstance(final, Sequence_):
             vector = vector_of(gold)
             if not vector or final.kind == "set":
                 return False
             return self._ordered(final.items, vector)
+        if isinstance(final, Quantity) and (vector := vector_of(gold)):
+            parts = parts_of_vector(final.node, len(vector))
+            return self._ordered(parts, vector) if parts else False
         if not isinstance(final, Matrix) or len(final.rows) != len(gold.rows):
             return False
         return all_of([self._ordered(a, b) for a, b in zip(final.rows, gold.rows, strict=True)])
@@ -405,6 +328,7 @@ class Comparison:
         return any_of([self.same(value, gold) for value in values])
 
     def _both_relations(self, final: Relation, gold: Relation) -> bool | None:
+        final = with_argument_of(gold, final)
         mine, right = named(final), named(gold)
         if mine is not None and right is not None:
             is_other = mine[0] != right[0] and {mine[0], right[0]} <= set("xyzt")
@@ -444,7 +368,3 @@ class Comparison:
             return False
         sign = final.signs[0] if factor > 0 else turned(final.signs[0])
         return sign == gold.signs[0]
-
-
-def _name_of(item: Value) -> tuple[str, Value] | None:
-    return named(item) if isinstance(item, Relation) else None

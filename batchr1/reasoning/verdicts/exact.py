@@ -262,6 +262,22 @@ def rational(node: Node) -> Fraction | None:
         return None
 
 
+def linear(node: Node) -> tuple[str, Fraction, Fraction] | None:
+    """Read a tree as a x + b: the symbol, a and b; None where it is not linear in one."""
+    try:
+        found = ExactArithmetic().ratio(node)
+    except GiveUpError:
+        return None
+    below = found.below.get((), Fraction(0))
+    terms = [monomial for monomial in found.above if monomial]
+    if set(found.below) != {()} or len(terms) != 1 or len(terms[0]) != 1:
+        return None
+    name, power = terms[0][0]
+    if power != 1 or not name.startswith("x ") or not found.is_settled:
+        return None
+    return name[2:], found.above[terms[0]] / below, found.above.get((), Fraction(0)) / below
+
+
 def proportion(a: Node, b: Node) -> Fraction | None:
     """Find the rational factor from a to b; None if unknown."""
     arithmetic = ExactArithmetic()

@@ -11,10 +11,10 @@ Where readings of a text disagree, or nothing understands it, there is no verdic
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchr1.reasoning.verdicts.bases import same_in_base
 from batchr1.reasoning.verdicts.choices import choice_of, choice_text, yes_no_of
 from batchr1.reasoning.verdicts.compare import Comparison
 from batchr1.reasoning.verdicts.exact import rational
@@ -30,25 +30,6 @@ from batchr1.reasoning.verdicts.grammar.forms import (
 )
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, scan
 from batchr1.reasoning.verdicts.grammar.values import readings
-
-_BASED = re.compile(r"(?P<digits>[0-9A-Za-z.]+)_(?:\{(?P<long>\d+)\}|(?P<short>\d\d?))")
-_TEXT_GROUP = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
-_IN_BASE = re.compile(
-    r"\(?base\s*(\d+|two|three|four|five|six|seven|eight|nine|ten|twelve|sixteen)\)?", re.IGNORECASE
-)
-_BASES = {
-    "two": "2",
-    "three": "3",
-    "four": "4",
-    "five": "5",
-    "six": "6",
-    "seven": "7",
-    "eight": "8",
-    "nine": "9",
-    "ten": "10",
-    "twelve": "12",
-    "sixteen": "16",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +59,9 @@ def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = Tru
         return _as_texts(final, gold)
     if _signs(mine) == _signs(right):
         return Judgement(True, "text") if right else Judgement(None, None)
-    based = _same_in_base(final, gold)
-    if based is not None:
-        return Judgement(based, "number")
+    is_based, same = same_in_base(final, gold)
+    if is_based:
+        return Judgement(same, None if same is None else "number")
     if with_choices and (chosen := choice_of(gold)) is not None:
         return _choice(final, gold, chosen, deep=deep)
     if with_choices and (truth := yes_no_of(gold)) is not None:
@@ -109,6 +90,8 @@ def _choice(final: str, gold: str, right: str, *, deep: bool) -> Judgement:
         return Judgement(mine == right, "choice")
     if text:
         return judge(final, text, deep=deep, with_choices=False)
+    if gold.strip() in ("e", "i"):
+        return judge(final, gold, deep=deep, with_choices=False)  # or the number
     return Judgement(False, "choice")
 
 
@@ -181,22 +164,3 @@ def _signs(tokens: Sequence[Token]) -> str:
 
 
 _FRACTIONS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac"}
-
-
-def _same_in_base(final: str, gold: str) -> bool | None:
-    """Compare numbers like 52_8.
-
-    The base may be left out, but not be another one.
-    """
-    a, b = (_BASED.fullmatch(_without_looks(text)) for text in (final, gold))
-    if b is None:
-        return None
-    if a is None:
-        return True if _without_looks(final) == b["digits"] else None
-    return (a["digits"], a["long"] or a["short"]) == (b["digits"], b["long"] or b["short"])
-
-
-def _without_looks(text: str) -> str:
-    text = _TEXT_GROUP.sub(r"\1", text)
-    text = _IN_BASE.sub(lambda m: "_{" + _BASES.get(m[1].lower(), m[1]) + "}", text)
-    return re.sub(r"[\s$,()]|\\[,!;:]", "", text)

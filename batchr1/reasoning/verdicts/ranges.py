@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from batchr1.reasoning.verdicts.exact import rational
+from batchr1.reasoning.verdicts.exact import linear, rational
 from batchr1.reasoning.verdicts.grammar.forms import (
     Interval,
     Quantity,
@@ -23,6 +24,30 @@ from batchr1.reasoning.verdicts.grammar.trees import Node
 
 Bound = tuple[Fraction | float, int]
 Piece = tuple[Bound, Bound]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Symbol that a condition is about, as slope * x + shift, perhaps its absolute value."""
+
+    name: str
+    slope: Fraction = Fraction(1)
+    shift: Fraction = Fraction(0)
+    is_absolute: bool = False
+
+    def solved(self, piece: Piece) -> Piece:
+        """Solve for the symbol: a piece of the whole as a piece of it."""
+        if (self.slope, self.shift) == (1, 0):
+            return piece
+        low, high = ((self._inverse(value), side) for value, side in piece)
+        return (low, high) if self.slope > 0 else ((high[0], -high[1]), (low[0], -low[1]))
+
+    def _inverse(self, value: Fraction | float) -> Fraction | float:
+        if isinstance(value, float):
+            return value if self.slope > 0 else -value
+        return (value - self.shift) / self.slope
+
+
 _BELOW: Bound = (-math.inf, 1)
 _ABOVE: Bound = (math.inf, -1)
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
@@ -113,28 +138,28 @@ def _condition(value: Relation) -> list[Piece] | None:
             end = _end(right.node)
         else:
             subject, end, sign = subject_of(right.node), _end(left.node), _FLIPPED[sign]
-        if subject is None:
+        if subject is None or end is None:
             return None
-        name, is_absolute = subject
-        if end is None:
-            return None
-        names.add(name)
+        names.add(subject.name)
         half = _half(sign, end)
-        if is_absolute:
+        if subject.is_absolute:
             half = _mirrored(sign, half)
+        half = [subject.solved(piece) for piece in half]
         result = _intersection(result, half)
     return result if len(names) == 1 else None
 
 
-def subject_of(node: Node) -> tuple[str, bool] | None:
-    """The name that a condition is about, and whether about its absolute value."""
+def subject_of(node: Node) -> Subject | None:
+    """Find what a condition is about; None for what is not linear in one symbol."""
     if node[0] == "abs":
         inner = subject_of(node[1])
-        return None if inner is None else (inner[0], True)
+        return None if inner is None else replace(inner, is_absolute=True)
     if node[0] == "sym":
-        return str(node[1]), False
-    is_call = node[0] == "mul" and node[1][0] == node[2][0] == "sym" and node[1][1] in "fgh"
-    return (f"{node[1][1]}({node[2][1]})", False) if is_call else None
+        return Subject(str(node[1]))
+    if node[0] == "mul" and node[1][0] == node[2][0] == "sym" and node[1][1] in "fgh":
+        return Subject(f"{node[1][1]}({node[2][1]})")
+    line = linear(node)
+    return None if line is None else Subject(*line)
 
 
 def _mirrored(sign: str, half: list[Piece]) -> list[Piece]:

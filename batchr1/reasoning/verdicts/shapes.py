@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import floor, log10
 
-from batchr1.reasoning.verdicts.exact import rational
+from batchr1.reasoning.verdicts.exact import exactly_equal, linear, rational
 from batchr1.reasoning.verdicts.grammar.forms import (
     Interval,
     Matrix,
     Quantity,
     Ratio,
     Relation,
+    Residue,
     Sequence_,
     Union,
     Value,
     Words,
 )
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
+from batchr1.reasoning.verdicts.renaming import holds, renamed
 
 TURNED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
 
 def in_radians(node: Node) -> Node:
     return ("mul", node, ("div", ("const", "pi"), ("num", Fraction(180))))
+
+
+def in_celsius(node: Node, scale: str) -> Node:
+    """Give a temperature in degrees Celsius."""
+    if scale == "kelvin":
+        return ("add", node, ("num", Fraction("-273.15")))
+    if scale == "fahrenheit":
+        return ("mul", ("add", node, ("num", Fraction(-32))), ("num", Fraction(5, 9)))
+    return node
 
 
 def node_of(value: Value) -> Node:
@@ -126,10 +140,160 @@ def _chain_as_interval(value: Relation) -> Interval | None:
     return Interval(nodes[0], nodes[2], signs[0] == "<=", signs[1] == "<=")
 
 
+def name_of(item: Value) -> tuple[str, Value] | None:
+    """Split an item of a list into name and value."""
+    return named(item) if isinstance(item, Relation) else None
+
+
+def names_of(items: Sequence[Value]) -> dict[str, Value] | None:
+    """Values by name, where each item has a name of its own."""
+    found = [pair for item in items if (pair := name_of(item)) is not None]
+    names = dict(found)
+    return names if len(names) == len(items) else None
+
+
+def are_labels(items: Sequence[Value]) -> bool:
+    """Whether a list is of capital letters whose order may be what is asked for.
+
+    Two letters in their order are a choice of several.
+    """
+    names = [str(node[1]) for item in items if (node := node_of(item))[:1] == ("sym",)]
+    if len(names) < len(items) or not all(len(n) == 1 and n.isupper() for n in names):
+        return False
+    return len(names) > 2 or names != sorted(names)
+
+
+def letters_of(value: Sequence_) -> str | None:
+    """The letters of `D, C, B, A`, as a word in lower case."""
+    nodes = [node_of(item) for item in value.items]
+    if value.kind == "set" or len(nodes) < 2:
+        return None
+    if not all(node[:1] in (("sym",), ("const",)) and len(node[1]) == 1 for node in nodes):
+        return None
+    return "".join(node[1] for node in nodes).lower()
+
+
+def parts_of_vector(node: Node, size: int) -> tuple[Value, ...]:
+    r"""Components of `3\mathbf{i} - \mathbf{j}`, where a tree is such a sum; else none."""
+    names = ("i", "j", "k")[:size]
+    leaves = [_unit_vector(node, name) for name in names]
+    if not 1 < size < 4 or not holds(node, leaves[1]):
+        return ()
+    zero: Node = ("num", Fraction(0))
+    parts = []
+    for leaf in leaves:
+        part = renamed(node, leaf, ("num", Fraction(1)))
+        for other in leaves:
+            part = renamed(part, other, zero)
+        parts.append(part)
+    total: Node = zero
+    for part, leaf in zip(parts, leaves, strict=True):
+        total = ("add", total, ("mul", part, leaf))
+    try:
+        is_sum = exactly_equal(total, node)
+    except GiveUpError:
+        return ()
+    return tuple(Quantity(part) for part in parts) if is_sum else ()
+
+
+def _unit_vector(node: Node, name: str) -> Node:
+    """Find how a tree writes a unit vector."""
+    forms: list[Node] = [("sym", f"{over} {name}") for over in ("hat", "vec", "widehat")]
+    forms += [("const", "i")] if name == "i" else []
+    return next((form for form in forms if holds(node, form)), ("sym", name))
+
+
 def vector_of(matrix: Matrix) -> tuple[Value, ...]:
     if len(matrix.rows) == 1:
         return matrix.rows[0]
     return tuple(row[0] for row in matrix.rows) if all(len(r) == 1 for r in matrix.rows) else ()
+
+
+def rows_of(value: Sequence_) -> tuple[tuple[Value, ...], ...] | None:
+    """Rows of `[[1, 2], [3, 4]]`, in brackets of any kind but a set's."""
+    rows = [item.items for item in value.items if isinstance(item, Sequence_)]
+    kinds = {value.kind, *(item.kind for item in value.items if isinstance(item, Sequence_))}
+    is_nested = value.kind in ("tuple", "square") and len(rows) == len(value.items) > 1
+    if not is_nested or not kinds <= {"tuple", "square"} or len({len(row) for row in rows}) > 1:
+        return None
+    return tuple(rows)
+
+
+def same_residue(final: Value, gold: Value) -> bool | None:
+    """Compare classes of whole numbers; a number alone is one by its least value only."""
+    if isinstance(final, Residue) and isinstance(gold, Residue):
+        is_same = final.modulus == gold.modulus
+        return is_same and (final.value - gold.value) % gold.modulus == 0
+    residue, other = (gold, final) if isinstance(gold, Residue) else (final, gold)
+    assert isinstance(residue, Residue)
+    if isinstance(other, Relation) and other.signs == ("=",):
+        other = other.sides[1]
+    if isinstance(other, Words):
+        return False
+    if not isinstance(other, Quantity):
+        return None
+    number = rational(other.node)
+    if number is None and (line := linear(other.node)) is not None:
+        _, slope, number = line
+        return abs(slope) == residue.modulus and (number - residue.value) % residue.modulus == 0
+    if number is None:
+        return None
+    if number == residue.value:
+        return True
+    return None if (number - residue.value) % residue.modulus == 0 else False
+
+
+def same_named_sets(final: Union, gold: Union) -> bool | None:
+    """Compare sets of other sets that are letters: equal where they agree on every member.
+
+    None where one of them holds anything else.
+    """
+    names = sorted({name for one in (final, gold) for name in _set_names(one)})
+    if "" in names or len(names) > 6:
+        return None
+    for bits in range(2 ** len(names)):
+        within = {name for place, name in enumerate(names) if bits >> place & 1}
+        if _is_member(final, within) != _is_member(gold, within):
+            return False
+    return True
+
+
+def _set_names(value: Union) -> list[str]:
+    nodes = [node_of(part) for part in value.parts]
+    return [str(node[1]) if node[:1] == ("sym",) else "" for node in nodes]
+
+
+def _is_member(value: Union, within: set[str]) -> bool:
+    flags = [name in within for name in _set_names(value)]
+    if value.operation == "setminus":
+        return flags[0] and not any(flags[1:])
+    return any(flags) if value.operation == "cup" else all(flags)
+
+
+def with_argument_of(gold: Relation, final: Relation) -> Relation:
+    """Rename the argument of `f(t) = …` to that of the right answer's `f(x) = …`."""
+    mine, right = _argument(final), _argument(gold)
+    if mine is None or right is None or mine[0] != right[0] or mine[1] == right[1]:
+        return final
+    if right[1] in symbols_of(node_of(final.sides[1])):
+        return final
+    sides = [
+        replace(side, node=renamed(side.node, ("sym", mine[1]), ("sym", right[1])))
+        for side in final.sides
+        if isinstance(side, Quantity)
+    ]
+    return replace(final, sides=tuple(sides)) if len(sides) == len(final.sides) else final
+
+
+def _argument(value: Relation) -> tuple[str, str] | None:
+    """Names of a function and of its argument, where a relation defines one."""
+    node = node_of(value.sides[0])
+    if value.signs == ("=",) and node[:1] == ("sym",) and node[1][1:2] == "_":
+        name, _, index = str(node[1]).partition("_")  # a_n, of a sequence
+        return (name, index) if len(index) == 1 and index.isalpha() else None
+    if value.signs != ("=",) or node[:1] != ("mul",) or not node[1][0] == node[2][0] == "sym":
+        return None
+    return str(node[1][1]), str(node[2][1])
 
 
 def same_time(final: Ratio, gold: Ratio) -> bool:

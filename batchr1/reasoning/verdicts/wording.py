@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from batchr1.reasoning.verdicts.grammar.forms import NOTHING_WORDS
+from batchr1.reasoning.verdicts.grammar.numerals import number_in_words, ordinal_in_words
 from batchr1.reasoning.verdicts.grammar.scan import word_set
 
 _ARTICLES = word_set("the a an")
@@ -13,17 +15,67 @@ _NOT = word_set("not no never neither nor cannot isn't false")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
+_NOTHING_OF = re.compile(
+    r"(?:there (?:is|are|exists?) )?no (?:such )?(?:real |integer |positive |valid |possible )?"
+    r"(?:solutions?|numbers?|integers?|values?|roots?|pairs?|triples?|polynomials?|functions?)"
+    r"(?: \w)?(?: exists?)?|(?:it |this )?(?:is )?impossible|it has no solutions?"
+)
+_UNDEFINED_TEXT = (
+    "dne|d.n.e|d n e|does not exist|doesn't exist|undefined|not defined|is undefined"
+    "|limit does not exist|is not defined"
+)
+_UNDEFINED = frozenset(_UNDEFINED_TEXT.split("|"))
+_INFINITE = {"infinity": 1, "+ infinity": 1, "positive infinity": 1, "plus infinity": 1}
+_INFINITE |= {"negative infinity": -1, "minus infinity": -1}
+_MANY = frozenset(["infinite", "infinitely many", "infinity", "an infinite number"])
+_ADDED = word_set(
+    "function functions number numbers solution solutions value values series sequence triangle "
+    "set one ones it they is are that integers roots times"
+)
+
+
+def is_nothing(words: Sequence[str]) -> bool:
+    """Whether words say that there is no solution."""
+    said = " ".join(words)
+    return said in NOTHING_WORDS or _NOTHING_OF.fullmatch(said) is not None
+
+
+def infinite_sign(words: Sequence[str]) -> int | None:
+    """The sign of an infinity in words; None of other words."""
+    said = " ".join(words)
+    return 1 if said in _MANY else _INFINITE.get(said)
+
+
+def _meaning(words: Sequence[str]) -> str | None:
+    """Name what words say in one of several usual ways."""
+    if is_nothing(words):
+        return "nothing"
+    said = " ".join(word for word in words if word not in _ARTICLES)
+    if said in _UNDEFINED:
+        return "undefined"
+    if "infin" in said and said not in _INFINITE:
+        left = [word for word in words if word not in _ADDED | _ARTICLES]
+        return "many" if left in (["infinitely", "many"], ["infinite"]) else None
+    if (number := number_in_words(words)) is not None:
+        return f"number {number}"
+    ordinal = ordinal_in_words(words)
+    return None if ordinal is None else f"ordinal {ordinal}"
+
+
 def same_words(mine: tuple[str, ...], right: tuple[str, ...]) -> bool | None:
     a = [word for word in mine if word not in _ARTICLES] or list(mine)
     b = [word for word in right if word not in _ARTICLES] or list(right)
     if a == b or "".join(a).replace("-", "") == "".join(b).replace("-", ""):
+        return True
+    one_meaning = _meaning(mine)
+    if one_meaning is not None and one_meaning == _meaning(right):
         return True
     if len(b) == 1 and b[0] in _YES:
         said = {_YES[word] for word in a if word in _YES}
         if len(said) == 1 and not _NOT & set(a[1:]) and a[0] in _YES:
             return said == {_YES[b[0]]}
         return None if said else False
-    if " ".join(a) in NOTHING_WORDS and " ".join(b) in NOTHING_WORDS:
+    if len(a) > len(b) and a[: len(b)] == b and set(a[len(b) :]) <= _ADDED:
         return True
     if len(a) > len(b) and _contains(a, b):
         return False if _NOT & set(a) else None

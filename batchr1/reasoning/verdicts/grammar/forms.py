@@ -87,10 +87,20 @@ class Ratio:
     is_time: bool = False
 
 
-Value = Quantity | Words | Sequence_ | Interval | Union | Relation | Matrix | Ratio
+@dataclass(frozen=True, slots=True)
+class Residue:
+    """Class of whole numbers: 3 mod 7."""
+
+    value: int
+    modulus: int
+
+
+Value = Quantity | Words | Sequence_ | Interval | Union | Relation | Matrix | Ratio | Residue
 EMPTY = Sequence_("set", ())
 REALS = Interval(("neg", ("const", "inf")), ("const", "inf"), False, False)
 _NOTHING = (
     "no solution|no solutions|no real solution|no real solutions|empty set|the empty set|null set"
+    "|none|there is no solution|there are no solutions|no solutions exist|no solution exists"
+    "|has no solution|there are none|no such numbers|no such integers|no such number"
 )
 NOTHING_WORDS = frozenset(_NOTHING.split("|"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from batchr1.reasoning.verdicts.grammar.forms import Words
+from batchr1.reasoning.verdicts.grammar.numerals import number_in_words
 from batchr1.reasoning.verdicts.grammar.scan import Token, number_token, word_set
 from batchr1.reasoning.verdicts.grammar.units import is_lead, is_unit
 
@@ -22,6 +24,7 @@ _SEPARATING_COMMANDS = {"vee", "lor", "wedge", "land"}
 CURRENCIES = word_set("USD EUR GBP JPY INR CNY RMB KRW CHF RUB Rs € £ ¥ ₹ ₩ ₽ US HK")
 _PUNCTUATION = frozenset(".,;:!?\"'")
 _SHORT_WORDS = word_set("no yes up on in is it if at by of to so do he we or an am")
+_NOT_COUNTED = word_set("of as per in or to than less more times th from")
 _CLOSING = frozenset(OPENING.values())
 
 
@@ -175,3 +178,29 @@ def with_decimal_commas(tokens: Sequence[Token]) -> list[Token] | None:
         return None
     merged = number_token(f"{before.text}.{after.text}")
     return [*tokens[: commas[0] - 1], merged, *tokens[commas[0] + 2 :]]
+
+
+def indian_number(tokens: Sequence[Token]) -> list[Token] | None:
+    """Read `12,34,567` as one number: groups of two digits, the last of three."""
+    texts = [part for token in tokens for part in (",".join(token.parts) or token.text).split(",")]
+    digits = [text for text in texts if text]
+    if len(digits) < 3 or any(token.gap for token in tokens[1:]):
+        return None
+    if any(token.text != "," and token.kind != "num" for token in tokens):
+        return None
+    if not all(text.isdigit() for text in digits) or len(digits[0]) > 2 or len(digits[-1]) != 3:
+        return None
+    return [number_token("".join(digits))] if {len(one) for one in digits[1:-1]} == {2} else None
+
+
+def with_number_of_words(tokens: Sequence[Token]) -> list[Token] | None:
+    """Read `five apples` as 5 apples."""
+    lead = next((n for n, t in enumerate(tokens) if t.kind not in ("word", "letters")), None)
+    texts = [token.text.lower() for token in tokens[:lead]]
+    if not 1 < len(texts) < 12 or lead is not None or set(texts) & _NOT_COUNTED:
+        return None
+    for end in range(len(texts) - 1, max(0, len(texts) - 4), -1):
+        number = number_in_words(texts[:end])
+        if number is not None:
+            return [replace(number_token("0"), value=number), *tokens[end:]]
+    return None

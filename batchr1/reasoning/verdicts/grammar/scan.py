@@ -103,6 +103,11 @@ _REPEATING = re.compile(
     r"|(?P<whole2>\d*)\.(?P<fixed2>\d{0,6}?)(?P<again>\d{1,6}?)(?P=again){2,}(?:\.{3}|\\(?:l|c)?dots(?![A-Za-z]))"
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+_ORDINAL = re.compile(
+    r"(?:st|nd|rd|th)(?![A-Za-z])|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
+    r"|\^\s*\{\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}"
+    r"|\^?\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}"
+)
 _E = re.compile(r"[eE]([+-]?\d{1,4})(?![\d.])")
 _DIGITS = re.compile(r"\d")
 _WORD = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*")
@@ -249,6 +254,8 @@ def _number(text: str, at: int) -> tuple[list[Token], int]:
     if match is None:
         raise GiveUpError("digits of another script")
     literal, end = match[0], match.end()
+    if literal.isdigit() and (ordinal := _ORDINAL.match(text, end)):
+        return [number_token(literal)], ordinal.end()
     if exponent := _E.match(text, end):
         literal, end = f"{literal}e{exponent[1]}", exponent.end()
     return [number_token(literal)], end

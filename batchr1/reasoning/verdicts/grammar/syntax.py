@@ -16,7 +16,7 @@ MAX_DEPTH = 60
 MAX_TOKENS = 800
 
 FUNCTIONS = word_set(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp lg"
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp lg cis"
 )
 _STARTS = ("sqrt", "sin", "cos", "tan", "log", "exp", "ln", "pi")  # of letters run together
 _PLAIN_FUNCTIONS = FUNCTIONS | {"log", "sqrt", "abs"}
@@ -116,7 +116,9 @@ class ExpressionParser:
         match token.kind:
             case "num":
                 before = self._tokens[self.at - 1]
-                return before.kind != "num" and before.text not in ("!",) and token.gap < 2
+                if before.text == "!":
+                    return token.gap == 0
+                return before.kind != "num" and token.gap < 2
             case "letters":
                 return token.gap < 2 and not (self._stop_at_units and self._is_said(token))
             case "word":
@@ -256,8 +258,22 @@ class ExpressionParser:
         if len(known) > 1:
             return self._letters()
         self.at += 1
+        if known == "C" and (chosen := self._chosen()) is not None:
+            return chosen
         subscript = self._subscript()
         return ("sym", known + subscript) if subscript else symbol(known)
+
+    def _chosen(self) -> Node | None:
+        """Read `(10, 3)` behind a C, as binomial coefficients are written."""
+        ahead = self._tokens[self.at : self.at + 5]
+        if [token.text for token in ahead[::2]] != ["(", ",", ")"]:
+            return None
+        if not all(token.kind in ("num", "letters") for token in ahead[1::2]):
+            return None
+        self.at += 1
+        above = self.expression()
+        self.at += 1
+        return ("binom", above, self._until(")"))
 
     def _cut(self, length: int) -> None:
         """Cut the letters at this place in two tokens, by length."""

@@ -14,18 +14,21 @@ from typing import Any
 from batchr1.reasoning.verdicts.grammar.scan import Token
 
 Node = tuple[Any, ...]
+UNSAID_TEN: Node = ("num", Fraction(10), "unsaid")  # the base of `log` without one
 
 
 def call(name: str, base: Node | None, argument: Node) -> Node:
     match name:
         case "log":
-            return ("log", base or ("num", Fraction(10)), argument)
+            return ("log", base or UNSAID_TEN, argument)
         case "lg":
             return ("log", ("num", Fraction(10)), argument)
         case "ln":
             return ("log", ("const", "e"), argument)
         case "exp":
             return ("pow", ("const", "e"), argument)
+        case "cis":
+            return ("pow", ("const", "e"), ("mul", ("const", "i"), argument))
         case "sqrt":
             return ("root", ("num", Fraction(2)), argument)
         case "abs":

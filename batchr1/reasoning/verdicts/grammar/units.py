@@ -68,6 +68,8 @@ mole: mol=1 mole=1
 kelvin: K=1 kelvin=1
 celsius: C=1 celsius=1 Celsius=1
 fahrenheit: F=1 fahrenheit=1 Fahrenheit=1
+era: AD=1 CE=1
+era-before: BC=1 BCE=1
 ev: eV=1 MeV=1000000
 """
 _UNITS: dict[str, tuple[str, Fraction]] = {}
@@ -76,6 +78,14 @@ for _line in _TABLE.strip().splitlines():
     for _entry in _names.split():
         _name, _, _factor = _entry.rpartition("=")
         _UNITS[_name] = (_dimension, Fraction(_factor))
+# dimension: what it is in others, and the factor
+_DERIVED: dict[str, tuple[dict[str, int], Fraction]] = {
+    "newton": ({"g": 1, "m": 1, "s": -2}, Fraction(1000)),
+    "joule": ({"g": 1, "m": 2, "s": -2}, Fraction(1000)),
+    "watt": ({"g": 1, "m": 2, "s": -3}, Fraction(1000)),
+    "pascal": ({"g": 1, "m": -1, "s": -2}, Fraction(1000)),
+    "litre": ({"m": 3}, Fraction(1, 1000)),
+}
 _MILES = {"mph": ("mile", "hour"), "kmh": ("km", "h"), "kph": ("km", "h")}
 
 # Words behind a number that multiply it.
@@ -158,7 +168,17 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
         return None
     if abs(factor.numerator).bit_length() + factor.denominator.bit_length() > 400:
         raise GiveUpError("a unit to a high power")
-    return Unit(tuple(sorted((name, power) for name, power in powers.items() if power)), factor)
+    return _in_base_units(powers, factor)
+
+
+def _in_base_units(powers: dict[str, int], factor: Fraction) -> Unit:
+    found: dict[str, int] = {}
+    for name, power in powers.items():
+        parts, size = _DERIVED.get(name, ({name: 1}, Fraction(1)))
+        factor *= size**power
+        for part, times in parts.items():
+            found[part] = found.get(part, 0) + times * power
+    return Unit(tuple(sorted((name, power) for name, power in found.items() if power)), factor)
 
 
 def _find(name: str) -> tuple[str, Fraction] | None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
+from batchr1.reasoning.verdicts.grammar.compounds import compound_of, modulus_at, residue_of
 from batchr1.reasoning.verdicts.grammar.forms import (
     EMPTY,
     REALS,
@@ -30,17 +31,20 @@ from batchr1.reasoning.verdicts.grammar.grouping import (
     OPENING,
     closes,
     depth_at,
+    indian_number,
     match_of,
     opens,
     split,
     trimmed,
     with_decimal_commas,
+    with_number_of_words,
     words_of,
 )
+from batchr1.reasoning.verdicts.grammar.numerals import calendar_words
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
 from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
 from batchr1.reasoning.verdicts.grammar.trees import Node, has_signs, signs_of, symbols_of
-from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, unit_of
+from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, is_lead, unit_of
 
 MAX_ITEMS = 60
 MAX_NESTING = 6
@@ -54,6 +58,8 @@ par subset sub
 subseteq sub in in
 """
 _RELATIONS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))
+_TO = [["num", kind, "num"] for kind in ("word", "letters")]
+_TO += [[*one, *one[1:]] for one in _TO]
 _NOTHING = {"emptyset", "varnothing"}
 
 
@@ -78,6 +84,12 @@ def readings(tokens: Sequence[Token]) -> list[Value]:
             if not token.parts:
                 listed.append(token)
         _add_reading(found, listed)
+    indian = indian_number(tokens)
+    if indian is not None and any(token.text.startswith("0") for token in tokens):
+        found.insert(0, parse(indian))
+    for other in (indian, with_number_of_words(tokens)):
+        if other is not None:
+            _add_reading(found, other)
     decimal = with_decimal_commas(tokens)
     if decimal is not None:
         _add_reading(found, decimal)
@@ -105,6 +117,15 @@ class _Values:
         french = self._french(tokens)
         if french is not None:
             return french
+        said = calendar_words(tokens) if self._depth == 0 else None
+        if said is not None:
+            return Words(said)
+        compound = compound_of(tokens)
+        if compound is not None:
+            return compound
+        modulus = modulus_at(tokens)
+        if modulus is not None:
+            return residue_of(_Values(self._depth + 1).whole(tokens[: modulus[0]]), modulus[1])
         parts = split(tokens)
         if len(parts) == 1:
             return self._signed(self.single(parts[0]))
@@ -147,6 +168,9 @@ class _Values:
         tokens = trimmed(tokens)
         if not tokens:
             raise GiveUpError("nothing")
+        lead = next((n for n, t in enumerate(tokens) if t.kind not in ("word", "letters")), 0)
+        if lead and len(tokens[0].text) > 1 and is_lead([t.text for t in tokens[:lead]]):
+            return self.single([t for n, t in enumerate(tokens[lead:]) if n or t.text != ":"])
         first = tokens[0]
         if first.kind == "begin" and match_of(tokens, 0) == len(tokens) - 1:
             return self._matrix(tokens)
@@ -283,10 +307,12 @@ class _Values:
                 sides.append([])
         if not signs:
             return None
-        if not sides[0]:
+        if not sides[0] and signs[0] in ("=", "~", "in", "->"):
             sides, signs = sides[1:], signs[1:]
             if not signs:
                 return self.single(sides[0])
+        if not sides[0]:
+            sides[0] = [Token("letters", "x")]  # `> 12` says it of something
         if len(signs) > 8:
             raise GiveUpError("a long chain of relations")
         nested = _Values(self._depth + 1)
@@ -304,6 +330,8 @@ class _Values:
         return Words(tuple(token.text.lower() for token in tokens))
 
     def _ratio(self, tokens: list[Token]) -> Value | None:
+        if [t.kind for t in tokens] in _TO and {t.text for t in tokens[1::2]} == {"to"}:
+            tokens = [Token("op", ":") if n % 2 else t for n, t in enumerate(tokens)]
         colons = [n for n, t in enumerate(tokens) if t.text == ":" and t.kind == "op"]
         if not colons:
             return None

@@ -1,0 +1,75 @@
+"""Names that an answer may choose: j for i, C for a constant of integration, log for ln."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchr1.reasoning.verdicts.grammar.trees import UNSAID_TEN, Node, symbols_of
+
+_CONSTANTS = frozenset(
+    f"{letter}{index}" for letter in ("C", "c", "K", "k") for index in ("", "_0", "_1")
+)
+_CAPITALS = ("C", "K")
+_I: Node = ("const", "i")
+
+
+def renamed(node: Node, old: Node, new: Node) -> Node:
+    """Put one leaf for another in a tree."""
+    if node == old:
+        return new
+    return tuple(renamed(one, old, new) if isinstance(one, tuple) else one for one in node)
+
+
+def holds(node: Node, leaf: Node) -> bool:
+    """Whether a tree holds a leaf."""
+    if node == leaf:
+        return True
+    return any(isinstance(one, tuple) and holds(one, leaf) for one in node)
+
+
+def in_one_name(final: Node, gold: Node) -> Node | None:
+    """Give an answer's tree with the names of the right one.
+
+    None where one of both has a constant of integration and the other has none: what that means,
+    only the question says.
+    """
+    mine, right = symbols_of(final), symbols_of(gold)
+    if "j" in mine and "j" not in right and holds(gold, _I) and not holds(final, _I):
+        final = renamed(final, ("sym", "j"), _I)
+    if not (mine | right) & _CONSTANTS or any(name.isupper() for name in right - _CONSTANTS):
+        return final
+    own, other = _added_constant(final), _added_constant(gold)
+    if own is not None and other is not None:
+        is_free = other.startswith(_CAPITALS) and (own == other or other not in mine)
+        return renamed(final, ("sym", own), ("sym", other)) if is_free else final
+    lonely, tree = (own, gold) if own else (other, final)
+    if lonely is None or not lonely.startswith(_CAPITALS) or not symbols_of(tree):
+        return final
+    return final if lonely in symbols_of(tree) else None
+
+
+def natural(node: Node) -> Node | None:
+    """Read `log` without a base as the natural one; None where there is none."""
+    found = renamed(node, UNSAID_TEN, ("const", "e"))
+    return None if found == node else found
+
+
+def _added_constant(node: Node) -> str | None:
+    """The name of a constant that is added to the rest, and stands nowhere else."""
+    terms: list[Any] = [node]
+    names: list[str] = []
+    while terms:
+        one = terms.pop()
+        if one[0] == "add":
+            terms.extend(one[1:])
+        elif one[0] == "sym" and one[1] in _CONSTANTS:
+            names.append(one[1])
+    if node[0] != "add" or len(names) != 1:
+        return None
+    return names[0] if _count(node, names[0]) == 1 else None
+
+
+def _count(node: Node, name: str) -> int:
+    if node == ("sym", name):
+        return 1
+    return sum(_count(one, name) for one in node if isinstance(one, tuple))
