@@ -37,6 +37,8 @@ from batchr1.reasoning.verdicts.ranges import pieces_of
 from batchr1.reasoning.verdicts.shapes import (
     TURNED,
     are_labels,
+    are_of_other_arguments,
+    are_other_names,
     as_interval,
     has_ranges,
     is_condition,
@@ -303,6 +305,8 @@ class Comparison(Quantities):
             a, b = as_interval(final), as_interval(gold)
             if a is not None and b is not None:
                 return self._range(a, b)
+            if is_condition(gold) and mine is not None and right is None:
+                return None  # a condition that is not solved here
         if not isinstance(gold, Relation):
             assert isinstance(final, Relation)
             return self._claimed(final, gold)
@@ -329,9 +333,11 @@ class Comparison(Quantities):
 
     def _both_relations(self, final: Relation, gold: Relation) -> bool | None:
         final = with_argument_of(gold, final)
+        if are_of_other_arguments(final, gold):
+            return None
         mine, right = named(final), named(gold)
         if mine is not None and right is not None:
-            is_other = mine[0] != right[0] and {mine[0], right[0]} <= set("xyzt")
+            is_other = are_other_names(mine[0], right[0])
             same = self.same(mine[1], right[1])
             if same and not is_other:
                 return True

@@ -15,7 +15,7 @@ from batchr1.reasoning.verdicts.grammar.forms import Quantity
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
 from batchr1.reasoning.verdicts.grammar.units import DEGREE, PERCENT, Unit
-from batchr1.reasoning.verdicts.renaming import in_one_name, natural
+from batchr1.reasoning.verdicts.renaming import in_one_name, natural, other_namings
 from batchr1.reasoning.verdicts.shapes import in_celsius, in_radians, magnitude
 
 SURE_DIGITS = 4  # significant digits to which two decimals of different length must agree,
@@ -108,6 +108,10 @@ class Quantities:
         if mine is None:
             return None
         found = self.node(mine, gold.node)
+        if found is False and any(
+            self.node(one, gold.node) for one in other_namings(mine, gold.node)
+        ):
+            return True
         if found is False and gold.decimals is None:
             return self._in_natural_logarithms(mine, gold.node)
         return found if found or gold.decimals is None else self._rounded(final, gold)

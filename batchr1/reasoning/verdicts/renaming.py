@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import permutations
 from typing import Any
 
 from batchr1.reasoning.verdicts.grammar.trees import UNSAID_TEN, Node, symbols_of
@@ -10,6 +12,8 @@ _CONSTANTS = frozenset(
     f"{letter}{index}" for letter in ("C", "c", "K", "k") for index in ("", "_0", "_1")
 )
 _CAPITALS = ("C", "K")
+_VARIABLES = frozenset(["x", "y", "z", "t", "u", "v", "w", "s", "r", "\\theta", "\\phi"])
+_NUMBERED = re.compile(r"[CcKk]_\d")
 _I: Node = ("const", "i")
 
 
@@ -36,16 +40,44 @@ def in_one_name(final: Node, gold: Node) -> Node | None:
     mine, right = symbols_of(final), symbols_of(gold)
     if "j" in mine and "j" not in right and holds(gold, _I) and not holds(final, _I):
         final = renamed(final, ("sym", "j"), _I)
-    if not (mine | right) & _CONSTANTS or any(name.isupper() for name in right - _CONSTANTS):
+    elif "j" in right and "j" not in mine and holds(final, _I) and not holds(gold, _I):
+        final = renamed(final, _I, ("sym", "j"))
+    if not (mine | right) & _CONSTANTS or not right & _VARIABLES:
         return final
     own, other = _added_constant(final), _added_constant(gold)
     if own is not None and other is not None:
         is_free = other.startswith(_CAPITALS) and (own == other or other not in mine)
-        return renamed(final, ("sym", own), ("sym", other)) if is_free else final
+        return _with_constant(final, own, other) if is_free else final
     lonely, tree = (own, gold) if own else (other, final)
     if lonely is None or not lonely.startswith(_CAPITALS) or not symbols_of(tree):
         return final
     return final if lonely in symbols_of(tree) else None
+
+
+def _with_constant(node: Node, own: str, other: str) -> Node:
+    """Put another name for a constant that is added or taken away."""
+    for old in (("neg", ("sym", own)), ("sym", own)):
+        if holds(node, old):
+            return renamed(node, old, ("sym", other))
+    return node
+
+
+def other_namings(final: Node, gold: Node) -> list[Node]:
+    """Give an answer's tree with its constants C_1, C_2 named in every other way."""
+    mine, right = symbols_of(final), symbols_of(gold)
+    wanted = sorted(name for name in right if _NUMBERED.fullmatch(name))
+    own = sorted((mine - right) | (mine & set(wanted)))
+    if not 1 < len(wanted) <= 3 or len(own) != len(wanted):
+        return []
+    found = []
+    for names in permutations(wanted):
+        node = final
+        for number, name in enumerate(own):
+            node = renamed(node, ("sym", name), ("sym", f"constant {number}"))
+        for number, name in enumerate(names):
+            node = renamed(node, ("sym", f"constant {number}"), ("sym", name))
+        found.append(node)
+    return found
 
 
 def natural(node: Node) -> Node | None:
@@ -62,6 +94,8 @@ def _added_constant(node: Node) -> str | None:
         one = terms.pop()
         if one[0] == "add":
             terms.extend(one[1:])
+        elif one[0] == "neg" and one[1][0] == "sym":
+            terms.append(one[1])
         elif one[0] == "sym" and one[1] in _CONSTANTS:
             names.append(one[1])
     if node[0] != "add" or len(names) != 1:

@@ -175,9 +175,12 @@ def letters_of(value: Sequence_) -> str | None:
 
 def parts_of_vector(node: Node, size: int) -> tuple[Value, ...]:
     r"""Components of `3\mathbf{i} - \mathbf{j}`, where a tree is such a sum; else none."""
+    if not 1 < size < 4:
+        return ()
     names = ("i", "j", "k")[:size]
     leaves = [_unit_vector(node, name) for name in names]
-    if not 1 < size < 4 or not holds(node, leaves[1]):
+    is_vector = any(holds(node, leaf) for leaf in leaves[1:]) or leaves[0][0] == "sym"
+    if not is_vector:
         return ()
     zero: Node = ("num", Fraction(0))
     parts = []
@@ -248,7 +251,7 @@ def same_named_sets(final: Union, gold: Union) -> bool | None:
 
     None where one of them holds anything else.
     """
-    names = sorted({name for one in (final, gold) for name in _set_names(one)})
+    names = sorted(_set_names(final) | _set_names(gold))
     if "" in names or len(names) > 6:
         return None
     for bits in range(2 ** len(names)):
@@ -258,16 +261,35 @@ def same_named_sets(final: Union, gold: Union) -> bool | None:
     return True
 
 
-def _set_names(value: Union) -> list[str]:
-    nodes = [node_of(part) for part in value.parts]
-    return [str(node[1]) if node[:1] == ("sym",) else "" for node in nodes]
+def _set_names(value: Value) -> set[str]:
+    if isinstance(value, Union):
+        return {name for part in value.parts for name in _set_names(part)}
+    node = node_of(value)
+    return {str(node[1]) if node[:1] == ("sym",) else ""}
 
 
-def _is_member(value: Union, within: set[str]) -> bool:
-    flags = [name in within for name in _set_names(value)]
+def _is_member(value: Value, within: set[str]) -> bool:
+    if not isinstance(value, Union):
+        return node_of(value)[1] in within
+    flags = [_is_member(part, within) for part in value.parts]
     if value.operation == "setminus":
         return flags[0] and not any(flags[1:])
     return any(flags) if value.operation == "cup" else all(flags)
+
+
+def are_of_other_arguments(final: Relation, gold: Relation) -> bool:
+    """Whether both define one function or sequence, at different arguments."""
+    mine, right = _argument(final), _argument(gold)
+    return mine is not None and right is not None and mine[0] == right[0] and mine[1] != right[1]
+
+
+def are_other_names(mine: str, right: str) -> bool:
+    """Whether names are of different things: x and y, a_1 and a_2."""
+    if mine == right:
+        return False
+    if {mine, right} <= set("xyzt"):
+        return True
+    return "_" in mine and "_" in right and mine[0] == right[0]
 
 
 def with_argument_of(gold: Relation, final: Relation) -> Relation:
@@ -277,8 +299,11 @@ def with_argument_of(gold: Relation, final: Relation) -> Relation:
         return final
     if right[1] in symbols_of(node_of(final.sides[1])):
         return final
+    named_so: Node = ("sym", f"{mine[0]}_{mine[1]}")
     sides = [
         replace(side, node=renamed(side.node, ("sym", mine[1]), ("sym", right[1])))
+        if side.node != named_so
+        else replace(side, node=("sym", f"{right[0]}_{right[1]}"))
         for side in final.sides
         if isinstance(side, Quantity)
     ]

@@ -67,6 +67,8 @@ def same_words(mine: tuple[str, ...], right: tuple[str, ...]) -> bool | None:
     b = [word for word in right if word not in _ARTICLES] or list(right)
     if a == b or "".join(a).replace("-", "") == "".join(b).replace("-", ""):
         return True
+    if a == ["none"] and b[:2] == ["none", "of"]:
+        return True
     one_meaning = _meaning(mine)
     if one_meaning is not None and one_meaning == _meaning(right):
         return True

@@ -91,6 +91,15 @@ def _whole(said: Sequence[str]) -> int | None:
     return total + group if total + group or said[:1] == ["zero"] else None
 
 
+def said_as_one(tokens: Sequence[Token]) -> tuple[str, ...] | None:
+    """Read words that are no list in spite of `and` or a comma: numbers and dates."""
+    if all(token.kind in ("word", "letters") for token in tokens):
+        words = tuple(token.text.lower() for token in tokens)
+        if len(words) > 2 and "and" in words and number_in_words(words) is not None:
+            return words
+    return calendar_words(tokens)
+
+
 def calendar_words(tokens: Sequence[Token]) -> tuple[str, ...] | None:
     """Read a day of the week or a date, as month, day, year where given.
 

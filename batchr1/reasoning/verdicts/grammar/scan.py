@@ -104,9 +104,10 @@ _REPEATING = re.compile(
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _ORDINAL = re.compile(
-    r"(?:st|nd|rd|th)(?![A-Za-z])|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
+    r"(?:(?:st|nd|rd|th)(?![A-Za-z])|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
     r"|\^\s*\{\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}"
-    r"|\^?\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}"
+    r"|\^?\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\})"
+    r"(?!\s*(?:\\text\s*\{)?\s*(?:root|power|degree))"  # the operation, no place
 )
 _E = re.compile(r"[eE]([+-]?\d{1,4})(?![\d.])")
 _DIGITS = re.compile(r"\d")

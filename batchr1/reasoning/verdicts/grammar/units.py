@@ -102,7 +102,7 @@ _SAYS_MORE = word_set(
     "or and not no to than least most under over below above between minus plus "
     "times less more except except "
     "without nor half quarter third hundred thousand million billion trillion "
-    "dozen either neither if"
+    "dozen either neither if st nd rd th root power"
 )
 _LEADS = word_set(
     "the answer is final a an total of result value equals equal approximately "

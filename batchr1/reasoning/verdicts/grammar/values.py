@@ -40,7 +40,7 @@ from batchr1.reasoning.verdicts.grammar.grouping import (
     with_number_of_words,
     words_of,
 )
-from batchr1.reasoning.verdicts.grammar.numerals import calendar_words
+from batchr1.reasoning.verdicts.grammar.numerals import said_as_one
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
 from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
 from batchr1.reasoning.verdicts.grammar.trees import Node, has_signs, signs_of, symbols_of
@@ -117,7 +117,7 @@ class _Values:
         french = self._french(tokens)
         if french is not None:
             return french
-        said = calendar_words(tokens) if self._depth == 0 else None
+        said = said_as_one(tokens) if self._depth == 0 else None
         if said is not None:
             return Words(said)
         compound = compound_of(tokens)
@@ -169,7 +169,7 @@ class _Values:
         if not tokens:
             raise GiveUpError("nothing")
         lead = next((n for n, t in enumerate(tokens) if t.kind not in ("word", "letters")), 0)
-        if lead and len(tokens[0].text) > 1 and is_lead([t.text for t in tokens[:lead]]):
+        if lead and len(tokens[0].text) + lead > 2 and is_lead([t.text for t in tokens[:lead]]):
             return self.single([t for n, t in enumerate(tokens[lead:]) if n or t.text != ":"])
         first = tokens[0]
         if first.kind == "begin" and match_of(tokens, 0) == len(tokens) - 1:
