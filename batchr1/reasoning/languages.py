@@ -23,6 +23,11 @@ MIN_FOREIGN = {
     "han": 2,
     "kana": 3,
     "hangul": 3,
+    "cyrillic": 5,
+    "arabic": 4,
+    "hebrew": 4,
+    "indic": 4,
+    "thai": 5,
 }  # letters of a script that are a mix; in other scripts:
 MIN_FOREIGN_LETTERS = 10
 TOPIC_FACTOR = 5  # times as many where the prompt is about a country whose names are written so

@@ -21,7 +21,7 @@ import numpy as np
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 # of a finished text, in bytes of UTF-8 and in words
-TAIL_CHARS = 12_000  # looked at; cycles up to a quarter of it are found
+TAIL_CHARS = 20_000  # looked at; cycles up to a fifth of it are found
 MIN_TAIL_CHARS = 1800
 MAX_COMPRESSED = 0.26  # the tail compressed, as a share of its size: prose has 0.38 to 0.50
 SHINGLE_WORDS = 3

@@ -1,10 +1,11 @@
 """Token soup: tails of signs, scraps and scripts that say nothing.
 
-A model that was pushed off its path may go on to its limit like that, without a period. Three forms
+A model that was pushed off its path may go on to its limit like that, without a period. Four forms
 of it, looked for in the last `TAIL_CHARS` characters, outside formulas and fenced code:
 
 - signs: scraps of code whose brackets never match;
 - scripts: letters of three scripts or more, changing from word to word;
+- glue: letters that run together without white space;
 - words: words without any of those that hold a sentence together, after a text that had them.
 """
 
@@ -20,6 +21,12 @@ MIN_TAIL_CHARS = 300
 MIN_CLASHES = 0.014  # signs that do not follow each other in prose or formulas, per character
 MIN_UNMATCHED = 0.34  # of brackets
 MIN_MARKS = 8
+MIN_DENSE_CLASHES = 0.006  # so many are enough where brackets are dense and mostly unmatched
+MIN_DENSE_MARKS = 0.12  # brackets per character
+MIN_DENSE_UNMATCHED = 0.42
+MAX_GLUED_SPACES = 0.01  # white space per character, in letters run together
+MIN_GLUED_LETTERS = 0.7  # lower-case letters per character
+MIN_GLUED_KINDS = 15  # different letters: less is a sequence of bases, or digits
 MIN_SCRIPTS = 3
 MIN_CHANGES = 0.25  # of words that follow one in another script
 MIN_WORDS = 60
@@ -53,17 +60,31 @@ def ends_in_soup(text: str) -> bool:
     tail = _LEFT_OUT.sub(" ", text[-2 * TAIL_CHARS :])[-TAIL_CHARS:]
     if len(tail) < MIN_TAIL_CHARS or tail.count("\\") > len(tail) // 50:
         return False
-    return _signs(tail) or _scripts(tail) or _words(tail, text[: -2 * TAIL_CHARS])
+    if _signs(tail) or _glued(tail) or _scripts(tail):
+        return True
+    return _words(tail, text[: -2 * TAIL_CHARS])
 
 
 def _signs(tail: str) -> bool:
     """Signs that clash, all the way: in both halves of the tail."""
     middle = len(tail) // 2
-    for half in (tail[:middle], tail[middle:]):
-        if len(_CLASH.findall(half)) < MIN_CLASHES * len(half):
-            return False
+    halves = (tail[:middle], tail[middle:])
+    clashes = min(len(_CLASH.findall(half)) / len(half) for half in halves)
+    if clashes < MIN_DENSE_CLASHES:
+        return False
     marks, unmatched = _unmatched(tail)
-    return marks >= MIN_MARKS and unmatched >= MIN_UNMATCHED * marks
+    is_dense = marks >= MIN_DENSE_MARKS * len(tail)
+    if is_dense and unmatched >= MIN_DENSE_UNMATCHED * marks:
+        return True
+    return clashes >= MIN_CLASHES and marks >= MIN_MARKS and unmatched >= MIN_UNMATCHED * marks
+
+
+def _glued(tail: str) -> bool:
+    """Letters of many words without a space between them, in a script that has spaces."""
+    if sum(map(str.isspace, tail)) > MAX_GLUED_SPACES * len(tail):
+        return False
+    letters = [char for char in tail if "a" <= char <= "z"]
+    return len(letters) >= MIN_GLUED_LETTERS * len(tail) and len(set(letters)) >= MIN_GLUED_KINDS
 
 
 def _unmatched(tail: str) -> tuple[int, int]:

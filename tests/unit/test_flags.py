@@ -11,6 +11,7 @@ from typing import Any
 
 import flag_cases
 import pytest
+from drawn_flags import drawn_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop_cases import loop_cases, mixed_cases
@@ -175,6 +176,22 @@ def test_cycles_that_are_reworded_shuffled_or_drift_are_loops_and_honest_texts_a
     outcomes = Counter((case.loops, is_looping(case.text)) for case in loop_cases(seed))
     right = outcomes[True, True]
     assert right >= 0.9 * (right + outcomes[True, False]) > 100
+    assert right >= 0.95 * (right + outcomes[False, True])
+    assert outcomes[False, False] > 100
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("flag", ["looping", "mixed_language", "token_soup"])
+def test_longer_cycles_more_scripts_and_more_soup_are_told_from_honest_texts(
+    flag: str, seed: int
+) -> None:
+    outcomes: Counter[tuple[bool, bool]] = Counter()
+    for case in drawn_cases(seed):
+        split = Split(case.reasoning, None, "closed", None, 1, 1, 1, 0)
+        if case.may != flag:
+            outcomes[case.flag == flag, flag in flags_of(split, prompt=case.prompt)] += 1
+    right = outcomes[True, True]
+    assert right >= 0.9 * (right + outcomes[True, False]) > 25
     assert right >= 0.95 * (right + outcomes[False, True])
     assert outcomes[False, False] > 100
 

@@ -18,6 +18,7 @@ from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 from batchr1.reasoning.verdicts.grammar.trees import Node
 
 MAX_BITS = 70_000  # of a number: 5,000! has 54,000
+MAX_NAME_BITS = 4000  # of one in a variable's name; Python writes no more than 4,300 digits
 MAX_TERMS = 400  # of a polynomial
 MAX_STEPS = 40_000  # products of terms in a comparison
 MAX_FACTOR = 2000  # primes that are looked for below a root; a square beyond is found whole
@@ -389,4 +390,6 @@ def _key(value: Quotient) -> str:
 
 
 def _written(poly: Poly, by: Fraction) -> str:
+    if any(_bits(value) > MAX_NAME_BITS for value in (by, *poly.values())):
+        raise GiveUpError("a very large number within a root or a function")
     return "+".join(f"{value / by}*{monomial}" for monomial, value in sorted(poly.items()))
