@@ -51,16 +51,18 @@ class Budgets:
 
     @property
     def most(self) -> int | None:
-        """The longest completion that both budgets allow, but for stray control tokens; None with
-        one of them alone.
+        """Longest completion that both budgets allow; None with one alone.
+
+        Stray control tokens do not count.
         """
         if self.thinking is None or self.answer is None:
             return None
         return self.thinking + len(self.closing) + self.answer
 
     def meter(self, *, opened: bool, max_tokens: int, injected: int = 0) -> Meter:
-        """For one generation of at most `max_tokens`; `injected`: how many of its tokens are a
-        closing already.
+        """Meter one generation of at most `max_tokens`.
+
+        `injected`: tokens of it that are a closing already.
         """
         has_bound = self.thinking is not None or self.answer is not None
         thinking = self._thinking(max_tokens) if has_bound and not injected else None

@@ -191,7 +191,7 @@ def has_code(text: str) -> bool:
 
 
 def _codedness(line: str) -> int:
-    """Rate a line: 2 is all code, 1 may be, 0 is prose."""
+    """Rate a line: 2 is code, 1 may be, 0 is prose."""
     if len(line) > MAX_CODE_LINE_CHARS or _CODE_LINE.match(line) is None:
         return 0
     return 2 if _DECLARES.match(line) else 1

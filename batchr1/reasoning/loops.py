@@ -84,7 +84,10 @@ class LoopDetector:
         self._checked = seen - seen % CHECK_EVERY
 
     def update(self, tokens: array[int], start: int = 0) -> bool:
-        """Whether the tokens from `start` on end in a loop, looked at every so often."""
+        """Tell whether the tokens from `start` on end in a loop.
+
+        They are looked at every so often.
+        """
         if len(tokens) - self._checked < CHECK_EVERY:
             return False
         before = self._checked // REPETITION_EVERY

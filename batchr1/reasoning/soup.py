@@ -80,7 +80,7 @@ def _signs(tail: str) -> bool:
 
 
 def _glued(tail: str) -> bool:
-    """Letters of many words without a space between them, in a script that has spaces."""
+    """Tell whether Latin letters of many words run together."""
     if sum(map(str.isspace, tail)) > MAX_GLUED_SPACES * len(tail):
         return False
     letters = [char for char in tail if "a" <= char <= "z"]

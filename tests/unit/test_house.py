@@ -100,11 +100,9 @@ KNOWN: dict[str, dict[str, str]] = {
 STILL: dict[str, dict[str, int]] = {
     "line_length": {
         "dataset": 1,
-        "reasoning": 4,
     },
     "openings": {
         "dataset": 5,
-        "reasoning": 1,
         "sizing": 11,
     },
     "first_lines": {
@@ -112,7 +110,6 @@ STILL: dict[str, dict[str, int]] = {
         "driver": 1,
         "engine": 4,
         "job": 2,
-        "reasoning": 8,
         "sizing": 66,
         "storage": 1,
     },

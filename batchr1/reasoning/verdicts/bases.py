@@ -61,7 +61,7 @@ def _read(text: str) -> tuple[str, str] | None:
 
 
 def _value(digits: str, base: str) -> int | None:
-    """The value of whole digits; None where they are none in that base."""
+    """Value of whole digits; None where a digit is beyond the base."""
     try:
         return int(digits, int(base))
     except ValueError:

@@ -264,7 +264,10 @@ def rational(node: Node) -> Fraction | None:
 
 
 def linear(node: Node) -> tuple[str, Fraction, Fraction] | None:
-    """Read a tree as a x + b: the symbol, a and b; None where it is not linear in one."""
+    """Read a tree that is linear: its symbol, slope and shift.
+
+    None where it is not linear in one symbol.
+    """
     try:
         found = ExactArithmetic().ratio(node)
     except GiveUpError:

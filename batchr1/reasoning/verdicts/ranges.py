@@ -28,7 +28,10 @@ Piece = tuple[Bound, Bound]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Symbol that a condition is about, as slope * x + shift, perhaps its absolute value."""
+    """Symbol of a condition, as slope * x + shift.
+
+    `is_absolute`: the absolute value of that.
+    """
 
     name: str
     slope: Fraction = Fraction(1)
@@ -36,7 +39,7 @@ class Subject:
     is_absolute: bool = False
 
     def solved(self, piece: Piece) -> Piece:
-        """Solve for the symbol: a piece of the whole as a piece of it."""
+        """Give a piece of the whole as one of the symbol."""
         if (self.slope, self.shift) == (1, 0):
             return piece
         low, high = ((self._inverse(value), side) for value, side in piece)
@@ -150,7 +153,10 @@ def _condition(value: Relation) -> list[Piece] | None:
 
 
 def subject_of(node: Node) -> Subject | None:
-    """Find what a condition is about; None for what is not linear in one symbol."""
+    """Find the symbol of a condition.
+
+    None where it is not linear in one.
+    """
     if node[0] == "abs":
         inner = subject_of(node[1])
         return None if inner is None else replace(inner, is_absolute=True)
@@ -163,7 +169,7 @@ def subject_of(node: Node) -> Subject | None:
 
 
 def _mirrored(sign: str, half: list[Piece]) -> list[Piece]:
-    """What is said of an absolute value, as said of the value: on both sides of zero."""
+    """Mirror at zero what is said of an absolute value."""
     mirrored = _normal([((-high[0], -high[1]), (-low[0], -low[1])) for low, high in half])
     if sign in ("<", "<=", "!="):
         return _intersection(half, mirrored)

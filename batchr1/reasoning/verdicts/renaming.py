@@ -1,4 +1,4 @@
-"""Names that an answer may choose: j for i, C for a constant of integration, log for ln."""
+"""Names that an answer may choose: j, K and log, for example."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _with_constant(node: Node, own: str, other: str) -> Node:
 
 
 def other_namings(final: Node, gold: Node) -> list[Node]:
-    """Give an answer's tree with its constants C_1, C_2 named in every other way."""
+    """Name the constants C_1, C_2 of an answer in every way."""
     mine, right = symbols_of(final), symbols_of(gold)
     wanted = sorted(name for name in right if _NUMBERED.fullmatch(name))
     own = sorted((mine - right) | (mine & set(wanted)))
@@ -81,13 +81,13 @@ def other_namings(final: Node, gold: Node) -> list[Node]:
 
 
 def natural(node: Node) -> Node | None:
-    """Read `log` without a base as the natural one; None where there is none."""
+    """Read `log` without a base as `ln`; None without one."""
     found = renamed(node, UNSAID_TEN, ("const", "e"))
     return None if found == node else found
 
 
 def _added_constant(node: Node) -> str | None:
-    """The name of a constant that is added to the rest, and stands nowhere else."""
+    """Find the constant that is added, and stands nowhere else."""
     terms: list[Any] = [node]
     names: list[str] = []
     while terms:

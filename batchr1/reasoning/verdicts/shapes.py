@@ -84,7 +84,7 @@ def _is_point(value: Value) -> bool:
 
 
 def _is_measure(value: Value) -> bool:
-    """Whether a side is a length, a ratio or a fraction of things with capital letters."""
+    """Whether a side measures things with capital letters."""
     if isinstance(value, Ratio):
         nodes = [part.node for part in value.parts]
     else:
@@ -153,7 +153,7 @@ def names_of(items: Sequence[Value]) -> dict[str, Value] | None:
 
 
 def are_labels(items: Sequence[Value]) -> bool:
-    """Whether a list is of capital letters whose order may be what is asked for.
+    """Whether a list is of capital letters whose order may count.
 
     Two letters in their order are a choice of several.
     """
@@ -164,7 +164,7 @@ def are_labels(items: Sequence[Value]) -> bool:
 
 
 def letters_of(value: Sequence_) -> str | None:
-    """The letters of `D, C, B, A`, as a word in lower case."""
+    """Join the letters of `D, C, B, A`, in lower case."""
     nodes = [node_of(item) for item in value.items]
     if value.kind == "set" or len(nodes) < 2:
         return None
@@ -174,7 +174,7 @@ def letters_of(value: Sequence_) -> str | None:
 
 
 def parts_of_vector(node: Node, size: int) -> tuple[Value, ...]:
-    r"""Components of `3\mathbf{i} - \mathbf{j}`, where a tree is such a sum; else none."""
+    r"""Components of `3\mathbf{i} - \mathbf{j}`; else none."""
     if not 1 < size < 4:
         return ()
     names = ("i", "j", "k")[:size]
@@ -213,7 +213,7 @@ def vector_of(matrix: Matrix) -> tuple[Value, ...]:
 
 
 def rows_of(value: Sequence_) -> tuple[tuple[Value, ...], ...] | None:
-    """Rows of `[[1, 2], [3, 4]]`, in brackets of any kind but a set's."""
+    """Rows of `[[1, 2], [3, 4]]`, in round or square brackets."""
     rows = [item.items for item in value.items if isinstance(item, Sequence_)]
     kinds = {value.kind, *(item.kind for item in value.items if isinstance(item, Sequence_))}
     is_nested = value.kind in ("tuple", "square") and len(rows) == len(value.items) > 1
@@ -223,7 +223,10 @@ def rows_of(value: Sequence_) -> tuple[tuple[Value, ...], ...] | None:
 
 
 def same_residue(final: Value, gold: Value) -> bool | None:
-    """Compare classes of whole numbers; a number alone is one by its least value only."""
+    """Compare classes of whole numbers.
+
+    A number alone is one only as it is written.
+    """
     if isinstance(final, Residue) and isinstance(gold, Residue):
         is_same = final.modulus == gold.modulus
         return is_same and (final.value - gold.value) % gold.modulus == 0
@@ -247,9 +250,9 @@ def same_residue(final: Value, gold: Value) -> bool | None:
 
 
 def same_named_sets(final: Union, gold: Union) -> bool | None:
-    """Compare sets of other sets that are letters: equal where they agree on every member.
+    """Compare sets that are made of letters.
 
-    None where one of them holds anything else.
+    They are equal where they agree on every member. None where they hold anything else.
     """
     names = sorted(_set_names(final) | _set_names(gold))
     if "" in names or len(names) > 6:
@@ -293,7 +296,7 @@ def are_other_names(mine: str, right: str) -> bool:
 
 
 def with_argument_of(gold: Relation, final: Relation) -> Relation:
-    """Rename the argument of `f(t) = …` to that of the right answer's `f(x) = …`."""
+    """Rename the argument of f(t) where the right answer has f(x)."""
     mine, right = _argument(final), _argument(gold)
     if mine is None or right is None or mine[0] != right[0] or mine[1] == right[1]:
         return final
@@ -311,7 +314,7 @@ def with_argument_of(gold: Relation, final: Relation) -> Relation:
 
 
 def _argument(value: Relation) -> tuple[str, str] | None:
-    """Names of a function and of its argument, where a relation defines one."""
+    """Names of the function that a relation defines, and its argument."""
     node = node_of(value.sides[0])
     if value.signs == ("=",) and node[:1] == ("sym",) and node[1][1:2] == "_":
         name, _, index = str(node[1]).partition("_")  # a_n, of a sequence

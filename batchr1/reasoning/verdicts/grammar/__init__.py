@@ -6,5 +6,7 @@ trees     expression trees, and what they hold
 syntax    tokens → expression tree
 forms     the values that an answer may be
 grouping  tokens in groups: brackets, lists, words
+numerals  numbers, days and dates in words
+compounds  measures in several units, residues
 values    tokens → value
 """

@@ -15,7 +15,10 @@ _ARC = {"'": Fraction(1, 60), "''": Fraction(1, 3600), '"': Fraction(1, 3600)}
 
 
 def compound_of(tokens: Sequence[Token]) -> Quantity | None:
-    """Read a measure in two units or more of one kind, the larger first; else None."""
+    """Read a measure in several units of one kind.
+
+    The larger unit stands first. None of anything else.
+    """
     pieces = _pieces(tokens)
     if pieces is None or len(pieces) < 2:
         return None
@@ -62,7 +65,7 @@ def _unit(tokens: Sequence[Token], before: Sequence[tuple[Fraction, Unit]]) -> U
 
 
 def modulus_at(tokens: Sequence[Token]) -> tuple[int, int] | None:
-    """Find where a final `(mod n)` begins, and its n; None without one."""
+    """Find where a final `(mod n)` begins, and its n."""
     for index, token in enumerate(tokens):
         if token.text in _MODS and token.kind in ("cmd", "letters", "word"):
             rest = [one for one in tokens[index + 1 :] if one.text not in "(){}."]
@@ -74,7 +77,10 @@ def modulus_at(tokens: Sequence[Token]) -> tuple[int, int] | None:
 
 
 def residue_of(value: Value, modulus: int) -> Value:
-    """Put a value, or each of a list, under a modulus. Raises `GiveUpError`."""
+    """Put a value, or each of a list, under a modulus.
+
+    Raises `GiveUpError` where one is no whole number.
+    """
     if isinstance(value, Residue):
         return value
     if isinstance(value, Sequence_) and value.kind == "list":

@@ -181,7 +181,10 @@ def with_decimal_commas(tokens: Sequence[Token]) -> list[Token] | None:
 
 
 def indian_number(tokens: Sequence[Token]) -> list[Token] | None:
-    """Read `12,34,567` as one number: groups of two digits, the last of three."""
+    """Read `12,34,567` as one number.
+
+    Its groups have two digits, the last one three.
+    """
     texts = [part for token in tokens for part in (",".join(token.parts) or token.text).split(",")]
     digits = [text for text in texts if text]
     if len(digits) < 3 or any(token.gap for token in tokens[1:]):

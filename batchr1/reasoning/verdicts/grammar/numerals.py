@@ -1,4 +1,4 @@
-"""Numbers, days and dates in words: twenty-five, one half, third, Tue, May 12th."""
+"""Numbers, days and dates in words: twenty-five, third, May 12th."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _YEAR = re.compile(r"[12]\d{3}")
 
 
 def number_in_words(words: Sequence[str]) -> Fraction | None:
-    """Read a number that is written in words alone; None for other words."""
+    """Read a number in words; None of other words."""
     said = [part for word in words for part in word.lower().split("-") if part != "and"]
     if not said or len(said) > 20:
         return None
@@ -92,7 +92,7 @@ def _whole(said: Sequence[str]) -> int | None:
 
 
 def said_as_one(tokens: Sequence[Token]) -> tuple[str, ...] | None:
-    """Read words that are no list in spite of `and` or a comma: numbers and dates."""
+    """Read numbers and dates, whose commas and `and` make no list."""
     if all(token.kind in ("word", "letters") for token in tokens):
         words = tuple(token.text.lower() for token in tokens)
         if len(words) > 2 and "and" in words and number_in_words(words) is not None:
@@ -101,9 +101,9 @@ def said_as_one(tokens: Sequence[Token]) -> tuple[str, ...] | None:
 
 
 def calendar_words(tokens: Sequence[Token]) -> tuple[str, ...] | None:
-    """Read a day of the week or a date, as month, day, year where given.
+    """Read a day of the week or a date.
 
-    None for tokens that are neither.
+    A date is month, day and year, where given. None of other tokens.
     """
     if not any(token.kind in ("word", "letters") for token in tokens) or len(tokens) > 9:
         return None

@@ -65,11 +65,13 @@ _SIGNS |= {"Δ": r"\Delta ", "Ω": r"\Omega ", "Σ": r"\Sigma ", "Π": r"\Pi ", 
 _SIGN_TABLE = str.maketrans(_SIGNS)
 
 _FONTS = (
-    "text|textrm|textbf|textit|textnormal|textsf|texttt|textsc|mathrm|mathbf|mathit|mathsf|mathtt|mathcal"
+    "text|textrm|textbf|textit|textnormal|textsf|texttt|textsc|mathrm|mathbf|mathit|mathsf|mathtt"
+    "|mathcal"
     "|mathbb|mbox|hbox|operatorname|boldsymbol|bm|emph|boxed|fbox|underline|displaylines|rm|bf|it"
 )
 _SIZING = re.compile(
-    r"\\(?:left|right|middle|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut|bigl?|bigr|Bigl?"
+    r"\\(?:left|right|middle|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut"
+    r"|bigl?|bigr|Bigl?"
     r"|Bigr|biggl?|biggr|Biggl?|Biggr|rm|bf|it|cal|scriptsize|large|Large|normalsize)(?![A-Za-z])"
 )
 _DROPPED = re.compile(r"\\(?:phantom|hphantom|vphantom|color|label|tag\*?)\s*\{[^{}]*\}")
@@ -98,9 +100,11 @@ _DECIMAL_COMMA = re.compile(r"(\d+)(?:\{,\})(\d+)")
 _REPEATING = re.compile(
     r"(?P<whole>\d*)\.(?P<fixed>\d*)(?:"
     r"\\(?:overline|bar)\s*(?:\{\s*(?P<bar>\d+)\s*\}|(?P<bar1>\d))"
-    r"|\\dot\s*(?:\{(?P<dot>\d)\}|(?P<dot1>\d))(?:(?P<mid>\d*)\\dot\s*(?:\{(?P<dot2>\d)\}|(?P<dot3>\d)))?"
+    r"|\\dot\s*(?:\{(?P<dot>\d)\}|(?P<dot1>\d))"
+    r"(?:(?P<mid>\d*)\\dot\s*(?:\{(?P<dot2>\d)\}|(?P<dot3>\d)))?"
     r"|\((?P<round>\d+)\)(?!\d))"
-    r"|(?P<whole2>\d*)\.(?P<fixed2>\d{0,6}?)(?P<again>\d{1,6}?)(?P=again){2,}(?:\.{3}|\\(?:l|c)?dots(?![A-Za-z]))"
+    r"|(?P<whole2>\d*)\.(?P<fixed2>\d{0,6}?)(?P<again>\d{1,6}?)(?P=again){2,}"
+    r"(?:\.{3}|\\(?:l|c)?dots(?![A-Za-z]))"
 )
 _NUMBER = re.compile(r"\d+(?:\.\d+)?|\.\d+")
 _ORDINAL = re.compile(
