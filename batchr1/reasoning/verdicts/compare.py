@@ -96,11 +96,11 @@ class Comparison(Quantities):
             case Sequence_("set", items) if len(items) == 1:
                 return self.same(items[0], gold)
             case Sequence_("tuple" | "angle", items):
-                parts = parts_of_vector(gold.node, len(items))
-                return self._ordered(items, parts) if parts else False
-            case Matrix() if vector := vector_of(final):
-                parts = parts_of_vector(gold.node, len(vector))
-                return self._ordered(vector, parts) if parts else False
+                vector = parts_of_vector(gold.node, len(items))
+                return self._ordered(items, vector) if vector else False
+            case Matrix() if column := vector_of(final):
+                vector = parts_of_vector(gold.node, len(column))
+                return self._ordered(column, vector) if vector else False
             case Sequence_("list", items) if any(isinstance(one, Words) for one in items):
                 return None
         return False

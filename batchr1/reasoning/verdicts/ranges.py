@@ -40,7 +40,7 @@ class Subject:
 
     def solved(self, piece: Piece) -> Piece:
         """Give a piece of the whole as one of the symbol."""
-        if (self.slope, self.shift) == (1, 0):
+        if self.slope == 1 and self.shift == 0:
             return piece
         low, high = ((self._inverse(value), side) for value, side in piece)
         return (low, high) if self.slope > 0 else ((high[0], -high[1]), (low[0], -low[1]))

@@ -44,6 +44,11 @@ class ExpressionParser:
         self._functions = 0  # that are open: degrees in their arguments are angles
         self.at = 0
 
+    @property
+    def rest(self) -> list[Token]:
+        """Tokens behind what was parsed; some were cut in two."""
+        return list(self._tokens[self.at :])
+
     def expression(self) -> Node:
         """A sum of terms. Raises `GiveUpError` where none begins here."""
         self._depth += 1

@@ -358,17 +358,19 @@ class _Values:
         sign, currency, tokens = _currency(tokens)
         parser = ExpressionParser(tokens)
         try:
-            node, rest = parser.expression(), tokens[parser.at :]
+            node, rest = parser.expression(), parser.rest
             node, rest = _multiplied(node, rest)
             unit = unit_of(rest) if rest else None
         except GiveUpError:
             parser = ExpressionParser(tokens, stop_at_units=False)
-            node, rest, unit = parser.expression(), tokens[parser.at :], None
+            node, rest, unit = parser.expression(), parser.rest, None
             if rest:
                 raise
-        decimals, digits = _decimals(tokens[: parser.at]) if not rest or unit else (None, 0)
+        decimals, digits = (
+            _decimals(tokens[: len(tokens) - len(parser.rest)]) if not rest or unit else (None, 0)
+        )
         if rest and unit is None:
-            decimals, digits = _decimals(tokens[: parser.at])
+            decimals, digits = _decimals(tokens[: len(tokens) - len(parser.rest)])
         if currency is not None:
             unit = currency if unit is None or unit == currency else unit
         if sign:
@@ -378,7 +380,7 @@ class _Values:
             with contextlib.suppress(GiveUpError):  # `3 ways`, or a product after all
                 parser = ExpressionParser(tokens, stop_at_units=False)
                 product = parser.expression()
-                if parser.at == len(tokens):
+                if not parser.rest:
                     node, loose = (("neg", product) if sign else product), (node, None)
         return Quantity(node, unit, decimals, digits, loose)
 
@@ -431,7 +433,7 @@ def _loose(tokens: list[Token]) -> tuple[Node, Unit | None] | None:
                 unit = unit_of(tokens[index:])
             except GiveUpError:
                 continue
-            if unit is not None and parser.at == index and not symbols_of(node):
+            if unit is not None and not parser.rest and not symbols_of(node):
                 return node, unit
     return None
 
