@@ -366,11 +366,7 @@ class _Values:
             node, rest, unit = parser.expression(), parser.rest, None
             if rest:
                 raise
-        decimals, digits = (
-            _decimals(tokens[: len(tokens) - len(parser.rest)]) if not rest or unit else (None, 0)
-        )
-        if rest and unit is None:
-            decimals, digits = _decimals(tokens[: len(tokens) - len(parser.rest)])
+        decimals, digits = _decimals(tokens[: len(tokens) - len(parser.rest)])
         if currency is not None:
             unit = currency if unit is None or unit == currency else unit
         if sign:
