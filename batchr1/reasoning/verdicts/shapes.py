@@ -179,7 +179,7 @@ def parts_of_vector(node: Node, size: int) -> tuple[Value, ...]:
         return ()
     names = ("i", "j", "k")[:size]
     leaves = [_unit_vector(node, name) for name in names]
-    is_vector = any(holds(node, leaf) for leaf in leaves[1:]) or leaves[0][0] == "sym"
+    is_vector = any(holds(node, leaf) for leaf in leaves if leaf != ("const", "i"))
     if not is_vector:
         return ()
     zero: Node = ("num", Fraction(0))
