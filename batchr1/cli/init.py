@@ -84,7 +84,7 @@ def first_rows(data: str) -> pa.Table:
     import pyarrow as pa
 
     from batchr1.dataset.readers import open_file
-    from batchr1.storage.base import expand_inputs
+    from batchr1.storage.inputs import expand_inputs
 
     file = open_file(expand_inputs(data)[0], None)
     batch = next((batch for _, batch in file.read(file.schema.names) if batch.num_rows), None)

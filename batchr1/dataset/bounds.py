@@ -17,7 +17,7 @@ from types import FrameType
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from batchr1.storage.base import InputFile
+from batchr1.storage.inputs import InputFile
 
 MAX_PROMPT_CHARS = 2**21
 """Characters of a prompt, at most: half a million tokens. A longer one fails as a row, unread."""

@@ -20,8 +20,8 @@ from batchr1.dataset.json_lines import JsonLines
 from batchr1.dataset.predicate import Mask
 from batchr1.errors import InputError, StorageError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import InputFile
 from batchr1.storage.errors import is_passing
+from batchr1.storage.inputs import InputFile
 
 BATCH_ROWS = 4096
 WHERE_ROWS = 16_384

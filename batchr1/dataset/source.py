@@ -30,7 +30,7 @@ from batchr1.dataset.values import (
 )
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import InputFile
+from batchr1.storage.inputs import InputFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,8 @@ from batchr1.models.recommended import with_card, with_preset
 from batchr1.models.resolve import ModelSource, resolve_model
 from batchr1.output.folder import Output
 from batchr1.reasoning.verify import Verify
-from batchr1.storage.base import (
-    InputFile,
-    StorageOptions,
-    expand_inputs,
-    open_storage,
-)
+from batchr1.storage.base import StorageOptions, open_storage
+from batchr1.storage.inputs import InputFile, expand_inputs
 from batchr1.storage.lock import Lock
 from batchr1.verifier.pool import check_verifier
 

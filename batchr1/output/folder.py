@@ -29,8 +29,9 @@ from batchr1.faults import fault_point
 from batchr1.output.checkpoints import INFLIGHT_DIR, aside_name
 from batchr1.output.parts import data_errors, write_parquet
 from batchr1.output.run_record import RunRecord, parse_record
-from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, InputFile, Storage
+from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, Storage
 from batchr1.storage.errors import is_passing, mapped
+from batchr1.storage.inputs import InputFile
 from batchr1.storage.uri import split_uri
 
 DATA_DIR = "data"

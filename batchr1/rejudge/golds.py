@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchr1.dataset.source import Source
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 from batchr1.storage.uri import StorageOptions
 
 

@@ -2,7 +2,8 @@
 
 It runs in the driver and in workers.
 
-base         the interface, and the files of an `input.path`
+base         the interface
+inputs       the files that an `input.path` names
 names        names of data files: formats, and what is refused
 uri          kinds of URI and their S3 servers
 local        a local or mounted file system

@@ -1,8 +1,7 @@
-"""Interface of storage, and the files that `input.path` names.
+"""Interface of storage.
 
     open_storage(uri, options) ─▶ Storage ─┬─ LocalStorage   local.py
                                            └─ S3Storage      s3.py
-    expand_inputs(paths, options) ─▶ [InputFile, …]
 
 A Storage is a folder; `rel` is always a path below it with forward slashes. Files appear whole or
 not at all, and are durable when the call returns. Every method raises StorageError, or its caller's
@@ -13,22 +12,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from batchr1.errors import InputError, StorageError
-from batchr1.storage.errors import Retry, is_fault, mapped
-from batchr1.storage.names import (
-    FileFormat,
-    format_of,
-    refuse_compressed,
-    refuse_name,
-    refuse_table,
-)
+from batchr1.errors import StorageError
+from batchr1.storage.errors import Retry
 from batchr1.storage.uri import Kind, StorageOptions, checked, split_uri
 
 if TYPE_CHECKING:
@@ -38,11 +28,9 @@ __all__ = [
     "CONTROL_DIR",
     "STAGING_DIR",
     "FileInfo",
-    "InputFile",
     "Retry",
     "Storage",
     "StorageOptions",
-    "expand_inputs",
     "open_storage",
 ]
 
@@ -51,13 +39,8 @@ log = logging.getLogger(__name__)
 
 CONTROL_DIR = ".batchr1"
 STAGING_DIR = f"{CONTROL_DIR}/staging"
-INPUT_RETRY = Retry(
-    for_s=10.0
-)  # shorter than Retry(): at this point an unreachable endpoint is likely a typing error
-_MAGIC = re.compile(r"[*?\[]")
-_HIDDEN = re.compile(r"(^|/)[._]")
-PARENTS = 3
-"""Folders above a named one that are looked at for a table's log: partitions nest so deep."""
+INPUT_RETRY = Retry(for_s=10.0)
+"""Shorter than Retry(): at this point an unreachable endpoint is likely a typing error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,181 +267,3 @@ def _reopen(uri: str, options: StorageOptions, retry: Retry, fence: Fence | None
     storage = open_storage(uri, options, retry)
     storage.fence = fence
     return storage
-
-
-@dataclass(frozen=True, slots=True)
-class InputFile:
-    """File of a dataset: absolute URI, size in bytes, version and format.
-
-    For `version` see FileInfo.
-    """
-
-    uri: str
-    size: int
-    version: str
-    format: FileFormat
-    rel: str = field(repr=False)
-    storage: Storage = field(repr=False, compare=False)
-    changed: str = field(default="", repr=False, compare=False)
-
-    def open(self) -> BinaryIO:
-        """A seekable binary file, see `Storage.open_known`."""
-        return self.storage.open_known(FileInfo(self.rel, self.size, self.version))
-
-
-def expand_inputs(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    options: StorageOptions | None = None,
-    retry: Retry = INPUT_RETRY,
-) -> list[InputFile]:
-    """List the data files of files, globs and folders, sorted by URI.
-
-    Each comes once. Folders are searched to any depth, without names that begin with `.` or `_`;
-    `**` in a glob spans folders. A path that exists is taken as it is, even if it holds a glob's
-    characters. Raises InputError, whatever the reason, if one of `paths` gives no file or cannot be
-    read (JobError for a scheme that is not supported).
-    """
-    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    roots: dict[str, Storage] = {}  # one client for each bucket
-    found: dict[str, InputFile] = {}
-    for path in listed:
-        kind, place = split_uri(path)
-        top, _, rel = place.partition("/")
-        root_uri = f"s3://{top}" if kind == "s3" else "/"
-        root = roots.setdefault(root_uri, open_storage(root_uri, options, retry))
-        try:
-            with mapped(root.where(rel), lasting=InputError, passing=InputError):
-                files = _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
-        except StorageError as error:
-            if is_fault(error.__cause__):
-                raise
-            raise InputError(str(error)) from error.__cause__
-        found.update((file.uri, file) for file in files)
-    if not found:
-        raise InputError(
-            "input.path: an empty list (got no path, need at least one). Name a file, glob or "
-            "folder."
-        )
-    return [found[uri] for uri in sorted(found)]
-
-
-def _as_file(root: Storage, rel: str) -> list[InputFile]:
-    info = root.find_file(rel) if rel else None
-    if info is None:
-        if root.kind == "local" and rel:
-            _refuse_special(Path(root.path(rel)))
-        return []
-    if info.size == 0 and format_of(info.rel) is None and root.list_files(rel, recursive=True):
-        return []  # an empty object that marks the folder of its name
-    return _data_files(root, rel, [info])
-
-
-def _refuse_special(path: Path) -> None:
-    """Raise `InputError` for what is neither file nor folder.
-
-    A FIFO would be waited for.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(
-            f"{path}: not a regular file (got a FIFO, socket or device, need a file). Copy its "
-            "content to a file."
-        )
-
-
-def _as_folder(root: Storage, rel: str) -> list[InputFile]:
-    infos = root.list_files(rel, recursive=True)
-    if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
-        return []
-    refuse_table(root.where, [info.rel for info in infos])
-    _refuse_inside_table(root, rel)
-    return _data_files(
-        root, rel, [info for info in infos if not _HIDDEN.search(info.rel.removeprefix(rel))]
-    )
-
-
-def _refuse_inside_table(root: Storage, rel: str) -> None:
-    """Raise `InputError` for a folder within a table's."""
-    folder = rel.rstrip("/")
-    for _ in range(PARENTS):
-        folder = folder.rpartition("/")[0]
-        if not folder:
-            return
-        marks: list[str] = []
-        try:
-            names = root.list_folders(folder)
-            marks += [f"{folder}/{name}/" for name in ("_delta_log", ".hoodie") if name in names]
-            for name in ("metadata", "snapshot"):
-                if name in names:
-                    marks += [info.rel for info in root.list_files(f"{folder}/{name}")]
-        except (StorageError, InputError):  # a folder that we may not look into
-            return
-        refuse_table(root.where, marks)
-
-
-def _as_glob(root: Storage, rel: str) -> list[InputFile]:
-    from fsspec.utils import glob_translate
-
-    if not _MAGIC.search(rel):
-        raise InputError(
-            f"{root.where(rel)}: no such file or folder (need .parquet or .jsonl files). Check "
-            f"the path."
-        )
-    folder = _MAGIC.split(rel, maxsplit=1)[0].rpartition("/")[0]
-    matches = re.compile(glob_translate(rel)).match
-    hidden_too = _HIDDEN.search(rel.removeprefix(folder))
-    listed = root.list_files(folder, recursive=True)
-    infos = [
-        info
-        for info in listed
-        if matches(info.rel) and (hidden_too or not _HIDDEN.search(info.rel.removeprefix(folder)))
-    ]
-    if not infos:
-        raise InputError(
-            f"{root.where(rel)}: the glob matches no file (got none below "
-            f"{root.where(folder)}). "
-            f"Check the pattern."
-        )
-    refuse_table(root.where, [info.rel for info in listed])
-    _refuse_inside_table(root, folder)
-    return _data_files(root, rel, infos)
-
-
-def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
-    """Choose the files of `infos` with a known ending.
-
-    They were found for `rel`. Raises InputError if there is none.
-    """
-    found, others = [], []
-    for info in infos:
-        file_format = format_of(info.rel)
-        if file_format is None:
-            others.append(info)
-            continue
-        refuse_name(root.uri, info.rel, is_key=root.kind == "s3")
-        found.append(
-            InputFile(
-                root.where(info.rel),
-                info.size,
-                info.version,
-                file_format,
-                info.rel,
-                root,
-                info.changed,
-            )
-        )
-    if not found:
-        endings = (
-            ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in infos})[:5])
-            or "no file"
-        )
-        raise InputError(
-            f"{root.where(rel)}: no data files (got {endings}, need .parquet or .jsonl). "
-            f"Convert "
-            f"the data first."
-        )
-    refuse_compressed(root.where, [info.rel for info in others])
-    if others:
-        endings = ", ".join(sorted({Path(info.rel).suffix or "no ending" for info in others})[:5])
-        shown = root.where(rel) if rel else root.uri
-        log.warning("%s: %d files of other kinds are left out (%s)", shown, len(others), endings)
-    return found

@@ -23,7 +23,7 @@ from batchr1.job.spec import InputSpec, JobSpec, ModelSpec, OutputSpec, Sampling
 from batchr1.models.resolve import resolve_model
 from batchr1.output.folder import Output
 from batchr1.records import CompletionLengths
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 
 
 def write(path: Path, columns: dict[str, Any], row_group_size: int | None = None) -> Path:

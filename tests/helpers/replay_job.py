@@ -172,7 +172,7 @@ def feeder_of(
     from batchr1.driver.feed.feeder import LOOK_AHEAD_ROWS, Feeder
     from batchr1.driver.feed.items import ItemMaker, Limits
     from batchr1.job.spec import InputSpec
-    from batchr1.storage.base import expand_inputs
+    from batchr1.storage.inputs import expand_inputs
 
     path = folder / "in.parquet"
     inputs.write_parquet(path, row_group_size=row_group_size)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from batchr1.errors import InputError, StorageError
-from batchr1.storage.base import expand_inputs, open_storage
+from batchr1.storage.base import open_storage
+from batchr1.storage.inputs import expand_inputs
 
 STAGED, FINAL = ".batchr1/staging/part.parquet", "data/part.parquet"
 

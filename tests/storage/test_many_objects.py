@@ -17,7 +17,8 @@ from batchr1.dataset.pending import Pending
 from batchr1.dataset.source import Source
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import StorageOptions, expand_inputs
+from batchr1.storage.base import StorageOptions
+from batchr1.storage.inputs import expand_inputs
 from batchr1.storage.s3 import S3Storage, explain_refusal
 
 OBJECTS = 60

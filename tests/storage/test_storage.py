@@ -23,8 +23,9 @@ from s3_fakes import S3, FaultyS3
 from batchr1.errors import BatchError, InputError, JobError, OutputError, StorageError
 from batchr1.storage import errors as storage_errors
 from batchr1.storage import s3 as storage_s3
-from batchr1.storage.base import Storage, StorageOptions, expand_inputs, open_storage
+from batchr1.storage.base import Storage, StorageOptions, open_storage
 from batchr1.storage.errors import Retry, storage_error
+from batchr1.storage.inputs import expand_inputs
 from batchr1.storage.s3 import S3Storage
 
 REAL = pytest.param("s3_real", id="real", marks=pytest.mark.s3)

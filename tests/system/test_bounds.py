@@ -18,7 +18,7 @@ from batchr1.errors import JobError, ModelError
 from batchr1.job import load_job
 from batchr1.job.spec import InputSpec
 from batchr1.sizing.architecture import Architecture
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 
 
 def test_a_block_that_takes_long_or_much_memory_is_broken_off() -> None:

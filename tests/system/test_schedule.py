@@ -40,7 +40,7 @@ from batchr1.job import load_job
 from batchr1.job.spec import InputSpec
 from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.records import Failure, SampleKey, WorkItem
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 
 
 def schedule_of(

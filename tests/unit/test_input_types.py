@@ -19,7 +19,7 @@ from batchr1.dataset.values import python_values
 from batchr1.driver.feed.items import render_batch
 from batchr1.errors import InputError, JobError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 
 ROOT = Path(__file__).parents[2]
 

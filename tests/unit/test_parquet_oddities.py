@@ -16,7 +16,7 @@ from batchr1.dataset.types import misfit
 from batchr1.dataset.values import python_values
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 
 ROWS = 3000
 TEXTS = [f"What is {i % 700} + {i}? é東" for i in range(ROWS)]

@@ -17,7 +17,7 @@ from batchr1.dataset.pending import Counts, Pending
 from batchr1.dataset.source import Source
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
-from batchr1.storage.base import expand_inputs
+from batchr1.storage.inputs import expand_inputs
 
 Keys = set[tuple[str, int]]
 State = tuple[list[str], int, Keys, Keys, set[str]]

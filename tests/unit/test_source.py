@@ -21,8 +21,9 @@ from batchr1.dataset.source import Source
 from batchr1.errors import InputError, JobError, StorageError
 from batchr1.job.spec import InputSpec
 from batchr1.output.parts import write_parquet
-from batchr1.storage.base import InputFile, StorageOptions, expand_inputs
+from batchr1.storage.base import StorageOptions
 from batchr1.storage.errors import Retry
+from batchr1.storage.inputs import InputFile, expand_inputs
 from batchr1.storage.local import LocalStorage
 
 Keep = list[str] | dict[str, str] | str
