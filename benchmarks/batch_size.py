@@ -43,7 +43,8 @@ from batchr1.records import PromptLengths
 from batchr1.sizing.gpus import gpu_named
 from batchr1.sizing.lengths import assumed_lengths
 from batchr1.sizing.machine import named_machine
-from batchr1.sizing.plan import Plan, make_plan
+from batchr1.sizing.plan import Plan
+from batchr1.sizing.planning.make import make_plan
 from batchr1.sizing.timing.step_time import MIXED_STEP_COST
 
 

@@ -49,7 +49,7 @@ class LocalBackend:
         from batchr1.engine.vllm.arguments import refuse_secret
         from batchr1.executors.base import check_executor
         from batchr1.sizing.devices import choose_devices
-        from batchr1.sizing.plan import check_arguments
+        from batchr1.sizing.planning.arguments import check_arguments
 
         for name in spec.model.engine_args:
             refuse_secret(name)
@@ -80,7 +80,7 @@ class LocalBackend:
         *,
         price: float | None = None,
     ) -> Plan:
-        from batchr1.sizing.plan import make_plan
+        from batchr1.sizing.planning.make import make_plan
 
         known = measure()
         plan = make_plan(spec, model, known.machine, known.prompts, known.completions, price=price)

@@ -17,7 +17,7 @@ from batchr1.models.cached import cached_snapshot
 from batchr1.models.catalogue import Variant, refuse_unsupported, variant
 from batchr1.models.files import check_header
 from batchr1.models.hub import hub_errors, where_of
-from batchr1.sizing.architecture import stored_quantization
+from batchr1.sizing.shape.weights import stored_quantization
 from batchr1.storage.uri import StorageOptions
 
 log = logging.getLogger("batchr1.models")
@@ -277,7 +277,20 @@ def _read_config(path: Path, where: str) -> dict[str, Any]:
         ) from exc
     if not isinstance(config, dict):
         raise ModelError(f"model {where}: config.json is not an object. Download it again.")
+    if "quantization_config" not in config:
+        config |= _modelopt_config(path.with_name("hf_quant_config.json"))
     return config
+
+
+def _modelopt_config(path: Path) -> dict[str, Any]:
+    """Read ModelOpt's own file about the weights, where it lies apart."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {"quantization_config": {"quant_method": "modelopt"} | found}
 
 
 def _context_len(config: dict[str, Any], where: str) -> int:

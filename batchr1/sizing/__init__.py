@@ -3,6 +3,7 @@
 It runs in the driver, before any engine loads.
 
 plan           what a run will ask of its machine
+planning       plans: on GPUs, on several models of them, on the CPU
 fit            one candidate: a model on so many GPUs
 memory         how vLLM divides a GPU's memory
 estimate       hours and cost of a job
@@ -11,6 +12,7 @@ graphs         batch sizes that have a CUDA graph
 lengths        lengths of completions that nobody has stated
 offers         what else would run a job, or a model
 architecture   a model's config: parameters, bytes of weights and KV cache
+shape          the parts of it: layers, experts, formats of weights
 gpus           GPUs that batchr1 knows by name
 machine        the machine that a plan is for
 devices        the GPUs of this machine, and who holds their memory

@@ -1,9 +1,10 @@
 """A model's size by its `config.json`.
 
-Parameters, bytes of weights, bytes of KV cache per token.
+Parameters, bytes of weights, bytes of KV cache.
 
 Sources: the keys are Hugging Face's; which tensors exist and how they are cut over GPUs is read
-from vLLM's model files (`qwen2.py`, `llama.py`, `deepseek_v2.py`, 0.26); the byte counts are
+from vLLM's model files (`qwen2.py`, `llama.py`, `deepseek_v2.py`, 0.26; `gpt_oss.py`,
+`glm4_moe.py`, `qwen3_moe.py`, `qwen3_next.py`, 0.32); the byte counts of the first three are
 checked against an H200 (docs/sizing.md).
 """
 
@@ -11,29 +12,42 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-from batchr1.errors import ModelError
+from batchr1.sizing.shape.experts import Experts, experts_of
+from batchr1.sizing.shape.layers import KvCache, Layers, layers_of
+from batchr1.sizing.shape.numbers import number, text_part
+from batchr1.sizing.shape.weights import BYTES_PER_WEIGHT, Part, StoredWeights, stored_weights
 
 Attention = Literal["gqa", "mla"]
-Quantization = Literal["fp8", "awq", "gptq", "w4a16"]
 
-# Bytes per weight of a quantised linear layer. FP8: one byte, the scales (one per channel or per
-# 128 × 128) are lost in the rounding. The 4-bit formats: half a byte, and per group of 128 a 16-bit
-# scale and (AWQ, GPTQ) a 4-bit zero point.
-BYTES_PER_WEIGHT: dict[str, float] = {
-    "fp8": 1.0,
-    "w4a16": 0.5 + 2 / 128,
-    "awq": 0.5 + 2.5 / 128,
-    "gptq": 0.5 + 2.5 / 128,
-}
 _MIB = 2**20
-MAX_LAYERS = 10_000  # formulas go over them one by one
-MAX_SIZE = 10**9
 _LARGE_TENSOR = 10 * _MIB  # torch's caching allocator gives larger tensors blocks of whole 2 MiB
 _LARGE_BLOCK = 2 * _MIB
+_MXFP4_TILE = (256, 128)  # to which vLLM's kernels pad the hidden and the experts' width
+_GATED = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
+
+
+class _Tensor(NamedTuple):
+    """Tensor of one GPU. `part` None: never quantised."""
+
+    rows: int
+    cols: int
+    part: Part | None
+
+
+class _LayerKind(NamedTuple):
+    """Features that tell the tensors of one layer from those of others."""
+
+    remembers: str
+    is_sparse: bool
+    sizes: tuple[float | None, ...]  # bytes of a weight, by `_PARTS`
+
+
+_PARTS = ("attention", "recurrent", "dense", "experts", "shared")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +70,20 @@ class Architecture:
     attention: Attention
     max_position: int
     qkv_bias: bool = False
+    gated_mlp: bool = True  # two matrices into the block, not one
+    gated_attention: bool = False  # a gate as wide as the queries
     # multi-head latent attention
     q_lora_rank: int = 0
     kv_lora_rank: int = 0
     qk_nope_head_dim: int = 0
     qk_rope_head_dim: int = 0
     v_head_dim: int = 0
-    # mixture of experts: layers before `num_dense_layers` have a dense block of `intermediate`
-    num_experts: int = 0
-    experts_per_token: int = 0
-    num_shared_experts: int = 0
-    moe_intermediate: int = 0
-    num_dense_layers: int = 0
-    stored: Quantization | None = None
-    note: str | None = None
+    index_head_dim: int = 0  # of a sparse attention's index: one key per layer and token, in FP8
+    experts: Experts = field(default_factory=Experts)
+    layers: Layers = field(default_factory=Layers)
+    recurrent_weights: int = 0  # of one recurrent layer
+    vision_weights: int = 0  # beside the decoder; loaded, and not used
+    stored_as: StoredWeights | None = None
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Architecture:
@@ -77,70 +91,66 @@ class Architecture:
 
         Raises `ModelError` when a number that everything depends on is missing.
         """
-        nested = config.get("text_config")
-        text: Mapping[str, Any] = nested if isinstance(nested, Mapping) else config
-
-        def number(*names: str, default: int | None = None) -> int:
-            for name in names:
-                value = text.get(name)
-                if value is None:
-                    continue
-                if (
-                    isinstance(value, bool)
-                    or not isinstance(value, int)
-                    or value < (0 if default == 0 else 1)
-                    or value > (MAX_LAYERS if "layer" in name else MAX_SIZE)
-                ):
-                    raise ModelError(
-                        f"model: config.json's {name} is not a size (got {value!r}, need a "
-                        f"whole "
-                        f"number). Correct it."
-                    )
-                return value
-            if default is None:
-                raise ModelError(
-                    f"model: config.json does not say {names[0]} (need it to size the engine). "
-                    f"Add it there."
-                )
-            return default
-
-        layers, hidden = number("num_hidden_layers", "n_layer"), number("hidden_size", "n_embd")
-        heads = number("num_attention_heads", "n_head")
-        mla = number("kv_lora_rank", default=0)
-        experts = number("n_routed_experts", "num_experts", "num_local_experts", default=0)
-        dense = number("first_k_dense_replace", default=0) if experts else layers
-        moe_intermediate = (
-            number("moe_intermediate_size", "intermediate_size", default=0) if experts else 0
-        )
+        text = text_part(config)
+        layers = number(text, "num_hidden_layers", "n_layer")
+        hidden = number(text, "hidden_size", "n_embd")
+        heads = number(text, "num_attention_heads", "n_head")
+        mla = number(text, "kv_lora_rank", default=0)
+        tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))
+        model_type = str(text.get("model_type"))
         return cls(
             num_layers=layers,
             hidden=hidden,
-            intermediate=number("intermediate_size", "n_inner", default=4 * hidden),
+            intermediate=number(
+                text, "intermediate_size_mlp", "intermediate_size", "n_inner", default=4 * hidden
+            ),
             num_heads=heads,
-            num_kv_heads=number("num_key_value_heads", default=heads),
-            head_dim=number("head_dim", default=hidden // heads),
-            vocab=number("vocab_size"),
-            tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+            num_kv_heads=number(text, "num_key_value_heads", default=heads),
+            head_dim=number(text, "head_dim", default=hidden // heads),
+            vocab=number(text, "vocab_size"),
+            tied=bool(tied),
             attention="mla" if mla else "gqa",
-            max_position=number("max_position_embeddings", "n_positions", default=8192),
-            qkv_bias=text.get("model_type") == "qwen2" or bool(text.get("attention_bias")),
-            q_lora_rank=number("q_lora_rank", default=0),
+            max_position=number(text, "max_position_embeddings", "n_positions", default=8192),
+            gated_mlp=str(text.get("mlp_hidden_act", text.get("hidden_act"))) != "relu2",
+            qkv_bias=model_type == "qwen2" or bool(text.get("attention_bias")),
+            gated_attention=bool(text.get("attn_output_gate", model_type in _GATED)),
+            q_lora_rank=number(text, "q_lora_rank", default=0),
             kv_lora_rank=mla,
-            qk_nope_head_dim=number("qk_nope_head_dim", default=0),
-            qk_rope_head_dim=number("qk_rope_head_dim", default=0),
-            v_head_dim=number("v_head_dim", default=0),
-            num_experts=experts,
-            experts_per_token=number("num_experts_per_tok", "num_experts_per_token", default=0),
-            num_shared_experts=number("n_shared_experts", default=0),
-            moe_intermediate=moe_intermediate,
-            num_dense_layers=dense,
-            stored=stored_quantization(config),
-            note=_unknown_parts(text),
+            qk_nope_head_dim=number(text, "qk_nope_head_dim", default=0),
+            qk_rope_head_dim=number(text, "qk_rope_head_dim", default=0),
+            v_head_dim=number(text, "v_head_dim", default=0),
+            index_head_dim=number(text, "index_head_dim", default=0),
+            experts=experts_of(text, layers),
+            layers=layers_of(text, layers),
+            recurrent_weights=_recurrent_weights(text, hidden),
+            vision_weights=_vision_weights(config),
+            stored_as=stored_weights(config),
         )
 
+    @property
+    def stored(self) -> str | None:
+        """Name how the weights are stored.
+
+        None: in 16 bits, or in a format that is unknown here.
+        """
+        if self.stored_as is None or not self.stored_as.groups:
+            return None
+        return self.stored_as.name
+
+    @property
+    def note(self) -> str | None:
+        """Say where a part of the model is not known."""
+        notes = [self.layers.note, self.stored_as.note if self.stored_as else None]
+        return "; ".join(note for note in notes if note) or None
+
+    @property
+    def num_experts(self) -> int:
+        return self.experts.count
+
     def divides_into(self, tensor_parallel: int) -> bool:
-        """Whether vLLM can cut the model so: attention heads evenly, KV heads evenly or into even
-        copies.
+        """Whether vLLM can cut the model so.
+
+        Attention heads are cut evenly, KV heads evenly or into even copies.
         """
         heads = self.num_heads % tensor_parallel == 0
         kv = self.num_kv_heads % tensor_parallel == 0 or tensor_parallel % self.num_kv_heads == 0
@@ -148,27 +158,39 @@ class Architecture:
 
     def parameters(self) -> int:
         """Weights of the model, embeddings included."""
-        return sum(
-            rows * cols * count
-            for rows, cols, count, _ in self._tensors(
-                1, range(self.num_layers), first=True, last=True
-            )
+        ends = self._ends(1, first=True, last=True)
+        inner = range(self.num_layers)
+        return sum(t.rows * t.cols for t in ends) + sum(
+            t.rows * t.cols for layer in inner for t in self._layer(layer, 1)
         )
 
     def active_parameters(self) -> int:
-        """Weights that one token passes through: of a mixture of experts, only the chosen ones."""
-        if not self.num_experts:
-            return self.parameters()
-        idle = (self.num_experts - self.experts_per_token) * 3 * self.hidden * self.moe_intermediate
-        return self.parameters() - idle * (self.num_layers - self.num_dense_layers)
+        """Count the weights that one token passes through.
 
-    def bytes_per_weight(self, quantization: str | None = None, *, dtype_bytes: int = 2) -> float:
-        """Of a weight that can be quantised.
+        Of a mixture of experts these are the chosen ones alone.
+        """
+        chosen = self.experts
+        idle = (chosen.count - chosen.per_token) * 3 * self.hidden * chosen.intermediate
+        return self.parameters() - idle * len(chosen.sparse)
+
+    def bytes_per_weight(
+        self, quantization: str | None = None, *, dtype_bytes: int = 2, of_experts: bool = False
+    ) -> float:
+        """Average the bytes of a weight that can be quantised.
+
+        `of_experts`: of routed experts, otherwise of all others.
 
         `quantization` None means as stored, and `dtype_bytes` if that is not.
         """
-        kind = quantization or self.stored
-        return BYTES_PER_WEIGHT[kind] if kind else dtype_bytes
+        total, count = 0.0, 0
+        for layer in range(self.num_layers):
+            sizes = self._sizes(layer, quantization)
+            for tensor in self._layer(layer, 1):
+                if tensor.part is not None and (tensor.part == "experts") == of_experts:
+                    weights = tensor.rows * tensor.cols
+                    total += weights * (sizes[_PARTS.index(tensor.part)] or dtype_bytes)
+                    count += weights
+        return total / count if count else float(dtype_bytes)
 
     def weight_bytes(
         self,
@@ -178,87 +200,146 @@ class Architecture:
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
     ) -> int:
-        """Bytes of GPU memory that the weights take on the fullest GPU, as vLLM loads them.
+        """Count the bytes of weights on the fullest GPU, as vLLM loads them.
 
         `quantization` None means as stored. Embeddings, the output layer, norms and routers are
         never quantised, and take `dtype_bytes`. With them is counted the table of rotary angles,
         and what the allocator rounds up.
         """
-        per_weight = self.bytes_per_weight(quantization, dtype_bytes=dtype_bytes)
         stages = []
         for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
             last = stage == pipeline_parallel - 1
             total = 0.0
-            for rows, cols, count, linear in self._tensors(
-                tensor_parallel, layers, first=stage == 0, last=last
-            ):
-                total += count * _allocated(rows * cols * (per_weight if linear else dtype_bytes))
+            for tensor in self._ends(tensor_parallel, first=stage == 0, last=last):
+                total += _allocated(tensor.rows * tensor.cols * dtype_bytes)
+            alike = Counter(self._kind(layer, quantization) for layer in layers)
+            of_kind = {self._kind(layer, quantization): layer for layer in layers}
+            for kind, count in alike.items():
+                for tensor in self._layer(of_kind[kind], tensor_parallel):
+                    size: float | None = None
+                    if tensor.part is not None:
+                        size = kind.sizes[_PARTS.index(tensor.part)]
+                    weights = self._padded(tensor, quantization)
+                    total += count * _allocated(weights * (size or dtype_bytes))
             stages.append(total)
         rotary = self.max_position * (self.qk_rope_head_dim or self.head_dim) * 2
-        return int(max(stages)) + rotary + 16 * _MIB
+        vision = self.vision_weights * dtype_bytes
+        return int(max(stages)) + rotary + vision + 16 * _MIB
 
-    def kv_bytes_per_token(
+    def kv_cache(
         self, *, kv_dtype_bytes: int = 2, tensor_parallel: int = 1, pipeline_parallel: int = 1
-    ) -> int:
-        """Bytes of KV cache that a token takes on one GPU (the one with most layers).
+    ) -> KvCache:
+        """Cache of one GPU, of the stage whose layers hold most.
 
         GQA: a key and a value per KV head; heads are cut over GPUs, and copied once there are more
         GPUs than heads. MLA: one latent vector and one rotary key per layer, on every GPU.
         """
-        layers = max(len(stage) for stage in _stages(self.num_layers, pipeline_parallel))
         if self.attention == "mla":
-            return layers * (self.kv_lora_rank + self.qk_rope_head_dim) * kv_dtype_bytes
-        heads = max(1, self.num_kv_heads // tensor_parallel)
-        return 2 * layers * heads * self.head_dim * kv_dtype_bytes
+            per_layer = (self.kv_lora_rank + self.qk_rope_head_dim) * kv_dtype_bytes
+            if self.index_head_dim:  # with a 32-bit scale
+                per_layer += self.index_head_dim + 4
+        else:
+            heads = max(1, self.num_kv_heads // tensor_parallel)
+            per_layer = 2 * heads * self.head_dim * kv_dtype_bytes
+        stages = [self.layers.of(stage) for stage in _stages(self.num_layers, pipeline_parallel)]
+        full, windowed, recurrent = max(stages)
+        state = self.layers.state_bytes // tensor_parallel
+        return KvCache(per_layer, full, windowed, recurrent, self.layers.window, state)
 
-    def _tensors(
-        self, tp: int, layers: range, *, first: bool, last: bool
-    ) -> Iterator[tuple[int, int, int, bool]]:
-        """(rows, columns, how many, whether quantised) of what one GPU holds, fused as vLLM fuses
-        them.
+    def kv_bytes_per_token(
+        self, *, kv_dtype_bytes: int = 2, tensor_parallel: int = 1, pipeline_parallel: int = 1
+    ) -> int:
+        """Count the bytes of a token that all layers keep, on one GPU."""
+        cache = self.kv_cache(
+            kv_dtype_bytes=kv_dtype_bytes,
+            tensor_parallel=tensor_parallel,
+            pipeline_parallel=pipeline_parallel,
+        )
+        return cache.per_layer * (cache.full + cache.windowed)
+
+    def _sizes(self, layer: int, quantization: str | None) -> tuple[float | None, ...]:
+        """List the bytes of a weight, by part of a layer; None: not quantised."""
+        if self.stored_as is not None and quantization in (None, self.stored_as.name):
+            return tuple(self.stored_as.bytes_of(part, layer) for part in _PARTS)
+        size = None
+        if quantization is not None:
+            size = BYTES_PER_WEIGHT[quantization]
+        return (size,) * len(_PARTS)
+
+    def _kind(self, layer: int, quantization: str | None) -> _LayerKind:
+        sparse = layer in self.experts.sparse
+        return _LayerKind(self.layers.kinds[layer], sparse, self._sizes(layer, quantization))
+
+    def _padded(self, tensor: _Tensor, quantization: str | None) -> int:
+        """Count a tensor's weights as kernels want them.
+
+        Those of MXFP4 take whole tiles.
         """
+        chosen = self.experts
+        if tensor.part != "experts" or (quantization or self.stored) != "mxfp4":
+            return tensor.rows * tensor.cols
+        hidden, width = (
+            math.ceil(size / tile) * tile / size
+            for size, tile in zip((self.hidden, chosen.intermediate), _MXFP4_TILE, strict=True)
+        )
+        return int(tensor.rows * tensor.cols * hidden * width)
+
+    def _ends(self, tp: int, *, first: bool, last: bool) -> Iterator[_Tensor]:
+        """Embeddings, the output layer, the last norm: what one GPU holds."""
         vocab = math.ceil(self.vocab / 64 / tp) * 64
         if first:
-            yield vocab, self.hidden, 1, False
+            yield _Tensor(vocab, self.hidden, None)
         if last and not (self.tied and first):
-            yield vocab, self.hidden, 1, False
-        yield self.hidden, 1, 2 * len(layers) + 1, False  # norms
-        attention = self._mla(tp) if self.attention == "mla" else self._gqa(tp)
-        for rows, cols, linear in attention:
-            yield rows, cols, len(layers), linear
-        dense = sum(layer < self.num_dense_layers for layer in layers)
-        sparse = len(layers) - dense
-        if dense:
-            yield 2 * self.intermediate // tp, self.hidden, dense, True
-            yield self.hidden, self.intermediate // tp, dense, True
-        if sparse:
-            width = self.moe_intermediate // tp
-            yield 2 * width * self.num_experts, self.hidden, sparse, True
-            yield self.hidden * self.num_experts, width, sparse, True
-            yield self.num_experts, self.hidden, sparse, False  # the router
-            if self.num_shared_experts:
-                yield 2 * width * self.num_shared_experts, self.hidden, sparse, True
-                yield self.hidden, width * self.num_shared_experts, sparse, True
+            yield _Tensor(vocab, self.hidden, None)
+        yield _Tensor(self.hidden, 1, None)
 
-    def _gqa(self, tp: int) -> Iterator[tuple[int, int, bool]]:
+    def _layer(self, layer: int, tp: int) -> Iterator[_Tensor]:
+        """Tensors of a layer on one GPU, fused as vLLM fuses them."""
+        kind = self.layers.kinds[layer]
+        yield _Tensor(2 * self.hidden, 1, None)  # norms
+        if kind == "recurrent":
+            yield _Tensor(self.recurrent_weights // tp, 1, "recurrent")
+        elif kind != "none":
+            yield from self._mla(tp) if self.attention == "mla" else self._gqa(tp)
+        if self.layers.alternate and kind != "none":
+            return
+        if layer not in self.experts.sparse:
+            inputs = 1 + self.gated_mlp
+            yield _Tensor(inputs * self.intermediate // tp, self.hidden, "dense")
+            yield _Tensor(self.hidden, self.intermediate // tp, "dense")
+            return
+        chosen = self.experts
+        width, shared = chosen.intermediate // tp, chosen.shared_intermediate // tp
+        yield _Tensor(2 * width * chosen.count, self.hidden, "experts")
+        yield _Tensor(self.hidden * chosen.count, width, "experts")
+        yield _Tensor(chosen.count, self.hidden, None)  # the router
+        if shared:
+            yield _Tensor(2 * shared, self.hidden, "shared")
+            yield _Tensor(self.hidden, shared, "shared")
+
+    def _gqa(self, tp: int) -> Iterator[_Tensor]:
         q = self.num_heads // tp * self.head_dim
         kv = max(1, self.num_kv_heads // tp) * self.head_dim
-        yield q + 2 * kv, self.hidden, True
-        yield self.hidden, q, True
+        gate = q if self.gated_attention else 0
+        yield _Tensor(q + gate + 2 * kv, self.hidden, "attention")
+        yield _Tensor(self.hidden, q, "attention")
         if self.qkv_bias:
-            yield q + 2 * kv, 1, False
+            yield _Tensor(q + 2 * kv, 1, None)
 
-    def _mla(self, tp: int) -> Iterator[tuple[int, int, bool]]:
+    def _mla(self, tp: int) -> Iterator[_Tensor]:
         heads = self.num_heads // tp
         key = self.qk_nope_head_dim + self.qk_rope_head_dim
-        yield self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim, self.hidden, True
-        yield heads * key, self.q_lora_rank or self.hidden, True
-        yield heads * (self.qk_nope_head_dim + self.v_head_dim), self.kv_lora_rank, True
-        yield self.hidden, heads * self.v_head_dim, True
+        down = self.q_lora_rank + self.kv_lora_rank + self.qk_rope_head_dim
+        yield _Tensor(down, self.hidden, "attention")
+        yield _Tensor(heads * key, self.q_lora_rank or self.hidden, "attention")
+        up = self.qk_nope_head_dim + self.v_head_dim
+        yield _Tensor(heads * up, self.kv_lora_rank, "attention")
+        yield _Tensor(self.hidden, heads * self.v_head_dim, "attention")
 
     def absorbed_bytes(self, *, tensor_parallel: int = 1, pipeline_parallel: int = 1) -> int:
-        """Under MLA vLLM keeps the up-projection of keys and values a second time, in 16 bits, for
-        decoding.
+        """Count what vLLM keeps a second time under MLA, for decoding.
+
+        It is the up-projection of keys and values, in 16 bits.
         """
         if self.attention != "mla":
             return 0
@@ -277,8 +358,9 @@ def _allocated(size: float) -> float:
 
 
 def _stages(num_layers: int, pipeline_parallel: int) -> list[range]:
-    """Layers per pipeline stage: an equal share each, what is left over goes to the stages before
-    the last.
+    """Divide the layers over pipeline stages.
+
+    An equal share each; what is left over goes to the stages before the last.
     """
     share, left = divmod(num_layers, pipeline_parallel)
     sizes = [share] * pipeline_parallel
@@ -288,32 +370,34 @@ def _stages(num_layers: int, pipeline_parallel: int) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def stored_quantization(config: Mapping[str, Any]) -> Quantization | None:
-    """How the weights lie in the repository, from `quantization_config`."""
-    given = config.get("quantization_config")
-    if not isinstance(given, Mapping):
-        return None
-    method = str(given.get("quant_method", "")).lower()
-    if method == "fp8":
-        return "fp8"
-    if method in ("awq", "gptq"):
-        return "awq" if method == "awq" else "gptq"
-    if method == "compressed-tensors":
-        groups = given.get("config_groups", {})
-        found = groups.values() if isinstance(groups, Mapping) else []
-        weights = [g.get("weights") or {} for g in found if isinstance(g, Mapping)]
-        return "w4a16" if any(w.get("num_bits") == 4 for w in weights) else "fp8"
-    return None
+def _recurrent_weights(text: Mapping[str, Any], hidden: int) -> int:
+    """Count the weights of one recurrent layer.
+
+    They are as many as attention's where its kind is not known.
+    """
+    if text.get("linear_num_value_heads"):  # gated delta net: q, k, v, gate, two scalars a head
+        key = number(text, "linear_num_key_heads") * number(text, "linear_key_head_dim")
+        heads = number(text, "linear_num_value_heads")
+        value = heads * number(text, "linear_value_head_dim")
+        return hidden * (2 * key + 2 * value + 2 * heads) + value * hidden
+    heads = number(text, "mamba_num_heads", "mamba_n_heads", default=0)
+    if heads:  # Mamba 2: gate and input, two states a group, a step a head
+        inner = heads * number(text, "mamba_head_dim", "mamba_d_head", default=64)
+        state = number(text, "ssm_state_size", "mamba_d_state", default=128)
+        groups = number(text, "n_groups", "mamba_n_groups", default=1)
+        return hidden * (2 * inner + 2 * groups * state + heads) + inner * hidden
+    return 4 * hidden * hidden
 
 
-def _unknown_parts(text: Mapping[str, Any]) -> str | None:
-    """Name what makes the KV cache smaller than by the formula."""
-    if isinstance(text.get("layer_types"), list) and len(set(text["layer_types"])) > 1:
-        return (
-            "some layers keep less than the whole context; sized as if all of them kept all of it"
-        )
-    if text.get("sliding_window") and text.get("use_sliding_window", True):
-        return "attention is over a sliding window; sized as if it were over the whole context"
-    if any(key in text for key in ("ssm_state_size", "mamba_d_state", "linear_num_key_heads")):
-        return "a hybrid of attention and a recurrent state; sized as if every layer were attention"
-    return None
+def _vision_weights(config: Mapping[str, Any]) -> int:
+    """Count the weights of a vision tower.
+
+    A layer has four square matrices and an MLP.
+    """
+    vision = config.get("vision_config")
+    if not isinstance(vision, Mapping) or not isinstance(config.get("text_config"), Mapping):
+        return 0
+    layers = number(vision, "depth", "num_hidden_layers", default=0)
+    hidden = number(vision, "hidden_size", "embed_dim", default=0)
+    wide = number(vision, "intermediate_size", default=4 * hidden) if hidden else 0
+    return layers * (4 * hidden * hidden + 2 * hidden * wide)

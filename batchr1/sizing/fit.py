@@ -14,15 +14,14 @@ from batchr1.sizing.estimate import Workload, best_batch
 from batchr1.sizing.gpus import Gpu
 from batchr1.sizing.graphs import LARGEST, grid_ceil, grid_floor
 from batchr1.sizing.memory import (
-    BLOCK_TOKENS,
     GIB,
     OTHER_BYTES,
     Memory,
     activation_bytes,
     cuda_graph_bytes,
-    kv_tokens,
     outside_bytes,
 )
+from batchr1.sizing.shape.layers import KvCache
 from batchr1.sizing.timing.step_time import StepTime, step_time_of
 
 MAX_NUM_SEQS = LARGEST  # sequences at a time, at most: larger steps have no CUDA graph
@@ -79,6 +78,7 @@ class Fit:
     tokens_per_s: float
     missing_bytes: int
     step_time: StepTime | None = None  # None: the GPU's bandwidth is not known
+    sequence_bytes: int = 0  # of the cache, for one sequence of `max_model_len`
 
     @property
     def fits(self) -> bool:
@@ -173,11 +173,11 @@ def fit(
         quantization, dtype_bytes=wish.dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
     )
     weights += arch.absorbed_bytes(tensor_parallel=tp, pipeline_parallel=pp)
-    per_token = arch.kv_bytes_per_token(
+    cache = arch.kv_cache(
         kv_dtype_bytes=wish.kv_dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
     )
     candidate = _Candidate(
-        arch, quantization, demand, wish, smallest, tp, pp, replicas, weights, per_token
+        arch, quantization, demand, wish, smallest, tp, pp, replicas, weights, cache
     )
     return candidate.fit()
 
@@ -198,7 +198,7 @@ class _Candidate:
     pipeline_parallel: int
     replicas: int
     weights: int
-    bytes_per_token: int
+    cache: KvCache
 
     def fit(self) -> Fit:
         wish, demand = self.wish, self.demand
@@ -207,16 +207,19 @@ class _Candidate:
             _most_sequences(demand, wish, self.replicas),
             self._seconds_with(known or self._step_time(NOMINAL_GPU)),
         )
-        batched, memory, utilization, tokens = self._divided(num_seqs)
+        batched, memory, utilization = self._divided(num_seqs)
         max_model_len = self._longest
+        tokens = self._tokens(memory, max_model_len, in_flight=batched)
         if demand.prompts.sampled and wish.max_model_len is None:
             # a longer prompt may come: let it, as far as memory goes
             max_model_len = max(self._longest, min(demand.context_len, tokens))
+            tokens = self._tokens(memory, max_model_len, in_flight=batched)
         rate = 0.0
         if known is not None:
             output = demand.samples / self.replicas * demand.completions.mean
+            typical = self._tokens(memory, self._typical)
             rate = output / demand.seconds(
-                known, num_seqs=num_seqs, kv_tokens=max(1, tokens), replicas=self.replicas
+                known, num_seqs=num_seqs, kv_tokens=max(1, typical), replicas=self.replicas
             )
         return Fit(
             self.tensor_parallel,
@@ -228,8 +231,9 @@ class _Candidate:
             utilization,
             memory,
             rate,
-            self._missing(memory, max_model_len, utilization),
+            self._missing(memory, max_model_len, utilization, batched),
             known,
+            self.cache.bytes_of(max_model_len, in_flight=batched),
         )
 
     @property
@@ -241,7 +245,18 @@ class _Candidate:
     def _longest(self) -> int:
         return self.wish.max_model_len or self.demand.longest
 
+    @property
+    def _typical(self) -> int:
+        """Tokens of a sequence as most of them are."""
+        return max(1, min(self._longest, round(self.demand.running_context)))
+
+    def _tokens(self, memory: Memory, length: int, *, in_flight: int = 0) -> int:
+        return self.cache.tokens_in(memory.kv, length=length, in_flight=in_flight)
+
     def _step_time(self, gpu: Gpu) -> StepTime | None:
+        whole = self.arch.kv_cache(
+            kv_dtype_bytes=self.wish.kv_dtype_bytes, tensor_parallel=self.tensor_parallel
+        )
         return step_time_of(
             self.arch,
             self.quantization,
@@ -249,35 +264,43 @@ class _Candidate:
             tensor_parallel=self.tensor_parallel,
             pipeline_parallel=self.pipeline_parallel,
             dtype_bytes=self.wish.dtype_bytes,
-            kv_dtype_bytes=self.wish.kv_dtype_bytes,
+            kv_bytes_per_token=whole.per_token(self._typical) / self.pipeline_parallel,
             eager=self.wish.eager,
         )
 
     def _seconds_with(self, step_time: StepTime | None) -> Callable[[int], float]:
         def seconds_with(num_seqs: int) -> float:
-            tokens = self._divided(num_seqs)[3]  # more sequences leave the cache less memory
-            if tokens < self._longest or step_time is None:
+            # more sequences leave the cache less memory
+            batched, memory, _ = self._divided(num_seqs)
+            longest = self._tokens(memory, self._longest, in_flight=batched)
+            if longest < self._longest or step_time is None:
                 return math.inf
+            typical = self._tokens(memory, self._typical)
             return self.demand.seconds(
-                step_time, num_seqs=num_seqs, kv_tokens=tokens, replicas=self.replicas
+                step_time, num_seqs=num_seqs, kv_tokens=typical, replicas=self.replicas
             )
 
         return seconds_with
 
-    def _divided(self, num_seqs: int) -> tuple[int, Memory, float, int]:
+    def _divided(self, num_seqs: int) -> tuple[int, Memory, float]:
         """Divide the memory for so many sequences.
 
-        Returns batched tokens, memory, share of the GPU and tokens of cache.
+        Returns batched tokens, memory and share of the GPU.
         """
         batched = self.wish.max_num_batched_tokens or _batched_tokens(
             self.arch, self._total, num_seqs, self._longest, self.tensor_parallel, self.wish
         )
         memory, utilization = self._divide(num_seqs, batched)
-        return batched, memory, utilization, kv_tokens(memory.kv, self.bytes_per_token)
+        return batched, memory, utilization
 
     def _divide(self, num_seqs: int, batched: int) -> tuple[Memory, float]:
         wish, tp = self.wish, self.tensor_parallel
-        outside = outside_bytes(self.arch, num_seqs=num_seqs, tensor_parallel=tp)
+        outside = outside_bytes(
+            self.arch,
+            num_seqs=num_seqs,
+            tensor_parallel=tp,
+            capability=self.smallest.gpu.capability,
+        )
         graphs = cuda_graph_bytes(num_seqs, eager=wish.eager)
         activation = activation_bytes(
             self.arch,
@@ -285,7 +308,8 @@ class _Candidate:
             num_seqs=num_seqs,
             tensor_parallel=tp,
             dtype_bytes=wish.dtype_bytes,
-            eager=wish.eager,
+            max_model_len=self._longest,
+            first_start=not wish.eager,
         )
         if wish.kv_cache_memory_bytes is not None:
             share, kv = wish.gpu_memory_utilization or 0.9, wish.kv_cache_memory_bytes
@@ -296,9 +320,9 @@ class _Candidate:
         kv = int(utilization * self._total) - self.weights - activation - OTHER_BYTES
         return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
 
-    def _missing(self, memory: Memory, max_model_len: int, utilization: float) -> int:
+    def _missing(self, memory: Memory, max_model_len: int, utilization: float, batched: int) -> int:
         """Count bytes that the GPU lacks for one sequence, or the user's wish."""
-        needed = math.ceil(max_model_len / BLOCK_TOKENS) * BLOCK_TOKENS * self.bytes_per_token
+        needed = self.cache.bytes_of(max_model_len, in_flight=batched)
         missing = max(0, needed - memory.kv)
         if self.wish.gpu_memory_utilization is not None:
             asked = int(utilization * self._total) + memory.outside + memory.cuda_graph

@@ -15,6 +15,14 @@ L40 44.40 (QwenLM/Qwen3-VL#2097); A100 40GB 42,298,834,944 bytes
 (bottlerocket-os/bottlerocket#3873); A100 80GB 79.14 to 79.33 (hahnyuan/PB-LLM#3); H100 81,559 MiB
 on the board (modal-labs/modal-client#2797), 79.18 for CUDA; B200 178.35. On the machine itself
 NVML's figure replaces these (`sizing.devices`).
+
+The cards of the second half stand here by their datasheets (V100, T4, A30, A40, RTX A6000, L20,
+L40, RTX 6000 Ada, RTX PRO 6000 Blackwell, GH200, GB200, B300); A800 and H800 are A100 and H100 with
+slower links, H20 is read from NVIDIA's sheet for China as quoted in vendors' lists. Their memory is
+nvidia-smi's total in people's reports less half a GiB, which CUDA does not give: V100 16 GB 16,160
+MiB, 32 GB 32,510; T4 15,360; A30 24,576; A40 46,068; A6000 49,140; L20 46,068; RTX 6000 Ada 49,140;
+H20 97,871; RTX PRO 6000 97,887; GH200 97,871; GB200 189,471; B300 275,040. None of these was
+measured by this project. Cards without bf16 (V100, T4) show the rate of their 16-bit floats.
 """
 
 from __future__ import annotations
@@ -27,6 +35,7 @@ from batchr1.errors import JobError
 
 FP8_CAPABILITY = (8, 9)
 BF16_CAPABILITY = (8, 0)
+FP4_CAPABILITY = (10, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +81,22 @@ GPUS: dict[str, Gpu] = {
         _gpu("H100 PCIe", 79.1, 2000, (9, 0), 756),
         _gpu("H200", 139.8, 4800, (9, 0), 989),
         _gpu("B200", 178.3, 7700, (10, 0), 2250),  # as in HGX; "up to 8 TB/s" elsewhere
+        _gpu("V100", 15.2, 900, (7, 0), 125),
+        _gpu("V100 32GB", 31.2, 900, (7, 0), 125),
+        _gpu("T4", 14.5, 320, (7, 5), 65),
+        _gpu("A30", 23.5, 933, (8, 0), 165),
+        _gpu("A40", 44.4, 696, (8, 6), 149.7),
+        _gpu("RTX A6000", 47.4, 768, (8, 6), 154.8),
+        _gpu("A800", 79.1, 2039, (8, 0), 312),
+        _gpu("L20", 44.4, 864, (8, 9), 119.5),
+        _gpu("L40", 44.4, 864, (8, 9), 181),
+        _gpu("RTX 6000 Ada", 47.4, 960, (8, 9), 364.2),
+        _gpu("H800", 79.1, 3350, (9, 0), 989),
+        _gpu("H20", 95.0, 4000, (9, 0), 148),
+        _gpu("GH200", 95.0, 4000, (9, 0), 989),  # with 96 GB; the later one has 144
+        _gpu("RTX PRO 6000 Blackwell", 95.0, 1792, (12, 0), 503.8),
+        _gpu("GB200", 184.5, 8000, (10, 0), 2500),
+        _gpu("B300", 268.0, 8000, (10, 3), 2250),
     )
 }
 
@@ -91,6 +116,9 @@ _NOISE = {
     "hbm3",
     "hbm3e",
     "hgx",
+    "sxm2",
+    "generation",
+    "superchip",
 }
 _ON_THE_BOX = {
     "RTX 3090": {"24gb"},
@@ -105,7 +133,29 @@ _ON_THE_BOX = {
     "H100 PCIe": {"80gb"},
     "H200": {"141gb"},
     "B200": {"180gb", "192gb"},
+    "V100": {"16gb", "pcie"},
+    "V100 32GB": {"pcie"},
+    "T4": {"16gb"},
+    "A30": {"24gb", "pcie"},
+    "A40": {"48gb", "pcie"},
+    "RTX A6000": {"48gb"},
+    "A800": {"80gb", "pcie"},
+    "L20": {"48gb"},
+    "L40": {"48gb"},
+    "RTX 6000 Ada": {"48gb"},
+    "H800": {"80gb"},
+    "H20": {"96gb"},
+    "GH200": {"96gb", "480gb"},  # 480 is its processor's memory, which drivers put in the name
+    "RTX PRO 6000 Blackwell": {"96gb", "workstation", "server", "edition", "max", "q"},
+    "GB200": {"186gb", "192gb"},
+    "B300": {"288gb", "ac"},
 }
+# Words that may be left out, where no other card would be meant.
+_UNSAID: dict[str, tuple[set[str], ...]] = {
+    "RTX PRO 6000 Blackwell": ({"rtx", "blackwell"}, {"rtx", "pro"}),
+}
+
+_SIZES = {"16gb", "32gb", "40gb", "80gb"}  # of cards that were sold with two
 
 _OTHER_MAKERS = {
     "AMD": r"amd|radeon|instinct|mi ?\d{2,3}[a-z]?|(rx|pro w|w) ?\d{4}( ?xtx?| ?gre)?|gfx\d+|rocm",
@@ -129,8 +179,9 @@ def gpu_named(name: str) -> Gpu:
             f"--gpu: {not_supported(maker)} (got {name!r}, need NVIDIA's CUDA). {INSTEAD}"
         )
     words = _words(name)
-    if "a100" in words:
-        near = ["A100 40GB", "A100 80GB"]
+    sizes = [known for known in GPUS if _words(known) - words <= _SIZES and words & _words(known)]
+    if sizes:
+        near = sizes
     else:
         lower = {known.lower(): known for known in GPUS}
         near = [
@@ -139,12 +190,13 @@ def gpu_named(name: str) -> Gpu:
                 " ".join(sorted(words, reverse=True)), lower, n=2, cutoff=0.6
             )
         ]
-    hint = (
-        f"Did you mean {' or '.join(near)}?"
-        if near
-        else f"Known: {', '.join(GPUS)}; for others give --vram GIB."
+    known = f"Known: {', '.join(GPUS)}"
+    if near:
+        known = f"Did you mean {' or '.join(near)}"
+    mark = "?" if near else "."
+    raise JobError(
+        f"--gpu: unknown GPU (got {name!r}). {known}{mark} For any other give --vram GIB."
     )
-    raise JobError(f"--gpu: unknown GPU (got {name!r}). {hint}")
 
 
 def known_gpu(name: str) -> Gpu | None:
@@ -152,7 +204,8 @@ def known_gpu(name: str) -> Gpu | None:
     words = _words(name)
     for gpu in GPUS.values():
         own = _words(gpu.name)
-        if own <= words | {"rtx"} and words - own <= _ON_THE_BOX[gpu.name]:
+        said = any(own <= words | unsaid for unsaid in _UNSAID.get(gpu.name, ({"rtx"},)))
+        if said and words - own <= _ON_THE_BOX[gpu.name]:
             return gpu
     return None
 

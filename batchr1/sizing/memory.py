@@ -19,16 +19,20 @@ from batchr1.sizing.graphs import captured, prefill_sizes
 GIB = 2**30
 _MIB = 2**20
 
-CONTEXT_BYTES = (
-    530 * _MIB
-)  # CUDA context and loaded kernels, before vLLM looks at the memory for the first time
+# CUDA context and loaded kernels, before vLLM looks at the memory for the first time
+CONTEXT_BYTES = 530 * _MIB
 OTHER_BYTES = (
     230 * _MIB
 )  # what vLLM calls non-torch: libraries that came in while the model was profiled
 NCCL_BYTES = 600 * _MIB  # communication buffers of a tensor-parallel group, before the first look
+# The same two on cards of compute capability 8.6. Sixteen RTX 3090 ran R1 in AWQ at 0.99 of their
+# memory: that leaves 0.24 GiB for a context, and what vLLM listed leaves 0.30 GiB for the others.
+GA102 = (8, 6)
+GA102_CONTEXT_BYTES = 240 * _MIB
+GA102_NCCL_BYTES = 80 * _MIB
 CUBLAS_BYTES = 32 * _MIB  # cuBLAS' workspace on Hopper
 L2_BYTES = 60 * _MIB  # an H200's L2 cache; smaller ones elsewhere
-BLOCK_TOKENS = 16  # tokens of a block of KV cache
+MLA_WORKSPACE_TOKENS = 65_536  # of earlier context that one prefill unpacks at a time, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def activation_bytes(
     num_seqs: int,
     tensor_parallel: int = 1,
     dtype_bytes: int = 2,
-    eager: bool = False,
+    max_model_len: int = 0,
     first_start: bool = True,
 ) -> int:
     """The activation peak: the largest of three moments while vLLM measures.
@@ -62,7 +66,8 @@ def activation_bytes(
     projection (2 × intermediate) and its product (1 ×) live together, beside the block's input, the
     attention's output and the residual (3 × hidden); with cuBLAS' workspace. Under tensor
     parallelism the first two are cut, the others are not. A mixture of experts holds the chosen
-    experts' inputs and outputs instead.
+    experts' inputs and outputs instead. Latent attention (MLA) makes room for the unpacked keys and
+    values of eight sequences of `max_model_len`, at most 65,536 tokens.
 
     Sampling: a row of logits per sequence and the hidden states of the whole pass. Dense models'
     logits stay in 16 bits and are worked on in place (model runner V2); those of a mixture of
@@ -71,7 +76,8 @@ def activation_bytes(
     Compiling, at the first start with these settings: the compiler tries kernels on made-up
     arguments, among them a copy of the embedding table and two of the hidden states, and empties
     the L2 cache with a buffer of its size. Later starts find the compiled code and have that much
-    more KV cache; a plan counts on the first.
+    more KV cache; a plan counts on the first. An eager engine compiles nothing (`first_start`
+    False).
 
     All of this is in 16 bits. With another `dtype_bytes` the whole is taken in proportion, the
     buffers too: not less.
@@ -79,11 +85,16 @@ def activation_bytes(
     forward = (
         2 * num_batched_tokens * (_widest(arch, tensor_parallel) + 3 * arch.hidden) + CUBLAS_BYTES
     )
+    if arch.attention == "mla":
+        unpacked = (arch.qk_nope_head_dim + arch.v_head_dim) * arch.num_heads // tensor_parallel
+        workspace = 2 * min(8 * max_model_len, MLA_WORKSPACE_TOKENS) * unpacked
+        beside = 2 * num_batched_tokens * (_unpacked(arch, tensor_parallel) + 3 * arch.hidden)
+        forward = max(forward, workspace + beside + CUBLAS_BYTES)
     per_logit = 20 if arch.num_experts else 2
     sampling = (
         num_seqs * arch.vocab * per_logit + 2 * num_batched_tokens * arch.hidden + CUBLAS_BYTES
     )
-    if eager or not first_start:
+    if not first_start:
         peak = max(forward, sampling)
     else:
         compiling = 2 * arch.hidden * (arch.vocab // tensor_parallel + 2 * num_batched_tokens)
@@ -95,16 +106,20 @@ def _widest(arch: Architecture, tensor_parallel: int) -> int:
     """Elements per token of a block's widest intermediate results."""
     wide = 3 * arch.intermediate // tensor_parallel
     if arch.num_experts:
-        routed = arch.experts_per_token * (
-            3 * arch.moe_intermediate // tensor_parallel + arch.hidden
-        )
-        shared = 3 * arch.moe_intermediate * arch.num_shared_experts // tensor_parallel
+        chosen = arch.experts
+        routed = chosen.per_token * (3 * chosen.intermediate // tensor_parallel + arch.hidden)
+        shared = 3 * chosen.shared_intermediate // tensor_parallel
         wide = max(wide, routed + shared)
-    if arch.attention == "mla":  # prefill unpacks keys and values of all heads of the rank
-        heads = arch.num_heads // tensor_parallel
-        per_head = 2 * (arch.qk_nope_head_dim + arch.qk_rope_head_dim) + 2 * arch.v_head_dim
-        wide = max(wide, heads * per_head)
+    if arch.attention == "mla":
+        wide = max(wide, _unpacked(arch, tensor_parallel))
     return wide
+
+
+def _unpacked(arch: Architecture, tensor_parallel: int) -> int:
+    """Count elements per token of keys and values, unpacked under MLA."""
+    heads = arch.num_heads // tensor_parallel
+    per_head = 2 * (arch.qk_nope_head_dim + arch.qk_rope_head_dim) + 2 * arch.v_head_dim
+    return heads * per_head
 
 
 def graph_sizes(num_seqs: int) -> int:
@@ -119,16 +134,22 @@ def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:
     return 0 if eager else (100 + 8 * graph_sizes(num_seqs)) * _MIB
 
 
-def outside_bytes(arch: Architecture, *, num_seqs: int, tensor_parallel: int = 1) -> int:
+def outside_bytes(
+    arch: Architecture,
+    *,
+    num_seqs: int,
+    tensor_parallel: int = 1,
+    capability: tuple[int, int] | None = None,
+) -> int:
     """Sum what vLLM takes without counting it.
 
     The CUDA context, communication buffers, the sampler's tables of counts (32 bits per sequence
     and token of the vocabulary), and the room that top-p takes for logits in 32 bits.
     """
+    context, nccl = CONTEXT_BYTES, NCCL_BYTES
+    if capability == GA102:
+        context, nccl = GA102_CONTEXT_BYTES, GA102_NCCL_BYTES
+    if tensor_parallel == 1:
+        nccl = 0
     sampler = num_seqs * arch.vocab * 4
-    return CONTEXT_BYTES + (NCCL_BYTES if tensor_parallel > 1 else 0) + sampler * 33 // 32 + sampler
-
-
-def kv_tokens(kv_bytes: int, bytes_per_token: int) -> int:
-    """Tokens that fit into so many bytes of KV cache, in whole blocks."""
-    return max(0, kv_bytes // (bytes_per_token * BLOCK_TOKENS)) * BLOCK_TOKENS
+    return context + nccl + sampler * 33 // 32 + sampler

@@ -11,7 +11,8 @@ from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.offers.alternatives import Alternative, alternatives
-from batchr1.sizing.plan import Plan, make_plan
+from batchr1.sizing.plan import Plan
+from batchr1.sizing.planning.make import make_plan
 
 PROMPTS = PromptLengths(500, 500, 512, 128.0)
 

@@ -22,7 +22,8 @@ from batchr1.sizing.graphs import grid_ceil, is_on_grid
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB
-from batchr1.sizing.plan import MisfitError, make_plan
+from batchr1.sizing.plan import MisfitError
+from batchr1.sizing.planning.make import make_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden/plans.txt"
 

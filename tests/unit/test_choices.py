@@ -12,7 +12,7 @@ from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.offers.alternatives import alternatives
 from batchr1.sizing.offers.choices import choices, choices_table
-from batchr1.sizing.plan import make_plan
+from batchr1.sizing.planning.make import make_plan
 
 PROMPTS = PromptLengths(500, 500, 512, 128.0)
 LENGTHS = default_lengths("math", 32768)

@@ -15,7 +15,7 @@ from batchr1.sizing.gpus import GPUS
 from batchr1.sizing.graphs import captured, compilation_for, grid_ceil, grid_floor, is_on_grid
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.oom import MemoryProblem, next_rung
-from batchr1.sizing.plan import workload_of
+from batchr1.sizing.planning.arguments import workload_of
 
 DISTILLS = [name for name in VARIANTS if name not in ("r1-tiny", "r1-0528-671b")]
 

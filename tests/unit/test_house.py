@@ -79,21 +79,14 @@ ONLY_IN = {"vllm": "batchr1.engine.vllm", "ray": "batchr1.executors.ray"}
 
 KNOWN: dict[str, dict[str, str]] = {
     "imports": {
-        "batchr1.models.resolve -> batchr1.sizing.architecture": "resolving reads the shape too",
+        "batchr1.models.resolve -> batchr1.sizing.shape.weights": "resolving reads the shape too",
     },
     "circles": {
         "batchr1.storage.base, batchr1.storage.local, batchr1.storage.s3": "base opens either",
     },
-    "module_length": {
-        "batchr1.sizing.plan": "to be split by kind of machine",
-    },
+    "module_length": {},
     "folder_size": {},
-    "function_length": {
-        "batchr1.sizing.architecture.Architecture.of_config": "to be split",
-        "batchr1.sizing.plan._cpu_plan": "to be split",
-        "batchr1.sizing.plan._gpu_plan": "to be split",
-        "batchr1.sizing.plan._mixed_plan": "to be split",
-    },
+    "function_length": {},
     "parameter_count": {},
 }
 # Exceptions of prose and width by room, at most. A room that has none left leaves the list.

@@ -25,7 +25,8 @@ from batchr1.sizing.graphs import captured, grid_ceil
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB, graph_sizes
-from batchr1.sizing.plan import MisfitError, make_plan
+from batchr1.sizing.plan import MisfitError
+from batchr1.sizing.planning.make import make_plan
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,14 @@ from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource
 from batchr1.records import CompletionLengths, PromptLengths
-from batchr1.sizing.architecture import BYTES_PER_WEIGHT, Architecture
+from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
 from batchr1.sizing.estimate import Workload
 from batchr1.sizing.fit import EngineConstraints, Fit, best_fit, groups_of
 from batchr1.sizing.gpus import Gpu
 from batchr1.sizing.machine import Machine
-from batchr1.sizing.plan import constraints_of, workload_of
+from batchr1.sizing.planning.arguments import constraints_of, workload_of
+from batchr1.sizing.shape.weights import BYTES_PER_WEIGHT
 
 MAX_WAYS = 3
 MIN_USEFUL_TOKENS = 1024  # a reasoning model that is cut before this has said nothing

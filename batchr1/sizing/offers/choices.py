@@ -13,7 +13,7 @@ from batchr1.records import CompletionLengths, PromptLengths
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
 from batchr1.sizing.machine import Machine
-from batchr1.sizing.plan import make_plan
+from batchr1.sizing.planning.make import make_plan
 
 COUNTS = (1, 2, 4, 8)  # GPUs
 FOUR_BITS = ("w4a16", "awq", "gptq")

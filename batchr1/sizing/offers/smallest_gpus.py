@@ -20,6 +20,11 @@ from batchr1.sizing.machine import named_machine
 # generation in the cache.
 PROMPTS = PromptLengths(rows=1000, measured=1000, longest=1024, mean=256.0)
 GPU_COUNTS = (1, 2, 4, 8, 16)  # 16: two nodes of eight
+# Cards that are sold and rented everywhere: the list is a buyer's, not the whole catalogue.
+COMMON = (
+    *("RTX 3090", "RTX 4090", "RTX 5090", "A10", "L4", "L40S", "A100 40GB", "A100 80GB"),
+    *("H100", "H100 PCIe", "H200", "B200"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ def precisions(entry: Variant) -> tuple[Precision, ...]:
     choice.
     """
     arch = Architecture.of_config(entry.config)
-    plain = replace(arch, stored=None)
+    plain = replace(arch, stored_as=None)
     own = entry.repo or str(entry.path)
     is_fp8 = arch.stored == "fp8"
     four_bits = next((q for q in ("w4a16", "awq", "gptq") if q in entry.quantized), "w4a16")
@@ -90,9 +95,7 @@ def on_gpus(entry: Variant, precision: Precision, gpu: str, count: int) -> Fit |
 
 
 def smallest_set(entry: Variant, precision: Precision) -> GpuSet | None:
-    """The set of catalogued GPUs with the least memory on which the variant fits; then the one with
-    fewest GPUs.
-    """
+    """Find the set of common GPUs with the least memory that holds it; then with fewest GPUs."""
     for gpu, count in _sets_by_memory():
         if GPUS[gpu].memory_gib * count * 2**30 < precision.weight_bytes:
             continue
@@ -103,8 +106,6 @@ def smallest_set(entry: Variant, precision: Precision) -> GpuSet | None:
 
 
 def _sets_by_memory() -> Iterator[tuple[str, int]]:
-    sets = [
-        (gpu.memory_gib * count, count, gpu.name) for gpu in GPUS.values() for count in GPU_COUNTS
-    ]
+    sets = [(GPUS[name].memory_gib * count, count, name) for name in COMMON for count in GPU_COUNTS]
     for _, count, gpu in sorted(sets, key=lambda s: s[:2]):
         yield gpu, count

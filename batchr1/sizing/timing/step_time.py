@@ -84,33 +84,31 @@ def step_time_of(
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
     dtype_bytes: int = 2,
-    kv_dtype_bytes: int = 2,
+    kv_bytes_per_token: float = 0.0,
     eager: bool = False,
 ) -> StepTime | None:
     """Compute the step time of one replica.
 
-    None where the GPU's bandwidth is not known.
+    `kv_bytes_per_token`: of one GPU. None where the GPU's bandwidth is not known.
     """
     if not gpu.bandwidth_gb_s:
         return None
     width = tensor_parallel * pipeline_parallel
     per_weight = arch.bytes_per_weight(quantization, dtype_bytes=dtype_bytes)
+    per_expert = arch.bytes_per_weight(quantization, dtype_bytes=dtype_bytes, of_experts=True)
     shared, experts = arch.parameters(), 0
     if arch.num_experts:
         shared = arch.active_parameters()
         experts = arch.parameters() - shared
-    per_token = arch.kv_bytes_per_token(
-        kv_dtype_bytes=kv_dtype_bytes, tensor_parallel=tensor_parallel
-    )
     return StepTime(
         weight_bytes=shared * per_weight / width,
-        kv_bytes_per_token=per_token / pipeline_parallel,
+        kv_bytes_per_token=kv_bytes_per_token,
         bandwidth=gpu.bandwidth_gb_s * 1e9,
         operations_per_token=2 * arch.active_parameters() / width,
         peak=gpu.bf16_tflops * 1e12,
         step_s=STEP_S + (2 * arch.num_layers * ALL_REDUCE_S if tensor_parallel > 1 else 0.0),
-        expert_bytes=experts * per_weight / width,
-        chosen_share=arch.experts_per_token / arch.num_experts if arch.num_experts else 0.0,
+        expert_bytes=experts * per_expert / width,
+        chosen_share=arch.experts.per_token / arch.experts.count if arch.num_experts else 0.0,
         mixed_step_cost=0.0 if eager else MIXED_STEP_COST,
         slowdown=(1 - PARALLEL_LOSS) ** -math.log2(width),
     )

