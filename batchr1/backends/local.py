@@ -27,6 +27,7 @@ class LocalBackend:
     needs_weights = True
     own_keys: frozenset[str] = frozenset()
     title = "an engine"
+    takes_adapters = False
 
     def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
         """Load the engine of a worker."""
@@ -39,20 +40,26 @@ class LocalBackend:
                 "model.served names a model of a server (set engine.kind: openai, or give "
                 "variant, path or repo)"
             )
+        if spec.model.adapter is not None and not self.takes_adapters:
+            raise ValueError("model.adapter is for vLLM's engines (set engine.kind: vllm)")
 
     def model(
         self, spec: JobSpec, storage: StorageOptions, resolve: Callable[..., ModelSource]
     ) -> ModelSource:
-        return resolve(spec.model, storage=storage)
+        from batchr1.models.overrides import overridden
+
+        model = resolve(spec.model, storage=storage)
+        return overridden(model, spec.model.engine_args.get("hf_overrides"))
 
     def check(self, spec: JobSpec, model: ModelSource, place: Place) -> tuple[str, ...]:
-        from batchr1.engine.vllm.arguments import refuse_secret
+        from batchr1.engine.vllm.arguments import refuse_another_model, refuse_secret
         from batchr1.executors.base import check_executor
         from batchr1.sizing.devices import choose_devices
         from batchr1.sizing.planning.arguments import check_arguments
 
         for name in spec.model.engine_args:
             refuse_secret(name)
+            refuse_another_model(name)
         if not place.elsewhere:
             is_local = not spec.output.path.startswith("s3://")
             check_executor(spec, gpus=place.gpus, devices=place.devices, is_local_output=is_local)

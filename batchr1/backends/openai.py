@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchr1.storage.uri import StorageOptions
     from batchr1.worker.loop import Channel
 
+_OFF_BY_SERVERS = ("top_k", "min_p")
 _NEED_TOKENS = ("thinking_budget", "answer_budget", "closing_sentence", "stop_loops", "ignore_eos")
 
 
@@ -149,6 +150,8 @@ def _check_engine(spec: JobSpec) -> None:
             "engine.base_url is required with engine.kind openai (such as http://localhost:8000/v1)"
         )
     for name in engine.extra_body:
+        if name in _OFF_BY_SERVERS and getattr(spec.sampling, name) is None:
+            continue  # each program has its own value for none
         if name in type(spec.sampling).model_fields:
             raise ValueError(f"engine.extra_body: {name} has a place of its own (sampling.{name})")
     if engine.max_cost is not None and engine.price is None:
@@ -162,7 +165,7 @@ def _check_model(spec: JobSpec) -> None:
         raise ValueError(
             "model.path is a folder, and a server knows its model by name (give model.served)"
         )
-    for name in ("revision", "quantization", "engine_args", "trust_remote_code"):
+    for name in ("revision", "quantization", "adapter", "engine_args", "trust_remote_code"):
         if getattr(spec.model, name):
             raise ValueError(
                 f"model.{name} is how vLLM loads a model here; with engine.kind openai its server "

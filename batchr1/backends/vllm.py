@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchr1.backends.base import Backend, Place
 from batchr1.backends.local import LocalBackend
+from batchr1.errors import JobError
+from batchr1.models.adapter import read_adapter
 from batchr1.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -16,19 +20,43 @@ if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
     from batchr1.models.resolve import ModelSource
     from batchr1.sizing.plan import Plan
+    from batchr1.storage.uri import StorageOptions
 
 
 class VllmBackend(LocalBackend):
     """Jobs on vLLM: nothing of the engine itself decides an answer."""
 
     title = "vLLM"
+    takes_adapters = True
+
+    def model(
+        self, spec: JobSpec, storage: StorageOptions, resolve: Callable[..., ModelSource]
+    ) -> ModelSource:
+        """Resolve the model; with an adapter it has another name."""
+        model = super().model(spec, storage, resolve)
+        if spec.model.adapter is None:
+            return model
+        return replace(model, name=f"{model.name} + {Path(spec.model.adapter).name}")
 
     def check(self, spec: JobSpec, model: ModelSource, place: Place) -> tuple[str, ...]:
         from batchr1.engine.vllm.arguments import check_engine_args
 
         devices = super().check(spec, model, place)
         check_engine_args(spec.model.engine_args)
+        if spec.model.adapter is not None:
+            read_adapter(spec.model.adapter)
+        elif spec.model.engine_args.get("enable_lora"):
+            raise JobError(
+                "model.engine_args.enable_lora: no adapter is named, and none would be applied. "
+                "Give its folder in model.adapter, or leave it out."
+            )
         return devices
+
+    def fingerprint(self, spec: JobSpec) -> dict[str, Any]:
+        """Name the adapter, by its files; without one nothing decides answers."""
+        if spec.model.adapter is None:
+            return {}
+        return {"model.adapter": read_adapter(spec.model.adapter).identity}
 
     def require(self, spec: JobSpec) -> None:
         from batchr1.engine.vllm.arguments import require_vllm
@@ -47,15 +75,22 @@ class VllmBackend(LocalBackend):
         return replace(with_args(plan, seed=seed), kinds=kinds)
 
     def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
+        from batchr1.dataset.tokenizer import end_ids_of
         from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
 
         prepare_environment(setup.device)
+        args, adapter = self._own_args(setup), None
+        if setup.spec.model.adapter is not None:
+            adapter = read_adapter(setup.spec.model.adapter)
+            args = {"max_lora_rank": adapter.rank} | args | {"enable_lora": True}
         return VllmEngine(
             files.location,
             revision=files.revision,
             trust_remote_code=setup.spec.model.trust_remote_code,
-            args=self._own_args(setup),
+            args=args,
             sampling=setup.spec.sampling,
+            end_ids=end_ids_of(files.location, revision=files.revision),
+            adapter=None if adapter is None else str(adapter.folder),
         )
 
     def _own_args(self, setup: WorkerSetup) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def command(
     if server is not None:
         model = {name: document["model"][name] for name in ("name", "identity")}
         document |= {"server": server, "prompt_tokens": None, "model": model}
+        if server["state"] == "reached" and not server["ready"]:
+            document["notes"].append(
+                "some servers answer to any name: rows of such a one are recorded as "
+                f"{model['name']!r}, whatever model it has"
+            )
         del document["engine_args"], document["too_long"]
     if as_json:
         echo(json.dumps(document, default=str))
@@ -219,8 +224,8 @@ def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:
 
     from batchr1.backends.base import backend_of
     from batchr1.engine.openai.client import ChatClient
-    from batchr1.engine.openai.faults import AccessError, ServerFault
-    from batchr1.engine.openai.server import key_of
+    from batchr1.engine.openai.faults import AccessError, CertificateError, ServerFault
+    from batchr1.engine.openai.server import access_problem, key_of
     from batchr1.errors import UsageError
 
     backend_of(spec).require(spec)
@@ -233,11 +238,10 @@ def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:
             except ServerFault as exc:
                 return "not reached", str(exc), False
             except AccessError as exc:
-                raise UsageError(
-                    f"engine.base_url {server.base_url}: it takes no requests with this key "
-                    f"({exc}). Set "
-                    f"{server.key_env} to a right one."
-                ) from exc
+                certificate = isinstance(exc, CertificateError)
+                what = access_problem(server.key_env, str(exc), is_certificate=certificate)
+                what = what or f"it lets nothing through ({exc}). See to that."
+                raise UsageError(f"engine.base_url {server.base_url}: {what}") from exc
         if served.names is None:
             return "reached", "it gives no list of its models", True
         if model in served.names:

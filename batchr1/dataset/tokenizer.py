@@ -4,6 +4,7 @@ becoming them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -197,13 +198,25 @@ _PIECES = ("/think> x", "think>", "x", " x")
 
 
 def end_ids_of(path_or_repo: str, *, revision: str | None = None) -> tuple[int, ...]:
-    """The end tokens that a model's generation_config.json names beside the tokenizer's own; ()
-    without that file.
-    """
-    from transformers import GenerationConfig
+    """List the end tokens that a model's files name beside the tokenizer's own.
 
-    try:
-        named = GenerationConfig.from_pretrained(path_or_repo, revision=revision).eos_token_id
-    except (OSError, ValueError):
-        return ()
-    return () if named is None else (named,) if isinstance(named, int) else tuple(named)
+    They are those of generation_config.json and of config.json, whichever is there.
+    """
+    from transformers import GenerationConfig, PretrainedConfig
+
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        generation = GenerationConfig.from_pretrained(path_or_repo, revision=revision)
+        found += _ids(generation.eos_token_id)
+    with contextlib.suppress(OSError, ValueError):
+        config, _ = PretrainedConfig.get_config_dict(path_or_repo, revision=revision)
+        nested = config.get("text_config")
+        for part in (config, nested if isinstance(nested, dict) else {}):
+            found += _ids(part.get("eos_token_id"))
+    return tuple(dict.fromkeys(found))
+
+
+def _ids(named: Any) -> list[int]:
+    """Make a list of what may be one id, several or none."""
+    ids = named if isinstance(named, list) else [named]
+    return [one for one in ids if isinstance(one, int) and not isinstance(one, bool)]

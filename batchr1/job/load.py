@@ -263,6 +263,7 @@ def _expand_paths(
         verify.setdefault("path", ".")
     places = (
         ("model", "path"),
+        ("model", "adapter"),
         ("input", "path"),
         ("input", "exclude"),
         ("output", "path"),

@@ -30,6 +30,8 @@ class ModelSpec(Section):
     is recorded."""
     quantization: Literal["fp8", "awq", "gptq", "w4a16"] | None = None
     """null means as the weights are stored."""
+    adapter: Annotated[str, Field(min_length=1)] | None = None
+    """A folder with a LoRA adapter of the model, as PEFT saves it; vLLM applies it to every row."""
     trust_remote_code: bool = False
     """Whether Python code that comes with the model may run on this machine."""
     engine_args: dict[str, Any] = {}

@@ -22,8 +22,6 @@ _OWN_KEYS = {  # of the request's body: where the job says it
     "seed": "sampling.seed",
     "temperature": "sampling.temperature",
     "top_p": "sampling.top_p",
-    "top_k": "sampling.top_k",
-    "min_p": "sampling.min_p",
     "max_tokens": "sampling.max_tokens",
     "stream": "engine.stream",
     "stream_options": "engine.stream",

@@ -5,6 +5,8 @@ They are resolved in the driver. A worker looks on its own node.
 catalogue  the variants that batchr1 knows by name
 recommended  settings by a model's card and generation_config.json
 resolve    a job's `model:` to a folder or repository, a revision and a config
+overrides  a config with `engine_args.hf_overrides`, and the context that it gives
+adapter    a LoRA adapter in a folder
 cached     whether a model is on this machine, whole
 bucket     models on S3
 fetch      `batchr1 fetch` without the command line

@@ -25,6 +25,13 @@ from batchr1.records import (
     WorkItem,
 )
 
+# Texts of end tokens of public vocabularies; none is found at the end of ordinary text.
+END_TOKENS = (
+    *("<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>"),
+    *("<|return|>", "<|end|>", "<end_of_turn>", "<eos>", "<seed:eos>", "<|END_OF_TURN_TOKEN|>"),
+    *("<turn|>", "[EOS]", "</s>", "<|eom_id|>", "[e~["),
+)
+
 
 def server_result(
     completion: ServerCompletion,
@@ -74,6 +81,9 @@ def split_reply(reply: Reply, *, forced: bool, format: Format | None = None) -> 
       keep reasoning to themselves. One that was cut by length was cut while reasoning if the
       template is known to open the block (`forced`, prompting.think).
     """
+    if reply.finish_reason == "stop":
+        content, reasoning = without_end(reply.content), without_end(reply.reasoning)
+        reply = replace(reply, content=content, reasoning=reasoning)
     text = reply.content or ""
     family = format or seen_in(text)
     found = [tag for tag in tags_in(text, family) if tag.kind in ("open", "close")]
@@ -86,6 +96,23 @@ def split_reply(reply: Reply, *, forced: bool, format: Format | None = None) -> 
     else:
         opened = forced and reply.finish_reason == "length"
     return split_text(text, opened=opened, finish_reason=reply.finish_reason, format=family)
+
+
+def without_end(text: str | None) -> str | None:
+    """Take off end tokens that a server left, as llama.cpp does.
+
+    `</s>` stays where the text has a `<s>`: then it is HTML.
+    """
+    if text is None:
+        return None
+    rest = text.rstrip()
+    while (end := next((end for end in END_TOKENS if rest.endswith(end)), None)) is not None:
+        if end == "</s>" and "<s>" in rest:
+            break
+        rest = rest[: -len(end)].rstrip()
+    if len(rest) == len(text.rstrip()):
+        return text
+    return rest
 
 
 def _is_about_tags(text: str, found: list[Tag], finish_reason: FinishReason) -> bool:

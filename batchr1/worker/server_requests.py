@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tenacity import AsyncRetrying, retry_if_exception_type
 
-from batchr1.engine.openai.client import ChatClient, Served
-from batchr1.engine.openai.faults import AccessError, NotFound, RowFailed, ServerFault, SlowRequest
-from batchr1.engine.openai.server import money
+from batchr1.engine.openai.client import ChatClient
+from batchr1.engine.openai.faults import (
+    AccessError,
+    CertificateError,
+    NotFound,
+    ProxyFault,
+    RowFailed,
+    ServerFault,
+    SlowRequest,
+)
+from batchr1.engine.openai.served import Served
+from batchr1.engine.openai.server import access_problem, money
 from batchr1.errors import EngineError, UsageError
 from batchr1.executors.setup import WorkerSetup
 from batchr1.records import Failure, Reply, WorkItem
@@ -25,6 +34,7 @@ log = logging.getLogger("batchr1.worker")
 REACH_S = 60.0  # so long, or for its patience, a server may not be there when a run begins
 LOOKED_AT = 8  # answers, before something is said of them
 REFUSED_AT_FIRST = 10  # refusals, and no answer: it is the job that is refused
+REFUSED_IN_A_ROW = 10  # refusals after answers: an answered prompt is asked again
 
 
 class ServerRequests:
@@ -47,7 +57,11 @@ class ServerRequests:
         self._is_tail = is_tail
         self._health = ServerHealth(self._server.patience_s, clock)
         self._served = Served(None)
-        self._answered = self._refused = 0
+        self._answered = self._refused = self._streak = 0
+        self._refused_at = 0.0
+        self._answered_prompt: Sequence[tuple[str, str]] = ()
+        self._asking_again = asyncio.Lock()
+        self._gone: ServerGone | None = None  # what the first that asked again found
         self._only_reasoning, self._has_warned = 0, False
         self.spent = setup.spending.spent
         self.generated_tokens = 0
@@ -67,15 +81,23 @@ class ServerRequests:
                 raise self._no_access(exc) from exc
             except ServerFault as fault:
                 if self._clock() + wait_s > until:
-                    raise EngineError(
-                        f"engine.base_url {self._server.base_url}: the server cannot be "
-                        f"reached ({fault}; tried "
-                        f"for {reach_s:g} s). Start it, or correct the address; the same command "
-                        f"goes on."
-                    ) from fault
+                    raise self._unreached(fault, reach_s) from fault
                 log.warning("the server is not there yet: %s", fault)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 5.0)
+
+    def _unreached(self, fault: ServerFault, reach_s: float) -> EngineError:
+        where = f"engine.base_url {self._server.base_url}"
+        if isinstance(fault, ProxyFault):
+            return EngineError(
+                f"{where}: the way to the server is barred ({fault}; tried for {reach_s:g} s). "
+                f"Correct {fault.variable}, or put the server's host into NO_PROXY; the same "
+                f"command goes on."
+            )
+        return EngineError(
+            f"{where}: the server cannot be reached ({fault}; tried for {reach_s:g} s). Start it, "
+            f"or correct the address; the same command goes on."
+        )
 
     async def outcome(self, item: WorkItem) -> Reply | Failure | WorkItem:
         """Get the answer to a sample, or the reason of its failure.
@@ -89,17 +111,60 @@ class ServerRequests:
         except SlowRequest as exc:
             return await self._slow(item, exc, started)
         except RowFailed as exc:
-            return self._row_failed(item, exc)
+            failure = self._row_failed(item, exc)
+            await self._look_at_streak(exc)
+            return failure
         except AccessError as exc:
             raise self._shut(exc) from exc
         self._answered += 1
+        if started >= self._refused_at:  # asked later than the latest refusal
+            self._streak = 0
+        self._answered_prompt = item.prompt.messages
         self._look_at(reply)
         self._health.answered(item.key)
         self._pay(reply.prompt_tokens, reply.completion_tokens)
         return reply
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether the latest refusals may be the server's fault."""
+        return self._streak > 0
+
+    async def _look_at_streak(self, exc: RowFailed) -> None:
+        """Tell rows that are refused from a server that refuses everything.
+
+        After many refusals in a row it is asked for one token of a prompt that it has answered.
+        Raises `ServerGone` where it refuses that too.
+        """
+        if exc.reason == "engine_refused":
+            self._streak, self._refused_at = self._streak + 1, self._clock()
+        if self._streak < REFUSED_IN_A_ROW or not self._answered_prompt:
+            return
+        async with self._asking_again:
+            if self._gone is not None:
+                raise self._gone
+            if self._streak < REFUSED_IN_A_ROW:
+                return
+            try:
+                reply = await self._client.ask(self._answered_prompt, max_tokens=1)
+            except RowFailed as again:
+                if again.reason == "engine_refused":
+                    self._gone = ServerGone(
+                        f"the server refuses everything, also what it has answered before "
+                        f"({self._streak} in a row, last: {exc}). Look at it; the same command "
+                        f"goes on."
+                    )
+                    raise self._gone from again
+            except (ServerFault, SlowRequest, AccessError):
+                return  # another kind of trouble, which the next row meets
+            else:
+                self._pay(reply.prompt_tokens, reply.completion_tokens)
+            self._streak = 0
+
     def _look_at(self, reply: Reply) -> None:
         """Say once that a server's parser puts answers where reasoning belongs."""
+        if self._answered == 1 and (said := self._served.oddity(self._model)):
+            log.warning("%s", said)
         self._only_reasoning += bool(reply.reasoning and not reply.content)
         if reply.finish_reason != "stop" or self._has_warned or self._answered < LOOKED_AT:
             return
@@ -206,18 +271,15 @@ class ServerRequests:
 
     def _no_access(self, exc: AccessError) -> UsageError:
         server, said = self._server, str(exc)
-        if said.startswith(("HTTP 401", "HTTP 403")):
-            what = (
-                f"the key in {server.key_env} is not taken ({said}). Set that variable to "
-                f"a right one."
-            )
-        elif said.startswith("HTTP 404"):
+        certificate = isinstance(exc, CertificateError)
+        what = access_problem(server.key_env, said, is_certificate=certificate)
+        if what is None and said.startswith("HTTP 404"):
             hint = self._served.hint(self._model)
             what = (
                 f"the server has no model {self._model!r}, or no /chat/completions there "
                 f"({said}). {hint}"
             )
-        else:
+        if what is None:
             what = f"the server lets nothing through ({said}). See to that."
         return UsageError(f"engine.base_url {server.base_url}: {what}")
 

@@ -34,6 +34,7 @@ from batchr1.worker.server_requests import ServerRequests
 
 POLL_S = 0.05
 BACKLOG_SHARE = 4  # of the concurrency in the worker's own hand
+DOUBT_S = 2.0  # for which refused rows wait for another to be answered, when nothing is sent
 LEAVE_SHARE = 0.6  # of the grace, for requests under way; the rest is for writing
 
 
@@ -91,6 +92,8 @@ class ServerWorker(WorkerLoop):
         self._stopping_at = 0.0
         self._wants_stop = False  # nothing more is to be had here: the driver is to stop the run
         self._has_answered = False
+        self._doubted: list[Failure] = []  # refusals that may yet be the server's fault
+        self._doubted_at = 0.0
         self._error: UsageError | None = None
 
     async def run(self) -> None:
@@ -123,6 +126,7 @@ class ServerWorker(WorkerLoop):
             await self._wait()
             if self._error is not None:
                 raise self._error
+            self._settle_doubts()
             self._requests.check_usage()
             self._report()
         await self._abandon()
@@ -137,7 +141,8 @@ class ServerWorker(WorkerLoop):
 
     @property
     def _is_idle(self) -> bool:
-        return not self._backlog and not self._under_way and not self._outbox.is_waiting
+        is_empty = not self._backlog and not self._under_way and not self._doubted
+        return is_empty and not self._outbox.is_waiting
 
     async def _wait(self) -> None:
         """Wait until a request ends, or for a moment."""
@@ -222,6 +227,9 @@ class ServerWorker(WorkerLoop):
             match outcome:
                 case Reply():
                     self._hand_over(item, outcome, dt.datetime.now(dt.UTC), is_new=True)
+                case Failure() if self._requests.is_in_doubt:
+                    self._doubted.append(outcome)
+                    self._doubted_at = self._clock()
                 case Failure():
                     self._fail(outcome)
                 case WorkItem():
@@ -229,6 +237,20 @@ class ServerWorker(WorkerLoop):
         finally:
             if self._under_way.get(item.key) is asyncio.current_task():
                 del self._under_way[item.key]
+
+    def _settle_doubts(self) -> None:
+        """Let refused rows fail, once the server has answered others.
+
+        Or once nothing is left to ask. Those of a server that refuses everything stay pending.
+        """
+        if not self._doubted or self._wants_stop or self._stopping:
+            return
+        is_quiet = not self._under_way and not self._backlog
+        waited = self._clock() - self._doubted_at >= DOUBT_S
+        if not self._requests.is_in_doubt or (is_quiet and (waited or self._draining)):
+            for failure in self._doubted:
+                self._fail(failure)
+            self._doubted.clear()
 
     def _request_stop(self, reason: str) -> None:
         if not self._wants_stop and not self._stopping:

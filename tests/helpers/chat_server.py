@@ -39,6 +39,9 @@ class ChatServer(ThreadingHTTPServer):
         self.default = "ok"
         self.key: str | None = None  # None: none is asked for
         self.models: list[str] | None = [MODEL]
+        self.software: str | None = None  # as `owned_by` of its models
+        self.headers: dict[str, str] = {}  # of every answer
+        self.ending = ""  # what it leaves at the end of its texts
         self.usage = True
         self.form = "tags"  # how reasoning is told: tags, open_tag, native, none
         self.bodies: list[dict[str, Any]] = []
@@ -91,9 +94,10 @@ class Handler(BaseHTTPRequestHandler):
         if not self.path.endswith("/models") or names is None:
             self._send(404, {"detail": "Not Found"})
             return
-        self._send(
-            200, {"object": "list", "data": [{"id": name, "max_model_len": 4096} for name in names]}
-        )
+        one: dict[str, Any] = {"max_model_len": 4096}
+        if self.server.software:
+            one["owned_by"] = self.server.software
+        self._send(200, {"object": "list", "data": [{"id": name, **one} for name in names]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -184,6 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             )
         if words:
             message = {"role": "assistant", "content": words}
+        message["content"] += self.server.ending
         usage = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
         if form == "native":
             usage["completion_tokens_details"] = {"reasoning_tokens": 90}
@@ -202,6 +207,8 @@ class Handler(BaseHTTPRequestHandler):
         chunks.append({"delta": {}, "finish_reason": finish})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        for name, value in self.server.headers.items():
+            self.send_header(name, value)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self._chunk(b": keep-alive\n\n")
@@ -242,7 +249,9 @@ class Handler(BaseHTTPRequestHandler):
         data = text.encode()
         self.send_response(status)
         for name, value in (
-            {"Content-Type": kind, "Content-Length": str(len(data))} | (headers or {})
+            {"Content-Type": kind, "Content-Length": str(len(data))}
+            | self.server.headers
+            | (headers or {})
         ).items():
             self.send_header(name, value)
         self.end_headers()

@@ -398,6 +398,41 @@ OUTPUTS = [
         ),
     ),
 ]
+REASONING_MODELS = [
+    *from_table("reasoning_models"),
+    Bad(
+        "a template that is broken",
+        "TMP/job.yaml: model MODEL: its chat template cannot be rendered (Unexpected end of "
+        "template. Jinja was looking for the following tags: 'endfor' or 'else'. The innermost "
+        "block that needs to be closed is 'for'.). Correct it, or give one in prompting.template.",
+        {"prompting.template": "broken.jinja"},
+        lambda tmp: (tmp / "broken.jinja").write_text("{% for m in messages %}"),
+    ),
+    Bad(
+        "a template without the user's words",
+        "TMP/job.yaml: model MODEL: its chat template leaves out what the user says (got a prompt "
+        "without the question). Give one that renders it in prompting.template.",
+        {"prompting.template": "mute.jinja"},
+        lambda tmp: (tmp / "mute.jinja").write_text("{{ bos_token }}<think>\n"),
+    ),
+    Bad(
+        "a template that closes the block",
+        "TMP/job.yaml: model MODEL: its chat template closes the think block at once, so the "
+        "model would not reason (got an empty block, need an open one). Use a template for "
+        "reasoning, or set prompting.think to auto.",
+        {"prompting.template": "closed.jinja"},
+        lambda tmp: (tmp / "closed.jinja").write_text(
+            "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}<think>\n</think>\n"
+        ),
+    ),
+    Bad(
+        "an adapter without a config",
+        "TMP/job.yaml: model.adapter TMP/a: no readable adapter_config.json (got "
+        "FileNotFoundError). Give the folder that PEFT saved.",
+        {"model.adapter": "a"},
+        lambda tmp: (tmp / "a").mkdir(),
+    ),
+]
 MODELS = [
     *from_table("models"),
     Bad(
@@ -454,7 +489,7 @@ MODELS = [
 ]
 
 
-CASES = [*JOB_FILES, *DEVICES, *DATASETS, *OUTPUTS, *MODELS]
+CASES = [*JOB_FILES, *DEVICES, *DATASETS, *OUTPUTS, *MODELS, *REASONING_MODELS]
 
 
 @pytest.mark.parametrize("bad", CASES, ids=[bad.id for bad in CASES])

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from chat_server import KEY, MODEL, ChatServer, answer_to, chat_server
 
-from batchr1.engine.openai.client import Answer, ChatClient, Served, _document, _events
+from batchr1.engine.openai.client import Answer, ChatClient, _document, _events
 from batchr1.engine.openai.faults import (
     AccessError,
     NotFound,
@@ -25,6 +25,7 @@ from batchr1.engine.openai.faults import (
     without,
     words_of,
 )
+from batchr1.engine.openai.served import Served
 from batchr1.engine.openai.server import Spent, key_of
 from batchr1.errors import UsageError
 from batchr1.job.engine import EngineKind, PriceSpec

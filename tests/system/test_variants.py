@@ -139,7 +139,8 @@ def test_the_text_says_what_the_json_says() -> None:
         ),
         (
             ["--gpu", "A100"],
-            "--gpu: unknown GPU (got 'A100'). Did you mean A100 40GB or A100 80GB?",
+            "--gpu: unknown GPU (got 'A100'). Did you mean A100 40GB or A100 80GB? For any other "
+            "give --vram GIB.",
         ),
         (
             ["--gpu", "MI300X"],

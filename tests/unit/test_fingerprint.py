@@ -115,6 +115,7 @@ EXTENDING: list[dict[str, Any]] = [
 
 # compared by the content that they lead to
 BY_IDENTITY = {"model.variant", "model.path", "model.repo", "model.served", "model.revision"}
+BY_IDENTITY |= {"model.adapter"}  # tests/unit/test_model_overrides.py
 
 
 def test_every_key_of_a_job_is_in_one_of_the_tables() -> None:

@@ -60,6 +60,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "served": None,
             "revision": None,
             "quantization": None,
+            "adapter": None,
             "trust_remote_code": False,
             "engine_args": {},
         },

@@ -8,12 +8,10 @@ one piece all the same is understood too. The key is in one header and in no mes
 from __future__ import annotations
 
 import asyncio
-import difflib
 import functools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -40,6 +38,8 @@ from batchr1.engine.openai.faults import (
     without,
     words_of,
 )
+from batchr1.engine.openai.network import check_url, fault_of_network, said
+from batchr1.engine.openai.served import NEUTRAL, Served, served_by
 from batchr1.engine.openai.server import key_of
 from batchr1.errors import UsageError
 from batchr1.job.engine import EngineKind
@@ -48,8 +48,8 @@ from batchr1.records import FinishReason, Reply
 
 CONNECT_S = 30.0
 LOOK_S = 15.0  # for /models
+ESTIMATING = "x-litellm-"  # headers of a gateway that counts reasoning by a tokenizer of its own
 _MARK = "\ufeff"  # of UTF-8, before the first event or the document
-SHOWN_MODELS = 10
 _BROKEN_OFF = {
     "abort",
     "error",
@@ -68,37 +68,17 @@ _FINISH: dict[str, FinishReason] = {  # by the names that servers have for them
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """Models that a server lists, and the context of ours.
-
-    The context is in tokens. None: the server says nothing of it.
-    """
-
-    names: tuple[str, ...] | None
-    max_model_len: int | None = None
-
-    def hint(self, wanted: str) -> str:
-        """Suggest a name in place of one that is not there."""
-        if not self.names:
-            return (
-                "Correct model.served or engine.base_url; the server gives no list of its models."
-            )
-        near = difflib.get_close_matches(wanted, self.names, n=3, cutoff=0.4)
-        shown = near or list(self.names[:SHOWN_MODELS])
-        more = f" and {len(self.names) - len(shown)} more" if len(self.names) > len(shown) else ""
-        return f"It serves {', '.join(shown)}{more}. Correct model.served."
-
-
 class ChatClient:
     """Requests to one server. For one event loop; `async with` it."""
 
     def __init__(self, server: EngineKind, model: str, sampling: SamplingSpec) -> None:
         """`model`: the name that the server has for it."""
         self._server, self._model, self._base_url = server, model, str(server.base_url)
-        drawing = {name: value for name, value in sampling.drawing.items() if name != "ignore_eos"}
-        self._same = drawing | server.extra_body  # in every request
-        _check_url(self._base_url)
+        self._drawing = {
+            name: value for name, value in sampling.drawing.items() if name != "ignore_eos"
+        }
+        self._same = self._drawing | server.extra_body  # in every request
+        check_url(self._base_url)
         self._key = key_of(server.key_env)
         headers = {"User-Agent": f"batchr1/{__version__}"}
         if self._key is not None:
@@ -149,7 +129,7 @@ class ChatClient:
             ) as response:
                 body = await start_of(response, MAX_MODELS_BYTES)
         except httpx.RequestError as exc:
-            raise ServerFault(self._clean(_said(exc), ())) from exc
+            raise self._network_fault(exc, ()) from exc
         if response.status_code in (
             401,
             403,
@@ -162,15 +142,14 @@ class ChatClient:
         if response.status_code != 200:
             return Served(None)
         try:
-            found = [one for one in json.loads(body)["data"] if isinstance(one["id"], str)]
+            served = served_by(json.loads(body), self._model)
         except (ValueError, KeyError, TypeError, RecursionError):
             return Served(None)
-        longest = next(
-            (one.get("max_model_len") for one in found if one["id"] == self._model), None
-        )
-        return Served(
-            tuple(one["id"] for one in found), longest if isinstance(longest, int) else None
-        )
+        # What the job leaves unset is said too, where it is known how to say it: a server's own
+        # defaults would draw by other rules than the output records.
+        unset = NEUTRAL.get(served.software or "", {})
+        self._same = unset | self._drawing | self._server.extra_body
+        return served
 
     async def ask(
         self,
@@ -197,13 +176,14 @@ class ChatClient:
                     text = body.decode(errors="replace")
                     raise self._fault(response.status_code, response.headers, text, contents)
                 answer = await self._read(response, contents, on_token)
+                answer.estimates = any(name.startswith(ESTIMATING) for name in response.headers)
                 return answer.reply(max_tokens=max_tokens)
         except TimeoutError:
             raise SlowRequest(
                 f"no answer within engine.timeout_s, {self._server.timeout_s:g} s"
             ) from None
         except httpx.RequestError as exc:
-            raise ServerFault(self._clean(_said(exc), contents)) from exc
+            raise self._network_fault(exc, contents) from exc
 
     def _body(
         self, messages: Sequence[tuple[str, str]], max_tokens: int | None, seed: int | None
@@ -252,6 +232,9 @@ class ChatClient:
         hide = functools.partial(self._clean, contents=contents)
         return fault_of(status, headers, text, model=self._model, hide=hide)
 
+    def _network_fault(self, exc: httpx.RequestError, contents: Sequence[str]) -> Exception:
+        return fault_of_network(exc, self._base_url, self._clean(said(exc), contents))
+
     def _clean(self, words: str, contents: Sequence[str]) -> str:
         return without(
             words, [*([self._key] if self._key else []), *(c for c in contents if len(c) >= 8)]
@@ -261,11 +244,14 @@ class ChatClient:
 class Answer:
     """An answer as it comes, in one piece or many.
 
-    `is_whole`: the server has said that nothing more comes.
+    `is_whole`: the server has said that nothing more comes. `estimates`: its count of reasoning
+    tokens is a guess. `model`: the name that it answers by.
     """
 
     def __init__(self) -> None:
         self.is_whole = False
+        self.estimates = False
+        self.model: str | None = None
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._refusal: list[str] = []
@@ -280,6 +266,8 @@ class Answer:
         try:
             if isinstance(document.get("usage"), dict):
                 self._usage = document["usage"]
+            if isinstance(document.get("model"), str):
+                self.model = document["model"]
             choices = document.get("choices") or []
             if not choices:
                 return
@@ -298,7 +286,7 @@ class Answer:
         self._finish = str(finish) if finish else self._finish  # some servers write "" for not yet
 
     def _add(self, text: Any, parts: list[str]) -> None:
-        """Take text, or a list of parts, each of which says what it is."""
+        """Take text, or a list of parts that say what they are."""
         if isinstance(text, str):
             self._bytes += len(text)
             if self._bytes > MAX_TEXT_BYTES:
@@ -362,21 +350,32 @@ class Answer:
                 prompt_tokens=prompt,
                 completion_tokens=completion,
             )
-        details = self._usage.get("completion_tokens_details")
         return Reply(
             content=_text(self._content if any(self._content) else self._refusal or self._content),
             reasoning=_text(self._reasoning),
             finish_reason=_FINISH[self._finish],
             prompt_tokens=prompt,
             completion_tokens=completion,
-            reasoning_tokens=_count(details, "reasoning_tokens")
-            if isinstance(details, dict)
-            else None,
+            reasoning_tokens=self._reasoning_tokens(completion),
         )
+
+    def _reasoning_tokens(self, completion: int | None) -> int | None:
+        """Read the count of reasoning tokens; None for a guess.
+
+        One that leaves no token for the answer is none of the model's.
+        """
+        details = self._usage.get("completion_tokens_details")
+        if self.estimates or not isinstance(details, dict):
+            return None
+        found = _count(details, "reasoning_tokens")
+        answered = bool(any(self._content) and any(self._reasoning))
+        if found is not None and completion is not None and found + answered > completion:
+            return None
+        return found
 
 
 async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any] | None]:
-    """The documents of a stream of server-sent events; None is its `[DONE]`, the last.
+    """Cut a stream of server-sent events; None is its `[DONE]`.
 
     Cut at line feeds and nowhere else: a text may hold any other character that Python takes for
     the end of a line.
@@ -420,23 +419,3 @@ def _count(usage: dict[str, Any], name: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
         else None
     )
-
-
-def _said(exc: httpx.RequestError) -> str:
-    """Name a failure without its address."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(exc).__name__).lower()
-    words = " ".join(str(exc).split())[:200]
-    return f"{name}: {words}" if words else name
-
-
-def _check_url(base_url: str) -> None:
-    """Refuse an address that no request can be sent to.
-
-    One such is http://10.0.0.256. Raises `UsageError`.
-    """
-    try:
-        _ = httpx.URL(base_url).host
-    except (httpx.InvalidURL, ValueError) as exc:
-        raise UsageError(
-            f"engine.base_url {base_url}: no request can be sent to this host. Correct it."
-        ) from exc

@@ -1,9 +1,9 @@
 """Faults between a client and a server, by whose they are.
 
-ServerFault      the server's: it is asked again, later
+ServerFault      the server's, or its proxy's: it is asked again, later
 SlowRequest      unknown: the time of a request was over
 RowFailed        the row's: it fails, and the others go on
-AccessError      the job's: a wrong key, model name or address; nothing more is sent
+AccessError      the job's: a wrong key, certificate, name or address; nothing more is sent
 """
 
 from __future__ import annotations
@@ -39,8 +39,20 @@ class SlowRequest(Exception):
     """The time for one request was over before its answer was there."""
 
 
+class ProxyFault(ServerFault):
+    """Proxy that could not be reached; `variable` of the environment names it."""
+
+    def __init__(self, message: str, *, variable: str) -> None:
+        super().__init__(f"the proxy that {variable} names: {message}")
+        self.variable = variable
+
+
 class AccessError(Exception):
     """Refusal of this key, model name or address: no request can succeed."""
+
+
+class CertificateError(AccessError):
+    """Certificate that this machine does not trust."""
 
 
 class RowFailed(RequestError):

@@ -56,3 +56,20 @@ def key_of(api_key_env: str) -> str | None:
             "cannot have). Set it to the key alone."
         )
     return key
+
+
+def access_problem(key_env: str, said: str, *, is_certificate: bool) -> str | None:
+    """Say why a server lets nothing through, and what to do; None: for another reason."""
+    if is_certificate:
+        return (
+            f"its certificate is not trusted here ({said}). Set SSL_CERT_FILE to the file of its "
+            f"authority, or correct the address."
+        )
+    if not said.startswith(("HTTP 401", "HTTP 403")):
+        return None
+    if key_of(key_env) is None:
+        return (
+            f"it wants a key, and {key_env} is not set ({said}). Set that variable to the key, or "
+            f"name another in engine.api_key_env."
+        )
+    return f"the key in {key_env} is not taken ({said}). Set that variable to a right one."

@@ -60,12 +60,35 @@ def refuse_secret(name: str) -> None:
         )
 
 
+# Arguments that say which model it is: by them rows would be recorded under a name not theirs.
+_ELSEWHERE = {
+    "model": "model.variant, model.path or model.repo",
+    "tokenizer": "model.path, a folder that holds the tokenizer",
+    "revision": "model.revision",
+    "tokenizer_revision": "model.revision",
+    "code_revision": "model.revision",
+    "hf_config_path": "model.path, a folder that holds the config",
+    "trust_remote_code": "model.trust_remote_code",
+    "lora_modules": "model.adapter",
+}
+
+
+def refuse_another_model(name: str) -> None:
+    """Raise `JobError` for an argument that would replace the job's model."""
+    if name in _ELSEWHERE:
+        raise JobError(
+            f"model.engine_args.{name}: would replace the model that rows are recorded as. Leave "
+            f"it out, and give {_ELSEWHERE[name]}."
+        )
+
+
 def check_engine_args(names: Iterable[str]) -> None:
     """Raise `JobError` for names that vLLM does not take, and for secrets."""
     wanted = list(names)
     known = engine_arg_names() if wanted else ()
     for name in wanted:
         refuse_secret(name)
+        refuse_another_model(name)
         if known and name not in known:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = (

@@ -60,24 +60,25 @@ class VllmEngine:
         trust_remote_code: bool,
         args: dict[str, Any],
         sampling: SamplingSpec,
+        end_ids: Sequence[int] = (),
+        adapter: str | None = None,
     ) -> None:
+        """Load the engine.
+
+        `end_ids`: tokens that end a generation beside the tokenizer's own. `adapter`: a folder.
+        """
         from vllm import EngineArgs
         from vllm import __version__ as version
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self._drawing = sampling.drawing
+        if end_ids and not sampling.ignore_eos:
+            self._drawing |= {"stop_token_ids": list(end_ids)}
+        self._adapter = adapter
         self._stats = _Stats()
-        given: dict[str, Any] = {
-            "model": model,
-            "revision": revision,
-            "tokenizer_revision": revision,
-            "trust_remote_code": trust_remote_code,
-            "disable_log_stats": False,
-            "generation_config": "vllm",
-            "worker_extension_cls": PROBE_CLASS,
-        }
+        args = _always(model, revision, trust_remote_code) | args
         try:
-            engine_args = EngineArgs(**(given | args))
+            engine_args = EngineArgs(**args)
             self._engine = LLMEngine.from_engine_args(
                 engine_args, stat_loggers=[self._stats.logger]
             )
@@ -99,9 +100,7 @@ class VllmEngine:
             max_model_len=int(config.model_config.max_model_len),
             max_num_seqs=int(config.scheduler_config.max_num_seqs),
             kv_cache_tokens=int(tokens),
-            memory=self._measure()
-            if (given | args)["worker_extension_cls"] == PROBE_CLASS
-            else None,
+            memory=self._measure() if args["worker_extension_cls"] == PROBE_CLASS else None,
         )
 
         self._count_preemptions_alone()
@@ -199,7 +198,9 @@ class VllmEngine:
             skip_special_tokens=False,
         )
         try:
-            self._engine.add_request(request.id, tokens_input(list(request.token_ids)), params)
+            self._engine.add_request(
+                request.id, tokens_input(list(request.token_ids)), params, **self._lora()
+            )
         except ValueError as exc:
             raise RequestError(_reason(exc)) from exc
         except Exception as exc:
@@ -208,6 +209,14 @@ class VllmEngine:
             ):  # a ValueError in 0.26, not any more in 0.32
                 raise RequestError(_reason(exc)) from exc
             raise EngineError(f"{self.info.engine}: the engine is gone ({_reason(exc)}).") from exc
+
+    def _lora(self) -> dict[str, Any]:
+        """Name the adapter of a request."""
+        if self._adapter is None:
+            return {}
+        from vllm.lora.request import LoRARequest
+
+        return {"lora_request": LoRARequest("adapter", 1, self._adapter)}
 
     def step(self) -> list[Delta]:
         if not self._engine.has_unfinished_requests():
@@ -237,6 +246,19 @@ class VllmEngine:
         core = getattr(self._engine, "engine_core", None)
         if core is not None:
             core.shutdown()
+
+
+def _always(model: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    """List the arguments of every engine, which a job's own overrule."""
+    return {
+        "model": model,
+        "revision": revision,
+        "tokenizer_revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "disable_log_stats": False,
+        "generation_config": "vllm",
+        "worker_extension_cls": PROBE_CLASS,
+    }
 
 
 class _Stats:
