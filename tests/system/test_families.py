@@ -45,7 +45,8 @@ FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-SCRIPT = replay(tokens_per_step=1, answer_len=ANSWER, max_num_seqs=8)
+# Lengths are said, since a run that is to be killed has others by default.
+SCRIPT = replay(tokens_per_step=1, answer_len=ANSWER, max_num_seqs=8, mean_len=60.0, sigma=0.8)
 
 
 def family_job(folder: Path, model: Path, **prompting: Any) -> Path:
