@@ -93,7 +93,7 @@ def wanted(model: Path) -> list[list[int]]:
     return found
 
 
-def write_job(folder: Path, model: Path, **sections: Any) -> Path:
+def write_job(folder: Path, model: Path, /, **sections: Any) -> Path:
     folder.mkdir(exist_ok=True)
     turns = dialogues()
     table = pl.DataFrame({"id": [f"{i:02}" for i in range(len(turns))], "turns": turns})
