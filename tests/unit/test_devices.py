@@ -60,13 +60,13 @@ def test_a_catalogued_gpu_keeps_its_datasheet_and_gets_its_own_memory() -> None:
 
 
 def test_a_gpu_that_is_not_catalogued_is_made_of_what_nvml_says() -> None:
-    """RTX 6000 Ada: 384 bits at 10,001 MHz, two transfers a clock, so 960 GB/s."""
+    """RTX 5880 Ada: 384 bits at 10,001 MHz, two transfers a clock, so 960 GB/s."""
     board = Board(
-        "GPU-d", "NVIDIA RTX 6000 Ada Generation", 48 * GIB, 47 * GIB, (8, 9), (384, 10_001)
+        "GPU-d", "NVIDIA RTX 5880 Ada Generation", 48 * GIB, 47 * GIB, (8, 9), (384, 10_001)
     )
     (device,) = describe_devices(("0",), nvml=machine(board))
     assert (device.gpu.name, device.gpu.memory_gib, device.gpu.capability) == (
-        "RTX 6000 Ada Generation",
+        "RTX 5880 Ada Generation",
         48,
         (8, 9),
     )

@@ -245,7 +245,7 @@ def test_weights_are_sized_as_they_are_stored(
 
 def test_what_modelopt_says_in_a_file_of_its_own_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(QWEN3_30B_A3B))
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")  # no tensors
     said = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(said))
     config = resolve_model(ModelSpec(path=str(tmp_path))).config
