@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchr1.backends.base import Measured, Place, label_of, refuse_foreign_keys
+from batchr1.errors import JobError
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
@@ -67,6 +68,7 @@ class LocalBackend:
         if spec.executor.kind == "local" and not place.elsewhere:
             devices = choose_devices(place.gpus, place.devices)
         check_arguments(spec, model, num_gpus=len(devices))
+        check_token_ids(spec, model)
         return devices
 
     def require(self, spec: JobSpec) -> None:
@@ -106,3 +108,16 @@ class LocalBackend:
         from batchr1.worker.engine_life import serve
 
         serve(setup, channel, self.engine)
+
+
+def check_token_ids(spec: JobSpec, model: ModelSource) -> None:
+    """Raise `JobError` for a token id that the model does not have."""
+    from batchr1.sizing.architecture import Architecture
+
+    vocab = Architecture.of_config(model.config).vocab
+    highest = max(spec.sampling.logit_bias or {}, default=0)
+    if highest >= vocab:
+        raise JobError(
+            f"sampling.logit_bias: the model has no such token (got id {highest}, need less than "
+            f"{vocab:,}). Correct it."
+        )

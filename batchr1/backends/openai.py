@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 _OFF_BY_SERVERS = ("top_k", "min_p")
 _NEED_TOKENS = ("thinking_budget", "answer_budget", "closing_sentence", "stop_loops", "ignore_eos")
+# Keys that had no place of their own once: jobs that give them in engine.extra_body go on.
+_LATER = (
+    "stop",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "bad_words",
+)
 
 
 class OpenAIBackend:
@@ -150,7 +159,7 @@ def _check_engine(spec: JobSpec) -> None:
             "engine.base_url is required with engine.kind openai (such as http://localhost:8000/v1)"
         )
     for name in engine.extra_body:
-        if name in _OFF_BY_SERVERS and getattr(spec.sampling, name) is None:
+        if name in (*_OFF_BY_SERVERS, *_LATER) and getattr(spec.sampling, name) is None:
             continue  # each program has its own value for none
         if name in type(spec.sampling).model_fields:
             raise ValueError(f"engine.extra_body: {name} has a place of its own (sampling.{name})")

@@ -5,9 +5,9 @@ vLLM provides its handful of calls, and so does the scripted engine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from batchr1.records import FinishReason
 
@@ -25,12 +25,16 @@ class Request:
     """One generation.
 
     `token_ids` is everything to be fed: the prompt and what was generated of it before.
+    `is_answer`: an answer begins here, and the job's form binds it. `drawing`: keys of sampling
+    that are this row's own.
     """
 
     id: str
     token_ids: Sequence[int]
     max_tokens: int
     seed: int | None = None
+    is_answer: bool = False
+    drawing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,6 +375,7 @@ _NEEDS = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "string_too_short": "text of one character or more",
 }
 
 

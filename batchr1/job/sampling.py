@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from batchr1.job.base import PositiveInt, Section
 
@@ -18,7 +18,19 @@ _NOT_DRAWING = {
     "answer_budget",
     "closing_sentence",
     "stop_loops",
+    "stop",
+    "stop_in",
 }
+_StopText = Annotated[str, Field(min_length=1)]
+
+
+def _number_of(key: object) -> object:
+    """Read the key of a mapping, which JSON has as text."""
+    return int(key) if isinstance(key, str) and key.isdecimal() else key
+
+
+_TokenId = Annotated[int, BeforeValidator(_number_of), Field(ge=0)]
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class SamplingSpec(Section):
@@ -39,6 +51,22 @@ class SamplingSpec(Section):
     """Only tokens at least this probable, relative to the most probable one; null: all."""
     max_tokens: PositiveInt | None = 32768
     """New tokens per sample, reasoning and answer together; null: as far as the context goes."""
+    stop: Annotated[list[_StopText], Field(min_length=1)] | None = None
+    """Texts that end a generation. The row's text ends before the first of them. White space at the
+    beginning of an answer is not looked at."""
+    stop_in: Literal["answer", "anywhere"] = "answer"
+    """Where `stop` is looked for: in the answer alone, or in the reasoning too."""
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Above 1, tokens of the prompt and of the text so far become less probable; null: none."""
+    presence_penalty: _Penalty | None = None
+    """Taken off the logit of each token that was generated. It counts from where a generation was
+    last taken up, as `resumed_at` says."""
+    frequency_penalty: _Penalty | None = None
+    """The same, as often as the token was generated."""
+    logit_bias: dict[_TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    """Added to the logits of tokens, by their ids: {1234: -100} forbids one."""
+    bad_words: Annotated[list[_StopText], Field(min_length=1)] | None = None
+    """Texts that are never generated, in reasoning and answer."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Each sample's own seed is derived from it; null sends none to the engine."""
     ignore_eos: bool = False
@@ -83,6 +111,8 @@ class SamplingSpec(Section):
                     f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
                     f"{self.max_tokens})"
                 )
+        if self.stop_in != "answer" and self.stop is None:
+            raise ValueError(f"stop_in {self.stop_in} says where stop is looked for (set stop)")
         if self.closing_sentence is not None and not self.closes_traces:
             raise ValueError(
                 "closing_sentence is said where batchr1 closes a trace, and nothing does (set "

@@ -6,6 +6,7 @@ formats         families of think tags, as values
 tags            a family in the ids of one vocabulary
 split           reasoning and answer, found on token ids
 budgets         limits of thinking and of the answer, token by token
+stops           stop strings, in the answer alone or anywhere
 loops           exact repetition at the end of a text or of tokens
 repetition      repetition in other words or another order
 soup            tails of meaningless signs and scraps

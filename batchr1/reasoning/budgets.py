@@ -120,6 +120,11 @@ class Meter:
         return self._phase == "thinking"
 
     @property
+    def has_closed(self) -> bool:
+        """Whether the think block is over."""
+        return self._phase == "after"
+
+    @property
     def answer_is_spent(self) -> bool:
         return self._answer is not None and self._answered >= self._answer
 
@@ -210,6 +215,11 @@ class Meter:
             return True
         text = self._tags.text
         return text is None or bool(text([token]).strip())
+
+    def closed(self) -> None:
+        """Note that the think block was ended by somebody else."""
+        self._reader.held.clear()
+        self._phase = "after"
 
     def close(self, closing: Sequence[int]) -> Sequence[int]:
         """End thinking here.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from batchr1.reasoning.answers import final_answer
 from batchr1.reasoning.flags import flags_of, in_order
 from batchr1.reasoning.split import Split, split
+from batchr1.reasoning.stops import cut_at
 from batchr1.reasoning.tags import Decode, ThinkTags
 from batchr1.reasoning.verify import AUTO, Verdict, Verify, quick_verdict
 from batchr1.records import Completion, FinishReason, Result, ResumePoint, WorkItem
@@ -18,7 +19,8 @@ class RowRules:
     r"""Values and rules that all rows of a run share.
 
     `expects_box` says whether the instruction asked for `\boxed{}`. `instruction` is what was
-    appended to the prompt, in whatever language the prompt is.
+    appended to the prompt, in whatever language the prompt is. A text ends before the first of
+    `stops`.
     """
 
     model: str
@@ -26,6 +28,7 @@ class RowRules:
     expects_box: bool
     instruction: str = ""
     verify: Verify = AUTO
+    stops: tuple[str, ...] = ()
 
 
 def to_result(
@@ -94,6 +97,9 @@ def row_of(
     `marks` are flags besides. Token counts beyond those of `parts`, and the cut, are the caller's.
     """
     prompt = item.prompt
+    whole, parts = parts, _before_stops(parts, rules.stops)
+    if parts is not whole:
+        finish_reason = "stop"
     verdict = quick_verdict(rules.verify, parts.answer, prompt.gold)
     if verdict is None:
         verdict = Verdict(final_answer(parts.answer), None)
@@ -133,6 +139,18 @@ def row_of(
         run=rules.run,
         finished_at=finished_at,
     )
+
+
+def _before_stops(parts: Split, stops: tuple[str, ...]) -> Split:
+    """End the last text before its first stop string.
+
+    A closed trace may hold it too.
+    """
+    if parts.status == "unclosed":
+        ended = replace(parts, reasoning=cut_at(parts.reasoning, stops))
+    else:
+        ended = replace(parts, answer=cut_at(parts.answer, stops))
+    return parts if ended == parts else replace(ended, truncated_in=None)
 
 
 def resumed_at(partial: ResumePoint | None) -> tuple[int, ...]:

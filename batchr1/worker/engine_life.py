@@ -19,6 +19,7 @@ from batchr1.reasoning import ThinkTags, text_decoder, to_result
 from batchr1.reasoning.budgets import Budgets, closing_ids
 from batchr1.reasoning.formats import R1
 from batchr1.reasoning.results import RowRules
+from batchr1.reasoning.stops import StopStrings
 from batchr1.reasoning.verify import Verify
 from batchr1.worker.collector import Collector
 from batchr1.worker.engine_worker import EngineWorker
@@ -102,12 +103,14 @@ def model_tags(setup: WorkerSetup, files: ModelFiles) -> tuple[ThinkTags, Any]:
 
 def rules_of(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Rules:
     """Put the job's rules of generations into this model's tokens."""
-    s = setup.spec.sampling
-    if not s.closes_traces:
-        return Rules(None, s.stop_loops)
-    closing = closing_ids(tokenizer, tags, s.closing_sentence)
-    budgets = Budgets(s.thinking_budget, s.answer_budget, s.max_tokens, closing, tags)
-    return Rules(budgets, s.stop_loops)
+    s, budgets, stops = setup.spec.sampling, None, None
+    if s.closes_traces:
+        closing = closing_ids(tokenizer, tags, s.closing_sentence)
+        budgets = Budgets(s.thinking_budget, s.answer_budget, s.max_tokens, closing, tags)
+    if s.stop is not None:
+        decode = text_decoder(tokenizer, tags)
+        stops = StopStrings(tuple(s.stop), tags, decode, anywhere=s.stop_in == "anywhere")
+    return Rules(budgets, s.stop_loops, stops)
 
 
 def result_maker(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Callable[..., Any]:
@@ -122,6 +125,7 @@ def result_maker(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Callabl
         spec.prompting.instruction == "math",
         instruction_text(spec.prompting.instruction),
         Verify(**spec.verify.model_dump()),
+        tuple(spec.sampling.stop or ()),
     )
 
     def make(completion: Any, finished_at: Any) -> Any:

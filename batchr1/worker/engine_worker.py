@@ -181,12 +181,15 @@ class EngineWorker(WorkerLoop):
         self._generated += generation.generated - before
         if act is not None and reason is None:
             self._engine.abort([delta.id])
-        if act == "close":
-            generation.close()
+        if act in ("close", "bind"):
+            if act == "close":
+                generation.close()
             if generation.generated >= generation.item.max_tokens:
                 self._end(generation, "length")
             elif not self._start(generation):
                 self._admission.ended(generation)
+        elif act == "stop":
+            self._end(generation, "stop")
         elif act == "cut" or reason is not None:
             self._end(generation, reason if act is None and reason is not None else "length")
         else:

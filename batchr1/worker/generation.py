@@ -17,16 +17,30 @@ from batchr1.output.checkpoints import GenerationCheckpoint
 from batchr1.reasoning.budgets import Budgets
 from batchr1.reasoning.loops import LoopDetector, tokens_loop
 from batchr1.reasoning.results import resumed_at
+from batchr1.reasoning.stops import AnswerFinder, StopStrings, StopWatch
+from batchr1.reasoning.tags import ThinkTags
 from batchr1.records import Completion, FinishReason, ResumePoint, SampleKey, WorkItem
 from batchr1.seeds import resumed_seed
+
+Act = Literal["close", "cut", "stop", "bind"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A job's rules for generations under way."""
+    """A job's rules for generations under way.
+
+    `binds` is given where the engine holds answers to a form: with the model's tags.
+    """
 
     budgets: Budgets | None = None
     stop_loops: bool | Literal["close"] = False
+    stops: StopStrings | None = None
+    binds: ThinkTags | None = None
+
+    def finder(self, *, opened: bool) -> AnswerFinder | None:
+        """Make what finds an answer's beginning, where a rule asks for it."""
+        tags = self.binds or (self.stops.tags if self.stops else None)
+        return None if tags is None else AnswerFinder(tags, opened)
 
 
 NO_RULES = Rules()
@@ -39,22 +53,32 @@ class Generation:
     """
 
     __slots__ = (
+        "_binds",
         "_budgets",
         "_closed_at",
         "_closes_loops",
         "_closing",
+        "_finder",
         "_loops",
         "_meter",
         "_searched_from",
+        "_stopped",
+        "_watch",
         "injected",
+        "is_bound",
         "item",
         "offset",
         "tokens",
     )
 
     def __init__(self, item: WorkItem, rules: Rules = NO_RULES) -> None:
+        self._finder = rules.finder(opened=item.prompt.opened)
+        self._binds, self.is_bound = rules.binds is not None, False
+        self._watch = None
+        if rules.stops is not None and self._finder is not None:
+            self._watch = StopWatch(rules.stops, self._finder)
+        self.item = item = self._before_bound(item)
         partial = item.partial
-        self.item = item
         self.tokens = array(
             "i", partial.token_ids if partial else ()
         )  # copied in one piece by snapshots
@@ -77,6 +101,7 @@ class Generation:
                 self.close()
             elif self.injected:
                 self._searched_from = self._closing_at() + self.injected
+        self._stopped = self._stops_here()
         if partial is not None and partial.finish_reason is not None and self.ended() is None:
             self.item = dataclasses.replace(
                 item, partial=ResumePoint(partial.token_ids, partial.resumed_at)
@@ -111,13 +136,35 @@ class Generation:
         """Build the engine's request: the prompt and all tokens so far."""
         item, length = self.item, len(self.tokens)
         seed = resumed_seed(item.seed, length)
-        return Request(id, (*item.prompt.token_ids, *self.tokens), item.max_tokens - length, seed)
+        return Request(
+            id,
+            (*item.prompt.token_ids, *self.tokens),
+            item.max_tokens - length,
+            seed,
+            is_answer=self.is_bound,
+        )
 
-    def take(self, new: Sequence[int]) -> Literal["close", "cut"] | None:
-        """Take the engine's tokens, as far as the budgets let them.
+    def take(self, new: Sequence[int]) -> Act | None:
+        """Take the engine's tokens, as far as the rules let them.
 
-        The verdict is to `close` it there, to `cut` it, or to go on.
+        The verdict is to `close` it there, to `cut` it, to end it as `stop` strings say, to `bind`
+        the answer that begins, or to go on.
         """
+        begins = self._begins_bound_answer(new)
+        if begins is not None:
+            new = new[:begins]
+        act = self._take_within_budget(new)
+        if self._finder is not None:
+            self._finder.update(self.tokens)
+            if self._stops_here():
+                self._stopped = True
+                return "stop"
+        if act is None and begins is not None:
+            self.is_bound = True
+            return "bind"
+        return act
+
+    def _take_within_budget(self, new: Sequence[int]) -> Literal["close", "cut"] | None:
         if self._meter is None:
             self.tokens.extend(new)
             act = None
@@ -130,6 +177,44 @@ class Generation:
         if act is None and self._loops is not None and self._looks_and_finds(self._loops):
             return "close" if self._may_close() else "cut"
         return act
+
+    def _before_bound(self, item: WorkItem) -> WorkItem:
+        """Take back a saved answer that is to be bound.
+
+        A grammar reads an answer from its first token on.
+        """
+        partial, finder = item.partial, self._finder
+        if finder is None or partial is None:
+            return item
+        finder.update(partial.token_ids)
+        if not self._binds or not finder.has_closed:
+            return item
+        self.is_bound = True
+        if partial.finish_reason is not None or finder.start is None:
+            return item
+        kept = dataclasses.replace(partial, token_ids=partial.token_ids[: finder.start])
+        return dataclasses.replace(item, partial=kept)
+
+    def _begins_bound_answer(self, new: Sequence[int]) -> int | None:
+        """Count the new tokens before an answer that is to be bound.
+
+        None: none begins. Those behind were drawn freely, and are dropped.
+        """
+        finder, length = self._finder, len(self.tokens)
+        if not self._binds or self.is_bound or finder is None:
+            return None
+        finder.update([*self.tokens, *new])
+        if not finder.has_closed or finder.start is None:
+            return None
+        return finder.start - length
+
+    def _stops_here(self) -> bool:
+        """Whether a stop string is complete; tokens behind it are dropped."""
+        length = self._watch.find(self.tokens) if self._watch is not None else None
+        if length is None:
+            return False
+        del self.tokens[length:]
+        return True
 
     def _looks_and_finds(self, loops: LoopDetector) -> bool:
         return loops.update(self.tokens, self._searched_from)
@@ -176,6 +261,9 @@ class Generation:
         self._closing = closing
         self.injected = len(closing)
         self.tokens.extend(closing)  # last, and at once: a snapshot may be taken meanwhile
+        if self._finder is not None:
+            self._finder.closed(len(self.tokens))
+            self.is_bound = self._binds
         if self._loops is not None:
             self._searched_from = len(self.tokens)
             self._loops = LoopDetector(len(self.tokens))
@@ -189,6 +277,8 @@ class Generation:
         if partial is None or not partial.token_ids:
             return None
         length = len(self.tokens)
+        if self._stopped:
+            return "stop"
         if partial.finish_reason == "stop" and length <= self.item.max_tokens:
             return "stop"
         is_cut = partial.finish_reason == "length" and self._cut_by() is not None

@@ -48,6 +48,7 @@ def serve(setup: WorkerSetup, channel: Channel) -> None:
         spec.prompting.instruction == "math",
         instruction_text(spec.prompting.instruction),
         Verify(**spec.verify.model_dump()),
+        tuple(spec.sampling.stop or ()),
     )
 
     def to_result(completion: ServerCompletion, finished_at: dt.datetime) -> Result:

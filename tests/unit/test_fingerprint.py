@@ -65,6 +65,16 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"sampling.thinking_budget": 50}, "sampling.thinking_budget: null → 50"),
     ({"sampling.answer_budget": 50}, "sampling.answer_budget: null → 50"),
     ({"sampling.stop_loops": True}, "sampling.stop_loops: null → true"),
+    ({"sampling.stop": ["END"]}, 'sampling.stop: null → ["END"]'),
+    (
+        {"sampling.stop": ["END"], "sampling.stop_in": "anywhere"},
+        'sampling.stop: null → ["END"]\n  sampling.stop_in: null → "anywhere"',
+    ),
+    ({"sampling.repetition_penalty": 1.1}, "sampling.repetition_penalty: null → 1.1"),
+    ({"sampling.presence_penalty": 0.5}, "sampling.presence_penalty: null → 0.5"),
+    ({"sampling.frequency_penalty": 0.5}, "sampling.frequency_penalty: null → 0.5"),
+    ({"sampling.logit_bias": {7: -5}}, 'sampling.logit_bias: null → {"7": -5.0}'),
+    ({"sampling.bad_words": ["no"]}, 'sampling.bad_words: null → ["no"]'),
     ({"retry.on": ["unclosed", "empty"]}, 'retry.on: null → ["empty", "unclosed"]'),
     ({"input.prompt": "question"}, 'input.prompt: "problem" → "question"'),
     ({"input.max_tokens": "cap"}, 'input.max_tokens: null → "cap"'),
@@ -161,7 +171,7 @@ def test_what_changes_answers_is_refused_with_the_difference(
         check_same(semantic({}), semantic(changes), output="out", continue_truncated=True)
     head, *lines, ways = str(refused.value).splitlines()
     assert head == "out: this output was made by a job that differs in what decides the answers:"
-    assert lines == [f"  {line}"]
+    assert lines == f"  {line}".splitlines()
     assert ways == (
         "Run the job as it was, or give a new output.path, or start over with --fresh (deletes "
         "these results)."

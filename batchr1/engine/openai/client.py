@@ -77,6 +77,8 @@ class ChatClient:
         self._drawing = {
             name: value for name, value in sampling.drawing.items() if name != "ignore_eos"
         }
+        if sampling.stop is not None and sampling.stop_in == "anywhere":
+            self._drawing["stop"] = sampling.stop  # in the answer alone it is looked for here
         self._same = self._drawing | server.extra_body  # in every request
         check_url(self._base_url)
         self._key = key_of(server.key_env)

@@ -190,7 +190,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
-            **self._drawing,
+            **(self._drawing | dict(request.drawing)),
             max_tokens=request.max_tokens,
             seed=request.seed,
             detokenize=False,
