@@ -64,13 +64,36 @@ class SampleKey:
 
 
 @dataclass(frozen=True, slots=True)
+class RowSampling:
+    """A row's own keys of sampling; None: the job's."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+
+    @property
+    def drawing(self) -> dict[str, float]:
+        """Keys that an engine draws by, those that are the row's own."""
+        own = {"temperature": self.temperature, "top_p": self.top_p}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def seed_or(self, seed: int | None) -> int | None:
+        """Give the row's own seed, else the job's."""
+        return seed if self.seed is None else self.seed
+
+
+NOTHING_OWN = RowSampling()
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """Input row, rendered by the model's chat template.
 
     `text` is the user turn before the template, `token_ids` the prompt as the engine sees it.
     `opened`: the prompt ends inside a think block. `digest`: 128-bit hash of the rendered prompt.
-    `max_tokens`: the row's own cap. A server renders prompts itself: then `messages` are sent, as
-    (role, content), and `token_ids` is empty.
+    `max_tokens`: the row's own cap, `own` its own sampling. A server renders prompts itself: then
+    `messages` are sent, as (role, content), and `token_ids` is empty.
     """
 
     id: str
@@ -82,6 +105,7 @@ class Prompt:
     max_tokens: int | None = None
     kept: pa.RecordBatch | None = None
     messages: tuple[tuple[str, str], ...] = ()
+    own: RowSampling = NOTHING_OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ def derive_seed(seed: int | None, id: str, sample: int, attempt: int) -> int | N
 def next_attempt(item: WorkItem, seed: int | None) -> WorkItem:
     """Make the item that tries a sample again, for the job's `seed`."""
     attempt = item.attempt + 1
-    own = derive_seed(seed, item.prompt.id, item.sample, attempt)
+    own = derive_seed(item.prompt.own.seed_or(seed), item.prompt.id, item.sample, attempt)
     return dataclasses.replace(item, attempt=attempt, seed=own)
 
 

@@ -88,6 +88,7 @@ class ChatRenderer:
             max_tokens=row.max_tokens,
             kept=row.kept,
             messages=messages,
+            own=row.own,
         )
 
 

@@ -11,10 +11,18 @@ import pyarrow as pa
 
 from batchr1.columns import NAMES
 from batchr1.dataset.readers import DataFile
-from batchr1.dataset.types import Use, merged, misfit
+from batchr1.dataset.types import Use, is_list, merged, misfit
 from batchr1.errors import InputError, JobError
 from batchr1.job.spec import InputSpec
 
+# Columns of a row's own sampling are of the same types as these.
+_USE_OF_KEY: dict[str, Use] = {
+    "temperature": "input.expected_tokens",
+    "top_p": "input.expected_tokens",
+    "max_tokens": "input.max_tokens",
+    "seed": "input.max_tokens",
+    "stop": "input.prompt",
+}
 _TAKEN = frozenset(name.casefold() for name in NAMES)
 
 
@@ -152,6 +160,8 @@ def check_columns(
             )
         for use, name in wanted:
             _check_column(file, use, name)
+        for key, name in spec.sampling.columns.items():
+            _check_column(file, _USE_OF_KEY[key], name, key=f"input.sampling.{key}")
 
 
 def _with_rows(files: Sequence[DataFile]) -> list[DataFile]:
@@ -159,24 +169,31 @@ def _with_rows(files: Sequence[DataFile]) -> list[DataFile]:
     return [file for file in files if file.num_rows != 0] or list(files)
 
 
-def _check_column(file: DataFile, use: Use, name: str) -> None:
-    names = file.schema.names
+def _check_column(file: DataFile, use: Use, name: str, *, key: str | None = None) -> None:
+    """Raise `InputError` for a column that cannot be used so.
+
+    `key`: the job's, where it is not the use itself.
+    """
+    names, key = file.schema.names, key or use
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
         listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
         hint = f"Did you mean {near[0]}?" if near else "Name one of these."
         raise InputError(
-            f"{file.uri}: {use}: there is no column {name!r} (the file has: {listed}). {hint}"
+            f"{file.uri}: {key}: there is no column {name!r} (the file has: {listed}). {hint}"
         )
     if names.count(name) > 1:
         raise InputError(
-            f"{file.uri}: {use}: column {name!r} is there twice (got {names.count(name)} columns "
+            f"{file.uri}: {key}: column {name!r} is there twice (got {names.count(name)} columns "
             "of this name, need one). Rename one of them."
         )
-    found = misfit(use, file.schema.field(name).type)
+    kind = file.schema.field(name).type
+    if key == "input.sampling.stop" and is_list(kind):
+        kind = kind.value_type
+    found = misfit(use, kind)
     if found is not None:
         raise InputError(
-            f"{file.uri}: {use}: column {name!r} {found.what} (got {found.got}, need "
+            f"{file.uri}: {key}: column {name!r} {found.what} (got {found.got}, need "
             f"{found.need}). "
             "Name another column, or convert it."
         )

@@ -278,6 +278,7 @@ class PromptRenderer:
             gold=draft.row.gold,
             max_tokens=draft.row.max_tokens,
             kept=draft.row.kept,
+            own=draft.row.own,
         )
 
     def _warn(self, message: str) -> None:

@@ -24,12 +24,14 @@ from batchr1.dataset.values import (
     gold_texts,
     id_texts,
     is_valid,
+    own_sampling,
     python_values,
     scalar_texts,
     to_plain,
 )
 from batchr1.errors import InputError
 from batchr1.job.spec import InputSpec
+from batchr1.records import RowSampling
 from batchr1.storage.inputs import InputFile
 
 
@@ -73,7 +75,7 @@ class Source:
             return None
         spec, kept = self._spec, list(keep.values()) if isinstance(keep, dict) else list(keep)
         single = [spec.id, spec.prompt, spec.messages, spec.gold]
-        single += [spec.max_tokens, spec.expected_tokens]
+        single += [spec.max_tokens, spec.expected_tokens, *spec.sampling.columns.values()]
         named = [*(name for name in single if name), *self._template_fields, *compared, *kept]
         return list(dict.fromkeys(named))
 
@@ -123,6 +125,7 @@ class Source:
         """The columns that a run reads: nothing else is decoded."""
         spec = self._spec
         extra = [c for c in (spec.gold, spec.max_tokens, spec.expected_tokens) if c]
+        extra += spec.sampling.columns.values()
         return tuple(
             dict.fromkeys(
                 [*self.id_columns, *self.prompt_columns, *extra, *self.kept_names.values()]
@@ -254,8 +257,12 @@ class Source:
 
     def caps(self, batch: pa.RecordBatch) -> list[int | None]:
         """The rows' own caps of new tokens."""
-        name = self._spec.max_tokens
+        name = self._spec.cap
         return list(batch.column(name).to_pylist()) if name else [None] * batch.num_rows
+
+    def own_sampling(self, batch: pa.RecordBatch) -> list[RowSampling]:
+        """Read the rows' own keys of sampling, but for the cap."""
+        return own_sampling(batch, self._spec.sampling.columns)
 
     def expected_tokens(self, batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
         """The expected new tokens of the rows; NaN where a row does not say.

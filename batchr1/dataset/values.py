@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ from batchr1.dataset.types import (
     is_uuid,
     plain_type,
 )
+from batchr1.records import RowSampling
 
 _EPOCH = dt.datetime(1970, 1, 1)
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -146,6 +147,33 @@ def is_valid(column: pa.Array) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def own_sampling(batch: pa.RecordBatch, columns: Mapping[str, str]) -> list[RowSampling]:
+    """Read rows' own keys of sampling.
+
+    `columns`: what holds them, by key. The cap of tokens is none of them.
+    """
+    found: list[dict[str, Any]] = [{} for _ in range(batch.num_rows)]
+    for key, name in columns.items():
+        if key == "max_tokens":
+            continue
+        for row, value in zip(found, python_values(batch.column(name)), strict=True):
+            if value is not None and value == value:  # pandas writes NaN for null
+                row[key] = _OWN[key](value)
+    return [RowSampling(**row) for row in found]
+
+
+def _stops(value: str | Sequence[str | None]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(text or "" for text in value)
+
+
+_OWN: dict[str, Callable[[Any], Any]] = {
+    "temperature": float,
+    "top_p": float,
+    "seed": int,
+    "stop": _stops,
+}
 
 
 def gold_texts(column: pa.Array) -> list[str | None]:

@@ -181,7 +181,12 @@ def with_checkpoints(replica: Replica) -> list[WorkItem]:
     for item in items:
         one = saved.get(item.key)
         if one is not None and one.prompt_hash == item.prompt.digest:
-            seed = derive_seed(setup.spec.sampling.seed, item.prompt.id, item.sample, one.attempt)
+            seed = derive_seed(
+                item.prompt.own.seed_or(setup.spec.sampling.seed),
+                item.prompt.id,
+                item.sample,
+                one.attempt,
+            )
             item = dataclasses.replace(item, partial=one.partial(), attempt=one.attempt, seed=seed)
         back.append(item)
     return back

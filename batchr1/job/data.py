@@ -9,6 +9,29 @@ from pydantic import Field, model_validator
 from batchr1.job.base import PositiveInt, Seconds, Section
 
 
+class RowSamplingSpec(Section):
+    """Columns with a row's own keys of `sampling`.
+
+    Null in a row takes the job's.
+    """
+
+    temperature: str | None = None
+    """A column of numbers from 0 to 2."""
+    top_p: str | None = None
+    """A column of numbers above 0, at most 1."""
+    max_tokens: str | None = None
+    """A column with a cap of new tokens, below sampling.max_tokens."""
+    seed: str | None = None
+    """A column of whole numbers in place of sampling.seed."""
+    stop: str | None = None
+    """A column of text, or of lists of text, in place of sampling.stop."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are named, by key."""
+        return self.model_dump(exclude_none=True)
+
+
 class InputSpec(Section):
     """Where the prompts are, and which columns mean what.
 
@@ -30,6 +53,8 @@ class InputSpec(Section):
     """A column with the right answer."""
     max_tokens: str | None = None
     """A column with a cap of new tokens per row, below sampling.max_tokens."""
+    sampling: RowSamplingSpec = RowSamplingSpec()
+    """Columns with a row's own temperature, top_p, max_tokens, seed, stop."""
     expected_tokens: str | None = None
     """A column with the expected new tokens per sample, for the plan and the order; null in a row:
     unknown."""
@@ -63,7 +88,14 @@ class InputSpec(Section):
             raise ValueError(
                 f"give exactly one of prompt, messages, template (got {', '.join(given) or 'none'})"
             )
+        if self.max_tokens is not None and self.sampling.max_tokens is not None:
+            raise ValueError("max_tokens and sampling.max_tokens name one thing (give one of them)")
         return self
+
+    @property
+    def cap(self) -> str | None:
+        """The column with a row's own cap of new tokens."""
+        return self.max_tokens or self.sampling.max_tokens
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ def fingerprint(
     source = spec.input.model_dump(
         mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"}
     )
+    own = {f"input.sampling.{k}": v for k, v in spec.input.sampling.columns.items()}
     return {
         "model": model_identity,
         "model.quantization": spec.model.quantization,
@@ -104,6 +105,7 @@ def fingerprint(
         **{f"prompting.{k}": v for k, v in prompting.items()},
         **{f"sampling.{k}": v for k, v in sampling.items()},
         **{f"input.{k}": v for k, v in source.items()},
+        **own,
         **{
             f"verify.{k}": v
             for k, v in spec.verify.model_dump(mode="json", include={"kind", "extract"}).items()

@@ -111,8 +111,6 @@ class SamplingSpec(Section):
                     f"{name} leaves no room for the rest (got {budget}, need less than max_tokens, "
                     f"{self.max_tokens})"
                 )
-        if self.stop_in != "answer" and self.stop is None:
-            raise ValueError(f"stop_in {self.stop_in} says where stop is looked for (set stop)")
         if self.closing_sentence is not None and not self.closes_traces:
             raise ValueError(
                 "closing_sentence is said where batchr1 closes a trace, and nothing does (set "

@@ -182,6 +182,21 @@ class JobSpec(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_stops_where_it_looks(self) -> JobSpec:
+        has_stops = self.sampling.stop is not None or self.input.sampling.stop is not None
+        if self.sampling.stop_in != "answer" and not has_stops:
+            raise ValueError(
+                f"sampling.stop_in {self.sampling.stop_in} says where stop strings are looked for, "
+                "and there are none (set sampling.stop)"
+            )
+        return self
+
+    @property
+    def has_seeds(self) -> bool:
+        """Whether requests carry seeds of their own."""
+        return self.sampling.seed is not None or self.input.sampling.seed is not None
+
     @property
     def longest_first(self) -> bool:
         """Whether the order goes by expected length.

@@ -97,7 +97,10 @@ def row_of(
     `marks` are flags besides. Token counts beyond those of `parts`, and the cut, are the caller's.
     """
     prompt = item.prompt
-    whole, parts = parts, _before_stops(parts, rules.stops)
+    whole, parts = (
+        parts,
+        _before_stops(parts, rules.stops if prompt.own.stop is None else prompt.own.stop),
+    )
     if parts is not whole:
         finish_reason = "stop"
     verdict = quick_verdict(rules.verify, parts.answer, prompt.gold)

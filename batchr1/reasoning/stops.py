@@ -112,6 +112,8 @@ class StopWatch:
 
         None: there is none. The finder has seen all tokens.
         """
+        if not self._stops.texts:
+            return None
         start = 0 if self._stops.anywhere else self._finder.start
         looked, self._looked = self._looked, len(tokens)
         if start is None or start >= len(tokens):

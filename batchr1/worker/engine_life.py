@@ -107,9 +107,9 @@ def rules_of(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Rules:
     if s.closes_traces:
         closing = closing_ids(tokenizer, tags, s.closing_sentence)
         budgets = Budgets(s.thinking_budget, s.answer_budget, s.max_tokens, closing, tags)
-    if s.stop is not None:
+    if s.stop is not None or setup.spec.input.sampling.stop is not None:
         decode = text_decoder(tokenizer, tags)
-        stops = StopStrings(tuple(s.stop), tags, decode, anywhere=s.stop_in == "anywhere")
+        stops = StopStrings(tuple(s.stop or ()), tags, decode, anywhere=s.stop_in == "anywhere")
     return Rules(budgets, s.stop_loops, stops)
 
 

@@ -37,6 +37,13 @@ class Rules:
     stops: StopStrings | None = None
     binds: ThinkTags | None = None
 
+    def stops_of(self, item: WorkItem) -> StopStrings | None:
+        """Give the stop strings of a row: its own, else the job's."""
+        own = item.prompt.own.stop
+        if self.stops is None or own is None:
+            return self.stops
+        return dataclasses.replace(self.stops, texts=own)
+
     def finder(self, *, opened: bool) -> AnswerFinder | None:
         """Make what finds an answer's beginning, where a rule asks for it."""
         tags = self.binds or (self.stops.tags if self.stops else None)
@@ -75,8 +82,9 @@ class Generation:
         self._finder = rules.finder(opened=item.prompt.opened)
         self._binds, self.is_bound = rules.binds is not None, False
         self._watch = None
-        if rules.stops is not None and self._finder is not None:
-            self._watch = StopWatch(rules.stops, self._finder)
+        stops = rules.stops_of(item)
+        if stops is not None and self._finder is not None:
+            self._watch = StopWatch(stops, self._finder)
         self.item = item = self._before_bound(item)
         partial = item.partial
         self.tokens = array(
@@ -142,6 +150,7 @@ class Generation:
             item.max_tokens - length,
             seed,
             is_answer=self.is_bound,
+            drawing=item.prompt.own.drawing,
         )
 
     def take(self, new: Sequence[int]) -> Act | None:

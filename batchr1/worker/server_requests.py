@@ -210,6 +210,7 @@ class ServerRequests:
                         item.prompt.messages,
                         max_tokens=max_tokens,
                         seed=item.seed,
+                        own=item.prompt.own,
                         on_token=self._health.alive,
                     )
                 except ServerFault as fault:

@@ -10,11 +10,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from replay_job import MODEL, rows_of, write_job
+from replay_job import MODEL, rows_of, run_replay, write_job
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
 from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
+from batchr1.errors import InputError
 from batchr1.job import load_job
 from batchr1.job.sampling import SamplingSpec
 
@@ -145,3 +146,73 @@ def test_drawing_holds_what_is_set_alone() -> None:
     assert "logit_bias" not in SamplingSpec().drawing
     assert SamplingSpec(bad_words=["no"], stop=["END"]).drawing["bad_words"] == ["no"]
     assert "stop" not in SamplingSpec(stop=["END"]).drawing
+
+
+OWN = {"temperature": "t", "top_p": "p", "max_tokens": "cap", "seed": "seed", "stop": "stop"}
+KINDS = [(0.0, 1.0, 300, 1), (0.8, 0.9, 60, 2), (1.2, 0.7, 90, None), (None, None, 40, 4)]
+SAME = ["id", "reasoning", "answer", "completion_tokens", "finish_reason", "truncated_by", "seed"]
+
+
+def test_rows_with_their_own_sampling_are_those_of_single_runs(tmp_path: Path) -> None:
+    """48 rows of four kinds in one run, and a run of each kind."""
+    job = {"temperature": 0.5, "top_p": 0.95, "max_tokens": 200, "seed": 7}
+    rows = pl.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(48)],
+            "problem": [f"What is {i} + {3 * i + 5}?" for i in range(48)],
+            **{name: [KINDS[i % 4][at] for i in range(48)] for at, name in enumerate("tpcs")},
+            "stop": [["boxed"] if i % 2 else None for i in range(48)],
+        }
+    ).rename({"c": "cap", "s": "seed"})
+
+    def run(name: str, rows: pl.DataFrame, **sections: Any) -> pl.DataFrame:
+        rows.write_parquet(tmp_path / "in.parquet")
+        path = write_job(tmp_path, model=FLOAT32, output={"path": name}, **sections)
+        run_job(load_job(path), RunOptions(show_progress=False, gpus="none"))
+        return rows_of(tmp_path / name).select(SAME)
+
+    together = run("together", rows, input={"sampling": OWN}, sampling=job)
+    single = []
+    for number, (temperature, top_p, cap, seed) in enumerate(KINDS):
+        own = {"temperature": temperature, "top_p": top_p, "seed": seed}
+        given = {name: value for name, value in own.items() if value is not None}
+        stop = {"stop": ["boxed"]} if number % 2 else {}
+        of_kind = rows.gather_every(4, number).drop("t", "p", "cap", "seed", "stop")
+        asked = job | given | stop | {"max_tokens": min(cap, 200)}
+        single.append(run(f"single-{number}", of_kind, sampling=asked))
+
+    assert together.equals(pl.concat(single).sort("id"))
+    assert set(together["truncated_by"]) == {"max_tokens", None}
+    assert not together["answer"].str.contains("boxed").all()
+
+
+def test_a_row_out_of_bounds_fails_alone(tmp_path: Path) -> None:
+    values = [("t", 3.0), ("p", 0.0), ("seed", -1), ("stop", [""]), ("t", 1.0), ("t", float("nan"))]
+    columns = {name: [v if n == name else None for n, v in values] for name in OWN.values()}
+    columns |= {"id": [f"r{i}" for i in range(6)], "problem": ["?"] * 6}
+    types = {"stop": pl.List(pl.String), "t": pl.Float64, "p": pl.Float64, "cap": pl.Int64}
+    pl.DataFrame(columns, schema_overrides=types).write_parquet(tmp_path / "in.parquet")
+    job = write_job(tmp_path, input={"sampling": OWN})
+    summary = run_replay(job)
+
+    assert (summary.counts.done, summary.counts.failed) == (2, 4)
+    failed = pl.read_parquet(tmp_path / "out/.batchr1/failed/*.parquet").sort("id")
+    assert set(failed["reason"]) == {"bad_sampling"}
+    assert failed["message"].to_list() == [
+        "the row's own temperature is out of bounds (got 3.0, need 0 to 2)",
+        "the row's own top_p is out of bounds (got 0.0, need more than 0, at most 1)",
+        "the row's own seed is out of bounds (got -1, need 0 to 2^63 - 1)",
+        "the row's own stop has an empty text (got '', need text of one character or more)",
+    ]
+
+
+def test_a_column_of_another_type_is_refused_by_check(tmp_path: Path) -> None:
+    rows = {"id": ["a"], "problem": ["?"], "t": ["warm"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "in.parquet")
+    job = write_job(tmp_path, input={"sampling": {"temperature": "t"}})
+    with pytest.raises(InputError) as refused:
+        run_replay(job)
+    assert str(refused.value) == (
+        f"{tmp_path}/in.parquet: input.sampling.temperature: column 't' has the wrong type "
+        "(got large_string, need numbers). Name another column, or convert it."
+    )

@@ -78,6 +78,7 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"retry.on": ["unclosed", "empty"]}, 'retry.on: null → ["empty", "unclosed"]'),
     ({"input.prompt": "question"}, 'input.prompt: "problem" → "question"'),
     ({"input.max_tokens": "cap"}, 'input.max_tokens: null → "cap"'),
+    ({"input.sampling": {"temperature": "t"}}, 'input.sampling.temperature: null → "t"'),
     ({"input.id": None}, 'input.id: "id" → null'),
     ({"input.gold": "answer"}, 'input.gold: null → "answer"'),
     ({"verify.kind": "none"}, 'verify.kind: "auto" → "none"'),

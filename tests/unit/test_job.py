@@ -85,6 +85,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "template": None,
             "gold": None,
             "max_tokens": None,
+            "sampling": dict.fromkeys(["temperature", "top_p", "max_tokens", "seed", "stop"]),
             "expected_tokens": None,
             "where": None,
             "limit": None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchr1.dataset.bounds import MAX_PROMPT_CHARS
+from batchr1.records import NOTHING_OWN, RowSampling
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,6 +61,7 @@ class PromptRow:
     gold: str | None = None
     max_tokens: int | None = None
     kept: pa.RecordBatch | None = None
+    own: RowSampling = NOTHING_OWN
 
 
 def instruction_text(instruction: str) -> str:

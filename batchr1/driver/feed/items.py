@@ -15,7 +15,15 @@ from batchr1.dataset.prompts import PromptRow, Renderer, RowError
 from batchr1.dataset.source import Source
 from batchr1.driver.feed.schedule import Pick, RowSamples
 from batchr1.output.checkpoints import GenerationCheckpoint
-from batchr1.records import Failure, Prompt, ResumePoint, SampleKey, TruncatedBy, WorkItem
+from batchr1.records import (
+    Failure,
+    Prompt,
+    ResumePoint,
+    RowSampling,
+    SampleKey,
+    TruncatedBy,
+    WorkItem,
+)
 from batchr1.seeds import derive_seed
 
 RENDER_ROWS = 256
@@ -65,6 +73,8 @@ class ItemMaker:
                 f"the row's own cap allows no token (got {prompt.max_tokens}, need at least 1)"
             )
             return Failure(prompt.id, sample, "bad_max_tokens", message, 0, prompt.digest)
+        if (wrong := out_of_bounds(prompt.own)) is not None:
+            return Failure(prompt.id, sample, "bad_sampling", wrong, 0, prompt.digest)
         asked = min(
             (m for m in (self.limits.max_tokens, prompt.max_tokens) if m is not None),
             default=room + 1,
@@ -81,7 +91,7 @@ class ItemMaker:
             sample,
             min(asked, room),
             limited_by,
-            seed=derive_seed(self.seed, prompt.id, sample, attempt),
+            seed=derive_seed(prompt.own.seed_or(self.seed), prompt.id, sample, attempt),
             attempt=attempt,
             partial=partial,
             expected_tokens=expected,
@@ -115,6 +125,21 @@ class ItemMaker:
             group.expected = sum(ended) / len(ended)
 
 
+def out_of_bounds(own: RowSampling) -> str | None:
+    """Say which of a row's own keys cannot be; None: none."""
+    got: dict[str, tuple[float | None, bool, str]] = {
+        "temperature": (own.temperature, 0 <= (own.temperature or 0) <= 2, "0 to 2"),
+        "top_p": (own.top_p, own.top_p is None or 0 < own.top_p <= 1, "more than 0, at most 1"),
+        "seed": (own.seed, 0 <= (own.seed or 0) < 2**63, "0 to 2^63 - 1"),
+    }
+    for name, (value, is_fine, need) in got.items():
+        if not is_fine:
+            return f"the row's own {name} is out of bounds (got {value}, need {need})"
+    if own.stop is not None and not all(own.stop):
+        return "the row's own stop has an empty text (got '', need text of one character or more)"
+    return None
+
+
 def prompts_in(
     source: Source, renderer: Renderer, batch: pa.RecordBatch
 ) -> Iterator[Prompt | RowError]:
@@ -140,13 +165,14 @@ def render_batch(
         source.contents(batch),
         source.golds(batch),
         source.caps(batch),
+        source.own_sampling(batch),
         strict=True,
     )
     rows = [
         PromptRow(
-            str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None
+            str(id), content, gold, cap, kept.take(pa.array([i])) if kept is not None else None, own
         )
-        for i, (id, content, gold, cap) in enumerate(columns)
+        for i, (id, content, gold, cap, own) in enumerate(columns)
     ]
     return renderer.render_many(rows)
 

@@ -115,12 +115,12 @@ def _to_the_cap(spec: JobSpec, source: Source, cap: int) -> CompletionLengths | 
     if not spec.sampling.ignore_eos:
         return None
     caps = _Moments()
-    if spec.input.max_tokens is None:
+    if spec.input.cap is None:
         what = f"{cap:,} tokens"
         caps.add(np.array([float(cap)]))
     else:
-        what = f"column {spec.input.max_tokens}"
-        for _, batch in source.batches([spec.input.max_tokens]):
+        what = f"column {spec.input.cap}"
+        for _, batch in source.batches([spec.input.cap]):
             lengths = _row_caps(source, batch, cap)
             caps.add(lengths[lengths >= 1])  # other rows fail
     if not caps.rows:
@@ -168,7 +168,7 @@ def _from_catalogue(spec: JobSpec, cap: int) -> CompletionLengths | None:
 
 
 def _cap_columns(spec: JobSpec, *, besides: str) -> list[str]:
-    name = spec.input.max_tokens
+    name = spec.input.cap
     if name is None or name == besides:
         return []
     return [name]

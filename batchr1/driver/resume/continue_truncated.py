@@ -77,15 +77,15 @@ def _wanted(
     is_kept = (
         spec.on_changed_prompt == "keep" and spec.id is not None
     )  # else prompts were compared before
-    if not is_kept and spec.max_tokens is None:
+    if not is_kept and spec.cap is None:
         return is_done
 
     chosen: Bools = np.zeros(pending.num_rows, dtype=bool)
     for table in job.output.tables(COLUMNS):
         chosen[pending.find(table.column("id"))[may_go_on(table, limit) & is_done(table)]] = True
     caps = np.full(pending.num_rows, np.inf)
-    if spec.max_tokens is not None:
-        for numbers, batch in pending.rows_at(source, chosen, [spec.max_tokens]):
+    if spec.cap is not None:
+        for numbers, batch in pending.rows_at(source, chosen, [spec.cap]):
             own = np.array(source.caps(batch), dtype=np.float64)  # None becomes NaN
             caps[numbers] = np.nan_to_num(own, nan=np.inf)
     digests = None

@@ -44,7 +44,7 @@ from batchr1.engine.openai.server import key_of
 from batchr1.errors import UsageError
 from batchr1.job.engine import EngineKind
 from batchr1.job.spec import SamplingSpec
-from batchr1.records import FinishReason, Reply
+from batchr1.records import NOTHING_OWN, FinishReason, Reply, RowSampling
 
 CONNECT_S = 30.0
 LOOK_S = 15.0  # for /models
@@ -77,7 +77,8 @@ class ChatClient:
         self._drawing = {
             name: value for name, value in sampling.drawing.items() if name != "ignore_eos"
         }
-        if sampling.stop is not None and sampling.stop_in == "anywhere":
+        self._stops_anywhere = sampling.stop_in == "anywhere"
+        if sampling.stop is not None and self._stops_anywhere:
             self._drawing["stop"] = sampling.stop  # in the answer alone it is looked for here
         self._same = self._drawing | server.extra_body  # in every request
         check_url(self._base_url)
@@ -159,13 +160,16 @@ class ChatClient:
         *,
         max_tokens: int | None = None,
         seed: int | None = None,
+        own: RowSampling = NOTHING_OWN,
         on_token: Callable[[], None] = lambda: None,
     ) -> Reply:
         """One answer. `on_token` is called as often as something of it comes.
 
         Raises what `engine.server_faults` names.
         """
-        request = self._body(messages, max_tokens, seed)
+        request = self._body(messages, max_tokens, seed) | own.drawing
+        if own.stop is not None and self._stops_anywhere:
+            request["stop"] = list(own.stop)
         url = f"{self._base_url}/chat/completions"
         contents = [content for _, content in messages]
         try:

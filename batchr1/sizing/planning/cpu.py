@@ -134,7 +134,7 @@ def _room(
     num_seqs = wish.max_num_seqs or most
     # A seeded request whose prefill is cut in pieces kills vLLM's CPU sampler (no generator offset
     # there).
-    chunked = wish.chunked_prefill and spec.sampling.seed is None
+    chunked = wish.chunked_prefill and not spec.has_seeds
     batched = wish.max_num_batched_tokens or max(
         CPU_BATCHED_TOKENS, num_seqs, 0 if chunked else longest
     )
