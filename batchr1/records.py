@@ -37,6 +37,7 @@ FLAGS = (  # oddities of a row, always in this order
     "budget_forced",
     "verify_failed",
     "verify_unsure",
+    "answer_invalid",
 )
 # Stages of verification that decide `correct`.
 VERDICT_STAGES = ("text", "number", "choice", "set", "interval", "math", "function")

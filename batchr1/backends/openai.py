@@ -62,6 +62,11 @@ class OpenAIBackend:
                     f"sampling.{name} needs a model's tokens under way, and engine.kind openai "
                     "gives none"
                 )
+        if spec.sampling.answer_regex is not None:
+            raise ValueError(
+                "sampling.answer_regex: servers have no common key for it (give answer_schema, or "
+                "the server's own key in engine.extra_body)"
+            )
         if spec.output.token_ids == "always":
             raise ValueError("output.token_ids always: engine.kind openai gives no token ids")
         if spec.executor.kind != "local" or (spec.executor.replicas or 1) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -20,6 +21,8 @@ _NOT_DRAWING = {
     "stop_loops",
     "stop",
     "stop_in",
+    "answer_schema",
+    "answer_regex",
 }
 _StopText = Annotated[str, Field(min_length=1)]
 
@@ -31,6 +34,26 @@ def _number_of(key: object) -> object:
 
 _TokenId = Annotated[int, BeforeValidator(_number_of), Field(ge=0)]
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+def check_schema(schema: dict[str, Any]) -> None:
+    """Raise `ValueError` for what is no JSON Schema."""
+    from jsonschema import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as exc:
+        at = "".join(f".{part}" for part in exc.path)
+        raise ValueError(f"answer_schema{at} is no JSON Schema ({exc.message})") from None
+
+
+def check_regex(pattern: str) -> None:
+    """Raise `ValueError` for what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as exc:
+        raise ValueError(f"answer_regex is no regular expression ({exc})") from None
 
 
 class SamplingSpec(Section):
@@ -56,6 +79,10 @@ class SamplingSpec(Section):
     beginning of an answer is not looked at."""
     stop_in: Literal["answer", "anywhere"] = "answer"
     """Where `stop` is looked for: in the answer alone, or in the reasoning too."""
+    answer_schema: dict[str, Any] | None = None
+    """A JSON Schema that binds the answer, from the closing tag on and never before."""
+    answer_regex: Annotated[str, Field(min_length=1)] | None = None
+    """The same by a regular expression, which matches the answer as a whole."""
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     """Above 1, tokens of the prompt and of the text so far become less probable; null: none."""
     presence_penalty: _Penalty | None = None
@@ -94,6 +121,11 @@ class SamplingSpec(Section):
         return self.model_dump(exclude=_NOT_DRAWING, exclude_none=True)
 
     @property
+    def binds_answers(self) -> bool:
+        """Whether answers have a form."""
+        return self.answer_schema is not None or self.answer_regex is not None
+
+    @property
     def has_budget(self) -> bool:
         return self.thinking_budget is not None or self.answer_budget is not None
 
@@ -101,6 +133,16 @@ class SamplingSpec(Section):
     def closes_traces(self) -> bool:
         """Whether batchr1 may put in the closing tag itself."""
         return self.has_budget or self.stop_loops == "close"
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> SamplingSpec:
+        if self.answer_schema is not None and self.answer_regex is not None:
+            raise ValueError("answer_schema and answer_regex both bind the answer (give one)")
+        if self.answer_schema is not None:
+            check_schema(self.answer_schema)
+        if self.answer_regex is not None:
+            check_regex(self.answer_regex)
+        return self
 
     @model_validator(mode="after")
     def _leaves_room_for_an_answer(self) -> SamplingSpec:

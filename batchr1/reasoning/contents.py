@@ -6,8 +6,11 @@ threshold; linear in its length, and for any text.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from dataclasses import dataclass
+from typing import Any
 
 from batchr1.reasoning.formats import LIKE_A_TAG
 
@@ -251,3 +254,31 @@ def _json_in(answer: str, *, is_wanted: bool) -> tuple[int, int] | None:
         if is_wanted or (is_record and is_most):
             return start, end
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """Form of answers: a JSON Schema, as text, or a regular expression."""
+
+    schema: str | None = None
+    regex: str | None = None
+
+    def fits(self, answer: str | None) -> bool:
+        """Whether an answer has this form; none has not."""
+        if answer is None:
+            return False
+        if self.regex is not None:
+            return re.fullmatch(self.regex, answer, re.DOTALL) is not None
+        try:
+            value = json.loads(answer)
+        except (ValueError, RecursionError):
+            return False
+        return self.schema is None or bool(_validator(self.schema).is_valid(value))
+
+
+@functools.lru_cache(maxsize=8)
+def _validator(schema: str) -> Any:
+    from jsonschema.validators import validator_for
+
+    read = json.loads(schema)
+    return validator_for(read)(read)

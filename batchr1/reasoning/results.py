@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import dataclass, replace
+from typing import Any
 
 from batchr1.reasoning.answers import final_answer
+from batchr1.reasoning.contents import AnswerForm
 from batchr1.reasoning.flags import flags_of, in_order
 from batchr1.reasoning.split import Split, split
 from batchr1.reasoning.stops import cut_at
@@ -20,7 +23,7 @@ class RowRules:
 
     `expects_box` says whether the instruction asked for `\boxed{}`. `instruction` is what was
     appended to the prompt, in whatever language the prompt is. A text ends before the first of
-    `stops`.
+    `stops`. An answer is flagged that does not have the `form`.
     """
 
     model: str
@@ -29,6 +32,15 @@ class RowRules:
     instruction: str = ""
     verify: Verify = AUTO
     stops: tuple[str, ...] = ()
+    form: AnswerForm | None = None
+
+
+def form_of(sampling: Any) -> AnswerForm | None:
+    """Read the form of answers from a job's section `sampling`."""
+    if not sampling.binds_answers:
+        return None
+    schema = sampling.answer_schema
+    return AnswerForm(None if schema is None else json.dumps(schema), sampling.answer_regex)
 
 
 def to_result(
@@ -97,17 +109,16 @@ def row_of(
     `marks` are flags besides. Token counts beyond those of `parts`, and the cut, are the caller's.
     """
     prompt = item.prompt
-    whole, parts = (
-        parts,
-        _before_stops(parts, rules.stops if prompt.own.stop is None else prompt.own.stop),
-    )
-    if parts is not whole:
-        finish_reason = "stop"
+    stops = rules.stops if prompt.own.stop is None else prompt.own.stop
+    if (ended := _before_stops(parts, stops)) is not parts:
+        parts, finish_reason = ended, "stop"
     verdict = quick_verdict(rules.verify, parts.answer, prompt.gold)
     if verdict is None:
         verdict = Verdict(final_answer(parts.answer), None)
     if verdict.unsure:
         marks = (*marks, "verify_unsure")
+    if rules.form is not None and not rules.form.fits(parts.answer):
+        marks = (*marks, "answer_invalid")
     asked = prompt.text.removesuffix(rules.instruction)
     flags = flags_of(parts, prompt=asked, expects_box=rules.expects_box)
     return Result(

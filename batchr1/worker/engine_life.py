@@ -18,7 +18,7 @@ from batchr1.models.cached import cached_snapshot
 from batchr1.reasoning import ThinkTags, text_decoder, to_result
 from batchr1.reasoning.budgets import Budgets, closing_ids
 from batchr1.reasoning.formats import R1
-from batchr1.reasoning.results import RowRules
+from batchr1.reasoning.results import RowRules, form_of
 from batchr1.reasoning.stops import StopStrings
 from batchr1.reasoning.verify import Verify
 from batchr1.worker.collector import Collector
@@ -110,7 +110,7 @@ def rules_of(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Rules:
     if s.stop is not None or setup.spec.input.sampling.stop is not None:
         decode = text_decoder(tokenizer, tags)
         stops = StopStrings(tuple(s.stop or ()), tags, decode, anywhere=s.stop_in == "anywhere")
-    return Rules(budgets, s.stop_loops, stops)
+    return Rules(budgets, s.stop_loops, stops, tags if s.binds_answers else None)
 
 
 def result_maker(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Callable[..., Any]:
@@ -126,6 +126,7 @@ def result_maker(setup: WorkerSetup, tags: ThinkTags, tokenizer: Any) -> Callabl
         instruction_text(spec.prompting.instruction),
         Verify(**spec.verify.model_dump()),
         tuple(spec.sampling.stop or ()),
+        form_of(spec.sampling),
     )
 
     def make(completion: Any, finished_at: Any) -> Any:

@@ -23,7 +23,7 @@ from batchr1.errors import BatchError, FailedError, StorageError, UsageError
 from batchr1.executors.messages import FirstAnswer, RequestStop
 from batchr1.executors.setup import WorkerSetup
 from batchr1.output.checkpoints import GenerationCheckpoint
-from batchr1.reasoning.results import RowRules
+from batchr1.reasoning.results import RowRules, form_of
 from batchr1.reasoning.server_replies import server_result
 from batchr1.reasoning.verify import Verify
 from batchr1.records import Failure, Reply, Result, SampleKey, ServerCompletion, WorkItem
@@ -49,6 +49,7 @@ def serve(setup: WorkerSetup, channel: Channel) -> None:
         instruction_text(spec.prompting.instruction),
         Verify(**spec.verify.model_dump()),
         tuple(spec.sampling.stop or ()),
+        form_of(spec.sampling),
     )
 
     def to_result(completion: ServerCompletion, finished_at: dt.datetime) -> Result:

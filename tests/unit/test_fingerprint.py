@@ -70,6 +70,11 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
         {"sampling.stop": ["END"], "sampling.stop_in": "anywhere"},
         'sampling.stop: null → ["END"]\n  sampling.stop_in: null → "anywhere"',
     ),
+    (
+        {"sampling.answer_schema": {"type": "object"}},
+        'sampling.answer_schema: null → {"type": "object"}',
+    ),
+    ({"sampling.answer_regex": "[0-9]+"}, 'sampling.answer_regex: null → "[0-9]+"'),
     ({"sampling.repetition_penalty": 1.1}, "sampling.repetition_penalty: null → 1.1"),
     ({"sampling.presence_penalty": 0.5}, "sampling.presence_penalty: null → 0.5"),
     ({"sampling.frequency_penalty": 0.5}, "sampling.frequency_penalty: null → 0.5"),

@@ -120,6 +120,8 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "max_tokens": 32768,
             "stop": None,
             "stop_in": "answer",
+            "answer_schema": None,
+            "answer_regex": None,
             "repetition_penalty": None,
             "presence_penalty": None,
             "frequency_penalty": None,

@@ -80,6 +80,9 @@ class ChatClient:
         self._stops_anywhere = sampling.stop_in == "anywhere"
         if sampling.stop is not None and self._stops_anywhere:
             self._drawing["stop"] = sampling.stop  # in the answer alone it is looked for here
+        if sampling.answer_schema is not None:
+            form = {"name": "answer", "schema": sampling.answer_schema, "strict": True}
+            self._drawing["response_format"] = {"type": "json_schema", "json_schema": form}
         self._same = self._drawing | server.extra_body  # in every request
         check_url(self._base_url)
         self._key = key_of(server.key_env)

@@ -9,19 +9,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
 from batchr1.engine.lifeline import WORKER_PID
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS, PROBE_METHOD, measured
-from batchr1.errors import EngineError, RequestError
+from batchr1.errors import EngineError, JobError, RequestError
 from batchr1.job.spec import SamplingSpec
 
 log = logging.getLogger("batchr1.engine")
 
 IDLE_SLEEP_S = 0.005
+# Free white space would let a small model go on with blanks for ever.
+FORM_CONFIG = {"backend": "xgrammar", "disable_any_whitespace": True}
 WARM_UP_SEQS = 16
 WARM_UP_TOKENS = 24  # sequences end one after another, as in a run
 
@@ -71,11 +73,13 @@ class VllmEngine:
         from vllm import __version__ as version
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._drawing = sampling.drawing
+        self._drawing, self._form = sampling.drawing, _form_of(sampling)
         if end_ids and not sampling.ignore_eos:
             self._drawing |= {"stop_token_ids": list(end_ids)}
         self._adapter = adapter
         self._stats = _Stats()
+        if sampling.binds_answers:
+            args = {"structured_outputs_config": dict(FORM_CONFIG)} | args
         args = _always(model, revision, trust_remote_code) | args
         try:
             engine_args = EngineArgs(**args)
@@ -105,6 +109,7 @@ class VllmEngine:
 
         self._count_preemptions_alone()
         self._closing = False
+        self._try_form()
         self._watch_core()
         self._warm_up()
 
@@ -161,6 +166,23 @@ class VllmEngine:
             log.warning("the engine's memory could not be measured (%s)", _reason(exc))
             return None
 
+    def _try_form(self) -> None:
+        """Begin one answer that is bound.
+
+        A form may be beyond the engine. Raises `JobError` then.
+        """
+        if self._form() is None:
+            return
+        try:
+            self.submit(Request("form", [1] * 8, 4, is_answer=True))
+        except RequestError as exc:
+            raise JobError(
+                f"sampling.answer_schema or answer_regex: {self.info.engine} cannot bind answers "
+                f"to it ({exc}). Simplify it."
+            ) from exc
+        while self._engine.has_unfinished_requests():
+            self.step()
+
     def _warm_up(self) -> None:
         """Generate some tokens of nothing, for kernels that are compiled on first use.
 
@@ -193,6 +215,7 @@ class VllmEngine:
             **(self._drawing | dict(request.drawing)),
             max_tokens=request.max_tokens,
             seed=request.seed,
+            structured_outputs=self._form() if request.is_answer else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             skip_special_tokens=False,
@@ -302,6 +325,23 @@ class _Stats:
         return EngineLoad(
             self._running, self._waiting, self._usage, self.preempted, self._queries, self._hits
         )
+
+
+def _form_of(sampling: SamplingSpec) -> Callable[[], Any]:
+    """Make what makes the engine's own record of an answer's form.
+
+    A new one each time: vLLM notes in it how it was compiled.
+    """
+    schema, regex = sampling.answer_schema, sampling.answer_regex
+    if not sampling.binds_answers:
+        return lambda: None
+
+    def form() -> Any:
+        from vllm.sampling_params import StructuredOutputsParams
+
+        return StructuredOutputsParams(json=schema, regex=regex)
+
+    return form
 
 
 def _drop_other_loggers(engine: Any) -> None:
