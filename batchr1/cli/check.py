@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchr1.dataset.pending import Counts
     from batchr1.dataset.prompts import Renderer
     from batchr1.driver.context import JobContext
+    from batchr1.driver.feed.samples import Samples
     from batchr1.job.spec import JobSpec
     from batchr1.records import Prompt
     from batchr1.sizing.plan import Plan
@@ -44,6 +45,37 @@ def command(
 
     Reads the whole id column and renders the first prompts; says what `run` would do, or what is
     wrong.
+    """
+    found = examine(job, options)
+    if as_json:
+        echo(json.dumps(found.document, default=str))
+        return
+    echo(_as_text(found.document))
+    if beyond := {reason: n for reason, n in found.samples.bad.items() if reason not in found.bad}:
+        shown = ", ".join(f"{count:,} {reason}" for reason, count in beyond.items())
+        echo(f"note     of {found.samples.rows:,} rows of all files, some will fail: {shown}")
+    if show_prompt and found.prompts:
+        echo("first prompt:\n" + found.renderer.show(found.prompts[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A job that was looked at.
+
+    `document` is what --json prints; `bad` counts unusable rows among the first ones.
+    """
+
+    document: dict[str, Any]
+    renderer: Renderer
+    samples: Samples
+    prompts: list[Prompt]
+    bad: dict[str, int]
+
+
+def examine(job: Path, options: JobOptions) -> Examined:
+    """Look at everything that a job names.
+
+    Raises `UsageError` for what is wrong.
     """
     spec = options.read(job)
     from batchr1.backends.base import backend_of
@@ -81,15 +113,7 @@ def command(
                 f"{model['name']!r}, whatever model it has"
             )
         del document["engine_args"], document["too_long"]
-    if as_json:
-        echo(json.dumps(document, default=str))
-        return
-    echo(_as_text(document))
-    if beyond := {reason: n for reason, n in samples.bad.items() if reason not in bad}:
-        shown = ", ".join(f"{count:,} {reason}" for reason, count in beyond.items())
-        echo(f"note     of {samples.rows:,} rows of all files, some will fail: {shown}")
-    if show_prompt and prompts:
-        echo("first prompt:\n" + renderer.show(prompts[0]))
+    return Examined(document, renderer, samples, prompts, bad)
 
 
 def _count(context: JobContext, renderer: Renderer) -> Counts:

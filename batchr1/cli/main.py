@@ -14,10 +14,10 @@ from typing import Any, NoReturn
 
 import click
 
-from batchr1 import __version__
 from batchr1.cli.printing import echo
 from batchr1.errors import BatchError
 from batchr1.events import TextLines
+from batchr1.version import __version__
 
 COMMANDS = {
     "init": "Write a job file for a dataset.",

@@ -54,11 +54,7 @@ def command(
     neither input nor rows are read: its line says whether a run holds the output, gives signs of
     life and gets on, or what the last left.
     """
-    job = None
-    if Path(target).suffix in {".yaml", ".yml"}:
-        job = Path(target)
-    if job is None and options:
-        raise click.UsageError(f"{options.flags}: needs a job file, not an output (got {target})")
+    job = _job_of(target, options)
     if health:
         if by is not None or show_failed:
             raise click.UsageError("--health reads no rows: leave --by and --failed out")
@@ -67,10 +63,8 @@ def command(
     if max_age is not None:
         raise click.UsageError("--max-age belongs to --health")
     pending = spared = None
-    if job is None:
-        found = _open(target)
-    else:
-        found, counts = _count(job, options)
+    found, counts = look_up(target, options)
+    if counts is not None:
         pending, spared = counts.pending, counts.spared
         if not found.exists():
             _say_nothing(found, counts.pending, rows_only=show_failed, as_json=as_json)
@@ -86,6 +80,21 @@ def command(
         echo(json.dumps(summary.to_dict() | {"health": asdict(look(found))}, default=str))
     else:
         echo(as_text(summary, by))
+
+
+def _job_of(target: str, options: JobOptions) -> Path | None:
+    """Tell whether a target is a job file; None: an output."""
+    if Path(target).suffix in {".yaml", ".yml"}:
+        return Path(target)
+    if options:
+        raise click.UsageError(f"{options.flags}: needs a job file, not an output (got {target})")
+    return None
+
+
+def look_up(target: str, options: JobOptions) -> tuple[Output, Counts | None]:
+    """Open an output, or that of a job and count its samples."""
+    job = _job_of(target, options)
+    return (_open(target), None) if job is None else _count(job, options)
 
 
 def _count(job: Path, options: JobOptions) -> tuple[Output, Counts]:

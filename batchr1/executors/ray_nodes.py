@@ -14,11 +14,11 @@ import ray
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from batchr1 import __version__
 from batchr1.errors import JobError
 from batchr1.job.spec import ExecutorSpec
 from batchr1.sizing.devices import Device, describe_devices
 from batchr1.sizing.machine import Machine, free_ram_gib
+from batchr1.version import __version__
 
 log = logging.getLogger("batchr1.ray")
 

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from batchr1 import __version__
 from batchr1.errors import UsageError
 from batchr1.export.card import card
 from batchr1.export.options import ExportOptions
@@ -19,6 +18,7 @@ from batchr1.export.select import SPLITS, Selection, select
 from batchr1.output.folder import Output
 from batchr1.reasoning.formats import Format
 from batchr1.storage.base import Storage
+from batchr1.version import __version__
 
 MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from batchr1 import __version__
 from batchr1.output.folder import Output
 from batchr1.output.run_record import RunRecord, TimelineRecord
 from batchr1.report import nights, planned
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
 from batchr1.report.summary import OutputSummary, summarise
+from batchr1.version import __version__
 
 OUTCOMES = (
     "right",

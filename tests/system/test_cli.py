@@ -101,6 +101,7 @@ def test_help_comes_at_once(arguments: list[str]) -> None:
     "code",
     [
         "import batchr1",
+        "import batchr1; batchr1.run, batchr1.load",
         "import batchr1.records, batchr1.errors",
         "from batchr1.cli.main import main; main(['--help'], standalone_mode=False)",
         "from batchr1.cli.main import main; main(['run', '--help'], standalone_mode=False)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -35,8 +35,12 @@ class ProgressDisplay:
         self._pending = pending
         self._as_events = as_events
         self._stream = stream or sys.stderr
-        self._bar = None
-        if self._stream.isatty() and not as_events:
+        self._bar: tqdm[Any] | None = None
+        if _is_notebook() and stream is None and not as_events:
+            from tqdm.auto import tqdm as notebook_bar
+
+            self._bar = notebook_bar(total=pending, unit="row")
+        elif self._stream.isatty() and not as_events:
             self._bar = tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True)
             self._bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
         self._said_at = time.monotonic()
@@ -100,6 +104,11 @@ class ProgressDisplay:
         if left is None or rate <= 0:
             return rate, truncated, None
         return rate, truncated, left / rate
+
+
+def _is_notebook() -> bool:
+    """Whether a notebook's kernel runs this process."""
+    return "ipykernel" in sys.modules
 
 
 def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:

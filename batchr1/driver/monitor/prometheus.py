@@ -26,13 +26,13 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batchr1 import __version__
 from batchr1.dataset.pending import Counts
 from batchr1.driver.monitor.timeline import Timeline
 from batchr1.driver.tally import Tally
 from batchr1.errors import BatchError, JobError
 from batchr1.events import event
 from batchr1.executors.messages import Heartbeat
+from batchr1.version import __version__
 
 log = logging.getLogger("batchr1.watch")
 

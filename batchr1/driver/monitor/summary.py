@@ -7,7 +7,6 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from batchr1 import __version__
 from batchr1.backends.renderers import recorded_prompts
 from batchr1.dataset.pending import Counts
 from batchr1.driver.context import JobContext, RunOptions
@@ -17,6 +16,7 @@ from batchr1.errors import BatchError
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import JobSpec
 from batchr1.output.run_record import FORMAT, RunRecord, SpendRecord, WindowRecord
+from batchr1.version import __version__
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer

@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 
-from batchr1 import __version__
 from batchr1.engine.openai.bounds import (
     MAX_COUNT,
     MAX_ERROR_BYTES,
@@ -45,6 +44,7 @@ from batchr1.errors import UsageError
 from batchr1.job.engine import EngineKind
 from batchr1.job.spec import SamplingSpec
 from batchr1.records import NOTHING_OWN, FinishReason, Reply, RowSampling
+from batchr1.version import __version__
 
 CONNECT_S = 30.0
 LOOK_S = 15.0  # for /models

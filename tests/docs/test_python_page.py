@@ -1,0 +1,74 @@
+"""docs/python.md: its examples run, one after another, as they stand."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+from replay_job import questions, replay, set_engine, write_job
+
+import batchr1
+from batchr1.errors import BatchError, OutputError, UsageError
+
+PAGE = Path(__file__).parents[2] / "docs/python.md"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    questions(12).write_parquet(tmp_path / "in.parquet")
+    set_engine(write_job(tmp_path), replay())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_examples_run(folder: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    assert len(blocks) == 3
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec("\n".join(blocks), {"__name__": "page"})
+    lines = said.getvalue().splitlines()
+    assert lines[1] == "0 8"
+    assert lines[-2] == "8 0"
+    assert lines[-1] == "job.yaml: sampling.temprature: unknown key. Did you mean temperature?"
+
+
+def test_a_run_from_python_is_the_commands(folder: Path) -> None:
+    summary = batchr1.run("job.yaml", output="other", progress=False)
+    assert (summary.exit_code, summary.counts.done) == (0, 12)
+    rows = batchr1.load("other")
+    assert isinstance(rows, pl.LazyFrame)
+    assert rows.collect().height == 12
+    assert batchr1.status("other").done == 12
+    again = batchr1.run("job.yaml", output="other", progress=False)
+    assert again.tally.done == 0
+    fresh = batchr1.run("job.yaml", output="other", fresh=True, progress=False)
+    assert fresh.tally.done == 12
+
+
+def test_a_change_keeps_its_type(folder: Path) -> None:
+    changes = {"sampling.stop": ["a", "b: c"], "sampling.seed": None, "name": "4"}
+    found = batchr1.check("job.yaml", set=changes)
+    assert found["job"] == "4"
+
+
+def test_an_error_is_the_commands_line(folder: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        batchr1.plan("job.yaml", set={"input.id": "nowhere"})
+    assert "input.id: there is no column 'nowhere'" in str(refused.value)
+    with pytest.raises(OutputError) as missing:
+        batchr1.load("nothing")
+    assert str(missing.value) == (
+        f"{folder}/nothing: there are no rows (got no part in data/, need one). Run the job, or "
+        "correct the path."
+    )
+    with pytest.raises(UsageError, match=r"out: changes need a job file \(got an output and limit"):
+        batchr1.status("out", limit=3)
+    with pytest.raises(BatchError, match="there is no such job file"):
+        batchr1.run("absent.yaml")
+    with pytest.raises(AttributeError, match="has no attribute 'walk'"):
+        batchr1.walk  # noqa: B018
