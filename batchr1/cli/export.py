@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 )
 @click.option("--correct-only", is_flag=True, help="Only rows whose final answer is right.")
 @click.option(
+    "--pass-rate",
+    metavar="LOW..HIGH",
+    help="Only prompts of whose samples such a share is right: 0.1..0.9.",
+)
+@click.option(
+    "--agrees-with-majority",
+    is_flag=True,
+    help="Only rows whose final answer most samples of the prompt have.",
+)
+@click.option(
     "--drop-flag",
     "drop_flags",
     multiple=True,
@@ -81,6 +91,11 @@ if TYPE_CHECKING:
     help="This share of the prompts goes to a test split, by a hash of their text; 0.02 is 2 %.",
 )
 @click.option(
+    "--labels",
+    is_flag=True,
+    help="Add the columns majority_answer, majority_share and pass_rate of each prompt.",
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace an earlier export in DEST; never anything else."
 )
 @JSON
@@ -90,6 +105,8 @@ def command(
     form: Form,
     where: str | None,
     correct_only: bool,
+    pass_rate: str | None,
+    agrees_with_majority: bool,
     drop_flags: tuple[str, ...],
     max_tokens: int | None,
     per_prompt: int | None,
@@ -97,6 +114,7 @@ def command(
     reasoning: Reasoning | None,
     file_format: FileFormat,
     test_share: float,
+    labels: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -108,6 +126,7 @@ def command(
     of this list; the card counts them.
     """
     from batchr1.export.export import export_output
+    from batchr1.export.labels import rate_range
     from batchr1.export.options import ExportOptions
     from batchr1.output.folder import Output
     from batchr1.storage.base import open_storage
@@ -124,6 +143,9 @@ def command(
         file_format,
         test_share,
         overwrite,
+        rate_range(pass_rate),
+        agrees_with_majority,
+        labels,
     )
     summary = export_output(Output(open_storage(output)), open_storage(dest), options)
     text = as_text(summary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 @click.option("--by", metavar="COLUMN", help="Also a line for each value of this column.")
 @click.option("--failed", "show_failed", is_flag=True, help="List the rows that failed, and why.")
 @click.option(
+    "--rows", type=click.IntRange(1), metavar="N", help="Show the N rows that finished last."
+)
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Show rows as they are committed, until no run holds the output.",
+)
+@click.option(
     "--health",
     is_flag=True,
     help="Only whether a run is alive: exit code 0 healthy or complete, 1 not.",
@@ -44,6 +52,8 @@ def command(
     options: JobOptions,
     by: str | None,
     show_failed: bool,
+    rows: int | None,
+    follow: bool,
     health: bool,
     max_age: str | None,
     as_json: bool,
@@ -56,12 +66,19 @@ def command(
     """
     job = _job_of(target, options)
     if health:
-        if by is not None or show_failed:
-            raise click.UsageError("--health reads no rows: leave --by and --failed out")
+        if by is not None or show_failed or rows or follow:
+            raise click.UsageError(
+                "--health reads no rows: leave --by, --failed, --rows and --follow out"
+            )
         looked_at = _output_of(target, job, options)
         ctx.exit(_say_health(looked_at, duration(max_age, "--max-age"), as_json=as_json))
     if max_age is not None:
         raise click.UsageError("--max-age belongs to --health")
+    if rows or follow:
+        if by is not None or show_failed:
+            raise click.UsageError("--rows and --follow show rows alone: leave --by, --failed out")
+        _say_rows(_output_of(target, job, options), rows, follow=follow, as_json=as_json)
+        return
     pending = spared = None
     found, counts = look_up(target, options)
     if counts is not None:
@@ -119,6 +136,25 @@ def _say_nothing(output: Output, pending: int, *, rows_only: bool, as_json: bool
     else:
         said = {"output": output.uri, "complete": False, "done": 0, "pending": pending}
         echo(json.dumps(said))
+
+
+def _say_rows(output: Output, count: int | None, *, follow: bool, as_json: bool) -> None:
+    """Print the newest rows; with `follow` also those that come."""
+    from batchr1.cli.rows import as_text as row_text
+    from batchr1.cli.rows import follow as follow_rows
+    from batchr1.cli.rows import newest_rows
+
+    def say_one(row: dict[str, Any]) -> None:
+        click.echo(json.dumps(row, default=str) if as_json else row_text(row))
+
+    if follow:
+        follow_rows(output, say_one, count or 3)
+        return
+    found = newest_rows(output, count or 3)
+    if not found:
+        click.echo("no rows yet", err=True)
+    for row in found:
+        say_one(row)
 
 
 def _say_failed(output: Output, *, as_json: bool) -> None:

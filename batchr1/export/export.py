@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from batchr1.errors import UsageError
 from batchr1.export.card import card
+from batchr1.export.labels import LABELS
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
 from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
@@ -78,6 +79,12 @@ def _summary(
     }
 
 
+def _plain(labels: pl.Series) -> pa.Array:
+    """Give labels in the types of an output's columns."""
+    found = labels.to_arrow()
+    return found.cast(pa.string() if labels.dtype == pl.String else pa.float64())
+
+
 def _count(rows: pl.DataFrame) -> dict[str, int]:
     return {
         "rows": rows.height,
@@ -106,7 +113,7 @@ def _write_rows(
             columns = sft_columns(list(output.part_columns(rel))) if options.form == "sft" else None
             table = output.read_part(rel, columns)
             for split, rows in wanted.items():
-                taken = table.take(rows)
+                taken = table.take(rows["row"].to_arrow())
                 if split not in writers:
                     path = folder / f"{split}-{numbers[split]:05d}.{options.format}"
                     writers[split] = RowWriter(path, options.format)
@@ -114,6 +121,8 @@ def _write_rows(
                 shaped = taken
                 if options.form == "sft":
                     shaped = sft_table(taken, inline=options.is_inline, format=think_tags)
+                for name in LABELS if options.labels else ():
+                    shaped = shaped.append_column(name, _plain(rows[name]))
                 writers[split].write(shaped)
                 schema = shaped.schema
                 if writers[split].size() >= MAX_FILE_BYTES:

@@ -32,6 +32,9 @@ class ExportOptions:
     format: FileFormat = "parquet"
     test_share: float = 0.0
     overwrite: bool = False
+    pass_rate: tuple[float, float] | None = None
+    agrees_with_majority: bool = False
+    labels: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("--max-tokens", self.max_tokens), ("--per-prompt", self.per_prompt)):
@@ -49,6 +52,11 @@ class ExportOptions:
                 "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
                 "columns). Leave it out."
             )
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether prompts are labelled, for a filter or as columns."""
+        return self.labels or self.agrees_with_majority or self.pass_rate is not None
 
     @property
     def drops_duplicates(self) -> bool:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 
 from batchr1.dataset.predicate import Predicate
 from batchr1.errors import UsageError
+from batchr1.export.labels import LABELS, labels_of
 from batchr1.export.options import ExportOptions
 from batchr1.output.folder import Output
 from batchr1.records import FLAGS
@@ -52,7 +52,7 @@ class Selection:
     """Rows that passed every filter.
 
     Columns of `rows`: part (its number in `parts`), row (in that part), prompt_key, is_test,
-    completion_tokens.
+    completion_tokens, and the labels where they are asked for.
     """
 
     parts: list[str]
@@ -60,17 +60,15 @@ class Selection:
     total: int
     steps: list[Step]
 
-    def by_part(self) -> Iterator[tuple[str, dict[str, pa.Array]]]:
+    def by_part(self) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
         """Walk the parts that have selected rows.
 
-        Yields (part, {split: row numbers in their order there}).
+        Yields (part, {split: its rows, in their order there}).
         """
         grouped = self.rows.sort("part", "row").partition_by("part", "is_test", as_dict=True)
         for number, rel in enumerate(self.parts):
             taken = {name: grouped.get((number, name == "test")) for name in SPLITS}
-            if found := {
-                name: mine["row"].to_arrow() for name, mine in taken.items() if mine is not None
-            }:
+            if found := {name: mine for name, mine in taken.items() if mine is not None}:
                 yield rel, found
 
 
@@ -87,9 +85,15 @@ def select(output: Output, options: ExportOptions) -> Selection:
     predicate = Predicate(options.where, key="--where") if options.where is not None else None
     if predicate is not None:
         _check_columns(output, predicate)
-    rows = pl.concat([_look_at(output, rel, number, predicate) for number, rel in enumerate(parts)])
+    extra = ("final_answer",) if options.needs_labels else ()
+    rows = pl.concat(
+        [_look_at(output, rel, number, predicate, extra) for number, rel in enumerate(parts)]
+    )
     _refuse_doubled(output, rows)
     _check_filters(output, rows, options)
+    if options.needs_labels:
+        _check_labels(output, options)
+        rows = rows.join(labels_of(rows), on="prompt_key", how="left", maintain_order="left")
     total, steps = rows.height, []
     for name, keeps, keep in filters(options):
         rows = keep(rows) if callable(keep) else rows.filter(keep)
@@ -108,7 +112,14 @@ def select(output: Output, options: ExportOptions) -> Selection:
         )
     return Selection(
         parts,
-        rows.select("part", "row", "prompt_key", "is_test", "completion_tokens"),
+        rows.select(
+            "part",
+            "row",
+            "prompt_key",
+            "is_test",
+            "completion_tokens",
+            *(LABELS if options.labels else ()),
+        ),
         total,
         steps,
     )
@@ -137,6 +148,7 @@ def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
         found.append(
             ("--correct-only", "the final answer is right", pl.col("correct").fill_null(False))
         )
+    found += _label_filters(options)
     for flag in options.drop_flags:
         found.append(
             (f"--drop-flag {flag}", f"not flagged {flag}", ~pl.col("flags").list.contains(flag))
@@ -165,14 +177,33 @@ def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
     return found
 
 
+def _label_filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
+    """List the filters that look at a prompt's labels."""
+    found: list[tuple[str, str, Any]] = []
+    if options.pass_rate is not None:
+        low, high = options.pass_rate
+        keeps = f"{low:g} to {high:g} of the prompt's judged samples are right"
+        found.append(("--pass-rate", keeps, pl.col("pass_rate").is_between(low, high)))
+    if options.agrees_with_majority:
+        agrees = pl.col("final_answer") == pl.col("majority_answer")
+        keeps = "the final answer is what most samples of the prompt say"
+        found.append(("--agrees-with-majority", keeps, agrees))
+    return found
+
+
 def _first_of_equals(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.sort(*_FIRST).unique("content_key", keep="first", maintain_order=True)
 
 
-def _look_at(output: Output, rel: str, number: int, predicate: Predicate | None) -> pl.DataFrame:
-    """Read keys and numbers of a part's rows, one row each."""
-    extra = [c for c in (predicate.columns if predicate else ()) if c not in _READ]
-    table = output.read_part(rel, [*_READ, *extra])
+def _look_at(
+    output: Output, rel: str, number: int, predicate: Predicate | None, more: Sequence[str]
+) -> pl.DataFrame:
+    """Read keys and numbers of a part's rows, one row each.
+
+    `more`: columns that are taken as they are.
+    """
+    wanted = (*_READ, *more, *(predicate.columns if predicate else ()))
+    table = output.read_part(rel, list(dict.fromkeys(wanted)))
     frame = pl.DataFrame(table)
     prompts = [(text or "").strip().encode() for text in frame["prompt"]]
     keys = [hashlib.blake2b(prompt, digest_size=16).digest() for prompt in prompts]
@@ -190,6 +221,7 @@ def _look_at(output: Output, rel: str, number: int, predicate: Predicate | None)
         "truncated",
         "completion_tokens",
         "flags",
+        *more,
         (pl.col("answer").fill_null("").str.strip_chars() != "").alias("has_answer"),
         pl.Series("prompt_key", keys, pl.Binary),
         pl.Series("content_key", contents, pl.Binary),
@@ -217,12 +249,25 @@ def _check_columns(output: Output, predicate: Predicate) -> None:
                 )
 
 
+def _check_labels(output: Output, options: ExportOptions) -> None:
+    """Raise `UsageError` where a label has the name of a column."""
+    names = set(output.part_columns(output.parts()[0]))
+    for name in LABELS:
+        if options.labels and name in names:
+            raise UsageError(
+                f"--labels: the output has a column {name!r} of its own. Leave --labels out, or "
+                "keep it under another name (output.keep)."
+            )
+
+
 def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -> None:
-    if options.correct_only and not rows["correct"].count():
-        raise UsageError(
-            f"--correct-only: nothing is known to be right in {output.uri} (got no value in the "
-            "column correct). Set input.gold in the job, or leave --correct-only out."
-        )
+    judging = {"--correct-only": options.correct_only, "--pass-rate": options.pass_rate is not None}
+    for name, is_given in judging.items():
+        if is_given and not rows["correct"].count():
+            raise UsageError(
+                f"{name}: nothing is known to be right in {output.uri} (got no value in the "
+                f"column correct). Set input.gold in the job, or leave {name} out."
+            )
     if options.max_tokens is not None and not rows["completion_tokens"].count():
         raise UsageError(
             f"--max-tokens: no row of {output.uri} has a count (the server that answered gave "

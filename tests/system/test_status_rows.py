@@ -1,0 +1,69 @@
+"""`status --rows` and `--follow`: rows are looked at while a run goes on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from made_output import WHEN, good_row, table_of, write_output
+from process_tree import tree
+from replay_job import questions, replay, rows_of, set_engine, write_job
+
+from batchr1.cli.main import main
+from batchr1.cli.rows import SHOWN_CHARS
+
+
+def status(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, ["status", *map(str, args)], catch_exceptions=False)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Two parts whose rows finished in turn."""
+    rows = [good_row(i, finished_at=WHEN + dt.timedelta(seconds=i)) for i in range(6)]
+    rows[5] |= {"reasoning": "so " * 400, "flags": ["looping"], "answer": "a\x1b[31m\nb"}
+    write_output(tmp_path / "out", [table_of(rows[::2]), table_of(rows[1::2])])
+    return tmp_path / "out"
+
+
+def test_the_newest_rows_are_shown_whole_as_json(output: Path) -> None:
+    done = status(output, "--rows", "3", "--json")
+    assert done.exit_code == 0
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["id"] for row in rows] == ["row/3", "row/4", "row/5"]
+    assert rows[-1]["reasoning"] == "so " * 400
+    assert len(status(output, "--rows", "99", "--json").stdout.splitlines()) == 6
+
+
+def test_the_newest_rows_are_shown_short_to_people(output: Path) -> None:
+    lines = status(output, "--rows", "1").stdout.splitlines()
+    assert lines[0].startswith("row/5: sample 0, ")
+    assert "looping" in lines[0]
+    assert len(lines[2]) < SHOWN_CHARS + 30
+    assert lines[3] == "  answer     a�[31m b", "no terminal obeys a row"
+
+
+def test_nothing_is_said_where_nothing_is(tmp_path: Path) -> None:
+    done = status(tmp_path / "absent", "--rows", "3")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no rows yet\n")
+
+
+def test_rows_do_not_go_with_other_looks(output: Path) -> None:
+    assert status(output, "--rows", "3", "--health").exit_code == 2
+    assert status(output, "--follow", "--failed").exit_code == 2
+
+
+def test_following_shows_every_row_once_and_ends_with_the_run(tmp_path: Path) -> None:
+    questions(40).write_parquet(tmp_path / "in.parquet")
+    job = write_job(tmp_path, output={"rows_per_part": 5})
+    set_engine(job, replay(step_s=0.05, max_num_seqs=8, tokens_per_step=2))
+    with tree(["-m", "batchr1", "run", str(job)], tmp_path) as run:
+        while not list((tmp_path / "out").glob("data/*.parquet")):
+            assert run.driver.poll() is None
+        shown = status(job, "--follow", "--rows", "99", "--json").stdout.splitlines()
+        assert run.wait(60) == 0
+    ids = [json.loads(line)["id"] for line in shown]
+    assert sorted(ids) == rows_of(tmp_path / "out")["id"].to_list()
