@@ -13,7 +13,6 @@ variants  `batchr1 variants`: models by name and what they need
 fetch     `batchr1 fetch MODEL`: a model's files
 status    `batchr1 status OUTPUT|JOB`: how far a run is, and whether it is alive
 show      `batchr1 show OUTPUT…`: rows to read
-rows      `batchr1 status --rows`: rows while a run goes on
 report    `batchr1 report OUTPUT…`: an output in numbers and as a page
 verify    `batchr1 verify OUTPUT`: verdicts given again, without generating
 export    `batchr1 export OUTPUT DEST`: rows as a data set

@@ -140,9 +140,9 @@ def _say_nothing(output: Output, pending: int, *, rows_only: bool, as_json: bool
 
 def _say_rows(output: Output, count: int | None, *, follow: bool, as_json: bool) -> None:
     """Print the newest rows; with `follow` also those that come."""
-    from batchr1.cli.rows import as_text as row_text
-    from batchr1.cli.rows import follow as follow_rows
-    from batchr1.cli.rows import newest_rows
+    from batchr1.report.newest import as_text as row_text
+    from batchr1.report.newest import follow as follow_rows
+    from batchr1.report.newest import newest_rows
 
     def say_one(row: dict[str, Any]) -> None:
         click.echo(json.dumps(row, default=str) if as_json else row_text(row))

@@ -12,5 +12,6 @@ planned   planned beside measured figures of a run
 figures   charts as SVG
 page      the report as one HTML file
 write     where the page goes
+newest    rows that were committed last, for `batchr1 status --rows`
 health    whether a run is alive, for `batchr1 status --health`
 """

@@ -13,7 +13,7 @@ from process_tree import tree
 from replay_job import questions, replay, rows_of, set_engine, write_job
 
 from batchr1.cli.main import main
-from batchr1.cli.rows import SHOWN_CHARS
+from batchr1.report.newest import SHOWN_CHARS
 
 
 def status(*args: str | Path) -> Result:
