@@ -39,7 +39,7 @@ from batchr1.engine.openai.faults import (
 )
 from batchr1.engine.openai.network import check_url, fault_of_network, said
 from batchr1.engine.openai.served import NEUTRAL, Served, served_by
-from batchr1.engine.openai.server import key_of
+from batchr1.engine.openai.server import drawing_of, key_of
 from batchr1.errors import UsageError
 from batchr1.job.engine import EngineKind
 from batchr1.job.spec import SamplingSpec
@@ -74,15 +74,8 @@ class ChatClient:
     def __init__(self, server: EngineKind, model: str, sampling: SamplingSpec) -> None:
         """`model`: the name that the server has for it."""
         self._server, self._model, self._base_url = server, model, str(server.base_url)
-        self._drawing = {
-            name: value for name, value in sampling.drawing.items() if name != "ignore_eos"
-        }
+        self._drawing = drawing_of(sampling)
         self._stops_anywhere = sampling.stop_in == "anywhere"
-        if sampling.stop is not None and self._stops_anywhere:
-            self._drawing["stop"] = sampling.stop  # in the answer alone it is looked for here
-        if sampling.answer_schema is not None:
-            form = {"name": "answer", "schema": sampling.answer_schema, "strict": True}
-            self._drawing["response_format"] = {"type": "json_schema", "json_schema": form}
         self._same = self._drawing | server.extra_body  # in every request
         check_url(self._base_url)
         self._key = key_of(server.key_env)

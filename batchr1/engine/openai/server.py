@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from batchr1.errors import UsageError
+
+if TYPE_CHECKING:
+    from batchr1.job.spec import SamplingSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +77,14 @@ def access_problem(key_env: str, said: str, *, is_certificate: bool) -> str | No
             f"name another in engine.api_key_env."
         )
     return f"the key in {key_env} is not taken ({said}). Set that variable to a right one."
+
+
+def drawing_of(sampling: SamplingSpec) -> dict[str, Any]:
+    """Name what of a job's sampling is in every request."""
+    drawing = {name: value for name, value in sampling.drawing.items() if name != "ignore_eos"}
+    if sampling.stop is not None and sampling.stop_in == "anywhere":
+        drawing["stop"] = sampling.stop  # in the answer alone it is looked for here
+    if sampling.answer_schema is not None:
+        form = {"name": "answer", "schema": sampling.answer_schema, "strict": True}
+        drawing["response_format"] = {"type": "json_schema", "json_schema": form}
+    return drawing
