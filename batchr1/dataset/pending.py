@@ -27,9 +27,10 @@ Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Samples by state: rows × n = done + failed + pending + spared.
+    """Samples by state.
 
-    `spared`: samples of rows of which enough are right.
+    rows × n = done + failed + pending + spared. `spared`: samples of rows of which enough are
+    right.
     """
 
     rows: int
@@ -202,14 +203,14 @@ class Pending:
         self._dropped += int(wanted.size)
 
     def has_enough(self, ids: pa.Array | pa.ChunkedArray, enough: int) -> Bools:
-        """Of which of these so many samples are right."""
+        """Tell which rows have so many right samples."""
         rows = self.find(ids)
         right = np.zeros(len(self._bits)) if self._right is None else self._right
         found: Bools = (rows >= 0) & (right[rows] >= enough)
         return found
 
     def reopen(self, gone: pa.Table) -> None:
-        """Take rows in again that were done, and are in the output no more: whole rows of it."""
+        """Take done rows in again that the output lost, each whole."""
         rows, numbers = (
             self.find(gone.column("id")),
             gone.column("sample").to_numpy().astype(np.int64),
@@ -224,8 +225,9 @@ class Pending:
             np.subtract.at(self._right, rows[_are_right(gone.column("correct")) & (rows >= 0)], 1)
 
     def begin_with(self, ids: pa.Array | pa.ChunkedArray) -> None:
-        """Rows of these ids come first, whatever their place in the input: their samples were begun
-        before.
+        """Put rows of these ids first, wherever they stand.
+
+        Their samples were begun before.
         """
         rows = self.find(ids)
         self._begun = np.zeros(len(self._bits), dtype=bool)
@@ -234,8 +236,9 @@ class Pending:
     def done_rows(
         self, source: Source, files: Collection[str]
     ) -> Iterator[tuple[Numbers, pa.RecordBatch]]:
-        """Those rows of these files that have a done sample: their numbers, and what ids and
-        prompts are made of.
+        """Yield rows of these files that have a done sample.
+
+        Their numbers, and the columns of ids and prompts.
         """
         columns = tuple(dict.fromkeys([*source.id_columns, *source.prompt_columns]))
         for start, batch in self._numbered(source, columns, files):
@@ -335,8 +338,9 @@ class Pending:
         return asked, asked & (pending == 0)
 
     def rows_by_file(self) -> dict[str, int]:
-        """How many rows each file has within `where` and `limit`, by URI; none that has no such
-        row.
+        """Count the rows of each file within `where` and `limit`.
+
+        By URI; a file without any is left out.
         """
         ends = [*list(self._starts.values())[1:], len(self._bits)][: len(self._starts)]
         return {
@@ -345,7 +349,7 @@ class Pending:
 
     @property
     def num_rows(self) -> int:
-        """Of the input, those included that were dropped."""
+        """Count the rows of the input, dropped ones included."""
         return len(self._bits)
 
     def counts(self) -> Counts:
@@ -359,15 +363,17 @@ class Pending:
         self._high = self._low = self._order = np.empty(0, dtype=np.uint64)
 
     def rows(self, source: Source) -> Iterator[tuple[pa.RecordBatch, list[tuple[int, ...]]]]:
-        """Batches of the input that still have work, each with the pending samples of its rows
-        (empty: none).
+        """Yield batches with work left, and the pending samples by row.
+
+        A row without any has an empty list.
         """
         for found in self.rows_and_more(source):
             yield found.batch, found.samples
 
     def rows_and_more(self, source: Source) -> Iterator[PendingRows]:
-        """The same, with what was told of each row's done samples; rows that were begun come before
-        all others.
+        """Yield batches like `rows`, with reports on done samples.
+
+        Rows that were begun come before all others.
         """
         wanted: Bools = np.asarray(self._bits.any(axis=1))
         if self._begun is not None and (begun := wanted & self._begun).any():
@@ -405,7 +411,7 @@ def _are_right(correct: pa.Array | pa.ChunkedArray) -> Bools:
 
 
 def _order(keys: np.ndarray[Any, Any]) -> Numbers:
-    """What sorts 128-bit keys; equal ones stay in order.
+    """Sort order of 128-bit keys, stable for equal ones.
 
     By their first half alone, unless that leaves a tie open.
     """

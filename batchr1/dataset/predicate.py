@@ -115,7 +115,10 @@ class Predicate:
         return pa.chunked_array([result.fill_null(False).to_arrow()])
 
     def select(self, tables: Iterable[pa.Table], num_rows: int) -> Mask:
-        """Which rows of a row group pass. `tables`: its rows in pieces; `num_rows`: of them all."""
+        """Tell which rows of a row group pass.
+
+        `tables`: its rows in pieces; `num_rows`: of them all.
+        """
         masks: list[Mask] = [self.mask(table).to_numpy() for table in tables]
         whole: Mask = np.concatenate([np.empty(0, dtype=bool), *masks])
         return whole

@@ -1,4 +1,4 @@
-r"""Prompts: a row's text or messages, through the model's chat template, to token ids.
+r"""Rendering of rows through a chat template to token ids.
 
 What a model's card advises is done here: for DeepSeek's R1 no system message, the instruction to
 box the final answer in the user turn, and a prompt that ends inside an open think block. The

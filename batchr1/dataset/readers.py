@@ -41,7 +41,10 @@ class Selector(Protocol):
     columns: tuple[str, ...]
 
     def select(self, tables: Iterator[pa.Table], num_rows: int) -> Mask:
-        """Which of a row group's rows are chosen. `tables`: its rows in pieces."""
+        """Choose among the rows of a row group.
+
+        `tables`: its rows in pieces.
+        """
         ...
 
 
@@ -67,7 +70,10 @@ class DataFile:
     def read(
         self, columns: Sequence[str], selector: Selector | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Batches of chosen rows, each with its first row's number in the file."""
+        """Yield batches of chosen rows.
+
+        Each comes with its first row's number in the file.
+        """
         if self.file.format == "parquet":
             return _read_parquet(self, list(columns), selector)
         return _read_jsonl(self, list(columns), selector)
@@ -190,7 +196,10 @@ def _refuse_short(data: DataFile, group: int, got: int, need: int) -> None:
 
 
 def _checked(data: DataFile, batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """The columns of a batch, in order. Text that is not UTF-8 would surface later, as a crash."""
+    """Give the columns of a batch in order, checked as UTF-8.
+
+    Other bytes would surface later, as a crash.
+    """
     chosen = batch.select(columns)
     chosen.validate(full=True)
     return chosen

@@ -1,5 +1,6 @@
-"""An even spread of rows over a dataset too large to read whole: which rows, and only the row
-groups that hold them.
+"""Even samples of rows of a dataset too large to read.
+
+Only row groups that hold a chosen row are read.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def count_groups(
     predicate: Predicate | None,
     limit: int | None,
 ) -> list[list[int]]:
-    """For each file, how many rows of each row group pass `predicate`, up to `limit` in all.
+    """Count the rows of each row group that pass `predicate`.
 
-    Of Parquet only footers and the predicate's columns are read. The groups of JSON lines are the
-    reader's batches.
+    By file; up to `limit` in all. Of Parquet only footers and the predicate's columns are read. The
+    groups of JSON lines are the reader's batches.
     """
     counts = []
     left = limit
@@ -57,8 +58,9 @@ def read_spread(
     counts: Sequence[Sequence[int]],
     at_most: int,
 ) -> Iterator[pa.RecordBatch]:
-    """About `at_most` of the rows that `count_groups` counted, in file order, each as likely to be
-    taken as any.
+    """Yield about `at_most` of the counted rows, in file order.
+
+    Each is as likely to be taken as any.
     """
     wanted = iter(quotas([rows for groups in counts for rows in groups], at_most))
     for file, groups in zip(
@@ -116,8 +118,9 @@ def _read(
 
 
 class _Counter:
-    """Counts what passes in each row group and lets nothing through, so that its other columns are
-    not read.
+    """Counter of passing rows that lets none through.
+
+    So the other columns of a row group are not read.
     """
 
     def __init__(self, inner: Predicate | None) -> None:
@@ -132,8 +135,9 @@ class _Counter:
 
 
 class _Picker:
-    """Lets through, of each row group in turn, `picks` spread over its first `rows` passing rows:
-    (rows, picks).
+    """Selector of rows spread over those that pass.
+
+    Of each row group in turn, given as (rows, picks): `picks` of its first `rows` passing rows.
     """
 
     def __init__(self, inner: Predicate | None, groups: Iterable[tuple[int, int]]) -> None:

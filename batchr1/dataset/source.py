@@ -1,5 +1,6 @@
-"""Parquet and JSON lines → rows, streamed: only the columns that a job names, one batch in memory
-at a time.
+"""Rows of Parquet and JSON lines, streamed.
+
+Only the columns that a job names are read, one batch at a time.
 """
 
 from __future__ import annotations
@@ -222,9 +223,10 @@ class Source:
         return texts
 
     def bad_texts(self, batch: pa.RecordBatch) -> dict[int, str]:
-        """Rows whose gold or kept values are no valid Unicode, and which column that is.
+        """Find gold or kept values that are no valid Unicode.
 
-        Only JSON lines have them: a lone surrogate, where a text was cut.
+        Row by row, with the column. Only JSON lines have them: a lone surrogate, where a text was
+        cut.
         """
         gold = [self._spec.gold] if self._spec.gold else []
         found: dict[int, str] = {}
@@ -237,7 +239,7 @@ class Source:
         return found
 
     def contents(self, batch: pa.RecordBatch) -> list[Any]:
-        """What each row asks: text, a list of messages, or None."""
+        """Read the prompt of each row: text, messages, or None."""
         found = self._raw_contents(batch)
         return found if self._spec.messages is None else [as_messages(value) for value in found]
 
@@ -265,7 +267,7 @@ class Source:
         return own_sampling(batch, self._spec.sampling.columns)
 
     def expected_tokens(self, batch: pa.RecordBatch) -> np.ndarray[Any, Any]:
-        """The expected new tokens of the rows; NaN where a row does not say.
+        """Read the expected new tokens; NaN where a row is silent.
 
         Null, below 0 and ∞ say nothing.
         """

@@ -1,5 +1,6 @@
-"""A model's tokenizer: loading it, and keeping text that only spells its special tokens from
-becoming them.
+"""Loading of a model's tokenizer, and breaking of special tokens.
+
+Text that only spells a special token must not become one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _runs_no_model = False
 
 
 def leave_torch_out() -> None:
-    """For a process that will never run a model: transformers, without torch, loads in one second
-    instead of three.
+    """Keep transformers from loading torch.
+
+    For a process that never runs a model: one second instead of three.
     """
     global _runs_no_model
     _runs_no_model = True
@@ -33,13 +35,15 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     needs_template: bool = True,
 ) -> Any:
-    """Load a model's tokenizer, with its chat template, from a folder or a Hugging Face repository.
+    """Load a model's tokenizer with its chat template.
 
-    A repository is taken from the local cache when there is no network (`HF_HUB_OFFLINE=1` skips
-    the network). Raises ModelError if it is missing or broken or has no chat template.
+    From a folder or a Hugging Face repository. A repository is taken from the local cache when
+    there is no network (`HF_HUB_OFFLINE=1` skips the network). Raises ModelError if it is missing
+    or broken or has no chat template.
     """
     if _runs_no_model and not trust_remote_code and "transformers" not in sys.modules:
-        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # Python's own mark of a module that is not there
+        # Python's own mark of a module that is not there.
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
         os.environ.setdefault(
             "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
         )  # which it would remark upon
@@ -108,7 +112,10 @@ def mark_for(text: str) -> str:
 
 
 def break_specials(text: str, special: re.Pattern[str] | None, mark: str) -> str:
-    """`text` with `mark` inside every special token that it spells, so that it can be cut there."""
+    """Put `mark` inside every special token that a text spells.
+
+    There it can be cut.
+    """
     match = special.search(text) if special else None
     if special is None or match is None:
         return text
@@ -198,9 +205,10 @@ _PIECES = ("/think> x", "think>", "x", " x")
 
 
 def end_ids_of(path_or_repo: str, *, revision: str | None = None) -> tuple[int, ...]:
-    """List the end tokens that a model's files name beside the tokenizer's own.
+    """List end tokens beside the tokenizer's own.
 
-    They are those of generation_config.json and of config.json, whichever is there.
+    A model's files name them. They are those of generation_config.json and of config.json,
+    whichever is there.
     """
     from transformers import GenerationConfig, PretrainedConfig
 

@@ -78,9 +78,10 @@ def _nulled(offsets: pa.Array, column: pa.Array) -> pa.Array:
 
 
 def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -> list[Any]:
-    """A column as Python values; instants that Python lacks are ISO 8601 text.
+    """Convert a column to Python values.
 
-    Text that is no valid Unicode keeps its lone surrogates.
+    Instants that Python lacks are ISO 8601 text. Text that is no valid Unicode keeps its lone
+    surrogates.
     """
     if isinstance(column, pa.ChunkedArray):
         parts = [python_values(chunk, separator=separator) for chunk in column.chunks]

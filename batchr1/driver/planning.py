@@ -157,7 +157,7 @@ def _plan(job: JobContext, measure: Callable[[], Measured], price: float | None)
 
 
 def _writes_alike(output: Output, job: JobContext) -> bool:
-    """Whether the rows of an output say how long this job's will be."""
+    """Tell whether an output's rows foretell this job's lengths."""
     before = output.job()
     return before is not None and same_lengths(before["fingerprint"], job.semantic)
 

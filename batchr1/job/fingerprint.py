@@ -134,7 +134,7 @@ def continued_digest(semantic: dict[str, Any]) -> str:
 
 
 def same_lengths(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether completions of one fingerprint are as long as those of the other.
+    """Tell whether completions under two fingerprints are equally long.
 
     Model, sampling and prompting decide that. A limit of tokens and a seed do not.
     """

@@ -64,7 +64,10 @@ class PromptingSpec(Section):
 
 
 def check_template_args(value: dict[str, Any]) -> dict[str, Any]:
-    """Check variables of a chat template. Raises `ValueError` for those that batchr1 fills."""
+    """Check variables of a chat template.
+
+    Raises `ValueError` for those that batchr1 fills.
+    """
     for name in value:
         if name in _TEMPLATES_OWN:
             raise ValueError(f"{name} is filled by batchr1 (give switches of the template only)")

@@ -200,11 +200,11 @@ class Architecture:
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
     ) -> int:
-        """Count the bytes of weights on the fullest GPU, as vLLM loads them.
+        """Count the bytes of weights on the fullest GPU.
 
-        `quantization` None means as stored. Embeddings, the output layer, norms and routers are
-        never quantised, and take `dtype_bytes`. With them is counted the table of rotary angles,
-        and what the allocator rounds up.
+        As vLLM loads them. `quantization` None means as stored. Embeddings, the output layer, norms
+        and routers are never quantised, and take `dtype_bytes`. With them is counted the table of
+        rotary angles, and what the allocator rounds up.
         """
         stages = []
         for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
@@ -249,7 +249,10 @@ class Architecture:
     def kv_bytes_per_token(
         self, *, kv_dtype_bytes: int = 2, tensor_parallel: int = 1, pipeline_parallel: int = 1
     ) -> int:
-        """Count the bytes of a token that all layers keep, on one GPU."""
+        """Count the bytes that all layers keep of a token.
+
+        On one GPU.
+        """
         cache = self.kv_cache(
             kv_dtype_bytes=kv_dtype_bytes,
             tensor_parallel=tensor_parallel,
@@ -258,7 +261,10 @@ class Architecture:
         return cache.per_layer * (cache.full + cache.windowed)
 
     def _sizes(self, layer: int, quantization: str | None) -> tuple[float | None, ...]:
-        """List the bytes of a weight, by part of a layer; None: not quantised."""
+        """List the bytes of a weight, by part of a layer.
+
+        None: not quantised.
+        """
         if self.stored_as is not None and quantization in (None, self.stored_as.name):
             return tuple(self.stored_as.bytes_of(part, layer) for part in _PARTS)
         size = None

@@ -1,4 +1,4 @@
-"""Which GPUs a run may use, what they are, and who holds their memory now."""
+"""GPUs that a run may use, with whoever holds their memory."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def choose_devices(
     *,
     foreign: Callable[[], str | None] = foreign_maker,
 ) -> tuple[str, ...]:
-    """Ids of the GPUs to use, as CUDA_VISIBLE_DEVICES wants them; empty: the CPU.
+    """Choose the ids of GPUs, as CUDA_VISIBLE_DEVICES wants them.
 
-    `gpus`: a number, "all" or "none"; None means all there are. `devices` names them one by one
-    instead. Raises `JobError` for GPUs that are not there, and says so where the machine's own are
-    of another maker (`foreign`).
+    Empty: the CPU. `gpus`: a number, "all" or "none"; None means all there are. `devices` names
+    them one by one instead. Raises `JobError` for GPUs that are not there, and says so where the
+    machine's own are of another maker (`foreign`).
     """
     if devices is not None and gpus is not None:
         raise JobError("--devices: cannot be given together with --gpus. Give one of them.")
@@ -121,7 +121,10 @@ def choose_devices(
 
 
 def visible_devices() -> tuple[str, ...]:
-    """Ids of the NVIDIA GPUs that this process may see; none when there is no driver."""
+    """List the ids of NVIDIA GPUs that this process sees.
+
+    None of them without a driver.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return tuple(d.strip() for d in named.split(",") if d.strip() and d.strip() != "-1")
@@ -136,7 +139,7 @@ def visible_devices() -> tuple[str, ...]:
 def describe_devices(
     ids: tuple[str, ...], *, nvml: OpenNvml = open_nvml, proc: Path = Path("/proc")
 ) -> tuple[Device, ...]:
-    """What these GPUs are, what is free on them, and who holds the rest, now.
+    """Describe GPUs: model, free memory, and its holders, now.
 
     Memory is NVML's own figure, also for catalogued GPUs: it is right for MIG instances and boards
     with error correction on or off. Raises `JobError` when an id is not a GPU of this machine or
@@ -149,8 +152,9 @@ def describe_devices(
 def holders_of(
     id: str, *, nvml: OpenNvml = open_nvml, proc: Path = Path("/proc")
 ) -> tuple[Holder, ...]:
-    """Processes that hold memory of a GPU now, the largest first, this one included; () when NVML
-    cannot say.
+    """List the processes that hold a GPU's memory, largest first.
+
+    This one included; () when NVML cannot say.
     """
     try:
         with nvml() as asked:
@@ -193,8 +197,9 @@ def _unknown_gpu(nvml: Nvml, handle: Any, name: str, memory_gib: float, is_insta
 
 
 def _handle(nvml: Nvml, id_: str) -> Any:
-    """NVML's handle for an entry of CUDA_VISIBLE_DEVICES: an index, a UUID or its beginning, a MIG
-    instance.
+    """Find NVML's handle for an entry of CUDA_VISIBLE_DEVICES.
+
+    An index, a UUID or its beginning, or a MIG instance.
     """
     with contextlib.suppress(LookupError):
         if id_.isdecimal():

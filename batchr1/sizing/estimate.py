@@ -20,7 +20,7 @@ READ_GIB_S = 1.0  # of weights, from a local disk; an assumption
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a job asks of an engine.
+    """Rows, lengths and limits that a job brings to an engine.
 
     Lengths in tokens; `max_tokens` None: to the end of the context.
     """
@@ -52,8 +52,9 @@ class Workload:
 
     @property
     def context_deviation(self) -> float:
-        """Standard deviation of those, in tokens: from the age's second moment m₃ / 3m₁, with a
-        log-normal's m₃.
+        """Standard deviation of those, in tokens.
+
+        From the age's second moment m₃ / 3m₁, with a log-normal's m₃.
         """
         c = self.completions
         third = (c.mean_square / c.mean) ** 3
@@ -77,9 +78,10 @@ class Workload:
         return min(longest, float(self.max_tokens or self.context_len))
 
     def batch_within(self, kv_tokens: float) -> float:
-        """Count the sequences that the KV cache holds once a run is settled.
+        """Count the sequences that a KV cache holds.
 
-        While the first of them waits for room, about half a sequence's worth lies empty.
+        Once a run is settled. While the first of them waits for room, about half a sequence's worth
+        lies empty.
         """
         return max(1.0, kv_tokens / self.running_context - 0.5)
 
@@ -155,7 +157,10 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRun:
-    """Course of one kind of replica, how many, and of how many GPUs."""
+    """Course of one kind of replica.
+
+    With how many there are, and of how many GPUs.
+    """
 
     step_time: StepTime
     course: Course
@@ -165,7 +170,10 @@ class ReplicaRun:
 
     @property
     def load_s(self) -> float:
-        """Seconds until the engine is ready. Each GPU reads its part of the weights."""
+        """Seconds until the engine is ready.
+
+        Each GPU reads its part of the weights.
+        """
         return START_S + self.weight_bytes / 2**30 / READ_GIB_S
 
 

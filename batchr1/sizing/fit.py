@@ -1,5 +1,6 @@
-"""Whether a model fits so many GPUs, and with which batch: one candidate of a plan, by arithmetic
-alone.
+"""Fit of a model on so many GPUs, and its batch.
+
+One candidate of a plan, by arithmetic alone.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class Fit:
 def groups_of(
     devices: Sequence[Device], tensor_parallel: int, pipeline_parallel: int
 ) -> tuple[tuple[Device, ...], ...]:
-    """The GPUs of each replica: tensor parallel within a node, the stages of a pipeline over one or
-    several.
+    """Divide GPUs among replicas.
+
+    Tensor parallel within a node, the stages of a pipeline over one or several.
     """
     stages: list[tuple[Device, ...]] = []
     for node in dict.fromkeys(device.node for device in devices):
@@ -321,7 +323,10 @@ class _Candidate:
         return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
 
     def _missing(self, memory: Memory, max_model_len: int, utilization: float, batched: int) -> int:
-        """Count bytes that the GPU lacks for one sequence, or the user's wish."""
+        """Count the bytes that a GPU lacks.
+
+        For one sequence, or for the user's wish.
+        """
         needed = self.cache.bytes_of(max_model_len, in_flight=batched)
         missing = max(0, needed - memory.kv)
         if self.wish.gpu_memory_utilization is not None:
@@ -350,8 +355,9 @@ def _batched_tokens(
     tensor_parallel: int,
     wish: EngineConstraints,
 ) -> int:
-    """As many tokens a step as a small share of the memory allows: prefill is quick work beside
-    long generations.
+    """Choose tokens a step within a small share of the memory.
+
+    Prefill is quick work beside long generations.
     """
     if not wish.chunked_prefill:
         return max(longest, num_seqs, BATCHED_TOKENS[-1])

@@ -216,12 +216,15 @@ INSTEAD = (
 
 
 def not_supported(maker: str) -> str:
-    """What is said of the GPUs of another maker."""
+    """Say that GPUs of another maker are not supported."""
     return f"{maker} GPUs are not supported"
 
 
 def other_maker(name: str) -> str | None:
-    """AMD, Apple or Intel, for a name of theirs, such as "MI300X", "RX 7900 XTX" or "M2 Ultra"."""
+    """Name the maker of a GPU that is not NVIDIA's.
+
+    AMD, Apple or Intel, for names such as "MI300X", "RX 7900 XTX" or "M2 Ultra".
+    """
     text = " ".join(re.findall(r"[a-z0-9]+", name.lower()))
     for maker, pattern in _OTHER_MAKERS.items():
         first = re.match(rf"({pattern})\b", text)

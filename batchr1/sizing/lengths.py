@@ -48,8 +48,9 @@ def default_lengths(instruction: str, cap: int, *, factor: float = 1.0) -> Compl
 
 
 def assumed_lengths(mean: float, cap: int, whose: str) -> CompletionLengths:
-    """Log-normal lengths of which only the mean (in tokens, uncapped) is known; `whose` says in
-    words what it is.
+    """Assume log-normal lengths of a known mean.
+
+    In tokens, uncapped; `whose` says in words what it is.
     """
     capped, mean_square = capped_moments(mean, cap)
     cut = f", capped at {cap:,}" if round(capped) < round(mean) else ""

@@ -1,4 +1,7 @@
-"""The machine that a plan is for: this one as it is now, or a named one that may be elsewhere."""
+"""Machine that a plan is for: this one, or a named one.
+
+A named one may be elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +34,19 @@ class Machine:
 
 
 def this_machine(ids: tuple[str, ...], *, cpu_replicas: int = 1) -> Machine:
-    """The GPUs with these ids and what is free on them; without ids, the CPU and its memory."""
+    """Describe the GPUs with these ids, or the CPU.
+
+    With the memory that is free on them.
+    """
     if ids:
         return Machine(describe_devices(ids))
     return Machine(ram_gib=free_ram_gib(), cpu_replicas=cpu_replicas)
 
 
 def named_machine(gpu: str | None, *, vram_gib: float | None = None, count: int = 1) -> Machine:
-    """`count` GPUs that need not be here: of the catalogue by name, or any with so much memory
-    (bandwidth unknown).
+    """Describe `count` GPUs that need not be here.
+
+    Of the catalogue by name, or any with so much memory (bandwidth unknown).
     """
     if gpu is not None:
         found = gpu_named(gpu)
@@ -55,8 +62,9 @@ def named_machine(gpu: str | None, *, vram_gib: float | None = None, count: int 
 
 
 def free_ram_gib() -> float:
-    """Memory that a new process may take: what the kernel calls available, within this container's
-    limit.
+    """Measure the memory that a new process may take.
+
+    What the kernel calls available, within this container's limit.
     """
     available = float("inf")
     meminfo = Path("/proc/meminfo")

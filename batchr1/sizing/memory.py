@@ -1,6 +1,6 @@
-"""How vLLM divides a GPU's memory, in bytes per GPU.
+"""Division of a GPU's memory by vLLM, in bytes per GPU.
 
-    total × utilisation = weights + activation peak + other + KV cache    (what vLLM stays within)
+total × utilisation = weights + activation peak + other + KV cache    (what vLLM stays within)
     outside of that     = CUDA context + CUDA graphs + the sampler's buffers  (what it takes on top)
 
 vLLM loads the weights, runs one forward pass of `max_num_batched_tokens` made-up tokens and one
@@ -123,13 +123,17 @@ def _unpacked(arch: Architecture, tensor_parallel: int) -> int:
 
 
 def graph_sizes(num_seqs: int) -> int:
-    """Count the batch sizes that are captured: vLLM's own, and those for prefills."""
+    """Count the batch sizes that are captured.
+
+    vLLM's own, and those for prefills.
+    """
     return len(captured(num_seqs)) + len(prefill_sizes(num_seqs))
 
 
 def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:
-    """CUDA graphs: a fixed pool, and a little per captured size, twice (piecewise, and whole decode
-    steps).
+    """Estimate the bytes of CUDA graphs.
+
+    A fixed pool, and a little per captured size, twice (piecewise, and whole decode steps).
     """
     return 0 if eager else (100 + 8 * graph_sizes(num_seqs)) * _MIB
 

@@ -1,6 +1,7 @@
-"""NVML, NVIDIA's management library, as far as sizing asks it; loaded when it is asked.
+"""Questions to NVML, NVIDIA's management library.
 
-`Nvml` is all that the rest needs, so that tests can put another machine in its place.
+Loaded when it is asked. `Nvml` is all that the rest needs, so that tests can put another machine in
+its place.
 """
 
 from __future__ import annotations
@@ -22,35 +23,48 @@ class Nvml(Protocol):
         """GPUs of the machine."""
 
     def by_index(self, index: int) -> Any:
-        """The handle of the GPU with this index, in the order of the PCI bus.
+        """Find the GPU with this index.
 
-        LookupError: there is none.
+        In the order of the PCI bus. LookupError: there is none.
         """
 
     def by_uuid(self, uuid: str) -> Any:
-        """The handle of a GPU ("GPU-…") or a MIG instance ("MIG-…"). LookupError: there is none."""
+        """Find a GPU ("GPU-…") or MIG instance ("MIG-…").
+
+        Raises `LookupError` where there is none.
+        """
 
     def uuid(self, handle: Any) -> str: ...
 
     def name(self, handle: Any) -> str: ...
 
     def memory(self, handle: Any) -> tuple[int, int]:
-        """(total, free) in bytes; the total without the driver's share, which is the total that
-        CUDA reports.
+        """Read total and free memory, in bytes.
+
+        The total is without the driver's share, as CUDA reports it.
         """
 
     def capability(self, handle: Any) -> tuple[int, int]: ...
 
     def memory_bus(self, handle: Any) -> tuple[int, int] | None:
-        """(width in bits, highest clock in MHz); None where NVML does not say."""
+        """Read the width in bits and highest clock in MHz.
+
+        None where NVML does not say.
+        """
 
     def processes(self, handle: Any) -> list[tuple[int, int | None]]:
-        """(process id, bytes held or None) of everything that computes or draws on the GPU."""
+        """List the processes that compute or draw on the GPU.
+
+        Each is (process id, bytes held or None).
+        """
 
 
 @contextlib.contextmanager
 def open_nvml() -> Iterator[Nvml]:
-    """NVML of this machine. Raises `JobError` where there is no driver or no binding for it."""
+    """Open NVML of this machine.
+
+    Raises `JobError` where there is no driver or no binding for it.
+    """
     try:
         import pynvml  # type: ignore[import-untyped, unused-ignore]
     except ImportError as exc:

@@ -1,6 +1,7 @@
-"""Out of memory: what the engine's own words say about it, and which engine argument to lower next.
+"""Out-of-memory errors, and the engine argument to lower next.
 
-    log text ─ problem_in ─▶ MemoryProblem ─ next_rung ─▶ Rung (changes of arguments), or None
+Told from the engine's own words. log text ─ problem_in ─▶ MemoryProblem ─ next_rung ─▶ Rung
+(changes of arguments), or None
 
 The rungs, in this order: fewer batched tokens → fewer sequences → no CUDA graphs → a smaller share
 of the memory. Where another process holds the memory, the last one comes at once. A rung never
@@ -92,7 +93,10 @@ class MemoryProblem:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One step down: the engine arguments to change. No changes: try the same once more."""
+    """One step down: engine arguments to change.
+
+    No changes: try the same once more.
+    """
 
     name: str
     changes: dict[str, Any]
@@ -100,9 +104,10 @@ class Rung:
 
 
 def problem_in(lines: Iterable[str], *, running: bool = False) -> MemoryProblem | None:
-    """The first memory problem that a log or a traceback tells of; None when it tells of none.
+    """Find the first memory problem in a log or traceback.
 
-    `running`: the engine had started before, and these lines came after.
+    None when it tells of none. `running`: the engine had started before, and these lines came
+    after.
     """
     text = list(lines)
     for line in text:
@@ -182,7 +187,7 @@ def next_rung(
     total_gib: float | None = None,
     taken: Collection[str] = (),
 ) -> Rung | None:
-    """What to lower now; None at the end of the ladder.
+    """Choose the next step down; None at the end.
 
     `fixed`: arguments that the user set. `total_gib`: the GPU's memory, where the problem does not
     say it. `taken`: names of rungs taken before by this worker; only "again" looks at it, because
@@ -218,7 +223,7 @@ def blocking(
     fixed: Collection[str],
     total_gib: float | None = None,
 ) -> tuple[str, ...]:
-    """Of the arguments that the user set, those that a rung would have lowered."""
+    """List arguments of the user that a rung would lower."""
     names = []
     for name in sorted(fixed):
         rung = next_rung(engine_args, problem, fixed=set(fixed) - {name}, total_gib=total_gib)
@@ -232,8 +237,9 @@ def _again(problem: MemoryProblem, taken: Collection[str]) -> Rung | None:
 
 
 def _squeezed(args: Mapping[str, Any], problem: MemoryProblem, total: float | None) -> bool:
-    """Whether an allocation failed because the engine could not have what its share of the GPU
-    promises it.
+    """Tell whether the engine lacked what its share promises.
+
+    An allocation then failed.
     """
     share = args.get("gpu_memory_utilization")
     if (
@@ -247,8 +253,9 @@ def _squeezed(args: Mapping[str, Any], problem: MemoryProblem, total: float | No
 
 
 def _holds(args: Mapping[str, Any], problem: MemoryProblem, total: float | None) -> bool:
-    """Whether what is free suffices by now: the memory of a process that had just died, for
-    instance.
+    """Tell whether what is free suffices by now.
+
+    The memory of a process that had just died may be back, for instance.
     """
     share = args.get("gpu_memory_utilization")
     if problem.available_gib is None or total is None or share is None:
@@ -316,7 +323,10 @@ def _smaller_share(args: Mapping[str, Any], fixed: Collection[str]) -> dict[str,
 def _smaller_kv(
     args: Mapping[str, Any], fixed: Collection[str], free_gib: float | None
 ) -> dict[str, Any] | None:
-    """For engines whose KV cache is given in bytes, as on a CPU: what is free, or half as much."""
+    """Shrink a KV cache that is given in bytes.
+
+    As on a CPU: to what is free, or to half as much.
+    """
     size = args.get("kv_cache_memory_bytes")
     if size is None or "kv_cache_memory_bytes" in fixed:
         return None

@@ -27,7 +27,10 @@ STREAM_INTERVAL = 8
 
 @dataclass(frozen=True, slots=True)
 class MemoryGib:
-    """A GPU's memory in GiB, line by line; on a CPU machine, one engine's share of its memory."""
+    """A GPU's memory in GiB, line by line.
+
+    On a CPU machine, one engine's share of its memory.
+    """
 
     weights_gib: float
     activation_gib: float
@@ -75,7 +78,10 @@ class Plan:
         return self.kinds[kind] if self.kinds else self
 
     def kind_of(self, worker: int) -> int:
-        """The kind of machine that a replica is on: they are numbered kind by kind."""
+        """Find the kind of machine that a replica is on.
+
+        Replicas are numbered kind by kind.
+        """
         for kind, plan in enumerate(self.kinds):
             if worker < plan.replicas:
                 return kind
@@ -83,7 +89,10 @@ class Plan:
         return 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, as `plan --json` and the run record give it."""
+        """Give the plan as plain values.
+
+        As `plan --json` and the run record have it.
+        """
         if self.device == "server":
             return {
                 "fits": True,

@@ -1,6 +1,8 @@
-"""Lock of an output: kept alive by its owner, lost by a dead one.
+"""Lock of an output, kept alive by its owner.
 
-    free ──acquire──▶ held (epoch n) ──renew, check──▶ held ──release──▶ free
+A dead owner loses it.
+
+free ──acquire──▶ held (epoch n) ──renew, check──▶ held ──release──▶ free
                         └──owner dead, or unchanged for stale_after_s──▶
                            held by another (epoch n + 1)
 

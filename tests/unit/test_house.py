@@ -3,8 +3,7 @@
 Each rule is a function from a parsed package to the places that break it. Every rule is also run
 on a planted package that breaks it, so that none of them can pass by looking away.
 
-`KNOWN` names what breaks a rule today. An entry that no longer applies fails the test: delete it.
-`STILL` holds the rules of prose, whose exceptions are counted by room: the counts only fall.
+`KNOWN` names the two places that break a rule. An entry that no longer applies fails the test: delete it.
 """
 
 from __future__ import annotations
@@ -85,28 +84,6 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     "circles": {
         "batchr1.storage.base, batchr1.storage.local, batchr1.storage.s3": "base opens either",
-    },
-    "module_length": {},
-    "folder_size": {},
-    "function_length": {},
-    "parameter_count": {},
-}
-# Exceptions of prose and width by room, at most. A room that has none left leaves the list.
-STILL: dict[str, dict[str, int]] = {
-    "line_length": {
-        "dataset": 1,
-    },
-    "openings": {
-        "dataset": 5,
-        "sizing": 11,
-    },
-    "first_lines": {
-        "dataset": 26,
-        "driver": 1,
-        "engine": 4,
-        "job": 2,
-        "sizing": 66,
-        "storage": 1,
     },
 }
 
@@ -266,8 +243,10 @@ RULES: list[Rule] = [
     parameter_count,
     fmt_skip,
     package_docstrings,
+    line_length,
+    openings,
+    first_lines,
 ]
-COUNTED_RULES: list[Rule] = [line_length, openings, first_lines]
 
 
 @pytest.fixture(scope="module")
@@ -282,17 +261,6 @@ def test_the_package_keeps_the_rule(house: Tree, rule: Rule) -> None:
 
     assert {where: why for where, why in found.items() if where not in known} == {}
     assert [where for where in known if where not in found] == [], "mended: delete it from KNOWN"
-
-
-@pytest.mark.parametrize("rule", COUNTED_RULES, ids=lambda rule: rule.__name__)
-def test_the_exceptions_of_a_room_only_fall(house: Tree, rule: Rule) -> None:
-    found: dict[str, list[Broken]] = defaultdict(list)
-    for broken in rule(house):
-        found[room_of(broken.where.split(":")[0])].append(broken)
-    allowed = STILL.get(rule.__name__, {})
-
-    assert {room: all_ for room, all_ in found.items() if len(all_) > allowed.get(room, 0)} == {}
-    assert [room for room in allowed if room not in found] == [], "mended: delete it from STILL"
 
 
 # A package that keeps every rule.
@@ -371,7 +339,7 @@ def _planted(folder: Path, files: dict[str, str]) -> Tree:
     return read_tree(folder / "batchr1")
 
 
-@pytest.mark.parametrize("rule", [*RULES, *COUNTED_RULES], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_a_sound_package_breaks_no_rule(tmp_path: Path, rule: Rule) -> None:
     assert list(rule(_planted(tmp_path, {}))) == []
 
@@ -390,7 +358,7 @@ def test_a_planted_violation_is_found(
 
 
 def test_every_rule_is_planted() -> None:
-    assert {rule for rule, _, _ in PLANTS} == {*RULES, *COUNTED_RULES}
+    assert {rule for rule, _, _ in PLANTS} == {*RULES}
 
 
 def test_modules_outside_packages_have_names_of_their_own() -> None:

@@ -28,7 +28,7 @@ class Served:
     software: str | None = None
 
     def oddity(self, wanted: str) -> str | None:
-        """Say that a server answers to a name that it does not list."""
+        """Describe a server that answers to an unlisted name."""
         if not self.names or wanted in self.names:
             return None
         shown = ", ".join(self.names[:SHOWN_MODELS])

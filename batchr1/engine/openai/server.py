@@ -63,7 +63,10 @@ def key_of(api_key_env: str) -> str | None:
 
 
 def access_problem(key_env: str, said: str, *, is_certificate: bool) -> str | None:
-    """Say why a server lets nothing through, and what to do; None: for another reason."""
+    """Explain why a server lets nothing through, and what helps.
+
+    None: the reason is another.
+    """
     if is_certificate:
         return (
             f"its certificate is not trusted here ({said}). Set SSL_CERT_FILE to the file of its "

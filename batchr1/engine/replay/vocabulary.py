@@ -55,7 +55,10 @@ class Vocabulary:
 def _marker(
     prompts: Sequence[Sequence[int]], generated: set[int], closing: set[int]
 ) -> tuple[int, int]:
-    """Find the marker at the common end of the prompts, and how many tokens follow it."""
+    """Find the marker at the prompts' common end.
+
+    Also counts the tokens that follow it.
+    """
     backwards = zip(*(reversed(ids) for ids in prompts), strict=False)
     tail = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, backwards)]
     for banned in (generated | closing, generated):

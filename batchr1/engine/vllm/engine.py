@@ -184,7 +184,7 @@ class VllmEngine:
             self.step()
 
     def _warm_up(self) -> None:
-        """Generate some tokens of nothing, for kernels that are compiled on first use.
+        """Generate throw-away tokens, so that kernels get compiled.
 
         Sixteen sequences: from eight on vLLM draws with another kernel than below. On a GPU a full
         batch, as kernels are also compiled for sizes, and a long prompt. There sequences end one

@@ -1,8 +1,8 @@
-"""Ways out where a job does not fit: each computed, as the flags to add. Three at most.
+"""Ways out where a job does not fit, at most three.
 
-First comes an engine argument of the user's that takes too much. Then what keeps answers long,
-cheapest first: published quantised weights, more GPUs of the kind, a KV cache in FP8. A shorter
-`max_tokens` comes last.
+Each is computed, and given as the flags to add. First comes an engine argument of the user's that
+takes too much. Then what keeps answers long, cheapest first: published quantised weights, more GPUs
+of the kind, a KV cache in FP8. A shorter `max_tokens` comes last.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ GPU_COUNTS = (2, 4, 8, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """`flags` to add to the command; `what` says what they do, and what then fits."""
+    """One way out.
+
+    `flags` to add to the command; `what` says what they do, and what then fits.
+    """
 
     flags: str
     what: str
@@ -44,7 +47,7 @@ def alternatives(
     prompts: PromptLengths,
     completions: CompletionLengths,
 ) -> tuple[Alternative, ...]:
-    """What to change so that the job fits, each tried before it is offered."""
+    """Find changes with which the job fits, each tried."""
     if not machine.devices:
         return ()
     arch = Architecture.of_config(model.config)
@@ -70,7 +73,10 @@ def _way(order: int, flags: str, what: str, cost: float = math.inf) -> _Way:
 
 
 def gpu_hours(fit: Fit, demand: Workload, devices: Sequence[Device]) -> float:
-    """Estimate the GPU-hours of a job; infinite where no step time is known."""
+    """Estimate the GPU-hours of a job.
+
+    Infinite where no step time is known.
+    """
     replicas = len(groups_of(devices, fit.tensor_parallel, fit.pipeline_parallel))
     if not fit.tokens_per_s:
         return math.inf
@@ -231,8 +237,9 @@ def _shorter(
     wish: EngineConstraints,
     devices: tuple[Device, ...],
 ) -> int | None:
-    """The largest multiple of 1,024 new tokens with which a sequence fits, by bisection; None below
-    that.
+    """Find the largest multiple of 1,024 new tokens that fits.
+
+    By bisection; None below that.
     """
     if wish.max_model_len is not None:
         return None

@@ -1,4 +1,4 @@
-"""Choices of a buyer: hours and cost by the number of GPUs and the precision of the weights."""
+"""Hours and cost by number of GPUs and precision of weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ FOUR_BITS = ("w4a16", "awq", "gptq")
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One row: what a job would take. `quantization` None: bf16, or as the weights are stored."""
+    """Hours and cost of one choice.
+
+    `quantization` None: bf16, or as the weights are stored.
+    """
 
     gpus: int
     quantization: str | None
@@ -41,9 +44,9 @@ def choices(
     *,
     price: float | None = None,
 ) -> tuple[Choice, ...]:
-    """Plan the job on 1, 2, 4 and 8 GPUs of a kind, for each precision there is.
+    """Plan the job on 1, 2, 4 and 8 GPUs.
 
-    What does not fit has no row. `price`: USD per GPU-hour.
+    For each precision there is. What does not fit has no row. `price`: USD per GPU-hour.
     """
     found = []
     for quantization in _precisions(spec, model, device):
@@ -69,7 +72,10 @@ def choices(
 
 
 def _precisions(spec: JobSpec, model: ModelSource, device: Device) -> list[str | None]:
-    """List what the weights can be: as they are stored, FP8, 4 bits if published."""
+    """List the precisions that the weights can have.
+
+    As they are stored, FP8, and 4 bits if published.
+    """
     arch = Architecture.of_config(model.config)
     entry = VARIANTS.get(spec.model.variant or "")
     published: Sequence[str] = tuple(entry.quantized) if entry is not None else ()

@@ -1,5 +1,6 @@
-"""What each variant needs: bytes of weights at three precisions, and the smallest GPUs that run it
-usefully.
+"""Needs of each variant: bytes of weights, and smallest GPUs.
+
+At three precisions, and GPUs that run it usefully.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ class GpuSet:
 
 
 def precisions(entry: Variant) -> tuple[Precision, ...]:
-    """bf16, FP8 and 4 bits, whether or not someone publishes them; 4 bits as w4a16 where there is a
-    choice.
+    """List bf16, FP8 and 4 bits, published or not.
+
+    4 bits as w4a16 where there is a choice.
     """
     arch = Architecture.of_config(entry.config)
     plain = replace(arch, stored_as=None)
@@ -80,14 +82,20 @@ def precisions(entry: Variant) -> tuple[Precision, ...]:
 
 
 def demand(entry: Variant) -> Workload:
-    """A maths job of 1,000 rows, each answered as far as DeepSeek lets the model write."""
+    """Make a maths job of 1,000 rows.
+
+    Each is answered as far as DeepSeek lets the model write.
+    """
     new_tokens = min(entry.generation_len, entry.context_len)
     completions = default_lengths("math", new_tokens)
     return Workload(PROMPTS, completions, PROMPTS.rows, new_tokens, entry.context_len)
 
 
 def on_gpus(entry: Variant, precision: Precision, gpu: str, count: int) -> Fit | None:
-    """Fit the variant on these GPUs; None where it cannot be cut so."""
+    """Fit the variant on these GPUs.
+
+    None where it cannot be cut so.
+    """
     devices = named_machine(gpu, count=count).devices
     return best_fit(
         precision.arch, precision.quantization, demand(entry), EngineConstraints(), devices
@@ -95,7 +103,10 @@ def on_gpus(entry: Variant, precision: Precision, gpu: str, count: int) -> Fit |
 
 
 def smallest_set(entry: Variant, precision: Precision) -> GpuSet | None:
-    """Find the set of common GPUs with the least memory that holds it; then with fewest GPUs."""
+    """Find the common GPUs with the least memory that hold it.
+
+    Of equal ones, those with fewest GPUs.
+    """
     for gpu, count in _sets_by_memory():
         if GPUS[gpu].memory_gib * count * 2**30 < precision.weight_bytes:
             continue

@@ -57,7 +57,10 @@ class StoredWeights:
     note: str | None = None
 
     def bytes_of(self, part: Part, layer: int) -> float | None:
-        """Bytes of a weight in a part of a layer; None: 16 bits."""
+        """Count the bytes of a weight in a part of a layer.
+
+        None: 16 bits.
+        """
         names = [f"layers.{layer}.{name}" for name in _NAMES[part]]
         if _named(self.ignored, names):
             return None
@@ -139,7 +142,10 @@ def _uniform(name: str, size: float, ignored: tuple[str, ...]) -> StoredWeights:
 
 
 def _grouped(given: Mapping[str, Any], name: str, ignored: tuple[str, ...]) -> StoredWeights:
-    """Read AWQ and GPTQ: bits, a scale and a zero point a group."""
+    """Read AWQ and GPTQ.
+
+    Bits, and a scale and a zero point a group.
+    """
     bits = _whole(given.get("bits", given.get("w_bit")), 4)
     group = _whole(given.get("group_size", given.get("q_group_size")), 128)
     size = bits / 8
