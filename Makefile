@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # What a command says goes to a log beside its target, and is shown where it fails: pip warns by the hundred.
 quietly = { $(1); } > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
 
-.PHONY: math quick test lint types s3 s3-long crash crash-long cluster airflow environments slow bench bench-peers bench-all clean
+.PHONY: math quick test lint types s3 s3-long crash crash-long pauses cluster airflow environments slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -43,9 +43,13 @@ s3-long: $(VENV)/.dev
 crash: $(VENV)/.dev
 	BATCHR1_KILLS=10 $(BIN)/python -m pytest -m slow -s tests/crash/test_random_kills.py -k short
 
-# The long leg: every test of tests/crash, and a hundred kills over four jobs.
+# The long leg: every step, and a hundred kills over four jobs.
 crash-long: $(VENV)/.dev
-	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow -s tests/crash -k 'not short'
+	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow -s tests/crash -k 'not short' --ignore tests/crash/test_pauses.py
+
+# A paused owner at every call, while another run takes over: eight kinds of run, some hours.
+pauses: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow -s tests/crash/test_pauses.py --timeout 36000
 
 # A Ray cluster on this machine, its nodes killed and added; with vLLM, to a real S3 server.
 cluster: $(VENV)/.dev
