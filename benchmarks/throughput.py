@@ -45,8 +45,8 @@ from traces import KINDS, TraceSpec, write_dataset
 
 from batchr1.models.catalogue import VARIANTS
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.memory import BLOCK_TOKENS
 from batchr1.sizing.nvml import open_nvml
+from batchr1.sizing.shape.layers import BLOCK_TOKENS
 
 ON_LLM = ("generate", "chunked")
 SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")

@@ -3,7 +3,8 @@
 Each rule is a function from a parsed package to the places that break it. Every rule is also run
 on a planted package that breaks it, so that none of them can pass by looking away.
 
-`KNOWN` names the two places that break a rule. An entry that no longer applies fails the test: delete it.
+`KNOWN` names the two places that break a rule. An entry that no longer applies fails the
+test: delete it.
 """
 
 from __future__ import annotations
