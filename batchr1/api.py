@@ -6,6 +6,7 @@ the line that the command line prints. docs/python.md has examples.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def run(job: str | Path, **changes: Unpack[RunChanges]) -> Summary:
     from batchr1.driver.context import RunOptions
     from batchr1.driver.run_job import run_job
 
-    options = _options(changes)
+    options = _options(changes, RunChanges)
     spec = options.read(Path(job))
     given = RunOptions(
         fresh=changes.get("fresh", False),
@@ -152,13 +153,21 @@ def load(output: str | Path) -> pl.LazyFrame:
     return pl.scan_parquet(paths, missing_columns="insert", extra_columns="ignore")
 
 
-def _options(changes: Mapping[str, Any]) -> JobOptions:
+def _options(changes: Mapping[str, Any], known: type = JobChanges) -> JobOptions:
     """Put changes into the options of the command line."""
-    from batchr1.cli.options import JobOptions
+    from batchr1.cli.options import SIMPLE_FLAGS, JobOptions
+    from batchr1.errors import UsageError
 
-    names = ("variant", "output", "date", "gpus", "devices", "executor")
-    given: dict[str, Any] = {name: str(changes[name]) for name in names if name in changes}
-    given |= {name: changes[name] for name in ("limit", "replicas") if name in changes}
+    names = known.__annotations__
+    for name in changes:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(names)}."
+            raise UsageError(f"{name}: there is no such change. {hint}")
+    given: dict[str, Any] = {}
+    for name in SIMPLE_FLAGS.keys() & changes.keys():
+        value = changes[name]
+        given[name] = str(value) if isinstance(value, Path) or name == "gpus" else value
     settings = tuple(f"{key}={_as_yaml(value)}" for key, value in changes.get("set", {}).items())
     return JobOptions(settings=settings, **given)
 

@@ -106,7 +106,7 @@ COLUMNS: tuple[Column, ...] = (
         "reasoning_tokens",
         _count,
         True,
-        "generated inside the think block; null likewise",
+        "generated inside the think block; null where a server does not say",
         "tokens",
     ),
     Column(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchr1.backends.base import Backend, Measured, Place, label_of, refuse_foreign_keys
 from batchr1.errors import JobError
+from batchr1.job.sampling import NEED_TOKENS
 
 if TYPE_CHECKING:
     from batchr1.dataset.prompts import Renderer
@@ -18,17 +19,7 @@ if TYPE_CHECKING:
     from batchr1.storage.uri import StorageOptions
     from batchr1.worker.loop import Channel
 
-_OFF_BY_SERVERS = ("top_k", "min_p")
-_NEED_TOKENS = ("thinking_budget", "answer_budget", "closing_sentence", "stop_loops", "ignore_eos")
-# Keys that had no place of their own once: jobs that give them in engine.extra_body go on.
-_LATER = (
-    "stop",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "bad_words",
-)
+_ALWAYS_OURS = ("n", "temperature", "top_p", "max_tokens", "seed")
 
 
 class OpenAIBackend:
@@ -56,7 +47,7 @@ class OpenAIBackend:
         _check_engine(spec)
         _check_model(spec)
         _check_prompting(spec)
-        for name in _NEED_TOKENS:
+        for name in NEED_TOKENS:
             if getattr(spec.sampling, name):
                 raise ValueError(
                     f"sampling.{name} needs a model's tokens under way, and engine.kind openai "
@@ -164,10 +155,12 @@ def _check_engine(spec: JobSpec) -> None:
             "engine.base_url is required with engine.kind openai (such as http://localhost:8000/v1)"
         )
     for name in engine.extra_body:
-        if name in (*_OFF_BY_SERVERS, *_LATER) and getattr(spec.sampling, name) is None:
-            continue  # each program has its own value for none
-        if name in type(spec.sampling).model_fields:
-            raise ValueError(f"engine.extra_body: {name} has a place of its own (sampling.{name})")
+        field = type(spec.sampling).model_fields.get(name)
+        if field is None or (
+            name not in _ALWAYS_OURS and getattr(spec.sampling, name) == field.default
+        ):
+            continue  # left unset, it is the server's: each program has its own value for none
+        raise ValueError(f"engine.extra_body: {name} has a place of its own (sampling.{name})")
     if engine.max_cost is not None and engine.price is None:
         raise ValueError(
             "engine.max_cost needs engine.price, USD per million tokens (got no price)"

@@ -321,7 +321,7 @@ def _prompting_lines(d: dict[str, Any]) -> list[str]:
     if d["recommended_sampling"]:
         pairs = d["recommended_sampling"].items()
         shown = ", ".join(f"{name} {value}" for name, value in pairs)
-        lines.append(f"sampling {shown} is what the model recommends (sampling.preset: model)")
+        lines.append(f"sampling the model recommends {shown} (sampling.preset: model takes it)")
     return lines
 
 

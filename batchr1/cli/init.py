@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +111,7 @@ def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) ->
         lines.append("# gold: COLUMN  # the right answer, if you have it")
     place = data
     if "://" not in data:
-        place = str(Path(data).absolute())
+        place = os.path.relpath(data, file.parent)
     return TEMPLATE.format(
         file=file,
         name=name,

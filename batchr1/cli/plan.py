@@ -93,6 +93,7 @@ def command(
             echo(json.dumps(_misfit(exc)))
             ctx.exit(exc.exit_code)
     document = plan.to_dict() | {"model": context.model.name, "notes": [*notes, *plan.notes]}
+    document["is_whole_context"] = plan.max_model_len == context.model.context_len
     document["choices"] = [dataclasses.asdict(choice) for choice in choices]
     text = as_text(plan, document)
     if choices:
@@ -151,6 +152,12 @@ def _count(gpus: str | None) -> int:
     return int(gpus)
 
 
+def _context_is(document: dict[str, Any]) -> str:
+    if document.get("is_whole_context"):
+        return "the model's limit"
+    return "longest prompt + max_tokens"
+
+
 def as_text(plan: Plan, document: dict[str, Any]) -> str:
     """Format the plan as lines: engines, memory, time and cost."""
     where = f"{plan.replicas} × {plan.device}"
@@ -163,7 +170,7 @@ def as_text(plan: Plan, document: dict[str, Any]) -> str:
     lines = [
         f"model    {document['model']}",
         f"engines  {where}",
-        f"context  {plan.max_model_len:,} tokens (longest prompt + max_tokens)",
+        f"context  {plan.max_model_len:,} tokens ({_context_is(document)})",
         f"batch    {plan.max_num_seqs:,} sequences, {plan.max_num_batched_tokens:,} tokens a step",
         f"memory   {m.weights_gib:8.2f} GiB weights",
         f"         {m.activation_gib:8.2f} GiB activation peak",

@@ -68,9 +68,15 @@ def command(
 
     if rows is None:
         rows = sys.maxsize if ids else FEW
+    found = find_outputs(outputs)
+    for output in found:
+        if not output.was_tried():
+            raise UsageError(
+                f"{output.uri}: not an output of batchr1. Give the folder that a job wrote."
+            )
     count = 0
     choice = Choice(ids, flags, correct, truncated)
-    for row in find_rows(find_outputs(outputs), choice, rows):
+    for row in find_rows(found, choice, rows):
         if as_json:
             echo(json.dumps(row, ensure_ascii=False, default=str))
         else:

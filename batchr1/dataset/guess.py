@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchr1.dataset.types import Use, misfit
+from batchr1.dataset.types import Use, is_text, misfit
 
 # Names that public datasets give such columns, the likelier ones first.
 IDS = ("id", "uid", "uuid", "unique_id", "problem_id", "question_id", "task_id", "row_id", "index")
@@ -65,7 +65,7 @@ def _longest_text(rows: pa.Table) -> str | None:
         name: pc.sum(pc.utf8_length(rows[name])).as_py() or 0
         for name in rows.column_names
         if misfit("input.prompt", rows.schema.field(name).type) is None
-        and pa.types.is_string(rows.schema.field(name).type)
+        and is_text(rows.schema.field(name).type)
     }
     return max(lengths, key=lambda name: lengths[name], default=None)
 
@@ -77,8 +77,6 @@ def _is_unique(column: pa.ChunkedArray) -> bool:
 def _is_group(column: pa.ChunkedArray) -> bool:
     """Whether a column holds few values, each short: a subject, a level."""
     kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         return False
     return bool(pc.count_distinct(column).as_py() <= max(1, FEW_VALUES * len(column)))

@@ -61,7 +61,7 @@ def card(
     hub_id, licence = licence_of(variant)
     name = str(spec.get("name") or "batchr1 export")
     splits = summary["splits"]
-    ending = summary["format"]
+    ending, digest = summary["format"], summary["digest"]
     metadata: dict[str, Any] = {
         "pretty_name": f"{name} ({model.get('name', 'a reasoning model')})",
         "license": hub_id,
@@ -77,7 +77,8 @@ def card(
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": split, "path": f"data/{split}-*.{ending}"} for split in splits
+                    {"split": split, "path": f"data/{split}-{digest}-*.{ending}"}
+                    for split in splits
                 ],
             }
         ],

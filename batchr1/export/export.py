@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
     with destination.staging() as folder:
         think_tags = Format.of_record(job.get("format"))
         schema = _write_rows(output, options, selection, folder / "data", think_tags)
+        summary["digest"] = _name_by_content(folder / "data")
         features = json_features(schema) if options.format == "jsonl" else None
         text = card(summary, job, features=features)
         (folder / CARD).write_text(text, encoding="utf-8")
@@ -77,6 +79,24 @@ def _summary(
         "generated": " to ".join(dict.fromkeys([min(started), max(started)])) if started else None,
         "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _name_by_content(folder: Path) -> str:
+    """Put a digest of all files into each name, and return it.
+
+    `datasets` keeps what it read under the names of files: another export of the same folder would
+    be taken for the first.
+    """
+    files = sorted(folder.iterdir())
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    digest = whole.hexdigest()[:12]
+    for path in files:
+        split, _, rest = path.name.partition("-")
+        path.rename(folder / f"{split}-{digest}-{rest}")
+    return digest
 
 
 def _plain(labels: pl.Series) -> pa.Array:

@@ -24,6 +24,8 @@ _NOT_DRAWING = {
     "answer_schema",
     "answer_regex",
 }
+# Keys that need a generation's tokens as they come: a server gives none.
+NEED_TOKENS = ("thinking_budget", "answer_budget", "closing_sentence", "stop_loops", "ignore_eos")
 _StopText = Annotated[str, Field(min_length=1)]
 
 

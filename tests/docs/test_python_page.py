@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,8 @@ import pytest
 from replay_job import questions, replay, set_engine, write_job
 
 import batchr1
+from batchr1.api import JobChanges
+from batchr1.cli.options import JobOptions
 from batchr1.errors import BatchError, OutputError, UsageError
 
 PAGE = Path(__file__).parents[2] / "docs/python.md"
@@ -72,3 +75,15 @@ def test_an_error_is_the_commands_line(folder: Path) -> None:
         batchr1.run("absent.yaml")
     with pytest.raises(AttributeError, match="has no attribute 'walk'"):
         batchr1.walk  # noqa: B018
+
+
+def test_a_change_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^limt: there is no such change. Did you mean limit\?$"):
+        batchr1.run(tmp_path / "job.yaml", limt=3)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="fresh: there is no such change"):
+        batchr1.check(tmp_path / "job.yaml", fresh=True)  # type: ignore[call-arg]
+
+
+def test_every_option_of_a_job_is_a_change() -> None:
+    options = {field.name for field in fields(JobOptions)}
+    assert JobChanges.__annotations__.keys() == options - {"settings"} | {"set"}

@@ -61,6 +61,13 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
         {"prompt": [1.5, 2.5, 3.5, 4.5], "question": FOUR},
         Guess(None, "question", None, None),
     ),
+    "texts as polars writes them": (
+        {
+            "problem_text": pa.array(FOUR, pa.large_string()),
+            "topic": pa.array(["x"] * 4, pa.large_string()),
+        },
+        Guess(None, "problem_text", None, None, ["topic"]),
+    ),
     "no text at all": ({"a": [1.0, 2.0]}, Guess(None, None, None, None)),
 }
 
@@ -103,6 +110,7 @@ def test_odd_names_are_quoted(tmp_path: Path) -> None:
     assert job.input.prompt == "a: b #c"
     assert job.output.keep == ["yes", "[k]"]
     assert job.input.path == str(data)
+    assert "path: ../my data (1).jsonl" in (tmp_path / "jobs/mine.yaml").read_text()
 
 
 def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -69,6 +69,14 @@ def test_outputs_of_a_glob_are_looked_through_in_turn(output: Path) -> None:
     assert ids(output.parent / "out*", "--wrong") == ["row/1", "row/4", "row/1"]
 
 
+@pytest.mark.parametrize("name", ["nowhere", "job.yaml"])
+def test_what_is_no_output_is_refused(tmp_path: Path, name: str) -> None:
+    result = show(tmp_path / name)
+
+    assert result.exit_code == 2
+    assert "not an output of batchr1. Give the folder that a job wrote." in result.stderr
+
+
 def test_no_such_row_is_said_and_an_unknown_flag_gets_the_list(output: Path) -> None:
     assert show(output, "--id", "nobody").stderr == "no such row\n"
     unknown = show(output, "--flag", "loops")

@@ -71,4 +71,4 @@ class GoldColumn:
                 return f"{self.yes_no:,} of {self.golds:,} right answers are yes or no"
             case "aime":
                 return f"all {self.golds:,} right answers are integers below 1000, some as 012"
-        return f"{self.golds:,} right answers of no single closed form"
+        return f"{self.golds:,} right answers, neither all letters, nor yes or no, nor as AIME's"
