@@ -85,6 +85,7 @@ class Generation:
         stops = rules.stops_of(item)
         if stops is not None and self._finder is not None:
             self._watch = StopWatch(stops, self._finder)
+        self._budgets, self._meter = rules.budgets, None
         self.item = item = self._before_bound(item)
         partial = item.partial
         self.tokens = array(
@@ -97,7 +98,6 @@ class Generation:
         self._searched_from = 0  # loops are looked for from here on: behind a closing
         self._closing: array[int] | None = None
         self._loops = LoopDetector(self.offset) if rules.stop_loops else None
-        self._budgets, self._meter = rules.budgets, None
         if rules.budgets is not None:
             opened, injected = item.prompt.opened, self.injected
             self._meter = rules.budgets.meter(
@@ -201,7 +201,9 @@ class Generation:
         self.is_bound = True
         if partial.finish_reason is not None or finder.start is None:
             return item
-        kept = dataclasses.replace(partial, token_ids=partial.token_ids[: finder.start])
+        # What closed the trace may go on behind the tag: it stays, and is no part of the answer.
+        length = max(finder.start, self._closing_end(partial))
+        kept = dataclasses.replace(partial, token_ids=partial.token_ids[:length])
         return dataclasses.replace(item, partial=kept)
 
     def _begins_bound_answer(self, new: Sequence[int]) -> int | None:
@@ -245,14 +247,17 @@ class Generation:
         """
         if not self.injected or self._budgets is None:
             return len(self.tokens)
-        closing = list(self._budgets.closing[: self.injected])
-        for at in range(len(self.tokens) - len(closing) + 1):
-            if (
-                self.tokens[at] == closing[0]
-                and list(self.tokens[at : at + len(closing)]) == closing
-            ):
-                return at
-        return len(self.tokens)
+        return _place(self._budgets.closing[: self.injected], self.tokens)
+
+    def _closing_end(self, partial: ResumePoint) -> int:
+        """Count the saved tokens up to the end of what was put in.
+
+        0 where nothing was.
+        """
+        if not partial.injected or self._budgets is None:
+            return 0
+        at = _place(self._budgets.closing[: partial.injected], partial.token_ids)
+        return at + partial.injected if at < len(partial.token_ids) else 0
 
     def _closed_by(self) -> Literal["budget", "loop"] | None:
         """Name what closed the trace, by all that the tokens tell."""
@@ -340,3 +345,12 @@ class Generation:
     @property
     def key(self) -> SampleKey:
         return self.item.key
+
+
+def _place(part: Sequence[int], tokens: Sequence[int]) -> int:
+    """Find where a part begins among tokens; their count where it is not there."""
+    wanted = list(part)
+    for at in range(len(tokens) - len(wanted) + 1):
+        if tokens[at] == wanted[0] and list(tokens[at : at + len(wanted)]) == wanted:
+            return at
+    return len(tokens)

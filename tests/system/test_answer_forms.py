@@ -16,6 +16,7 @@ from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
 from batchr1.job import load_job
 from batchr1.reasoning import ThinkTags
+from batchr1.reasoning.budgets import Budgets
 from batchr1.reasoning.contents import AnswerForm
 from batchr1.records import Prompt, ResumePoint, WorkItem
 from batchr1.worker.generation import Generation, Rules
@@ -29,7 +30,7 @@ SCHEMA = {
 }
 GREEDY = {"temperature": 0, "top_p": 1.0, "max_tokens": 600}
 FLOAT32 = {"variant": "r1-tiny", "engine_args": {"dtype": "float32", "max_num_seqs": 32}}
-CLOSE, END = 2, 3
+CLOSE, END, BLANK = 2, 3, 4
 
 
 def job(folder: Path, name: str, rows: int, **sampling: Any) -> Path:
@@ -100,10 +101,11 @@ def test_a_form_is_checked(form: AnswerForm, answer: str | None, fits: bool) -> 
     assert form.fits(answer) is fits
 
 
-def bound(partial: ResumePoint | None = None) -> Generation:
+def bound(partial: ResumePoint | None = None, thinking: int | None = None) -> Generation:
     tags = ThinkTags.of_ids(close_id=CLOSE, end_ids=frozenset({END}))
+    budgets = None if thinking is None else Budgets(thinking, None, 500, (CLOSE, BLANK), tags)
     item = WorkItem(Prompt("r", "", (5,), True, b""), 0, 500, "max_tokens", partial=partial)
-    return Generation(item, Rules(binds=tags))
+    return Generation(item, Rules(budgets, binds=tags))
 
 
 def test_the_answer_is_asked_for_from_the_closing_tag_on() -> None:
@@ -125,6 +127,20 @@ def test_a_saved_answer_begins_again_at_its_tag() -> None:
     assert not inside.request("b").is_answer
     ended = bound(ResumePoint((10, CLOSE, 13, END), finish_reason="stop"))
     assert (ended.ended(), len(ended.tokens)) == ("stop", 4)
+
+
+def test_a_saved_answer_begins_again_behind_all_that_closed_its_trace() -> None:
+    whole = bound(thinking=2)
+    assert whole.take([10, 11, 12]) == "close"
+    whole.close()
+    before = whole.tokens.tolist()
+    assert before == [10, 11, CLOSE, BLANK]
+    assert whole.take([13, 14]) is None
+
+    saved = whole.saved()
+    resumed = bound(ResumePoint(tuple(saved.tokens), injected=saved.injected), thinking=2)
+    assert resumed.tokens.tolist() == before
+    assert resumed.request("a").is_answer
 
 
 def test_an_answer_that_does_not_fit_is_flagged(tmp_path: Path) -> None:
