@@ -134,6 +134,7 @@ def load(output: str | Path) -> pl.LazyFrame:
     Local files are read lazily; those on S3 at once. Raises `OutputError` where nothing is.
     """
     import polars as pl
+    import pyarrow as pa
 
     from batchr1.errors import OutputError
     from batchr1.output.folder import Output
@@ -150,11 +151,16 @@ def load(output: str | Path) -> pl.LazyFrame:
         frames = [pl.DataFrame(pl.from_arrow(found.read_part(rel, None))) for rel in parts]
         return pl.concat(frames, how="diagonal").lazy()
     paths = [Path(found.uri) / rel for rel in parts]
-    return pl.scan_parquet(paths, missing_columns="insert", extra_columns="ignore")
+    stored = pa.schema(list(found.part_columns(parts[0]).items()))  # with those that came later
+    schema = pl.DataFrame(stored.empty_table()).schema
+    return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore")
 
 
 def _options(changes: Mapping[str, Any], known: type = JobChanges) -> JobOptions:
-    """Put changes into the options of the command line."""
+    """Put changes into the options of the command line.
+
+    None is no change. Raises `UsageError` for a name that is none of `known`.
+    """
     from batchr1.cli.options import SIMPLE_FLAGS, JobOptions
     from batchr1.errors import UsageError
 
@@ -164,10 +170,11 @@ def _options(changes: Mapping[str, Any], known: type = JobChanges) -> JobOptions
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(names)}."
             raise UsageError(f"{name}: there is no such change. {hint}")
+    changes = {name: value for name, value in changes.items() if value is not None}
     given: dict[str, Any] = {}
     for name in SIMPLE_FLAGS.keys() & changes.keys():
         value = changes[name]
-        given[name] = str(value) if isinstance(value, Path) or name == "gpus" else value
+        given[name] = value if name in ("limit", "replicas") else str(value)
     settings = tuple(f"{key}={_as_yaml(value)}" for key, value in changes.get("set", {}).items())
     return JobOptions(settings=settings, **given)
 

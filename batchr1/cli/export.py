@@ -128,7 +128,7 @@ def command(
     from batchr1.export.export import export_output
     from batchr1.export.labels import rate_range
     from batchr1.export.options import ExportOptions
-    from batchr1.output.folder import Output
+    from batchr1.output.find import open_output
     from batchr1.storage.base import open_storage
 
     options = ExportOptions(
@@ -147,7 +147,7 @@ def command(
         agrees_with_majority,
         labels,
     )
-    summary = export_output(Output(open_storage(output)), open_storage(dest), options)
+    summary = export_output(open_output(output), open_storage(dest), options)
     text = as_text(summary)
     if as_json:
         text = json.dumps(summary, ensure_ascii=False, default=str)

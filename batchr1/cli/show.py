@@ -120,7 +120,8 @@ def _wrapped(text: str | None, chars: int) -> list[str]:
         return [f"{INDENT}(none)"]
     if chars and len(text) > chars:
         half = chars // 2
-        text = f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
+        end = len(text) - half
+        text = f"{text[:half]}\n[… {end - half:,} characters …]\n{text[end:]}"
     lines: list[str] = []
     for line in _printable(text).split("\n"):
         lines.extend(

@@ -77,7 +77,8 @@ def command(
     if rows or follow:
         if by is not None or show_failed:
             raise click.UsageError("--rows and --follow show rows alone: leave --by, --failed out")
-        _say_rows(_output_of(target, job, options), rows, follow=follow, as_json=as_json)
+        looked_at = _open_begun(target) if job is None else _output_of(target, job, options)
+        _say_rows(looked_at, rows, follow=follow, as_json=as_json)
         return
     pending = spared = None
     found, counts = look_up(target, options)
@@ -147,6 +148,9 @@ def _say_rows(output: Output, count: int | None, *, follow: bool, as_json: bool)
     def say_one(row: dict[str, Any]) -> None:
         click.echo(json.dumps(row, default=str) if as_json else row_text(row))
 
+    if not output.was_tried():
+        echo(f"{output.uri}: nothing here yet", err=True)
+        return
     if follow:
         follow_rows(output, say_one, count or 3)
         return
@@ -177,6 +181,13 @@ def _open(target: str) -> Output:
     from batchr1.storage.base import open_storage
 
     return Output(open_storage(target))
+
+
+def _open_begun(target: str) -> Output:
+    """Open an output that a run has begun."""
+    from batchr1.output.find import open_output
+
+    return open_output(target)
 
 
 def _output_of(target: str, job: Path | None, options: JobOptions) -> Output:

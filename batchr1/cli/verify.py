@@ -44,9 +44,8 @@ def command(
     """
     if gold is None and (gold_column or id_column):
         raise click.UsageError("--gold-column and --id-column belong to --gold")
-    from batchr1.output.folder import Output
+    from batchr1.output.find import open_output
     from batchr1.rejudge.output import GoldFile, judge_again, to_dict
-    from batchr1.storage.base import open_storage
 
     given = {
         "kind": kind,
@@ -61,7 +60,7 @@ def command(
     golds = None
     if gold is not None:
         golds = GoldFile(gold, id_column, gold_column)
-    found = judge_again(Output(open_storage(target)), changes, golds)
+    found = judge_again(open_output(target), changes, golds)
     say(to_dict(found), as_text(found), as_json=as_json)
 
 

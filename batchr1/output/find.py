@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from batchr1.errors import InputError, JobError, StorageError, UsageError
 from batchr1.output.folder import Output
@@ -17,14 +18,14 @@ _MAGIC = re.compile(r"[*?\[]")
 def find_outputs(uris: Sequence[str]) -> list[Output]:
     """Find the outputs that folders and globs name, each once.
 
-    They keep the order of their names; those of a glob are sorted. A folder is taken as it is,
-    whatever it holds. A glob takes the outputs of batchr1 among the folders that it matches. Raises
-    `UsageError` for a glob without any.
+    They keep the order of their names; those of a glob are sorted. A glob takes the outputs of
+    batchr1 among the folders that it matches. Raises `UsageError` for a glob without any, and as
+    `open_output` does.
     """
     found: dict[str, Output] = {}
     for uri in uris:
-        named = Output(open_storage(uri))
-        if not is_glob(uri) or named.was_tried():
+        if not is_glob(uri) or _opened(uri).was_tried():
+            named = open_output(uri)
             found[named.uri] = named
             continue
         matches = [
@@ -34,6 +35,17 @@ def find_outputs(uris: Sequence[str]) -> list[Output]:
             raise UsageError(f"{uri}: the glob matches no output of batchr1. Check the pattern.")
         found |= {one.uri: one for one in matches}
     return list(found.values())
+
+
+def open_output(uri: str) -> Output:
+    """Open an output. Raises `UsageError` where no run has begun."""
+    found = _opened(uri)
+    is_file = found.storage.kind == "local" and Path(found.uri).is_file()
+    if is_file or not found.was_tried():
+        raise UsageError(
+            f"{found.uri}: not an output of batchr1. Give the folder that a job wrote."
+        )
+    return found
 
 
 def is_glob(uri: str) -> bool:

@@ -7,9 +7,11 @@ import io
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from made_output import good_row, table_of, write_output
 from replay_job import questions, replay, set_engine, write_job
 
 import batchr1
@@ -57,6 +59,29 @@ def test_a_change_keeps_its_type(folder: Path) -> None:
     changes = {"sampling.stop": ["a", "b: c"], "sampling.seed": None, "name": "4"}
     found = batchr1.check("job.yaml", set=changes)
     assert found["job"] == "4"
+
+
+def test_no_change_goes_by_unseen(folder: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"^limt: no such change \(need .*\)\. Did you mean limit\?"
+    ):
+        batchr1.run("job.yaml", limt=8)  # type: ignore[call-arg]
+    assert not (folder / "out").exists()
+    with pytest.raises(UsageError, match=r"^stop_after: no such change"):
+        batchr1.plan("job.yaml", stop_after="1h")  # type: ignore[call-arg]
+    nothing: dict[str, Any] = {"variant": None, "limit": None, "gpus": None, "set": None}
+    assert batchr1.plan("job.yaml", **nothing).replicas == 1
+
+
+def test_parts_of_an_older_version_hide_no_column_of_newer_ones(tmp_path: Path) -> None:
+    newer = table_of([good_row(0, verdict_by="exact")])
+    older = table_of([good_row(1)]).drop_columns(["verdict_by"])
+    for parts in ([older, newer], [newer, older]):
+        output = tmp_path / str(len(list(tmp_path.iterdir())))
+        write_output(output, parts)
+        rows = batchr1.load(output).collect()
+        assert rows.columns == newer.schema.names
+        assert rows["verdict_by"].null_count() == 1
 
 
 def test_an_error_is_the_commands_line(folder: Path) -> None:

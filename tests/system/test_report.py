@@ -477,11 +477,11 @@ def test_a_report_on_s3_lies_beside_its_results(s3: S3, monkeypatch: pytest.Monk
 BAD = {
     "nothing there": (
         ["TMP/none"],
-        "TMP/none: not an output of batchr1. Give the folder that a job wrote, or the job file.",
+        "TMP/none: not an output of batchr1. Give the folder that a job wrote.",
     ),
     "a foreign folder": (
         ["TMP"],
-        "TMP: not an output of batchr1. Give the folder that a job wrote, or the job file.",
+        "TMP: not an output of batchr1. Give the folder that a job wrote.",
     ),
     "no such column": (
         ["TMP/out", "--by", "topic"],

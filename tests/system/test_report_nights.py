@@ -367,7 +367,7 @@ BAD: dict[str, tuple[Sequence[str], str]] = {
     ),
     "one that is none": (
         ["TMP/out", "TMP/foreign", "--json"],
-        "TMP/foreign: not an output of batchr1. Give the folder that a job wrote, or the job file.",
+        "TMP/foreign: not an output of batchr1. Give the folder that a job wrote.",
     ),
     "a price that is none": (
         ["TMP/out", "--price", "-1"],

@@ -46,9 +46,19 @@ def test_the_newest_rows_are_shown_short_to_people(output: Path) -> None:
     assert lines[3] == "  answer     a�[31m b", "no terminal obeys a row"
 
 
-def test_nothing_is_said_where_nothing_is(tmp_path: Path) -> None:
-    done = status(tmp_path / "absent", "--rows", "3")
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "no rows yet\n")
+@pytest.mark.parametrize("option", ["--rows=3", "--follow"])
+def test_an_output_that_is_none_is_refused(tmp_path: Path, option: str) -> None:
+    done = status(tmp_path / "absent", option)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"batchr1: {tmp_path}/absent: not an output of batchr1.")
+
+
+@pytest.mark.parametrize("option", ["--rows=3", "--follow"])
+def test_a_job_that_never_ran_has_no_rows_yet(tmp_path: Path, option: str) -> None:
+    questions(4).write_parquet(tmp_path / "in.parquet")
+    done = status(write_job(tmp_path), option)
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == f"{tmp_path}/out: nothing here yet\n"
 
 
 def test_rows_do_not_go_with_other_looks(output: Path) -> None:

@@ -107,3 +107,23 @@ def test_long_texts_are_cut_in_their_middle(tmp_path: Path) -> None:
 
     assert "[… 3,800 characters …]" in show(tmp_path / "out").stdout
     assert show(tmp_path / "out", "--chars", "0").stdout.count("z") == 5000
+
+
+def test_a_cut_to_one_character_cuts(tmp_path: Path) -> None:
+    made(tmp_path / "out", [good_row(0, reasoning="z" * 5000)])
+    shown = show(tmp_path / "out", "--chars", "1").stdout
+
+    assert "[… 5,000 characters …]" in shown
+    assert "z" not in shown
+
+
+@pytest.mark.parametrize("words", [["show"], ["verify"], ["export", "--to", "raw"], ["report"]])
+def test_a_place_that_is_no_output_is_refused(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "job.yaml").write_text("name: none")
+    more = [str(tmp_path / "dest")] * (words[0] == "export")
+    for place in (tmp_path / "job.yaml", tmp_path / "nowhere", tmp_path):
+        done = CliRunner().invoke(main, [*words, str(place), *more], catch_exceptions=False)
+        assert done.exit_code == 2
+        assert done.stderr == (
+            f"batchr1: {place}: not an output of batchr1. Give the folder that a job wrote.\n"
+        )
