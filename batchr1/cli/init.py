@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 1000
 """Rows of the first file that a guess rests on."""
+FILLED_IN = re.compile(r"\{\{|\$\{")
 TEMPLATE = """\
 # Made by `batchr1 init`. Next: batchr1 check {file} --show-prompt
 # All keys, with their defaults: docs/jobs.md, or `batchr1 schema job`.
-name: {name}
+name: {quoted_name}
 model:
   variant: {variant}  # `batchr1 variants` lists them; or path: FOLDER, or repo: NAME on the hub
 input:
@@ -53,6 +54,10 @@ def command(data: str, to: Path | None, variant: str) -> None:
     from batchr1.dataset.guess import guess_columns
     from batchr1.job import load_job
 
+    if FILLED_IN.search(str(Path(data).absolute())):
+        raise UsageError(
+            f"{data}: {{{{ and ${{ are filled in where a job names a path. Rename the data."
+        )
     name = job_name(data)
     path = to or Path(f"{name}.yaml")
     if path.exists():
@@ -115,7 +120,8 @@ def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) ->
     return TEMPLATE.format(
         file=file,
         name=name,
-        variant=variant,
+        quoted_name=_quoted(name),
+        variant=_quoted(variant),
         data=_quoted(place),
         input="".join(f"  {line}\n" for line in lines),
         keep=", ".join(map(_quoted, guess.keep)),

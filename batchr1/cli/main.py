@@ -99,8 +99,9 @@ def program(**extra: Any) -> NoReturn:
     except SystemExit as exc:
         code = exc.code
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # None: it was closed before the start
+            stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 

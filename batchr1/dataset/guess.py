@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchr1.columns import NAMES
 from batchr1.dataset.types import Use, is_text, misfit
 
 # Names that public datasets give such columns, the likelier ones first.
@@ -45,7 +46,11 @@ def guess_columns(rows: pa.Table) -> Guess:
     if own_id is not None and not _is_unique(rows[own_id]):
         own_id = None
     taken = {own_id, prompt, messages, gold}
-    keep = [name for name in rows.column_names if name not in taken and _is_group(rows[name])]
+    keep = [
+        name
+        for name in rows.column_names
+        if name not in taken and name.lower() not in NAMES and _is_group(rows[name])
+    ]
     return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT])
 
 
@@ -62,7 +67,7 @@ def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:
 def _longest_text(rows: pa.Table) -> str | None:
     """Find the column whose texts are longest."""
     lengths = {
-        name: pc.sum(pc.utf8_length(rows[name])).as_py() or 0
+        name: pc.sum(pc.utf8_length(rows[name].cast(pa.large_string()))).as_py() or 0
         for name in rows.column_names
         if misfit("input.prompt", rows.schema.field(name).type) is None
         and is_text(rows.schema.field(name).type)
@@ -70,7 +75,10 @@ def _longest_text(rows: pa.Table) -> str | None:
     return max(lengths, key=lambda name: lengths[name], default=None)
 
 
+
 def _is_unique(column: pa.ChunkedArray) -> bool:
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     return column.null_count == 0 and bool(pc.count_distinct(column).as_py() == len(column))
 
 
@@ -79,4 +87,6 @@ def _is_group(column: pa.ChunkedArray) -> bool:
     kind = column.type
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         return False
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     return bool(pc.count_distinct(column).as_py() <= max(1, FEW_VALUES * len(column)))

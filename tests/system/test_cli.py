@@ -326,3 +326,9 @@ def test_an_access_token_in_a_job_file_is_refused_and_not_repeated(tmp_path: Pat
         f"batchr1: {job}: model.engine_args.hf_token: a job file holds no secrets (it is copied "
         "into the output). Set HF_TOKEN in the environment.\n",
     )
+
+
+def test_a_closed_stdout_does_not_change_the_exit_code() -> None:
+    for command, code in (("batchr1 schema run", 0), ("batchr1 show nowhere", 2)):
+        words = ["sh", "-c", f"{sys.executable} -m {command} >&- 2>&-"]
+        assert subprocess.run(words, timeout=120, check=False).returncode == code

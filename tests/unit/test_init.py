@@ -47,7 +47,7 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
     "chat": ({"messages": CHAT, "ID": [1, 2, 3, 4]}, Guess("ID", None, "messages", None)),
     "an id that is not unique": (
         {"id": ["a", "a", "b", "b"], "text": FOUR},
-        Guess(None, "text", None, None, ["id"]),
+        Guess(None, "text", None, None),
     ),
     "an id with a hole": (
         {"id": ["a", None, "b", "c"], "text": FOUR},
@@ -68,6 +68,10 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
         },
         Guess(None, "problem_text", None, None, ["topic"]),
     ),
+    "names that an output has itself": (
+        {"text": FOUR, "run": ["x"] * 4, "Model": ["y"] * 4, "task": ["z"] * 4},
+        Guess(None, "text", None, None, ["task"]),
+    ),
     "no text at all": ({"a": [1.0, 2.0]}, Guess(None, None, None, None)),
 }
 
@@ -77,6 +81,14 @@ def test_columns_of_public_datasets_are_guessed(name: str) -> None:
     columns, wanted = DATASETS[name]
 
     assert guess_columns(pa.table(columns)) == wanted
+
+
+@pytest.mark.parametrize("layout", [pa.string(), pa.large_string(), pa.string_view()])
+def test_text_is_text_in_each_layout_of_arrow(layout: pa.DataType) -> None:
+    columns = {"Frage": FOUR, "Thema": ["x"] * 4, "id": ["a", "b", "c", "d"]}
+    table = pa.table({name: pa.array(values, layout) for name, values in columns.items()})
+
+    assert guess_columns(table) == Guess("id", "Frage", None, None, ["Thema"])
 
 
 def init(*args: str | Path) -> Result:
@@ -111,6 +123,25 @@ def test_odd_names_are_quoted(tmp_path: Path) -> None:
     assert job.output.keep == ["yes", "[k]"]
     assert job.input.path == str(data)
     assert "path: ../my data (1).jsonl" in (tmp_path / "jobs/mine.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["null", "true", "on", "1", "1.5e3"])
+def test_a_name_that_yaml_would_read_is_quoted(tmp_path: Path, name: str) -> None:
+    data = tmp_path / f"{name}.parquet"
+    pq.write_table(pa.table({"text": FOUR}), data)
+    assert init(data, "--to", tmp_path / "job.yaml").exit_code == 0
+    assert load_job(tmp_path / "job.yaml").name == name.split(".")[0]
+
+
+@pytest.mark.parametrize("name", ["a{{ds}}b", "a${HOME}b"])
+def test_a_path_that_a_job_would_fill_in_is_refused(tmp_path: Path, name: str) -> None:
+    data = tmp_path / f"{name}.parquet"
+    pq.write_table(pa.table({"text": FOUR}), data)
+    done = init(data, "--to", tmp_path / "job.yaml")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"batchr1: {data}: {{{{ and ${{ are filled in where a job names a path. Rename the data.\n"
+    )
 
 
 def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
