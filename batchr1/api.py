@@ -156,9 +156,7 @@ def load(output: str | Path) -> pl.LazyFrame:
     return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore")
 
 
-def _options(
-    changes: Mapping[str, Any], known: type[JobChanges] | type[RunChanges] = JobChanges
-) -> JobOptions:
+def _options(changes: Mapping[str, Any], known: type = JobChanges) -> JobOptions:
     """Put changes into the options of the command line.
 
     None is no change. Raises `UsageError` for a name that is none of `known`.

@@ -75,7 +75,6 @@ def _longest_text(rows: pa.Table) -> str | None:
     return max(lengths, key=lambda name: lengths[name], default=None)
 
 
-
 def _is_unique(column: pa.ChunkedArray) -> bool:
     if pa.types.is_string_view(column.type):
         column = column.cast(pa.large_string())

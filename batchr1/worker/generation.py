@@ -250,9 +250,9 @@ class Generation:
         return _place(self._budgets.closing[: self.injected], self.tokens)
 
     def _closing_end(self, partial: ResumePoint) -> int:
-        """Count the saved tokens up to the end of what was put in.
+        """Find where what was put in ends, among saved tokens.
 
-        0 where nothing was.
+        0 where nothing was put in.
         """
         if not partial.injected or self._budgets is None:
             return 0
@@ -348,7 +348,10 @@ class Generation:
 
 
 def _place(part: Sequence[int], tokens: Sequence[int]) -> int:
-    """Find where a part begins among tokens; their count where it is not there."""
+    """Find where a part begins among tokens.
+
+    Their count where it is not there.
+    """
     wanted = list(part)
     for at in range(len(tokens) - len(wanted) + 1):
         if tokens[at] == wanted[0] and list(tokens[at : at + len(wanted)]) == wanted:
