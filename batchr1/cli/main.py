@@ -28,6 +28,7 @@ COMMANDS = {
     "show": "Show rows: prompt, reasoning, answer.",
     "report": "Write a page about an output: lengths, right answers, speed, odd rows.",
     "verify": "Judge an output's rows again, without generating.",
+    "score": "Score rows that exist: log-probabilities of their tokens.",
     "export": "Write an output's rows as a data set to train on.",
     "variants": "List the model variants: bytes of weights, and the smallest GPUs.",
     "fetch": "Fetch a model's weights before a run wants them.",

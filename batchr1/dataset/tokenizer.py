@@ -28,6 +28,12 @@ def leave_torch_out() -> None:
     _runs_no_model = True
 
 
+def keep_torch() -> None:
+    """Take `leave_torch_out` back, for a process that runs a model after all."""
+    global _runs_no_model
+    _runs_no_model = False
+
+
 def load_tokenizer(
     path_or_repo: str,
     *,

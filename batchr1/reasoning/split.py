@@ -111,6 +111,36 @@ def split(
     return _split_decoded(ids, len(token_ids), tags, decode, opened, finish_reason)
 
 
+def places(
+    token_ids: Sequence[int], *, tags: ThinkTags, decode: Decode, opened: bool
+) -> tuple[list[int], list[int]]:
+    """List the offsets of reasoning tokens, and those of the answer.
+
+    They are counted as `split` counts them; control tokens are in neither.
+    """
+    kept = [at for at, token in enumerate(token_ids) if token not in tags.end_ids]
+    ids = [token_ids[at] for at in kept]
+    if tags.is_exact:
+        found = find_in_ids(ids, tags.marks)
+        layout = _lay_out(
+            found, len(ids), lambda a, b: not decode(ids[a:b]).strip(), opened, tags.format
+        )
+    else:
+        text = decode(ids)
+        spelled = tags_in(text, tags.format)
+        layout = _lay_out(
+            spelled, len(text), lambda a, b: not text[a:b].strip(), opened, tags.format
+        )
+        layout = _in_tokens(layout, ids, text, decode)
+
+    def offsets(part: Span | None) -> list[int]:
+        pieces = layout.pieces(part) if part else []
+        return [kept[at] for start, end in pieces for at in range(start, end)]
+
+    before, inside, after = map(offsets, (layout.before, layout.reasoning, layout.after))
+    return (before + inside, after) if layout.opened else (inside, before + after)
+
+
 def split_text(
     text: str,
     *,

@@ -71,9 +71,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": FLOOR | {"job", "storage", "dataset", "output", "reasoning", "models"},
     # It gives verdicts again, and puts them in place as a run would.
     "rejudge": FLOOR | {"job", "storage", "dataset", "output", "reasoning", "verifier"},
+    # It reads outputs or data, and runs an engine in the process that was started.
+    "scoring": FLOOR
+    | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
+    | {"backends"},
     "cli": FLOOR
     | {"job", "storage", "dataset", "output", "reasoning", "models", "sizing", "engine"}
-    | {"executors", "backends", "driver", "report", "export", "rejudge"},
+    | {"executors", "backends", "driver", "report", "export", "rejudge", "scoring"},
     "__main__": {"cli"},
 }
 # Who alone may import a heavy library: prefixes of module names.
