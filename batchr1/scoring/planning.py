@@ -34,9 +34,10 @@ ROW_BYTES = 200
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What is to do: rows and their tokens, those of prompts included.
+    """Sizes of the work, in rows and tokens.
 
-    `scored_tokens` are those of completions. `longest` is a row's, in tokens.
+    `tokens` are those of prompts too, `scored_tokens` those of completions. `longest` is a row's,
+    in tokens.
     """
 
     rows: int
@@ -105,7 +106,7 @@ class ScorePlan:
 def wanted(
     rows: Iterator[Row | Failure], done: Mapping[Key, str], *, longest: int, where: str
 ) -> Iterator[Row | Failure]:
-    """Leave out rows that are done, and fail those that are too long.
+    """Leave out done rows, and fail those too long.
 
     Raises `UsageError` where a done row has changed since.
     """
@@ -132,7 +133,10 @@ def _bounded(row: Row, longest: int) -> Row | Failure:
 
 
 def longest_row(target: Target) -> int:
-    """Give the tokens that a row may have: one is left for vLLM."""
+    """Give the tokens that a row may have.
+
+    One is left for vLLM.
+    """
     given = target.spec.model.engine_args.get("max_model_len")
     return int(given or target.model.context_len) - 1
 
@@ -173,7 +177,10 @@ def plan_score(target: Target, sizes: Sizes, machine: Machine | None = None) -> 
 
 
 def _plan(target: Target, arch: Architecture, sizes: Sizes, machine: Machine, step: int) -> Plan:
-    """Plan with steps of so many tokens, and a KV cache for two of them."""
+    """Plan with steps of so many tokens.
+
+    The KV cache holds two of them.
+    """
     longest = sizes.longest + 1
     per_token = arch.kv_cache(kv_dtype_bytes=_kv_bytes(target.spec)).per_token(longest)
     width = target.spec.model.engine_args.get("tensor_parallel_size") or 1

@@ -1,4 +1,4 @@
-"""Rows to be scored, read from an output or from data files, in the model's tokens."""
+"""Rows to be scored, in the model's tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OF_OUTPUT = ["id", "sample", "prompt", "prompt_hash", "token_ids"]
 
 
 class Rows:
-    """The rows of a target, and the vocabulary that their tokens are of."""
+    """Rows of a target, and the vocabulary of their tokens."""
 
     def __init__(self, target: Target) -> None:
         """Load the tokenizers. Raises `ModelError` where two vocabularies differ."""
@@ -168,7 +168,10 @@ def _tokenizer_of(spec: JobSpec, model: ModelSource) -> Any:
 
 
 def _open_source(target: Target, columns: Columns) -> Source:
-    """Open data files. Errors name the file and the column, not a job's key."""
+    """Open data files.
+
+    Errors name the file and the column, not a job's key.
+    """
     keep = [columns.completion, *([columns.sample] if columns.sample else [])]
     with _as_options():
         files = expand_inputs(target.spec.input.paths, target.wish.storage)

@@ -1,4 +1,6 @@
-"""Scoring of all rows of a target: in one process, under the lock of the folder of scores.
+"""Scoring of all rows of a target.
+
+It happens in one process, under the lock of the folder of scores.
 
     lock ─▶ void what others staged ─▶ done rows ─▶ engine ─▶ prefill, a part at a time ─▶ _SUCCESS
 
@@ -126,7 +128,10 @@ def fingerprint(target: Target, rows: Rows) -> dict[str, Any]:
 
 @dataclass
 class _Work:
-    """Run over the rows of a target: a window of rows in the engine, a part in the making."""
+    """Run over the rows of a target.
+
+    A window of rows is in the engine, and a part in the making.
+    """
 
     target: Target
     folder: ScoreFolder
@@ -196,7 +201,7 @@ class _Work:
         return began
 
     def _feed(self, scorer: VllmScorer, plan: ScorePlan) -> None:
-        """Keep two steps of tokens in the engine until all rows are through."""
+        """Keep two steps of tokens in the engine until the end."""
         window, waiting = 2 * plan.plan.max_num_batched_tokens, deque[Row]()
         pending, inside, number = self._pending(), 0, 0
         more = True
@@ -231,7 +236,10 @@ class _Work:
         return wanted(self.rows.read(), self.done, longest=bound, where=self.target.uri)
 
     def _submit(self, scorer: VllmScorer, id: str, row: Row) -> bool:
-        """Begin a row; False: it is through, as it has no token or was refused."""
+        """Begin a row.
+
+        False: it is through, as it has no token or was refused.
+        """
         if not row.token_ids:
             nothing = np.zeros((0, self.target.wish.top_k + 1))
             self._take(row, nothing.astype(np.int32), nothing.astype(np.float32))
@@ -245,7 +253,7 @@ class _Work:
         return True
 
     def _take(self, row: Row, ids: np.ndarray[Any, Any], logprobs: np.ndarray[Any, Any]) -> None:
-        """Take the scores of a row's completion out of those of all its tokens."""
+        """Take a row's scores out of those of all its tokens."""
         count = len(row.token_ids)
         own, top = ids[len(ids) - count :], logprobs[len(logprobs) - count :]
         if own[:, 0].tolist() != list(row.token_ids):
@@ -289,7 +297,7 @@ class _Work:
 
 
 def _load(target: Target, plan: ScorePlan) -> VllmScorer:
-    """Load the engine on the GPUs of the plan, or on the CPU."""
+    """Load the engine, on the plan's GPUs or the CPU."""
     sized = plan.plan
     if sized.device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(sized.device_groups[0])

@@ -1,4 +1,4 @@
-"""What is scored: an output of batchr1, or data files; and the models on both sides."""
+"""Target of a score: an output or data files, and its models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What `batchr1 score` was asked for.
+    """Wish of a user of `batchr1 score`.
 
     `model` is a variant, a folder or a repository; None: the model that generated. `part_bytes`
     bounds a part before compression.
@@ -54,7 +54,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is scored and by which model, opened.
+    """Rows to be scored and their models, opened.
 
     `generator` is the job of the model that chose the tokens; with data files it is that of the
     scorer, whose tokens the texts become.
@@ -75,9 +75,9 @@ class Target:
 
 
 def open_target(wish: Wish) -> Target:
-    """Look at what is to be scored, and find the models. Loads nothing.
+    """Look at what is to be scored, and find the models.
 
-    Raises `UsageError` for what cannot work.
+    Loads nothing. Raises `UsageError` for what cannot work.
     """
     if not 0 <= wish.top_k <= MAX_TOP_K:
         raise UsageError(
@@ -180,7 +180,10 @@ def _model(wish: Wish, generated: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _spec(wish: Wish, model: Mapping[str, Any], prompting: Mapping[str, Any]) -> JobSpec:
-    """Make a job of one token a row, for sizing, prompts and engine arguments."""
+    """Make a job of one token a row.
+
+    Sizing, prompts and engine arguments follow from it.
+    """
     columns = wish.columns or Columns("id", "prompt", "token_ids")
     try:
         return JobSpec.model_validate(
