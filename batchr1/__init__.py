@@ -7,7 +7,7 @@ What is computed: reasoning, models, sizing
 What generates:   engine, verifier, backends
 Who does it:      driver (the process that was started), worker (one process a replica),
                   executors (the wire between them)
-Who looks on:     report, export, rejudge
+Who looks on:     report, export, rejudge, scoring
 Who is called:    cli, api (the same as functions), version
 
 docs/design.md says which process each of them runs in.

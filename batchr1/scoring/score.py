@@ -24,7 +24,6 @@ import numpy as np
 from batchr1.engine.vllm.engine import prepare_environment
 from batchr1.engine.vllm.scorer import VllmScorer
 from batchr1.errors import EngineError, InterruptedRun, RequestError
-from batchr1.faults import fault_point
 from batchr1.models.bucket import download_to_cache, is_bucket
 from batchr1.output.run_record import FORMAT, RunRecord
 from batchr1.records import Failure
@@ -280,7 +279,6 @@ class _Work:
             table = scores_table(self.finished[:count], self.run)
             self.parts.append(self.folder.commit(table, self.run))
             del self.finished[:count]
-            fault_point("score.committed")
         self.committed_at = time.monotonic()
 
     def _end(self) -> None:

@@ -84,7 +84,8 @@ def open_target(wish: Wish) -> Target:
             f"--top-k: out of range (got {wish.top_k}, need 0 to {MAX_TOP_K}). Correct it."
         )
     if wish.part_bytes <= 0:
-        raise UsageError("--part-mib: not a size (need 1 or more). Correct it.")
+        mib = f"{wish.part_bytes / 2**20:g}"
+        raise UsageError(f"--part-mib: not a size (got {mib}, need more than 0). Correct it.")
     _refuse_overlap(wish)
     output = None
     generated: dict[str, Any] | None = None

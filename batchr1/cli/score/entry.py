@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--part-mib",
-    type=int,
+    type=float,
     default=256,
     show_default=True,
     metavar="MIB",
@@ -66,7 +66,7 @@ def command(
     sample: str | None,
     gpus: str | None,
     engine_args: tuple[str, ...],
-    part_mib: int,
+    part_mib: float,
     only_plan: bool,
     as_json: bool,
 ) -> None:
@@ -88,7 +88,7 @@ def command(
         top_k=top_k,
         columns=columns,
         engine_args=dict(map(engine_argument, engine_args)),
-        part_bytes=part_mib * 2**20,
+        part_bytes=int(part_mib * 2**20),
         gpus=gpus,
         storage=options,
     )
