@@ -110,12 +110,14 @@ def wanted(
 
     Raises `UsageError` where a done row has changed since.
     """
+    known = dict(done)
     for row in rows:
         if isinstance(row, Failure):
             yield row
             continue
-        digest = done.get((row.id, row.sample))
-        if digest is None:
+        digest = known.setdefault((row.id, row.sample), "")
+        if not digest:
+            known[row.id, row.sample] = row.digest  # a part that was copied has it again
             yield _bounded(row, longest)
         elif digest != row.digest:
             raise UsageError(
@@ -185,6 +187,8 @@ def _plan(target: Target, arch: Architecture, sizes: Sizes, machine: Machine, st
     per_token = arch.kv_cache(kv_dtype_bytes=_kv_bytes(target.spec)).per_token(longest)
     width = target.spec.model.engine_args.get("tensor_parallel_size") or 1
     tokens = 2 * max(step, longest) + longest + 16 * SEQUENCES + 512
+    given = {k: v for k, v in target.spec.model.engine_args.items() if v is not None}
+    step = given.get("max_num_batched_tokens", step)
     args = {
         "max_num_batched_tokens": step,
         "max_num_seqs": min(SEQUENCES, step),
@@ -192,7 +196,6 @@ def _plan(target: Target, arch: Architecture, sizes: Sizes, machine: Machine, st
         "kv_cache_memory_bytes": math.ceil(tokens * per_token / width),
         "enforce_eager": True,  # graphs are for decoding, and take longer to make than they save
     }
-    given = {name: value for name, value in target.spec.model.engine_args.items() if value}
     model = target.spec.model.model_copy(update={"engine_args": args | given})
     spec = target.spec.model_copy(update={"model": model})
     mean = sizes.tokens / max(1, sizes.rows)

@@ -167,7 +167,8 @@ class _Work:
                 began = self._with_engine(plan)
             self._end()
         except BaseException as exc:
-            code = getattr(exc, "exit_code", 1)
+            # A signal that came while the engine loaded is a KeyboardInterrupt.
+            code = getattr(exc, "exit_code", 75 if isinstance(exc, KeyboardInterrupt) else 1)
             self._record(record, "stopped", code, time.monotonic() - began)
             raise
         wall_s = time.monotonic() - began

@@ -15,10 +15,15 @@ from batchr1.errors import JobError, ModelError, OutputError, UsageError
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource, resolve_model
+from batchr1.output.find import is_glob
 from batchr1.output.folder import Output
 from batchr1.storage.base import StorageOptions, open_storage
 
 MAX_TOP_K = 128
+# Engine arguments that would make other log-probabilities, or none.
+_OURS = frozenset(
+    {"logprobs_mode", "max_logprobs", "enable_prefix_caching", "speculative_config", "runner"}
+)
 # Engine arguments of the generating job that also hold where its rows are scored.
 _INHERITED = frozenset({"dtype", "hf_overrides", "load_format", "enforce_eager"})
 
@@ -86,6 +91,8 @@ def open_target(wish: Wish) -> Target:
     if wish.part_bytes <= 0:
         mib = f"{wish.part_bytes / 2**20:g}"
         raise UsageError(f"--part-mib: not a size (got {mib}, need more than 0). Correct it.")
+    for name in sorted(_OURS & set(wish.engine_args)):
+        raise UsageError(f"--engine-arg {name}: is for score to set. Leave it out.")
     _refuse_overlap(wish)
     output = None
     generated: dict[str, Any] | None = None
@@ -119,6 +126,10 @@ def open_target(wish: Wish) -> Target:
 
 def _refuse_overlap(wish: Wish) -> None:
     """Raise `OutputError` where scores would lie in what is scored."""
+    if is_glob(wish.source) and wish.dest.startswith(wish.source):
+        raise UsageError(
+            f"{wish.source}: a glob, beside which no folder is chosen. Name one with --to."
+        )
     source, dest = (open_storage(uri, wish.storage).uri for uri in (wish.source, wish.dest))
     if dest == source or dest.startswith(f"{source}/"):
         raise OutputError(

@@ -127,13 +127,20 @@ def test_nothing_is_scored_twice(scores: Path) -> None:
 
 
 def test_a_kill_at_a_part_loses_and_doubles_no_row(tmp_path: Path, scores: Path) -> None:
-    """Killed with a part staged and one committed, then gone on with; the scores are the same."""
-    scorable_output(tmp_path / "out", ROWS)
+    """Killed with a part staged and one committed, then gone on with; the scores are the same.
+
+    Steps are shorter than rows here, and one part was copied.
+    """
+    output = scorable_output(tmp_path / "out", ROWS, parts=3)
+    copied = parts_of(tmp_path / "out")[1]
+    copied.with_stem(f"{copied.stem}-copy").write_bytes(copied.read_bytes())
+    assert len(output.parts()) == 4
+    small = ["--part-mib", "0.02", "--engine-arg", "max_num_batched_tokens=40"]
     for fault in ("stage.written:2", "stage.staged"):
-        process = started(tmp_path / "out", "--part-mib", "0.02", fault=fault)
+        process = started(tmp_path / "out", *small, fault=fault)
         assert process.communicate() and process.returncode == -9
     assert 0 < len(rows_of(tmp_path / "out-scores")) < ROWS
-    scored(tmp_path / "out", "--part-mib", "0.02")
+    scored(tmp_path / "out", *small)
     after, before = rows_of(tmp_path / "out-scores"), rows_of(scores)
     assert [row["id"] for row in after] == [row["id"] for row in before]
     assert len(parts_of(tmp_path / "out-scores")) > 3
@@ -320,6 +327,14 @@ BAD: dict[str, tuple[list[str], str]] = {
     "an engine argument that is none": (
         ["{good}", "--engine-arg", "dtype"],
         "--engine-arg: not an argument (got 'dtype', need NAME=VALUE). Correct it.",
+    ),
+    "an engine argument that score sets": (
+        ["{good}", "--engine-arg", "logprobs_mode=processed_logprobs"],
+        "--engine-arg logprobs_mode: is for score to set. Leave it out.",
+    ),
+    "a glob without a folder": (
+        ["{good}/*.parquet", *FILES],
+        "{good}/*.parquet: a glob, beside which no folder is chosen. Name one with --to.",
     ),
     "an engine argument of another name": (
         ["{good}", "--engine-arg", "dtypee=float32"],

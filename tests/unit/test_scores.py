@@ -97,6 +97,8 @@ def test_done_rows_are_left_out_and_changed_ones_refused() -> None:
     rows = [Row(id, 0, [1], [2] * 3, True, "new") for id in "abc"]
     left = wanted(iter(rows), {("a", 0): "new"}, longest=4, where="out")
     assert [row.id for row in left] == ["b", "c"]
+    doubled = wanted(iter([*rows, *rows]), {}, longest=4, where="out")
+    assert [row.id for row in doubled] == ["a", "b", "c"]
     [failure, _, _] = wanted(iter(rows), {}, longest=3, where="out")
     assert isinstance(failure, Failure) and failure.reason == "too_long"
     with pytest.raises(UsageError, match=r"^out: row 'b' \(sample 0\) has changed since it was "):
