@@ -22,13 +22,16 @@ from scorable import TINY, completion, ids_of, question, rendered, scorable_outp
 from batchr1.cli.main import main
 
 ROWS = 30
+# Threads that wait for one another make no way where others want the cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.timeout(900)
 
 
 def started(*args: object, fault: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "batchr1", "score", *map(str, args), "--json"]
     return subprocess.Popen(
         command,
-        env=os.environ | {"BATCHR1_FAULT": fault, "CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ | ONE_THREAD | {"BATCHR1_FAULT": fault, "CUDA_VISIBLE_DEVICES": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
