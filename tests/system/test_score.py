@@ -81,7 +81,7 @@ def test_log_probabilities_and_top_20_are_those_of_transformers(scores: Path) ->
         top, top_ids = right.topk(20), np.array(row["topk_ids"])
         # Two tokens as likely as each other have no order.
         of_ours = np.take_along_axis(right.numpy(), top_ids, axis=1)
-        assert np.abs(of_ours - top.values.numpy()).max() < 1e-5
+        assert np.abs(of_ours - top.values.numpy()).max() < 1e-4
         assert (top_ids == top.indices.numpy()).mean() > 0.999
         shown = np.array(row["topk_logprobs"], dtype=np.float32)
         np.testing.assert_allclose(shown, top.values.numpy(), rtol=1e-3, atol=1e-3)
