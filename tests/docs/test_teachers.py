@@ -41,7 +41,7 @@ def test_twenty_steps_bring_a_noisy_student_nearer(tmp_path: Path) -> None:
     student = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     with torch.no_grad():
         for weight in student.parameters():
-            weight.add_(torch.randn_like(weight) * weight.std().nan_to_num(0.0) * 0.1)
+            weight.add_(torch.randn_like(weight) * weight.std().nan_to_num(0.0) * 0.4)
     student.save_pretrained(tmp_path / "student")
     AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path / "student")
     [script] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -52,4 +52,4 @@ def test_twenty_steps_bring_a_noisy_student_nearer(tmp_path: Path) -> None:
     )
     losses = [float(kl) for kl in re.findall(r"KL ([\d.]+)", done.stdout)]
     assert len(losses) == 20
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] / 4
