@@ -143,6 +143,7 @@ def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt
 
     Also counts those that cannot be rendered, by reason.
     """
+    from batchr1.dataset.values import gathered
     from batchr1.driver.feed.items import render_batch
     from batchr1.records import Prompt
 
@@ -150,7 +151,8 @@ def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt
     bad: dict[str, int] = {}
     source = context.source
     seen = num_chars = 0
-    for _, batch in source.batches(source.row_columns):
+    batches = (batch for _, batch in source.batches(source.row_columns))
+    for batch in gathered(batches, RENDER_ROWS):
         for start in range(0, min(batch.num_rows, SAMPLE_ROWS - seen), RENDER_ROWS):
             rows = batch.slice(start, min(RENDER_ROWS, SAMPLE_ROWS - seen))
             seen += rows.num_rows

@@ -19,6 +19,9 @@ import pyarrow.compute as pc
 from batchr1.dataset.source import Position, Source, key_hashes
 from batchr1.errors import InputError
 
+HASH_ROWS = 16_384
+"""Ids that are hashed in one call, at least."""
+
 Bits = np.ndarray[Any, np.dtype[np.uint8]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -78,7 +81,8 @@ class Pending:
         self, source: Source, n: int, *, ids_are_hashes: bool, allow_empty: bool = False
     ) -> None:
         hashes: list[np.ndarray[Any, Any]] = []
-        row = 0
+        waiting: list[pa.Array] = []
+        row = hashed = 0
         self._starts: dict[str, int] = {}  # URI of a file: number of its first row
         for position, batch in source.batches(source.id_columns):
             self._starts.setdefault(position.file, row)
@@ -89,8 +93,12 @@ class Pending:
                 raise InputError(
                     f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id."
                 )
-            hashes.append(key_hashes(ids))
+            waiting.append(ids)
             row += len(ids)
+            if row - hashed >= HASH_ROWS:
+                hashes.append(key_hashes(pa.chunked_array(waiting, pa.string())))
+                waiting, hashed = [], row
+        hashes.append(key_hashes(pa.chunked_array(waiting, pa.string())))
         if not row and not allow_empty:
             raise InputError(
                 "input: no rows (got 0 after where and limit, need at least 1). Look at path, "

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +26,8 @@ from batchr1.storage.inputs import InputFile
 BATCH_ROWS = 4096
 WHERE_ROWS = 16_384
 """Rows whose columns a predicate sees at a time: a row group may be larger than memory."""
+SMALL_BYTES = 2**20
+"""Bytes of a file, at most, that is read whole: decoding then asks Python for nothing."""
 PEEK_BYTES = 16 * 2**20
 """Bytes of a row group, at most, that are decoded to see its last rows."""
 
@@ -52,13 +54,14 @@ class Selector(Protocol):
 class DataFile:
     """A data file, with its columns as footer or lines say.
 
-    `num_rows` is None where only reading the file tells. `int96`: columns of Parquet's old
-    timestamps.
+    `num_rows` is None where only reading the file tells. `groups`: rows of each row group.
+    `int96`: columns of Parquet's old timestamps.
     """
 
     file: InputFile
     schema: pa.Schema
     num_rows: int | None = None
+    groups: tuple[int, ...] = ()
     int96: frozenset[str] = frozenset()
     as_text: frozenset[str] = frozenset()
     as_json: frozenset[str] = frozenset()
@@ -91,23 +94,23 @@ class DataFile:
             places = [0, groups // 3, 2 * groups // 3, groups - 1] if groups else []
             for group in sorted(set(places)):
                 first = last = None
+                num_batches = 0
                 size = parquet.metadata.row_group(group).total_byte_size
                 is_read_whole = group == groups - 1 and size <= PEEK_BYTES
                 at_a_time = 64
                 if is_read_whole:
                     at_a_time = rows_at_a_time(self.file, parquet, group, columns, BATCH_ROWS)
-                for batch in parquet.iter_batches(
-                    at_a_time, row_groups=[group], columns=columns or None
-                ):
+                for batch in _batches(self, parquet, group, columns, at_a_time):
                     first = first if first is not None else _checked(self, batch, columns)
                     last = batch
+                    num_batches += 1
                     if not is_read_whole:
                         break
                 if first is not None:
                     yield first.slice(0, rows)
                 if last is not None and group == groups - 1:
                     end = _checked(self, last, columns)
-                    yield end.slice(max(0, end.num_rows - rows))
+                    yield _end(end, rows, taken=rows if num_batches == 1 else 0)
 
 
 def open_file(
@@ -130,12 +133,15 @@ def open_file(
                     for column in (schema.column(i) for i in range(len(schema)))
                     if column.physical_type == "INT96"
                 }
-                num_rows = parquet.metadata.num_rows
-                return DataFile(file, parquet.schema_arrow, num_rows, frozenset(old))
+                footer = parquet.metadata
+                groups = (footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+                return DataFile(
+                    file, parquet.schema_arrow, footer.num_rows, tuple(groups), frozenset(old)
+                )
         lines = JsonLines(file.uri, names, as_text=as_text, as_json=as_json)
         found = lines.schema(handle)
     num_rows = None if found.names else 0
-    return DataFile(file, found, num_rows, frozenset(), frozenset(as_text), frozenset(as_json))
+    return DataFile(file, found, num_rows, as_text=frozenset(as_text), as_json=frozenset(as_json))
 
 
 @contextmanager
@@ -143,9 +149,39 @@ def _opened(data: DataFile) -> Iterator[pq.ParquetFile]:
     unit = "us" if data.int96 else None
     with (
         data.file.open() as handle,
-        pq.ParquetFile(handle, coerce_int96_timestamp_unit=unit) as parquet,
+        pq.ParquetFile(_content(data, handle), coerce_int96_timestamp_unit=unit) as parquet,
     ):
         yield parquet
+
+
+def _content(data: DataFile, handle: BinaryIO) -> BinaryIO | pa.BufferReader:
+    """A small file in memory; the handle itself of others."""
+    if data.file.size > SMALL_BYTES:
+        return handle
+    content = handle.read(SMALL_BYTES + 1)
+    if len(content) <= SMALL_BYTES:
+        return pa.BufferReader(content)
+    handle.seek(0)  # it has grown since it was listed
+    return handle
+
+
+def _batches(
+    data: DataFile, parquet: pq.ParquetFile, group: int, columns: Sequence[str], rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Decode a row group's columns, so many rows at a time.
+
+    For a small file, threads cost more than they bring.
+    """
+    is_large = data.file.size > SMALL_BYTES
+    batches: Iterator[pa.RecordBatch] = parquet.iter_batches(
+        rows, row_groups=[group], columns=columns or None, use_threads=is_large
+    )
+    return batches
+
+
+def _end(batch: pa.RecordBatch, rows: int, *, taken: int) -> pa.RecordBatch:
+    """The last rows of a batch whose first ones are taken."""
+    return batch.slice(min(batch.num_rows, max(taken, batch.num_rows - rows)))
 
 
 def _read_parquet(
@@ -161,9 +197,7 @@ def _read_parquet(
             if mask is None or mask.any():
                 offset = 0
                 rows = rows_at_a_time(data.file, parquet, group, columns, BATCH_ROWS)
-                for batch in parquet.iter_batches(
-                    rows, row_groups=[group], columns=columns or None
-                ):
+                for batch in _batches(data, parquet, group, columns, rows):
                     end = offset + batch.num_rows
                     kept = _checked(data, batch, columns)
                     if mask is not None:
@@ -180,7 +214,7 @@ def _pieces(
     """A row group's columns of a selector, some rows at a time."""
     columns, found = list(selector.columns), 0
     rows = rows_at_a_time(data.file, parquet, group, columns, WHERE_ROWS)
-    for batch in parquet.iter_batches(rows, row_groups=[group], columns=columns):
+    for batch in _batches(data, parquet, group, columns, rows):
         found += batch.num_rows
         yield pa.table(_checked(data, batch, columns))
     _refuse_short(data, group, found, parquet.metadata.row_group(group).num_rows)
@@ -224,13 +258,13 @@ def _read_jsonl(
 def _sample_jsonl(data: DataFile, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     types = {name: data.schema.field(name).type for name in columns}
     with reading(data.file), data.file.open() as handle:
-        last = None
+        last, number = None, 0
         for number, (_, batch) in enumerate(_lines(data, columns).batches(handle, types)):
             if number == 0:
                 yield batch.slice(0, rows)
             last = batch
         if last is not None:
-            yield last.slice(max(0, last.num_rows - rows))
+            yield _end(last, rows, taken=rows if number == 0 else 0)
 
 
 def _lines(data: DataFile, names: list[str]) -> JsonLines:

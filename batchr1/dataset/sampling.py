@@ -32,20 +32,23 @@ def count_groups(
 ) -> list[list[int]]:
     """Count the rows of each row group that pass `predicate`.
 
-    By file; up to `limit` in all. Of Parquet only footers and the predicate's columns are read. The
-    groups of JSON lines are the reader's batches.
+    By file; up to `limit` in all. Of Parquet only the predicate's columns are read. The groups of
+    JSON lines are the reader's batches.
     """
     counts = []
     left = limit
     for file in files:
-        counter = _Counter(predicate)
-        for _ in _read(file, columns, counter):
-            pass
+        found = list(file.groups)
+        if predicate is not None or file.num_rows is None:
+            counter = _Counter(predicate)
+            for _ in _read(file, columns, counter):
+                pass
+            found = counter.rows
         if left is not None:
-            for group, rows in enumerate(counter.rows):
-                counter.rows[group] = min(rows, left)
-                left -= counter.rows[group]
-        counts.append(counter.rows)
+            for group, rows in enumerate(found):
+                found[group] = min(rows, left)
+                left -= found[group]
+        counts.append(found)
         if left == 0:
             break
     return counts

@@ -342,7 +342,7 @@ def content_id(content: Any) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def key_hashes(ids: pa.Array) -> np.ndarray[Any, Any]:
+def key_hashes(ids: pa.Array | pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """Hash a column of text to 128 bits.
 
     Shape (len(ids), 2), unsigned 64-bit. The hashes are good within this process only.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -28,6 +28,36 @@ from batchr1.records import RowSampling
 _EPOCH = dt.datetime(1970, 1, 1)
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FIRST_DAY, _LAST_DAY = -719162, 2932896  # 0001-01-01 and 9999-12-31, from 1970-01-01
+
+
+GATHERED_BYTES = 2**24
+"""Bytes of batches that are joined, at most, unless one is larger."""
+
+
+def gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Join batches to some of about `rows` rows: a call for each tiny one costs more."""
+    waiting: list[pa.RecordBatch] = []
+    num_rows = size = 0
+    for batch in batches:
+        if waiting and not batch.schema.equals(waiting[0].schema):
+            yield from _joined(waiting)
+            waiting, num_rows, size = [], 0, 0
+        waiting.append(batch)
+        num_rows, size = num_rows + batch.num_rows, size + batch.nbytes
+        if num_rows >= rows or size >= GATHERED_BYTES:
+            yield from _joined(waiting)
+            waiting, num_rows, size = [], 0, 0
+    yield from _joined(waiting)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    if len(batches) < 2:
+        return batches
+    try:
+        joined: list[pa.RecordBatch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    except pa.ArrowException:  # nested dictionaries, unlike one another
+        return batches
+    return joined
 
 
 def to_plain(column: pa.Array, kind: pa.DataType | None = None) -> pa.Array:

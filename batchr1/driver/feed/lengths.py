@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from batchr1.dataset.prompts import Renderer, RowError
 from batchr1.dataset.source import Source
-from batchr1.driver.feed.items import prompts_in
+from batchr1.dataset.values import gathered
+from batchr1.driver.feed.items import RENDER_ROWS, prompts_in
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource
@@ -38,7 +39,7 @@ def measure_prompts(
         source.prompt_columns, limit_rows, else_about=min(sample_rows, limit_rows)
     )
     measured = good = total = longest = 0
-    for batch in batches:
+    for batch in gathered(batches, RENDER_ROWS):
         prompts = prompts_in(source, renderer, batch)
         lengths = [len(prompt.token_ids) for prompt in prompts if not isinstance(prompt, RowError)]
         measured += batch.num_rows

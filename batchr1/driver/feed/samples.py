@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchr1.dataset.values import python_values
+from batchr1.dataset.values import gathered, python_values
 from batchr1.driver.context import JobContext
-from batchr1.driver.feed.items import render_batch
+from batchr1.driver.feed.items import RENDER_ROWS, render_batch
 from batchr1.errors import InputError
 from batchr1.output.parts import write_parquet
 from batchr1.storage.errors import mapped
@@ -59,11 +59,11 @@ def check_samples(
     """
     source, found = job.source, Samples()
     with tempfile.TemporaryDirectory(prefix="batchr1-") as folder:
-        for batches in _pieces(source.samples(ROWS_OF_A_PLACE, files=files)):
-            kept = [source.kept(_without_bad_texts(source, batch)) for _, batch in batches]
+        for uri, batches in _pieces(source.samples(ROWS_OF_A_PLACE, files=files)):
             if len(source.kept_schema):
-                _write_and_read(kept, source.kept_schema, Path(folder), batches[0][0])
-            for _, batch in batches:
+                kept = [source.kept(_without_bad_texts(source, batch)) for batch in batches]
+                _write_and_read(kept, source.kept_schema, Path(folder), uri)
+            for batch in gathered(batches, RENDER_ROWS):
                 found.rows += batch.num_rows
                 if renderer is None:
                     continue
@@ -75,18 +75,19 @@ def check_samples(
 
 def _pieces(
     batches: Iterator[tuple[str, pa.RecordBatch]],
-) -> Iterator[list[tuple[str, pa.RecordBatch]]]:
-    """Gather batches, so that no file is written for each."""
-    piece: list[tuple[str, pa.RecordBatch]] = []
-    size = 0
+) -> Iterator[tuple[str, list[pa.RecordBatch]]]:
+    """Gather batches, so that no file is written for each; each with its first file."""
+    piece: list[pa.RecordBatch] = []
+    first, size = "", 0
     for uri, batch in batches:
-        piece.append((uri, batch))
+        first = first if piece else uri
+        piece.append(batch)
         size += batch.nbytes
         if size >= WRITE_BYTES or len(piece) >= 1000:
-            yield piece
+            yield first, piece
             piece, size = [], 0
     if piece:
-        yield piece
+        yield first, piece
 
 
 def _without_bad_texts(source: Source, batch: pa.RecordBatch) -> pa.RecordBatch:
