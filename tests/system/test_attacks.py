@@ -6,19 +6,21 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from replay_job import replay, set_engine, write_job
+from replay_job import MODEL, replay, set_engine, write_job
 
 MEMORY_GB = 2.0
-# Far more than it takes (2 to 8 s) where the machine has nothing else to do.
-SECONDS = 90
+# Of CPU time, which other work on the machine does not use up; it takes 2 to 10.
+CPU_SECONDS = 60
+# Whatever waits for ever is ended then.
+KILL_SECONDS = 600
 
 
 def table(folder: Path, **columns: Any) -> None:
@@ -94,6 +96,31 @@ def condition_of_brackets(folder: Path) -> dict[str, Any]:
     return {"input": {"where": "(" * 5000 + "id = 'a'" + ")" * 5000}}
 
 
+def aliases_of_billions(folder: Path) -> dict[str, Any]:
+    """YAML writes a list that is named often as aliases."""
+    table(folder, id=["a"], problem=["1"])
+    nested: list[Any] = [1] * 10
+    for _ in range(11):
+        nested = [nested] * 10
+    return {"model": {"engine_args": {"a": nested}}}
+
+
+def absurd_config(key: str) -> Callable[[Path], dict[str, Any]]:
+    """Lay a copy of r1-tiny, but for one size of its config."""
+
+    def lay(folder: Path) -> dict[str, Any]:
+        table(folder, id=["a"], problem=["1"])
+        (folder / "model").mkdir()
+        for path in Path(MODEL).iterdir():
+            (folder / "model" / path.name).symlink_to(path)
+        config = json.loads((Path(MODEL) / "config.json").read_text(encoding="utf-8"))
+        (folder / "model/config.json").unlink()
+        (folder / "model/config.json").write_text(json.dumps({**config, key: 10**18}))
+        return {"model": {"variant": None, "path": "model"}}
+
+    return lay
+
+
 ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
     "a FIFO among the files": (fifo_in_a_folder, 2, "in: no data files"),
     "a FIFO by its name": (fifo_by_name, 2, "not a regular file (got a FIFO, socket or device"),
@@ -114,12 +141,24 @@ ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
         "its chat template cannot be rendered (Range too big.",
     ),
     "a condition of brackets": (condition_of_brackets, 2, "input.where: nested too deep"),
+    "aliases of billions of values": (
+        aliases_of_billions,
+        2,
+        "not valid YAML (aliases stand for more than 100,000 values). Correct that line.",
+    ),
+    **{
+        f"a config whose {key} is 10^18": (
+            absurd_config(key),
+            2,
+            f"config.json's {key} is not a size (got 1000000000000000000, need a whole number",
+        )
+        for key in ("num_hidden_layers", "hidden_size", "vocab_size")
+    },
 }
 
 
 def measured(folder: Path, *words: str) -> tuple[int, str, float, float]:
-    """Run a command. Returns its exit code, what it said, its seconds and its memory in GB."""
-    began = time.monotonic()
+    """Run a command. Returns its exit code, what it said, its CPU seconds and its memory in GB."""
     process = subprocess.Popen(
         [sys.executable, "-m", "batchr1", *words],
         cwd=folder,
@@ -129,11 +168,15 @@ def measured(folder: Path, *words: str) -> tuple[int, str, float, float]:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert process.stdout is not None
+    killer = Timer(KILL_SECONDS, process.kill)
+    killer.start()
     with process.stdout:
         said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
+    killer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, said, time.monotonic() - began, usage.ru_maxrss / 2**20
+    seconds = usage.ru_utime + usage.ru_stime
+    return process.returncode, said, seconds, usage.ru_maxrss / 2**20
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -145,7 +188,7 @@ def test_an_attack_meets_a_line_within_seconds_and_two_gigabytes(tmp_path: Path,
     assert "Traceback" not in said
     assert line in said
     assert memory <= MEMORY_GB
-    assert seconds <= SECONDS
+    assert seconds <= CPU_SECONDS
 
 
 def test_a_fifo_among_the_checkpoints_is_passed_over(tmp_path: Path) -> None:
@@ -160,4 +203,4 @@ def test_a_fifo_among_the_checkpoints_is_passed_over(tmp_path: Path) -> None:
     code, said, seconds, _ = measured(tmp_path, "run", str(job), "--json")
     assert code == 0, said
     assert json.loads(said.splitlines()[-1])["done"] == 2
-    assert seconds <= SECONDS
+    assert seconds <= CPU_SECONDS
