@@ -35,7 +35,7 @@ GATHERED_BYTES = 2**24
 
 
 def gathered(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Join batches to some of about `rows` rows: a call for each tiny one costs more."""
+    """Join tiny batches to some of about `rows` rows."""
     waiting: list[pa.RecordBatch] = []
     num_rows = size = 0
     for batch in batches:

@@ -76,7 +76,10 @@ def check_samples(
 def _pieces(
     batches: Iterator[tuple[str, pa.RecordBatch]],
 ) -> Iterator[tuple[str, list[pa.RecordBatch]]]:
-    """Gather batches, so that no file is written for each; each with its first file."""
+    """Gather batches, so that no file is written for each.
+
+    Each piece comes with its first file.
+    """
     piece: list[pa.RecordBatch] = []
     first, size = "", 0
     for uri, batch in batches:
