@@ -251,7 +251,7 @@ def test_a_large_export_is_cut_into_files(
 ) -> None:
     monkeypatch.setattr("batchr1.export.export.MAX_FILE_BYTES", 1)
     exported(many, tmp_path / "sft", "--to", "sft", "--test-share", "0.2")
-    names = sorted(path.name for path in (tmp_path / "sft/data").iterdir())
+    names = sorted(plain(path.name) for path in (tmp_path / "sft/data").iterdir())
     assert names == [f"{split}-0000{i}.parquet" for split in ("test", "train") for i in range(2)]
     assert rows_in(tmp_path / "sft").height + rows_in(tmp_path / "sft", "test").height == 400
     assert_valid_card(tmp_path / "sft")

@@ -39,7 +39,8 @@ def test_a_killed_download_begins_again_and_leaves_its_bytes_for_ever(
     process.communicate()
     assert ended(download(machine))[0] == 0
     assert hub.served(WEIGHTS) == CHUNK + 1 + len(FILES[WEIGHTS])
-    assert list(machine.partials().values()) == [CHUNK]
+    # Of small files that were just begun, empty ones may stay too.
+    assert [size for size in machine.partials().values() if size] == [CHUNK]
 
 
 def test_a_damaged_file_of_the_right_size_is_taken(hub: Hub, machine: Machine) -> None:

@@ -148,8 +148,14 @@ def test_the_age_is_above_what_a_run_itself_waits() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--health", "--by", "x"), "--health reads no rows: leave --by and --failed out"),
-        (("--health", "--failed"), "--health reads no rows: leave --by and --failed out"),
+        (
+            ("--health", "--by", "x"),
+            "--health reads no rows: leave --by, --failed, --rows and --follow out",
+        ),
+        (
+            ("--health", "--failed"),
+            "--health reads no rows: leave --by, --failed, --rows and --follow out",
+        ),
         (("--max-age", "5m"), "--max-age belongs to --health"),
         (
             ("--health", "--max-age", "soon"),
