@@ -27,6 +27,7 @@ from batchr1.columns import ADDED_LATER, with_later_columns
 from batchr1.errors import OutputError, StorageError
 from batchr1.faults import fault_point
 from batchr1.output.checkpoints import INFLIGHT_DIR, aside_name
+from batchr1.output.documents import read_fingerprinted
 from batchr1.output.parts import data_errors, write_parquet
 from batchr1.output.run_record import RunRecord, parse_record
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, Storage
@@ -112,20 +113,12 @@ class Output:
 
     def job(self) -> dict[str, Any] | None:
         """Read job.json; None where no job has been."""
-        data = self.storage.find_bytes(JOB_FILE)
-        if not data:
-            return None
-        try:
-            document = json.loads(data)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict) or not isinstance(document.get("fingerprint"), dict):
-            raise OutputError(
-                f"{self.storage.where(JOB_FILE)}: not the record of a job (something else changed "
-                f"it). "
-                "Put it back, or start over with --fresh (deletes these results)."
-            )
-        return document
+        return read_fingerprinted(
+            self.storage,
+            JOB_FILE,
+            "the record of a job",
+            "start over with --fresh (deletes these results)",
+        )
 
     def write_job(self, document: dict[str, Any]) -> None:
         self.storage.write_bytes(JOB_FILE, _json(document))

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from batchr1.errors import FingerprintError, OutputError
+from batchr1.output.documents import read_fingerprinted
 from batchr1.output.folder import Output, part_name, stage_part
 from batchr1.output.parts import failures_table
 from batchr1.records import Failure
@@ -41,19 +42,9 @@ class ScoreFolder:
 
     def document(self) -> dict[str, Any] | None:
         """Read score.json; None in a new folder."""
-        data = self.storage.find_bytes(SCORE_FILE)
-        if not data:
-            return None
-        try:
-            document = json.loads(data)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict) or not isinstance(document.get("fingerprint"), dict):
-            raise OutputError(
-                f"{self.storage.where(SCORE_FILE)}: not the record of scores (something else "
-                "changed it). Put it back, or give another folder."
-            )
-        return document
+        return read_fingerprinted(
+            self.storage, SCORE_FILE, "the record of scores", "give another folder"
+        )
 
     def refuse_foreign(self, fingerprint: dict[str, Any]) -> None:
         """Raise where the folder is something else's, or has other scores."""

@@ -262,11 +262,11 @@ def _lists(rng: random.Random) -> Iterator[DrawnCase]:
         ),
         "code": lambda n: (
             f"    if (items[{n}].size() > {rng.randint(2, 99)}) {{ total += weights[{n}]; }}\n"
-            f"    log.debug(\"step {n}: {{}}\", total * {rng.randint(2, 9)});"
+            f'    log.debug("step {n}: {{}}", total * {rng.randint(2, 9)});'
         ),
         "json": lambda n: f'{{"id": {n}, "name": "{rng.choice(_NOUNS.split())}", "ok": true}},',
         "words to learn": lambda n: f"{n}: {rng.choice(_NOUNS.split())} (noun)",
-    }  # fmt: skip
+    }
     for name, make in makers.items():
         lines = [make(n) for n in numbers]
         text = f"{ENGLISH[0]}\n\n" + "\n".join(lines)

@@ -80,7 +80,7 @@ class VllmEngine:
         self._stats = _Stats()
         if sampling.binds_answers:
             args = {"structured_outputs_config": dict(FORM_CONFIG)} | args
-        args = _always(model, revision, trust_remote_code) | args
+        args = base_arguments(model, revision, trust_remote_code) | args
         try:
             engine_args = EngineArgs(**args)
             self._engine = LLMEngine.from_engine_args(
@@ -91,7 +91,7 @@ class VllmEngine:
             Exception
         ) as exc:  # whatever vLLM raises at start means one thing here: there is no engine
             raise EngineError(
-                f"vLLM {version}: the engine did not start ({_reason(exc)})."
+                f"vLLM {version}: the engine did not start ({reason_of(exc)})."
             ) from exc
         config = self._engine.vllm_config
         cache = config.cache_config
@@ -163,7 +163,7 @@ class VllmEngine:
         try:
             return measured(self._engine.collective_rpc(PROBE_METHOD))
         except Exception as exc:
-            log.warning("the engine's memory could not be measured (%s)", _reason(exc))
+            log.warning("the engine's memory could not be measured (%s)", reason_of(exc))
             return None
 
     def _try_form(self) -> None:
@@ -225,13 +225,15 @@ class VllmEngine:
                 request.id, tokens_input(list(request.token_ids)), params, **self._lora()
             )
         except ValueError as exc:
-            raise RequestError(_reason(exc)) from exc
+            raise RequestError(reason_of(exc)) from exc
         except Exception as exc:
             if (
                 type(exc).__name__ == "VLLMValidationError"
             ):  # a ValueError in 0.26, not any more in 0.32
-                raise RequestError(_reason(exc)) from exc
-            raise EngineError(f"{self.info.engine}: the engine is gone ({_reason(exc)}).") from exc
+                raise RequestError(reason_of(exc)) from exc
+            raise EngineError(
+                f"{self.info.engine}: the engine is gone ({reason_of(exc)})."
+            ) from exc
 
     def _lora(self) -> dict[str, Any]:
         """Name the adapter of a request."""
@@ -248,7 +250,7 @@ class VllmEngine:
         try:
             outputs = self._engine.step()
         except Exception as exc:
-            raise EngineError(f"{self.info.engine}: the engine died ({_reason(exc)}).") from exc
+            raise EngineError(f"{self.info.engine}: the engine died ({reason_of(exc)}).") from exc
         deltas = []
         for output in outputs:
             completion = output.outputs[0]
@@ -271,7 +273,7 @@ class VllmEngine:
             core.shutdown()
 
 
-def _always(model: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+def base_arguments(model: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
     """List the arguments of every engine, which a job's own overrule."""
     return {
         "model": model,
@@ -354,6 +356,6 @@ def _drop_other_loggers(engine: Any) -> None:
         del loggers[1:]
 
 
-def _reason(exc: BaseException) -> str:
+def reason_of(exc: BaseException) -> str:
     text = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__

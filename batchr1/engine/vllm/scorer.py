@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from batchr1.engine.vllm.memory_probe import PROBE_CLASS
+from batchr1.engine.vllm.engine import base_arguments, reason_of
 from batchr1.errors import EngineError, RequestError
 
 Found = tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -41,13 +41,7 @@ class VllmScorer:
         from vllm import __version__ as version
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        named: dict[str, Any] = {
-            "model": model,
-            "revision": revision,
-            "tokenizer_revision": revision,
-        }
-        named |= {"trust_remote_code": trust_remote_code, "disable_log_stats": True}
-        named |= {"worker_extension_cls": PROBE_CLASS}  # it ends the engine with this process
+        named = base_arguments(model, revision, trust_remote_code) | {"disable_log_stats": True}
         self.name = f"vllm {version}"
         self._top_k = top_k
         self._found: dict[str, list[Any]] = {}
@@ -57,7 +51,7 @@ class VllmScorer:
             engine_args = EngineArgs(**named | args | _FIXED, max_logprobs=max(1, top_k))
             self._engine = LLMEngine.from_engine_args(engine_args)
         except Exception as exc:  # whatever vLLM raises means one thing here: there is no engine
-            raise EngineError(f"{self.name}: the engine did not start ({_reason(exc)}).") from exc
+            raise EngineError(f"{self.name}: the engine did not start ({reason_of(exc)}).") from exc
         self._take_tensors()
 
     def _take_tensors(self) -> None:
@@ -97,8 +91,8 @@ class VllmScorer:
             self._engine.add_request(id, tokens_input(list(token_ids)), params)
         except Exception as exc:
             if isinstance(exc, ValueError) or type(exc).__name__ == "VLLMValidationError":
-                raise RequestError(_reason(exc)) from exc
-            raise EngineError(f"{self.name}: the engine is gone ({_reason(exc)}).") from exc
+                raise RequestError(reason_of(exc)) from exc
+            raise EngineError(f"{self.name}: the engine is gone ({reason_of(exc)}).") from exc
         self._lengths[id] = len(token_ids)
 
     def step(self) -> list[Found]:
@@ -110,7 +104,7 @@ class VllmScorer:
         try:
             outputs = self._engine.step()
         except Exception as exc:
-            raise EngineError(f"{self.name}: the engine died ({_reason(exc)}).") from exc
+            raise EngineError(f"{self.name}: the engine died ({reason_of(exc)}).") from exc
         return [self._ended(output.request_id) for output in outputs if output.finished]
 
     def close(self) -> None:
@@ -130,8 +124,3 @@ class VllmScorer:
         ids = [np.asarray(piece.logprob_token_ids, dtype=np.int32) for piece in pieces]
         logs = [np.asarray(piece.logprobs, dtype=np.float32) for piece in pieces]
         return id, np.concatenate(ids), np.concatenate(logs)
-
-
-def _reason(exc: BaseException) -> str:
-    text = " ".join(str(exc).split())
-    return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__
