@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import subprocess
 import sys
@@ -65,7 +66,8 @@ class Machine:
     def partials(self) -> dict[str, int]:
         """Unfinished files and their sizes in bytes."""
         sizes = {}
-        for path in self.home.rglob("*.incomplete"):
-            with contextlib.suppress(FileNotFoundError):  # it was whole by then, and got its name
-                sizes[path.name] = path.stat().st_size
+        for folder, _, names in os.walk(self.home):  # rglob raises when a folder goes meanwhile
+            for name in fnmatch.filter(names, "*.incomplete"):
+                with contextlib.suppress(FileNotFoundError):  # it was whole, and got its name
+                    sizes[name] = Path(folder, name).stat().st_size
         return sizes
