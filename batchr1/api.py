@@ -161,6 +161,8 @@ def _options(changes: Mapping[str, Any], known: type = JobChanges) -> JobOptions
 
     None is no change. Raises `UsageError` for a name that is none of `known`.
     """
+    from dataclasses import fields
+
     from batchr1.cli.options import SIMPLE_FLAGS, JobOptions
     from batchr1.errors import UsageError
 
@@ -171,10 +173,11 @@ def _options(changes: Mapping[str, Any], known: type = JobChanges) -> JobOptions
             hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(names)}."
             raise UsageError(f"{name}: there is no such change. {hint}")
     changes = {name: value for name, value in changes.items() if value is not None}
+    texts = {field.name for field in fields(JobOptions) if field.type == "str | None"}
     given: dict[str, Any] = {}
     for name in SIMPLE_FLAGS.keys() & changes.keys():
         value = changes[name]
-        given[name] = value if name in ("limit", "replicas") else str(value)
+        given[name] = str(value) if name in texts else value
     settings = tuple(f"{key}={_as_yaml(value)}" for key, value in changes.get("set", {}).items())
     return JobOptions(settings=settings, **given)
 

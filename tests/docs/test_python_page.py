@@ -15,7 +15,7 @@ from made_output import good_row, table_of, write_output
 from replay_job import questions, replay, set_engine, write_job
 
 import batchr1
-from batchr1.api import JobChanges
+from batchr1.api import JobChanges, _options
 from batchr1.cli.options import JobOptions
 from batchr1.errors import BatchError, OutputError, UsageError
 
@@ -59,6 +59,8 @@ def test_a_change_keeps_its_type(folder: Path) -> None:
     changes = {"sampling.stop": ["a", "b: c"], "sampling.seed": None, "name": "4"}
     found = batchr1.check("job.yaml", set=changes)
     assert found["job"] == "4"
+    given = _options({"gpus": 1, "output": Path("out"), "limit": 8, "replicas": 2})
+    assert given == JobOptions(gpus="1", output="out", limit=8, replicas=2)
 
 
 def test_no_change_goes_by_unseen(folder: Path) -> None:

@@ -210,6 +210,14 @@ def test_wrappers_are_those_of_the_vocabulary() -> None:
     assert len(named("cohere").answer_open) == 2
 
 
+def test_the_page_of_models_lists_every_family() -> None:
+    page = (PACKAGE.parent / "docs/models.md").read_text(encoding="utf-8")
+    table = page.split("| `prompting.format` |")[1].split("\n\n")[0]
+    cells = re.findall(r"^\| ([^|]+) \|", table, re.M)
+
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(FORMATS)
+
+
 def test_a_family_survives_its_record() -> None:
     for format in FORMATS.values():
         assert Format.of_record(format.to_dict()) == format
