@@ -36,7 +36,8 @@ COLUMNS: tuple[Column, ...] = (
         "id",
         _text,
         False,
-        "the row's id in the input, as text; without input.id a hash of the prompt",
+        "the row's id in the input, as text, that of several columns joined by /; without input.id "
+        "a hash of the prompt",
     ),
     Column("sample", _count, False, "which of the row's n samples, from 0"),
     Column(
@@ -223,7 +224,8 @@ def schema_document() -> dict[str, Any]:
         "files": "OUTPUT/data/part-*.parquet",
         "kept": (
             f"the input columns named in output.keep stand behind '{KEPT_AFTER}', with the "
-            "input's type"
+            "input's type; so do those of an input.id of several columns, called input_NAME where "
+            "the output has a NAME of its own"
         ),
         "columns": [
             {

@@ -102,7 +102,9 @@ def first_rows(data: str) -> pa.Table:
 def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) -> str:
     """Write the job, with a line for each column that was found."""
     lines: list[str] = []
-    if guess.id is not None:
+    if isinstance(guess.id, list):
+        lines.append(f"id: [{', '.join(map(_quoted, guess.id))}]")
+    elif guess.id is not None:
         lines.append(f"id: {_quoted(guess.id)}")
     else:
         lines.append("# id: COLUMN  # unique; without it, a hash of the prompt")
@@ -131,8 +133,9 @@ def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) ->
 
 def told(guess: Guess, rows: pa.Table) -> list[str]:
     """Say what each guess is, with a value."""
+    ids = guess.id if isinstance(guess.id, list) else [guess.id]
     found = [
-        ("id", guess.id),
+        *(("id", name) for name in ids),
         ("prompt", guess.prompt),
         ("messages", guess.messages),
         ("gold", guess.gold),

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 @click.option("--path", metavar="FOLDER", help="Where the function's module is; here without it.")
 @click.option("--gold", metavar="FILE", help="Right answers from here, by id.")
 @click.option("--gold-column", metavar="NAME", help="Their column; the job's without it.")
-@click.option("--id-column", metavar="NAME", help="The column of ids; the job's without it.")
+@click.option(
+    "--id-column",
+    "id_columns",
+    multiple=True,
+    metavar="NAME",
+    help="The column of ids, or each of several; the job's without it.",
+)
 @click.option("--timeout-s", type=float, metavar="S", help="Longest time for a row.")
 @click.option("--processes", type=click.IntRange(1), metavar="N", help="Verifying processes.")
 @JSON
@@ -32,7 +38,7 @@ def command(
     path: str | None,
     gold: str | None,
     gold_column: str | None,
-    id_column: str | None,
+    id_columns: tuple[str, ...],
     timeout_s: float | None,
     processes: int | None,
     as_json: bool,
@@ -42,7 +48,7 @@ def command(
     Without options, as the job says, by this version's rules. Nothing else of a row changes. May be
     killed and run again.
     """
-    if gold is None and (gold_column or id_column):
+    if gold is None and (gold_column or id_columns):
         raise click.UsageError("--gold-column and --id-column belong to --gold")
     from batchr1.output.find import open_output
     from batchr1.rejudge.output import GoldFile, judge_again, to_dict
@@ -59,7 +65,7 @@ def command(
         changes["path"] = str(Path(path or ".").resolve())
     golds = None
     if gold is not None:
-        golds = GoldFile(gold, id_column, gold_column)
+        golds = GoldFile(gold, list(id_columns) or None, gold_column)
     found = judge_again(open_output(target), changes, golds)
     say(to_dict(found), as_text(found), as_json=as_json)
 

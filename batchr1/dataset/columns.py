@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
@@ -65,7 +65,7 @@ def kept_columns(
     first = _with_rows(files)[0]
     if keep == "all":
         pairs = [
-            (f"input_{name}" if name.casefold() in _TAKEN else name, name)
+            (_free_name(name), name)
             for name in dict.fromkeys(first.schema.names)
             if name != spec.id
         ]
@@ -79,6 +79,7 @@ def kept_columns(
                 )
         return dict(pairs)
     chosen = dict(keep) if isinstance(keep, dict) else {name: name for name in keep}
+    parts = _parts_of_id(chosen, spec)
     counts = Counter(new.casefold() for new in chosen)
     for new, old in chosen.items():
         if new in NAMES:
@@ -94,7 +95,36 @@ def kept_columns(
                 f"output.keep: {new!r} and {other!r} differ in case only, and many readers know "
                 f"none. Rename it: keep: {{input_{new}: {old}}}."
             )
-    return chosen
+        if new.casefold() in (name.casefold() for name in parts):
+            raise JobError(
+                f"output.keep: {new!r} is the column of input.id's {parts.get(new, new)!r} "
+                f"already. Rename it: keep: {{kept_{new}: {old}}}."
+            )
+    return {**parts, **chosen}
+
+
+def _parts_of_id(chosen: Mapping[str, str], spec: InputSpec) -> dict[str, str]:
+    """Map columns of a joined id to their names in the output.
+
+    Those that are kept under a chosen name are left out.
+    """
+    found: dict[str, str] = {}
+    for name in spec.id_columns if len(spec.id_columns) > 1 else ():
+        new = _free_name(name)
+        if name in chosen.values():
+            continue
+        if new in found:
+            raise JobError(
+                f"input.id: columns {found[new]!r} and {name!r} would both be {new!r} in the "
+                f"output. Give one a name: output.keep: {{{name}_of_input: {name}}}."
+            )
+        found[new] = name
+    return found
+
+
+def _free_name(name: str) -> str:
+    """Name an input column in the output, whose own names are taken."""
+    return f"input_{name}" if name.casefold() in _TAKEN else name
 
 
 def kept_types(files: Sequence[DataFile], kept: dict[str, str]) -> dict[str, pa.DataType]:
@@ -135,7 +165,6 @@ def check_columns(
     Files without a row are not asked: pandas gives their columns any type, or none.
     """
     single: tuple[tuple[Use, str | None], ...] = (
-        ("input.id", spec.id),
         ("input.prompt", spec.prompt),
         ("input.messages", spec.messages),
         ("input.gold", spec.gold),
@@ -144,6 +173,7 @@ def check_columns(
     )
     wanted: list[tuple[Use, str]] = [("input.template", name) for name in template]
     wanted += [(use, name) for use, name in single if name is not None]
+    id_key = "input.id" if len(spec.id_columns) < 2 else f"input.id [{', '.join(spec.id_columns)}]"
     wanted += [("input.where", name) for name in compared]
     wanted += [("output.keep", name) for name in kept.values()]
     seen: list[pa.Schema] = []
@@ -158,6 +188,8 @@ def check_columns(
                 f"{file.uri}: not a readable data file (no row, no column). Write it again, or "
                 "take it out."
             )
+        for name in spec.id_columns:
+            _check_column(file, "input.id", name, key=id_key)
         for use, name in wanted:
             _check_column(file, use, name)
         for key, name in spec.sampling.columns.items():

@@ -24,9 +24,12 @@ FEW_VALUES = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """Columns by use; None where none will do."""
+    """Columns by use; None where none will do.
 
-    id: str | None
+    `id` is several columns for rows of an output.
+    """
+
+    id: str | list[str] | None
     prompt: str | None
     messages: str | None
     gold: str | None
@@ -42,16 +45,26 @@ def guess_columns(rows: pa.Table) -> Guess:
     if prompt is None and messages is None:
         prompt = _longest_text(rows)
     gold = _first(rows, [name for name in GOLDS if name != prompt], "input.gold")
-    own_id = _first(rows, IDS, "input.id")
-    if own_id is not None and not _is_unique(rows[own_id]):
-        own_id = None
-    taken = {own_id, prompt, messages, gold}
+    own_id = _guess_id(rows)
+    taken = {*([own_id] if isinstance(own_id, str) else own_id or []), prompt, messages, gold}
     keep = [
         name
         for name in rows.column_names
         if name not in taken and name.lower() not in NAMES and _is_group(rows[name])
     ]
     return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT])
+
+
+def _guess_id(rows: pa.Table) -> str | list[str] | None:
+    """Find unique ids: a column, or an output's id and sample."""
+    name = _first(rows, IDS, "input.id")
+    if name is None or _is_unique(rows[name]):
+        return name
+    pair = [name, "sample"]
+    if "sample" not in rows.column_names or any(rows[part].null_count for part in pair):
+        return None
+    groups = rows.group_by(pair).aggregate([])
+    return pair if groups.num_rows == rows.num_rows else None
 
 
 def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:

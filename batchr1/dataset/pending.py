@@ -90,8 +90,12 @@ class Pending:
             if ids.null_count:
                 first_null = row + ids.to_pylist().index(None)
                 at = source.position(position.file, first_null - self._starts[position.file])
+                got = "null"
+                if len(source.id_columns) > 1:
+                    got = source.show_id(batch, first_null - row)
                 raise InputError(
-                    f"{at}: the id is null (got null, need a unique id). Fill it, or drop input.id."
+                    f"{at}: the id is null (got {got}, need a unique id). Fill it, or drop "
+                    "input.id."
                 )
             waiting.append(ids)
             row += len(ids)
@@ -129,10 +133,13 @@ class Pending:
         if not ids_are_hashes:
             again = int(self._order[same].min())
             at, name = _describe(source, again)
+            unique = "a unique column"
+            if len(source.id_columns) > 1:
+                name, unique = f"of {name}", "columns that are unique together"
             raise InputError(
-                f"{at}: the id {name!r} came before (got {same.size} repeated ids, need unique "
+                f"{at}: the id {name} came before (got {same.size} repeated ids, need unique "
                 f"ones). "
-                "Give input.id a unique column, or leave it out to use a hash of the prompt."
+                f"Give input.id {unique}, or leave it out to use a hash of the prompt."
             )
         self._bits[self._order[same]] = 0  # the sort is stable: the first of equal prompts stays
         self._dropped = int(same.size)
@@ -435,8 +442,8 @@ def _describe(source: Source, number: int) -> tuple[Position, str]:
     for position, batch in source.batches(source.id_columns):
         start = starts.setdefault(position.file, row)
         if number < row + batch.num_rows:
-            return source.position(position.file, number - start), str(
-                source.ids(batch)[number - row]
+            return source.position(position.file, number - start), source.show_id(
+                batch, number - row
             )
         row += batch.num_rows
     raise AssertionError("a row that was counted must be there")

@@ -25,6 +25,7 @@ from batchr1.dataset.values import (
     gold_texts,
     id_texts,
     is_valid,
+    joined_ids,
     own_sampling,
     python_values,
     scalar_texts,
@@ -75,7 +76,7 @@ class Source:
         if keep == "all":
             return None
         spec, kept = self._spec, list(keep.values()) if isinstance(keep, dict) else list(keep)
-        single = [spec.id, spec.prompt, spec.messages, spec.gold]
+        single = [*spec.id_columns, spec.prompt, spec.messages, spec.gold]
         single += [spec.max_tokens, spec.expected_tokens, *spec.sampling.columns.values()]
         named = [*(name for name in single if name), *self._template_fields, *compared, *kept]
         return list(dict.fromkeys(named))
@@ -118,8 +119,8 @@ class Source:
 
     @cached_property
     def id_columns(self) -> tuple[str, ...]:
-        """The columns of ids: the id column, or the prompt's."""
-        return (self._spec.id,) if self._spec.id else self.prompt_columns
+        """The columns of ids: those of `id`, or the prompt's."""
+        return self._spec.id_columns or self.prompt_columns
 
     @cached_property
     def row_columns(self) -> tuple[str, ...]:
@@ -205,22 +206,35 @@ class Source:
         return rows, (batch for _, batch in self.batches(columns))
 
     def ids(self, batch: pa.RecordBatch) -> list[str | None]:
-        """The ids of a batch; None where the id column is null."""
+        """The ids of a batch; None where an id column is null."""
         return list(self.id_array(batch).to_pylist())
 
     def id_array(self, batch: pa.RecordBatch) -> pa.Array:
         """`ids` as a column of text, without an object for each."""
-        if not self._spec.id:
+        names = self._spec.id_columns
+        if not names:
             return pa.array([content_id(c) for c in self._raw_contents(batch)], pa.string())
-        texts = id_texts(batch.column(self._spec.id))
+        return joined_ids([self._id_column(batch, name) for name in names])
+
+    def _id_column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        texts = id_texts(batch.column(name))
         try:
             texts.validate(full=True)
         except pa.ArrowInvalid as exc:
             raise InputError(
-                f"input.id: column {self._spec.id!r} holds an id that is not valid Unicode "
+                f"input.id: column {name!r} holds an id that is not valid Unicode "
                 f"({str(exc).rstrip('.')}). Correct it."
             ) from exc
         return texts
+
+    def show_id(self, batch: pa.RecordBatch, row: int) -> str:
+        """Show a row's id for people: of several columns, with their names."""
+        names = self._spec.id_columns
+        if len(names) < 2:
+            return repr(self.ids(batch.slice(row, 1))[0])
+        values = (self._id_column(batch.slice(row, 1), name)[0].as_py() for name in names)
+        pairs = zip(names, values, strict=True)
+        return ", ".join(f"{name} {'null' if v is None else repr(v)}" for name, v in pairs)
 
     def bad_texts(self, batch: pa.RecordBatch) -> dict[int, str]:
         """Find gold or kept values that are no valid Unicode.

@@ -230,6 +230,21 @@ def id_texts(column: pa.Array) -> pa.Array:
     return column if pa.types.is_string(kind) else column.cast(pa.string())
 
 
+def joined_ids(columns: Sequence[pa.Array]) -> pa.Array:
+    """Join columns of ids to one; null where one of them is.
+
+    Their texts stand side by side with `/` between. Within a text, `%` is written %25 and `/` %2F,
+    so that two rows with different values never have one id. A single column stays as it is.
+    """
+    if len(columns) == 1:
+        return columns[0]
+    escaped = []
+    for column in columns:
+        texts = pc.replace_substring(column, "%", "%25")
+        escaped.append(pc.replace_substring(texts, "/", "%2F"))
+    return pc.binary_join_element_wise(*escaped, "/")
+
+
 def _scalar_text(value: Any) -> str | None:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from batchr1.job.base import PositiveInt, Seconds, Section
 
@@ -40,9 +40,9 @@ class InputSpec(Section):
 
     path: str | list[str]
     """File, glob, folder, or a list of them; local or s3://. Parquet, or JSON lines (.jsonl)."""
-    id: str | None = None
-    """A column of unique ids. Without it the id is a hash of the prompt, and equal prompts are one
-    row."""
+    id: str | list[str] | None = None
+    """A column of unique ids, or several that are unique together, such as [id, sample]. Without it
+    the id is a hash of the prompt, and equal prompts are one row."""
     prompt: str | None = None
     """A column of text: the user turn."""
     messages: str | None = None
@@ -81,6 +81,19 @@ class InputSpec(Section):
     allow_empty: bool = False
     """Whether an input without any row is an empty night (exit code 0) rather than a mistake."""
 
+    @field_validator("id", mode="after")
+    @classmethod
+    def _names_columns(cls, value: str | list[str] | None) -> str | list[str] | None:
+        """Take a list of one for its column."""
+        if not isinstance(value, list):
+            return value
+        if not value:
+            raise ValueError("an empty list (need a column or several, or null)")
+        twice = next((name for name in value if value.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"column {twice!r} is named twice (need each once)")
+        return value[0] if len(value) == 1 else value
+
     @model_validator(mode="after")
     def _one_prompt(self) -> InputSpec:
         given = [k for k in ("prompt", "messages", "template") if getattr(self, k) is not None]
@@ -91,6 +104,13 @@ class InputSpec(Section):
         if self.max_tokens is not None and self.sampling.max_tokens is not None:
             raise ValueError("max_tokens and sampling.max_tokens name one thing (give one of them)")
         return self
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """The columns of `id`; none where it hashes the prompt."""
+        if self.id is None:
+            return ()
+        return (self.id,) if isinstance(self.id, str) else tuple(self.id)
 
     @property
     def cap(self) -> str | None:

@@ -10,7 +10,7 @@ from batchr1.storage.uri import StorageOptions
 
 
 def read_golds(
-    path: str, *, id: str, gold: str, storage: StorageOptions | None = None
+    path: str, *, id: str | list[str], gold: str, storage: StorageOptions | None = None
 ) -> dict[str, str | None]:
     """Read right answers from Parquet or JSON lines.
 
@@ -19,10 +19,12 @@ def read_golds(
     Raises `UsageError` where there is no such file or column, `InputError` where an id is null or
     comes twice.
     """
-    spec = InputSpec(path=path, id=id, template=f"{{{id}}}", gold=gold)
+    columns = [id] if isinstance(id, str) else id
+    template = "".join(f"{{{name}}}" for name in columns)
+    spec = InputSpec(path=path, id=id, template=template, gold=gold)
     source = Source(spec, [], expand_inputs((path,), storage))
     found: dict[str, str | None] = {}
-    for position, batch in source.batches(tuple(dict.fromkeys([id, gold]))):
+    for position, batch in source.batches(tuple(dict.fromkeys([*columns, gold]))):
         for name, right in zip(source.ids(batch), source.golds(batch), strict=True):
             if name is None or name in found:
                 what = "is null" if name is None else f"{name!r} came before"

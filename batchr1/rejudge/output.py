@@ -38,7 +38,7 @@ class GoldFile:
     """Source of new right answers; columns that are None are the job's."""
 
     path: str
-    id: str | None = None
+    id: str | list[str] | None = None
     gold: str | None = None
 
 

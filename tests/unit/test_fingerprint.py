@@ -85,6 +85,7 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"input.max_tokens": "cap"}, 'input.max_tokens: null → "cap"'),
     ({"input.sampling": {"temperature": "t"}}, 'input.sampling.temperature: null → "t"'),
     ({"input.id": None}, 'input.id: "id" → null'),
+    ({"input.id": ["id", "sample"]}, 'input.id: "id" → ["id", "sample"]'),
     ({"input.gold": "answer"}, 'input.gold: null → "answer"'),
     ({"verify.kind": "none"}, 'verify.kind: "auto" → "none"'),
     ({"verify.extract": "= (.*)"}, 'verify.extract: null → "= (.*)"'),

@@ -49,6 +49,10 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
         {"id": ["a", "a", "b", "b"], "text": FOUR},
         Guess(None, "text", None, None),
     ),
+    "an output of two samples a row": (
+        {"id": ["a", "a", "b", "b"], "sample": [0, 1, 0, 1], "prompt": FOUR, "answer": FOUR},
+        Guess(["id", "sample"], "prompt", None, "answer"),
+    ),
     "an id with a hole": (
         {"id": ["a", None, "b", "c"], "text": FOUR},
         Guess(None, "text", None, None),
