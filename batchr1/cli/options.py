@@ -178,9 +178,9 @@ def named(job: Path) -> Iterator[None]:
     try:
         yield
     except UsageError as exc:
-        if not re.match(
-            r"(model|engine|input|output|storage|executor|verify)[.: ]|\w+://…", str(exc)
-        ):
+        from batchr1.job.spec import JobSpec
+
+        if not re.match(rf"({'|'.join(JobSpec.model_fields)})[.: ]|\w+://…", str(exc)):
             raise
         exc.args = (f"{job}: {exc}",)
         raise

@@ -238,6 +238,7 @@ LIKE_A_TAG = re.compile(
     re.IGNORECASE,
 )
 _LIKE_A_TOKEN = re.compile(r"think|thought|reasoning|inner_(?:prefix|suffix)|scratch_?pad", re.I)
+_NOTHING = (0, 0, 0)  # speaks for a family
 _SUFFIX = re.compile(r"</?think:([^<>\s]+)>")
 
 
@@ -270,13 +271,18 @@ def find(*, tail: str, template: str, tokens: Collection[str]) -> Format | None:
     `tail` is what its template ends a prompt with, `tokens` are its added tokens. What the prompt
     ends with tells most, then tags that template and vocabulary share, then either alone.
     """
-    best, found = (0, 0, 0), None
+    best, found = _NOTHING, None
     for family in _FAMILIES:
         for format in _filled(family, tokens):
             signs = _signs(format, tail, template, tokens)
             if signs > best:
                 best, found = signs, format
     return None if found is None else _fitted(found, tokens)
+
+
+def shows(format: Format, *, tail: str, template: str, tokens: Collection[str]) -> bool:
+    """Tell whether a model shows a family's tags, as `find` looks."""
+    return _signs(format, tail, template, tokens) != _NOTHING
 
 
 def _fitted(format: Format, tokens: Collection[str]) -> Format:
@@ -312,11 +318,11 @@ def _signs(
     in_template = format.open in template or format.close in template
     in_tokens = bool(format.pieces) and format.pieces <= set(tokens)
     if not (in_tail or in_template or in_tokens):
-        return 0, 0, 0
+        return _NOTHING
     wrappers = (*format.answer_open, *format.answer_close)
     # The same tags without wrappers are another family: these must show theirs.
     if wrappers and _is_plain(format) and not _shows_wrappers(format, template, tokens):
-        return 0, 0, 0
+        return _NOTHING
     detail = 1 + sum(text in template or text in tail for _, text in format.marks)
     return int(in_tail), 2 * in_template + in_tokens, detail
 

@@ -17,6 +17,7 @@ from batchr1.dataset.rendering.turns import RowError
 from batchr1.dataset.tokenizer import load_tokenizer
 from batchr1.errors import ModelError
 from batchr1.models.catalogue import variant
+from batchr1.reasoning.formats import Format
 
 TURNS = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}"
@@ -134,6 +135,18 @@ def test_harmony_is_found_by_its_channels() -> None:
 def test_tags_that_nobody_knows_are_refused_with_the_key_that_helps(think: Any) -> None:
     with pytest.raises(ModelError, match=r"got <my_thoughts>.*Set prompting.format to one of them"):
         renderer("", "<my_thoughts>", think=think)
+
+
+def test_a_family_of_which_the_model_shows_nothing_is_refused_where_it_shows_another() -> None:
+    with pytest.raises(ModelError) as caught:
+        renderer("", *R1, format="harmony")
+    assert str(caught.value) == (
+        f"model {_tiny().name_or_path}: prompting.format harmony does not fit it (its chat "
+        "template and vocabulary have <think>, and never <|channel|>analysis<|message|>). Set "
+        "prompting.format to r1, or to the tags that it was trained with as {open: …, close: …}."
+    )
+    assert renderer("", *R1, format=Format("custom", "<t>", "</t>")).format.open == "<t>"
+    assert renderer("", *R1, format="answer").format.name == "answer"
 
 
 def test_a_model_that_does_not_think_runs_as_it_is_and_is_not_forced() -> None:

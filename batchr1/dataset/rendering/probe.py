@@ -17,7 +17,15 @@ from jinja2 import TemplateError
 from batchr1.dataset.bounds import TooMuchError, bounded
 from batchr1.dataset.rendering.chat_template import ChatTemplate
 from batchr1.errors import ModelError
-from batchr1.reasoning.formats import FORMATS, R1, Format, find, named, unknown_signs
+from batchr1.reasoning.formats import (
+    FORMATS,
+    R1,
+    Format,
+    find,
+    named,
+    shows,
+    unknown_signs,
+)
 from batchr1.reasoning.tags import tags_in
 
 QUESTION, SYSTEM, THOUGHT = "What is 1 + 1 (3f9a)?", "Be brief (7c2e).", "An old thought (b81d)."
@@ -159,12 +167,14 @@ def _family(
         return format
     if format != "auto":
         try:
-            return named(format, tokens)
+            chosen = named(format, tokens)
         except ValueError as exc:
             raise ModelError(
                 f"{template.where}: prompting.format {format} does not fit it ({exc}). Set "
                 "prompting.format to auto, or to its family."
             ) from exc
+        _refuse_other_tags(template, chosen, tail, tokens)
+        return chosen
     found = find(tail=tail, template=template.source, tokens=tokens)
     if found is not None:
         return found
@@ -182,6 +192,21 @@ def _family(
             "prompting.think to auto, or prompting.format to r1 for a model trained so."
         )
     return R1
+
+
+def _refuse_other_tags(
+    template: ChatTemplate, chosen: Format, tail: str, tokens: Collection[str]
+) -> None:
+    """Refuse a family of which the model shows nothing, but another."""
+    if shows(chosen, tail=tail, template=template.source, tokens=tokens):
+        return
+    found = find(tail=tail, template=template.source, tokens=tokens)
+    if found is not None and found.open != chosen.open:
+        raise ModelError(
+            f"{template.where}: prompting.format {chosen.name} does not fit it (its chat template "
+            f"and vocabulary have {found.open}, and never {chosen.open}). Set prompting.format to "
+            f"{found.name}, or to the tags that it was trained with as {{open: …, close: …}}."
+        )
 
 
 def _closed(template: ChatTemplate, format: Format) -> str:

@@ -1,0 +1,75 @@
+"""A LoRA adapter through vLLM: its tokens are those of a model with the adapter merged in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from replay_job import MODEL, rows_of, write_job
+
+from batchr1.driver.context import RunOptions
+from batchr1.driver.run_job import run_job
+from batchr1.job import load_job
+
+pytestmark = pytest.mark.slow
+
+PROBLEMS = Path(__file__).parents[2] / "jobs/data/math.parquet"
+RANK, ALPHA = 5, 10  # a rank between two of those that vLLM makes room for
+TARGETS = ("q_proj", "v_proj", "down_proj")
+BASE, LORA = "model.safetensors", "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An adapter of r1-tiny as PEFT saves it, and r1-tiny with its product added."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(5)
+    adapter = tmp_path_factory.mktemp("adapter")
+    merged = shutil.copytree(MODEL, tmp_path_factory.mktemp("merged") / "model")
+    weights = {name: value.float() for name, value in load_file(merged / BASE).items()}
+    pairs = {}
+    targets = [f"{target}.weight" for target in TARGETS]
+    for name in [name for name in weights if name.endswith(tuple(targets))]:
+        outputs, inputs = weights[name].shape
+        a, b = torch.randn(RANK, inputs) * 0.16, torch.randn(outputs, RANK) * 0.16
+        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        pairs |= {f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}
+        weights[name] += ALPHA / RANK * (b @ a)
+    save_file(weights, merged / BASE, {"format": "pt"})
+    save_file(pairs, adapter / LORA, {"format": "pt"})
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": [*TARGETS]}
+    config |= {"bias": "none", "task_type": "CAUSAL_LM", "base_model_name_or_path": MODEL}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return adapter, merged
+
+
+def rows_with(folder: Path, **model: str | None) -> pl.DataFrame:
+    folder.mkdir()
+    job = write_job(
+        folder,
+        model={**model, "engine_args": {"dtype": "float32"}},
+        input={"path": str(PROBLEMS), "limit": 40},
+        output={"token_ids": "always"},
+        sampling={"max_tokens": 48, "temperature": 0.0, "top_p": 1.0},
+    )
+    assert run_job(load_job(job), RunOptions(gpus="none", show_progress=False)).exit_code == 0
+    return rows_of(folder / "out").sort("id")
+
+
+def test_its_tokens_are_those_of_the_merged_model(
+    tmp_path: Path, models: tuple[Path, Path]
+) -> None:
+    adapter, merged = models
+    plain = rows_with(tmp_path / "plain", variant="r1-tiny")["token_ids"]
+    wanted = rows_with(tmp_path / "merged", variant=None, path=str(merged))["token_ids"]
+    rows = rows_with(tmp_path / "lora", variant="r1-tiny", adapter=str(adapter))
+    same = (rows["token_ids"] == wanted).sum()
+    assert (plain == wanted).sum() <= 10, "the adapter must change most rows"
+    assert same >= 38, "sums in another order may flip a token between two that are nearly equal"
+    [name] = rows["model"].unique()
+    assert name.startswith(f"r1-tiny + {adapter.name} (sha256:")
