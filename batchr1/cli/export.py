@@ -11,7 +11,7 @@ from batchr1.cli.options import JSON
 from batchr1.cli.printing import echo
 
 if TYPE_CHECKING:
-    from batchr1.export.options import Dedupe, FileFormat, Form, Reasoning
+    from batchr1.export.options import FileFormat
 
 
 @click.command()
@@ -63,6 +63,32 @@ if TYPE_CHECKING:
     ),
 )
 @click.option(
+    "--decontaminate",
+    metavar="FILE,…",
+    help=(
+        "Not prompts that overlap with a prompt of these benchmarks: Parquet or .jsonl. "
+        "DEST/contamination.jsonl names each."
+    ),
+)
+@click.option(
+    "--benchmark-column",
+    metavar="NAME",
+    help="The benchmarks' prompts; without it prompt, problem, question and the like.",
+)
+@click.option(
+    "--contaminated",
+    type=click.Choice(["drop", "mark"]),
+    help="drop: leave them out (the default). mark: keep them, named in contaminated_by.",
+)
+@click.option(
+    "--near-duplicates",
+    type=click.Choice(["drop", "mark"]),
+    help=(
+        "Of prompts that nearly equal each other (MinHash, 80 %), drop all but the first, or mark "
+        "them in near_duplicate_of."
+    ),
+)
+@click.option(
     "--per-prompt",
     type=int,
     metavar="K",
@@ -102,21 +128,11 @@ if TYPE_CHECKING:
 def command(
     output: str,
     dest: str,
-    form: Form,
-    where: str | None,
-    correct_only: bool,
-    pass_rate: str | None,
-    agrees_with_majority: bool,
-    drop_flags: tuple[str, ...],
-    max_tokens: int | None,
-    per_prompt: int | None,
-    dedupe: Dedupe | None,
-    reasoning: Reasoning | None,
     file_format: FileFormat,
-    test_share: float,
-    labels: bool,
-    overwrite: bool,
+    decontaminate: str | None,
+    pass_rate: str | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Write an output's rows to the folder DEST as a data set with a card: to train on, to
     publish, to load anywhere.
@@ -132,20 +148,10 @@ def command(
     from batchr1.storage.base import open_storage
 
     options = ExportOptions(
-        form,
-        where,
-        correct_only,
-        drop_flags,
-        max_tokens,
-        per_prompt,
-        dedupe,
-        reasoning,
-        file_format,
-        test_share,
-        overwrite,
-        rate_range(pass_rate),
-        agrees_with_majority,
-        labels,
+        format=file_format,
+        decontaminate=tuple(decontaminate.split(",")) if decontaminate is not None else (),
+        pass_rate=rate_range(pass_rate),
+        **given,
     )
     summary = export_output(open_output(output), open_storage(dest), options)
     text = as_text(summary)
@@ -164,6 +170,13 @@ def as_text(s: dict[str, Any]) -> str:
             f"{split['completion_tokens']:,} tokens"
         )
         lines.append(f"{name:<6} {counts}")
+    if found := s["contamination"]:
+        lines.append(
+            f"note   {found['prompts']:,} prompts overlap with the benchmarks ({found['hits']:,} "
+            f"hits): {found['report']} names them"
+        )
+    if s["near_duplicates"] is not None:
+        lines.append(f"note   {s['near_duplicates']:,} prompts are near duplicates of others")
     if s["test_share"] and "test" not in s["splits"]:
         lines.append(f"note   no prompt falls into a test split of {s['test_share']:g}")
     if s["incomplete"]:

@@ -125,6 +125,14 @@ def _counts(summary: dict[str, Any], incomplete: str | None) -> str:
         f"| {name} | {s['rows']:,} | {s['prompts']:,} | {s['completion_tokens']:,} |"
         for name, s in summary["splits"].items()
     ]
+    if found := summary["contamination"]:
+        names = ", ".join(f"`{_code(_public(b['file']))}`" for b in found["benchmarks"])
+        treated = "were left out" if found["rows"] == "drop" else "are marked in `contaminated_by`"
+        lines += [
+            "",
+            f"Prompts were compared with {names} by n-grams of words, numbers apart: "
+            f"{found['prompts']:,} overlapped and {treated}.",
+        ]
     if "test" in summary["splits"]:
         lines += [
             "",

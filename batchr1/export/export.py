@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from batchr1.errors import UsageError
 from batchr1.export.card import card
-from batchr1.export.labels import LABELS
+from batchr1.export.decontaminate import REPORT, write_report
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
 from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
@@ -46,6 +46,8 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
         features = json_features(schema) if options.format == "jsonl" else None
         text = card(summary, job, features=features)
         (folder / CARD).write_text(text, encoding="utf-8")
+        if selection.hits is not None:
+            write_report(folder / REPORT, selection.hits)
         summary["bytes"] = sum(path.stat().st_size for path in (folder / "data").iterdir())
         destination.publish(folder, {"batchr1": __version__, "export": summary})
     return summary
@@ -73,12 +75,38 @@ def _summary(
         "steps": [
             {"name": step.name, "keeps": step.keeps, "rows": step.rows} for step in selection.steps
         ],
+        "contamination": _contamination(selection, options),
+        "near_duplicates": _near_duplicates(selection),
         **_count(rows),
         "splits": splits,
         "incomplete": None if output.is_complete() else "not complete",
         "generated": " to ".join(dict.fromkeys([min(started), max(started)])) if started else None,
         "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _contamination(selection: Selection, options: ExportOptions) -> dict[str, Any] | None:
+    """Count hits of benchmarks."""
+    if selection.hits is None:
+        return None
+    return {
+        "benchmarks": [
+            {"file": b.uri, "column": b.column, "prompts": b.texts.len()}
+            for b in selection.benchmarks
+        ],
+        "hits": selection.hits.height,
+        "prompts": selection.hits["prompt_key"].n_unique(),
+        "rows": options.contaminated or "drop",
+        "report": REPORT,
+    }
+
+
+def _near_duplicates(selection: Selection) -> int | None:
+    """Count the prompts that are marked."""
+    rows = selection.rows
+    if "near_duplicate_of" not in rows.columns:
+        return None
+    return rows.filter(pl.col("near_duplicate_of").is_not_null())["prompt_key"].n_unique()
 
 
 def _name_by_content(folder: Path) -> str:
@@ -141,7 +169,7 @@ def _write_rows(
                 shaped = taken
                 if options.form == "sft":
                     shaped = sft_table(taken, inline=options.is_inline, format=think_tags)
-                for name in LABELS if options.labels else ():
+                for name in options.added:
                     shaped = shaped.append_column(name, _plain(rows[name]))
                 writers[split].write(shaped)
                 schema = shaped.schema

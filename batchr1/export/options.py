@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchr1.errors import UsageError
+from batchr1.export.labels import LABELS
 
 Form = Literal["sft", "raw"]
 FileFormat = Literal["parquet", "jsonl"]
 Reasoning = Literal["apart", "inline"]
 Dedupe = Literal["exact", "none"]
+Treatment = Literal["drop", "mark"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class ExportOptions:
     pass_rate: tuple[float, float] | None = None
     agrees_with_majority: bool = False
     labels: bool = False
+    decontaminate: tuple[str, ...] = ()
+    benchmark_column: str | None = None
+    contaminated: Treatment | None = None
+    near_duplicates: Treatment | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("--max-tokens", self.max_tokens), ("--per-prompt", self.per_prompt)):
@@ -47,6 +53,20 @@ class ExportOptions:
                 f"--test-share: not a share of the prompts (got {self.test_share:g}, need at "
                 "least 0 and less than 1). Write 0.02 for 2 %."
             )
+        for name, value in (
+            ("--benchmark-column", self.benchmark_column),
+            ("--contaminated", self.contaminated),
+        ):
+            if value is not None and not self.decontaminate:
+                raise UsageError(
+                    f"{name}: belongs to --decontaminate (got {value!r} without it). Give files of "
+                    f"benchmarks, or leave {name} out."
+                )
+        if "" in self.decontaminate:
+            raise UsageError(
+                "--decontaminate: an empty name among the files (got "
+                f"{','.join(self.decontaminate)!r}, need FILE or FILE,FILE). Correct it."
+            )
         if self.form == "raw" and self.reasoning is not None:
             raise UsageError(
                 "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
@@ -57,6 +77,15 @@ class ExportOptions:
     def needs_labels(self) -> bool:
         """Whether prompts are labelled, for a filter or as columns."""
         return self.labels or self.agrees_with_majority or self.pass_rate is not None
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Columns that the export adds to the output's."""
+        marks = {
+            "contaminated_by": self.contaminated == "mark",
+            "near_duplicate_of": self.near_duplicates == "mark",
+        }
+        return (*(LABELS if self.labels else ()), *(name for name, on in marks.items() if on))
 
     @property
     def drops_duplicates(self) -> bool:

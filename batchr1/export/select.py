@@ -17,8 +17,11 @@ import polars as pl
 
 from batchr1.dataset.predicate import Predicate
 from batchr1.errors import UsageError
-from batchr1.export.labels import LABELS, labels_of
+from batchr1.export.decontaminate import Benchmark, Index, find_hits, read_benchmarks
+from batchr1.export.labels import labels_of
+from batchr1.export.near_duplicates import SIMILAR, near_duplicates
 from batchr1.export.options import ExportOptions
+from batchr1.export.prompts import Prompts, distinct
 from batchr1.output.folder import Output
 from batchr1.records import FLAGS
 
@@ -52,13 +55,16 @@ class Selection:
     """Rows that passed every filter.
 
     Columns of `rows`: part (its number in `parts`), row (in that part), prompt_key, is_test,
-    completion_tokens, and the labels where they are asked for.
+    completion_tokens, and those that the options add. `hits`: contaminated prompts, where
+    `benchmarks` were given (see `find_hits`).
     """
 
     parts: list[str]
     rows: pl.DataFrame
     total: int
     steps: list[Step]
+    benchmarks: list[Benchmark]
+    hits: pl.DataFrame | None
 
     def by_part(self) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
         """Walk the parts that have selected rows.
@@ -91,11 +97,12 @@ def select(output: Output, options: ExportOptions) -> Selection:
     )
     _refuse_doubled(output, rows)
     _check_filters(output, rows, options)
+    _check_added(output, options)
     if options.needs_labels:
-        _check_labels(output, options)
         rows = rows.join(labels_of(rows), on="prompt_key", how="left", maintain_order="left")
+    by_text = _ByText(output, parts, options)
     total, steps = rows.height, []
-    for name, keeps, keep in filters(options):
+    for name, keeps, keep in filters(options, by_text):
         rows = keep(rows) if callable(keep) else rows.filter(keep)
         steps.append(Step(name, keeps, rows.height))
         if not rows.height:
@@ -104,6 +111,7 @@ def select(output: Output, options: ExportOptions) -> Selection:
                 f"{output.uri}: no row is left to export (got {total:,} rows; left after each "
                 f"filter: {lost}). Loosen {name}."
             )
+    rows = by_text.mark(rows)
     rows = rows.with_columns((pl.col("is_test_at") < options.test_share).alias("is_test"))
     if rows["is_test"].all():
         raise UsageError(
@@ -118,11 +126,59 @@ def select(output: Output, options: ExportOptions) -> Selection:
             "prompt_key",
             "is_test",
             "completion_tokens",
-            *(LABELS if options.labels else ()),
+            *options.added,
         ),
         total,
         steps,
+        by_text.benchmarks,
+        by_text.hits,
     )
+
+
+class _ByText:
+    """Filters that read the prompts' texts, and what they found."""
+
+    def __init__(self, output: Output, parts: list[str], options: ExportOptions) -> None:
+        self._prompts = Prompts(output, parts)
+        self._options = options
+        self.benchmarks: list[Benchmark] = []
+        self.hits: pl.DataFrame | None = None
+        if options.decontaminate:
+            self.benchmarks = read_benchmarks(options.decontaminate, options.benchmark_column)
+
+    def filters(self) -> list[tuple[str, str, Any]]:
+        """List those that drop rows."""
+        found: list[tuple[str, str, Any]] = []
+        if self.benchmarks and self._options.contaminated != "mark":
+            keeps = "the prompt overlaps with no row of the benchmarks"
+            found.append(("--decontaminate", keeps, self._without_hits))
+        if self._options.near_duplicates == "drop":
+            keeps = f"one of prompts that have {SIMILAR:.0%} of their word triples in common"
+            found.append(("--near-duplicates drop", keeps, self._without_near))
+        return found
+
+    def mark(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Add the columns of what is to be marked."""
+        if self._options.contaminated == "mark":
+            place = pl.format("{}: row {}", "benchmark", "benchmark_row").alias("contaminated_by")
+            best = self._find_hits(rows).sort("overlap", descending=True, maintain_order=True)
+            best = best.unique("prompt_key", keep="first").select("prompt_key", place)
+            rows = rows.join(best, on="prompt_key", how="left", maintain_order="left")
+        if self._options.near_duplicates == "mark":
+            near = near_duplicates(self._prompts, distinct(rows))
+            rows = rows.join(near, on="prompt_key", how="left", maintain_order="left")
+        return rows
+
+    def _find_hits(self, rows: pl.DataFrame) -> pl.DataFrame:
+        self.hits = find_hits(self._prompts, distinct(rows), Index(self.benchmarks))
+        return self.hits
+
+    def _without_hits(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.join(self._find_hits(rows), on="prompt_key", how="anti", maintain_order="left")
+
+    def _without_near(self, rows: pl.DataFrame) -> pl.DataFrame:
+        near = near_duplicates(self._prompts, distinct(rows))
+        return rows.join(near, on="prompt_key", how="anti", maintain_order="left")
 
 
 def _refuse_doubled(output: Output, rows: pl.DataFrame) -> None:
@@ -134,7 +190,7 @@ def _refuse_doubled(output: Output, rows: pl.DataFrame) -> None:
         )
 
 
-def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
+def filters(options: ExportOptions, by_text: _ByText) -> list[tuple[str, str, Any]]:
     """List the filters that apply: (name, meaning, expression or function)."""
     found: list[tuple[str, str, Any]] = []
     if options.form == "sft":
@@ -164,6 +220,7 @@ def filters(options: ExportOptions) -> list[tuple[str, str, Any]]:
                 _first_of_equals,
             )
         )
+    found += by_text.filters()
     if options.per_prompt is not None:
         most = options.per_prompt
         keeps = f"at most {most} of a prompt, the first samples"
@@ -249,13 +306,18 @@ def _check_columns(output: Output, predicate: Predicate) -> None:
                 )
 
 
-def _check_labels(output: Output, options: ExportOptions) -> None:
-    """Raise `UsageError` where a label has the name of a column."""
+def _check_added(output: Output, options: ExportOptions) -> None:
+    """Raise `UsageError` where a column that is added has the name of another."""
     names = set(output.part_columns(output.parts()[0]))
-    for name in LABELS:
-        if options.labels and name in names:
+    option_of = {
+        "contaminated_by": "--contaminated mark",
+        "near_duplicate_of": "--near-duplicates mark",
+    }
+    for name in options.added:
+        option = option_of.get(name, "--labels")
+        if name in names:
             raise UsageError(
-                f"--labels: the output has a column {name!r} of its own. Leave --labels out, or "
+                f"{option}: the output has a column {name!r} of its own. Leave {option} out, or "
                 "keep it under another name (output.keep)."
             )
 

@@ -1,0 +1,343 @@
+"""Overlap of prompts with benchmarks, by n-grams of normalised words.
+
+A prompt is a hit of a benchmark's row where more than half of the row's words lie in n-grams that
+the prompt has too, near each other. n is 8, and less for short rows: (words - 1) / 2, at least 3.
+Numbers do not matter. N-grams that tell no row from others count for nothing, nor do words that
+stand in no other: those that more than 1 % of a benchmark's rows share (more than ten), and those
+of fewer than three different words. A row with fewer than five words that count must stand in the
+prompt as a whole, with its numbers.
+
+Eight words and half of the row: Tülu 3 (arXiv:2411.15124, section 3.2) compares as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from batchr1.dataset.guess import PROMPTS
+from batchr1.dataset.readers import open_file
+from batchr1.errors import InputError, UsageError
+from batchr1.export.prompts import Prompts
+from batchr1.export.words import Words, words_of
+from batchr1.storage.inputs import InputFile, expand_inputs
+
+REPORT = "contamination.jsonl"
+LONGEST = 8
+SHORT_WORDS = 5
+SHARE = 0.5
+LEAST_WORDS = 3
+NEAR = 4
+"""Words by which an insertion may shift what follows, for both sides to count together."""
+COMMON_SHARE = 0.01
+COMMON_ROWS = 10
+_TABLE_BITS = 24
+_HITS = {
+    "prompt": pl.Int64,
+    "benchmark": pl.String,
+    "benchmark_row": pl.Int64,
+    "overlap": pl.Float64,
+    "ngram": pl.String,
+}
+
+
+_NO_GRAMS = pl.DataFrame(schema={"hash": pl.UInt64, "row": pl.Int64, "place": pl.Int64})
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """Prompts of a benchmark's file, each once.
+
+    `rows`: their numbers in the file, from 0.
+    """
+
+    uri: str
+    column: str
+    rows: np.ndarray
+    texts: pl.Series
+
+
+def read_benchmarks(paths: Sequence[str], column: str | None) -> list[Benchmark]:
+    """Read files of benchmarks: Parquet or JSON lines.
+
+    `column` None: the first of `PROMPTS` that a file has. Raises `InputError` or `UsageError` for
+    what cannot be compared.
+    """
+    files = [file for path in paths for file in _expanded(path)]
+    return [_read(file, column) for file in {file.uri: file for file in files}.values()]
+
+
+def _expanded(path: str) -> list[InputFile]:
+    try:
+        return expand_inputs(path)
+    except InputError as error:
+        raise UsageError(f"--decontaminate: {error}") from error
+
+
+def _read(file: InputFile, column: str | None) -> Benchmark:
+    where = f"--decontaminate: {file.uri}"
+    try:
+        opened = open_file(file, None)
+        names = opened.schema.names
+        name = column or next((name for name in PROMPTS if name in names), None)
+        if name is None or name not in names:
+            need = repr(column) if column else "one of " + ", ".join(PROMPTS)
+            raise UsageError(
+                f"{where}: no column of prompts (got {', '.join(names)}; need {need}). Name it "
+                "with --benchmark-column."
+            )
+        kind = opened.schema.field(name).type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UsageError(
+                f"{where}: the column {name!r} is not text (got {kind}). Name another with "
+                "--benchmark-column."
+            )
+        batches = [batch.column(0) for _, batch in opened.read([name])]
+    except InputError as error:
+        raise UsageError(f"--decontaminate: {error}") from error
+    texts = pl.Series("text", pa.chunked_array(batches, kind)).cast(pl.String)
+    frame = pl.DataFrame({"text": texts}).with_row_index("row").drop_nulls()
+    frame = frame.unique("text", keep="first", maintain_order=True)
+    if not words_of(frame["text"], numbers=True).hash.size:
+        raise UsageError(
+            f"{where}: the column {name!r} has no words (got {texts.len():,} rows). Give a file of "
+            "prompts."
+        )
+    return Benchmark(file.uri, name, frame["row"].to_numpy(), frame["text"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Grams:
+    """N-grams of one length: of each, where it stands in which rows.
+
+    `hashes` ascend; those of number i stand at `starts[i]` to `starts[i + 1]` of `rows` (numbers in
+    the index) and `places` (words before it in the row). `table` says which hashes may be there.
+    """
+
+    n: int
+    hashes: np.ndarray
+    starts: np.ndarray
+    rows: np.ndarray
+    places: np.ndarray
+    table: np.ndarray
+
+
+class Index:
+    """N-grams of benchmarks, to look prompts up in."""
+
+    def __init__(self, benchmarks: Sequence[Benchmark]) -> None:
+        self.benchmarks = benchmarks
+        texts = pl.concat([b.texts for b in benchmarks])
+        self._words = words_of(texts, numbers=False)
+        self._exact = words_of(texts, numbers=True)
+        self._file = np.repeat(np.arange(len(benchmarks)), [b.texts.len() for b in benchmarks])
+        self._row = np.concatenate([b.rows for b in benchmarks])
+        self._lengths = self._words.lengths()
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
+        n_of_row = np.clip((self._lengths - 1) // 2, LEAST_WORDS, LONGEST)
+        telling = {int(n): self._telling(int(n), n_of_row) for n in np.unique(n_of_row)}
+        self._counted = self._count(telling)
+        self._is_short = self._counted < SHORT_WORDS
+        self._grams = []
+        for n in range(1, LONGEST + 1):
+            found = telling.get(n, _NO_GRAMS)
+            found = found.filter(~pl.Series(self._is_short[found["row"].to_numpy()]))
+            found = pl.concat([found, self._beginnings(n)])
+            if found.height:
+                self._grams.append(_grams(n, found))
+
+    def _telling(self, n: int, n_of_row: np.ndarray) -> pl.DataFrame:
+        """List n-grams of the rows of this n that tell them from others: hash, row, place."""
+        hashes, at = self._words.ngrams(n)
+        rows = self._words.text[at]
+        files = self._file[rows]
+        frame = pl.DataFrame({"hash": hashes, "row": rows, "file": files})
+        shared = frame.select(pl.col("row").n_unique().over("hash", "file")).to_series().to_numpy()
+        most = np.maximum(COMMON_ROWS, COMMON_SHARE * np.bincount(self._file))
+        different = _different(self._words.hash, at, n)
+        keep = (shared <= most[files]) & (different >= LEAST_WORDS) & (n_of_row[rows] == n)
+        place = at - self._starts[rows]
+        return pl.DataFrame({"hash": hashes, "row": rows, "place": place}).filter(pl.Series(keep))
+
+    def _count(self, telling: dict[int, pl.DataFrame]) -> np.ndarray:
+        """Count the words of each row that lie in n-grams which tell."""
+        is_covered = np.zeros(len(self._words.hash), np.bool_)
+        for n, found in telling.items():
+            at = self._starts[found["row"].to_numpy()] + found["place"].to_numpy()
+            for step in range(n):
+                is_covered[at + step] = True
+        return np.bincount(self._words.text[is_covered], minlength=len(self._lengths))
+
+    def _beginnings(self, n: int) -> pl.DataFrame:
+        """List the first words of short rows, n of them: hash, row, place."""
+        hashes, at = self._words.ngrams(n)
+        rows = self._words.text[at]
+        mine = self._is_short[rows] & (np.minimum(self._lengths[rows], LONGEST) == n)
+        mine &= at == self._starts[rows]
+        hashes, rows = hashes[mine], rows[mine]
+        return pl.DataFrame({"hash": hashes, "row": rows, "place": np.zeros(len(rows), np.int64)})
+
+    def look_up(self, texts: pl.Series) -> pl.DataFrame:
+        """Find the rows that each prompt overlaps with.
+
+        Columns: prompt (its number in `texts`), benchmark, benchmark_row, overlap (share of the
+        row's words), ngram (the longest one that both have).
+        """
+        words = words_of(texts, numbers=False)
+        starts = np.concatenate([[0], np.cumsum(words.lengths())])
+        found = [self._hits(words, starts, grams) for grams in self._grams]
+        hits = pl.concat(found)
+        is_short = pl.Series(self._is_short[hits["row"].to_numpy()], dtype=pl.Boolean)
+        whole = self._whole(texts, hits.filter(is_short).select("prompt", "row").unique())
+        best = pl.concat([_overlaps(hits.filter(~is_short), self._counted), whole])
+        best = best.sort("prompt", "row")
+        files = [benchmark.uri for benchmark in self.benchmarks]
+        row = best["row"].to_numpy()
+        return pl.DataFrame(
+            {
+                "prompt": best["prompt"],
+                "benchmark": [files[number] for number in self._file[row]],
+                "benchmark_row": self._row[row],
+                "overlap": best["overlap"],
+                "ngram": [self._spelled(*run) for run in best.select("row", "at", "run").rows()],
+            },
+            schema=_HITS,
+        )
+
+    def _hits(self, words: Words, starts: np.ndarray, grams: _Grams) -> pl.DataFrame:
+        """List n-grams that a prompt and a row have: prompt, row, place in the row, shift, n."""
+        hashes, at = words.ngrams(grams.n)
+        may = grams.table[hashes >> np.uint64(64 - _TABLE_BITS)]
+        hashes, at = hashes[may], at[may]
+        number = np.searchsorted(grams.hashes, hashes)
+        number[number == len(grams.hashes)] = 0
+        is_there = grams.hashes[number] == hashes
+        number, at = number[is_there], at[is_there]
+        counts = grams.starts[number + 1] - grams.starts[number]
+        first = np.repeat(grams.starts[number] - np.cumsum(counts) + counts, counts)
+        one = first + np.arange(counts.sum())
+        at = np.repeat(at, counts)
+        prompt = words.text[at]
+        place = grams.places[one]
+        return pl.DataFrame(
+            {
+                "prompt": prompt,
+                "row": grams.rows[one],
+                "place": place,
+                "shift": at - starts[prompt] - place,
+                "n": np.full(len(one), grams.n, np.int64),
+            }
+        )
+
+    def _whole(self, texts: pl.Series, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Find short rows that stand in a prompt word by word, numbers too."""
+        prompts = pairs["prompt"].unique().sort()
+        inside = dict(
+            zip(prompts, _joined(words_of(texts.gather(prompts), numbers=True)), strict=True)
+        )
+        wanted = _joined(self._exact)
+        keep = [wanted[row] in inside[prompt] for prompt, row in pairs.rows()]
+        found = pairs.filter(pl.Series(keep, dtype=pl.Boolean))
+        lengths = pl.Series("run", self._lengths[found["row"].to_numpy()])
+        return found.with_columns(
+            pl.lit(1.0).alias("overlap"), pl.lit(0).cast(pl.Int64).alias("at"), lengths
+        )
+
+    def _spelled(self, row: int, at: int, run: int) -> str:
+        start = int(self._starts[row]) + at
+        return " ".join(self._words.spelled[start : start + run])
+
+
+def _grams(n: int, found: pl.DataFrame) -> _Grams:
+    """Sort n-grams by their hashes."""
+    found = found.sort("hash", "row", "place")
+    unique, starts = np.unique(found["hash"].to_numpy(), return_index=True)
+    table = np.zeros(1 << _TABLE_BITS, np.bool_)
+    table[unique >> np.uint64(64 - _TABLE_BITS)] = True
+    ends = np.append(starts, found.height)
+    return _Grams(n, unique, ends, found["row"].to_numpy(), found["place"].to_numpy(), table)
+
+
+def _different(words: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
+    """Count the different words of each n-gram."""
+    count = np.ones(len(at), np.int64)
+    for step in range(1, n):
+        is_new = np.ones(len(at), np.bool_)
+        for earlier in range(step):
+            is_new &= words[at + step] != words[at + earlier]
+        count += is_new
+    return count
+
+
+def _joined(words: Words) -> list[str]:
+    """Join the words of each text, a space at both ends."""
+    texts = [" "] * words.count
+    frame = pl.DataFrame({"text": words.text, "word": words.spelled})
+    joined = frame.group_by("text").agg(pl.col("word").str.join(" "))
+    for number, text in joined.rows():
+        texts[number] = f" {text} "
+    return texts
+
+
+def _overlaps(hits: pl.DataFrame, counted: np.ndarray) -> pl.DataFrame:
+    """Sum up hits: of each prompt and row, the share that is covered and the longest n-gram.
+
+    Hits count together while their shifts differ by at most `NEAR`.
+    """
+    pair = ["prompt", "row"]
+    hits = hits.unique([*pair, "shift", "place"]).sort(*pair, "shift", "place")
+    is_new = pl.col("prompt").diff().ne(0) | pl.col("row").diff().ne(0)
+    apart = is_new | pl.col("shift").diff().gt(NEAR)
+    breaks = is_new | pl.col("shift").diff().ne(0) | pl.col("place").diff().ne(1)
+    hits = hits.with_columns(
+        apart.fill_null(True).cum_sum().alias("group"),
+        breaks.fill_null(True).cum_sum().alias("run"),
+    )
+    longest = (
+        hits.group_by("run", *pair)
+        .agg(pl.col("place").min().alias("at"), (pl.len() + pl.col("n").first() - 1).alias("size"))
+        .sort("size", "at", descending=[True, False])
+        .group_by(pair)
+        .first()
+        .select(*pair, "at", pl.col("size").alias("run"))
+    )
+    gap = (pl.col("place").shift(-1) - pl.col("place")).over("group")
+    covered = (
+        hits.unique(["group", "place"])
+        .sort("group", "place")
+        .with_columns(pl.min_horizontal(gap.fill_null(pl.col("n")), "n").alias("words"))
+        .group_by("group", *pair)
+        .agg(pl.col("words").sum())
+        .group_by(pair)
+        .agg(pl.col("words").max())
+    )
+    total = pl.Series("total", counted[covered["row"].to_numpy()])
+    return (
+        covered.with_columns(total)
+        .filter(pl.col("words") > SHARE * pl.col("total"))
+        .with_columns(pl.min_horizontal(1.0, pl.col("words") / pl.col("total")).alias("overlap"))
+        .join(longest, on=pair)
+        .select(*pair, "overlap", "at", "run")
+    )
+
+
+def find_hits(prompts: Prompts, places: pl.DataFrame, index: Index) -> pl.DataFrame:
+    """Look distinct prompts up: `Index.look_up`, with prompt_key and id for the prompt's number."""
+    found = [pl.DataFrame(schema=_HITS | {"prompt_key": pl.Binary, "id": pl.String})]
+    for wanted, texts in prompts.texts(places):
+        hits = index.look_up(texts)
+        keys = wanted.select("prompt_key", "id").with_row_index("prompt")
+        found.append(hits.join(keys.cast({"prompt": pl.Int64}), on="prompt"))
+    hits = pl.concat(found).drop("prompt")
+    return hits.sort("id", "benchmark", "benchmark_row")
+
+
+def write_report(path: Path, hits: pl.DataFrame) -> None:
+    """Write a JSON line for each hit: id, benchmark, benchmark_row, overlap, ngram."""
+    columns = ("id", "benchmark", "benchmark_row", pl.col("overlap").round(4), "ngram")
+    hits.select(*columns).write_ndjson(path)
