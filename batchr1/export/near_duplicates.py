@@ -1,10 +1,10 @@
 """Near duplicates among prompts, by MinHash.
 
-Two prompts are near duplicates where `SIMILAR` of the shingles of both are common to both (Jaccard's
-index). A shingle is three normalised words, numbers as they are. Those of more than half of the
-prompts, such as an instruction's, do not count. MinHash in bands proposes pairs, exact sets decide:
-64 hash functions in 16 bands of 4 miss one pair in 4,000 at the threshold. Sources: Broder 1997,
-"On the resemblance and containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of
+Two prompts are near duplicates where `SIMILAR` of the shingles of both are common to both, which is
+Jaccard's index. A shingle is three normalised words, numbers as they are. Those of more than half
+of the prompts, such as an instruction's, do not count. MinHash in bands proposes pairs, exact sets
+decide: 64 hash functions in 16 bands of 4 miss one pair in 4,000 at the threshold. Sources: Broder
+1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman and Ullman, "Mining of
 Massive Datasets", section 3.4.
 """
 
