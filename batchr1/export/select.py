@@ -190,7 +190,7 @@ def _refuse_doubled(output: Output, rows: pl.DataFrame) -> None:
         )
 
 
-def filters(options: ExportOptions, by_text: _ByText) -> list[tuple[str, str, Any]]:
+def filters(options: ExportOptions, by_text: _ByText | None = None) -> list[tuple[str, str, Any]]:
     """List the filters that apply: (name, meaning, expression or function)."""
     found: list[tuple[str, str, Any]] = []
     if options.form == "sft":
@@ -220,7 +220,8 @@ def filters(options: ExportOptions, by_text: _ByText) -> list[tuple[str, str, An
                 _first_of_equals,
             )
         )
-    found += by_text.filters()
+    if by_text is not None:
+        found += by_text.filters()
     if options.per_prompt is not None:
         most = options.per_prompt
         keeps = f"at most {most} of a prompt, the first samples"

@@ -225,6 +225,8 @@ def test_the_export_shown_is_what_export_prints() -> None:
         "splits": splits,
         "test_share": options.test_share,
         "incomplete": None,
+        "contamination": None,
+        "near_duplicates": None,
     }
     assert shown[1:] == export_text(summary).splitlines()
     assert summary["rows"] == steps[-1].rows
