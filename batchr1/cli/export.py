@@ -122,8 +122,13 @@ if TYPE_CHECKING:
     help="Add the columns majority_answer, majority_share and pass_rate of each prompt.",
 )
 @click.option(
-    "--overwrite", is_flag=True, help="Replace an earlier export in DEST; never anything else."
+    "--push",
+    metavar="ORG/NAME",
+    help="Push it to this data set on the hub too, in one commit; private if it is new.",
 )
+@click.option("--public", is_flag=True, help="With --push: the data set is public.")
+@click.option("--tag", metavar="NAME", help="With --push: tag the commit.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export; never anything else.")
 @JSON
 def command(
     output: str,
@@ -131,6 +136,9 @@ def command(
     file_format: FileFormat,
     decontaminate: str | None,
     pass_rate: str | None,
+    push: str | None,
+    public: bool,
+    tag: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -144,6 +152,7 @@ def command(
     from batchr1.export.export import export_output
     from batchr1.export.labels import rate_range
     from batchr1.export.options import ExportOptions
+    from batchr1.export.push import push_options
     from batchr1.output.find import open_output
     from batchr1.storage.base import open_storage
 
@@ -151,6 +160,7 @@ def command(
         format=file_format,
         decontaminate=tuple(decontaminate.split(",")) if decontaminate is not None else (),
         pass_rate=rate_range(pass_rate),
+        push=push_options(push, public=public, tag=tag),
         **given,
     )
     summary = export_output(open_output(output), open_storage(dest), options)
@@ -179,6 +189,10 @@ def as_text(s: dict[str, Any]) -> str:
         lines.append(f"note   {s['near_duplicates']:,} prompts are near duplicates of others")
     if s["test_share"] and "test" not in s["splits"]:
         lines.append(f"note   no prompt falls into a test split of {s['test_share']:g}")
+    if found := s["push"]:
+        kind = "private" if found["private"] else "public"
+        tag = f", tag {found['tag']}" if found["tag"] else ""
+        lines.append(f"pushed {found['url']} ({kind}), commit {found['commit'][:12]}{tag}")
     if s["incomplete"]:
         lines.append(f"note   the output is {s['incomplete']}: what is done was exported")
     return "\n".join(

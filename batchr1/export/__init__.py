@@ -13,4 +13,5 @@ near_duplicates  near duplicates among prompts, by MinHash
 rows             the shape of exported rows
 card             README.md of the data set
 publish          the folder that an export becomes, whole or not at all
+push             the commit of an export on the hub
 """

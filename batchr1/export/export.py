@@ -15,6 +15,7 @@ from batchr1.export.card import card
 from batchr1.export.decontaminate import REPORT, write_report
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
+from batchr1.export.push import Push
 from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
 from batchr1.export.select import SPLITS, Selection, select
 from batchr1.output.folder import Output
@@ -37,6 +38,10 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
         )
     destination = Destination(dest, overwrite=options.overwrite)
     destination.check(output.uri)
+    push = None
+    if options.push is not None:
+        push = Push(options.push, overwrite=options.overwrite)
+        push.check()
     selection = select(output, options)
     summary = _summary(output, dest, options, selection)
     with destination.staging() as folder:
@@ -50,6 +55,9 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
             write_report(folder / REPORT, selection.hits)
         summary["bytes"] = sum(path.stat().st_size for path in (folder / "data").iterdir())
         destination.publish(folder, {"batchr1": __version__, "export": summary})
+        if push is not None:
+            written = Path(dest.uri) if dest.kind == "local" else folder
+            summary["push"] = push.send(written)
     return summary
 
 
@@ -77,6 +85,7 @@ def _summary(
         ],
         "contamination": _contamination(selection, options),
         "near_duplicates": _near_duplicates(selection),
+        "push": None,
         **_count(rows),
         "splits": splits,
         "incomplete": None if output.is_complete() else "not complete",

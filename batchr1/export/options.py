@@ -7,6 +7,7 @@ from typing import Literal
 
 from batchr1.errors import UsageError
 from batchr1.export.labels import LABELS
+from batchr1.export.push import PushOptions
 
 Form = Literal["sft", "raw"]
 FileFormat = Literal["parquet", "jsonl"]
@@ -41,6 +42,7 @@ class ExportOptions:
     benchmark_column: str | None = None
     contaminated: Treatment | None = None
     near_duplicates: Treatment | None = None
+    push: PushOptions | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("--max-tokens", self.max_tokens), ("--per-prompt", self.per_prompt)):
