@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from batchr1.errors import UsageError
+from batchr1.errors import BatchError, UsageError
 from batchr1.export.card import card
 from batchr1.export.decontaminate import REPORT, write_report
 from batchr1.export.options import ExportOptions
@@ -56,9 +56,17 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
         summary["bytes"] = sum(path.stat().st_size for path in (folder / "data").iterdir())
         destination.publish(folder, {"batchr1": __version__, "export": summary})
         if push is not None:
-            written = Path(dest.uri) if dest.kind == "local" else folder
-            summary["push"] = push.send(written)
+            summary["push"] = _send(push, dest, folder)
     return summary
+
+
+def _send(push: Push, dest: Storage, staged: Path) -> dict[str, Any]:
+    """Push what was published. Raises `UsageError` or `HubError`."""
+    try:
+        return push.send(Path(dest.uri) if dest.kind == "local" else staged)
+    except BatchError as error:
+        hint = f"{dest.uri} is written: add --overwrite."
+        raise type(error)(f"{error} {hint}") from error
 
 
 def _summary(

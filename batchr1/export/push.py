@@ -174,7 +174,8 @@ class Push:
 
         with hub_errors(self._where, self._options.name, None):
             try:
-                yield
+                with _causes():
+                    yield
             except HfHubHTTPError as exc:
                 problem = self._refusal(exc.response.status_code)
                 if problem is None:
@@ -197,6 +198,17 @@ class Push:
                 "again."
             )
         return None
+
+
+@contextlib.contextmanager
+def _causes() -> Iterator[None]:
+    """Raise what went wrong with an upload, which huggingface_hub hides in a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as exc:
+        if exc.__cause__ is None:
+            raise
+        raise exc.__cause__ from None
 
 
 def _files(info: DatasetInfo | None) -> list[str]:

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from hub_datasets import Answer, DataSets
+
 BLOCK = 16_384
 
 
@@ -79,12 +81,14 @@ class Hub:
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
+        self.datasets = DataSets()
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.closing = threading.Event()
         self._lock = threading.Lock()
         self._servers = [_Server(self, at) for at in ("hub", "store")]
         self.url, self.store = (server.url for server in self._servers)
+        self.datasets.url = self.url
 
     def add(self, name: str, files: dict[str, bytes], **more: Any) -> str:
         """A repository; returns its commit, which `main` and the tag `v1` mean."""
@@ -182,12 +186,25 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
         self._seen = Seen(
             self.server.at, self.command, self.path, {k.lower(): v for k, v in self.headers.items()}
         )
         hub.seen.append(self._seen)
+        if (answer := self._of_datasets(path)) is not None:
+            status, content = answer
+            if status == 200:
+                self._send_json(content)
+            else:
+                self._send_error(status, "RepoNotFound" if status == 404 else "", content)
+            return
         if self.server.at == "store":
             repo, _, rel = path.lstrip("/").partition("//")
             self._send_file(hub.repos[repo].files[rel], rel, {})
@@ -201,6 +218,26 @@ class _Handler(BaseHTTPRequestHandler):
                 self._resolve(match[1], repo_, repo_.commits[match[2]], match[3])
         else:
             self._send_error(404, "", "Not found")
+
+    def _of_datasets(self, path: str) -> Answer | None:
+        """Answer a request for data sets; None for another."""
+        hub, body = self.server.hub, b""
+        if self.command in ("POST", "PUT"):
+            body = self._body()
+        if self.server.at == "store":
+            return hub.datasets.put(path, body) if self.command == "PUT" else None
+        token = self.headers.get("authorization", "").removeprefix("Bearer ")
+        return hub.datasets.answer(self.command, path, token, body, hub.store)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _allowed(self, name: str, revision: str, *, is_file: bool) -> Repo | None:
         """The repository, or None when the answer was an error."""
