@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -135,7 +136,9 @@ class Index:
         texts = pl.concat([b.texts for b in benchmarks])
         self._words = words_of(texts, numbers=False)
         self._exact = words_of(texts, numbers=True)
-        self._file = np.repeat(np.arange(len(benchmarks)), [b.texts.len() for b in benchmarks])
+        self._file: np.ndarray = np.repeat(
+            np.arange(len(benchmarks)), [b.texts.len() for b in benchmarks]
+        )
         self._row = np.concatenate([b.rows for b in benchmarks])
         self._lengths = self._words.lengths()
         self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
@@ -152,7 +155,10 @@ class Index:
                 self._grams.append(_grams(n, found))
 
     def _telling(self, n: int, n_of_row: np.ndarray) -> pl.DataFrame:
-        """List n-grams of the rows of this n that tell them from others: hash, row, place."""
+        """List n-grams that tell a row from others.
+
+        Of the rows whose n this is: hash, row, place.
+        """
         hashes, at = self._words.ngrams(n)
         rows = self._words.text[at]
         files = self._file[rows]
@@ -166,15 +172,16 @@ class Index:
 
     def _count(self, telling: dict[int, pl.DataFrame]) -> np.ndarray:
         """Count the words of each row that lie in n-grams which tell."""
-        is_covered = np.zeros(len(self._words.hash), np.bool_)
+        is_covered: np.ndarray = np.zeros(len(self._words.hash), np.bool_)
         for n, found in telling.items():
             at = self._starts[found["row"].to_numpy()] + found["place"].to_numpy()
             for step in range(n):
                 is_covered[at + step] = True
-        return np.bincount(self._words.text[is_covered], minlength=len(self._lengths))
+        count: np.ndarray = np.bincount(self._words.text[is_covered], minlength=len(self._lengths))
+        return count
 
     def _beginnings(self, n: int) -> pl.DataFrame:
-        """List the first words of short rows, n of them: hash, row, place."""
+        """List the first n words of short rows: hash, row, place."""
         hashes, at = self._words.ngrams(n)
         rows = self._words.text[at]
         mine = self._is_short[rows] & (np.minimum(self._lengths[rows], LONGEST) == n)
@@ -210,16 +217,19 @@ class Index:
         )
 
     def _hits(self, words: Words, starts: np.ndarray, grams: _Grams) -> pl.DataFrame:
-        """List n-grams that a prompt and a row have: prompt, row, place in the row, shift, n."""
+        """List n-grams that a prompt and a row share.
+
+        Columns: prompt, row, place in the row, shift (place in the prompt less that), n.
+        """
         hashes, at = words.ngrams(grams.n)
         may = grams.table[hashes >> np.uint64(64 - _TABLE_BITS)]
         hashes, at = hashes[may], at[may]
-        number = np.searchsorted(grams.hashes, hashes)
+        number: Any = np.searchsorted(grams.hashes, hashes)
         number[number == len(grams.hashes)] = 0
         is_there = grams.hashes[number] == hashes
         number, at = number[is_there], at[is_there]
         counts = grams.starts[number + 1] - grams.starts[number]
-        first = np.repeat(grams.starts[number] - np.cumsum(counts) + counts, counts)
+        first: np.ndarray = np.repeat(grams.starts[number] - np.cumsum(counts) + counts, counts)
         one = first + np.arange(counts.sum())
         at = np.repeat(at, counts)
         prompt = words.text[at]
@@ -235,7 +245,7 @@ class Index:
         )
 
     def _whole(self, texts: pl.Series, pairs: pl.DataFrame) -> pl.DataFrame:
-        """Find short rows that stand in a prompt word by word, numbers too."""
+        """Find short rows that stand in a prompt as they are."""
         prompts = pairs["prompt"].unique().sort()
         inside = dict(
             zip(prompts, _joined(words_of(texts.gather(prompts), numbers=True)), strict=True)
@@ -257,7 +267,7 @@ def _grams(n: int, found: pl.DataFrame) -> _Grams:
     """Sort n-grams by their hashes."""
     found = found.sort("hash", "row", "place")
     unique, starts = np.unique(found["hash"].to_numpy(), return_index=True)
-    table = np.zeros(1 << _TABLE_BITS, np.bool_)
+    table: np.ndarray = np.zeros(1 << _TABLE_BITS, np.bool_)
     table[unique >> np.uint64(64 - _TABLE_BITS)] = True
     ends = np.append(starts, found.height)
     return _Grams(n, unique, ends, found["row"].to_numpy(), found["place"].to_numpy(), table)
@@ -265,9 +275,9 @@ def _grams(n: int, found: pl.DataFrame) -> _Grams:
 
 def _different(words: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
     """Count the different words of each n-gram."""
-    count = np.ones(len(at), np.int64)
+    count: np.ndarray = np.ones(len(at), np.int64)
     for step in range(1, n):
-        is_new = np.ones(len(at), np.bool_)
+        is_new: np.ndarray = np.ones(len(at), np.bool_)
         for earlier in range(step):
             is_new &= words[at + step] != words[at + earlier]
         count += is_new
@@ -285,8 +295,10 @@ def _joined(words: Words) -> list[str]:
 
 
 def _overlaps(hits: pl.DataFrame, counted: np.ndarray) -> pl.DataFrame:
-    """Sum up hits: of each prompt and row, the share that is covered and the longest n-gram.
+    """Sum up hits of each prompt and row.
 
+    Columns: prompt, row, overlap (share of words), at and run (place and words of the longest
+    n-gram).
     Hits count together while their shifts differ by at most `NEAR`.
     """
     pair = ["prompt", "row"]
@@ -327,7 +339,10 @@ def _overlaps(hits: pl.DataFrame, counted: np.ndarray) -> pl.DataFrame:
 
 
 def find_hits(prompts: Prompts, places: pl.DataFrame, index: Index) -> pl.DataFrame:
-    """Look distinct prompts up: `Index.look_up`, with prompt_key and id for the prompt's number."""
+    """Look distinct prompts up.
+
+    Returns the columns of `Index.look_up`, with prompt_key and id for the prompt's number.
+    """
     found = [pl.DataFrame(schema=_HITS | {"prompt_key": pl.Binary, "id": pl.String})]
     for wanted, texts in prompts.texts(places):
         hits = index.look_up(texts)

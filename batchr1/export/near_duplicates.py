@@ -39,8 +39,8 @@ def near_duplicates(prompts: Prompts, places: pl.DataFrame) -> pl.DataFrame:
     """
     numbered = places.with_row_index("number")
     form = _form(prompts, numbered)
-    bands = np.empty((places.height, BANDS), np.uint64)
-    has_any = np.zeros(places.height, np.bool_)
+    bands: np.ndarray = np.empty((places.height, BANDS), np.uint64)
+    has_any: np.ndarray = np.zeros(places.height, np.bool_)
     for wanted, texts in prompts.texts(numbered):
         hashes, text = _shingles(texts, form)
         there, starts = np.unique(text, return_index=True)
@@ -67,7 +67,7 @@ def near_duplicates(prompts: Prompts, places: pl.DataFrame) -> pl.DataFrame:
 
 
 def _greedy(candidates: np.ndarray, bands: np.ndarray, sets: dict[int, set[int]]) -> dict[int, int]:
-    """Compare each prompt with the kept ones before it that share a band."""
+    """Compare each prompt with earlier ones that share a band."""
     buckets: dict[tuple[int, int], list[int]] = {}
     kept_of: dict[int, int] = {}
     for number in candidates.tolist():
@@ -92,7 +92,7 @@ def _jaccard(one: set[int], other: set[int]) -> float:
 
 def _shared(bands: np.ndarray, has_any: np.ndarray) -> np.ndarray:
     """Say which prompts share a band with another."""
-    found = np.zeros(len(bands), np.bool_)
+    found: np.ndarray = np.zeros(len(bands), np.bool_)
     for band in range(BANDS):
         _, which, counts = np.unique(bands[has_any, band], return_inverse=True, return_counts=True)
         found[has_any] |= counts[which] > 1
@@ -100,11 +100,14 @@ def _shared(bands: np.ndarray, has_any: np.ndarray) -> np.ndarray:
 
 
 def _bands(hashes: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Hash the least values of each text, band by band: texts x `BANDS`."""
-    least = np.empty((len(starts), BANDS * BAND_ROWS), np.uint64)
+    """Hash the least values of each text, band by band.
+
+    The result is texts x `BANDS`.
+    """
+    least: np.ndarray = np.empty((len(starts), BANDS * BAND_ROWS), np.uint64)
     for column, (factor, offset) in enumerate(_DRAWN.T):
         least[:, column] = np.minimum.reduceat(hashes * (factor | np.uint64(1)) + offset, starts)
-    found = np.zeros((len(starts), BANDS), np.uint64)
+    found: np.ndarray = np.zeros((len(starts), BANDS), np.uint64)
     for row in range(BAND_ROWS):
         found = found * np.uint64(0x9E3779B97F4A7C15) + least[:, row::BAND_ROWS]
     return found
@@ -130,11 +133,12 @@ def _shingles(texts: pl.Series, form: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _form(prompts: Prompts, places: pl.DataFrame) -> np.ndarray:
-    """Collect the shingles of more than half of the first prompts, by their order."""
-    nothing = np.empty(0, np.uint64)
+    """Collect the shingles of more than half of the first prompts."""
+    nothing: np.ndarray = np.empty(0, np.uint64)
     if places.height < FORM_AT_LEAST:
         return nothing
     some = places.head(FORM_PROMPTS)
     found = [_shingles(texts, nothing)[0] for _, texts in prompts.texts(some)]
     hashes, counts = np.unique(np.concatenate(found), return_counts=True)
-    return hashes[counts > some.height / 2]
+    common: np.ndarray = hashes[counts > some.height / 2]
+    return common

@@ -55,13 +55,13 @@ class ExportOptions:
                 f"--test-share: not a share of the prompts (got {self.test_share:g}, need at "
                 "least 0 and less than 1). Write 0.02 for 2 %."
             )
-        for name, value in (
+        for name, given in (
             ("--benchmark-column", self.benchmark_column),
             ("--contaminated", self.contaminated),
         ):
-            if value is not None and not self.decontaminate:
+            if given is not None and not self.decontaminate:
                 raise UsageError(
-                    f"{name}: belongs to --decontaminate (got {value!r} without it). Give files of "
+                    f"{name}: belongs to --decontaminate (got {given!r} without it). Give files of "
                     f"benchmarks, or leave {name} out."
                 )
         if "" in self.decontaminate:

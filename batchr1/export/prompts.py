@@ -15,29 +15,41 @@ BATCH_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts of an output, by the places of rows: `part` in `parts`, `row` in it."""
+    """Prompts of an output, by the places of rows.
+
+    A place is `part`, its number in `parts`, and `row`, in that part.
+    """
 
     output: Output
     parts: list[str]
 
     def texts(self, places: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.Series]]:
-        """Read the prompts of `places`, some megabytes at a time: (their places, texts)."""
-        for (number,), wanted in places.sort("part", "row").group_by("part", maintain_order=True):
-            table = self.output.read_part(self.parts[int(number)], ["prompt"])  # type: ignore[call-overload]
+        """Read the prompts of `places`, some megabytes at a time.
+
+        Yields (their places, texts).
+        """
+        for wanted in places.sort("part", "row").partition_by("part", maintain_order=True):
+            table = self.output.read_part(self.parts[wanted["part"][0]], ["prompt"])
             column = pl.DataFrame(table)["prompt"].gather(wanted["row"])
             for start, texts in batches(column):
                 yield wanted.slice(start, len(texts)), texts
 
 
 def distinct(rows: pl.DataFrame) -> pl.DataFrame:
-    """Choose a row of each prompt: that of its first id, in the order of characters."""
+    """Choose a row of each prompt: that of its first id.
+
+    Ids are in the order of their characters.
+    """
     columns = ["prompt_key", "id", "part", "row"]
     first = rows.select(*columns, "sample").sort("id", "sample", "prompt_key", "part", "row")
     return first.unique("prompt_key", keep="first", maintain_order=True).select(columns)
 
 
 def batches(texts: pl.Series) -> Iterator[tuple[int, pl.Series]]:
-    """Cut texts into pieces of about `BATCH_BYTES`: (number of the first text, texts)."""
+    """Cut texts into pieces of about `BATCH_BYTES`.
+
+    Yields (number of the first text, texts).
+    """
     ends = texts.str.len_bytes().fill_null(0).cum_sum().to_numpy()
     start = 0
     while start < len(ends):

@@ -1,4 +1,4 @@
-"""Push of an export to the hub: one commit holds all of it.
+"""Push of an export to the hub, in one commit.
 
 A repository that is made for it is private, unless it is to be public. The token is the one that
 huggingface_hub finds (HF_TOKEN, or a login). Messages repeat nothing that the hub says.
@@ -29,7 +29,10 @@ _TAG = re.compile(r"[\w][\w.-]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class PushOptions:
-    """Repository to push to: `name` is owner/name. Raises `UsageError` for what is none."""
+    """Repository to push to.
+
+    `name` is owner/name. Raises `UsageError` for what is none.
+    """
 
     name: str
     public: bool = False
@@ -37,7 +40,7 @@ class PushOptions:
 
     def __post_init__(self) -> None:
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         try:
             validate_repo_id(self.name)
@@ -57,7 +60,10 @@ class PushOptions:
 
 
 def push_options(name: str | None, *, public: bool, tag: str | None) -> PushOptions | None:
-    """Read the options of the command line. Raises `UsageError` for those without --push."""
+    """Read the options of the command line.
+
+    Raises `UsageError` for those without --push.
+    """
     if name is not None:
         return PushOptions(name, public, tag)
     for option, is_given in (("--public", public), ("--tag", tag is not None)):
@@ -67,7 +73,10 @@ def push_options(name: str | None, *, public: bool, tag: str | None) -> PushOpti
 
 
 class Push:
-    """Repository on the hub: `check` it before any work, then `send` an export."""
+    """Repository on the hub.
+
+    `check` it before any work, then `send` an export.
+    """
 
     def __init__(self, options: PushOptions, *, overwrite: bool) -> None:
         self._options = options
@@ -132,7 +141,7 @@ class Push:
         commit.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-        from huggingface_hub.utils import disable_progress_bars
+        from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars()
         name, api = self._options.name, self._api()
@@ -202,7 +211,10 @@ class Push:
 
 @contextlib.contextmanager
 def _causes() -> Iterator[None]:
-    """Raise what went wrong with an upload, which huggingface_hub hides in a RuntimeError."""
+    """Raise what went wrong with an upload.
+
+    huggingface_hub hides it in a RuntimeError.
+    """
     try:
         yield
     except RuntimeError as exc:

@@ -308,7 +308,7 @@ def _check_columns(output: Output, predicate: Predicate) -> None:
 
 
 def _check_added(output: Output, options: ExportOptions) -> None:
-    """Raise `UsageError` where a column that is added has the name of another."""
+    """Refuse to add a column under the name of another."""
     names = set(output.part_columns(output.parts()[0]))
     option_of = {
         "contaminated_by": "--contaminated mark",

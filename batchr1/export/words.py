@@ -44,7 +44,8 @@ class Words:
 
     def lengths(self) -> np.ndarray:
         """Words of each text."""
-        return np.bincount(self.text, minlength=self.count)
+        lengths: np.ndarray = np.bincount(self.text, minlength=self.count)
+        return lengths
 
     def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Hash every n words that follow each other in a text.
@@ -54,7 +55,7 @@ class Words:
         last = len(self.hash) - n + 1
         if last <= 0:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
-        hashed = np.zeros(last, np.uint64)
+        hashed: np.ndarray = np.zeros(last, np.uint64)
         for step in range(n):
             hashed = hashed * _FACTOR + self.hash[step : step + last]
         hashed ^= hashed >> _SHIFT
@@ -63,7 +64,10 @@ class Words:
 
 
 def words_of(texts: pl.Series, *, numbers: bool) -> Words:
-    """Take texts apart. `numbers`: as they are written, else `NUMBER`. Null has no words."""
+    """Take texts apart.
+
+    `numbers`: as they are written, else each run is `NUMBER`. Null has no words.
+    """
     plain = (
         pl.col("text")
         .str.normalize("NFKC")
