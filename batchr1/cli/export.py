@@ -150,8 +150,7 @@ def command(
     of this list; the card counts them.
     """
     from batchr1.export.export import export_output
-    from batchr1.export.labels import rate_range
-    from batchr1.export.options import ExportOptions
+    from batchr1.export.options import ExportOptions, rate_range
     from batchr1.export.push import push_options
     from batchr1.output.find import open_output
     from batchr1.storage.base import open_storage

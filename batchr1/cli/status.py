@@ -17,6 +17,7 @@ from batchr1.events import printable
 if TYPE_CHECKING:
     from batchr1.dataset.pending import Counts
     from batchr1.output.folder import Output
+    from batchr1.report.labels import LabelCounts
     from batchr1.report.measures import Estimate, Measures
     from batchr1.report.summary import GroupSummary, OutputSummary
 
@@ -312,6 +313,8 @@ def _results(s: OutputSummary) -> list[str]:
         lines.append(f"  correct    {s.correct:,} of {s.judged:,} = {s.correct / s.judged:.1%}")
     if s.measures:
         lines += _measures(s.measures)
+    if s.labels:
+        lines.append(_labels(s.labels))
     if s.flags:
         lines.append(f"  flags      {_list(s.flags)}")
     if s.token_stats:
@@ -354,6 +357,17 @@ def _measures(m: Measures) -> list[str]:
     if agreed:
         lines.append(f"  cons@k     {at(agreed)}")
     return [*lines, f"             95% intervals, bootstrap over {m.prompts:,} prompts"]
+
+
+def _labels(labels: LabelCounts) -> str:
+    """The line of pass rates and majority shares."""
+    found = []
+    if labels.pass_rate:
+        rates = ", ".join(f"{name}: {count:,}" for name, count in labels.pass_rate.items())
+        found.append(f"by pass rate {rates}")
+    if labels.mean_majority_share is not None:
+        found.append(f"majority share {labels.mean_majority_share:.1%} in the mean")
+    return f"  prompts    {labels.prompts:,}; {'; '.join(found) or 'no answers'}"
 
 
 def _at_most_k(m: Measures) -> str:

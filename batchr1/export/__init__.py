@@ -5,7 +5,6 @@ They run in the process that was started.
 export           `batchr1 export` without the command line
 options          the export that was asked for
 select           the rows that pass every filter
-labels           majority answer and pass rate of each prompt
 prompts          texts of prompts, read a part at a time
 words            normalised words of texts, and hashes of their n-grams
 decontaminate    overlap of prompts with benchmarks

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from batchr1.errors import UsageError
-from batchr1.export.labels import LABELS
 from batchr1.export.push import PushOptions
+from batchr1.output.labels import LABELS
 
 Form = Literal["sft", "raw"]
 FileFormat = Literal["parquet", "jsonl"]
@@ -103,3 +103,23 @@ class ExportOptions:
         if self.form == "raw":
             return None
         return "inline" if self.is_inline else "apart"
+
+
+def rate_range(text: str | None) -> tuple[float, float] | None:
+    """Read a range of rates, such as 0.1..0.9.
+
+    Raises `UsageError` for what is none.
+    """
+    if text is None:
+        return None
+    first, dots, last = text.partition("..")
+    try:
+        low, high = float(first), float(last)
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not dots or not 0 <= low <= high <= 1:
+        raise UsageError(
+            f"--pass-rate: not a range of rates (got {text!r}, need LOW..HIGH from 0 to 1, such as "
+            "0.1..0.9). Correct it."
+        )
+    return low, high

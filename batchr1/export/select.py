@@ -18,11 +18,11 @@ import polars as pl
 from batchr1.dataset.predicate import Predicate
 from batchr1.errors import UsageError
 from batchr1.export.decontaminate import Benchmark, Index, find_hits, read_benchmarks
-from batchr1.export.labels import labels_of
 from batchr1.export.near_duplicates import SIMILAR, near_duplicates
 from batchr1.export.options import ExportOptions
 from batchr1.export.prompts import Prompts, distinct
 from batchr1.output.folder import Output
+from batchr1.output.labels import labels_of
 from batchr1.records import FLAGS
 
 _READ = (
@@ -99,7 +99,9 @@ def select(output: Output, options: ExportOptions) -> Selection:
     _check_filters(output, rows, options)
     _check_added(output, options)
     if options.needs_labels:
-        rows = rows.join(labels_of(rows), on="prompt_key", how="left", maintain_order="left")
+        rows = rows.join(
+            labels_of(rows, key="prompt_key"), on="prompt_key", how="left", maintain_order="left"
+        )
     by_text = _ByText(output, parts, options)
     total, steps = rows.height, []
     for name, keeps, keep in filters(options, by_text):

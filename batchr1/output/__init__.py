@@ -9,5 +9,6 @@ replace      committed parts replaced by intent
 checkpoints  tokens of uncommitted generations, on storage
 run_record   the record of a run, typed and versioned
 doubled      keys that are there twice, repaired by a rule
+labels       majority answer and pass rate of each prompt
 find         outputs by name or glob
 """

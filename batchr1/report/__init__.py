@@ -7,6 +7,7 @@ scan      one pass over the parts
 rows      chosen rows with their texts, for `batchr1 show`
 summary   counts and shares of one output
 measures  pass@k, cons@k and their intervals
+labels    prompts by pass rate and majority share
 nights    runs as nights, over one output or several
 planned   planned beside measured figures of a run
 figures   charts as SVG

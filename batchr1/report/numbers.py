@@ -9,6 +9,7 @@ import datetime as dt
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import polars as pl
 from batchr1.output.folder import Output
 from batchr1.output.run_record import RunRecord, TimelineRecord
 from batchr1.report import nights, planned
+from batchr1.report.labels import count_labels
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
 from batchr1.report.summary import OutputSummary, summarise
@@ -92,6 +94,7 @@ def _numbers(
         "by_prompt_length": _by_length(rows, "prompt_tokens"),
         "by_completion_length": _by_length(rows, "completion_tokens"),
         "measures": _measures(prompts, found.by),
+        "labels": _labels(prompts),
         "flags": _flags(rows, found),
         "time": _time(records),
         "plan": planned.beside_measured(records, rows),
@@ -325,6 +328,11 @@ def _by_length(rows: pl.DataFrame, name: str) -> list[dict[str, Any]]:
         }
         for e, n, cut, judged, right in grouped.iter_rows()
     ]
+
+
+def _labels(prompts: pl.DataFrame) -> dict[str, Any] | None:
+    counts = count_labels(prompts)
+    return None if counts is None else asdict(counts)
 
 
 def _measures(rows: pl.DataFrame, columns: Sequence[str]) -> dict[str, Any]:

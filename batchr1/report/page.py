@@ -19,6 +19,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from batchr1.report import figures
+from batchr1.report.labels import INTERVALS
 from batchr1.report.scan import Scan
 
 MAX_BYTES = 4_500_000  # of the file: then texts are quoted shorter
@@ -45,6 +46,7 @@ def render(numbers: dict[str, Any], found: Scan) -> bytes:
             n=numbers,
             charts=charts,
             quoted=found.quoted,
+            intervals=INTERVALS,
             quote=functools.partial(quote, chars=chars),
             place=functools.partial(_place, [one["output"] for one in numbers["outputs"]]),
             rows_note=functools.partial(_rows_note, numbers["rows"]),

@@ -19,6 +19,7 @@ from batchr1.output.checkpoints import read_checkpoints
 from batchr1.output.folder import DATA_DIR, Output
 from batchr1.output.run_record import CountsRecord, LoadRecord, RunRecord
 from batchr1.records import SampleKey
+from batchr1.report.labels import LabelCounts, count_labels
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import each_once
 from batchr1.storage.lock import read_lock
@@ -126,6 +127,7 @@ class OutputSummary:
     tokens_per_s: float | None
     eta_s: float | None = None
     measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
+    labels: LabelCounts | None = None  # None: one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
     # samples that `stop_when` left out, by the input that was read, or the last run and its rows
     spared: int = 0
@@ -182,6 +184,7 @@ def summarise(
         in_flight=in_flight,
         tokens_per_s=rate,
         measures=_measures(rows),
+        labels=count_labels(rows),
         spared=spared or 0,
         repeated=every.height - rows.height,
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from made_output import good_row, table_of, write_output
 from test_export import export, exported, rows_in
+
+from batchr1.cli.main import main
 
 ROWS = 800
 LABELS = ["majority_answer", "majority_share", "pass_rate"]
@@ -115,3 +120,54 @@ def test_what_nobody_judged_has_no_rate(tmp_path: Path) -> None:
         f"batchr1: --pass-rate: nothing is known to be right in {tmp_path}/out (got no value in "
         "the column correct). Set input.gold in the job, or leave --pass-rate out.\n",
     )
+
+
+COUNTED = """
+WITH prompts AS (
+    SELECT id, any_value(pass_rate) AS pass_rate, any_value(majority_share) AS majority_share
+    FROM labelled GROUP BY id
+)
+SELECT CASE WHEN {name} = 0 THEN '0' WHEN {name} < 0.25 THEN '0-0.25'
+            WHEN {name} < 0.5 THEN '0.25-0.5' WHEN {name} < 0.75 THEN '0.5-0.75'
+            WHEN {name} < 1 THEN '0.75-1' ELSE '1' END AS place, count(*) AS prompts
+FROM prompts WHERE {name} IS NOT NULL GROUP BY 1
+"""
+
+
+def test_report_and_status_count_prompts_as_sql_does(output: Path, by_sql: pl.DataFrame) -> None:
+    wanted: dict[str, object] = {"prompts": ROWS // 8}
+    with duckdb.connect() as connection:
+        connection.register("labelled", by_sql.to_arrow())
+        for name in ("pass_rate", "majority_share"):
+            wanted[name] = dict(connection.sql(COUNTED.format(name=name)).fetchall())
+        [(mean,)] = connection.sql(
+            "SELECT avg(share) FROM (SELECT any_value(majority_share) AS share FROM labelled "
+            "GROUP BY id)"
+        ).fetchall()
+    for args in (["report"], ["status"]):
+        done = CliRunner().invoke(main, [*args, str(output), "--json"], catch_exceptions=False)
+        said = json.loads(done.stdout)["labels"]
+        assert said.pop("mean_majority_share") == pytest.approx(mean)
+        assert said == wanted
+    assert sum(wanted["pass_rate"].values()) == 90  # type: ignore[attr-defined]
+    shown = CliRunner().invoke(main, ["status", str(output)]).stdout
+    rates = ", ".join(f"{name}: {count}" for name, count in sorted(wanted["pass_rate"].items()))  # type: ignore[attr-defined]
+    line = f"  prompts    100; by pass rate {rates}; majority share {mean:.1%} in the mean\n"
+    assert line in shown
+
+
+def test_the_page_shows_prompts_by_their_labels(output: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    asked = ["report", str(output), "--to", str(page)]
+    assert CliRunner().invoke(main, asked, catch_exceptions=False).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    section = text[text.index('<section id="labels">') :]
+    found = re.findall(r'<tr><th>([\d.-]+)</th>\s*<td class="n">(\d+)</td>', section)
+    assert [name for name, _ in found] == ["0", "0-0.25", "0.25-0.5", "0.5-0.75", "0.75-1", "1"]
+    assert sum(int(count) for _, count in found) == 90
+
+
+def test_a_prompt_of_one_sample_has_no_labels(tmp_path: Path) -> None:
+    write_output(tmp_path / "out", [table_of([good_row(i) for i in range(3)])])
+    done = CliRunner().invoke(main, ["status", str(tmp_path / "out"), "--json"])
+    assert json.loads(done.stdout)["labels"] is None
