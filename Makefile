@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # What a command says goes to a log beside its target, and is shown where it fails: pip warns by the hundred.
 quietly = { $(1); } > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
 
-.PHONY: math quick test lint types s3 s3-long crash crash-long pauses cluster airflow environments slow bench bench-peers bench-all clean
+.PHONY: math quick test lint types s3 s3-long crash crash-long pauses cluster airflow notebook environments slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -67,7 +67,16 @@ environments: $(VENV)/.dev .airflow/.done
 	$(call quietly,.airflow/$(PEER_PIP) --no-deps -r $<)
 	touch $@
 
-slow: $(VENV)/.dev .airflow/.done
+# The notebook of docs/python.md by nbclient, in a kernel (half a minute and 90 MB, and the main job's time).
+notebook: $(VENV)/.dev .notebook/.done
+	$(BIN)/python -m pytest -m slow tests/docs/test_notebook.py
+
+.notebook/.done: requirements/notebook.txt
+	mkdir -p .notebook
+	$(call quietly,$(PIP) --no-deps --upgrade --target .notebook -r $<)
+	touch $@
+
+slow: $(VENV)/.dev .airflow/.done .notebook/.done
 	$(BIN)/python -m pytest -m slow
 
 bench: $(VENV)/.cpu
@@ -104,4 +113,4 @@ $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt requirements/ray.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .airflow out .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .airflow .notebook out .mypy_cache .pytest_cache .ruff_cache .hypothesis

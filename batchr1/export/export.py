@@ -54,16 +54,18 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
         if selection.hits is not None:
             write_report(folder / REPORT, selection.hits)
         summary["bytes"] = sum(path.stat().st_size for path in (folder / "data").iterdir())
+        if push is not None and dest.kind != "local":  # where publishing moves the files away
+            summary["push"] = push.send(folder)
         destination.publish(folder, {"batchr1": __version__, "export": summary})
-        if push is not None:
-            summary["push"] = _send(push, dest, folder)
+        if push is not None and dest.kind == "local":
+            summary["push"] = _send(push, dest)
     return summary
 
 
-def _send(push: Push, dest: Storage, staged: Path) -> dict[str, Any]:
+def _send(push: Push, dest: Storage) -> dict[str, Any]:
     """Push what was published. Raises `UsageError` or `HubError`."""
     try:
-        return push.send(Path(dest.uri) if dest.kind == "local" else staged)
+        return push.send(Path(dest.uri))
     except BatchError as error:
         hint = f"{dest.uri} is written: add --overwrite."
         raise type(error)(f"{error} {hint}") from error

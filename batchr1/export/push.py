@@ -179,7 +179,7 @@ class Push:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         """Turn exceptions of huggingface_hub into ours."""
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         with hub_errors(self._where, self._options.name, None):
             try:
@@ -190,6 +190,13 @@ class Push:
                 if problem is None:
                     raise
                 raise problem from exc
+            except (HFValidationError, UnicodeError):
+                raise
+            except ValueError as exc:  # an answer that is none, or files that it does not take
+                raise UsageError(
+                    f"{self._where}: what answers does not take the files as the hub does. Check "
+                    "HF_ENDPOINT, and the card's metadata."
+                ) from exc
 
     def _refusal(self, status: int) -> BatchError | None:
         """Name what a status means for who writes."""

@@ -52,6 +52,8 @@ class DataSets:
     blobs: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
     owners: set[str] = field(default_factory=lambda: {"lab"})
+    broken: set[str] = field(default_factory=set)
+    """What is answered with no document of the hub's."""
     refused: dict[str, int] = field(default_factory=dict)
     """What is asked for, such as "commit", and the HTTP status that it is answered with."""
 
@@ -72,6 +74,8 @@ class DataSets:
                 what = handle.__name__.removeprefix("_")
                 if what in self.refused:
                     return self.refused[what], "no"
+                if what in self.broken:
+                    return 200, b"<html>a proxy</html>"
                 return handle(self, match, body, store)
         return None
 

@@ -200,7 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         hub.seen.append(self._seen)
         if (answer := self._of_datasets(path)) is not None:
             status, content = answer
-            if status == 200:
+            if isinstance(content, bytes):
+                self._send(status, content, {})
+            elif status == 200:
                 self._send_json(content)
             else:
                 self._send_error(status, "RepoNotFound" if status == 404 else "", content)

@@ -12,6 +12,7 @@ import pytest
 from hub_datasets import GOOD_TOKEN, DataSet
 from hub_server import Hub
 from made_output import good_row, table_of, write_output
+from s3_fakes import S3
 from test_export import export, exported
 
 NAME = "lab/traces"
@@ -119,6 +120,38 @@ def test_a_repository_that_changes_meanwhile_is_left_alone(
         f"command again. {tmp_path}/ds is written: add --overwrite.\n",
     )
     assert set(hub.datasets.sets[NAME].files) == {"theirs.csv"}
+
+
+def test_an_export_to_s3_is_pushed_too(
+    output: Path, s3_moto: S3, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_moto.endpoint)
+    exported(output, f"s3://{s3_moto.bucket}/ds", "--to", "sft", "--push", NAME)
+    stored = s3_moto.storage("ds")
+    rels = [info.rel for info in stored.list_files(recursive=True) if ".batchr1" not in info.rel]
+    assert len(rels) == 2
+    assert {rel: stored.find_bytes(rel) for rel in rels}.items() <= hub.datasets.sets[
+        NAME
+    ].files.items()
+
+
+def test_what_answers_otherwise_is_named_in_one_line(
+    output: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.datasets.broken.add("commit")
+    result = export(output, tmp_path / "ds", "--to", "sft", "--push", NAME)
+    assert (result.exit_code, result.stderr) == (
+        2,
+        f"batchr1: --push {NAME}: what answers does not take the files as the hub does. Check "
+        f"HF_ENDPOINT, and the card's metadata. {tmp_path}/ds is written: add --overwrite.\n",
+    )
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    result = export(output, tmp_path / "ds2", "--to", "sft", "--push", NAME)
+    assert (result.exit_code, result.stderr) == (
+        75,
+        f"batchr1: --push {NAME}: the hub cannot be reached (got ConnectError). Check HF_ENDPOINT "
+        "and the network, and run again.\n",
+    )
 
 
 # Options, environment, what is on the hub, and the line that is printed.
