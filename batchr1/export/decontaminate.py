@@ -37,6 +37,8 @@ NEAR = 4
 """Words by which an insertion may shift what follows, for both sides to count together."""
 COMMON_SHARE = 0.01
 COMMON_ROWS = 10
+MOST_HITS = 4_000_000
+"""Hits of some prompts that are held at once; of one prompt there may be more."""
 _TABLE_BITS = 24
 _HITS = {
     "prompt": pl.Int64,
@@ -47,7 +49,7 @@ _HITS = {
 }
 
 
-_NO_GRAMS = pl.DataFrame(schema={"hash": pl.UInt64, "row": pl.Int64, "place": pl.Int64})
+_NO_HITS = pl.DataFrame(schema=dict.fromkeys(("prompt", "row", "place", "shift", "n"), pl.Int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,6 @@ class Index:
         self.benchmarks = benchmarks
         texts = pl.concat([b.texts for b in benchmarks])
         self._words = words_of(texts, numbers=False)
-        self._exact = words_of(texts, numbers=True)
         self._file: np.ndarray = np.repeat(
             np.arange(len(benchmarks)), [b.texts.len() for b in benchmarks]
         )
@@ -145,14 +146,15 @@ class Index:
         n_of_row = np.clip((self._lengths - 1) // 2, LEAST_WORDS, LONGEST)
         telling = {int(n): self._telling(int(n), n_of_row) for n in np.unique(n_of_row)}
         self._counted = self._count(telling)
-        self._is_short = self._counted < SHORT_WORDS
+        is_short = self._counted < SHORT_WORDS
         self._grams = []
-        for n in range(1, LONGEST + 1):
-            found = telling.get(n, _NO_GRAMS)
-            found = found.filter(~pl.Series(self._is_short[found["row"].to_numpy()]))
-            found = pl.concat([found, self._beginnings(n)])
-            if found.height:
-                self._grams.append(_grams(n, found))
+        for n, found in telling.items():
+            long = found.filter(~pl.Series(is_short[found["row"].to_numpy()], dtype=pl.Boolean))
+            if long.height:
+                self._grams.append(_grams(n, long))
+        exact = words_of(texts, numbers=True)
+        self._exact = _joined(exact)
+        self._beginnings = _beginnings(exact, is_short)
 
     def _telling(self, n: int, n_of_row: np.ndarray) -> pl.DataFrame:
         """List n-grams that tell a row from others.
@@ -180,15 +182,6 @@ class Index:
         count: np.ndarray = np.bincount(self._words.text[is_covered], minlength=len(self._lengths))
         return count
 
-    def _beginnings(self, n: int) -> pl.DataFrame:
-        """List the first n words of short rows: hash, row, place."""
-        hashes, at = self._words.ngrams(n)
-        rows = self._words.text[at]
-        mine = self._is_short[rows] & (np.minimum(self._lengths[rows], LONGEST) == n)
-        mine &= at == self._starts[rows]
-        hashes, rows = hashes[mine], rows[mine]
-        return pl.DataFrame({"hash": hashes, "row": rows, "place": np.zeros(len(rows), np.int64)})
-
     def look_up(self, texts: pl.Series) -> pl.DataFrame:
         """Find the rows that each prompt overlaps with.
 
@@ -196,12 +189,13 @@ class Index:
         row's words), ngram (the longest one that both have).
         """
         words = words_of(texts, numbers=False)
-        starts = np.concatenate([[0], np.cumsum(words.lengths())])
-        found = [self._hits(words, starts, grams) for grams in self._grams]
-        hits = pl.concat(found)
-        is_short = pl.Series(self._is_short[hits["row"].to_numpy()], dtype=pl.Boolean)
-        whole = self._whole(texts, hits.filter(is_short).select("prompt", "row").unique())
-        best = pl.concat([_overlaps(hits.filter(~is_short), self._counted), whole])
+        found = [_found(words, grams) for grams in self._grams]
+        if sum(one.total for one in found) > MOST_HITS and len(texts) > 1:
+            half = len(texts) // 2
+            rest = self.look_up(texts[half:]).with_columns(pl.col("prompt") + half)
+            return pl.concat([self.look_up(texts[:half]), rest])
+        hits = pl.concat([_NO_HITS, *(one.hits(words) for one in found)])
+        best = pl.concat([_overlaps(hits, self._counted), self._whole(texts)])
         best = best.sort("prompt", "row")
         files = [benchmark.uri for benchmark in self.benchmarks]
         row = best["row"].to_numpy()
@@ -216,46 +210,21 @@ class Index:
             schema=_HITS,
         )
 
-    def _hits(self, words: Words, starts: np.ndarray, grams: _Grams) -> pl.DataFrame:
-        """List n-grams that a prompt and a row share.
-
-        Columns: prompt, row, place in the row, shift (place in the prompt less that), n.
-        """
-        hashes, at = words.ngrams(grams.n)
-        may = grams.table[hashes >> np.uint64(64 - _TABLE_BITS)]
-        hashes, at = hashes[may], at[may]
-        number: Any = np.searchsorted(grams.hashes, hashes)
-        number[number == len(grams.hashes)] = 0
-        is_there = grams.hashes[number] == hashes
-        number, at = number[is_there], at[is_there]
-        counts = grams.starts[number + 1] - grams.starts[number]
-        first: np.ndarray = np.repeat(grams.starts[number] - np.cumsum(counts) + counts, counts)
-        one = first + np.arange(counts.sum())
-        at = np.repeat(at, counts)
-        prompt = words.text[at]
-        place = grams.places[one]
-        return pl.DataFrame(
-            {
-                "prompt": prompt,
-                "row": grams.rows[one],
-                "place": place,
-                "shift": at - starts[prompt] - place,
-                "n": np.full(len(one), grams.n, np.int64),
-            }
-        )
-
-    def _whole(self, texts: pl.Series, pairs: pl.DataFrame) -> pl.DataFrame:
+    def _whole(self, texts: pl.Series) -> pl.DataFrame:
         """Find short rows that stand in a prompt as they are."""
+        pairs = _NO_HITS.select("prompt", "row")
+        if self._beginnings:
+            words = words_of(texts, numbers=True)
+            found = [_found(words, grams).hits(words) for grams in self._beginnings]
+            pairs = pl.concat([pairs, *(one.select("prompt", "row") for one in found)]).unique()
         prompts = pairs["prompt"].unique().sort()
-        inside = dict(
-            zip(prompts, _joined(words_of(texts.gather(prompts), numbers=True)), strict=True)
-        )
-        wanted = _joined(self._exact)
-        keep = [wanted[row] in inside[prompt] for prompt, row in pairs.rows()]
-        found = pairs.filter(pl.Series(keep, dtype=pl.Boolean))
-        lengths = pl.Series("run", self._lengths[found["row"].to_numpy()])
-        return found.with_columns(
-            pl.lit(1.0).alias("overlap"), pl.lit(0).cast(pl.Int64).alias("at"), lengths
+        inside = _joined(words_of(texts.gather(prompts), numbers=True))
+        text_of = dict(zip(prompts, inside, strict=True))
+        keep = [self._exact[row] in text_of[prompt] for prompt, row in pairs.rows()]
+        whole = pairs.filter(pl.Series(keep, dtype=pl.Boolean))
+        lengths = pl.Series("run", self._lengths[whole["row"].to_numpy()], pl.Int64)
+        return whole.with_columns(
+            pl.lit(1.0).alias("overlap"), pl.lit(0, pl.Int64).alias("at"), lengths
         )
 
     def _spelled(self, row: int, at: int, run: int) -> str:
@@ -282,6 +251,72 @@ def _different(words: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
             is_new &= words[at + step] != words[at + earlier]
         count += is_new
     return count
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """N-grams of texts that rows have too.
+
+    `number` of each in `grams`, and the place `at` of its first word.
+    """
+
+    grams: _Grams
+    number: np.ndarray
+    at: np.ndarray
+
+    @property
+    def total(self) -> int:
+        """Hits that these are: one for each place in a row."""
+        return int((self.grams.starts[self.number + 1] - self.grams.starts[self.number]).sum())
+
+    def hits(self, words: Words) -> pl.DataFrame:
+        """List the hits.
+
+        Columns: prompt, row, place in the row, shift (place in the prompt less that), n.
+        """
+        starts = self.grams.starts[self.number]
+        counts = self.grams.starts[self.number + 1] - starts
+        first: np.ndarray = np.repeat(starts - np.cumsum(counts) + counts, counts)
+        one = first + np.arange(counts.sum())
+        at: np.ndarray = np.repeat(self.at, counts)
+        prompt = words.text[at]
+        place = self.grams.places[one]
+        begins = np.concatenate([[0], np.cumsum(words.lengths())])
+        columns = {
+            "prompt": prompt,
+            "row": self.grams.rows[one],
+            "place": place,
+            "shift": at - begins[prompt] - place,
+            "n": np.full(len(one), self.grams.n),
+        }
+        return pl.DataFrame(columns, schema=_NO_HITS.schema)
+
+
+def _found(words: Words, grams: _Grams) -> _Found:
+    """Look the n-grams of texts up."""
+    hashes, at = words.ngrams(grams.n)
+    may = grams.table[hashes >> np.uint64(64 - _TABLE_BITS)]
+    hashes, at = hashes[may], at[may]
+    number: Any = np.searchsorted(grams.hashes, hashes)
+    number[number == len(grams.hashes)] = 0
+    is_there = grams.hashes[number] == hashes
+    return _Found(grams, number[is_there], at[is_there])
+
+
+def _beginnings(words: Words, is_short: np.ndarray) -> list[_Grams]:
+    """Index the first words of short rows, numbers as they are."""
+    lengths = words.lengths()
+    starts = np.cumsum(lengths) - lengths
+    found = []
+    for n in range(1, LONGEST + 1):
+        hashes, at = words.ngrams(n)
+        rows = words.text[at]
+        mine = is_short[rows] & (np.minimum(lengths[rows], LONGEST) == n) & (at == starts[rows])
+        if mine.any():
+            place: np.ndarray = np.zeros(int(mine.sum()), np.int64)
+            frame = pl.DataFrame({"hash": hashes[mine], "row": rows[mine], "place": place})
+            found.append(_grams(n, frame))
+    return found
 
 
 def _joined(words: Words) -> list[str]:

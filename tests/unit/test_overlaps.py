@@ -139,6 +139,17 @@ def test_a_form_that_all_rows_share_is_no_evidence(tmp_path: Path) -> None:
     assert flagged(index, [rows[7]]) == {0}
 
 
+def test_many_hits_are_taken_some_prompts_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = index_of(tmp_path, [LILY, LILY.replace("Lily", "Rosa"), "What is 7 + 8?"])
+    texts = pl.Series([LILY, "none", f"So: what is 7 + 8? {LILY}", "What is 7 + 9?", LILY])
+    whole = index.look_up(texts)
+    assert set(whole["prompt"]) == {0, 2, 4}
+    monkeypatch.setattr("batchr1.export.decontaminate.MOST_HITS", 1)
+    assert index.look_up(texts).equals(whole)
+
+
 def test_words_are_normalised() -> None:
     text = "Ｔwenty-five  \\left(\\dfrac{1}{2}x_1\\right), 1,200 EGGS ﬁt; 多少 ١٢"
     words = words_of(pl.Series([text, None, ""]), numbers=False)
