@@ -21,6 +21,8 @@ _BASED = re.compile(
     rf"(?:\{{(?P<long>\d{{1,2}}|{_NAME})\}}|(?P<short>\d\d?))",
     re.IGNORECASE,
 )
+_PREFIXED = re.compile(r"(?P<sign>-?)0(?P<base>[xXbBoO])(?P<digits>[0-9A-Fa-f]{1,400})")
+_BASES = {"x": "16", "b": "2", "o": "8"}
 _PLAIN = re.compile(r"-?[0-9A-Fa-f]{1,400}")
 _TEXT_GROUP = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 _LOOKS = re.compile(r"\\[,!;: ]|\$|\s+")
@@ -47,14 +49,22 @@ def same_in_base(final: str, gold: str) -> tuple[bool, bool | None]:
 
 def _read(text: str) -> tuple[str, str] | None:
     """Digits with their sign, and the base in digits."""
-    match = _BASED.fullmatch(_bare(text))
+    bare = _bare(text)
+    if prefixed := _PREFIXED.fullmatch(bare):
+        base = _BASES[prefixed["base"].lower()]
+        if _value(prefixed["digits"], base) is None:
+            return None
+        return prefixed["sign"] + (prefixed["digits"].upper().lstrip("0") or "0"), base
+    match = _BASED.fullmatch(bare)
     if match is None:
         return None
     base = (match["long"] or match["short"]).lower()
     base = _BASE_NAMES.get(base, base)
     digits = match["digits"]
     is_number = digits.replace(".", "").isdigit()
-    has_digits = any(map(str.isdigit, digits)) and _value(digits, base) is not None
+    is_hex = base == "16" and len(digits) > 1 and digits.isupper()
+    has_digits = any(map(str.isdigit, digits)) or is_hex
+    has_digits = has_digits and _value(digits, base) is not None
     if not is_number and not has_digits:  # letters are digits beside digits only: A3
         return None
     return match["sign"] + digits.upper(), base

@@ -17,12 +17,13 @@ MAX_CHOICE_CHARS = 300
 MAX_SHORT_CHARS = 200  # of a short text that is a whole answer
 
 _FONT = re.compile(
-    r"\\(?:text\w{0,9}|math\w{2,3}|mbox|hbox|boxed|bf|rm|it|operatorname)(?![a-z])\s?"
+    r"\\(?:text\w{0,9}|math\w{2,3}|mbox|hbox|boxed|fbox|framebox|underline|emph|bf|rm|it"
+    r"|operatorname)(?![a-z])\s?"
 )
 _SPACING = re.compile(r"\\[,;:!> ]|~|\\q?quad(?![A-Za-z])")
 _LEAD = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:answer|option|choice)(?: is)?\s?[:：]?\s*"
-    r"|答案(?:是|为)?\s?[:：]?\s*",
+    r"|答案(?:是|为)?\s?[:：]?\s*|(?:故|应|應)?[选選](?:择|擇)?\s?[:：]?\s*",
     re.IGNORECASE,
 )
 _LETTER = re.compile(
@@ -37,7 +38,7 @@ _OPERATOR = r"\\(?:cdot|times|div|in|le|leq|ge|geq|ne|neq|cup|cap|pm)(?![A-Za-z]
 _OPERATED = re.compile(  # behind a letter that is a symbol: (a)^2, (i) + x
     rf"(?<! )(?:[-+*/^=<>_(!|]|{_OPERATOR})|\s?(?:[+*/^=<>]|-\s|{_OPERATOR})"
 )
-_TAIL = re.compile(r"\s*[.:)\]]")
+_TAIL = re.compile(r"\s*[.:)\]]|\([A-Za-z]{2,}")
 
 _STYLE = r"(?:\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boxed|bf|rm) *\{?|[*_`\"'$({\[ ]){0,9}"
 _CHOICE_IN_TEXT = re.compile(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb, factorial, isqrt
+from math import comb, factorial, isqrt, prod
 
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 from batchr1.reasoning.verdicts.grammar.trees import Node
@@ -94,6 +94,8 @@ class ExactArithmetic:
                 return self._absolute(node[1])
             case "binom":
                 return self._binomial(node[1], node[2])
+            case "fn" if node[1] == "fac2":
+                return self._double_factorial(node[2])
             case "fn" if node[1] in ("floor", "ceil"):
                 return self._rounded(node[1], node[2])
             case "fn" | "log":
@@ -218,6 +220,15 @@ class ExactArithmetic:
         self._steps += int(number)
         return _of_number(Fraction(factorial(int(number))))
 
+    def _double_factorial(self, node: Node) -> Quotient:
+        number = self.ratio(node).number
+        if number is None:
+            return self._opaque(("fn", "fac2", node))
+        if number.denominator != 1 or not 0 <= number <= 5000:
+            raise GiveUpError("a factorial without a value, or a very large one")
+        self._steps += int(number)
+        return _of_number(Fraction(prod(range(int(number), 0, -2))))
+
     def _binomial(self, n: Node, k: Node) -> Quotient:
         a, b = self.ratio(n).number, self.ratio(k).number
         if a is None or b is None:
@@ -294,6 +305,23 @@ def proportion(a: Node, b: Node) -> Fraction | None:
     factor = found.above[monomial] / value
     scaled = {m: v * factor for m, v in found.below.items()}
     return factor if scaled == dict(found.above) else None
+
+
+def same_zeros(a: Node, b: Node) -> bool | None:
+    """Whether two trees are zero at the same places.
+
+    Then their numerators differ by a factor. None where exact arithmetic does not decide.
+    """
+    arithmetic = ExactArithmetic()
+    left, right = arithmetic.ratio(a), arithmetic.ratio(b)
+    if not left.above or not right.above:
+        return left.above == right.above
+    monomial, value = next(iter(left.above.items()))
+    if monomial in right.above:
+        factor = right.above[monomial] / value
+        if {m: v * factor for m, v in left.above.items()} == dict(right.above):
+            return True
+    return False if left.is_settled and right.is_settled else None
 
 
 def _of_number(number: Fraction) -> Quotient:

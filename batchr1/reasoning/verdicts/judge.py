@@ -57,7 +57,7 @@ def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = Tru
         mine = scan(final)
     except GiveUpError:
         return _as_texts(final, gold)
-    if _signs(mine) == _signs(right):
+    if _signs(mine) == _signs(right) or _signs(mine, fold=False) == _signs(right, fold=False):
         return Judgement(True, "text") if right else Judgement(None, None)
     is_based, same = same_in_base(final, gold)
     if is_based:
@@ -150,17 +150,31 @@ def _stage(value: Value) -> str:
     return "math"
 
 
-def _signs(tokens: Sequence[Token]) -> str:
-    """Tokens as a text that only looks have no part in."""
+def _signs(tokens: Sequence[Token], *, fold: bool = True) -> str:
+    r"""Tokens as a text that only looks have no part in.
+
+    `fold`: words in lower case; else in their own, so that `\text{CO}_2` is `CO_2`.
+    """
     found: list[str] = []
     for index, token in enumerate(tokens):
-        text = token.text.lower() if token.kind == "word" else token.text
+        text = token.text.lower() if fold and token.kind == "word" else token.text
+        if _is_single_brace(tokens, index):
+            continue
         if found and token.kind == "num" and tokens[index - 1].kind == "num":
             found.append(" " * token.gap or "|")
         elif token.gap == 2:
             found.append(" ")
         found.append(_FRACTIONS.get(text, text))
     return "".join(found).rstrip(" .")
+
+
+def _is_single_brace(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a brace only holds one token, behind `_` or `^`."""
+    begin = index if tokens[index].text == "{" else index - 2
+    if tokens[index].text not in "{}" or begin < 1 or tokens[begin - 1].text not in ("_", "^"):
+        return False
+    texts = [token.text for token in tokens[begin : begin + 3]]
+    return texts[:1] == ["{"] and texts[2:] == ["}"] and len(texts[1]) == 1
 
 
 _FRACTIONS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac"}

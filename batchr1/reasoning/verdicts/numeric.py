@@ -70,7 +70,8 @@ def _same_at(
     with mpmath.workdps(DIGITS):
         where = {name: sign * _coordinate(name, point) for name in names}
         try:
-            left, right = _Evaluation(where).value(a), _Evaluation(where).value(b)
+            left = _Evaluation(where, only_real).value(a)
+            right = _Evaluation(where, only_real).value(b)
         except GiveUpError:
             return None
         if not (mpmath.isfinite(left) and mpmath.isfinite(right)):
@@ -92,11 +93,17 @@ def _coordinate(name: str, point: int) -> Any:
 
 
 class _Evaluation:
-    def __init__(self, where: dict[str, Any]) -> None:
+    """Evaluates trees.
+
+    `only_real` gives up where a root or logarithm leaves the reals.
+    """
+
+    def __init__(self, where: dict[str, Any], only_real: bool = False) -> None:
         import mpmath
 
         self._mp: Any = mpmath
         self._where = where
+        self._only_real = only_real
 
     def value(self, node: Node) -> Any:
         try:
@@ -131,7 +138,7 @@ class _Evaluation:
             case "abs":
                 return abs(self._value(node[1]))
             case "log":
-                return mp.log(self._value(node[2])) / mp.log(self._value(node[1]))
+                return self._logarithm(self._value(node[1]), self._value(node[2]))
             case "fact":
                 return self._factorial(self._value(node[1]))
             case "binom":
@@ -152,7 +159,16 @@ class _Evaluation:
         mp = self._mp
         if mp.im(value) == 0 and mp.re(value) < 0 and index == int(index) and int(index) % 2:
             return -((-value) ** (1 / index))
+        self._expect_real(value)
         return mp.sqrt(value) if index == 2 else value ** (1 / index)
+
+    def _logarithm(self, base: Any, value: Any) -> Any:
+        self._expect_real(value)
+        return self._mp.log(value) / self._mp.log(base)
+
+    def _expect_real(self, value: Any) -> None:
+        if self._only_real and self._mp.im(value) == 0 and self._mp.re(value) < 0:
+            raise GiveUpError("a value that is not real")
 
     def _factorial(self, value: Any) -> Any:
         if abs(value) > 10**6:

@@ -15,13 +15,15 @@ from batchr1.reasoning.verdicts.grammar.forms import Quantity
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
 from batchr1.reasoning.verdicts.grammar.units import DEGREE, PERCENT, Unit
-from batchr1.reasoning.verdicts.renaming import in_one_name, natural, other_namings
+from batchr1.reasoning.verdicts.renaming import in_one_name, natural, other_namings, same_family
 from batchr1.reasoning.verdicts.shapes import in_celsius, in_radians, magnitude
 
 SURE_DIGITS = 4  # significant digits to which two decimals of different length must agree,
 DOUBTFUL_DIGITS = 3  # and with so many it is not known
 SURE_EXACT_DIGITS = 3  # the same for a number that is not written as a decimal
 DOUBTFUL_EXACT_DIGITS = 2
+_CELSIUS = (("celsius", 1),)
+_COULOMB = (("ampere", 1), ("s", 1))
 
 
 class Quantities:
@@ -88,6 +90,11 @@ class Quantities:
             a: Node = ("mul", final.node, ("num", mine.factor))
             return self.node(a, ("mul", gold.node, ("num", right.factor)))
         names = {mine.powers, right.powers}
+        if names == {_CELSIUS, _COULOMB}:  # C is both
+            return self.node(
+                ("mul", final.node, ("num", mine.factor)),
+                ("mul", gold.node, ("num", right.factor)),
+            )
         if (("pound", 1),) in names:  # a currency, or a mass
             return self._number(final, gold)
         if names == {DEGREE.powers, (("radian", 1),)}:
@@ -108,6 +115,8 @@ class Quantities:
         if mine is None:
             return None
         found = self.node(mine, gold.node)
+        if found is False and same_family(mine, gold.node):
+            return True
         if found is False and any(
             self.node(one, gold.node) for one in other_namings(mine, gold.node)
         ):

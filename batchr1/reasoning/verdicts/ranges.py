@@ -20,7 +20,7 @@ from batchr1.reasoning.verdicts.grammar.forms import (
     Union,
     Value,
 )
-from batchr1.reasoning.verdicts.grammar.trees import Node
+from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
 
 Bound = tuple[Fraction | float, int]
 Piece = tuple[Bound, Bound]
@@ -66,13 +66,24 @@ def pieces_of(value: Value) -> tuple[list[Piece], ...] | None:
         found = [_pieces(item) for item in value.items]
         if any(one is None for one in found) or not any(_is_range(item) for item in value.items):
             return None
+        if len({name for item in value.items for name in _names(item)}) > 1:
+            return None  # they are about different things
         sets = [one for one in found if one is not None]
         both = sets[0]
         for one in sets[1:]:
             both = _intersection(both, one)
-        return _normal([piece for one in sets for piece in one]), both
+        either = _normal([piece for one in sets for piece in one])
+        if value.joint == "or" or (value.joint == "and" and not both):
+            return (either,)
+        return (both,) if value.joint == "and" else (either, both)
     single = _pieces(value)
     return None if single is None else (single,)
+
+
+def _names(value: Value) -> frozenset[str]:
+    """Symbols that a condition is about."""
+    sides = value.sides if isinstance(value, Relation) else ()
+    return frozenset().union(*(symbols_of(one.node) for one in sides if isinstance(one, Quantity)))
 
 
 def _is_range(value: Value) -> bool:

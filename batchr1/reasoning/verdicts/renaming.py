@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from itertools import permutations
 from typing import Any
 
-from batchr1.reasoning.verdicts.grammar.trees import UNSAID_TEN, Node, symbols_of
+from batchr1.reasoning.verdicts.exact import exactly_equal, proportion
+from batchr1.reasoning.verdicts.grammar.families import INTEGER, PARAMETERS
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
+from batchr1.reasoning.verdicts.grammar.trees import UNSAID_TEN, Node, renamed, symbols_of
 
 _CONSTANTS = frozenset(
     f"{letter}{index}" for letter in ("C", "c", "K", "k") for index in ("", "_0", "_1")
@@ -15,13 +19,6 @@ _CAPITALS = ("C", "K")
 _VARIABLES = frozenset(["x", "y", "z", "t", "u", "v", "w", "s", "r", "\\theta", "\\phi"])
 _NUMBERED = re.compile(r"[CcKk]_\d")
 _I: Node = ("const", "i")
-
-
-def renamed(node: Node, old: Node, new: Node) -> Node:
-    """Put one leaf for another in a tree."""
-    if node == old:
-        return new
-    return tuple(renamed(one, old, new) if isinstance(one, tuple) else one for one in node)
 
 
 def holds(node: Node, leaf: Node) -> bool:
@@ -38,20 +35,65 @@ def in_one_name(final: Node, gold: Node) -> Node | None:
     only the question says.
     """
     mine, right = symbols_of(final), symbols_of(gold)
+    own, other = mine - right, right - mine
+    if len(own) == len(other) == 1 and _are_parameters(own | other, gold):
+        return renamed(final, ("sym", *own), ("sym", *other))
     if "j" in mine and "j" not in right and holds(gold, _I) and not holds(final, _I):
         final = renamed(final, ("sym", "j"), _I)
     elif "j" in right and "j" not in mine and holds(final, _I) and not holds(gold, _I):
         final = renamed(final, _I, ("sym", "j"))
     if not (mine | right) & _CONSTANTS or not right & _VARIABLES:
         return final
-    own, other = _added_constant(final), _added_constant(gold)
-    if own is not None and other is not None:
-        is_free = other.startswith(_CAPITALS) and (own == other or other not in mine)
-        return _with_constant(final, own, other) if is_free else final
-    lonely, tree = (own, gold) if own else (other, final)
+    added, wanted = _added_constant(final), _added_constant(gold)
+    if added is not None and wanted is not None:
+        is_free = wanted.startswith(_CAPITALS) and (added == wanted or wanted not in mine)
+        return _with_constant(final, added, wanted) if is_free else final
+    lonely, tree = (added, gold) if added else (wanted, final)
     if lonely is None or not lonely.startswith(_CAPITALS) or not symbols_of(tree):
         return final
     return final if lonely in symbols_of(tree) else None
+
+
+def _are_parameters(letters: frozenset[str], gold: Node) -> bool:
+    """Whether letters stand for any whole number.
+
+    One is said to, or they stand beside pi.
+    """
+    if INTEGER in letters:
+        return letters <= PARAMETERS | {INTEGER}
+    return letters <= PARAMETERS and holds(gold, ("const", "pi")) and gold[0] == "add"
+
+
+def same_family(a: Node, b: Node) -> bool:
+    """Whether two families over the whole numbers have the same members.
+
+    Both are linear in the parameter; other ones are not known to be.
+    """
+    name: Node = ("sym", INTEGER)
+    if not (holds(a, name) and holds(b, name)):
+        return False
+    steps, starts = [], []
+    for node in (a, b):
+        zero, one, two = (renamed(node, name, ("num", Fraction(n))) for n in range(3))
+        step = ("add", one, ("neg", zero))
+        if not _is_zero(("add", ("add", two, ("neg", one)), ("neg", step))):
+            return False
+        steps.append(step)
+        starts.append(zero)
+    try:
+        ratio = proportion(*steps)
+        shift = ("add", starts[0], ("neg", starts[1]))
+        moved = Fraction(0) if _is_zero(shift) else proportion(steps[1], shift)
+    except GiveUpError:
+        return False
+    return ratio in (1, -1) and moved is not None and moved.denominator == 1
+
+
+def _is_zero(node: Node) -> bool:
+    try:
+        return exactly_equal(node, ("num", Fraction(0))) is True
+    except GiveUpError:
+        return False
 
 
 def _with_constant(node: Node, own: str, other: str) -> Node:

@@ -21,8 +21,8 @@ from batchr1.reasoning.verdicts.grammar.forms import (
     Words,
 )
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
-from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
-from batchr1.reasoning.verdicts.renaming import holds, renamed
+from batchr1.reasoning.verdicts.grammar.trees import Node, renamed, symbols_of
+from batchr1.reasoning.verdicts.renaming import holds
 
 TURNED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
 
@@ -165,12 +165,18 @@ def are_labels(items: Sequence[Value]) -> bool:
 
 def letters_of(value: Sequence_) -> str | None:
     """Join the letters of `D, C, B, A`, in lower case."""
-    nodes = [node_of(item) for item in value.items]
+    nodes = [_letter(item) for item in value.items]
     if value.kind == "set" or len(nodes) < 2:
         return None
     if not all(node[:1] in (("sym",), ("const",)) and len(node[1]) == 1 for node in nodes):
         return None
     return "".join(node[1] for node in nodes).lower()
+
+
+def _letter(item: Value) -> Node:
+    if isinstance(item, Words) and len(item.words) == 1:
+        return ("sym", item.words[0])
+    return node_of(item)
 
 
 def parts_of_vector(node: Node, size: int) -> tuple[Value, ...]:
@@ -336,6 +342,11 @@ def same_time(final: Ratio, gold: Ratio) -> bool:
         return True
     is_open = (not final.suffix and mine <= 720) or (not gold.suffix and right <= 720)
     return bool(final.suffix) != bool(gold.suffix) and is_open and (mine - right) % 720 == 0
+
+
+def is_whole_hour(value: Ratio) -> bool:
+    """Whether a time is a whole hour, am or pm."""
+    return bool(value.suffix) and len(value.parts) == 2 and rational(value.parts[1].node) == 0
 
 
 def _minutes(value: Ratio) -> Fraction | None:

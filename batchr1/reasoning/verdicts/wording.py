@@ -27,6 +27,13 @@ _UNDEFINED_TEXT = (
 _UNDEFINED = frozenset(_UNDEFINED_TEXT.split("|"))
 _INFINITE = {"infinity": 1, "+ infinity": 1, "positive infinity": 1, "plus infinity": 1}
 _INFINITE |= {"negative infinity": -1, "minus infinity": -1}
+_SET_WORDS = word_set("the set of all any every x n is are an a element elements in belongs to")
+_SETS_TEXT = (
+    "integer|real number|real|rational number|rational|complex number|natural number"
+    "|positive integer|nonnegative integer|whole number"
+)
+_SETS = frozenset(_SETS_TEXT.split("|"))
+_OPEN_SETS = frozenset(["natural number", "positive integer", "whole number"])  # with zero?
 _MANY = frozenset(["infinite", "infinitely many", "infinity", "an infinite number"])
 _ADDED = word_set(
     "function functions number numbers solution solutions value values series sequence triangle "
@@ -46,6 +53,14 @@ def infinite_sign(words: Sequence[str]) -> int | None:
     return 1 if said in _MANY else _INFINITE.get(said)
 
 
+def named_set_of(words: Sequence[str]) -> str | None:
+    """Name the set of numbers that words are; None of other words."""
+    said = " ".join(word for word in words if word not in _SET_WORDS).rstrip("s")
+    if said not in _SETS or (said in ("real", "rational") and not words[-1].endswith("s")):
+        return None
+    return {"real": "real number", "rational": "rational number"}.get(said, said)
+
+
 def _meaning(words: Sequence[str]) -> str | None:
     """Name what words say in one of several usual ways."""
     if is_nothing(words):
@@ -62,9 +77,18 @@ def _meaning(words: Sequence[str]) -> str | None:
     return None if ordinal is None else f"ordinal {ordinal}"
 
 
+def _without_articles(words: Sequence[str]) -> list[str]:
+    """Drop articles; a last `a` is a label: team A."""
+    return [word for word in words[:-1] if word not in _ARTICLES] + list(words[-1:])
+
+
 def same_words(mine: tuple[str, ...], right: tuple[str, ...]) -> bool | None:
-    a = [word for word in mine if word not in _ARTICLES] or list(mine)
-    b = [word for word in right if word not in _ARTICLES] or list(right)
+    one_set, other_set = named_set_of(mine), named_set_of(right)
+    if one_set is not None and other_set is not None:
+        if one_set != other_set and {one_set, other_set} <= _OPEN_SETS:
+            return None
+        return one_set == other_set
+    a, b = _without_articles(mine), _without_articles(right)
     if a == b or "".join(a).replace("-", "") == "".join(b).replace("-", ""):
         return True
     if a == ["none"] and b[:2] == ["none", "of"]:

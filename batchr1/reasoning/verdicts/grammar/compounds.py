@@ -6,12 +6,44 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from batchr1.reasoning.verdicts.exact import rational
-from batchr1.reasoning.verdicts.grammar.forms import Quantity, Relation, Residue, Sequence_, Value
+from batchr1.reasoning.verdicts.grammar.forms import (
+    Quantity,
+    Ratio,
+    Relation,
+    Residue,
+    Sequence_,
+    Value,
+)
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token
 from batchr1.reasoning.verdicts.grammar.units import DEGREE, Unit, unit_of
 
+_HALVES = {"am": "am", "pm": "pm", "noon": "pm", "midnight": "am"}
 _MODS = ("pmod", "bmod", "mod", "pod")
 _ARC = {"'": Fraction(1, 60), "''": Fraction(1, 3600), '"': Fraction(1, 3600)}
+
+
+def half_of_day(tokens: Sequence[Token]) -> tuple[str, list[Token]]:
+    """Split off am or pm: which it is, and the other tokens."""
+    said = "".join(t.text.lower() for t in tokens if t.kind in ("word", "letters"))
+    half = _HALVES.get(said.replace(".", ""), "")
+    if not half:
+        return "", list(tokens)
+    return half, [t for t in tokens if t.kind not in ("word", "letters") and t.text != "."]
+
+
+def clock_of(tokens: Sequence[Token]) -> Ratio | None:
+    """Read an hour of the day: `3 p.m.`.
+
+    Letters right behind a number are a product.
+    """
+    half, rest = half_of_day(tokens)
+    if not half or len(rest) != 1 or tokens[0].kind != "num":
+        return None
+    hour, behind = tokens[0].value, tokens[1]
+    if hour not in range(1, 13) or (behind.kind == "letters" and not behind.gap):
+        return None
+    zero = Quantity(("num", Fraction(0)))
+    return Ratio((Quantity(("num", hour)), zero), half, is_time=True)
 
 
 def compound_of(tokens: Sequence[Token]) -> Quantity | None:
@@ -56,6 +88,11 @@ def _unit(tokens: Sequence[Token], before: Sequence[tuple[Fraction, Unit]]) -> U
     texts = "".join(token.text for token in tokens)
     if before and before[0][1].powers == DEGREE.powers and texts.strip("{}^") in (*_ARC, "prime"):
         return Unit(DEGREE.powers, _ARC.get(texts, _ARC["'"]))
+    feet = (("m", 1),)
+    if texts == "'" and not before:
+        return Unit(feet, Fraction(381, 1250))
+    if texts in ("''", '"') and before and before[0][1].powers == feet:
+        return Unit(feet, Fraction(127, 5000))
     if not tokens or any(t.kind == "op" and t.text not in "^{}." for t in tokens):
         return None
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from batchr1.reasoning.verdicts.grammar.trees import Node
@@ -35,11 +35,13 @@ class Words:
 class Sequence_:
     """Several values, by their brackets.
 
-    A `list` has none; a `tuple` round ones, a `square` and an `angle` theirs.
+    A `list` has none; a `tuple` round ones, a `square` and an `angle` theirs. `joint` is the word
+    between the items of a list: and, or.
     """
 
     kind: Literal["list", "set", "tuple", "square", "angle"]
     items: tuple[Value, ...]
+    joint: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

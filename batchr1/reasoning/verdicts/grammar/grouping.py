@@ -22,6 +22,9 @@ OPENING = {
 _SEPARATING_WORDS = {"and", "or", "und", "oder", "et", "ou", "和", "或", "及"}
 _SEPARATING_COMMANDS = {"vee", "lor", "wedge", "land"}
 CURRENCIES = word_set("USD EUR GBP JPY INR CNY RMB KRW CHF RUB Rs € £ ¥ ₹ ₩ ₽ US HK")
+_JOINT_WORDS = {"and": "and", "or": "or", "und": "and", "oder": "or", "et": "and", "ou": "or"}
+_JOINT_COMMANDS = {"vee": "lor", "lor": "lor", "wedge": "land", "land": "land"}
+_NOTE_SAYS_MORE = word_set("or and not mod base plus minus to than")
 _PUNCTUATION = frozenset(".,;:!?\"'")
 _SHORT_WORDS = word_set("no yes up on in is it if at by of to so do he we or an am")
 _NOT_COUNTED = word_set("of as per in or to than less more times th from")
@@ -185,6 +188,10 @@ def indian_number(tokens: Sequence[Token]) -> list[Token] | None:
 
     Its groups have two digits, the last one three.
     """
+    lead = next((n for n, token in enumerate(tokens) if token.kind == "num"), 0)
+    if any(token.text not in CURRENCIES and token.text != "." for token in tokens[:lead]):
+        return None
+    before, tokens = list(tokens[:lead]), tokens[lead:]
     texts = [part for token in tokens for part in (",".join(token.parts) or token.text).split(",")]
     digits = [text for text in texts if text]
     if len(digits) < 3 or any(token.gap for token in tokens[1:]):
@@ -193,7 +200,9 @@ def indian_number(tokens: Sequence[Token]) -> list[Token] | None:
         return None
     if not all(text.isdigit() for text in digits) or len(digits[0]) > 2 or len(digits[-1]) != 3:
         return None
-    return [number_token("".join(digits))] if {len(one) for one in digits[1:-1]} == {2} else None
+    if {len(one) for one in digits[1:-1]} != {2}:
+        return None
+    return [*before, number_token("".join(digits))]
 
 
 def with_number_of_words(tokens: Sequence[Token]) -> list[Token] | None:
@@ -207,3 +216,52 @@ def with_number_of_words(tokens: Sequence[Token]) -> list[Token] | None:
         if number is not None:
             return [replace(number_token("0"), value=number), *tokens[end:]]
     return None
+
+
+def joint_of(tokens: Sequence[Token]) -> str:
+    """Find what joins the elements of a list: and, or, land, lor.
+
+    Empty where there is none, or where there are several.
+    """
+    found = set()
+    for index, token in enumerate(tokens):
+        name = _JOINT_COMMANDS.get(token.text) if token.kind == "cmd" else None
+        if token.kind in ("word", "letters"):
+            name = _JOINT_WORDS.get(token.text.lower())
+        if name is not None and depth_at(tokens, index) == 0:
+            found.add(name)
+    return found.pop() if len(found) == 1 else ""
+
+
+def with_and_of_mixed(tokens: Sequence[Token]) -> list[Token] | None:
+    """Read `4 and 1/4` as a mixed number."""
+    texts = [token.text for token in tokens]
+    if len(texts) < 4 or texts[1] != "and" or not texts[0].isdigit():
+        return None
+    if texts[2:] == ["a", "half"]:
+        half = (replace(number_token("1"), gap=1), Token("op", "/"), number_token("2"))
+        return [tokens[0], *half]
+    if texts[2] not in ("frac", "dfrac", "tfrac") and texts[3] != "/":
+        return None
+    return [tokens[0], replace(tokens[2], gap=1), *tokens[3:]]
+
+
+def _closes_all(tokens: Sequence[Token], at: int) -> bool:
+    return opens(tokens[at]) and match_of(tokens, at) == len(tokens) - 1
+
+
+def without_note(tokens: Sequence[Token]) -> list[Token] | None:
+    """Drop a last note in brackets: `5 (since it is)`.
+
+    None without one.
+    """
+    kept = trimmed(tokens)
+    if len(kept) < 4 or kept[-1].text != ")":
+        return None
+    begin = next((n for n in range(1, len(kept)) if _closes_all(kept, n)), None)
+    first = kept[begin + 1] if begin is not None else kept[0]
+    shortest = {"word": 2, "letters": 4}.get(first.kind)
+    if begin is None or shortest is None or len(first.text) < shortest:
+        return None
+    words = {token.text.lower() for token in kept[begin:] if token.kind in ("word", "letters")}
+    return None if words & _NOTE_SAYS_MORE else kept[:begin]

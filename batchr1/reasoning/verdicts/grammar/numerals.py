@@ -100,11 +100,25 @@ def said_as_one(tokens: Sequence[Token]) -> tuple[str, ...] | None:
     return calendar_words(tokens)
 
 
+def _year_first(tokens: Sequence[Token]) -> tuple[str, ...] | None:
+    """Read 2020-01-31, which is no subtraction."""
+    texts = [token.text for token in tokens]
+    if len(texts) != 5 or texts[1] != "-" or texts[3] != "-" or any(t.gap for t in tokens[1:]):
+        return None
+    year, month, day = texts[::2]
+    is_date = _YEAR.fullmatch(year) and len(month) == len(day) == 2
+    if not is_date or not (month.isdigit() and 1 <= int(month) <= 12):
+        return None
+    return (_MONTHS[int(month) - 1], day.lstrip("0"), year) if day.isdigit() else None
+
+
 def calendar_words(tokens: Sequence[Token]) -> tuple[str, ...] | None:
     """Read a day of the week or a date.
 
     A date is month, day and year, where given. None of other tokens.
     """
+    if (dated := _year_first(tokens)) is not None:
+        return dated
     if not any(token.kind in ("word", "letters") for token in tokens) or len(tokens) > 9:
         return None
     month = day = year = weekday = None
@@ -119,7 +133,7 @@ def calendar_words(tokens: Sequence[Token]) -> tuple[str, ...] | None:
             day = text
         elif token.kind == "num" and _YEAR.fullmatch(text) and year is None:
             year = text
-        elif text not in _FILLING and text not in (",", "."):
+        elif text not in _FILLING and text not in (",", ".", ""):
             return None
     if month is not None and (day or year):
         return tuple(one for one in (weekday, month, day, year) if one is not None)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
+from batchr1.reasoning.verdicts.grammar.notations import respelled
+
 MAX_CHARS = 2000  # longer answers are compared as text only
 MAX_DIGITS = 1200  # of a number; int() refuses more than 4,300
 MAX_EXPONENT = 3000  # of ten, in a number's e notation
@@ -67,7 +69,8 @@ _SIGN_TABLE = str.maketrans(_SIGNS)
 _FONTS = (
     "text|textrm|textbf|textit|textnormal|textsf|texttt|textsc|mathrm|mathbf|mathit|mathsf|mathtt"
     "|mathcal"
-    "|mathbb|mbox|hbox|operatorname|boldsymbol|bm|emph|boxed|fbox|underline|displaylines|rm|bf|it"
+    "|mathbb|mbox|hbox|operatorname|boldsymbol|bm|emph|boxed|fbox|framebox|underline|displaylines"
+    "|rm|bf|it"
 )
 _SIZING = re.compile(
     r"\\(?:left|right|middle|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut"
@@ -81,6 +84,9 @@ _ROOT_SIGN = re.compile(r"√\s?(\d+(?:\.\d+)?|[A-Za-z])")
 _SUPER_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _SUB_RUN = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
 
+_OPERATORS = frozenset(
+    ["cis", "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln"]
+)
 _FONT = re.compile(rf"\\(?P<font>{_FONTS})(?![A-Za-z])\s*\{{")
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
 _ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([a-z]+\*?)\}(?:\{[clr|]*\})?")
@@ -129,6 +135,7 @@ def clean(text: str) -> str:
 
     No meaning is lost.
     """
+    text = respelled(text)
     text = _SUPER_RUN.sub(lambda m: "^{" + m[0].translate(_SUPERS) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + m[0].translate(_SUBS) + "}", text)
     text = _ROOT_SIGN.sub(r"\\sqrt{\1}", text)
@@ -182,7 +189,10 @@ class _Scanner:
             if match := _THIN.match(text, at):
                 gap, at = max(gap, 1), match.end()
                 continue
+            begin = at
             new, at = self._next(at, in_text, depth)
+            if not new and text[begin:at].endswith(" }"):
+                gap = max(gap, 1)  # \text{ }
             if new:
                 found.append(replace(new[0], gap=max(gap, new[0].gap)))
                 found.extend(new[1:])
@@ -204,10 +214,12 @@ class _Scanner:
                 "boxed",
             )
             is_text = is_text or len(inner.strip()) > 1
-            if match["font"] in ("boxed", "fbox", "underline"):
+            if match["font"] in ("boxed", "fbox", "framebox", "underline"):
                 is_text = in_text
             if match["font"] in ("mathbb", "mathcal") or match["font"] == "operatorname":
                 return [Token("cmd", inner.strip() or "?")], end + 1
+            if inner.strip() in _OPERATORS:
+                return [Token("cmd", inner.strip())], end + 1
             return _Scanner(inner).run(in_text=is_text, depth=depth + 1), end + 1
         if match := _ENVIRONMENT.match(text, at):
             return [Token("begin" if match[1] == "begin" else "end", match[2])], match.end()

@@ -5,12 +5,20 @@ Trees are those of `trees`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
+from batchr1.reasoning.verdicts.grammar.families import INTEGER
+from batchr1.reasoning.verdicts.grammar.lookahead import (
+    FRACTIONS,
+    derivative_in,
+    mixed_at,
+    name_at,
+    subscript_at,
+)
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
-from batchr1.reasoning.verdicts.grammar.trees import Node, call, plain_fraction, symbol
-from batchr1.reasoning.verdicts.grammar.units import is_unit
+from batchr1.reasoning.verdicts.grammar.trees import Node, call, sum_of, symbol
+from batchr1.reasoning.verdicts.grammar.units import begins_micro, is_unit, may_be_product
 
 MAX_DEPTH = 60
 MAX_TOKENS = 800
@@ -20,7 +28,6 @@ FUNCTIONS = word_set(
 )
 _STARTS = ("sqrt", "sin", "cos", "tan", "log", "exp", "ln", "pi")  # of letters run together
 _PLAIN_FUNCTIONS = FUNCTIONS | {"log", "sqrt", "abs"}
-_FRACTIONS = {"frac", "dfrac", "tfrac", "cfrac", "sfrac"}
 _BINOMIALS = {"binom", "dbinom", "tbinom"}
 _TIMES = {"cdot", "times", "ast"}
 _GREEK = word_set(
@@ -130,9 +137,11 @@ class ExpressionParser:
                 return len(token.text) == 1 and not self._stop_at_units
             case "op":
                 return token.text in ("(", "{", "[") and token.gap < 2
+            case "cmd" if self._stop_at_units and self._is_micro():
+                return False
             case "cmd":
                 return token.gap < 2 and (
-                    token.text in FUNCTIONS | _FRACTIONS | _BINOMIALS | _GREEK | _OVER
+                    token.text in FUNCTIONS | FRACTIONS | _BINOMIALS | _GREEK | _OVER | {INTEGER}
                     or token.text in ("sqrt", "pi", "log", "lfloor", "lceil", "infty", "lvert")
                 )
         return False
@@ -141,7 +150,15 @@ class ExpressionParser:
         """Whether letters behind a number are a unit, or words about it."""
         if self._tokens[self.at - 1].kind != "num" or token.text in _PLAIN_FUNCTIONS | {"pi"}:
             return False
+        if may_be_product(token.text) and not token.gap:
+            return False
         return is_unit(token.text) or len(token.text) > (2 if token.gap else 4)
+
+    def _is_micro(self) -> bool:
+        r"""Whether `\mu` and text are a unit behind a number."""
+        if self._tokens[self.at].text != "mu" or not begins_micro(self._tokens, self.at):
+            return False
+        return self._tokens[self.at + 1].kind == "word" or self._tokens[self.at].gap > 0
 
     def _factor(self) -> Node:
         """A primary with its powers and factorials."""
@@ -154,8 +171,9 @@ class ExpressionParser:
                 self.at += 2 if self._tokens[self.at + 1].text == "circ" else 4
                 node = ("mul", node, ("div", ("const", "pi"), ("num", Fraction(180))))
             elif token.text == "!":
-                self.at += 1
-                node = ("fact", node)
+                is_double = [t.text for t in self._tokens[self.at + 1 : self.at + 2]] == ["!"]
+                self.at += 1 + is_double
+                node = ("fn", "fac2", node) if is_double else ("fact", node)
             else:
                 break
         return node
@@ -174,13 +192,9 @@ class ExpressionParser:
         if token.kind == "letters":  # x^ab is x^a b
             return self._one_letter()
         if token.kind == "num" and len(token.text) > 1 and token.text.isdigit():
-            return self._exponent_digits(token)
+            self.at += 1  # x^10 as people mean it; LaTeX sets only its first digit high
+            return ("num", token.value)
         return self._primary()
-
-    def _exponent_digits(self, token: Token) -> Node:
-        """`x^10` as people mean it; LaTeX sets only its first digit high."""
-        self.at += 1
-        return ("num", token.value)
 
     def _one_letter(self) -> Node:
         self._cut(1)
@@ -216,33 +230,9 @@ class ExpressionParser:
         self.at += 1
         if self._peek() is not None and self._tokens[self.at].text == "_":
             raise GiveUpError("a number with a base")
-        fraction = self._mixed(token)
-        return ("num", token.value) if fraction is None else ("num", (token.value or 0) + fraction)
-
-    def _mixed(self, whole: Token) -> Fraction | None:
-        """Read the proper fraction right behind a whole number.
-
-        Both make a mixed number.
-        """
-        if whole.decimals is not None or not whole.text.isdigit():
-            return None
-        texts = [t.text for t in self._tokens[self.at : self.at + 7]]
-        kinds = [t.kind for t in self._tokens[self.at : self.at + 3]]
-        if kinds[:1] == ["cmd"] and texts[0] in _FRACTIONS:
-            found = plain_fraction(self._tokens[self.at : self.at + 7])
-            if found is None:
-                return None
-            above, below, length = found
-        elif kinds == ["num", "op", "num"] and texts[1] == "/":
-            if not (texts[0].isdigit() and texts[2].isdigit() and self._tokens[self.at].gap == 1):
-                return None
-            above, below, length = int(texts[0]), int(texts[2]), 3
-        else:
-            return None
-        if not 0 < above < below:
-            return None
+        fraction, length = mixed_at(self._tokens, self.at, token)
         self.at += length
-        return Fraction(above, below)
+        return ("num", token.value) if fraction is None else ("num", (token.value or 0) + fraction)
 
     def _letters(self) -> Node:
         token = self._tokens[self.at]
@@ -265,7 +255,7 @@ class ExpressionParser:
         self.at += 1
         if known == "C" and (chosen := self._chosen()) is not None:
             return chosen
-        subscript = self._subscript()
+        subscript = self._read(subscript_at)
         return ("sym", known + subscript) if subscript else symbol(known)
 
     def _chosen(self) -> Node | None:
@@ -289,76 +279,65 @@ class ExpressionParser:
             changed.insert(self.at, Token("letters", token.text[:length], token.gap))
             self._tokens = changed
 
-    def _subscript(self) -> str:
-        """Read a subscript's text, with the sign before it."""
-        token = self._peek()
-        if token is None or token.kind != "op" or token.text != "_":
-            return ""
-        self.at += 1
-        start = self.at
-        token = self._peek()
-        if token is None:
-            raise GiveUpError("a subscript that is not there")
-        self.at = self._end_of_group() if token.text == "{" else self.at + 1
-        inside = "".join(t.text for t in self._tokens[start : self.at] if t.text not in "{}")
-        return f"_{inside}"
-
-    def _end_of_group(self) -> int:
-        depth = 0
-        for index in range(self.at, len(self._tokens)):
-            text = self._tokens[index].text
-            depth += (text == "{") - (text == "}")
-            if depth == 0:
-                return index + 1
-        raise GiveUpError("a group that is not closed")
-
     def _command(self) -> Node:
         token = self._tokens[self.at]
         name = token.text
         self.at += 1
-        if name in _FRACTIONS:
+        if name in FRACTIONS and (found := derivative_in(self._tokens[self.at : self.at + 6])):
+            self.at += 6
+            return found
+        if name in FRACTIONS:
             return ("div", self._argument(), self._argument())
         if name in _BINOMIALS:
             return ("binom", self._argument(), self._argument())
         if name == "sqrt":
             return self._root()
+        if name in ("sum", "prod"):
+            return self._sum(name)
         if name in FUNCTIONS or name == "log":
             return self._function(name)
         if name == "pi":
             return ("const", "pi")
-        if name == "infty":
-            return ("const", "inf")
+        if name in ("infty", INTEGER):
+            return ("const", "inf") if name == "infty" else ("sym", INTEGER)
         if name in _GREEK:
-            return ("sym", "\\" + name + self._subscript())
+            return ("sym", "\\" + name + self._read(subscript_at))
         if name in ("lfloor", "lceil"):
             return self._enclosed(name, "r" + name[1:])
         if name in ("lvert", "vert"):
             return ("abs", self._until("rvert" if name == "lvert" else "vert"))
         if name in _OVER:
-            return ("sym", f"{name} {self._name()}")
+            return ("sym", f"{name} {self._read(name_at)}")
         raise GiveUpError(f"the command {name}")
 
-    def _name(self) -> str:
-        """Letters that name one thing: a segment, an angle."""
-        start = self.at
+    def _sum(self, name: str) -> Node:
+        """A sum or product between whole bounds, written out."""
+        self._expect("_")
+        self._expect("{")
+        index = self._letters()
+        self._expect("=")
+        low = self._until("}")
+        self._expect("^")
+        high = self._argument()
+        return sum_of(name, index, low, high, self._term())
+
+    def _read(self, look: Callable[[Sequence[Token], int], tuple[str, int]]) -> str:
+        """Take the text that a look-ahead finds here."""
+        text, self.at = look(self._tokens, self.at)
+        return text
+
+    def _expect(self, text: str) -> None:
         token = self._peek()
-        if token is None:
-            raise GiveUpError("a name that is not there")
-        self.at = self._end_of_group() if token.text == "{" else self.at + 1
-        texts = [t.text for t in self._tokens[start : self.at] if t.text not in "{}"]
-        if not all(text.isalpha() for text in texts):
-            raise GiveUpError("a name with signs in it")
-        return "".join(texts)
+        if token is None or token.text != text:
+            raise GiveUpError(f"something else than {text}")
+        self.at += 1
 
     def _enclosed(self, name: str, closing: str) -> Node:
         return ("fn", name[1:], self._until(closing))
 
     def _until(self, closing: str) -> Node:
         node = self.expression()
-        token = self._peek()
-        if token is None or token.text != closing:
-            raise GiveUpError("brackets that do not match")
-        self.at += 1
+        self._expect(closing)
         return node
 
     def _root(self) -> Node:
@@ -430,10 +409,7 @@ class ExpressionParser:
         sign = self._tokens[self.at].text
         self.at += 1
         node = self.expression()
-        token = self._peek()
-        if token is None or token.text != sign:
-            raise GiveUpError("bars that do not match")
-        self.at += 1
+        self._expect(sign)
         return ("abs", node)
 
     def _peek(self) -> Token | None:

@@ -7,12 +7,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from batchr1.reasoning.verdicts.grammar.scan import Token
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 
+MAX_SUMMANDS = 60
 Node = tuple[Any, ...]
 UNSAID_TEN: Node = ("num", Fraction(10), "unsaid")  # the base of `log` without one
 
@@ -40,31 +40,29 @@ def symbol(name: str) -> Node:
     return ("const", name) if name in ("e", "i") else ("sym", name)
 
 
-def plain_fraction(tokens: Sequence[Token]) -> tuple[int, int, int] | None:
-    r"""Read `\frac{3}{4}` or `\frac34` in whole numbers.
+def renamed(node: Node, old: Node, new: Node) -> Node:
+    """Put one leaf for another in a tree."""
+    if node == old:
+        return new
+    return tuple(renamed(one, old, new) if isinstance(one, tuple) else one for one in node)
 
-    Returns numerator, denominator and length in tokens.
+
+def sum_of(name: str, index: Node, low: Node, high: Node, term: Node) -> Node:
+    """Write out a sum or product of at most `MAX_SUMMANDS` terms.
+
+    Raises `GiveUpError` for others, and for bounds that are no whole numbers.
     """
-    texts = [t.text for t in tokens]
-    if (
-        len(texts) >= 7
-        and texts[1] == "{"
-        and texts[3] == "}"
-        and texts[4] == "{"
-        and texts[6] == "}"
-    ):
-        above, below, length = texts[2], texts[5], 7
-    elif len(texts) >= 2 and texts[1].isdigit() and len(texts[1]) == 2:
-        above, below, length = texts[1][0], texts[1][1], 2
-    elif len(texts) >= 3 and texts[1].isdigit() and len(texts[1]) == 1 and texts[2].isdigit():
-        above, below, length = texts[1], texts[2][0], 3
-        if len(texts[2]) > 1:
-            return None
-    else:
-        return None
-    if not (above.isdigit() and below.isdigit()):
-        return None
-    return int(above), int(below), length
+    bounds = [node[1] for node in (low, high) if node[0] == "num" and node[1].denominator == 1]
+    if len(bounds) < 2 or index[0] not in ("sym", "const"):
+        raise GiveUpError("a sum between symbols")
+    first, last = map(int, bounds)
+    if not 0 <= last - first < MAX_SUMMANDS:
+        raise GiveUpError("a long sum, or an empty one")
+    terms = [renamed(term, index, ("num", Fraction(n))) for n in range(first, last + 1)]
+    found = terms[0]
+    for one in terms[1:]:
+        found = ("add" if name == "sum" else "mul", found, one)
+    return found
 
 
 def symbols_of(node: Node) -> frozenset[str]:

@@ -7,7 +7,7 @@ and percent are units of their own. Counted things (`12 apples`) are no unit and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
@@ -43,7 +43,7 @@ g: lb=45359237/100000 lbs=45359237/100000 pound-mass=45359237/100000 oz=45359237
 g: ounce=45359237/1600000
 litre: L=1 l=1 liter=1 litre=1 ml=1/1000 mL=1/1000 milliliter=1/1000 millilitre=1/1000
 gallon: gallon=1 gal=1 quart=1/4 pint=1/8 cup=1/16
-usd: USD=1 dollar=1 cent=1/100
+usd: USD=1 dollar=1 cent=1/100 ¢=1/100
 eur: EUR=1 euro=1 €=1
 gbp: GBP=1 £=1
 pound: pound=1
@@ -64,13 +64,18 @@ ampere: A=1 amp=1 ampere=1
 ohm: ohm=1 Omega=1
 pascal: Pa=1 pascal=1 kPa=1000
 hertz: Hz=1 hertz=1
+coulomb: coulomb=1 mC=1/1000 μC=1/1000000 nC=1/1000000000
+farad: farad=1
+tesla: tesla=1
+calorie: cal=1 calorie=1 kcal=1000
 mole: mol=1 mole=1
 kelvin: K=1 kelvin=1
 celsius: C=1 celsius=1 Celsius=1
 fahrenheit: F=1 fahrenheit=1 Fahrenheit=1
 era: AD=1 CE=1
 era-before: BC=1 BCE=1
-ev: eV=1 MeV=1000000
+ev: eV=1 electronvolt=1
+byte: B=1 byte=1 KB=1000 MB=1000000 GB=1000000000
 """
 _UNITS: dict[str, tuple[str, Fraction]] = {}
 for _line in _TABLE.strip().splitlines():
@@ -78,12 +83,35 @@ for _line in _TABLE.strip().splitlines():
     for _entry in _names.split():
         _name, _, _factor = _entry.rpartition("=")
         _UNITS[_name] = (_dimension, Fraction(_factor))
+_PREFIXES = {"giga": 9, "mega": 6, "kilo": 3, "milli": -3, "micro": -6, "nano": -9, "pico": -12}
+_LETTERS = {"G": 9, "M": 6, "k": 3, "m": -3, "μ": -6, "n": -9, "p": -12}
+_PREFIXED_NAMES = word_set(
+    "meter metre second gram liter litre newton joule watt volt ampere amp ohm pascal hertz mole "
+    "coulomb farad tesla electronvolt byte calorie"
+)
+_PREFIXED = word_set(
+    "GHz MHz kHz GW MW mW GJ MJ mJ MN mN GV MV kV mV μV kA mA μA nA GPa MPa mPa GeV MeV keV meV "
+    "mmol kmol μm μs μg μL ns ps ng"
+)
+for _name in _PREFIXED_NAMES:
+    for _prefix, _power_of_ten in _PREFIXES.items():
+        _dimension, _factor_of_one = _UNITS[_name]
+        _UNITS.setdefault(
+            _prefix + _name, (_dimension, _factor_of_one * Fraction(10) ** _power_of_ten)
+        )
+for _name in _PREFIXED:
+    _dimension, _factor_of_one = _UNITS[_name[1:]]
+    _UNITS[_name] = (_dimension, _factor_of_one * Fraction(10) ** _LETTERS[_name[0]])
 # dimension: what it is in others, and the factor
 _DERIVED: dict[str, tuple[dict[str, int], Fraction]] = {
     "newton": ({"g": 1, "m": 1, "s": -2}, Fraction(1000)),
     "joule": ({"g": 1, "m": 2, "s": -2}, Fraction(1000)),
     "watt": ({"g": 1, "m": 2, "s": -3}, Fraction(1000)),
     "pascal": ({"g": 1, "m": -1, "s": -2}, Fraction(1000)),
+    "hertz": ({"s": -1}, Fraction(1)),
+    "volt": ({"g": 1, "m": 2, "s": -3, "ampere": -1}, Fraction(1000)),
+    "ohm": ({"g": 1, "m": 2, "s": -3, "ampere": -2}, Fraction(1000)),
+    "coulomb": ({"ampere": 1, "s": 1}, Fraction(1)),
     "litre": ({"m": 3}, Fraction(1, 1000)),
 }
 _MILES = {"mph": ("mile", "hour"), "kmh": ("km", "h"), "kph": ("km", "h")}
@@ -116,6 +144,11 @@ def is_unit(name: str) -> bool:
     return len(name) > 1 and (_find(name) is not None or name in _MILES)
 
 
+def may_be_product(name: str) -> bool:
+    """Whether letters are a prefixed unit, or symbols: mA, kN."""
+    return name in _PREFIXED
+
+
 def unit_of(tokens: Sequence[Token]) -> Unit | None:
     """Read the unit of some tokens; None for words that are none.
 
@@ -124,7 +157,7 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
     powers: dict[str, int] = {}
     factor, sign, raised, known = Fraction(1), 1, 1, 0
     words: list[str] = []
-    at = 0
+    tokens, at = _with_micro(tokens), 0
     while at < len(tokens):
         token = tokens[at]
         at += 1
@@ -154,6 +187,8 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
             powers[found[0]] = powers.get(found[0], 0) + power
             factor *= found[1] ** power
             raised, known = 1, known + 1
+        elif text == "^" and words and not known:
+            at = _power(tokens, at - 1)[1]  # units^2
         elif text == "^" and at < len(tokens) and tokens[at].text in ("circ", "{"):
             continue
         elif token.kind in ("word", "letters"):
@@ -169,6 +204,27 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
     if abs(factor.numerator).bit_length() + factor.denominator.bit_length() > 400:
         raise GiveUpError("a unit to a high power")
     return _in_base_units(powers, factor)
+
+
+def _with_micro(tokens: Sequence[Token]) -> list[Token]:
+    r"""Join `\mu` and the unit behind it."""
+    found: list[Token] = []
+    for index, token in enumerate(tokens):
+        if found and found[-1].text == "mu":
+            found[-1] = replace(token, text=f"μ{token.text}", gap=found[-1].gap)
+        elif token.text != "mu" or begins_micro(tokens, index):
+            found.append(token)
+        else:
+            found.append(replace(token, text="micro"))
+    return found
+
+
+def begins_micro(tokens: Sequence[Token], at: int) -> bool:
+    r"""Whether `\mu` is the prefix of the unit behind it."""
+    unit = tokens[at + 1] if at + 1 < len(tokens) else None
+    if unit is None or unit.kind not in ("word", "letters"):
+        return False
+    return _find(f"μ{unit.text}") is not None
 
 
 def _in_base_units(powers: dict[str, int], factor: Fraction) -> Unit:

@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Literal
 
-from batchr1.reasoning.verdicts.grammar.compounds import compound_of, modulus_at, residue_of
+from batchr1.reasoning.verdicts.grammar.compounds import (
+    clock_of,
+    compound_of,
+    half_of_day,
+    modulus_at,
+    residue_of,
+)
+from batchr1.reasoning.verdicts.grammar.families import (
+    exception_in,
+    family_of,
+    mapping_of,
+    named_set,
+    with_parameter,
+)
 from batchr1.reasoning.verdicts.grammar.forms import (
     EMPTY,
     REALS,
@@ -27,24 +39,41 @@ from batchr1.reasoning.verdicts.grammar.forms import (
     Words,
 )
 from batchr1.reasoning.verdicts.grammar.grouping import (
-    CURRENCIES,
     OPENING,
     closes,
     depth_at,
     indian_number,
+    joint_of,
     match_of,
     opens,
     split,
     trimmed,
+    with_and_of_mixed,
     with_decimal_commas,
     with_number_of_words,
+    without_note,
     words_of,
+)
+from batchr1.reasoning.verdicts.grammar.matrices import (
+    MATRICES,
+    cells_of,
+    determinant,
+    scaled,
+    scaled_begin,
+    transposed,
+    transposed_end,
+)
+from batchr1.reasoning.verdicts.grammar.measures import (
+    currency_of,
+    decimals_of,
+    loose_of,
+    multiplied,
 )
 from batchr1.reasoning.verdicts.grammar.numerals import said_as_one
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
 from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
-from batchr1.reasoning.verdicts.grammar.trees import Node, has_signs, signs_of, symbols_of
-from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, is_lead, unit_of
+from batchr1.reasoning.verdicts.grammar.trees import has_signs, signs_of, symbols_of
+from batchr1.reasoning.verdicts.grammar.units import is_lead, unit_of
 
 MAX_ITEMS = 60
 MAX_NESTING = 6
@@ -60,6 +89,7 @@ subseteq sub in in
 _RELATIONS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))
 _TO = [["num", kind, "num"] for kind in ("word", "letters")]
 _TO += [[*one, *one[1:]] for one in _TO]
+_JOINTS = {"land": "and", "lor": "or", "and": "and", "or": "or"}
 _NOTHING = {"emptyset", "varnothing"}
 
 
@@ -73,7 +103,7 @@ def readings(tokens: Sequence[Token]) -> list[Value]:
 
     `1,234` may be a list.
     """
-    found = [parse(tokens)]
+    found = [_with_or_without_note(tokens)]
     if any(one.parts for one in tokens):
         listed: list[Token] = []
         for token in tokens:
@@ -85,15 +115,26 @@ def readings(tokens: Sequence[Token]) -> list[Value]:
                 listed.append(token)
         _add_reading(found, listed)
     indian = indian_number(tokens)
-    if indian is not None and any(token.text.startswith("0") for token in tokens):
+    if indian is not None:
         found.insert(0, parse(indian))
-    for other in (indian, with_number_of_words(tokens)):
+    for other in (with_number_of_words(tokens), with_and_of_mixed(tokens)):
         if other is not None:
             _add_reading(found, other)
     decimal = with_decimal_commas(tokens)
     if decimal is not None:
         _add_reading(found, decimal)
     return found
+
+
+def _with_or_without_note(tokens: Sequence[Token]) -> Value:
+    """Parse, if need be without a last note in brackets."""
+    try:
+        return parse(tokens)
+    except GiveUpError:
+        shorter = without_note(tokens)
+        if shorter is None:
+            raise
+    return parse(shorter)
 
 
 def _add_reading(found: list[Value], tokens: Sequence[Token]) -> None:
@@ -120,7 +161,10 @@ class _Values:
         said = said_as_one(tokens) if self._depth == 0 else None
         if said is not None:
             return Words(said)
-        compound = compound_of(tokens)
+        family = family_of(tokens) if self._depth == 0 else None
+        if family is not None:
+            return _Values(self._depth + 1).whole(with_parameter(*family))
+        compound = clock_of(tokens) or compound_of(tokens)
         if compound is not None:
             return compound
         modulus = modulus_at(tokens)
@@ -132,13 +176,16 @@ class _Values:
         if len(parts) > MAX_ITEMS:
             raise GiveUpError("many items")
         items = [_Values(self._depth + 1).whole(part) for part in parts]
+        joint = joint_of(tokens)
+        if joint in ("land", "lor") and not any(isinstance(one, Relation) for one in items):
+            raise GiveUpError("a proposition")
         flat: list[Value] = []
         if any(token.text == ";" for token in tokens):
             return Sequence_("list", tuple(items))
         for item in items:
             is_list = isinstance(item, Sequence_) and item.kind == "list"
             flat.extend(item.items if is_list and isinstance(item, Sequence_) else [item])
-        return Sequence_("list", tuple(flat))
+        return Sequence_("list", tuple(flat), _JOINTS.get(joint, ""))
 
     def _signed(self, value: Value) -> Value:
         r"""A quantity with `\pm` is two."""
@@ -176,11 +223,14 @@ class _Values:
             return self._matrix(tokens)
         if opens(first) and match_of(tokens, 0) == len(tokens) - 1:
             return self._bracketed(tokens)
-        if len(tokens) == 1 and first.kind == "cmd":
-            if first.text in _NOTHING:
-                return EMPTY
-            if first.text == "R":
-                return REALS
+        if len(tokens) == 1 and first.kind == "cmd" and first.text in _NOTHING:
+            return EMPTY
+        left_out = exception_in(tokens)
+        if left_out is not None:
+            return Union((REALS, self.set_of(left_out)), "setminus")
+        special = named_set(tokens) or self._of_matrix(tokens)
+        if special is not None:
+            return special
         sets = self._sets(tokens)
         if sets is not None:
             return sets
@@ -243,24 +293,30 @@ class _Values:
     def _matrix(self, tokens: list[Token]) -> Value:
         name = tokens[0].text.rstrip("*")
         inner = tokens[1:-1]
-        if name not in ("matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"):
+        if name not in (*MATRICES, "vmatrix"):
             if name in ("align", "aligned", "gathered", "equation", "math"):
                 return _Values(self._depth + 1).whole([t for t in inner if t.text != "&"])
             raise GiveUpError(f"the environment {name}")
-        rows: list[list[list[Token]]] = [[[]]]
-        for index, token in enumerate(inner):
-            if depth_at(inner, index) == 0 and token.text == r"\\":
-                rows.append([[]])
-            elif depth_at(inner, index) == 0 and token.text == "&":
-                rows[-1].append([])
-            elif token.text != "hline":
-                rows[-1][-1].append(token)
-        if rows[-1] == [[]]:
-            rows.pop()
-        if sum(map(len, rows)) > MAX_ITEMS:
-            raise GiveUpError("a large matrix")
         nested = _Values(self._depth + 1)
-        return Matrix(tuple(tuple(nested.single(cell) for cell in row) for row in rows))
+        found = Matrix(tuple(tuple(map(nested.single, row)) for row in cells_of(inner)))
+        return determinant(found) if name == "vmatrix" else found
+
+    def _of_matrix(self, tokens: list[Token]) -> Value | None:
+        """Read a matrix with a factor or a power T."""
+        end = transposed_end(tokens)
+        if end is not None and (tokens[end - 1].kind == "end" or tokens[0].text in "(["):
+            value = self.single(tokens[:end])
+            if isinstance(value, Sequence_) and value.kind in ("tuple", "square"):
+                return Matrix(tuple((item,) for item in value.items))
+            return transposed(value)
+        begin = scaled_begin(tokens)
+        if begin is None:
+            return None
+        signs = ("cdot", "times", "*")
+        before = tokens[:begin] if tokens[begin - 1].text not in signs else tokens[: begin - 1]
+        if [t.text for t in before] == ["-"]:
+            before = [Token("op", "-"), number_token("1")]
+        return scaled(self._quantity(before).node, self.single(tokens[begin:]))
 
     def _sets(self, tokens: list[Token]) -> Value | None:
         """Unions, intersections and differences of sets."""
@@ -318,7 +374,10 @@ class _Values:
         nested = _Values(self._depth + 1)
         if signs == ["in"]:
             return nested.single(sides[1])
-        return Relation(tuple(nested.side(one, n) for n, one in enumerate(sides)), tuple(signs))
+        values = tuple(nested.side(one, n) for n, one in enumerate(sides))
+        if signs == ["->"] and any(token.text == "mapsto" for token in tokens):
+            return mapping_of(values)
+        return Relation(values, tuple(signs))
 
     def side(self, tokens: list[Token], number: int) -> Value:
         """One side; what cannot be understood of the first is a name."""
@@ -335,12 +394,7 @@ class _Values:
         colons = [n for n, t in enumerate(tokens) if t.text == ":" and t.kind == "op"]
         if not colons:
             return None
-        suffix = ""
-        tail = [t.text.lower() for t in tokens if t.kind in ("word", "letters")]
-        joined = "".join(tail).replace(".", "")
-        if joined in ("am", "pm"):
-            suffix = joined
-            tokens = [t for t in tokens if t.kind not in ("word", "letters") and t.text != "."]
+        suffix, tokens = half_of_day(tokens)
         parts: list[list[Token]] = [[]]
         for token in tokens:
             if token.text == ":":
@@ -355,83 +409,31 @@ class _Values:
         """An expression with its currency before and its unit behind."""
         if not tokens:
             raise GiveUpError("nothing")
-        sign, currency, tokens = _currency(tokens)
+        sign, currency, tokens = currency_of(tokens)
         parser = ExpressionParser(tokens)
         try:
             node, rest = parser.expression(), parser.rest
-            node, rest = _multiplied(node, rest)
+            node, rest = multiplied(node, rest)
             unit = unit_of(rest) if rest else None
         except GiveUpError:
             parser = ExpressionParser(tokens, stop_at_units=False)
             node, rest, unit = parser.expression(), parser.rest, None
             if rest:
                 raise
-        decimals, digits = _decimals(tokens[: len(tokens) - len(parser.rest)])
+        decimals, digits = decimals_of(tokens[: len(tokens) - len(parser.rest)])
         if currency is not None:
             unit = currency if unit is None or unit == currency else unit
         if sign:
             node = ("neg", node)
-        loose = _loose(tokens) if unit is None and symbols_of(node) else None
-        if rest and unit is None and all(t.kind == "letters" for t in rest):
+        loose = loose_of(tokens) if unit is None and symbols_of(node) else None
+        is_product = all(t.kind == "letters" or len(t.text) == 1 for t in rest)
+        if rest and unit is None and is_product and (rest[0].kind == "letters" or symbols_of(node)):
             with contextlib.suppress(GiveUpError):  # `3 ways`, or a product after all
                 parser = ExpressionParser(tokens, stop_at_units=False)
                 product = parser.expression()
                 if not parser.rest:
                     node, loose = (("neg", product) if sign else product), (node, None)
         return Quantity(node, unit, decimals, digits, loose)
-
-
-def _currency(tokens: list[Token]) -> tuple[bool, Unit | None, list[Token]]:
-    """Read sign and currency before a number; returns the rest too."""
-    at = 1 if tokens[0].text == "-" and len(tokens) > 1 else 0
-    if tokens[at].text in CURRENCIES and len(tokens) > at + 1:
-        end = at + 1
-        if tokens[at].text in ("US", "HK") and tokens[end].text == "USD":
-            end += 1
-        if tokens[end : end + 1] and tokens[end].text == "." and len(tokens) > end + 1:
-            end += 1
-        unit = unit_of(
-            [Token("word", "USD" if tokens[at].text in ("US", "HK") else tokens[at].text)]
-        )
-        return at == 1, unit, tokens[end:]
-    return False, None, tokens
-
-
-def _multiplied(node: Node, rest: list[Token]) -> tuple[Node, list[Token]]:
-    """`3 million`: the number and what is left."""
-    while rest and rest[0].kind in ("word", "letters") and rest[0].text.lower() in MULTIPLIERS:
-        node = ("mul", node, ("num", Fraction(MULTIPLIERS[rest[0].text.lower()])))
-        rest = rest[1:]
-    return node, rest
-
-
-def _decimals(tokens: Sequence[Token]) -> tuple[int | None, int]:
-    r"""Count digits behind the point, and significant ones.
-
-    Also of `1.6\times10^{-19}`.
-    """
-    one = [t for t in tokens if t.text not in ("-", "+", "(", ")", "{", "}")]
-    if one and one[0].kind == "num" and one[0].decimals is not None:
-        texts = [t.text for t in one[1:3]]
-        if len(one) == 1 or (texts[0] in ("times", "cdot", "*") and texts[1:] == ["10"]):
-            return one[0].decimals, one[0].digits
-    return None, 0
-
-
-def _loose(tokens: list[Token]) -> tuple[Node, Unit | None] | None:
-    """A number, and the letters behind it read as a unit."""
-    for index, token in enumerate(tokens):
-        begins = token.kind in ("letters", "word") or token.text in ("frac", "dfrac", "Omega")
-        if index and begins:
-            try:
-                parser = ExpressionParser(tokens[:index])
-                node = parser.expression()
-                unit = unit_of(tokens[index:])
-            except GiveUpError:
-                continue
-            if unit is not None and not parser.rest and not symbols_of(node):
-                return node, unit
-    return None
 
 
 def _infinite(value: Value) -> bool:
