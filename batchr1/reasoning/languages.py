@@ -21,18 +21,20 @@ from dataclasses import dataclass
 
 MIN_FOREIGN = {
     "han": 2,
-    "kana": 3,
-    "hangul": 3,
+    "kana": 2,
+    "hangul": 2,
     "cyrillic": 5,
-    "arabic": 4,
-    "hebrew": 4,
+    "greek": 5,
+    "arabic": 3,
+    "hebrew": 3,
     "indic": 4,
     "thai": 5,
+    "other": 5,
 }  # letters of a script that are a mix; in other scripts:
 MIN_FOREIGN_LETTERS = 10
 TOPIC_FACTOR = 5  # times as many where the prompt is about a country whose names are written so
 MENTION_CHARS = 24  # the longest that counts as a mention, in quotation marks or brackets
-MIN_FUNCTION_WORDS = 8  # of a language that was not asked for,
+MIN_FUNCTION_WORDS = 6  # of a language that was not asked for,
 FUNCTION_WORD_SHARE = 0.06  # and their share of all function words found
 MAIN_SHARE = 0.6  # or of fewer, when they are most of those found:
 MIN_MAIN_WORDS = 5
@@ -53,7 +55,7 @@ _SCRIPTS = {
 }
 _RUN = re.compile("|".join(f"(?P<{name}>[{letters}]+)" for name, letters in _SCRIPTS.items()))
 _NOT_LATIN = re.compile(r"[^\x00-\u036f\u1e00-\u1eff\u2000-\u2fff\u3000-\u303f\ufe00-\U0001ffff]+")
-_GREEK_WORD = 4  # letters; shorter ones are symbols
+_GREEK_WORD = 5  # letters; shorter ones are symbols
 
 # What is not language: code, formulas, commands, links. Bounded, so that what is never closed costs
 # linear time.
@@ -63,6 +65,15 @@ _NOT_PROSE = re.compile(
     r"|\\begin\{(\w{1,12}\*?)\}.{1,999}?\\end\{\1\}|\\(?!text|mbox)[A-Za-z]+"
     r"|https?://\S+|<[^<>\n]{1,80}>",
     re.DOTALL,
+)
+_CODE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|\\(?:text|mbox)\s?\{[^{}]{1,24}\}|https?://\S+"
+    r"|<[^<>\n]{1,80}>",
+    re.DOTALL,
+)
+_NAMED_BEFORE = re.compile(  # in Arabic, the word …
+    r"\b(?:Arabic|Persian|Hebrew|Greek|Russian|Chinese|Mandarin|Japanese|Korean|Sanskrit|Hindi"
+    r"|Thai)(?: [a-z]{1,12}){0,3},? [^\x00-\u036f\s]{1,24}"
 )
 _MENTION = re.compile(
     rf"[\"“„«‹「『《][^\"“”„»›」』》\n]{{1,{MENTION_CHARS}}}[\"”“»›」』》]"
@@ -77,19 +88,22 @@ _WORDS = {
     "therefore whether wait okay need means since here but and not have has it if you can how "
     "when by",
     "spanish": "los las una pero entonces está también porque según más cuando donde esto esta "
-    "este ahora debemos "
+    "este ahora debemos el sus muy pues así tiene tienen puede pueden aunque nadie eso ya "
     "necesitamos vamos hay cada tenemos cómo qué cuántos cuántas cuál quién",
     "french": "les une dans avec donc alors cette sont aussi parce être nous vous c'est mais aux "
-    "ainsi puis peut avons "
+    "ainsi puis peut avons pas leur leurs ces ceux vers même soit ensuite tous toutes doit lorsque "
+    "puisque dont celui celle sur qu'il qu'on n'est d'un d'une l'on s'il j'ai d'abord "
     "où chaque très faut combien quel quelle",
     "german": "und der das ist nicht wir ein eine einen dass mit für auf sich wenn aber oder auch "
-    "haben sind werden zu "
+    "haben sind werden zu dem wird kann muss nur noch nach über durch dieser diese dieses kein "
+    "keine zum zur vom "
     "müssen wie jetzt dann wann welche wieviel",
     "italian": "che della sono quindi perché questo anche gli nel alla dobbiamo abbiamo più così "
-    "ogni ora allora cioè "
+    "ogni ora allora cioè di è dal dei degli delle dello sulla può poi forse perciò "
     "quanti quante quale",
     "portuguese": (
         "não uma são então isso você pelo pela temos muito agora precisamos quando "
+        "em ao foi também já só há às nem pelos pelas nesse outra outras "
         "dois "
         "quantos quantas qual"
     ),
@@ -183,7 +197,7 @@ def is_mixed(prompt: str, *parts: str | None) -> bool:
 
     Linear in the texts' length.
     """
-    texts = [_prose(part) for part in parts if part]
+    texts = [(_prose(part), part) for part in parts if part]
     if not texts:
         return False
     asked = {name for names, allowed in _NAMES if names.search(prompt) for name in allowed}
@@ -191,8 +205,9 @@ def is_mixed(prompt: str, *parts: str | None) -> bool:
         return False
     question = _Prompt.of(prompt)
     return any(
-        _has_foreign_script(question, text, asked) or _has_foreign_words(question, text, asked)
-        for text in texts
+        _has_foreign_script(question, text, whole, asked)
+        or _has_foreign_words(question, text, asked)
+        for text, whole in texts
     )
 
 
@@ -233,10 +248,15 @@ class _Prompt:
         return cls(text, frozenset(own), frozenset(found), not own and not words)
 
 
-def _has_foreign_script(prompt: _Prompt, text: str, asked: set[str]) -> bool:
+def _has_foreign_script(prompt: _Prompt, text: str, whole: str, asked: set[str]) -> bool:
+    """Whether `text` has letters of a foreign script.
+
+    Those in formulas of `whole` count too, but not in code.
+    """
     letters: Counter[str] = Counter()
-    if not text.isascii():
-        letters = _letters(text, besides=prompt.text)
+    if not whole.isascii():
+        said = _NAMED_BEFORE.sub(" ", _MENTION.sub(" ", _CODE.sub(" ", whole)))
+        letters = _letters(said, besides=prompt.text)
     allowed = {*prompt.scripts, *asked}
     if prompt.is_formula and letters:
         allowed.add(letters.most_common(1)[0][0])

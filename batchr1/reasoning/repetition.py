@@ -1,9 +1,10 @@
 """Repetition at the end of a text, in other words or order.
 
-A loop need not be exact: paragraphs return reworded, shuffled, or a little different each time. Two
-measures of the tail, the cheap one first:
+A loop need not be exact: paragraphs return reworded, shuffled, or a little different each time.
+Measures of the tail, the cheap one first:
 
 - compression: a text that repeats itself compresses far better than prose, code or tables do;
+- counting: sentences that are the same but for their one number, a hundred times;
 - shingles: the share of the tail's second half, in stretches of a few words, that stood in the tail
   at least twice before. Numbers are words, so that a list of cases, each with numbers of its own,
   does not repeat itself.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import re
 import zlib
 from array import array
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,11 @@ MIN_RETURNING = 0.7  # of the second half's shingles
 MIN_LETTERS = 0.45  # of the second half's characters: formulas and tables return without a loop
 MIN_KINDS = 14  # different words in the second half: less is a table, or an exact loop
 
+COUNTED_CHARS = 12_000  # looked at for sentences with one number that only count on,
+MIN_COUNTED = 100  # so many of which, with so many letters, are no list of cases any more,
+MIN_COUNTED_LETTERS = 8
+COUNTED_SHARE = 0.6  # and make so much of the tail
+
 # while generating, in tokens
 CHECK_EVERY = 1024
 WINDOW_TOKENS = 4096
@@ -40,6 +47,8 @@ MIN_KINDS_TOKENS = 20
 
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
 _BOUND = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_DIGITS = re.compile(r"\d+")
+_SENTENCE = re.compile(r"[\n.!?。！？]+")
 _LETTER_WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -53,13 +62,26 @@ def is_repetitive(text: str) -> bool:
         return False
     if len(tail) >= 4 * MIN_TAIL_CHARS and _returns(tail[-len(tail) // 2 :]):
         return True
-    return _returns(tail)
+    return _returns(tail) or _counts_on(tail[-COUNTED_CHARS:])
 
 
 def compressed_share(text: str) -> float:
     """Compress a text; returns its size as a share of its own."""
     data = text.encode(errors="replace")
     return len(zlib.compress(data, 1)) / len(data)
+
+
+def _counts_on(tail: str) -> bool:
+    """Whether a tail is sentences that only count on."""
+    counts = Counter(" ".join(one.split()) for one in _SENTENCE.split(_DIGITS.sub("0", tail)))
+    covered = sum(
+        len(one) * times
+        for one, times in counts.items()
+        if times >= MIN_COUNTED
+        and one.count("0") == 1
+        and sum(map(str.isalpha, one)) >= MIN_COUNTED_LETTERS
+    )
+    return covered >= COUNTED_SHARE * sum(len(one) * times for one, times in counts.items())
 
 
 def _returns(tail: str) -> bool:

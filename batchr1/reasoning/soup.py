@@ -1,7 +1,7 @@
 """Token soup: tails of signs, scraps and scripts that say nothing.
 
 A model that was pushed off its path may go on to its limit like that, without a period. Four forms
-of it, looked for in the last `TAIL_CHARS` characters, outside formulas and fenced code:
+of it, looked for in the last `TAIL_CHARS` characters, outside formulas and closed code fences:
 
 - signs: scraps of code whose brackets never match;
 - scripts: letters of three scripts or more, changing from word to word;
@@ -17,6 +17,7 @@ from itertools import pairwise
 from batchr1.reasoning.languages import function_word_share
 
 TAIL_CHARS = 1200
+SHORT_TAIL_CHARS = 320  # looked at too, so that a shorter soup is all of it
 MIN_TAIL_CHARS = 300
 MIN_CLASHES = 0.014  # signs that do not follow each other in prose or formulas, per character
 MIN_UNMATCHED = 0.34  # of brackets
@@ -25,16 +26,21 @@ MIN_DENSE_CLASHES = 0.006  # so many are enough where brackets are dense and mos
 MIN_DENSE_MARKS = 0.12  # brackets per character
 MIN_DENSE_UNMATCHED = 0.42
 MAX_GLUED_SPACES = 0.01  # white space per character, in letters run together
-MIN_GLUED_LETTERS = 0.7  # lower-case letters per character
+MIN_GLUED_LETTERS = 0.7  # lower-case letters per character,
+MIN_MIXED_LETTERS = 0.97  # or letters of both cases: base64 has digits
+MIN_MIXED_LOWER = 0.5
 MIN_GLUED_KINDS = 15  # different letters: less is a sequence of bases, or digits
 MIN_SCRIPTS = 3
 MIN_CHANGES = 0.25  # of words that follow one in another script
-MIN_WORDS = 60
+MIN_WORDS = 30
+MIN_WORD_KINDS = 8  # less is a loop
 MAX_FUNCTION_WORDS = 0.02
 MIN_FUNCTION_WORDS_BEFORE = 0.12
+MAX_STOPS = 300  # characters for a sign of punctuation: words without any need no text before,
+MAX_FUNCTION_WORDS_UNSTOPPED = 0.06  # and may be pieces of words that look like some
 
 _LEFT_OUT = re.compile(
-    r"```.*?(?:```|\Z)|\$\$.{1,999}?\$\$|\$[^$\n]{1,300}\$|\\\[.{1,999}?\\\]|\\\(.{1,500}?\\\)"
+    r"```.*?```|\$\$.{1,999}?\$\$|\$[^$\n]{1,300}\$|\\\[.{1,999}?\\\]|\\\(.{1,500}?\\\)"
     r"|\\begin\{\w{1,12}\*?\}.{1,999}?\\end\{\w{1,12}\*?\}|\[asy\].*?(?:\[/asy\]|\Z)",
     re.DOTALL,
 )
@@ -57,12 +63,20 @@ def ends_in_soup(text: str) -> bool:
 
     Linear in the tail that is looked at.
     """
-    tail = _LEFT_OUT.sub(" ", text[-2 * TAIL_CHARS :])[-TAIL_CHARS:]
+    tail = text[-2 * TAIL_CHARS :]
+    if "```" in tail and text.count("```", 0, -2 * TAIL_CHARS) % 2:
+        tail = f"```{tail}"  # it begins within code
+    tail = _LEFT_OUT.sub(" ", tail)[-TAIL_CHARS:]
     if len(tail) < MIN_TAIL_CHARS or tail.count("\\") > len(tail) // 50:
         return False
-    if _signs(tail) or _glued(tail) or _scripts(tail):
-        return True
-    return _words(tail, text[: -2 * TAIL_CHARS])
+    before = text[: -2 * TAIL_CHARS]
+    return _is_soup(tail, before) or (
+        len(tail) > SHORT_TAIL_CHARS and _is_soup(tail[-SHORT_TAIL_CHARS:], before)
+    )
+
+
+def _is_soup(tail: str, before: str) -> bool:
+    return _signs(tail) or _glued(tail) or _scripts(tail) or _words(tail, before)
 
 
 def _signs(tail: str) -> bool:
@@ -84,7 +98,12 @@ def _glued(tail: str) -> bool:
     if sum(map(str.isspace, tail)) > MAX_GLUED_SPACES * len(tail):
         return False
     letters = [char for char in tail if "a" <= char <= "z"]
-    return len(letters) >= MIN_GLUED_LETTERS * len(tail) and len(set(letters)) >= MIN_GLUED_KINDS
+    if len(set(letters)) < MIN_GLUED_KINDS:
+        return False
+    if len(letters) >= MIN_GLUED_LETTERS * len(tail):
+        return True
+    is_mixed = sum(map(str.isalpha, tail)) >= MIN_MIXED_LETTERS * len(tail)
+    return is_mixed and len(letters) >= MIN_MIXED_LOWER * len(tail)
 
 
 def _unmatched(tail: str) -> tuple[int, int]:
@@ -122,9 +141,15 @@ def _scripts(tail: str) -> bool:
 
 def _words(tail: str, before: str) -> bool:
     """Find words between spaces, none of which holds a sentence together."""
-    if tail.count("\n") > 3 or sum(tail.count(sign) for sign in ",;|.:*-") > len(tail) // 60:
+    stops = sum(tail.count(sign) for sign in ",;|.:*-")
+    if tail.count("\n") > 3 or stops > len(tail) // 60:
         return False
-    words = len(tail.split())
-    if words < MIN_WORDS or function_word_share(tail) > MAX_FUNCTION_WORDS:
+    words = tail.split()
+    if len(words) < MIN_WORDS or len(set(words)) < MIN_WORD_KINDS:
+        return False
+    share = function_word_share(tail)
+    if stops <= len(tail) // MAX_STOPS and not any(map(str.isdigit, tail)):
+        return share <= MAX_FUNCTION_WORDS_UNSTOPPED
+    if share > MAX_FUNCTION_WORDS:
         return False
     return function_word_share(before[-4000:]) >= MIN_FUNCTION_WORDS_BEFORE

@@ -231,6 +231,44 @@ def test_token_soup_at_the_end_is_flagged(words: list[str]) -> None:
     assert not ends_in_soup(good)
 
 
+def test_soup_is_seen_behind_little_text_and_in_code_that_is_cut() -> None:
+    rng = random.Random(6)
+    soup = " ".join(rng.choice(NOUNS) for _ in range(60))
+    syllables = "".join(rng.choice("etaoinshrdlucmfwypvbgkqjxz") for _ in range(500))
+    code = "```python\n" + "for name in names:\n    print(name)\n" * 9
+    for text in (f"We begin. {soup}", f"{code}{soup}", f"{code}{syllables}", f"{code}```\n{soup}"):
+        assert ends_in_soup(text)
+    assert not ends_in_soup(code) and not ends_in_soup("ha " * 200)
+
+
+def test_sentences_that_only_count_on_are_a_loop_and_cases_are_none() -> None:
+    counting = " ".join(f"Attempt number {n} fails as well." for n in range(3, 300))
+    cases = " ".join(f"For {n} the square {n * n} leaves {n % 7} modulo 7." for n in range(3, 300))
+    assert is_looping(counting) and not is_looping(cases)
+    assert not is_looping(" ".join(f"Attempt number {n} fails as well." for n in range(3, 60)))
+
+
+@pytest.mark.parametrize(
+    ("text", "mixed"),
+    [
+        ("The sum is επομένως equal to nine.", True),
+        ("The sum is պատասխան equal to nine.", True),
+        ("The sum לכן is nine.", True),
+        ("The sum is 숫자 nine.", True),
+        ("The sum is $3 + 因此 6$.", True),
+        ("The letters $αβγδ$ and ω, and the sum Σ.", False),
+        ("It comes from the Arabic الجبر and is older.", False),
+        (
+            "The product of all numbers by which it is divided. " + "Poi il risultato è quello che "
+            "abbiamo già, quindi la somma della serie può essere ancora più grande di nove.",
+            True,
+        ),
+    ],
+)
+def test_single_words_of_more_languages(text: str, mixed: bool) -> None:
+    assert is_mixed("What is the sum of these numbers?", text) is mixed
+
+
 def test_no_clean_text_is_soup() -> None:
     texts = [text for case in labelled() for text in (case["reasoning"], case["answer"]) if text]
     assert not [text for text in texts if ends_in_soup(text)]
