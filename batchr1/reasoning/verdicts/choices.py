@@ -23,7 +23,7 @@ _FONT = re.compile(
 _SPACING = re.compile(r"\\[,;:!> ]|~|\\q?quad(?![A-Za-z])")
 _LEAD = re.compile(
     r"(?:the )?(?:correct |final |right )?(?:answer|option|choice)(?: is)?\s?[:：]?\s*"
-    r"|答案(?:是|为)?\s?[:：]?\s*|(?:故|应|應)?[选選](?:择|擇)?\s?[:：]?\s*",
+    r"|答案(?:是|为)?\s?[:：]?\s*|(?:故|应|應)?[选選](?:择|擇|项|項)?\s?[:：]?\s*",
     re.IGNORECASE,
 )
 _LETTER = re.compile(

@@ -39,6 +39,7 @@ from batchr1.reasoning.verdicts.shapes import (
     are_labels,
     are_of_other_arguments,
     are_other_names,
+    are_solved,
     as_interval,
     has_ranges,
     is_condition,
@@ -346,6 +347,8 @@ class Comparison(Quantities):
                 return None
             if same and not is_other:
                 return True
+            if same is False and mine[0] == right[0] and are_solved(mine, right):
+                return False
             if isinstance(mine[1], Sequence_) or not symbols_of(node_of(mine[1])):
                 return False if same is not None else None
         if gold.signs == final.signs and self._ordered(final.sides, gold.sides):

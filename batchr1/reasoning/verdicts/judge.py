@@ -30,6 +30,7 @@ from batchr1.reasoning.verdicts.grammar.forms import (
 )
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, scan
 from batchr1.reasoning.verdicts.grammar.values import readings
+from batchr1.reasoning.verdicts.wording import same_formula
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,9 @@ def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = Tru
         said = yes_no_of(final)
         if said is not None:
             return Judgement(said == truth, "choice")
+    formula = same_formula(final, gold)
+    if formula is not None:
+        return Judgement(formula, "text")
     return _values(final, gold, mine, right, deep=deep)
 
 
@@ -164,7 +168,7 @@ def _signs(tokens: Sequence[Token], *, fold: bool = True) -> str:
             found.append(" " * token.gap or "|")
         elif token.gap == 2:
             found.append(" ")
-        found.append(_FRACTIONS.get(text, text))
+        found.append(_SPELLINGS.get(text, text))
     return "".join(found).rstrip(" .")
 
 
@@ -177,4 +181,8 @@ def _is_single_brace(tokens: Sequence[Token], index: int) -> bool:
     return texts[:1] == ["{"] and texts[2:] == ["}"] and len(texts[1]) == 1
 
 
-_FRACTIONS = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac"}
+_SPELLINGS_TEXT = (
+    "dfrac frac tfrac frac cfrac frac wedge land vee lor leq le geq ge leqslant le geqslant ge "
+    "neq ne to rightarrow varnothing emptyset lnot neg"
+)
+_SPELLINGS = dict(zip(*[iter(_SPELLINGS_TEXT.split())] * 2, strict=True))

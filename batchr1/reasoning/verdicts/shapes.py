@@ -71,6 +71,7 @@ def named(value: Relation) -> tuple[str, Value] | None:
         if name is left and _is_measure(name):
             return "measure", other
         is_call = node and node[0] == "mul" and node[1][0] == node[2][0] == "sym"
+        is_call = is_call and not {node[1][1], node[2][1]} <= set("xyz")  # a product
         if is_call and name is left:
             return "y" if node[1][1] in ("f", "g", "h") else str(node[1][1]), other
     return None
@@ -296,9 +297,17 @@ def are_other_names(mine: str, right: str) -> bool:
     """Whether names are of different things: x and y, a_1 and a_2."""
     if mine == right:
         return False
+    if mine.count("'") != right.count("'"):
+        return True
     if {mine, right} <= set("xyzt"):
         return True
     return "_" in mine and "_" in right and mine[0] == right[0]
+
+
+def are_solved(*pairs: tuple[str, Value]) -> bool:
+    """Whether names stand alone: none is in its own value."""
+    nodes = [(name, node_of(value)) for name, value in pairs]
+    return all(node and name not in symbols_of(node) for name, node in nodes)
 
 
 def with_argument_of(gold: Relation, final: Relation) -> Relation:

@@ -12,6 +12,13 @@ from batchr1.reasoning.verdicts.grammar.scan import word_set
 _ARTICLES = word_set("the a an")
 _YES = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _NOT = word_set("not no never neither nor cannot isn't false")
+_ELEMENTS = (
+    "He|Li|Be|Ne|Na|Mg|Al|Si|Cl|Ar|Ca|Cr|Mn|Fe|Co|Ni|Cu|Zn|Ga|As|Se|Br|Kr|Ag|Cd|Sn|Sb|Xe|Ba|Pt"
+    "|Au|Hg|Pb|[HBCNOFPSKIU]"
+)
+_GROUP = rf"(?:(?:{_ELEMENTS})\d{{0,2}})"
+_FORMULA = re.compile(rf"(?:{_GROUP}|\({_GROUP}{{1,6}}\)\d?){{1,12}}(?:\d?[+-])?")
+_PLAIN_OF_FORMULA = re.compile(r"\\(?:text|mathrm|ce)(?![A-Za-z])|[{}_$ ]")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -39,6 +46,15 @@ _ADDED = word_set(
     "function functions number numbers solution solutions value values series sequence triangle "
     "set one ones it they is are that integers roots times"
 )
+
+
+def same_formula(mine: str, right: str) -> bool | None:
+    r"""Compare chemical formulas: `\text{CO}_2`, `Fe^{3+}`; None of other texts."""
+    a, b = (_PLAIN_OF_FORMULA.sub("", text).replace("^", "") for text in (mine, right))
+    if _FORMULA.fullmatch(b) is None or not re.search(r"\d|[+-]$", b):
+        return None
+    has_text = any(sign in right for sign in (r"\text", r"\mathrm", r"\ce"))
+    return a == b if has_text and _FORMULA.fullmatch(a) else None
 
 
 def is_nothing(words: Sequence[str]) -> bool:

@@ -260,8 +260,19 @@ def without_note(tokens: Sequence[Token]) -> list[Token] | None:
         return None
     begin = next((n for n in range(1, len(kept)) if _closes_all(kept, n)), None)
     first = kept[begin + 1] if begin is not None else kept[0]
+    if begin is not None and first.kind == "num" and begin + 3 == len(kept):
+        said = number_in_words([token.text for token in kept[:begin]])
+        return [first] if said == first.value else None  # nine (9)
     shortest = {"word": 2, "letters": 4}.get(first.kind)
     if begin is None or shortest is None or len(first.text) < shortest:
         return None
     words = {token.text.lower() for token in kept[begin:] if token.kind in ("word", "letters")}
     return None if words & _NOTE_SAYS_MORE else kept[:begin]
+
+
+def name_end(tokens: Sequence[Token], signs: set[str]) -> int | None:
+    """Find the value's start behind a name and sign (`x \\in`)."""
+    for index, token in enumerate(tokens[:8]):
+        if token.text in signs and token.kind in ("op", "cmd"):
+            return index + 1
+    return None

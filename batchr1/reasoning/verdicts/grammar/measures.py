@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from batchr1.reasoning.verdicts.grammar.grouping import CURRENCIES
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token
-from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
+from batchr1.reasoning.verdicts.grammar.syntax import FUNCTIONS, ExpressionParser
 from batchr1.reasoning.verdicts.grammar.trees import Node, symbols_of
 from batchr1.reasoning.verdicts.grammar.units import MULTIPLIERS, Unit, unit_of
 
@@ -26,6 +26,30 @@ def currency_of(tokens: list[Token]) -> tuple[bool, Unit | None, list[Token]]:
         )
         return at == 1, unit, tokens[end:]
     return False, None, tokens
+
+
+def without_degrees(tokens: Sequence[Token]) -> list[Token] | None:
+    r"""Drop the signs of degrees within a sum: `30^\circ + 360^\circ k`.
+
+    None without one that something follows, or beside functions, which take angles.
+    """
+    texts = [token.text for token in tokens]
+    behind = texts[::-1].index("circ") if "circ" in texts else 0
+    if not any(text != "}" for text in texts[len(texts) - behind :]) or not FUNCTIONS.isdisjoint(
+        texts
+    ):
+        return None
+    found: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        length = 2 if texts[at : at + 2] == ["^", "circ"] else 0
+        length = 4 if texts[at : at + 4] == ["^", "{", "circ", "}"] else length
+        if not length:
+            found.append(tokens[at])
+        at += length or 1
+    is_sum = any(t.text in ("+", "-") or t.kind == "letters" for t in found[1:])
+    has_units = any(t.kind == "word" or t.text in "CFKNSEW'" for t in found)
+    return found if is_sum and not has_units and "circ" not in (t.text for t in found) else None
 
 
 def multiplied(node: Node, rest: list[Token]) -> tuple[Node, list[Token]]:

@@ -22,7 +22,7 @@ _CURRENCY = re.compile(rf"\\({'|'.join(_CURRENCIES)})(?![A-Za-z])\s?")
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _STARS = re.compile(r"(?<=[\w)}])\s?\*\*\s?(?=[\w({-])")
 _SWISS = re.compile(r"(?<=\d)['’](?=\d{3}(?!\d))")
-_BLACKBOARD = re.compile(r"\\mathbb\s*([A-Za-z])")
+_FONT_OF_ONE = re.compile(r"\\(math(?:bb|bf|rm|it)|boldsymbol)\s*([A-Za-z0-9])(?![A-Za-z0-9])")
 _N = r"(?:\{\s*(\w{1,4})\s*\}|(\w))"
 _BEFORE = re.compile(  # _{10}C_3, {}^{10}P_{3}
     rf"(?:\{{\s*\}})?\s*[_^]{_N}\s*(?:\\(?:mathrm|text|mathbf)\{{([CP])\}}|([CP]))\s*_{_N}"
@@ -39,7 +39,7 @@ def respelled(text: str) -> str:
     text = _CURRENCY.sub(lambda m: _CURRENCIES[m[1]], text.replace("{:}", ":"))
     text = _TIMES_TEN.sub(r"\\times ", _SWISS.sub("", text))
     text = _STARS.sub("^", text) if "**" in text else text
-    text = _BLACKBOARD.sub(r"\\mathbb{\1}", text) if r"\mathbb" in text else text
+    text = _FONT_OF_ONE.sub(r"\\\1{\2}", text)
     if "C" in text or "P" in text or "A" in text:
         text = _BELOW.sub(_below, _BEFORE.sub(_before, text))
     return text

@@ -72,6 +72,7 @@ _FONTS = (
     "|mathbb|mbox|hbox|operatorname|boldsymbol|bm|emph|boxed|fbox|framebox|underline|displaylines"
     "|rm|bf|it"
 )
+_QUOTES = (("'", "'"), ('"', '"'), ("`", "`"))
 _SIZING = re.compile(
     r"\\(?:left|right|middle|displaystyle|textstyle|scriptstyle|limits|nolimits|mathstrut"
     r"|bigl?|bigr|Bigl?"
@@ -142,7 +143,14 @@ def clean(text: str) -> str:
     text = _VULGAR.sub(_vulgar, text.translate(_SIGN_TABLE))
     text = unicodedata.normalize("NFKC", text) if not text.isascii() else text
     text = _COLOURED.sub("", _DROPPED.sub("", text)).strip()
-    for begin, end in ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**")):
+    for begin, end in (
+        (r"\(", r"\)"),
+        (r"\[", r"\]"),
+        ("$$", "$$"),
+        ("$", "$"),
+        ("**", "**"),
+        *_QUOTES,
+    ):
         if len(text) > len(begin) + len(end) and text.startswith(begin) and text.endswith(end):
             text = text[len(begin) : -len(end)].strip()
     text = text.replace(r"\(", " ").replace(r"\)", " ") if r"\(" in text else text

@@ -36,6 +36,7 @@ _GREEK = word_set(
     "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell hbar"
 )
 _OVER = {"overline", "overrightarrow", "vec", "hat", "widehat", "bar", "tilde", "angle", "triangle"}
+_VECTORS = ("vec ", "overrightarrow ", "hat ", "widehat ")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
@@ -100,6 +101,8 @@ class ExpressionParser:
             if token is None:
                 return node
             if self._is_times(token):
+                if token.text == "times" and node[0] == "sym" and node[1].startswith(_VECTORS):
+                    raise GiveUpError("a cross product")
                 self.at += 1
                 node = ("mul", node, self._signed_factor())
             elif token.text in ("/", "div") and token.kind in ("op", "cmd"):

@@ -61,7 +61,7 @@ joule: J=1 joule=1 kJ=1000
 watt: W=1 watt=1 kW=1000
 volt: V=1 volt=1
 ampere: A=1 amp=1 ampere=1
-ohm: ohm=1 Omega=1
+ohm: ohm=1 Omega=1 kOmega=1000 MOmega=1000000
 pascal: Pa=1 pascal=1 kPa=1000
 hertz: Hz=1 hertz=1
 coulomb: coulomb=1 mC=1/1000 μC=1/1000000 nC=1/1000000000
@@ -207,11 +207,13 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
 
 
 def _with_micro(tokens: Sequence[Token]) -> list[Token]:
-    r"""Join `\mu` and the unit behind it."""
+    r"""Join `\mu` and the unit behind it, and `k` with `\Omega`."""
     found: list[Token] = []
     for index, token in enumerate(tokens):
         if found and found[-1].text == "mu":
             found[-1] = replace(token, text=f"μ{token.text}", gap=found[-1].gap)
+        elif found and token.text == "Omega" and found[-1].text in ("k", "M"):
+            found[-1] = replace(token, text=f"{found[-1].text}Omega")
         elif token.text != "mu" or begins_micro(tokens, index):
             found.append(token)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from batchr1.reasoning.verdicts.grammar.compounds import (
@@ -45,6 +46,7 @@ from batchr1.reasoning.verdicts.grammar.grouping import (
     indian_number,
     joint_of,
     match_of,
+    name_end,
     opens,
     split,
     trimmed,
@@ -68,12 +70,13 @@ from batchr1.reasoning.verdicts.grammar.measures import (
     decimals_of,
     loose_of,
     multiplied,
+    without_degrees,
 )
 from batchr1.reasoning.verdicts.grammar.numerals import said_as_one
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
 from batchr1.reasoning.verdicts.grammar.syntax import ExpressionParser
 from batchr1.reasoning.verdicts.grammar.trees import has_signs, signs_of, symbols_of
-from batchr1.reasoning.verdicts.grammar.units import is_lead, unit_of
+from batchr1.reasoning.verdicts.grammar.units import DEGREE, is_lead, unit_of
 
 MAX_ITEMS = 60
 MAX_NESTING = 6
@@ -117,7 +120,7 @@ def readings(tokens: Sequence[Token]) -> list[Value]:
     indian = indian_number(tokens)
     if indian is not None:
         found.insert(0, parse(indian))
-    for other in (with_number_of_words(tokens), with_and_of_mixed(tokens)):
+    for other in (without_note(tokens), with_number_of_words(tokens), with_and_of_mixed(tokens)):
         if other is not None:
             _add_reading(found, other)
     decimal = with_decimal_commas(tokens)
@@ -330,7 +333,7 @@ class _Values:
                 cuts.append((index, "setminus" if name == "backslash" else name))
         if not cuts:
             return None
-        first = _name_end(tokens, {"in"})
+        first = name_end(tokens, {"in"})
         start = first if first is not None else 0
         operations = {name for _, name in cuts}
         if len(operations) > 1:
@@ -409,6 +412,9 @@ class _Values:
         """An expression with its currency before and its unit behind."""
         if not tokens:
             raise GiveUpError("nothing")
+        plain = without_degrees(tokens)
+        if plain is not None:
+            return replace(self._quantity(plain), unit=DEGREE)
         sign, currency, tokens = currency_of(tokens)
         parser = ExpressionParser(tokens)
         try:
@@ -439,11 +445,3 @@ class _Values:
 def _infinite(value: Value) -> bool:
     node = value.node if isinstance(value, Quantity) else ()
     return bool(node) and (node == ("const", "inf") or node == ("neg", ("const", "inf")))
-
-
-def _name_end(tokens: Sequence[Token], signs: set[str]) -> int | None:
-    """Find the value's start behind a name and sign (`x \\in`)."""
-    for index, token in enumerate(tokens[:8]):
-        if token.text in signs and token.kind in ("op", "cmd"):
-            return index + 1
-    return None
