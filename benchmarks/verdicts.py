@@ -1,6 +1,10 @@
 """How graders do on the labelled pairs of the tests, side by side.
 
     python benchmarks/verdicts.py [--pairs tests/data/verdict_pairs.jsonl]
+    python benchmarks/verdicts.py --random 1000000
+
+The second draws pairs from pieces of the labelled ones, cut, doubled, nested and repeated, and
+times the stages that need no library: what a worker does in its own process.
 
 For each: wrongly right, wrongly wrong, no verdict, and milliseconds a pair. `qwen` and `prm800k`
 follow the published rules of two public graders, written here from their description: text, floats
@@ -13,6 +17,7 @@ import argparse
 import json
 import logging
 import math
+import random
 import re
 import signal
 import statistics
@@ -194,12 +199,61 @@ def _limited(grader: Grader, answer: str, gold: str) -> bool | None:
         signal.alarm(0)
 
 
+def _drawn(rng: random.Random, pieces: list[str]) -> str:
+    """Put pieces together: cut, doubled, in brackets, or repeated for long."""
+    text = "".join(rng.choice(pieces) for _ in range(rng.choice([1, 1, 2, 3, 5, 9])))
+    match rng.randrange(6):
+        case 0:
+            text = text[rng.randrange(len(text) + 1) :]
+        case 1:
+            text = (
+                rng.choice(["\\frac{", "\\sqrt{", "(", "\\text{", "{"]) * rng.choice([1, 3, 70])
+                + text
+            )
+        case 2:
+            text *= rng.choice([2, 3, 200])
+        case 3:
+            text = f"{text}^{{{rng.choice(pieces)}}}"
+    return text
+
+
+def time_random(number: int) -> None:
+    """Judge drawn pairs one by one, and print the median and the longest time."""
+    rng = random.Random(18)
+    pairs = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
+    texts = [pair["gold"] for pair in pairs] + [
+        boxed_answer(pair["answer"]) or "" for pair in pairs
+    ]
+    cut = [part for text in texts for part in re.findall(r"\\?\w+|\s+|[^\w\s]", text)]
+    pieces = [*texts, *rng.sample(cut, min(len(cut), 3 * len(texts)))]
+    times, slow = [], Counter[float]()
+    longest = (0.0, "", "")
+    for _ in range(number):
+        answer, gold = f"\\boxed{{{_drawn(rng, pieces)}}}", _drawn(rng, pieces)
+        started = time.process_time()
+        quick_verdict(Verify(), answer, gold)
+        took = 1000 * (time.process_time() - started)
+        times.append(took)
+        longest = max(longest, (took, answer[:200], gold[:200]))
+        for limit in (10, 100, 1000):
+            slow[limit] += took > limit
+    print(
+        f"{number:,} pairs, median {statistics.median(times):.3f} ms, longest {longest[0]:.0f} ms"
+    )
+    print("; ".join(f"{slow[limit]} above {limit} ms" for limit in (10, 100, 1000)))
+    print(f"longest: {longest[1]!r} against {longest[2]!r}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=Path, default=PAIRS)
+    parser.add_argument("--random", type=int, default=0, metavar="PAIRS")
     args = parser.parse_args()
+    if args.random:
+        time_random(args.random)
+        return
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     pairs = [json.loads(line) for line in args.pairs.read_text(encoding="utf-8").splitlines()]

@@ -17,11 +17,13 @@ from batchr1.reasoning.verdicts.grammar.lookahead import (
     subscript_at,
 )
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
-from batchr1.reasoning.verdicts.grammar.trees import Node, call, sum_of, symbol
+from batchr1.reasoning.verdicts.grammar.trees import Node, call, size_of, sum_of, symbol
 from batchr1.reasoning.verdicts.grammar.units import begins_micro, is_unit, may_be_product
 
 MAX_DEPTH = 60
 MAX_TOKENS = 800
+MAX_OPERATORS = 150  # of one expression: its tree is as deep, and functions on it recurse
+MAX_WRITTEN_OUT = 2000  # nodes of all sums and products in it
 
 FUNCTIONS = word_set(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth ln exp lg cis"
@@ -49,6 +51,8 @@ class ExpressionParser:
         self._tokens = tokens
         self._stop_at_units = stop_at_units
         self._depth = 0
+        self._operators = 0
+        self._written_out = 0
         self._functions = 0  # that are open: degrees in their arguments are angles
         self.at = 0
 
@@ -67,10 +71,16 @@ class ExpressionParser:
             if self._at_end_after_sign():
                 break
             self.at += 1
+            self._count_operator()
             term = self._term()
             node = ("add", node, term if sign == "+" else (sign, term))
         self._depth -= 1
         return node
+
+    def _count_operator(self) -> None:
+        self._operators += 1
+        if self._operators > MAX_OPERATORS:
+            raise GiveUpError("many terms")
 
     def _at_end_after_sign(self) -> bool:
         return self.at + 1 >= len(self._tokens)
@@ -100,6 +110,7 @@ class ExpressionParser:
             token = self._peek()
             if token is None:
                 return node
+            self._count_operator()
             if self._is_times(token):
                 if token.text == "times" and node[0] == "sym" and node[1].startswith(_VECTORS):
                     raise GiveUpError("a cross product")
@@ -111,6 +122,7 @@ class ExpressionParser:
             elif self._begins_factor(token):
                 node = ("mul", node, self._factor())
             else:
+                self._operators -= 1
                 return node
 
     def _is_times(self, token: Token) -> bool:
@@ -167,6 +179,7 @@ class ExpressionParser:
         """A primary with its powers and factorials."""
         node = self._primary()
         while (token := self._peek()) is not None and token.kind == "op":
+            self._count_operator()
             if token.text == "^" and not self._is_degree():
                 self.at += 1
                 node = ("pow", node, self._exponent())
@@ -178,6 +191,7 @@ class ExpressionParser:
                 self.at += 1 + is_double
                 node = ("fn", "fac2", node) if is_double else ("fact", node)
             else:
+                self._operators -= 1
                 break
         return node
 
@@ -317,12 +331,19 @@ class ExpressionParser:
         """A sum or product between whole bounds, written out."""
         self._expect("_")
         self._expect("{")
+        token = self._peek()
+        if token is None or token.kind != "letters":
+            raise GiveUpError("a sum without an index")
         index = self._letters()
         self._expect("=")
         low = self._until("}")
         self._expect("^")
         high = self._argument()
-        return sum_of(name, index, low, high, self._term())
+        found = sum_of(name, index, low, high, self._term())
+        self._written_out += size_of(found)
+        if self._written_out > MAX_WRITTEN_OUT:
+            raise GiveUpError("long sums")
+        return found
 
     def _read(self, look: Callable[[Sequence[Token], int], tuple[str, int]]) -> str:
         """Take the text that a look-ahead finds here."""

@@ -13,6 +13,7 @@ from typing import Any
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError
 
 MAX_SUMMANDS = 60
+MAX_SUM_NODES = 1500
 Node = tuple[Any, ...]
 UNSAID_TEN: Node = ("num", Fraction(10), "unsaid")  # the base of `log` without one
 
@@ -56,13 +57,25 @@ def sum_of(name: str, index: Node, low: Node, high: Node, term: Node) -> Node:
     if len(bounds) < 2 or index[0] not in ("sym", "const"):
         raise GiveUpError("a sum between symbols")
     first, last = map(int, bounds)
-    if not 0 <= last - first < MAX_SUMMANDS:
+    count = last - first + 1
+    if not 0 < count <= MAX_SUMMANDS or count * size_of(term) > MAX_SUM_NODES:
         raise GiveUpError("a long sum, or an empty one")
     terms = [renamed(term, index, ("num", Fraction(n))) for n in range(first, last + 1)]
-    found = terms[0]
-    for one in terms[1:]:
-        found = ("add" if name == "sum" else "mul", found, one)
-    return found
+    sign = "add" if name == "sum" else "mul"
+    while len(terms) > 1:  # in pairs, so that the tree stays flat
+        pairs = [terms[n : n + 2] for n in range(0, len(terms), 2)]
+        terms = [(sign, *pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return terms[0]
+
+
+def size_of(node: Node) -> int:
+    """Count the nodes of a tree."""
+    count, stack = 0, [node]
+    while stack:
+        one = stack.pop()
+        count += 1
+        stack.extend(part for part in one[1:] if isinstance(part, tuple))
+    return count
 
 
 def symbols_of(node: Node) -> frozenset[str]:
@@ -89,4 +102,10 @@ def signs_of(node: Node, plus: bool) -> Node:
 
 def has_signs(node: Node) -> bool:
     r"""Whether a tree holds a `\pm`."""
-    return node[0] in ("pm", "mp") or any(has_signs(n) for n in node[1:] if isinstance(n, tuple))
+    stack = [node]
+    while stack:
+        one = stack.pop()
+        if one[0] in ("pm", "mp"):
+            return True
+        stack.extend(part for part in one[1:] if isinstance(part, tuple))
+    return False
