@@ -100,6 +100,27 @@ def test_gsm8k_golds_equal_rewritten_forms_and_no_near_miss() -> None:
     assert missed.count(False) >= 0.995 * len(missed)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+".join(["x"] * 300),
+        r"x\cdot" * 250 + "x",
+        "-" * 700 + "x",
+        "x^" + "-" * 700 + "2",
+        "x" + "!" * 500,
+        r"\sum_{a=1}^{9}" * 40 + "a",
+        r"\sum_{",
+        r"\frac{1}{" * 90 + "x" + "}" * 90,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_a_deep_or_cut_expression_neither_recurses_nor_takes_long(text: str) -> None:
+    started = time.process_time()
+    for final, gold in ((text, "x+1"), ("x+1", text)):
+        quick_verdict(Verify(), boxed(final), gold)
+    assert time.process_time() - started < 0.5
+
+
 AIME_FORMS = ["{}", "{:03d}", "m + n = {}", "{}.", r"\text{{{}}}", r"{} \text{{ ways}}", "{}.0"]
 
 

@@ -90,6 +90,7 @@ class ExpressionParser:
         if sign is None:
             return self._term()
         self.at += 1
+        self._count_operator()
         term = self._term() if self._sign() is None else self._signed_term()
         return term if sign == "+" else (sign, term)
 
@@ -205,6 +206,7 @@ class ExpressionParser:
             raise GiveUpError("an exponent that is not there")
         if token.kind == "op" and token.text == "-":
             self.at += 1
+            self._count_operator()
             return ("neg", self._exponent())
         if token.kind == "letters":  # x^ab is x^a b
             return self._one_letter()
