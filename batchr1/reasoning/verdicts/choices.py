@@ -38,11 +38,12 @@ _OPERATOR = r"\\(?:cdot|times|div|in|le|leq|ge|geq|ne|neq|cup|cap|pm)(?![A-Za-z]
 _OPERATED = re.compile(  # behind a letter that is a symbol: (a)^2, (i) + x
     rf"(?<! )(?:[-+*/^=<>_(!|]|{_OPERATOR})|\s?(?:[+*/^=<>]|-\s|{_OPERATOR})"
 )
-_TAIL = re.compile(r"\s*[.:)\]]|\([A-Za-z]{2,}")
+_TAIL = re.compile(r"\s*[.:)\]]|(?<= )\([A-Za-z]{2,}|(?<= )\((?=[^()]{3,}\))")
 
 _STYLE = r"(?:\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boxed|bf|rm) *\{?|[*_`\"'$({\[ ]){0,9}"
 _CHOICE_IN_TEXT = re.compile(
-    r"(?:\b(?i:answer|option|choice)(?i:\s(?:is|must be|should be))?\s?:?"
+    r"(?:\b(?i:answer|option|choice)(?i:\s(?:is|must be|should be)"
+    r"(?:\s(?:therefore|thus|hence|then|clearly|simply))?)?\s?:?"
     r"|答案(?:是|为|選|选)?\s?[:：]?|[选選](?:择|擇)?\s?[:：]?)"
     rf"\s{{0,4}}{_STYLE}([A-HJ]|(?<=[(*])I)(?![A-Za-z'’])"
 )
@@ -105,7 +106,7 @@ def _chosen(text: str) -> tuple[str, str] | None:
     if _SEVERAL.match(tail) or _OTHER.search(tail) or _OPERATED.match(said, match.end()):
         return None
     is_marked = bool(match["open"] and match["close"]) or bool(match["close"])
-    if tail and not is_marked and not _TAIL.match(tail):
+    if tail and not is_marked and not _TAIL.match(said, match.end()):
         return None
     if match["open"] and not match["close"]:
         return None

@@ -29,6 +29,7 @@ from batchr1.reasoning.verdicts.grammar.forms import (
     Words,
 )
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, scan
+from batchr1.reasoning.verdicts.grammar.units import is_symbol
 from batchr1.reasoning.verdicts.grammar.values import readings
 from batchr1.reasoning.verdicts.wording import same_formula
 
@@ -161,7 +162,9 @@ def _signs(tokens: Sequence[Token], *, fold: bool = True) -> str:
     """
     found: list[str] = []
     for index, token in enumerate(tokens):
-        text = token.text.lower() if fold and token.kind == "word" else token.text
+        text = token.text
+        if fold and token.kind == "word" and not (index and is_symbol(text)):
+            text = text.lower()
         if _is_single_brace(tokens, index):
             continue
         if found and token.kind == "num" and tokens[index - 1].kind == "num":

@@ -22,8 +22,10 @@ SURE_DIGITS = 4  # significant digits to which two decimals of different length 
 DOUBTFUL_DIGITS = 3  # and with so many it is not known
 SURE_EXACT_DIGITS = 3  # the same for a number that is not written as a decimal
 DOUBTFUL_EXACT_DIGITS = 2
-_CELSIUS = (("celsius", 1),)
-_COULOMB = (("ampere", 1), ("s", 1))
+_SAME_SYMBOL = (  # C and F
+    {(("celsius", 1),), (("ampere", 1), ("s", 1))},
+    {(("fahrenheit", 1),), (("farad", 1),)},
+)
 
 
 class Quantities:
@@ -90,7 +92,7 @@ class Quantities:
             a: Node = ("mul", final.node, ("num", mine.factor))
             return self.node(a, ("mul", gold.node, ("num", right.factor)))
         names = {mine.powers, right.powers}
-        if names == {_CELSIUS, _COULOMB}:  # C is both
+        if names in _SAME_SYMBOL:
             return self.node(
                 ("mul", final.node, ("num", mine.factor)),
                 ("mul", gold.node, ("num", right.factor)),

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from batchr1.reasoning.verdicts.grammar.forms import Interval, Quantity, Relation, Value, Words
+from batchr1.reasoning.verdicts.grammar.forms import (
+    Interval,
+    Kind,
+    Quantity,
+    Relation,
+    Sequence_,
+    Value,
+    Words,
+)
 from batchr1.reasoning.verdicts.grammar.scan import Token, word_set
 from batchr1.reasoning.verdicts.grammar.trees import Node
 
@@ -53,6 +61,22 @@ def exception_in(tokens: Sequence[Token]) -> list[Token] | None:
     while at + 1 < len(words) and words[at + 1] in skipped:
         at += 1
     return list(tokens[at + 1 :]) or None
+
+
+def with_signs(kind: Kind, items: tuple[Value, ...], tokens: Sequence[Token]) -> Sequence_:
+    r"""Read `(\pm 2, 0)` as two points.
+
+    With several such items it is left as it is.
+    """
+    whole = Sequence_(kind, items)
+    if not any(token.kind == "cmd" and token.text in ("pm", "mp") for token in tokens):
+        return whole
+    pairs = [(n, one.items) for n, one in enumerate(items) if isinstance(one, Sequence_)]
+    if len(pairs) != 1:
+        return whole
+    at, values = pairs[0]
+    points = (Sequence_(kind, (*items[:at], one, *items[at + 1 :])) for one in values)
+    return Sequence_("list", tuple(points))
 
 
 def mapping_of(sides: tuple[Value, ...]) -> Relation:

@@ -8,6 +8,8 @@ from typing import Literal
 from batchr1.reasoning.verdicts.grammar.trees import Node
 from batchr1.reasoning.verdicts.grammar.units import Unit
 
+Kind = Literal["list", "set", "tuple", "square", "angle"]
+
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
@@ -39,7 +41,7 @@ class Sequence_:
     between the items of a list: and, or.
     """
 
-    kind: Literal["list", "set", "tuple", "square", "angle"]
+    kind: Kind
     items: tuple[Value, ...]
     joint: str = field(default="", compare=False)
 

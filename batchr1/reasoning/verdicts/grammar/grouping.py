@@ -134,6 +134,8 @@ def words_of(tokens: Sequence[Token]) -> Words | None:
     texts = [t for t in tokens if (t.text not in _PUNCTUATION and t.text != "-") or t.kind == "num"]
     if not texts:
         return None
+    if len(texts[0].text) == 1 and len(texts) > 1 and all(is_unit(t.text) for t in texts[1:]):
+        return None  # x cm
     if all(t.kind in ("word", "letters") for t in texts):
         if any(_is_word(t, len(texts)) for t in texts):
             return Words(tuple(t.text.lower() for t in texts))
@@ -276,3 +278,13 @@ def name_end(tokens: Sequence[Token], signs: set[str]) -> int | None:
         if token.text in signs and token.kind in ("op", "cmd"):
             return index + 1
     return None
+
+
+def is_not(tokens: Sequence[Token]) -> bool:
+    """Whether a last `!` negates the `=` behind it.
+
+    Behind a number it is a factorial.
+    """
+    if not tokens or tokens[-1].text != "!":
+        return False
+    return len(tokens) < 2 or tokens[-2].kind != "num" or tokens[-1].gap > 0

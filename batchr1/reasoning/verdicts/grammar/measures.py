@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from batchr1.reasoning.verdicts.grammar.forms import Quantity, Value
 from batchr1.reasoning.verdicts.grammar.grouping import CURRENCIES
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token
 from batchr1.reasoning.verdicts.grammar.syntax import FUNCTIONS, ExpressionParser
@@ -87,3 +88,8 @@ def loose_of(tokens: list[Token]) -> tuple[Node, Unit | None] | None:
             if unit is not None and not parser.rest and not symbols_of(node):
                 return node, unit
     return None
+
+
+def is_infinite(value: Value) -> bool:
+    node = value.node if isinstance(value, Quantity) else ()
+    return bool(node) and (node == ("const", "inf") or node == ("neg", ("const", "inf")))

@@ -22,6 +22,7 @@ _CURRENCY = re.compile(rf"\\({'|'.join(_CURRENCIES)})(?![A-Za-z])\s?")
 _TIMES_TEN = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
 _STARS = re.compile(r"(?<=[\w)}])\s?\*\*\s?(?=[\w({-])")
 _SWISS = re.compile(r"(?<=\d)['’](?=\d{3}(?!\d))")
+_LEAD = re.compile(r"^\s*\\(?:therefore|implies|Rightarrow|because|Longrightarrow)(?![A-Za-z])")
 _FONT_OF_ONE = re.compile(r"\\(math(?:bb|bf|rm|it)|boldsymbol)\s*([A-Za-z0-9])(?![A-Za-z0-9])")
 _N = r"(?:\{\s*(\w{1,4})\s*\}|(\w))"
 _BEFORE = re.compile(  # _{10}C_3, {}^{10}P_{3}
@@ -39,6 +40,7 @@ def respelled(text: str) -> str:
     text = _CURRENCY.sub(lambda m: _CURRENCIES[m[1]], text.replace("{:}", ":"))
     text = _TIMES_TEN.sub(r"\\times ", _SWISS.sub("", text))
     text = _STARS.sub("^", text) if "**" in text else text
+    text = _LEAD.sub("", text)
     text = _FONT_OF_ONE.sub(r"\\\1{\2}", text)
     if "C" in text or "P" in text or "A" in text:
         text = _BELOW.sub(_below, _BEFORE.sub(_before, text))

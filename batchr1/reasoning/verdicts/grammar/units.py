@@ -65,7 +65,7 @@ ohm: ohm=1 Omega=1 kOmega=1000 MOmega=1000000
 pascal: Pa=1 pascal=1 kPa=1000
 hertz: Hz=1 hertz=1
 coulomb: coulomb=1 mC=1/1000 μC=1/1000000 nC=1/1000000000
-farad: farad=1
+farad: farad=1 mF=1/1000 μF=1/1000000 nF=1/1000000000 pF=1/1000000000000
 tesla: tesla=1
 calorie: cal=1 calorie=1 kcal=1000
 mole: mol=1 mole=1
@@ -142,6 +142,14 @@ _LEADS = word_set(
 def is_unit(name: str) -> bool:
     """Tell whether two letters or more are a unit by themselves."""
     return len(name) > 1 and (_find(name) is not None or name in _MILES)
+
+
+def is_symbol(name: str) -> bool:
+    """Whether a name is a unit's symbol.
+
+    Capitals count in it: MJ, mJ.
+    """
+    return len(name) <= 3 and _find(name) is not None
 
 
 def may_be_product(name: str) -> bool:

@@ -25,6 +25,7 @@ from batchr1.reasoning.verdicts.grammar.families import (
     mapping_of,
     named_set,
     with_parameter,
+    with_signs,
 )
 from batchr1.reasoning.verdicts.grammar.forms import (
     EMPTY,
@@ -44,6 +45,7 @@ from batchr1.reasoning.verdicts.grammar.grouping import (
     closes,
     depth_at,
     indian_number,
+    is_not,
     joint_of,
     match_of,
     name_end,
@@ -68,6 +70,7 @@ from batchr1.reasoning.verdicts.grammar.matrices import (
 from batchr1.reasoning.verdicts.grammar.measures import (
     currency_of,
     decimals_of,
+    is_infinite,
     loose_of,
     multiplied,
     without_degrees,
@@ -197,8 +200,11 @@ class _Values:
                 "list",
                 tuple(Quantity(signs_of(value.node, plus), value.unit) for plus in (True, False)),
             )
-        if isinstance(value, Relation) and value.signs == ("=",):
-            right = value.sides[1]
+        if isinstance(value, Relation) and value.signs in (("=",), ("!=",)):
+            left, right = value.sides
+            if isinstance(right, Sequence_) and right.kind == "list" and value.signs == ("!=",):
+                both = tuple(Relation((left, one), ("!=",)) for one in right.items)
+                return Sequence_("list", both, "and")
             if isinstance(right, Quantity) and has_signs(right.node):
                 return self._signed(right)
         return value
@@ -267,10 +273,10 @@ class _Values:
         if len(parts) > MAX_ITEMS:
             raise GiveUpError("many items")
         items = tuple(nested.whole(part) for part in parts)
-        ends = [_infinite(item) for item in items]
+        ends = [is_infinite(item) for item in items]
         if len(items) == 2 and any(ends) and opening in "([":
             return self._interval(parts, opening == "[", closing == "]")
-        return Sequence_(kinds[opening], items)
+        return with_signs(kinds[opening], items, inner)
 
     def set_of(self, inner: list[Token]) -> Value:
         """Read the inside of curly brackets: elements, or a condition."""
@@ -357,7 +363,7 @@ class _Values:
                 sides[-1].append(token)
             elif not sides[-1] and signs and signs[-1] in ("<", ">") and sign == "=":
                 signs[-1] += "="
-            elif sign == "=" and token.gap == 0 and [t.text for t in sides[-1][-1:]] == ["!"]:
+            elif sign == "=" and token.gap == 0 and is_not(sides[-1]):
                 sides[-1].pop()
                 signs.append("!=")
                 sides.append([])
@@ -440,8 +446,3 @@ class _Values:
                 if not parser.rest:
                     node, loose = (("neg", product) if sign else product), (node, None)
         return Quantity(node, unit, decimals, digits, loose)
-
-
-def _infinite(value: Value) -> bool:
-    node = value.node if isinstance(value, Quantity) else ()
-    return bool(node) and (node == ("const", "inf") or node == ("neg", ("const", "inf")))
