@@ -43,7 +43,7 @@ s3-long: $(VENV)/.dev
 crash: $(VENV)/.dev
 	BATCHR1_KILLS=10 $(BIN)/python -m pytest -m slow -s tests/crash/test_random_kills.py -k short
 
-# The long leg: every step, and a hundred kills over four jobs.
+# The long leg: every step, a hundred kills over four jobs on vLLM, five hundred over thirteen kinds on a script.
 crash-long: $(VENV)/.dev
 	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow -s tests/crash -k 'not short' --ignore tests/crash/test_pauses.py
 

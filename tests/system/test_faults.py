@@ -49,6 +49,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_kill.py::test_killing_the_whole_tree_three_times_loses_and_doubles_nothing",
     ),
     (
+        "SIGKILL of the whole tree at any moment, again and again",
+        "every key once, with the tokens that an oracle expects; no temporary file stays",
+        "crash/test_oracle.py::test_jobs_killed_hundreds_of_times_end_as_the_oracle_says",
+    ),
+    (
         "SIGKILL of vLLM's engine process",
         "noticed at once, the worker is replaced with its work",
         "crash/test_engine_process.py::test_a_killed_engine_process_is_noticed_at_once_and_its_work_goes_on",
