@@ -89,7 +89,7 @@ def judge_again(
         output.clear_staging()
         if not output.exists():
             raise OutputError(f"{output.uri}: --fresh was killed here, nothing is left to judge.")
-        rows, was_complete = (output.success() or {}).get("rows"), _was_complete(output)
+        was_complete, rows = _completed(output)
         column = _gold_column(output, right) if spec.kind == "auto" else None
         chosen = column.kind if column is not None else spec.kind
         output.begin()
@@ -133,10 +133,17 @@ def _read(golds: GoldFile, job: dict[str, Any], output: Output) -> dict[str, str
     return read_golds(golds.path, id=id, gold=gold, storage=output.storage.options)
 
 
-def _was_complete(output: Output) -> bool:
-    """Tell whether the output was complete, even before a killed command."""
+def _completed(output: Output) -> tuple[bool, int | None]:
+    """Tell whether the output was complete, even before a killed command.
+
+    Returns the input's rows too; None where nothing says them.
+    """
+    if output.is_complete():
+        return True, (output.success() or {}).get("rows")
     last = output.last_run()
-    return output.is_complete() or (last is not None and last.exit_code == 0)
+    if last is None or last.exit_code != 0:
+        return False, None
+    return True, None if last.counts is None else last.counts.rows
 
 
 def _gold_column(output: Output, golds: dict[str, str | None] | None) -> GoldColumn:

@@ -46,8 +46,8 @@ def prompt_ids(problem: str) -> tuple[int, ...]:
     return encoded(f"<｜begin▁of▁sentence｜><｜User｜>{problem}<｜Assistant｜><think>\n")
 
 
-def decoded(token_ids: list[int]) -> str | None:
-    return _tokenizer().decode(token_ids, skip_special_tokens=True).strip() or None
+def decoded(token_ids: list[int]) -> str:
+    return _tokenizer().decode(token_ids, skip_special_tokens=True).strip()
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class Expected:
 
     @property
     def reasoning(self) -> str | None:
-        at = self._close_at()
-        return decoded(self.token_ids[:at])
+        return decoded(self.token_ids[: self._close_at()]) or None
 
     @property
     def answer(self) -> str | None:
-        return decoded(self.token_ids[self._close_at() + 1 :])
+        """Null without a close, and perhaps empty behind it."""
+        return decoded(self.token_ids[self._close_at() + 1 :]) if self.is_closed else None
 
     def _close_at(self) -> int:
         close = encoded("</think>")[0]
@@ -206,7 +206,8 @@ def _check_row(row: dict[str, Any], wanted: Expected) -> None:
     }
     if not wanted.injected:  # else the answer may hold a tag that the script goes on with
         got["answer"], need["answer"] = row["answer"], wanted.answer
-    assert got == need, f"{row['id']}, sample {row['sample']}"
+    wrong = {name: (value, need[name]) for name, value in got.items() if value != need[name]}
+    assert wrong == {}, f"{row['id']}, sample {row['sample']}: (got, need)"
     parts = [row[f"{name}_tokens"] for name in ("reasoning", "answer", "control")]
     assert sum(parts) == row["completion_tokens"], "tokens are conserved"
     offsets = row["resumed_at"]

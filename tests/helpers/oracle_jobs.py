@@ -337,6 +337,8 @@ class KilledJob:
         if closing:  # each closing costs one token that the engine made beyond the budget
             closings, rest = divmod(extra, closing - 1)
             assert rest == 0 and 0 <= closings <= len(self.problems), (made, generated[-1])
+        elif self.name == "retry-on":  # `carried` is of kept tokens: a dropped try may be resumed
+            assert 0 <= extra <= tally.get("discarded", 0), (made, generated[-1])
         else:
             assert extra == 0, (made, generated[-1])
 

@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from made_output import good_row, table_of, write_large, write_output
+from replay_job import questions, run_replay, write_job
 
 from batchr1.cli.main import main
 from batchr1.columns import COLUMNS
@@ -125,6 +126,15 @@ def test_what_cannot_work_changes_nothing(args: list[str], said: str, tmp_path: 
     assert verify(tmp_path / "out", *args, exit_code=2)["said"].startswith("batchr1: ")
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert after == before
+
+
+def test_a_killed_one_forgets_no_rows_of_the_input(tmp_path: Path) -> None:
+    questions(12).with_columns(gold=pl.lit("4")).write_parquet(tmp_path / "in.parquet")
+    run_replay(write_job(tmp_path, input={"gold": "gold"}))
+    success = tmp_path / "out/_SUCCESS"
+    success.unlink()  # a killed one has begun
+    verify(tmp_path / "out", "--kind", "exact")
+    assert json.loads(success.read_text())["rows"] == 12
 
 
 def killed_in_the_middle(output: Path, rng: random.Random, kills: int) -> int:
