@@ -11,7 +11,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # What a command says goes to a log beside its target, and is shown where it fails: pip warns by the hundred.
 quietly = { $(1); } > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
 
-.PHONY: math quick test lint types s3 s3-long crash crash-long pauses cluster airflow notebook environments slow bench bench-peers bench-all clean
+.PHONY: math quick test lint types s3 s3-long crash crash-long pauses hosts cluster airflow notebook environments slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
@@ -50,6 +50,10 @@ crash-long: $(VENV)/.dev
 # A paused owner at every call, while another run takes over: eight kinds of run, some hours.
 pauses: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -s tests/crash/test_pauses.py --timeout 36000
+
+# Two hosts, as network namespaces, contend for one S3 output: cut off, asleep, with wrong clocks (root, a C compiler).
+hosts: $(VENV)/.dev
+	$(BIN)/python tests/helpers/s3_server.py $(BIN)/python -m pytest -m slow -s tests/storage/test_two_hosts.py
 
 # A Ray cluster on this machine, its nodes killed and added; with vLLM, to a real S3 server.
 cluster: $(VENV)/.dev

@@ -69,6 +69,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "crash/test_continue.py::test_killed_while_parts_are_replaced_it_ends_right",
     ),
     (
+        "SIGKILL of `verify` while it replaces parts",
+        "every row once; run again, it ends",
+        "test_rejudge.py::test_a_kill_in_the_middle_leaves_every_row_once",
+    ),
+    (
         "dead engine, hung engine",
         "a new worker takes over: after an error at once, after silence in ten minutes",
         "test_run.py::test_a_worker_that_dies_or_hangs_is_replaced_and_nothing_is_lost_or_doubled",
@@ -179,6 +184,16 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_s3_pauses.py::test_an_owner_paused_at_a_request_changes_nothing_when_it_wakes",
     ),
     (
+        "machine that sleeps past the stale time and wakes",
+        "the same: its run ends with exit code 75",
+        "crash/test_pauses.py::test_an_owner_asleep_for_the_real_stale_time_changes_nothing_when_it_wakes",
+    ),
+    (
+        "two hosts on one S3 output: cut off, heard by nobody, asleep, with wrong clocks",
+        "one at a time has effect; each key once",
+        "test_two_hosts.py::test_of_two_hosts_one_at_a_time_has_effect",
+    ),
+    (
         "keys that are there twice",
         "refused by export; the next run keeps the later run's row",
         "test_doubled.py::test_doubled_keys_are_refused_by_export_and_the_later_runs_stay",
@@ -192,6 +207,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "forged snapshot",
         "as a torn one, with a right digest too",
         "test_checkpoints.py::test_a_forged_snapshot_costs_tokens_and_never_a_run",
+    ),
+    (
+        "weights with a garbage header",
+        "exit code 2 before a run, with the file's name",
+        "crash/test_storage_errors.py::test_weights_with_a_garbage_header_are_refused",
     ),
     (
         "control characters in ids, data or errors",
@@ -209,9 +229,29 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_hostile_peers.py::test_a_hostile_answer_costs_a_row_and_no_memory",
     ),
     (
+        "absurd count in an answer",
+        "counts as none",
+        "test_hostile_peers.py::test_an_absurd_count_counts_as_none",
+    ),
+    (
+        "cookies of a server",
+        "not sent back",
+        "test_hostile_peers.py::test_no_cookie_is_sent_back",
+    ),
+    (
         "silent connections to the driver's port",
         "cut when they are many or slow; relays with the key come in",
         "test_hostile_peers.py::test_a_thousand_silent_connections_leave_the_door_open_for_others",
+    ),
+    (
+        "no file descriptor left for a connection to the driver's port",
+        "waited for; later ones come in",
+        "test_hostile_peers.py::test_the_door_survives_a_moment_without_file_descriptors",
+    ),
+    (
+        "silent readers of the metrics port",
+        "cut in time; others are answered",
+        "test_hostile_peers.py::test_silent_readers_of_the_metrics_port_do_not_hold_it",
     ),
     (
         "two runs for one output",
