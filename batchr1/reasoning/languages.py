@@ -27,9 +27,9 @@ MIN_FOREIGN = {
     "greek": 5,
     "arabic": 3,
     "hebrew": 3,
-    "indic": 4,
+    "indic": 3,
     "thai": 5,
-    "other": 5,
+    "other": 3,
 }  # letters of a script that are a mix; in other scripts:
 MIN_FOREIGN_LETTERS = 10
 TOPIC_FACTOR = 5  # times as many where the prompt is about a country whose names are written so

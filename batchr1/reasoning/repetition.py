@@ -4,7 +4,8 @@ A loop need not be exact: paragraphs return reworded, shuffled, or a little diff
 Measures of the tail, the cheap one first:
 
 - compression: a text that repeats itself compresses far better than prose, code or tables do;
-- counting: sentences that are the same but for their one number, a hundred times;
+- counting: sentences that are the same but for their one number, a hundred times, or that say that
+  the work begins anew ("wait, let me check 7 again"), twenty-five times;
 - shingles: the share of the tail's second half, in stretches of a few words, that stood in the tail
   at least twice before. Numbers are words, so that a list of cases, each with numbers of its own,
   does not repeat itself.
@@ -36,7 +37,8 @@ MIN_KINDS = 14  # different words in the second half: less is a table, or an exa
 COUNTED_CHARS = 12_000  # looked at for sentences with one number that only count on,
 MIN_COUNTED = 100  # so many of which, with so many letters, are no list of cases any more,
 MIN_COUNTED_LETTERS = 8
-COUNTED_SHARE = 0.6  # and make so much of the tail
+COUNTED_SHARE = 0.6  # and make so much of the tail;
+MIN_HESITATIONS = 25  # or so many that hesitate, whatever stands between them
 
 # while generating, in tokens
 CHECK_EVERY = 1024
@@ -48,6 +50,11 @@ MIN_KINDS_TOKENS = 20
 _WORD = re.compile(r"[^\W\d_]+|\d+|[^\w\s]")
 _BOUND = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _DIGITS = re.compile(r"\d+")
+_HESITATION = re.compile(
+    r"\b(?:wait|again|mistake|alternatively|let me \w+|once more|noch ?(?:ein)?mal|encore|otra vez"
+    r"|di nuovo|de novo)\b|ещё раз|等一?[等下]|重新|もう一度|다시",
+    re.IGNORECASE,
+)
 _SENTENCE = re.compile(r"[\n.!?。！？]+")
 _LETTER_WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -72,8 +79,10 @@ def compressed_share(text: str) -> float:
 
 
 def _counts_on(tail: str) -> bool:
-    """Whether a tail is sentences that only count on."""
+    """Whether a tail is sentences that count on or begin anew."""
     counts = Counter(" ".join(one.split()) for one in _SENTENCE.split(_DIGITS.sub("0", tail)))
+    if any(times >= MIN_HESITATIONS and _HESITATION.search(one) for one, times in counts.items()):
+        return True
     covered = sum(
         len(one) * times
         for one, times in counts.items()

@@ -245,6 +245,11 @@ def test_sentences_that_only_count_on_are_a_loop_and_cases_are_none() -> None:
     counting = " ".join(f"Attempt number {n} fails as well." for n in range(3, 300))
     cases = " ".join(f"For {n} the square {n * n} leaves {n % 7} modulo 7." for n in range(3, 300))
     assert is_looping(counting) and not is_looping(cases)
+    anew = "\n".join(
+        f"Wait, let me check {n} again. With {n + 7} it is {n * n % 91}, so the side is {n % 17}."
+        for n in range(40, 80)
+    )
+    assert is_looping(anew)
     assert not is_looping(" ".join(f"Attempt number {n} fails as well." for n in range(3, 60)))
 
 
