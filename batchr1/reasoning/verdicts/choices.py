@@ -42,24 +42,32 @@ _TAIL = re.compile(r"\s*[.:)\]]|(?<= )\([A-Za-z]{2,}|(?<= )\((?=[^()]{3,}\))")
 
 _STYLE = r"(?:\\(?:text|textbf|textit|mathrm|mathbf|mathsf|boxed|bf|rm) *\{?|[*_`\"'$({\[ ]){0,9}"
 _CHOICE_IN_TEXT = re.compile(
-    r"(?:\b(?i:answer|option|choice)(?i:\s(?:is|must be|should be)"
+    r"(?:\b(?i:answer|option|choice)(?i:\s(?:is|must be|should be|would be|has to be|will be)"
     r"(?:\s(?:therefore|thus|hence|then|clearly|simply))?)?\s?:?"
     r"|答案(?:是|为|選|选)?\s?[:：]?|[选選](?:择|擇)?\s?[:：]?)"
     rf"\s{{0,4}}{_STYLE}([A-HJ]|(?<=[(*])I)(?![A-Za-z'’])"
+)
+
+_SAID_RIGHT = re.compile(  # B is the correct answer
+    r"(?<![A-Za-z'’])([A-HJ])[)\].*]{0,3} (?:is|must be) (?:the )?(?:correct|right|best)(?![a-z])"
 )
 
 _YES = word_set("yes true y t correct right oui si sí ja sim da 是 对 對 正确 是的 对的 はい 예 네")
 _NO = word_set(
     "no false n f incorrect wrong non nein não nao nee nie 否 不是 错 錯 错误 不 不对 いいえ 아니요"
 )
-_YES_NO = r"(yes|no|true|false|oui|non|ja|nein|sí|是的?|否|不是|正确|错误)"
+_YES_NO = (
+    r"(not (?:true|correct|possible)|yes|no|true|false|oui|non|ja|nein|sí|是的?|否|不是|正确|错误)"
+)
 _YES_NO_IN_TEXT = re.compile(
     rf"(?:\b(?:answer|conclusion|statement|claim)(?:\s(?:is|must be|would be))?\s?:?"
     rf"|答案(?:是|为)?\s?[:：]?)"
     rf"\s{{0,4}}[*_`\"'$({{\[ ]{{0,6}}{_YES_NO}(?![\w])",
     re.IGNORECASE,
 )
-_FIRST_WORD = re.compile(rf"\W{{0,6}}{_YES_NO}(?![\w])", re.IGNORECASE)
+_FIRST_WORD = re.compile(
+    rf"(?:(?:so|therefore|thus|hence|then|well)\b)?\W{{0,6}}{_YES_NO}(?![\w])", re.IGNORECASE
+)
 _SAID = re.compile(
     r"(?:\b(?:final )?answer(?:\s(?:is|would be))?\s?[:：]?|答案(?:是|为)?\s?[:：]?)"
     r"\s{0,4}([^\n]{1,200})",
@@ -143,11 +151,18 @@ def same_choice(final: str, gold: str) -> bool | None:
 def choice_in(answer: str) -> str | None:
     """Find the choice in an answer without a box.
 
-    That is the last announced one, or a last line that is nothing else.
+    That is the last announced one, else the only one called correct, or a last line that is nothing
+    else. Where `A or B` is announced, it is both.
     """
-    found = _CHOICE_IN_TEXT.findall(answer)
+    found = list(_CHOICE_IN_TEXT.finditer(answer))
     if found:
-        return str(found[-1])
+        more = _SEVERAL.match(answer, found[-1].end())
+        if more is None or more[0].lstrip().startswith((",", ";")):  # A, B being wrong
+            return found[-1][1]
+        return answer[found[-1].start(1) : more.end()]
+    right = set(_SAID_RIGHT.findall(answer))
+    if len(right) == 1:
+        return str(right.pop())
     line = _last_line(answer)
     return choice_of(line) if len(line) < 60 else None
 
@@ -160,7 +175,7 @@ def yes_no_of(text: str) -> str | None:
     said = flat(text[:MAX_CHOICE_CHARS]).lower().strip(" .,!。！")
     if said in _YES:
         return "yes"
-    if said in _NO:
+    if said in _NO or re.fullmatch(r"not (?:true|correct|possible)", said):
         return "no"
     word = re.split(r"[\s,.;:!。，]+", said, maxsplit=1)[0]
     if word in ("yes", "true", "no", "false") and not re.search(
