@@ -71,6 +71,7 @@ def test_a_regex_binds_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_300_answers_are_valid_across_a_kill(tmp_path: Path) -> None:
     whole = run(job(tmp_path, "whole", 300, answer_schema=SCHEMA, thinking_budget=200))
     path = job(tmp_path, "killed", 300, answer_schema=SCHEMA, thinking_budget=200)
