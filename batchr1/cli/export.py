@@ -180,12 +180,15 @@ def as_text(s: dict[str, Any]) -> str:
         )
         lines.append(f"{name:<6} {counts}")
     if found := s["contamination"]:
-        lines.append(
-            f"note   {found['prompts']:,} prompts overlap with the benchmarks ({found['hits']:,} "
-            f"hits): {found['report']} names them"
-        )
+        note = "no prompt overlaps with the benchmarks"
+        if found["hits"]:
+            note = (
+                f"{found['prompts']:,} prompts overlap with the benchmarks ({found['hits']:,} "
+                f"hits): {found['report']} names them"
+            )
+        lines.append(f"note   {note}")
     if s["near_duplicates"] is not None:
-        lines.append(f"note   {s['near_duplicates']:,} prompts are near duplicates of others")
+        lines.append(f"note   {s['near_duplicates'] or 'no'} prompts are near duplicates of others")
     if s["test_share"] and "test" not in s["splits"]:
         lines.append(f"note   no prompt falls into a test split of {s['test_share']:g}")
     if found := s["push"]:

@@ -128,10 +128,12 @@ def _counts(summary: dict[str, Any], incomplete: str | None) -> str:
     if found := summary["contamination"]:
         names = ", ".join(f"`{_code(_public(b['file']))}`" for b in found["benchmarks"])
         treated = "were left out" if found["rows"] == "drop" else "are marked in `contaminated_by`"
+        result = (
+            f"{found['prompts']:,} overlapped and {treated}" if found["hits"] else "none overlapped"
+        )
         lines += [
             "",
-            f"Prompts were compared with {names} by n-grams of words, numbers apart: "
-            f"{found['prompts']:,} overlapped and {treated}.",
+            f"Prompts were compared with {names} by n-grams of words, numbers apart: {result}.",
         ]
     if "test" in summary["splits"]:
         lines += [
