@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ SAMPLE_ROWS = 2000
 SAMPLE_CHARS = 2**24
 """Characters of prompts after which no more rows are rendered."""
 RENDER_ROWS = 50
+SHOWN_HITS = 10
 
 
 @click.command()
@@ -34,11 +36,23 @@ RENDER_ROWS = 50
 @click.option(
     "--show-prompt", is_flag=True, help="Print the first prompt as the model will see it."
 )
+@click.option(
+    "--decontaminate",
+    metavar="FILE,…",
+    help="Look all prompts up in these benchmarks, and name those that overlap.",
+)
+@click.option(
+    "--benchmark-column",
+    metavar="NAME",
+    help="The benchmarks' prompts; without it prompt, problem, question and the like.",
+)
 @JSON
 def command(
     job: Path,
     options: JobOptions,
     show_prompt: bool,
+    decontaminate: str | None,
+    benchmark_column: str | None,
     as_json: bool,
 ) -> None:
     """Look at everything that JOB names, without loading the model or writing anything.
@@ -46,7 +60,10 @@ def command(
     Reads the whole id column and renders the first prompts; says what `run` would do, or what is
     wrong.
     """
-    found = examine(job, options)
+    from batchr1.export.options import file_names
+
+    files = file_names(decontaminate, benchmark_column)
+    found = examine(job, options, benchmarks=files, benchmark_column=benchmark_column)
     if as_json:
         echo(json.dumps(found.document, default=str))
         return
@@ -72,10 +89,16 @@ class Examined:
     bad: dict[str, int]
 
 
-def examine(job: Path, options: JobOptions) -> Examined:
+def examine(
+    job: Path,
+    options: JobOptions,
+    *,
+    benchmarks: Sequence[str] = (),
+    benchmark_column: str | None = None,
+) -> Examined:
     """Look at everything that a job names.
 
-    Raises `UsageError` for what is wrong.
+    Prompts are looked up in `benchmarks`. Raises `UsageError` for what is wrong.
     """
     spec = options.read(job)
     from batchr1.backends.base import backend_of
@@ -97,8 +120,15 @@ def examine(job: Path, options: JobOptions) -> Examined:
         if backend_of(spec).is_server:
             server = _look_at_server(spec, context.model.location)
         prompts, bad = _first_prompts(context, renderer)
+        overlaps = None
+        if benchmarks:
+            from batchr1.export.inputs import input_overlaps
+
+            overlaps = input_overlaps(context.source, benchmarks, benchmark_column)
     document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
     document |= _prompting(context, renderer)
+    if overlaps is not None:
+        document["contamination"] = overlaps
     document["notes"] += _missing(spec)
     for name, readers in context.source.unread_kept.items():
         document["notes"].append(
@@ -327,6 +357,22 @@ def _prompting_lines(d: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _overlap_lines(d: dict[str, Any]) -> list[str]:
+    """Name the first prompts that overlap with benchmarks."""
+    found = d.get("contamination")
+    if found is None:
+        return []
+    lines = [
+        f"overlap  {found['overlapping']:,} of {found['rows']:,} prompts overlap with benchmarks"
+    ]
+    for hit in found["hits"][:SHOWN_HITS]:
+        place = f"{hit['benchmark']}: row {hit['benchmark_row']}"
+        lines.append(f"         {hit['id']} with {place} ({hit['overlap']:.0%})")
+    if len(found["hits"]) > SHOWN_HITS:
+        lines.append(f"         … {len(found['hits']) - SHOWN_HITS:,} more: --json names all")
+    return lines
+
+
 def _as_text(d: dict[str, Any]) -> str:
     counts = d["counts"]
     failing = d.get("too_long", 0) + sum(d["bad_rows"].values())
@@ -366,6 +412,7 @@ def _as_text(d: dict[str, Any]) -> str:
     if "chosen" in d["verify"]:
         v = d["verify"]
         lines.append(f"verify   {v['kind']}: {_said_kind(v['chosen'])} ({v['why']})")
+    lines += _overlap_lines(d)
     lines += _prompting_lines(d)
     lines.append(f"output   {d['output']}")
     lines += [f"note     {note}" for note in d["notes"]]

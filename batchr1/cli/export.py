@@ -135,6 +135,7 @@ def command(
     dest: str,
     file_format: FileFormat,
     decontaminate: str | None,
+    benchmark_column: str | None,
     pass_rate: str | None,
     push: str | None,
     public: bool,
@@ -150,14 +151,15 @@ def command(
     of this list; the card counts them.
     """
     from batchr1.export.export import export_output
-    from batchr1.export.options import ExportOptions, rate_range
+    from batchr1.export.options import ExportOptions, file_names, rate_range
     from batchr1.export.push import push_options
     from batchr1.output.find import open_output
     from batchr1.storage.base import open_storage
 
     options = ExportOptions(
         format=file_format,
-        decontaminate=tuple(decontaminate.split(",")) if decontaminate is not None else (),
+        decontaminate=file_names(decontaminate, benchmark_column),
+        benchmark_column=benchmark_column,
         pass_rate=rate_range(pass_rate),
         push=push_options(push, public=public, tag=tag),
         **given,

@@ -8,6 +8,8 @@ select           the rows that pass every filter
 prompts          texts of prompts, read a part at a time
 words            normalised words of texts, and hashes of their n-grams
 decontaminate    overlap of prompts with benchmarks
+matcher          n-grams of rows, and what prompts share with them
+inputs           overlap of a job's prompts with benchmarks
 near_duplicates  near duplicates among prompts, by MinHash
 rows             the shape of exported rows
 card             README.md of the data set

@@ -55,20 +55,8 @@ class ExportOptions:
                 f"--test-share: not a share of the prompts (got {self.test_share:g}, need at "
                 "least 0 and less than 1). Write 0.02 for 2 %."
             )
-        for name, given in (
-            ("--benchmark-column", self.benchmark_column),
-            ("--contaminated", self.contaminated),
-        ):
-            if given is not None and not self.decontaminate:
-                raise UsageError(
-                    f"{name}: belongs to --decontaminate (got {given!r} without it). Give files of "
-                    f"benchmarks, or leave {name} out."
-                )
-        if "" in self.decontaminate:
-            raise UsageError(
-                "--decontaminate: an empty name among the files (got "
-                f"{','.join(self.decontaminate)!r}, need FILE or FILE,FILE). Correct it."
-            )
+        if self.contaminated is not None and not self.decontaminate:
+            raise _apart("--contaminated", self.contaminated)
         if self.form == "raw" and self.reasoning is not None:
             raise UsageError(
                 "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
@@ -103,6 +91,31 @@ class ExportOptions:
         if self.form == "raw":
             return None
         return "inline" if self.is_inline else "apart"
+
+
+def file_names(text: str | None, column: str | None) -> tuple[str, ...]:
+    """Read the files of --decontaminate, with commas between them.
+
+    Raises `UsageError` for an empty name, or a column without files.
+    """
+    if text is None:
+        if column is not None:
+            raise _apart("--benchmark-column", column)
+        return ()
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise UsageError(
+            f"--decontaminate: an empty name among the files (got {text!r}, need FILE or "
+            "FILE,FILE). Correct it."
+        )
+    return names
+
+
+def _apart(option: str, value: str) -> UsageError:
+    return UsageError(
+        f"{option}: belongs to --decontaminate (got {value!r} without it). Give files of "
+        f"benchmarks, or leave {option} out."
+    )
 
 
 def rate_range(text: str | None) -> tuple[float, float] | None:

@@ -47,6 +47,12 @@ class Words:
         lengths: np.ndarray = np.bincount(self.text, minlength=self.count)
         return lengths
 
+    def without_numbers(self) -> np.ndarray:
+        """Hashes of the words, the same for all numbers."""
+        found: np.ndarray = self.hash.copy()
+        found[self.spelled.str.contains(_NUMBER).to_numpy()] = 0
+        return found
+
     def ngrams(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Hash every n words that follow each other in a text.
 
