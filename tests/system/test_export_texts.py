@@ -10,8 +10,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from made_output import good_row, table_of, write_output
+from replay_job import replay, set_engine, write_job
 from test_export import assert_valid_card, export, exported, rows_in
+
+from batchr1.cli.main import main
 
 INSTRUCTION = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 THINGS = ("apples", "lamps", "books", "drums", "kites", "maps", "nails", "pans", "ropes", "seeds")
@@ -111,6 +115,32 @@ def test_contaminated_prompts_are_marked(
     assert len(report_of(tmp_path / "ds")) == 3
     said = "note   3 prompts overlap with the benchmarks (3 hits): contamination.jsonl names them\n"
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("form", ["prompt", "messages"])
+def test_a_job_is_checked_before_it_runs(
+    benchmarks: tuple[Path, Path], tmp_path: Path, form: str
+) -> None:
+    texts = [problem(thing, PEOPLE[at % 3], 40) for at, thing in enumerate(THINGS)]
+    rows = pl.DataFrame({"id": range(10), "prompt": texts})
+    if form == "messages":
+        asked = [[{"role": "user", "content": text}] for text in texts]
+        rows = pl.DataFrame({"id": range(10), "messages": asked})
+    rows.write_parquet(tmp_path / "in.parquet")
+    read = {"path": "in.parquet", "id": "id", "prompt": None, form: form}
+    job = set_engine(write_job(tmp_path, input=read), replay())
+    one, two = benchmarks
+    command = ["check", str(job), "--decontaminate", f"{one}, {two}"]
+    found = json.loads(CliRunner().invoke(main, [*command, "--json"]).stdout)["contamination"]
+    assert (found["rows"], found["overlapping"]) == (10, 3)
+    assert [(hit["id"], hit["benchmark_row"]) for hit in found["hits"]] == [
+        ("1", 0),
+        ("4", 1),
+        ("8", 1),
+    ]
+    lines = CliRunner().invoke(main, command).stdout.splitlines()
+    assert "overlap  3 of 10 prompts overlap with benchmarks" in lines
+    assert f"         4 with {one}: row 1 (100%)" in lines
 
 
 def test_of_near_duplicates_the_first_id_is_kept(output: Path, tmp_path: Path) -> None:
