@@ -185,6 +185,19 @@ def yes_no_of(text: str) -> str | None:
     return None
 
 
+def truth_of(text: str, *, beside: str) -> str | None:
+    """Read `yes` or `no`.
+
+    A letter is one as a capital, and only beside a word.
+    """
+    said = flat(text[:MAX_CHOICE_CHARS]).strip(" .,!。！")
+    if len(said) == 1 and said.isascii():
+        other = flat(beside[:MAX_CHOICE_CHARS]).strip(" .,!。！")
+        if said.islower() or len(other) < 2:
+            return None
+    return yes_no_of(text)
+
+
 def yes_no_in(answer: str) -> str | None:
     """Find yes or no in an answer without a box.
 

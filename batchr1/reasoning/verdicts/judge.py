@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from batchr1.reasoning.verdicts.bases import same_in_base
-from batchr1.reasoning.verdicts.choices import choice_of, choice_text, yes_no_of
+from batchr1.reasoning.verdicts.choices import choice_of, choice_text, truth_of
 from batchr1.reasoning.verdicts.compare import Comparison
 from batchr1.reasoning.verdicts.exact import rational
 from batchr1.reasoning.verdicts.grammar.forms import (
@@ -66,8 +66,8 @@ def judge(final: str, gold: str, *, deep: bool = False, with_choices: bool = Tru
         return Judgement(same, None if same is None else "number")
     if with_choices and (chosen := choice_of(gold)) is not None:
         return _choice(final, gold, chosen, deep=deep)
-    if with_choices and (truth := yes_no_of(gold)) is not None:
-        said = yes_no_of(final)
+    if with_choices and (truth := truth_of(gold, beside=final)) is not None:
+        said = truth_of(final, beside=gold)
         if said is not None:
             return Judgement(said == truth, "choice")
     formula = same_formula(final, gold)
@@ -87,6 +87,8 @@ def _choice(final: str, gold: str, right: str, *, deep: bool) -> Judgement:
     A text behind the letter must not contradict; alone, it must be the right one's.
     """
     mine, text = choice_of(final), choice_text(gold)
+    if right == "F" and not text and mine is None and (said := truth_of(final, beside=gold)):
+        return Judgement(said == "no", "choice")  # false
     if mine is not None:
         said = choice_text(final)
         if mine == right and said and text:

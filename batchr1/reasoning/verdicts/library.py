@@ -23,7 +23,7 @@ _MEMBER = re.compile(r"^ *[A-Za-z](?:_\{?\w{1,8}\}?)? *\\in(?![A-Za-z])")
 _DOTS = re.compile(r"\\[lc]?dots|\.\.\.")
 _WORDS = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
-_DROPPED = re.compile(r"['\u2032]|\\text(?:rm|bf|it)?\s*\{[^{}]*[A-Za-z]{2}[^{}]*\}")
+_DROPPED = re.compile(r"['\u2032]|\d\s*\}?\s*_|\\text(?:rm|bf|it)?\s*\{[^{}]*[A-Za-z]{2}[^{}]*\}")
 _READ_TEXT = (
     "frac dfrac tfrac cfrac sqrt sum prod int lim infty to sin cos tan cot sec csc arcsin arccos "
     "arctan sinh cosh tanh log ln exp cdot times div left right big Big bigl bigr le leq ge geq ne "

@@ -73,9 +73,11 @@ def pieces_of(value: Value) -> tuple[list[Piece], ...] | None:
         for one in sets[1:]:
             both = _intersection(both, one)
         either = _normal([piece for one in sets for piece in one])
-        if value.joint == "or" or (value.joint == "and" and not both):
+        if value.joint == "or" or not both:
             return (either,)
-        return (both,) if value.joint == "and" else (either, both)
+        if value.joint == "and" or either == [(_BELOW, _ABOVE)]:
+            return (both,)
+        return either, both
     single = _pieces(value)
     return None if single is None else (single,)
 

@@ -15,6 +15,7 @@ from batchr1.reasoning.verdicts.grammar.forms import (
     Value,
 )
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token
+from batchr1.reasoning.verdicts.grammar.trees import symbols_of
 from batchr1.reasoning.verdicts.grammar.units import DEGREE, Unit, unit_of
 
 _HALVES = {"am": "am", "pm": "pm", "noon": "pm", "midnight": "am"}
@@ -123,6 +124,9 @@ def residue_of(value: Value, modulus: int) -> Value:
     if isinstance(value, Sequence_) and value.kind == "list":
         return Sequence_("list", tuple(residue_of(item, modulus) for item in value.items))
     if isinstance(value, Relation) and set(value.signs) <= {"==", "="}:
+        left = value.sides[0]
+        if isinstance(left, Quantity) and left.node[0] != "sym" and symbols_of(left.node):
+            raise GiveUpError("a residue of an expression")
         value = value.sides[-1]
     number = rational(value.node) if isinstance(value, Quantity) else None
     if number is None or number.denominator != 1 or not modulus:

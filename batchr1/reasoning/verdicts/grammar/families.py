@@ -18,7 +18,7 @@ from batchr1.reasoning.verdicts.grammar.forms import (
     Value,
     Words,
 )
-from batchr1.reasoning.verdicts.grammar.scan import Token, word_set
+from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, word_set
 from batchr1.reasoning.verdicts.grammar.trees import Node
 
 INTEGER = "integer"
@@ -77,6 +77,13 @@ def with_signs(kind: Kind, items: tuple[Value, ...], tokens: Sequence[Token]) ->
     at, values = pairs[0]
     points = (Sequence_(kind, (*items[:at], one, *items[at + 1 :])) for one in values)
     return Sequence_("list", tuple(points))
+
+
+def expect_name(tokens: Sequence[Token]) -> None:
+    r"""Expect a name before `\in`. Raises `GiveUpError` for an expression."""
+    signs = ("^", "+", "-", "/", "frac", "sqrt", "|")
+    if any(token.text in signs for token in tokens) or (tokens and tokens[0].kind == "num"):
+        raise GiveUpError("membership of an expression")
 
 
 def mapping_of(sides: tuple[Value, ...]) -> Relation:

@@ -21,6 +21,7 @@ from batchr1.reasoning.verdicts.grammar.compounds import (
 )
 from batchr1.reasoning.verdicts.grammar.families import (
     exception_in,
+    expect_name,
     family_of,
     mapping_of,
     named_set,
@@ -284,6 +285,8 @@ class _Values:
             return EMPTY
         for index, token in enumerate(inner):
             if token.text in ("mid", "|", ":", "vert") and index and depth_at(inner, index) == 0:
+                if index > 1 and inner[1].text not in ("in", "_"):
+                    raise GiveUpError("a set of values of an expression")
                 return self.whole(inner[index + 1 :])
         value = self.whole(inner)
         if isinstance(value, Sequence_) and value.kind == "list":
@@ -341,6 +344,7 @@ class _Values:
             return None
         first = name_end(tokens, {"in"})
         start = first if first is not None else 0
+        expect_name(tokens[:start])
         operations = {name for _, name in cuts}
         if len(operations) > 1:
             raise GiveUpError("several operations on sets")
@@ -382,6 +386,7 @@ class _Values:
             raise GiveUpError("a long chain of relations")
         nested = _Values(self._depth + 1)
         if signs == ["in"]:
+            expect_name(sides[0])
             return nested.single(sides[1])
         values = tuple(nested.side(one, n) for n, one in enumerate(sides))
         if signs == ["->"] and any(token.text == "mapsto" for token in tokens):
@@ -418,8 +423,7 @@ class _Values:
         """An expression with its currency before and its unit behind."""
         if not tokens:
             raise GiveUpError("nothing")
-        plain = without_degrees(tokens)
-        if plain is not None:
+        if (plain := without_degrees(tokens)) is not None:
             return replace(self._quantity(plain), unit=DEGREE)
         sign, currency, tokens = currency_of(tokens)
         parser = ExpressionParser(tokens)
@@ -444,5 +448,6 @@ class _Values:
                 parser = ExpressionParser(tokens, stop_at_units=False)
                 product = parser.expression()
                 if not parser.rest:
-                    node, loose = (("neg", product) if sign else product), (node, None)
+                    loose = (node, None) if rest[0].kind == "letters" else None
+                    node = ("neg", product) if sign else product
         return Quantity(node, unit, decimals, digits, loose)
