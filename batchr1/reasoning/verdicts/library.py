@@ -60,6 +60,8 @@ def library_says(final: str, gold: str) -> bool | None:
 
 def _is_beyond(text: str) -> bool:
     words = [word for word in _WORDS.findall(text) if word not in _KNOWN]
+    if re.search(r"\\in(?![A-Za-z])", _MEMBER.sub("", text)):  # of an expression
+        return True
     if words or not set(_COMMAND.findall(text)) <= _READ:
         return True
     return any(one.search(text) is not None for one in (_APART, _DOTS, _DROPPED))

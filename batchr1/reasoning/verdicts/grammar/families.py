@@ -86,12 +86,15 @@ def expect_name(tokens: Sequence[Token]) -> None:
         raise GiveUpError("membership of an expression")
 
 
-def mapping_of(sides: tuple[Value, ...]) -> Relation:
-    r"""Read `x \mapsto 2x` as f(x) = 2x."""
+def relation_of(
+    sides: tuple[Value, ...], signs: tuple[str, ...], tokens: Sequence[Token]
+) -> Relation:
+    r"""Join the sides of a relation; `x \mapsto 2x` is f(x) = 2x."""
     left = sides[0]
-    if isinstance(left, Quantity) and left.node[0] == "sym":
+    is_mapping = signs == ("->",) and any(token.text == "mapsto" for token in tokens)
+    if is_mapping and isinstance(left, Quantity) and left.node[0] == "sym":
         return Relation((Quantity(("mul", ("sym", "f"), left.node)), *sides[1:]), ("=",))
-    return Relation(sides, ("->",))
+    return Relation(sides, signs)
 
 
 def _half_of_reals(marks: str) -> Value | None:

@@ -23,8 +23,8 @@ from batchr1.reasoning.verdicts.grammar.families import (
     exception_in,
     expect_name,
     family_of,
-    mapping_of,
     named_set,
+    relation_of,
     with_parameter,
     with_signs,
 )
@@ -389,9 +389,7 @@ class _Values:
             expect_name(sides[0])
             return nested.single(sides[1])
         values = tuple(nested.side(one, n) for n, one in enumerate(sides))
-        if signs == ["->"] and any(token.text == "mapsto" for token in tokens):
-            return mapping_of(values)
-        return Relation(values, tuple(signs))
+        return relation_of(values, tuple(signs), tokens)
 
     def side(self, tokens: list[Token], number: int) -> Value:
         """One side; what cannot be understood of the first is a name."""
