@@ -87,7 +87,13 @@ def _choice(final: str, gold: str, right: str, *, deep: bool) -> Judgement:
     A text behind the letter must not contradict; alone, it must be the right one's.
     """
     mine, text = choice_of(final), choice_text(gold)
-    if right == "F" and not text and mine is None and (said := truth_of(final, beside=gold)):
+    if (
+        right == "F"
+        and "F" in gold
+        and not text
+        and mine is None
+        and (said := truth_of(final, beside=gold))
+    ):
         return Judgement(said == "no", "choice")  # false
     if mine is not None:
         said = choice_text(final)

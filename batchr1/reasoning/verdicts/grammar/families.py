@@ -89,7 +89,10 @@ def expect_name(tokens: Sequence[Token]) -> None:
 def relation_of(
     sides: tuple[Value, ...], signs: tuple[str, ...], tokens: Sequence[Token]
 ) -> Relation:
-    r"""Join the sides of a relation; `x \mapsto 2x` is f(x) = 2x."""
+    r"""Join the sides of a relation.
+
+    `x \mapsto 2x` is f(x) = 2x.
+    """
     left = sides[0]
     is_mapping = signs == ("->",) and any(token.text == "mapsto" for token in tokens)
     if is_mapping and isinstance(left, Quantity) and left.node[0] == "sym":

@@ -289,9 +289,9 @@ class _Values:
                     raise GiveUpError("a set of values of an expression")
                 return self.whole(inner[index + 1 :])
         value = self.whole(inner)
-        if isinstance(value, Sequence_) and value.kind == "list":
-            return Sequence_("set", value.items)
-        return Sequence_("set", (value,))
+        if not isinstance(value, Sequence_) or value.kind != "list":
+            value = Sequence_("list", (value,))
+        return Sequence_("set", value.items)
 
     def _interval(self, parts: list[list[Token]], has_low: bool, has_high: bool) -> Interval:
         ends = []
