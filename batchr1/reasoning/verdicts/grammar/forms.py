@@ -108,3 +108,11 @@ _NOTHING = (
     "|has no solution|there are none|no such numbers|no such integers|no such number"
 )
 NOTHING_WORDS = frozenset(_NOTHING.split("|"))
+_RELATIONS_TEXT = """
+= = < < > > le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne != neq !=
+approx ~ sim ~ simeq ~
+equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel
+par subset sub
+subseteq sub in in
+"""
+RELATION_SIGNS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))

@@ -31,6 +31,7 @@ from batchr1.reasoning.verdicts.grammar.families import (
 from batchr1.reasoning.verdicts.grammar.forms import (
     EMPTY,
     REALS,
+    RELATION_SIGNS,
     Interval,
     Matrix,
     Quantity,
@@ -86,14 +87,6 @@ MAX_ITEMS = 60
 MAX_NESTING = 6
 
 
-_RELATIONS_TEXT = """
-= = < < > > le <= leq <= leqslant <= ge >= geq >= geqslant >= lt < gt > ne != neq !=
-approx ~ sim ~ simeq ~
-equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel
-par subset sub
-subseteq sub in in
-"""
-_RELATIONS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))
 _TO = [["num", kind, "num"] for kind in ("word", "letters")]
 _TO += [[*one, *one[1:]] for one in _TO]
 _JOINTS = {"land": "and", "lor": "or", "and": "and", "or": "or"}
@@ -362,7 +355,7 @@ class _Values:
         sides: list[list[Token]] = [[]]
         signs: list[str] = []
         for index, token in enumerate(tokens):
-            sign = _RELATIONS.get(token.text) if token.kind in ("op", "cmd") else None
+            sign = RELATION_SIGNS.get(token.text) if token.kind in ("op", "cmd") else None
             if sign is None or depth_at(tokens, index):
                 sides[-1].append(token)
             elif not sides[-1] and signs and signs[-1] in ("<", ">") and sign == "=":
