@@ -8,8 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -98,7 +100,18 @@ def _rebuilt(column: Any) -> Any:
         return pa.MapArray.from_arrays(_nulled(ends, column), *inner)
     sizes = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64())
     ends = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(sizes)])
-    return pa.LargeListArray.from_arrays(_nulled(ends, column), _rebuilt(column.flatten()))
+    if is_list_view(kind):  # flattening one with nulls fails where its values are extensions
+        inner = to_plain(column.values).take(_places(column.offsets, sizes))
+    else:
+        inner = _rebuilt(column.flatten())
+    return pa.LargeListArray.from_arrays(_nulled(ends, column), inner)
+
+
+def _places(starts: pa.Array, sizes: pa.Array) -> pa.Array:
+    """Count from each start as far as its size goes: where a view's values lie."""
+    first, count = starts.to_numpy(), sizes.to_numpy()
+    before = np.cumsum(count) - count
+    return pa.array(np.repeat(first - before, count) + np.arange(count.sum()))
 
 
 def _nulled(offsets: pa.Array, column: pa.Array) -> pa.Array:
@@ -128,13 +141,11 @@ def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -
     if is_list_view(kind):
         return _rows_of_views(column, python_values(column.values, separator=separator))
     if is_list(kind) and _is_special(kind):
-        if not pa.types.is_list(kind):
-            column = column.cast(pa.list_(kind.value_type))
-        return _rows_of_lists(column, python_values(column.values, separator=separator))
+        return _rows_by_length(column, python_values(column.flatten(), separator=separator))
     if pa.types.is_map(kind) and _is_special(kind):
         keys = python_values(column.keys, separator=separator)
         items = python_values(column.items, separator=separator)
-        return _rows_of_lists(column, list(zip(keys, items, strict=True)))
+        return _rows_of_maps(column, list(zip(keys, items, strict=True)))
     if pa.types.is_struct(kind) and _is_special(kind):
         names = [field.name for field in kind]
         columns = [python_values(part, separator=separator) for part in column.flatten()]
@@ -262,8 +273,14 @@ def _is_special(kind: pa.DataType) -> bool:
     return any(_is_special(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _rows_of_lists(column: Any, values: list[Any]) -> list[Any]:
-    """Cut the values of a list or map column into its rows."""
+def _rows_by_length(column: Any, values: list[Any]) -> list[Any]:
+    """Cut the flattened values of a list column into its rows."""
+    lengths, left = pc.list_value_length(column).to_pylist(), iter(values)
+    return [None if length is None else list(islice(left, length)) for length in lengths]
+
+
+def _rows_of_maps(column: Any, values: list[Any]) -> list[Any]:
+    """Cut the pairs of a map column into its rows."""
     offsets, valid = column.offsets.to_pylist(), column.is_valid().to_pylist()
     return [
         values[start:end] if is_valid else None

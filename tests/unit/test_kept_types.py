@@ -122,7 +122,9 @@ def column(kind: pa.DataType, size: int, chance: random.Random) -> pa.Array:
         parts = [column(field.type, size, chance) for field in kind]
         if not parts:
             return pa.array([None if null else {} for null in nulls], kind)
-        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=pa.array(nulls))
+        return pa.StructArray.from_arrays(
+            parts, fields=list(kind), mask=pa.array(nulls, pa.bool_())
+        )
     if pa.types.is_run_end_encoded(kind):
         ends = pa.array([size] if size else [], pa.int32())
         return pa.RunEndEncodedArray.from_arrays(ends, pa.array(["x"] * len(ends)))
@@ -131,32 +133,32 @@ def column(kind: pa.DataType, size: int, chance: random.Random) -> pa.Array:
         return pa.UnionArray.from_dense(types, offsets, [pa.array([1] * size)], ["x"])
     if pa.types.is_fixed_size_list(kind):
         inner = column(kind.value_type, 2 * size, chance)
-        return pa.FixedSizeListArray.from_arrays(inner, type=kind, mask=pa.array(nulls))
+        return pa.FixedSizeListArray.from_arrays(inner, type=kind, mask=pa.array(nulls, pa.bool_()))
     return _lists(kind, nulls, chance)
 
 
 def _lists(kind: pa.DataType, nulls: list[bool], chance: random.Random) -> pa.Array:
     """A column of lists, list views or maps; the keys of a map differ."""
     sizes = [0 if null else chance.randint(0, 2) for null in nulls]
-    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    ends, total = [sum(sizes[: i + 1]) for i in range(len(sizes))], sum(sizes)
     starts = [end - size for end, size in zip(ends, sizes, strict=True)]
     offsets = [None if null else start for null, start in zip(nulls, starts, strict=True)]
     if pa.types.is_map(kind):
         keys = [1, 2] if pa.types.is_int32(kind.key_type) else ["k", "l"]
         keys = [dt.date(1, 1, 1), dt.date(1, 1, 2)] if pa.types.is_date(kind.key_type) else keys
         drawn = pa.array([key for size in sizes for key in keys[:size]], kind.key_type)
-        items = column(kind.item_type, ends[-1], chance)
-        all_offsets = pa.array([*offsets, ends[-1]], pa.int32())
+        items = column(kind.item_type, total, chance)
+        all_offsets = pa.array([*offsets, total], pa.int32())
         return pa.MapArray.from_arrays(all_offsets, drawn, items)
-    inner = column(kind.value_type, ends[-1], chance)
+    inner = column(kind.value_type, total, chance)
     if pa.types.is_list_view(kind):
-        mask = pa.array(nulls)
+        mask = pa.array(nulls, pa.bool_())
         return pa.ListViewArray.from_arrays(
             pa.array(starts, pa.int32()), pa.array(sizes, pa.int32()), inner, mask=mask
         )
     if pa.types.is_large_list(kind):
-        return pa.LargeListArray.from_arrays(pa.array([*offsets, ends[-1]], pa.int64()), inner)
-    return pa.ListArray.from_arrays(pa.array([*offsets, ends[-1]], pa.int32()), inner)
+        return pa.LargeListArray.from_arrays(pa.array([*offsets, total], pa.int64()), inner)
+    return pa.ListArray.from_arrays(pa.array([*offsets, total], pa.int32()), inner)
 
 
 def _by_pyarrow(path: Path) -> pa.Table:
@@ -200,6 +202,8 @@ READERS: dict[str, Callable[[Path], pa.Table]] = {
 def unlike(given: pa.Array, folder: Path) -> list[str]:
     """The readers that do not get this column back, and why; all of them if it is not written."""
     path = folder / f"{os.urandom(8).hex()}.parquet"
+    if "union<" in str(given.type):  # pyarrow aborts where a null struct holds one
+        return [f"{name}: Parquet has no unions" for name in READERS]
     try:
         plain = to_plain(given)
         plain.validate(full=True)
@@ -240,6 +244,9 @@ def _is_rewritten(kind: pa.DataType) -> bool:
 )
 @given(kind=KINDS, seed=st.integers(0, 2**32))
 @example(kind=pa.list_view(pa.int32()), seed=0)
+@example(kind=pa.list_view(pa.list_(pa.uuid())), seed=44)
+@example(kind=pa.list_(pa.list_view(pa.null()), 2), seed=1)
+@example(kind=pa.list_(pa.map_(pa.date32(), pa.null()), 2), seed=0)
 @example(kind=pa.struct([("a", pa.int64()), ("A", pa.int64())]), seed=0)
 @example(kind=pa.struct([("", pa.int64())]), seed=0)
 @example(kind=pa.list_(pa.decimal256(76, 38)), seed=0)
