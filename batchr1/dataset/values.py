@@ -108,7 +108,7 @@ def _rebuilt(column: Any) -> Any:
 
 
 def _places(starts: pa.Array, sizes: pa.Array) -> pa.Array:
-    """Count from each start as far as its size goes: where a view's values lie."""
+    """List the places of a list view's values, row by row."""
     first, count = starts.to_numpy(), sizes.to_numpy()
     before = np.cumsum(count) - count
     return pa.array(np.repeat(first - before, count) + np.arange(count.sum()))
