@@ -34,6 +34,7 @@ from s3_fakes import S3
 
 SEED = int(os.environ.get("BATCHR1_HOSTS_SEED", "1"))
 FAULTS = int(os.environ.get("BATCHR1_HOSTS_FAULTS", "20"))
+PER_ROUND = 5  # faults: plain jobs and --continue-truncated take turns
 BEAT_S, STALE_S = 1.0, 6.0
 ROWS, SMALL, LARGE = 40, 30, 90
 END_S = 300.0
@@ -165,8 +166,8 @@ def contend(s3: S3, folder: Path, faults: list[Fault], count: int) -> None:
             contenders = one.contenders(both)
             for contender in contenders:
                 contender.start()
-            left = count - struck.total()
-            _strike(rng, watcher, contenders, faults, struck, left)
+            most = min(PER_ROUND, count - struck.total())
+            _strike(rng, watcher, contenders, faults, struck, most)
             for contender in contenders:
                 contender.join(END_S)
                 assert not contender.is_alive(), f"{contender.host.name}: {contender.codes}"
