@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -93,25 +92,36 @@ def _rebuilt(column: Any) -> Any:
         parts = [_rebuilt(part) for part in column.flatten()]
         names = [field.name for field in kind]
         return pa.StructArray.from_arrays(parts, names=names, mask=column.is_null())
+    starts, sizes = _layout(column)
+    # Values below null rows are left out: Arrow would give them to the row before.
+    places = pa.array(
+        np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+    )
+    ends = pa.array(np.concatenate([[0], np.cumsum(sizes)]))
     if pa.types.is_map(kind):
-        first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
-        inner = [_rebuilt(part[first:last]) for part in (column.keys, column.items)]
-        ends = pc.subtract(column.offsets, column.offsets[0])
-        return pa.MapArray.from_arrays(_nulled(ends, column), *inner)
-    sizes = pc.fill_null(pc.list_value_length(column), 0).cast(pa.int64())
-    ends = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(sizes)])
-    if is_list_view(kind):  # flattening one with nulls fails where its values are extensions
-        inner = to_plain(column.values).take(_places(column.offsets, sizes))
+        inner = [to_plain(part).take(places) for part in (column.keys, column.items)]
+        return pa.MapArray.from_arrays(_nulled(ends, column).cast(pa.int32()), *inner)
+    return pa.LargeListArray.from_arrays(
+        _nulled(ends, column), to_plain(column.values).take(places)
+    )
+
+
+def _layout(column: Any) -> tuple[Any, Any]:
+    """Give start and size of each row of lists or maps.
+
+    Both count values of the whole child, as arrays of int64; a null row has size 0.
+    """
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind):
+        starts = (np.arange(len(column)) + column.offset) * kind.list_size
+        sizes = np.full(len(column), kind.list_size)
+    elif is_list_view(kind):
+        starts, sizes = column.offsets.to_numpy(), column.sizes.to_numpy()
     else:
-        inner = _rebuilt(column.flatten())
-    return pa.LargeListArray.from_arrays(_nulled(ends, column), inner)
-
-
-def _places(starts: pa.Array, sizes: pa.Array) -> pa.Array:
-    """List the places of a list view's values, row by row."""
-    first, count = starts.to_numpy(), sizes.to_numpy()
-    before = np.cumsum(count) - count
-    return pa.array(np.repeat(first - before, count) + np.arange(count.sum()))
+        offsets = column.offsets.to_numpy()
+        starts, sizes = offsets[:-1], np.diff(offsets)
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    return starts.astype(np.int64), np.where(valid, sizes, 0).astype(np.int64)
 
 
 def _nulled(offsets: pa.Array, column: pa.Array) -> pa.Array:
@@ -138,14 +148,12 @@ def python_values(column: pa.Array | pa.ChunkedArray, *, separator: str = "T") -
         if is_bool8(kind):
             return list(column.storage.cast(pa.bool_()).to_pylist())
         return python_values(column.storage, separator=separator)
-    if is_list_view(kind):
-        return _rows_of_views(column, python_values(column.values, separator=separator))
-    if is_list(kind) and _is_special(kind):
-        return _rows_by_length(column, python_values(column.flatten(), separator=separator))
+    if (is_list(kind) or is_list_view(kind)) and _is_special(kind):
+        return _rows(column, python_values(column.values, separator=separator))
     if pa.types.is_map(kind) and _is_special(kind):
         keys = python_values(column.keys, separator=separator)
         items = python_values(column.items, separator=separator)
-        return _rows_of_maps(column, list(zip(keys, items, strict=True)))
+        return _rows(column, list(zip(keys, items, strict=True)))
     if pa.types.is_struct(kind) and _is_special(kind):
         names = [field.name for field in kind]
         columns = [python_values(part, separator=separator) for part in column.flatten()]
@@ -273,24 +281,9 @@ def _is_special(kind: pa.DataType) -> bool:
     return any(_is_special(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _rows_by_length(column: Any, values: list[Any]) -> list[Any]:
-    """Cut the flattened values of a list column into its rows."""
-    lengths, left = pc.list_value_length(column).to_pylist(), iter(values)
-    return [None if length is None else list(islice(left, length)) for length in lengths]
-
-
-def _rows_of_maps(column: Any, values: list[Any]) -> list[Any]:
-    """Cut the pairs of a map column into its rows."""
-    offsets, valid = column.offsets.to_pylist(), column.is_valid().to_pylist()
-    return [
-        values[start:end] if is_valid else None
-        for start, end, is_valid in zip(offsets[:-1], offsets[1:], valid, strict=True)
-    ]
-
-
-def _rows_of_views(column: Any, values: list[Any]) -> list[Any]:
-    """Take the values of a list view's rows, which lie anywhere."""
-    places = zip(column.offsets.to_pylist(), column.sizes.to_pylist(), strict=True)
+def _rows(column: Any, values: list[Any]) -> list[Any]:
+    """Cut the child's values of lists or maps into rows."""
+    places = zip(*(part.tolist() for part in _layout(column)), strict=True)
     valid = column.is_valid().to_pylist()
     return [
         values[start : start + size] if is_valid else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -236,6 +237,28 @@ def _is_rewritten(kind: pa.DataType) -> bool:
     return any(word in str(kind) for word in ("duration", "tz=", "bool8"))
 
 
+WRAPPERS: list[Callable[[pa.DataType], pa.DataType]] = [
+    pa.list_,
+    pa.large_list,
+    lambda kind: pa.list_(kind, 2),
+    pa.list_view,
+    lambda kind: pa.struct([("a", kind)]),
+    lambda kind: pa.map_(pa.string(), kind),
+]
+
+
+@pytest.mark.parametrize("leaf", [pa.uuid(), pa.json_(), pa.timestamp("ns"), pa.null()], ids=str)
+def test_values_below_null_rows_reach_no_other_row(leaf: pa.DataType) -> None:
+    for outer, middle, inner in itertools.product(WRAPPERS, WRAPPERS, WRAPPERS):
+        kind = outer(middle(inner(leaf)))
+        given = column(kind, ROWS, random.Random(4))
+        wanted = python_values(given)
+        for part, rows in ((given, wanted), (given.slice(2, 3), wanted[2:5])):
+            plain = to_plain(part)
+            plain.validate(full=True)
+            assert python_values(part) == python_values(plain) == rows, kind
+
+
 @settings(
     max_examples=int(os.environ.get("KEPT_TYPES_EXAMPLES", "60")),
     derandomize=True,
@@ -246,6 +269,7 @@ def _is_rewritten(kind: pa.DataType) -> bool:
 @example(kind=pa.list_view(pa.int32()), seed=0)
 @example(kind=pa.list_view(pa.list_(pa.uuid())), seed=44)
 @example(kind=pa.list_(pa.list_view(pa.null()), 2), seed=1)
+@example(kind=pa.struct([("a", pa.map_(pa.string(), pa.uuid()))]), seed=2)
 @example(kind=pa.list_(pa.map_(pa.date32(), pa.null()), 2), seed=0)
 @example(kind=pa.struct([("a", pa.int64()), ("A", pa.int64())]), seed=0)
 @example(kind=pa.struct([("", pa.int64())]), seed=0)
