@@ -54,6 +54,7 @@ from batchr1.reasoning.verdicts.shapes import (
     same_named_sets,
     same_residue,
     same_time,
+    things_of,
     turned,
     vector_of,
     with_argument_of,
@@ -201,6 +202,9 @@ class Comparison(Quantities):
             return self._ordered(final.items, gold.items)  # `x = 1, y = 2` and a list without names
         if right is not None and mine is not None and set(right) == set(mine):
             return all_of([self.same(mine[name], value) for name, value in right.items()])
+        counted, wanted = things_of(final.items), things_of(gold.items)
+        if counted is not None and wanted is not None and set(counted) == set(wanted):
+            return all_of([self.same(counted[thing], one) for thing, one in wanted.items()])
         if final.kind in _ORDERED:
             found = self._ordered(final.items, gold.items)
             if found is False and self._matched(final.items, gold.items) is not False:

@@ -153,6 +153,12 @@ def names_of(items: Sequence[Value]) -> dict[str, Value] | None:
     return names if len(names) == len(items) else None
 
 
+def things_of(items: Sequence[Value]) -> dict[str, Value] | None:
+    """Quantities by the things that they count: 3 apples, 4 pears."""
+    found = {item.said: item for item in items if isinstance(item, Quantity) and item.said}
+    return dict(found) if len(found) == len(items) else None
+
+
 def are_labels(items: Sequence[Value]) -> bool:
     """Whether a list is of capital letters whose order may count.
 

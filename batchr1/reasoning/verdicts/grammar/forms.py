@@ -16,7 +16,7 @@ class Quantity:
     """Expression, perhaps with a unit.
 
     `decimals` and `digits` where it is a decimal as written. `is_loose`: its last letters may be a
-    unit instead (`5 m`).
+    unit instead (`5 m`). `said`: the words behind it that are no unit.
     """
 
     node: Node
@@ -24,6 +24,7 @@ class Quantity:
     decimals: int | None = None
     digits: int = 0
     loose: tuple[Node, Unit | None] | None = None
+    said: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,6 @@ _RELATIONS_TEXT = """
 approx ~ sim ~ simeq ~
 equiv == to -> rightarrow -> mapsto -> implies -> Rightarrow -> iff -> perp perp parallel
 par subset sub
-subseteq sub in in
+subseteq sub in in notin notin
 """
 RELATION_SIGNS = dict(zip(*[iter(_RELATIONS_TEXT.split())] * 2, strict=True))

@@ -53,6 +53,13 @@ def without_degrees(tokens: Sequence[Token]) -> list[Token] | None:
     return found if is_sum and not has_units and "circ" not in (t.text for t in found) else None
 
 
+def words_behind(tokens: Sequence[Token]) -> str:
+    """Join words, in lower case and without a plural's s."""
+    return " ".join(
+        token.text.lower().rstrip("s") for token in tokens if token.kind in ("word", "letters")
+    )
+
+
 def multiplied(node: Node, rest: list[Token]) -> tuple[Node, list[Token]]:
     """`3 million`: the number and what is left."""
     while rest and rest[0].kind in ("word", "letters") and rest[0].text.lower() in MULTIPLIERS:

@@ -76,6 +76,7 @@ from batchr1.reasoning.verdicts.grammar.measures import (
     loose_of,
     multiplied,
     without_degrees,
+    words_behind,
 )
 from batchr1.reasoning.verdicts.grammar.numerals import said_as_one
 from batchr1.reasoning.verdicts.grammar.scan import GiveUpError, Token, number_token
@@ -327,7 +328,9 @@ class _Values:
         """Unions, intersections and differences of sets."""
         cuts: list[tuple[int, str]] = []
         for index, token in enumerate(tokens):
-            name = token.text
+            name = token.text if token.kind in ("cmd", "letters") else ""
+            if token.kind == "letters" and name != "U":
+                continue
             if name == "U" and token.kind == "letters" and 0 < index < len(tokens) - 1:
                 is_union = closes(tokens[index - 1]) and opens(tokens[index + 1])
                 name = "cup" if is_union else name
@@ -378,9 +381,10 @@ class _Values:
         if len(signs) > 8:
             raise GiveUpError("a long chain of relations")
         nested = _Values(self._depth + 1)
-        if signs == ["in"]:
+        if signs in (["in"], ["notin"]):
             expect_name(sides[0])
-            return nested.single(sides[1])
+            members = nested.single(sides[1])
+            return members if signs == ["in"] else Union((REALS, members), "setminus")
         values = tuple(nested.side(one, n) for n, one in enumerate(sides))
         return relation_of(values, tuple(signs), tokens)
 
@@ -441,4 +445,5 @@ class _Values:
                 if not parser.rest:
                     loose = (node, None) if rest[0].kind == "letters" else None
                     node = ("neg", product) if sign else product
-        return Quantity(node, unit, decimals, digits, loose)
+        said = words_behind(rest) if unit is None else ""
+        return Quantity(node, unit, decimals, digits, loose, said)
