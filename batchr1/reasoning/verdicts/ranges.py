@@ -116,9 +116,14 @@ def _interval(low: Node, high: Node, has_low: bool, has_high: bool) -> list[Piec
     a, b = _end(low), _end(high)
     if a is None or b is None:
         return None
-    begin = (a, 0 if has_low and math.isfinite(a) else 1)
-    end = (b, 0 if has_high and math.isfinite(b) else -1)
+    begin = (a, 0 if has_low and is_finite(a) else 1)
+    end = (b, 0 if has_high and is_finite(b) else -1)
     return _normal([(begin, end)])
+
+
+def is_finite(end: Fraction | float) -> bool:
+    """Whether an end is a number; fractions may be beyond all floats."""
+    return not isinstance(end, float) or math.isfinite(end)
 
 
 def _end(node: Node) -> Fraction | float | None:
@@ -194,11 +199,11 @@ def _half(sign: str, end: Fraction | float) -> list[Piece]:
         case "<":
             return [(_BELOW, (end, -1))]
         case "<=":
-            return [(_BELOW, (end, 0) if math.isfinite(end) else _ABOVE)]
+            return [(_BELOW, (end, 0) if is_finite(end) else _ABOVE)]
         case ">":
             return [((end, 1), _ABOVE)]
         case ">=":
-            return [((end, 0) if math.isfinite(end) else _BELOW, _ABOVE)]
+            return [((end, 0) if is_finite(end) else _BELOW, _ABOVE)]
         case "!=":
             return [(_BELOW, (end, -1)), ((end, 1), _ABOVE)]
     return [((end, 0), (end, 0))]

@@ -195,7 +195,7 @@ def unit_of(tokens: Sequence[Token]) -> Unit | None:
             powers[found[0]] = powers.get(found[0], 0) + power
             factor *= found[1] ** power
             raised, known = 1, known + 1
-        elif text == "^" and words and not known:
+        elif token.text == "^" and words and not known:
             at = _power(tokens, at - 1)[1]  # units^2
         elif text == "^" and at < len(tokens) and tokens[at].text in ("circ", "{"):
             continue
