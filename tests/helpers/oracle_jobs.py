@@ -130,7 +130,7 @@ class KilledJob:
         rows, needed = read_rows(self.output), self._needed()
         check_rows(rows, needed, self._allowed())
         check_success(self.output, rows, len(self.problems))
-        check_swept(self.output)
+        check_swept(self.output, keeps_aside=self._fewer)
         getattr(self, f"_check_{self.name.replace('-', '_')}", lambda rows: None)(rows)
         generated = [generated_in(self._journal(start)) for start in range(1, self._starts + 1)]
         self._check_record(generated)
