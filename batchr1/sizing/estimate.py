@@ -95,14 +95,20 @@ class Workload:
         many at a time as there are slots, which costs half of what it would if it were empty.
         """
         within = self.batch_within(kv_tokens)
-        z = (num_seqs - within) / (0.5 * within)
-        by_cache = NormalDist().cdf(z)  # share of the time in which slots are left empty
-        batch = num_seqs * (1 - by_cache) + within * by_cache - 0.5 * within * NormalDist().pdf(z)
-        batch = max(1.0, batch)  # the mean of the smaller of the two (Clark, 1961)
+        share = max(1.0, self.samples / replicas)
+        batch, filling = float(num_seqs), 0.0
+        if share > within:  # else the cache never fills
+            z = (num_seqs - within) / (0.5 * within)
+            by_cache = NormalDist().cdf(z)  # share of the time in which slots are left empty
+            # The mean of the smaller of the two (Clark, 1961).
+            batch = (
+                num_seqs * (1 - by_cache) + within * by_cache - 0.5 * within * NormalDist().pdf(z)
+            )
+            filling = by_cache * kv_tokens / (4 * num_seqs)
+        batch = min(share, max(1.0, batch))  # no step holds more than there is
         context = min(batch * self.running_context, float(kv_tokens))
         step_s = step_time.seconds(sequences=batch, context=context)
-        steps = self.samples / replicas * self.completions.mean / batch
-        filling = by_cache * kv_tokens / (4 * num_seqs)
+        steps = share * self.completions.mean / batch
         return (steps + min(filling, steps)) * step_s
 
     def course(
@@ -190,7 +196,9 @@ def estimate(
     output = demand.samples * demand.completions.mean
     load_s = max(run.load_s for run in runs)
     longest_s = min(_longest_s(demand, run) for run in runs)
-    seconds = load_s + max(output / rate, longest_s)
+    # A replica that has no sample, or fewer than its neighbours, does not speed the others up.
+    generating_s = max(output / rate, longest_s, min(run.course.seconds for run in runs))
+    rate, seconds = output / generating_s, load_s + generating_s
     num_gpus = sum(run.replicas * run.width for run in runs)
     hours = seconds / 3600
     cost = None if price is None else hours * num_gpus * price

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from planned import gpus, job, source_of
 
@@ -30,6 +32,25 @@ def test_every_number_of_gpus_and_precision_has_a_row_and_the_cheapest_is_marked
     assert cheapest[0].cost_usd == min(c.cost_usd or 0.0 for c in found)
     lines = choices_table(found)
     assert len(lines) == 13 and sum("cheapest" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 20, 60, 400])
+def test_few_samples_do_not_slow_down_with_more_gpus(rows: int) -> None:
+    spec = job("r1-distill-qwen-7b", max_tokens=3072)
+    prompts, lengths = PromptLengths(rows, rows, 68, 40.0), default_lengths("math", 3072)
+    found = choices(spec, source_of(spec), gpus("H100", 1).devices[0], prompts, lengths)
+    for quantization in (None, "fp8", "w4a16"):
+        rates = [c.tokens_per_s for c in found if c.quantization == quantization]
+        assert len(rates) == 4
+        assert all(more >= 0.999 * fewer for fewer, more in pairwise(rates)), rates
+
+
+def test_without_a_price_nothing_is_called_cheap() -> None:
+    spec = job("r1-distill-qwen-7b")
+    found = choices(spec, source_of(spec), gpus("H100", 1).devices[0], PROMPTS, LENGTHS)
+    text = "\n".join(choices_table(found))
+    assert "cheapest" not in text
+    assert text.count("← fewest") == 1
 
 
 def test_what_does_not_fit_has_no_row() -> None:

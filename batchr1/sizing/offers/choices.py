@@ -91,7 +91,10 @@ def _precisions(spec: JobSpec, model: ModelSource, device: Device) -> list[str |
 
 
 def choices_table(found: Sequence[Choice], *, stored: str = "bf16") -> list[str]:
-    """Lay the choices out, a line each; the cheapest is marked."""
+    """Lay the choices out, a line each.
+
+    The cheapest is marked; without a price that of the fewest GPU-hours.
+    """
     lines = [
         f"{'GPUs':>4}  {'weights':8} {'tokens/s':>9} {'hours':>9} {'GPU-hours':>10} {'USD':>9}"
     ]
@@ -99,7 +102,9 @@ def choices_table(found: Sequence[Choice], *, stored: str = "bf16") -> list[str]
         cost = "–"
         if choice.cost_usd is not None:
             cost = f"{choice.cost_usd:,.2f}"
-        mark = "  ← cheapest" if choice.is_cheapest else ""
+        mark = ""
+        if choice.is_cheapest:
+            mark = "  ← fewest" if choice.cost_usd is None else "  ← cheapest"
         lines.append(
             f"{choice.gpus:>4}  {choice.quantization or stored:8} {choice.tokens_per_s:>9,.0f} "
             f"{choice.hours:>9,.2f} {choice.gpu_hours:>10,.2f} {cost:>9}{mark}"
