@@ -31,6 +31,12 @@ S3_VARIABLES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine adds no lines about what a run prepares to what tests compare."""
+    monkeypatch.setattr("batchr1.driver.monitor.stages.SHOWN_AFTER_S", 600.0)
+
+
 @pytest.fixture(scope="session")
 def moto_endpoint() -> Iterator[str]:
     from moto.server import ThreadedMotoServer

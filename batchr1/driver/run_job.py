@@ -14,6 +14,7 @@ from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.context import DEFAULTS, RunContext, RunOptions, open_job
 from batchr1.driver.monitor.on_finish import run_command
 from batchr1.driver.monitor.prometheus import MetricsExporter, exporting
+from batchr1.driver.monitor.stages import Stages
 from batchr1.driver.monitor.summary import (
     RunEnd,
     Summary,
@@ -63,8 +64,12 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
     half-way returns a summary with exit code 75.
     """
     with exporting(spec.name, options.metrics_file, options.metrics_address) as exporter:
-        with stop_signals(quiet=options.log_json, grace_s=options.grace_s) as signals:
-            end = _run_locked(spec, options, signals, exporter)
+        is_shown = options.show_progress and not options.log_json
+        with (
+            stop_signals(quiet=options.log_json, grace_s=options.grace_s) as signals,
+            Stages(is_shown=is_shown) as stages,
+        ):
+            end = _run_locked(spec, options, signals, exporter, stages)
         if spec.on_finish is not None and end.record is not None:
             run_command(spec.on_finish, end.record, end.summary.output)
         if end.error is not None:
@@ -73,24 +78,33 @@ def run_job(spec: JobSpec, options: RunOptions = DEFAULTS) -> Summary:
 
 
 def _run_locked(
-    spec: JobSpec, options: RunOptions, signals: StopSignals, exporter: MetricsExporter
+    spec: JobSpec,
+    options: RunOptions,
+    signals: StopSignals,
+    exporter: MetricsExporter,
+    stages: Stages,
 ) -> RunEnd:
     """Check the job, take its output's lock, and do the work."""
+    stages.begin("looking at the job, its model and its input")
     job = open_job(spec, options)
     spec = job.spec
     check_options(job, options)
     job.output.refuse_foreign()
     if not options.fresh:
         check_fingerprint(job, continue_truncated=options.continue_truncated)
+    stages.begin("reading the input's ids")
     pending = read_ids(job)
     # An existing output was made with this model, and often nothing is left to do: sizing can wait.
     is_new = options.fresh or not job.output.exists()
+    stages.begin("measuring prompts, planning the engines")
     engines = plan_engines(job, options) if is_new and pending.counts().pending else None
+    stages.end()
     confirm_fresh(job, options)
     name = run_name(dt.datetime.now(dt.UTC))
     job.output.storage.check_writable()
     with owned(job.output.storage, run=name) as lock:
         run = RunContext(job, options, name, lock, signals, exporter)
+        stages.begin("looking for what the output has already")
         engines = _find_pending(run, pending, engines)
         counts = pending.counts()
         if counts.pending == 0:
@@ -98,6 +112,7 @@ def _run_locked(
         engines = engines or plan_engines(job, options)
         checkpoints = take_over_checkpoints(job, pending, name)
         pending.free()
+        stages.end()
         note_uncached(job, options)
         download_weights(job, options)
         return Work(run, pending, counts, engines, checkpoints).do()

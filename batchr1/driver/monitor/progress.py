@@ -1,7 +1,7 @@
 """Progress of a run on stderr: a bar, or plain lines.
 
-The bar (tqdm) is for terminals; elsewhere a line comes every 30 s. Where the log is JSON, the event
-`progress` says the same, and there is no bar.
+The bar (tqdm) is for terminals; elsewhere a line comes at the start and every 30 s. Where the log
+is JSON, the event `progress` says the same, and there is no bar.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class ProgressDisplay:
         elif self._stream.isatty() and not as_events:
             self._bar = tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True)
             self._bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
-        self._said_at = time.monotonic()
+        elif not as_events:
+            self._say(f"0/{pending} rows, loading the model")
+        self._began = self._said_at = time.monotonic()
+        self._is_loading = True
         self._history: list[tuple[float, int]] = []
 
     def update(self, tally: Tally, workers: list[Heartbeat]) -> None:
@@ -60,6 +63,7 @@ class ProgressDisplay:
         rate, truncated, eta_s = self._numbers(workers, generated, finished)
         text = "loading the model"
         if workers:
+            self._note_ready(now)
             text = f"{rate:,.0f} tok/s, {truncated:.1%} truncated"
         if eta_s is not None:
             text += f", ETA {format_seconds(eta_s)}"
@@ -80,7 +84,16 @@ class ProgressDisplay:
                 )
                 log.info("%d/%d rows, %s", finished, self._pending, text, extra=said)
                 return
-            print(f"{finished}/{self._pending} rows, {text}", file=self._stream, flush=True)
+            self._say(f"{finished}/{self._pending} rows, {text}")
+
+    def _note_ready(self, now: float) -> None:
+        """Say once how long the loading took, where there is no bar."""
+        if self._is_loading and self._bar is None and not self._as_events:
+            self._say(f"the engine is ready after {now - self._began:.0f} s")
+        self._is_loading = False
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -1,0 +1,43 @@
+"""What a run prepares is said in a line, where it takes a while."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+
+from batchr1.driver.monitor import stages
+from batchr1.driver.monitor.progress import ProgressDisplay
+from batchr1.driver.monitor.stages import Stages
+from batchr1.driver.tally import Tally
+
+
+def test_only_a_stage_that_takes_a_while_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "SHOWN_AFTER_S", 0.1)
+    said = io.StringIO()
+    with Stages(is_shown=True, stream=said) as shown:
+        shown.begin("looking")
+        shown.begin("reading the input's ids")
+        time.sleep(0.4)
+        shown.begin("planning")
+    time.sleep(0.2)
+    [line] = said.getvalue().splitlines()
+    assert line.endswith(" s  reading the input's ids")
+
+
+def test_nothing_is_said_where_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "SHOWN_AFTER_S", 0.0)
+    said = io.StringIO()
+    with Stages(is_shown=False, stream=said) as shown:
+        shown.begin("reading")
+        time.sleep(0.1)
+    assert not said.getvalue()
+
+
+def test_without_a_terminal_a_run_begins_with_a_line() -> None:
+    said = io.StringIO()
+    display = ProgressDisplay(pending=400, stream=said)
+    display.update(Tally(), [])
+    display.close()
+    assert said.getvalue() == "0/400 rows, loading the model\n"
