@@ -46,6 +46,13 @@ COLUMNS: tuple[Column, ...] = (
         False,
         "the user turn as sent, instruction included, before the chat template",
     ),
+    Column(
+        "prompt_messages",
+        _text,
+        True,
+        "the turns of a dialogue as sent, as JSON; null for one user turn",
+        added_later=True,
+    ),
     Column("gold", _text, True, "the right answer, from input.gold"),
     Column(
         "reasoning",

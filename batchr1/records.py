@@ -94,7 +94,8 @@ class Prompt:
     `text` is the user turn before the template, `token_ids` the prompt as the engine sees it.
     `opened`: the prompt ends inside a think block. `digest`: 128-bit hash of the rendered prompt.
     `max_tokens`: the row's own cap, `own` its own sampling. A server renders prompts itself: then
-    `messages` are sent, as (role, content), and `token_ids` is empty.
+    `messages` are sent, as (role, content), and `token_ids` is empty. `dialogue`: the turns as
+    JSON, None for one user turn.
     """
 
     id: str
@@ -107,6 +108,7 @@ class Prompt:
     kept: pa.RecordBatch | None = None
     messages: tuple[tuple[str, str], ...] = ()
     own: RowSampling = NOTHING_OWN
+    dialogue: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,7 @@ class Result:
     sample: int
     kept: pa.RecordBatch | None
     prompt: str
+    prompt_messages: str | None
     gold: str | None
     reasoning: str | None
     answer: str | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchr1.cli.options import JOB, JSON, JobOptions, job_options, named
-from batchr1.cli.printing import echo
+from batchr1.cli.printing import echo, echo_json
 
 if TYPE_CHECKING:
     from batchr1.dataset.pending import Counts
@@ -65,14 +64,16 @@ def command(
     files = file_names(decontaminate, benchmark_column)
     found = examine(job, options, benchmarks=files, benchmark_column=benchmark_column)
     if as_json:
-        echo(json.dumps(found.document, default=str))
+        echo_json(found.document)
         return
     echo(_as_text(found.document))
     if beyond := {reason: n for reason, n in found.samples.bad.items() if reason not in found.bad}:
         shown = ", ".join(f"{count:,} {reason}" for reason, count in beyond.items())
         echo(f"note     of {found.samples.rows:,} rows of all files, some will fail: {shown}")
     if show_prompt and found.prompts:
-        echo("first prompt:\n" + found.renderer.show(found.prompts[0]))
+        prompt = found.prompts[0]
+        marked = ", special tokens in ⟦ ⟧" if prompt.token_ids else ""
+        echo(f"first prompt{marked}:\n{found.renderer.show(prompt)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from batchr1.dataset.rendering.turns import (
     PromptRow,
     RowError,
     append_instruction,
+    dialogue,
     has_tools,
     instruction_text,
     turns_of,
@@ -89,6 +90,7 @@ class ChatRenderer:
             kept=row.kept,
             messages=messages,
             own=row.own,
+            dialogue=dialogue(turns),
         )
 
 

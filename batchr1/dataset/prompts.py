@@ -33,6 +33,7 @@ from batchr1.dataset.rendering.turns import (
     RowError,
     Turn,
     append_instruction,
+    dialogue,
     has_tools,
     instruction_text,
     turns_of,
@@ -179,7 +180,17 @@ class PromptRenderer:
         ]
 
     def show(self, prompt: Prompt) -> str:
-        return self.as_text(prompt.token_ids)
+        """Show a prompt, its special tokens in ⟦ and ⟧.
+
+        Text can spell them too.
+        """
+        ids, shown, seen = prompt.token_ids, "", ""
+        for at, token in enumerate(ids, start=1):
+            if token in self._special_ids:
+                before, through = self.as_text(ids[: at - 1]), self.as_text(ids[:at])
+                shown += f"{before[len(seen) :]}⟦{through[len(before) :]}⟧"
+                seen = through
+        return shown + self.as_text(ids)[len(seen) :]
 
     def as_text(self, token_ids: Sequence[int]) -> str:
         """A rendered prompt as the model sees it, special tokens included."""
@@ -194,7 +205,7 @@ class PromptRenderer:
             return RowError(row.id, "bad_messages", NO_TOOLS)
         self._look_at_history(turns)
         append_instruction(turns, self.instruction)
-        text = user_turn(turns)
+        text, turns_as_json = user_turn(turns), dialogue(turns)
         mark = mark_for(text)
         for turn in turns:
             # Think tags of earlier assistant turns are for the template, which usually takes the
@@ -223,7 +234,7 @@ class PromptRenderer:
             state = "open"
         expected = len(self._special.findall(rendered)) if self._special else 0
         pieces = [piece for piece in rendered.split(mark) if piece]
-        return _Draft(row, text, pieces, state in ("open", "begun"), expected)
+        return _Draft(row, (text, turns_as_json), pieces, state in ("open", "begun"), expected)
 
     def _break_tools(self, turn: Turn, mark: str) -> None:
         """Break special tokens in calls; give arguments as the template wants."""
@@ -271,7 +282,7 @@ class PromptRenderer:
             ids = [self._bos_id] * (start > 0 or self._adds_bos) + ids[start:]
         return Prompt(
             id=draft.row.id,
-            text=draft.text,
+            text=draft.texts[0],
             token_ids=tuple(ids),
             opened=draft.opened,
             digest=digest(ids),
@@ -279,6 +290,7 @@ class PromptRenderer:
             max_tokens=draft.row.max_tokens,
             kept=draft.row.kept,
             own=draft.row.own,
+            dialogue=draft.texts[1],
         )
 
     def _warn(self, message: str) -> None:
@@ -291,11 +303,12 @@ class PromptRenderer:
 class _Draft:
     """Rendered prompt before encoding.
 
-    `special_tokens` is how many the template put into it.
+    `texts`: the columns `prompt` and `prompt_messages`. `special_tokens` is how many the
+    template put into it.
     """
 
     row: PromptRow
-    text: str
+    texts: tuple[str, str | None]
     pieces: list[str]
     opened: bool
     special_tokens: int

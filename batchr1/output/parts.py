@@ -37,7 +37,7 @@ def results_table(results: Sequence[Result], kept: pa.Schema) -> pa.Table:
 
 def row_bytes(row: Result) -> int:
     """About how many bytes a row adds to its part."""
-    texts = (row.prompt, row.reasoning, row.answer, row.gold, row.final_answer)
+    texts = (row.prompt, row.prompt_messages, row.reasoning, row.answer, row.gold, row.final_answer)
     kept = 0 if row.kept is None else row.kept.nbytes
     return kept + sum(len(text) for text in texts if text)
 

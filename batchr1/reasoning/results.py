@@ -126,6 +126,7 @@ def row_of(
         sample=item.sample,
         kept=prompt.kept,
         prompt=prompt.text,
+        prompt_messages=prompt.dialogue,
         gold=prompt.gold,
         reasoning=parts.reasoning,
         answer=parts.answer,

@@ -9,7 +9,13 @@ import pytest
 
 from batchr1.dataset.chat_prompts import ChatRenderer
 from batchr1.dataset.messages import as_messages
-from batchr1.dataset.prompts import PromptRenderer, PromptRow, RowError, load_tokenizer
+from batchr1.dataset.prompts import (
+    MATH_INSTRUCTION,
+    PromptRenderer,
+    PromptRow,
+    RowError,
+    load_tokenizer,
+)
 from batchr1.models.catalogue import variant
 
 # Templates that render a call's arguments as an object, or as the text that they came as.
@@ -28,6 +34,7 @@ TEMPLATES = {
     "text": TURNS.replace("ARGUMENTS", "{{ '~' + c.function.arguments }}"),
 }
 ARGUMENTS = {"word": "blue </think>"}
+MATH = f"\n\n{MATH_INSTRUCTION}"
 ASKED = {"role": "user", "content": "Look it up."}
 ANSWERED = {"role": "tool", "content": "0000FF <｜User｜>", "tool_call_id": "c1"}
 LAST = {"role": "user", "content": "So?"}
@@ -123,3 +130,26 @@ def test_sharegpts_tool_turns_are_the_same(tokenizer: Any) -> None:
     messages = [ASKED, called(), ANSWERED, LAST]
     one, other = (renderer.render("a", as_messages(m)) for m in (shared, messages))
     assert one.token_ids == other.token_ids
+
+
+@pytest.mark.parametrize("kind", ["engine", "server"])
+def test_the_turns_of_a_dialogue_are_kept_as_they_were_sent(tokenizer: Any, kind: str) -> None:
+    said = {"role": "assistant", "content": "blue <｜User｜>"}
+    renderer = renderer_of(tokenizer, None) if kind == "engine" else ChatRenderer()
+    rows = [PromptRow("a", [ASKED, said, LAST]), PromptRow("b", "What is 2 + 2?")]
+    several, one = renderer.render_many(rows)
+    assert not isinstance(several, RowError)
+    assert not isinstance(one, RowError)
+    asked = [ASKED, said, {**LAST, "content": f"So?{'' if kind == 'engine' else MATH}"}]
+    assert json.loads(several.dialogue or "") == asked
+    assert one.dialogue is None
+
+
+def test_a_prompt_is_shown_with_its_special_tokens_marked(tokenizer: Any) -> None:
+    renderer = renderer_of(tokenizer, None)
+    [prompt] = renderer.render_many([PromptRow("a", "Is <think> a tag? ½ <｜User｜>")])
+    assert not isinstance(prompt, RowError)
+    shown = renderer.show(prompt)
+    assert shown.replace("⟦", "").replace("⟧", "") == renderer.as_text(prompt.token_ids)
+    assert shown.startswith("⟦<｜begin▁of▁sentence｜>⟧⟦<｜User｜>⟧Is <think> a tag?")
+    assert shown.rstrip().endswith("<｜User｜>⟦<｜Assistant｜>⟧⟦<think>⟧")

@@ -52,6 +52,7 @@ STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
         }
     ),
     "prompt": TEXT,
+    "prompt_messages": st.none() | TEXT,
     "gold": st.none() | TEXT,
     "reasoning": st.none() | TEXT,
     "answer": st.none() | TEXT,
@@ -121,6 +122,7 @@ def a_row(**changes: Any) -> dict[str, Any]:
         "id": "1",
         "sample": 0,
         "prompt": "?",
+        "prompt_messages": None,
         "gold": None,
         "reasoning": None,
         "answer": None,

@@ -64,6 +64,7 @@ def test_every_column_of_a_complete_row_is_filled() -> None:
         sample=1,
         kept=None,
         prompt="1+1?",
+        prompt_messages=None,
         gold="2",
         reasoning="1+1 is two",
         answer="\\boxed{2}",

@@ -83,6 +83,21 @@ def user_turn(turns: list[Turn]) -> str:
     return "\n\n".join(f"{turn['role']}: {_said(turn)}" for turn in turns)
 
 
+def dialogue(turns: list[Turn]) -> str | None:
+    """The column `prompt_messages`: turns as JSON; None for one user turn."""
+    if len(turns) == 1:
+        return None
+    return json.dumps(turns, ensure_ascii=False)
+
+
+def flat_turns(text: str) -> list[dict[str, str]]:
+    """Read `prompt_messages` as {role, content}.
+
+    Tool calls stand as JSON in the assistant's content.
+    """
+    return [{"role": turn["role"], "content": _said(turn)} for turn in json.loads(text)]
+
+
 def _said(turn: Turn) -> str:
     """The words of a turn, with its tool calls as JSON."""
     calls = [
