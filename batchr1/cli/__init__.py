@@ -11,11 +11,11 @@ check     `batchr1 check JOB`: the job, its data and its server, before anything
 plan      `batchr1 plan JOB`: memory, batch and time of a job
 variants  `batchr1 variants`: models by name and what they need
 fetch     `batchr1 fetch MODEL`: a model's files
-status    `batchr1 status OUTPUT|JOB`: how far a run is, and whether it is alive
+status    `batchr1 status OUTPUT…|JOB`: how far a run is, and whether it is alive
 show      `batchr1 show OUTPUT…`: rows to read
 report    `batchr1 report OUTPUT…`: an output in numbers and as a page
 score     `batchr1 score OUTPUT`: log-probabilities of its rows
 verify    `batchr1 verify OUTPUT`: verdicts given again, without generating
-export    `batchr1 export OUTPUT DEST`: rows as a data set
+export    `batchr1 export OUTPUT… DEST`: rows as a data set
 schema    `batchr1 schema job|output|run|log`: JSON schemas
 """

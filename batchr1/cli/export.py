@@ -1,21 +1,20 @@
-"""`batchr1 export OUTPUT DEST --to sft|raw`"""
+"""`batchr1 export OUTPUT… DEST --to sft|raw`"""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from batchr1.cli.options import JSON
-from batchr1.cli.printing import echo
+from batchr1.cli.printing import say
 
 if TYPE_CHECKING:
     from batchr1.export.options import FileFormat
 
 
 @click.command()
-@click.argument("output")
+@click.argument("outputs", metavar="OUTPUT...", nargs=-1, required=True)
 @click.argument("dest")
 @click.option(
     "--to",
@@ -131,7 +130,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier export; never anything else.")
 @JSON
 def command(
-    output: str,
+    outputs: tuple[str, ...],
     dest: str,
     file_format: FileFormat,
     decontaminate: str | None,
@@ -143,17 +142,20 @@ def command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Write an output's rows to the folder DEST as a data set with a card: to train on, to
+    """Write rows of outputs to the folder DEST as a data set with a card: to train on, to
     publish, to load anywhere.
+
+    Several outputs, or a glob of their folders, become one data set. Of rows with the same model,
+    id and sample the one that finished last is taken; columns that an output lacks are null.
 
     DEST appears whole or not at all (on S3: with its card last). With --to sft, rows whose think
     block was not closed, that have no answer or were cut are left out. Filters apply in the order
     of this list; the card counts them.
     """
-    from batchr1.export.export import export_output
+    from batchr1.export.export import export_outputs
     from batchr1.export.options import ExportOptions, file_names, rate_range
     from batchr1.export.push import push_options
-    from batchr1.output.find import open_output
+    from batchr1.output.find import find_outputs
     from batchr1.storage.base import open_storage
 
     options = ExportOptions(
@@ -164,16 +166,21 @@ def command(
         push=push_options(push, public=public, tag=tag),
         **given,
     )
-    summary = export_output(open_output(output), open_storage(dest), options)
-    text = as_text(summary)
-    if as_json:
-        text = json.dumps(summary, ensure_ascii=False, default=str)
-    echo(text)
+    summary = export_outputs(find_outputs(outputs), open_storage(dest), options)
+    say(summary, as_text(summary), as_json=as_json)
 
 
 def as_text(s: dict[str, Any]) -> str:
     """Format the text that `export` prints."""
-    lines = [f"  {s['rows_in']:>9,} rows in the output"]
+    lines = []
+    if len(s["outputs"]) > 1:
+        lines += [
+            f"  {one['rows']:>9,} {one['output']}{'' if one['complete'] else ' (not complete)'}"
+            for one in s["outputs"]
+        ]
+        lines.append(f"  {s['rows_in']:>9,} rows in {len(s['outputs'])} outputs")
+    else:
+        lines.append(f"  {s['rows_in']:>9,} rows in the output")
     lines += [f"  {step['rows']:>9,} {step['name']}: {step['keeps']}" for step in s["steps"]]
     for name, split in s["splits"].items():
         counts = (
@@ -181,6 +188,15 @@ def as_text(s: dict[str, Any]) -> str:
             f"{split['completion_tokens']:,} tokens"
         )
         lines.append(f"{name:<6} {counts}")
+    lines += _notes(s)
+    return "\n".join(
+        [f"{s['dest']}: {s['rows']:,} rows, {s['format']}, {s['bytes'] / 1e6:.1f} MB", *lines]
+    )
+
+
+def _notes(s: dict[str, Any]) -> list[str]:
+    """List notes on the counts."""
+    lines = []
     if found := s["contamination"]:
         note = "no prompt overlaps with the benchmarks"
         if found["hits"]:
@@ -191,6 +207,11 @@ def as_text(s: dict[str, Any]) -> str:
         lines.append(f"note   {note}")
     if s["near_duplicates"] is not None:
         lines.append(f"note   {s['near_duplicates'] or 'no'} prompts are near duplicates of others")
+    if s["other_prompts"]:
+        lines.append(
+            f"note   {s['other_prompts']:,} rows left out had another prompt than the row with "
+            "their id that stays: if the inputs have nothing in common, export them apart"
+        )
     if s["test_share"] and "test" not in s["splits"]:
         lines.append(f"note   no prompt falls into a test split of {s['test_share']:g}")
     if found := s["push"]:
@@ -198,7 +219,8 @@ def as_text(s: dict[str, Any]) -> str:
         tag = f", tag {found['tag']}" if found["tag"] else ""
         lines.append(f"pushed {found['url']} ({kind}), commit {found['commit'][:12]}{tag}")
     if s["incomplete"]:
-        lines.append(f"note   the output is {s['incomplete']}: what is done was exported")
-    return "\n".join(
-        [f"{s['dest']}: {s['rows']:,} rows, {s['format']}, {s['bytes'] / 1e6:.1f} MB", *lines]
-    )
+        which = "the output is"
+        if len(s["outputs"]) > 1:
+            which = f"{sum(not one['complete'] for one in s['outputs'])} outputs are"
+        lines.append(f"note   {which} {s['incomplete']}: what is done was exported")
+    return lines

@@ -22,7 +22,7 @@ LOOKED_AT = 1000
 FILLED_IN = re.compile(r"\{\{|\$\{")
 TEMPLATE = """\
 # Made by `batchr1 init`. Next: batchr1 check {file} --show-prompt
-# All keys, with their defaults: docs/jobs.md, or `batchr1 schema job`.
+# All keys, with their defaults: `batchr1 schema job`.
 name: {quoted_name}
 model:
   variant: {variant}  # `batchr1 variants` lists them; or path: FOLDER, or repo: NAME on the hub
@@ -53,11 +53,13 @@ def command(data: str, to: Path | None, variant: str) -> None:
     """
     from batchr1.dataset.guess import guess_columns
     from batchr1.job import load_job
+    from batchr1.models.catalogue import variant as check_variant
 
     if FILLED_IN.search(str(Path(data).absolute())):
         raise UsageError(
             f"{data}: {{{{ and ${{ are filled in where a job names a path. Rename the data."
         )
+    check_variant(variant)
     name = job_name(data)
     path = to or Path(f"{name}.yaml")
     if path.exists():

@@ -6,9 +6,11 @@ Each command is a module of this package, imported when it is called, so that `-
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -64,6 +66,11 @@ class LazyGroup(click.Group):
         except BatchError as exc:
             echo(f"batchr1: {exc}", err=True)
             ctx.exit(exc.exit_code)
+        except KeyboardInterrupt:  # `run`, `check` and `plan` take signals themselves
+            ctx.exit(128 + signal.SIGINT)
+        except BrokenPipeError:  # `batchr1 show OUTPUT | head -1`
+            _close_stdout()
+            ctx.exit(128 + signal.SIGPIPE)
         except OSError as exc:
             from batchr1.storage.errors import is_fault, storage_error
 
@@ -85,6 +92,12 @@ def main() -> None:
     """
 
 
+def _close_stdout() -> None:
+    """Send what is still to be written nowhere: its reader has gone."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def program(**extra: Any) -> NoReturn:
     """Run the program, and leave by `os._exit` after Python's exit functions.
 
@@ -102,7 +115,8 @@ def program(**extra: Any) -> NoReturn:
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None: it was closed before the start
-            stream.flush()
+            with contextlib.suppress(BrokenPipeError):
+                stream.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from batchr1.cli.options import (
     job_options,
     named,
 )
-from batchr1.cli.printing import echo, say
+from batchr1.cli.printing import echo_json, say
 from batchr1.errors import UsageError
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def command(
         except NoFitError as exc:
             if not as_json:
                 raise
-            echo(json.dumps(_misfit(exc)))
+            echo_json(_misfit(exc))
             ctx.exit(exc.exit_code)
     document = plan.to_dict() | {"model": context.model.name, "notes": [*notes, *plan.notes]}
     document["is_whole_context"] = plan.max_model_len == context.model.context_len

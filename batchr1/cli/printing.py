@@ -12,8 +12,17 @@ from batchr1.events import printable
 def say(document: object, text: str, *, as_json: bool) -> None:
     """Print the document with --json, else the text."""
     if as_json:
-        text = json.dumps(document)
-    echo(text)
+        echo_json(document)
+    else:
+        echo(text)
+
+
+def echo_json(document: object) -> None:
+    """Print a document as one line of JSON.
+
+    Text in all scripts stays as it is.
+    """
+    echo(json.dumps(document, ensure_ascii=False, default=str))
 
 
 def echo(text: str, *, err: bool = False) -> None:

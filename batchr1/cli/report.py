@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from batchr1.cli.options import JSON, PRICE, checked_price
-from batchr1.cli.printing import echo
+from batchr1.cli.printing import echo, echo_json
 
 
 @click.command()
@@ -50,4 +48,4 @@ def command(
         written = write_report(found, page, to)
         echo(f"{written}: {len(page) / 1e6:.1f} MB about {scanned.rows.height:,} rows", err=as_json)
     if as_json:
-        echo(json.dumps(numbers, ensure_ascii=False, default=str))
+        echo_json(numbers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import textwrap
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from batchr1.cli.options import JSON
-from batchr1.cli.printing import echo
+from batchr1.cli.printing import echo, echo_json
 from batchr1.errors import UsageError
 from batchr1.records import FLAGS
 
@@ -78,7 +77,7 @@ def command(
     choice = Choice(ids, flags, correct, truncated)
     for row in find_rows(found, choice, rows):
         if as_json:
-            echo(json.dumps(row, ensure_ascii=False, default=str))
+            echo_json(row)
         else:
             if count:
                 echo("")

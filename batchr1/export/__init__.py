@@ -1,4 +1,4 @@
-"""Exports: an output's rows as a data set.
+"""Exports: rows of outputs as a data set.
 
 They run in the process that was started.
 
@@ -12,6 +12,7 @@ matcher          n-grams of rows, and what prompts share with them
 inputs           overlap of a job's prompts with benchmarks
 near_duplicates  near duplicates among prompts, by MinHash
 rows             the shape of exported rows
+columns          the columns of several outputs
 card             README.md of the data set
 publish          the folder that an export becomes, whole or not at all
 push             the commit of an export on the hub

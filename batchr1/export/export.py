@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from batchr1.errors import BatchError, UsageError
 from batchr1.export.card import card
+from batchr1.export.columns import common_schema, with_columns
 from batchr1.export.decontaminate import REPORT, write_report
 from batchr1.export.options import ExportOptions
 from batchr1.export.publish import CARD, Destination
@@ -26,30 +28,31 @@ from batchr1.version import __version__
 MAX_FILE_BYTES = 400 * 2**20  # the hub advises against Parquet files of more than 500 MB
 
 
-def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict[str, Any]:
-    """Export an output to `dest`. Returns the numbers that `export --json` prints.
+def export_outputs(
+    outputs: Sequence[Output], dest: Storage, options: ExportOptions
+) -> dict[str, Any]:
+    """Export outputs to `dest`. Returns the numbers that `export --json` prints.
 
     Raises `UsageError` where that cannot be, before anything is written.
     """
-    job = output.job()
-    if job is None:
-        raise UsageError(
-            f"{output.uri}: not an output of batchr1. Give the folder that a job wrote."
-        )
+    jobs = {output.uri: _job_of(output) for output in outputs}
     destination = Destination(dest, overwrite=options.overwrite)
-    destination.check(output.uri)
+    for output in outputs:
+        destination.check(output.uri)
     push = None
     if options.push is not None:
         push = Push(options.push, overwrite=options.overwrite)
         push.check()
-    selection = select(output, options)
-    summary = _summary(output, dest, options, selection)
+    formats = {uri: Format.of_record(job.get("format")) for uri, job in jobs.items()}
+    _refuse_mixed_tags(formats, options)
+    selection = select(outputs, options)
+    common = common_schema(selection.parts) if len(outputs) > 1 else None
+    summary = _summary(outputs, dest, options, selection)
     with destination.staging() as folder:
-        think_tags = Format.of_record(job.get("format"))
-        schema = _write_rows(output, options, selection, folder / "data", think_tags)
+        schema = _write_rows(options, selection, folder / "data", (common, formats))
         summary["digest"] = _name_by_content(folder / "data")
         features = json_features(schema) if options.format == "jsonl" else None
-        text = card(summary, job, features=features)
+        text = card(summary, list(jobs.values()), features=features)
         (folder / CARD).write_text(text, encoding="utf-8")
         if selection.hits is not None:
             write_report(folder / REPORT, selection.hits)
@@ -62,6 +65,27 @@ def export_output(output: Output, dest: Storage, options: ExportOptions) -> dict
     return summary
 
 
+def _job_of(output: Output) -> dict[str, Any]:
+    job = output.job()
+    if job is None and (output.parts() or not output.was_tried()):
+        raise UsageError(
+            f"{output.uri}: not an output of batchr1. Give the folder that a job wrote."
+        )
+    return job or {}
+
+
+def _refuse_mixed_tags(formats: dict[str, Format], options: ExportOptions) -> None:
+    """Raise `UsageError` where one file would hold two kinds of think tags."""
+    first, *others = formats
+    for uri in others:
+        if options.is_inline and formats[uri] != formats[first]:
+            raise UsageError(
+                f"--reasoning inline: the think tags of {uri} are others than those of {first} "
+                f"(got {formats[uri].open}, need {formats[first].open}). Leave it out, or export "
+                "them apart."
+            )
+
+
 def _send(push: Push, dest: Storage) -> dict[str, Any]:
     """Push what was published. Raises `UsageError` or `HubError`."""
     try:
@@ -72,7 +96,7 @@ def _send(push: Push, dest: Storage) -> dict[str, Any]:
 
 
 def _summary(
-    output: Output, dest: Storage, options: ExportOptions, selection: Selection
+    outputs: Sequence[Output], dest: Storage, options: ExportOptions, selection: Selection
 ) -> dict[str, Any]:
     rows = selection.rows
     splits = {}
@@ -80,9 +104,15 @@ def _summary(
         mine = rows.filter(pl.col("is_test") == (name == "test"))
         if mine.height:
             splits[name] = _count(mine)
-    started = [run.started[:10] for run in output.runs()]
+    started = [run.started[:10] for output in outputs for run in output.runs()]
+    each = [
+        {"output": output.uri, "rows": given, "complete": output.is_complete()}
+        for output, given in zip(outputs, selection.given, strict=True)
+    ]
+    is_whole = all(one["complete"] for one in each)
     return {
-        "output": output.uri,
+        "output": outputs[0].uri if len(outputs) == 1 else None,
+        "outputs": each,
         "dest": dest.uri,
         "batchr1": __version__,
         "form": options.form,
@@ -90,6 +120,7 @@ def _summary(
         "reasoning": options.layout,
         "test_share": options.test_share,
         "rows_in": selection.total,
+        "other_prompts": selection.renamed,
         "steps": [
             {"name": step.name, "keeps": step.keeps, "rows": step.rows} for step in selection.steps
         ],
@@ -98,7 +129,7 @@ def _summary(
         "push": None,
         **_count(rows),
         "splits": splits,
-        "incomplete": None if output.is_complete() else "not complete",
+        "incomplete": None if is_whole else "not complete",
         "generated": " to ".join(dict.fromkeys([min(started), max(started)])) if started else None,
         "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
@@ -161,24 +192,24 @@ def _count(rows: pl.DataFrame) -> dict[str, int]:
 
 
 def _write_rows(
-    output: Output,
     options: ExportOptions,
     selection: Selection,
     folder: Path,
-    think_tags: Format,
+    shape: tuple[pa.Schema | None, dict[str, Format]],
 ) -> pa.Schema:
     """Write the selected rows in the order of the parts.
 
+    `shape`: the columns of all outputs, where there are several, and their think tags by URI.
     Returns the schema that was written.
     """
+    common, formats = shape
     folder.mkdir()
     writers: dict[str, RowWriter] = {}
     numbers = dict.fromkeys(SPLITS, 0)
     schema = pa.schema([])
     try:
-        for rel, wanted in selection.by_part():
-            columns = sft_columns(list(output.part_columns(rel))) if options.form == "sft" else None
-            table = output.read_part(rel, columns)
+        for output, rel, wanted in selection.by_part():
+            table = _read(output, rel, options, common)
             for split, rows in wanted.items():
                 taken = table.take(rows["row"].to_arrow())
                 if split not in writers:
@@ -187,7 +218,8 @@ def _write_rows(
                     numbers[split] += 1
                 shaped = taken
                 if options.form == "sft":
-                    shaped = sft_table(taken, inline=options.is_inline, format=think_tags)
+                    tags = formats[output.uri]
+                    shaped = sft_table(taken, inline=options.is_inline, format=tags)
                 for name in options.added:
                     shaped = shaped.append_column(name, _plain(rows[name]))
                 writers[split].write(shaped)
@@ -198,3 +230,14 @@ def _write_rows(
         for writer in writers.values():
             writer.close()
     return schema
+
+
+def _read(output: Output, rel: str, options: ExportOptions, common: pa.Schema | None) -> pa.Table:
+    """Read a part in the columns of its form, and of `common`."""
+    have = list(output.part_columns(rel))
+    columns = sft_columns(have) if options.form == "sft" else None
+    table = output.read_part(rel, columns)
+    if common is None:
+        return table
+    names = sft_columns(common.names) if options.form == "sft" else common.names
+    return with_columns(table, pa.schema([common.field(name) for name in names]))

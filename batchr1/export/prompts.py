@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,12 @@ BATCH_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Prompts of an output, by the places of rows.
+    """Prompts of outputs, by the places of rows.
 
     A place is `part`, its number in `parts`, and `row`, in that part.
     """
 
-    output: Output
-    parts: list[str]
+    parts: Sequence[tuple[Output, str]]
 
     def texts(self, places: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, pl.Series]]:
         """Read the prompts of `places`, some megabytes at a time.
@@ -29,7 +28,8 @@ class Prompts:
         Yields (their places, texts).
         """
         for wanted in places.sort("part", "row").partition_by("part", maintain_order=True):
-            table = self.output.read_part(self.parts[wanted["part"][0]], ["prompt"])
+            output, rel = self.parts[wanted["part"][0]]
+            table = output.read_part(rel, ["prompt"])
             column = pl.DataFrame(table)["prompt"].gather(wanted["row"])
             for start, texts in batches(column):
                 yield wanted.slice(start, len(texts)), texts

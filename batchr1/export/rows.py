@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchr1.columns import NAMES
+from batchr1.dataset.rendering.turns import flat_turns
 from batchr1.dataset.values import python_values
 from batchr1.export.options import FileFormat
 from batchr1.reasoning.formats import R1, Format
@@ -46,6 +47,7 @@ TRAINERS_OWN = frozenset(
     }
 )
 
+_TEXTS = ("prompt", "prompt_messages", "reasoning", "answer")
 _ROW_OWN = (
     "gold",
     "final_answer",
@@ -60,32 +62,27 @@ _ROW_OWN = (
 
 def sft_columns(have: list[str]) -> list[str]:
     """List the output's columns that the sft form is made from."""
-    return ["id", "sample", "prompt", "reasoning", "answer", *_kept(have), *_ROW_OWN]
+    return ["id", "sample", *_TEXTS, *_kept(have), *_ROW_OWN]
 
 
 def sft_table(table: pa.Table, *, inline: bool, format: Format = R1) -> pa.Table:
-    """Shape rows as `messages`: a user and an assistant turn each.
+    """Shape rows as `messages`.
 
-    Behind them stand id, sample, kept columns and `_ROW_OWN`. With `inline` the reasoning stands
-    in the think tags of `format` before the answer, else beside it as `reasoning_content`.
+    First the user turn or the dialogue, then the assistant's turn. Behind them stand id, sample,
+    kept columns and `_ROW_OWN`. With `inline` the reasoning stands in the think tags of `format`
+    before the answer, else beside it as `reasoning_content`.
     """
-    prompts, thoughts, answers = (
-        table[name].to_pylist() for name in ("prompt", "reasoning", "answer")
-    )
     turns = []
-    for prompt, thought, answer in zip(prompts, thoughts, answers, strict=True):
+    for row in table.select(_TEXTS).to_pylist():
+        asked: list[dict[str, Any]] = [{"role": "user", "content": row["prompt"]}]
+        if row["prompt_messages"] is not None:
+            asked = list(flat_turns(row["prompt_messages"]))
+        said = {"role": "assistant", "content": row["answer"]}
         if inline:
-            content = format.inline(thought, answer)
-            turns.append(
-                [{"role": "user", "content": prompt}, {"role": "assistant", "content": content}]
-            )
+            said["content"] = format.inline(row["reasoning"], row["answer"])
         else:
-            turns.append(
-                [
-                    {"role": "user", "content": prompt, "reasoning_content": None},
-                    {"role": "assistant", "content": answer, "reasoning_content": thought},
-                ]
-            )
+            said["reasoning_content"] = row["reasoning"]
+        turns.append([*asked, said])
     names = ("role", "content") if inline else ("role", "content", "reasoning_content")
     turn = pa.struct([pa.field(name, pa.string()) for name in names])
     columns = {

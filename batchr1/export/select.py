@@ -21,6 +21,7 @@ from batchr1.export.decontaminate import Benchmark, Index, find_hits, read_bench
 from batchr1.export.near_duplicates import SIMILAR, near_duplicates
 from batchr1.export.options import ExportOptions
 from batchr1.export.prompts import Prompts, distinct
+from batchr1.output.across import KEY, RULE, last_of_each
 from batchr1.output.folder import Output
 from batchr1.output.labels import labels_of
 from batchr1.records import FLAGS
@@ -36,6 +37,8 @@ _READ = (
     "truncated",
     "completion_tokens",
     "flags",
+    "model",
+    "finished_at",
 )
 SPLITS = ("train", "test")
 _FIRST = ("prompt_key", "id", "sample")  # of several rows that would do, the first one is kept
@@ -56,63 +59,63 @@ class Selection:
 
     Columns of `rows`: part (its number in `parts`), row (in that part), prompt_key, is_test,
     completion_tokens, and those that the options add. `hits`: contaminated prompts, where
-    `benchmarks` were given (see `find_hits`).
+    `benchmarks` were given (see `find_hits`). `given`: rows of each output. `renamed`: rows left
+    out whose prompt was not that of the row with their key.
     """
 
-    parts: list[str]
+    parts: list[tuple[Output, str]]
     rows: pl.DataFrame
-    total: int
+    given: list[int]
+    renamed: int
     steps: list[Step]
     benchmarks: list[Benchmark]
     hits: pl.DataFrame | None
 
-    def by_part(self) -> Iterator[tuple[str, dict[str, pl.DataFrame]]]:
+    @property
+    def total(self) -> int:
+        return sum(self.given)
+
+    def by_part(self) -> Iterator[tuple[Output, str, dict[str, pl.DataFrame]]]:
         """Walk the parts that have selected rows.
 
-        Yields (part, {split: its rows, in their order there}).
+        Yields (output, part, {split: its rows, in their order there}).
         """
         grouped = self.rows.sort("part", "row").partition_by("part", "is_test", as_dict=True)
-        for number, rel in enumerate(self.parts):
+        for number, (output, rel) in enumerate(self.parts):
             taken = {name: grouped.get((number, name == "test")) for name in SPLITS}
             if found := {name: mine for name, mine in taken.items() if mine is not None}:
-                yield rel, found
+                yield output, rel, found
 
 
-def select(output: Output, options: ExportOptions) -> Selection:
+def select(outputs: Sequence[Output], options: ExportOptions) -> Selection:
     """Apply the filters, in the order in which the card lists them.
 
-    Raises `UsageError` when a filter names what the output does not have, or leaves nothing.
+    Of several outputs one row of each key is taken first. Raises `UsageError` when a filter names
+    what an output does not have, or leaves nothing.
     """
-    parts = output.parts()
+    what = _named(outputs)
+    parts = [(output, rel) for output in outputs for rel in output.parts()]
     if not parts:
         raise UsageError(
-            f"{output.uri}: no row is done yet (got no part). Export it when there are some."
+            f"{what}: no row is done yet (got no part). Export it when there are some."
         )
-    predicate = Predicate(options.where, key="--where") if options.where is not None else None
-    if predicate is not None:
-        _check_columns(output, predicate)
-    extra = ("final_answer",) if options.needs_labels else ()
-    rows = pl.concat(
-        [_look_at(output, rel, number, predicate, extra) for number, rel in enumerate(parts)]
-    )
-    _refuse_doubled(output, rows)
-    _check_filters(output, rows, options)
-    _check_added(output, options)
+    rows = _look_at_all(outputs, parts, options)
+    given = [rows.filter(pl.col("output") == number).height for number in range(len(outputs))]
+    _refuse_doubled(outputs, rows)
+    steps: list[Step] = []
+    renamed = 0
+    if len(outputs) > 1:
+        every, rows = rows, last_of_each(rows)
+        renamed = _renamed(every, rows)
+        steps.append(Step("each key once", RULE, rows.height))
+    _check_filters(what, rows, options)
+    _check_added(parts, options)
     if options.needs_labels:
         rows = rows.join(
             labels_of(rows, key="prompt_key"), on="prompt_key", how="left", maintain_order="left"
         )
-    by_text = _ByText(output, parts, options)
-    total, steps = rows.height, []
-    for name, keeps, keep in filters(options, by_text):
-        rows = keep(rows) if callable(keep) else rows.filter(keep)
-        steps.append(Step(name, keeps, rows.height))
-        if not rows.height:
-            lost = ", ".join(f"{step.name} {step.rows:,}" for step in steps)
-            raise UsageError(
-                f"{output.uri}: no row is left to export (got {total:,} rows; left after each "
-                f"filter: {lost}). Loosen {name}."
-            )
+    by_text = _ByText(parts, options)
+    rows = _filtered(what, rows, filters(options, by_text), steps)
     rows = by_text.mark(rows)
     rows = rows.with_columns((pl.col("is_test_at") < options.test_share).alias("is_test"))
     if rows["is_test"].all():
@@ -120,28 +123,67 @@ def select(output: Output, options: ExportOptions) -> Selection:
             f"--test-share: every prompt falls into the test split (got {options.test_share:g} of "
             f"{rows['prompt_key'].n_unique():,} prompts). Give a smaller share."
         )
+    kept = ["part", "row", "prompt_key", "is_test", "completion_tokens", *options.added]
     return Selection(
-        parts,
-        rows.select(
-            "part",
-            "row",
-            "prompt_key",
-            "is_test",
-            "completion_tokens",
-            *options.added,
-        ),
-        total,
-        steps,
-        by_text.benchmarks,
-        by_text.hits,
+        parts, rows.select(kept), given, renamed, steps, by_text.benchmarks, by_text.hits
     )
+
+
+def _look_at_all(
+    outputs: Sequence[Output], parts: Sequence[tuple[Output, str]], options: ExportOptions
+) -> pl.DataFrame:
+    """Read keys and numbers of all rows of all outputs."""
+    predicate = Predicate(options.where, key="--where") if options.where is not None else None
+    if predicate is not None:
+        _check_columns(parts, predicate)
+    extra = ("final_answer",) if options.needs_labels else ()
+    numbers = {output.uri: number for number, output in enumerate(outputs)}
+    return pl.concat(
+        _look_at(output, rel, number, predicate, extra).with_columns(
+            output=pl.lit(numbers[output.uri], pl.UInt32)
+        )
+        for number, (output, rel) in enumerate(parts)
+    )
+
+
+def _filtered(
+    what: str, rows: pl.DataFrame, found: Sequence[tuple[str, str, Any]], steps: list[Step]
+) -> pl.DataFrame:
+    """Apply every filter, and add its step."""
+    total = rows.height
+    for name, keeps, keep in found:
+        rows = keep(rows) if callable(keep) else rows.filter(keep)
+        steps.append(Step(name, keeps, rows.height))
+        if not rows.height:
+            lost = ", ".join(f"{step.name} {step.rows:,}" for step in steps)
+            raise UsageError(
+                f"{what}: no row is left to export (got {total:,} rows; left after each "
+                f"filter: {lost}). Loosen {name}."
+            )
+    return rows
+
+
+def _named(outputs: Sequence[Output]) -> str:
+    """Name outputs in front of an error."""
+    if len(outputs) == 1:
+        return outputs[0].uri
+    return f"{len(outputs)} outputs, {outputs[0].uri} to {outputs[-1].uri}"
+
+
+def _renamed(every: pl.DataFrame, kept: pl.DataFrame) -> int:
+    """Count rows left out whose kept row has another prompt."""
+    if every.height == kept.height:
+        return 0
+    gone = every.join(kept.select("part", "row"), on=["part", "row"], how="anti")
+    pairs = gone.join(kept, on=KEY, suffix="_kept")
+    return pairs.filter(pl.col("prompt_key") != pl.col("prompt_key_kept")).height
 
 
 class _ByText:
     """Filters that read the prompts' texts, and what they found."""
 
-    def __init__(self, output: Output, parts: list[str], options: ExportOptions) -> None:
-        self._prompts = Prompts(output, parts)
+    def __init__(self, parts: list[tuple[Output, str]], options: ExportOptions) -> None:
+        self._prompts = Prompts(parts)
         self._options = options
         self.benchmarks: list[Benchmark] = []
         self.hits: pl.DataFrame | None = None
@@ -183,12 +225,13 @@ class _ByText:
         return rows.join(near, on="prompt_key", how="anti", maintain_order="left")
 
 
-def _refuse_doubled(output: Output, rows: pl.DataFrame) -> None:
-    doubled = rows.height - rows.select(pl.struct("id", "sample").n_unique()).item()
-    if doubled:
+def _refuse_doubled(outputs: Sequence[Output], rows: pl.DataFrame) -> None:
+    copies = rows.filter(~pl.struct("output", "id", "sample").is_first_distinct())
+    for number, doubled in copies.group_by("output", maintain_order=True).len().iter_rows():
         raise UsageError(
-            f"{output.uri}: rows are there twice (got {doubled:,} of them, need each id and sample "
-            "once). Run the job again: it keeps one of each, and generates nothing for it."
+            f"{outputs[number].uri}: rows are there twice (got {doubled:,} of them, need each id "
+            "and sample once). Run the job again: it keeps one of each, and generates nothing for "
+            "it."
         )
 
 
@@ -281,6 +324,8 @@ def _look_at(
         "truncated",
         "completion_tokens",
         "flags",
+        "model",
+        "finished_at",
         *more,
         (pl.col("answer").fill_null("").str.strip_chars() != "").alias("has_answer"),
         pl.Series("prompt_key", keys, pl.Binary),
@@ -298,20 +343,22 @@ def _bytes(text: str | None) -> bytes:
     return b"\2" + hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _check_columns(output: Output, predicate: Predicate) -> None:
-    for rel in output.parts():
+def _check_columns(parts: Sequence[tuple[Output, str]], predicate: Predicate) -> None:
+    is_one = len({output.uri for output, _ in parts}) == 1
+    for output, rel in parts:
         have = list(output.part_columns(rel))
+        where = "the output" if is_one else output.uri
         for name in predicate.columns:
             if name not in have:
                 raise UsageError(
-                    f"--where: there is no column {name!r} (the output has: "
+                    f"--where: there is no column {name!r} ({where} has: "
                     f"{', '.join(have)}). {_hint(name, have)}"
                 )
 
 
-def _check_added(output: Output, options: ExportOptions) -> None:
+def _check_added(parts: Sequence[tuple[Output, str]], options: ExportOptions) -> None:
     """Refuse to add a column under the name of another."""
-    names = set(output.part_columns(output.parts()[0]))
+    names = {name for output, rel in parts for name in output.part_columns(rel)}
     option_of = {
         "contaminated_by": "--contaminated mark",
         "near_duplicate_of": "--near-duplicates mark",
@@ -325,17 +372,17 @@ def _check_added(output: Output, options: ExportOptions) -> None:
             )
 
 
-def _check_filters(output: Output, rows: pl.DataFrame, options: ExportOptions) -> None:
+def _check_filters(what: str, rows: pl.DataFrame, options: ExportOptions) -> None:
     judging = {"--correct-only": options.correct_only, "--pass-rate": options.pass_rate is not None}
     for name, is_given in judging.items():
         if is_given and not rows["correct"].count():
             raise UsageError(
-                f"{name}: nothing is known to be right in {output.uri} (got no value in the "
+                f"{name}: nothing is known to be right in {what} (got no value in the "
                 f"column correct). Set input.gold in the job, or leave {name} out."
             )
     if options.max_tokens is not None and not rows["completion_tokens"].count():
         raise UsageError(
-            f"--max-tokens: no row of {output.uri} has a count (the server that answered gave "
+            f"--max-tokens: no row of {what} has a count (the server that answered gave "
             "none). Leave it out."
         )
     known = sorted({*FLAGS, *rows.filter(pl.col("flags").list.len() > 0)["flags"].explode()})

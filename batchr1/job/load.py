@@ -139,9 +139,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise JobError(f"{path}: not valid YAML ({str(exc).splitlines()[0]}). Correct it.") from exc
     if not isinstance(raw, dict):
         raise JobError(
-            f"{path}: a job file is a mapping of keys (got {_kind(raw)}). See jobs/math.yaml "
-            f"for "
-            f"one."
+            f"{path}: a job file is a mapping of keys (got {_kind(raw)}). `batchr1 init "
+            "DATA` writes one."
         )
     return raw
 

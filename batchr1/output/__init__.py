@@ -11,4 +11,5 @@ run_record   the record of a run, typed and versioned
 doubled      keys that are there twice, repaired by a rule
 labels       majority answer and pass rate of each prompt
 find         outputs by name or glob
+across       rows of several outputs, each key once
 """

@@ -6,6 +6,7 @@ numbers   everything that a report says, as plain values
 scan      one pass over the parts
 rows      chosen rows with their texts, for `batchr1 show`
 summary   counts and shares of one output
+totals    several outputs: a line each, and all of them
 measures  pass@k, cons@k and their intervals
 labels    prompts by pass rate and majority share
 nights    runs as nights, over one output or several

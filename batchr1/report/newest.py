@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,23 +16,28 @@ COLUMNS = (
     "id",
     "sample",
     "prompt",
+    "gold",
     "reasoning",
     "answer",
     "final_answer",
     "correct",
+    "truncated_in",
     "flags",
+    "prompt_tokens",
+    "reasoning_tokens",
+    "answer_tokens",
     "completion_tokens",
     "finished_at",
 )
 PARTS = 8
 """Newest parts of which rows are shown: workers commit side by side."""
-SHOWN_CHARS = 160
 FOLLOW_EVERY_S = 2.0
 
 
-def newest_rows(output: Output, count: int) -> list[dict[str, Any]]:
-    """List the rows that finished last, oldest first."""
-    return _newest(output, output.parts(), count)
+def newest_rows(outputs: Sequence[Output], count: int) -> list[dict[str, Any]]:
+    """List the rows of outputs that finished last, oldest first."""
+    rows = [row for output in outputs for row in _newest(output, output.parts(), count)]
+    return sorted(rows, key=lambda row: row["finished_at"])[-count:]
 
 
 def _newest(output: Output, parts: Iterable[str], count: int) -> list[dict[str, Any]]:
@@ -59,31 +64,6 @@ def follow(output: Output, say: Callable[[dict[str, Any]], None], count: int) ->
             say(row)
         if is_running:
             time.sleep(FOLLOW_EVERY_S)
-
-
-def as_text(row: dict[str, Any]) -> str:
-    """Format a row for people: facts, and its texts cut short."""
-    verdict = {True: "right", False: "wrong", None: "not judged"}[row["correct"]]
-    facts = [f"sample {row['sample']}", verdict, *row["flags"]]
-    if row["completion_tokens"] is not None:
-        facts.insert(1, f"{row['completion_tokens']:,} tokens")
-    lines = [f"{_shown(row['id'])}: {', '.join(facts)}"]
-    for name in ("prompt", "reasoning", "answer"):
-        if row[name]:
-            lines.append(f"  {name:<9}  {_shown(row[name])}")
-    return "\n".join(lines)
-
-
-def _shown(text: str) -> str:
-    """Cut a text in its middle.
-
-    What a terminal would obey is taken out.
-    """
-    words = " ".join(text.split())
-    if len(words) > SHOWN_CHARS:
-        half = SHOWN_CHARS // 2
-        words = f"{words[:half]} … {words[-half:]}"
-    return "".join(char if char.isprintable() else "�" for char in words)
 
 
 def _order(rel: str) -> tuple[str, int]:

@@ -94,7 +94,7 @@ def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAM
         return Scan(pl.DataFrame(schema=dict.fromkeys([*NUMBERS, "output"], pl.String)), [], 0)
     rows = each_once(pl.concat(frames), "output")
     if by is None:
-        most = min(MOST_GROUPS, rows.height // 2)  # else each row is a group of its own
+        most = min(MOST_GROUPS, rows["id"].n_unique() // 2)  # else each prompt is its own group
         columns = [c for c in columns if 1 < rows[c].n_unique() <= most][:MOST_COLUMNS]
     return Scan(rows, columns, len(parts), chosen.quote(outputs))
 

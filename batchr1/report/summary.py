@@ -24,7 +24,7 @@ from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import each_once
 from batchr1.storage.lock import read_lock
 
-_COLUMNS = [
+COLUMNS = [
     "id",
     "sample",
     "final_answer",
@@ -154,8 +154,8 @@ def summarise(
     Raises `UsageError` when nothing of ours is there, or it has no column `by`.
     """
     runs = _runs(output)
-    frames = _read(output, by)
-    every = pl.DataFrame(schema=dict.fromkeys(_COLUMNS, pl.String))
+    frames = read_numbers(output, by)
+    every = pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String))
     if frames:
         every = pl.concat(frames.values())
     rows = each_once(every)
@@ -199,7 +199,7 @@ def _with_figures(summary: OutputSummary, rows: pl.DataFrame, by: str | None) ->
         eta_s = _eta(rows, summary.pending, summary.in_flight, summary.tokens_per_s)
         summary = replace(summary, eta_s=eta_s)
     if by is not None:
-        summary = replace(summary, groups=_groups(rows, by, summary.measures))
+        summary = replace(summary, groups=groups_of(rows, by, summary.measures))
     return replace(
         summary,
         judged=rows.height - rows["correct"].null_count(),
@@ -210,11 +210,13 @@ def _with_figures(summary: OutputSummary, rows: pl.DataFrame, by: str | None) ->
     )
 
 
-def _read(output: Output, by: str | None) -> dict[str, pl.DataFrame]:
-    """Read the columns of numbers, and `by`, part by part."""
-    columns = list(_COLUMNS)
-    if by is not None and by not in _COLUMNS:
-        columns.append(by)
+def read_numbers(
+    output: Output, by: str | None, more: Sequence[str] = ()
+) -> dict[str, pl.DataFrame]:
+    """Read the columns of numbers, `more` and `by`, part by part."""
+    columns = [*COLUMNS, *more]
+    own = set() if by is None else {by} - set(columns)
+    columns += own
     frames: dict[str, pl.DataFrame] = {}
     for rel in output.parts():
         if by is not None and by not in (have := output.part_columns(rel)):
@@ -223,7 +225,7 @@ def _read(output: Output, by: str | None) -> dict[str, pl.DataFrame]:
                 f"{output.uri}: --by {by}: there is no such column (kept columns: {kept})."
             )
         table = output.read_part(rel, columns)
-        frames[rel] = pl.DataFrame(temporal_as_text(table, set(columns) - set(_COLUMNS)))
+        frames[rel] = pl.DataFrame(temporal_as_text(table, own))
     return frames
 
 
@@ -259,7 +261,9 @@ def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> t
     As it counted them at its end, or else by what it has committed.
     """
     if last.counts is not None:
-        return last.counts.pending, last.counts.spared
+        rows = each_once(pl.concat(frames.values())).height if frames else 0
+        gone = max(0, last.counts.done - rows)  # somebody deleted a part since
+        return last.counts.pending + gone, last.counts.spared
     before = last.counts_before or CountsRecord()
     mine = [rel for rel in frames if rel.startswith(f"{DATA_DIR}/part-{last.run}-")]
     done = failed = pl.DataFrame()
@@ -328,7 +332,7 @@ def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
 
 
 def _token_stats(rows: pl.DataFrame) -> dict[str, dict[str, float]]:
-    names = [name for name in _COLUMNS if name.endswith("_tokens")]
+    names = [name for name in COLUMNS if name.endswith("_tokens")]
     return {name: _stats(rows[name]) for name in names if rows[name].count()}
 
 
@@ -353,7 +357,7 @@ def _measures(rows: pl.DataFrame) -> Measures | None:
     return measure(rows)
 
 
-def _groups(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[GroupSummary]:
+def groups_of(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[GroupSummary]:
     measures: dict[str | None, Measures] = {}
     if of_all is not None:
         found = measure_by(rows, by, ks=sorted(of_all.pass_at))

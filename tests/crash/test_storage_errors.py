@@ -61,9 +61,9 @@ def test_a_fault_outside_of_a_run_is_75_and_no_traceback(
 ) -> None:
     import click.testing
 
-    import batchr1.cli.status
+    import batchr1.cli.status.entry
 
-    monkeypatch.setattr(batchr1.cli.status, "_open", lambda target: failing("EIO")())
+    monkeypatch.setattr(batchr1.cli.status.entry, "_open", lambda target: failing("EIO")())
     found = click.testing.CliRunner().invoke(main, ["status", str(tmp_path)])
     assert found.exit_code == 75
     assert "the disk reports an error (got EIO)" in found.stderr

@@ -21,7 +21,7 @@ from batchr1.cli.export import as_text as export_text
 from batchr1.cli.export import command as export_command
 from batchr1.cli.main import COMMANDS, main
 from batchr1.cli.run import as_text
-from batchr1.cli.status import as_text as status_text
+from batchr1.cli.status.text import as_text as status_text
 from batchr1.columns import COLUMNS
 from batchr1.dataset.pending import Counts
 from batchr1.driver.monitor.summary import Summary
@@ -220,6 +220,8 @@ def test_the_export_shown_is_what_export_prints() -> None:
         "format": "parquet",
         "bytes": float(size) * 1e6,
         "rows_in": counts[0],
+        "outputs": [{"output": "out/math-r1-tiny", "rows": counts[0], "complete": True}],
+        "other_prompts": 0,
         "rows": sum(split["rows"] for split in splits.values()),
         "steps": [asdict(step) for step in steps],
         "splits": splits,

@@ -16,7 +16,7 @@ from process_tree import until
 from replay_job import replay, rows_of, run_replay
 from solvable import LENGTHS, ROWS, Batch, N, solvable_job
 
-from batchr1.cli.status import as_text
+from batchr1.cli.status.text import as_text
 from batchr1.driver.context import open_job
 from batchr1.driver.feed.early_stop import EarlyStop
 from batchr1.driver.feed.schedule import RowSamples

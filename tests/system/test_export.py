@@ -182,6 +182,33 @@ def test_messages_hold_the_reasoning_apart_or_inline(mixed: Path, tmp_path: Path
     ]
 
 
+def test_a_dialogue_is_exported_turn_by_turn(tmp_path: Path) -> None:
+    asked = [
+        {"role": "user", "content": "Look up 3."},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "three: user: or not"},
+        {"role": "user", "content": "So?"},
+    ]
+    rows = [good_row(0), good_row(1, prompt_messages=json.dumps(asked))]
+    write_output(tmp_path / "out", [table_of(rows)])
+    exported(tmp_path / "out", tmp_path / "sft", "--to", "sft")
+    one, several = rows_in(tmp_path / "sft")["messages"].to_list()
+    assert [turn["role"] for turn in one] == ["user", "assistant"]
+    assert [(turn["role"], turn["content"]) for turn in several] == [
+        ("user", "Look up 3."),
+        ("assistant", '{"name": "find", "arguments": "{}"}'),
+        ("tool", "three: user: or not"),
+        ("user", "So?"),
+        ("assistant", "\\boxed{2}"),
+    ]
+    assert several[-1]["reasoning_content"] == rows[1]["reasoning"]
+    assert {turn["reasoning_content"] for turn in several[:-1]} == {None}
+
+
 def test_kept_columns_that_a_trainer_would_take_for_its_own_get_another_name(
     tmp_path: Path,
 ) -> None:
@@ -646,8 +673,8 @@ def test_an_export_to_s3_that_was_cut_off_is_known_as_such(
 
 SFT = ["--to", "sft"]
 COLUMNS = (
-    "id, sample, subject, level, prompt, gold, reasoning, answer, final_answer, correct, "
-    "verdict_by, reasoning_status, truncated, truncated_in, truncated_by, finish_reason"
+    "id, sample, subject, level, prompt, prompt_messages, gold, reasoning, answer, final_answer, "
+    "correct, verdict_by, reasoning_status, truncated, truncated_in, truncated_by, finish_reason"
 )
 BAD: dict[str, tuple[list[str], str]] = {
     "nothing there": (

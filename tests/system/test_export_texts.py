@@ -198,7 +198,7 @@ def test_minhash_finds_what_exact_sets_say(tmp_path: Path) -> None:
         pl.lit(0, pl.UInt32).alias("part"), pl.col("prompt").cast(pl.Binary).alias("prompt_key")
     )
     places = distinct(rows)
-    found = near_duplicates(Prompts(made, made.parts()), places)
+    found = near_duplicates(Prompts([(made, rel) for rel in made.parts()]), places)
     ordered = [key.decode() for key in places["prompt_key"]]
     triples = [{*zip(w, w[1:], w[2:], strict=False)} for w in (text.split() for text in ordered)]
     dropped: list[int] = []

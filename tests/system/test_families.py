@@ -18,7 +18,7 @@ from renamed_model import renamed_model, retold_model
 from replay_job import questions, replay, rows_of, run_replay, write_job
 
 from batchr1.dataset.prompts import PromptRenderer, load_tokenizer
-from batchr1.export.export import export_output
+from batchr1.export.export import export_outputs
 from batchr1.export.options import ExportOptions
 from batchr1.job import load_job
 from batchr1.output.folder import Output
@@ -93,7 +93,7 @@ def test_a_family_is_split_bounded_resumed_and_exported(tmp_path: Path, name: st
     format = ThinkTags.of(load_tokenizer(str(model)), format=FORMATS[name]).format
     output = Output(open_storage(str(tmp_path / "calm/out")))
     options = ExportOptions("sft", reasoning="inline", format="jsonl")
-    export_output(output, open_storage(str(tmp_path / "data")), options)
+    export_outputs([output], open_storage(str(tmp_path / "data")), options)
     [file] = (tmp_path / "data/data").glob("*.jsonl")
     lines = file.read_text(encoding="utf-8").splitlines()
     turns = [json.loads(line)["messages"][1]["content"] for line in lines]

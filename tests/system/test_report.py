@@ -576,3 +576,11 @@ def test_a_hundred_thousand_rows_in_a_minute_and_five_megabytes(tmp_path: Path) 
     assert seconds < 60
     assert size < 5_000_000
     assert peak_kib < 1.5 * 2**20
+
+
+def test_a_column_of_a_value_for_each_prompt_is_no_group(tmp_path: Path) -> None:
+    kept = pa.schema([("uuid", pa.string()), ("subject", pa.string())])
+    rows = [good_row(i, sample=s, uuid=f"u{i}") for i in range(16) for s in range(4)]
+    write_output(tmp_path / "out", [table_of(rows, kept)])
+    assert list(numbers_of(tmp_path / "out")["measures"]["by"]) == ["subject"]
+    assert list(numbers_of(tmp_path / "out", by="uuid")["measures"]["by"]) == ["uuid"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from click.testing import CliRunner
 from process_tree import tree, until
-from replay_job import questions, replay, run_replay, write_job
+from replay_job import questions, replay, run_replay, set_engine, write_job
 
 from batchr1.cli.main import main
 from batchr1.output.checkpoints import INFLIGHT_DIR, read_checkpoints
@@ -80,6 +81,31 @@ def test_status_follows_an_output_through_its_life(tmp_path: Path) -> None:
     assert complete["complete"]
     assert complete["in_flight"] == {"under_way": 0, "finished": 0, "tokens": 0, "unreadable": 0}
     assert complete["tokens_per_s"] == round(summary.tokens_per_s, 1)
+
+
+def test_a_run_that_was_stopped_while_the_model_loaded_is_told(tmp_path: Path) -> None:
+    questions(6).write_parquet(tmp_path / "in.parquet")
+    job = set_engine(write_job(tmp_path), replay(load_s=60.0))
+    with tree(["-m", "batchr1", "run", str(job)], tmp_path) as run:
+        until(lambda: list((tmp_path / "out/.batchr1/runs").glob("*.log")))
+        run.driver.send_signal(signal.SIGTERM)
+        assert run.wait() == 75
+    assert "0/6 rows, loading the model" in run.stderr.splitlines()
+    for target in (job, tmp_path / "out"):
+        assert CliRunner().invoke(main, ["status", str(target)]).output == (
+            f"{tmp_path}/out: not complete (stopped: received SIGTERM)\n"
+            "  rows       0 done, 0 failed, 6 pending, 1 run\n"
+        )
+
+
+def test_a_part_that_was_deleted_is_pending_again(tmp_path: Path) -> None:
+    questions(6).write_parquet(tmp_path / "in.parquet")
+    run_replay(write_job(tmp_path, output={"rows_per_part": 2}), replay())
+    parts = sorted((tmp_path / "out/data").glob("*"))
+    gone = pl.read_parquet(parts[0]).height
+    parts[0].unlink()
+    said = status(tmp_path / "out")
+    assert (said["done"], said["pending"], said["complete"]) == (6 - gone, gone, False)
 
 
 def test_a_part_that_was_copied_counts_once(tmp_path: Path) -> None:

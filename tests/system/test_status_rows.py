@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import signal
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from made_output import WHEN, good_row, table_of, write_output
-from process_tree import tree
+from process_tree import tree, until
 from replay_job import questions, replay, rows_of, set_engine, write_job
 
 from batchr1.cli.main import main
-from batchr1.report.newest import SHOWN_CHARS
+from batchr1.cli.status.rows import SHOWN_CHARS
 
 
 def status(*args: str | Path) -> Result:
@@ -38,12 +39,19 @@ def test_the_newest_rows_are_shown_whole_as_json(output: Path) -> None:
     assert len(status(output, "--rows", "99", "--json").stdout.splitlines()) == 6
 
 
-def test_the_newest_rows_are_shown_short_to_people(output: Path) -> None:
+def test_the_newest_rows_are_shown_as_show_does_but_shorter(output: Path) -> None:
     lines = status(output, "--rows", "1").stdout.splitlines()
-    assert lines[0].startswith("row/5: sample 0, ")
-    assert "looping" in lines[0]
-    assert len(lines[2]) < SHOWN_CHARS + 30
-    assert lines[3] == "  answer     a�[31m b", "no terminal obeys a row"
+    assert lines[0] == "row/5 · sample 0 · right"
+    assert f"    [… {3 * 400 - SHOWN_CHARS:,} characters …]" in lines
+    assert lines[-4:] == ["    a\\x1b[31m", "    b", "  gold 10, found 10", "  flags looping"]
+
+
+def test_text_of_any_script_stays_readable_as_json(tmp_path: Path) -> None:
+    write_output(tmp_path / "out", [table_of([good_row(0, answer="½ é 東\x9b")])])
+    [line] = status(tmp_path / "out", "--rows", "1", "--json").stdout.splitlines()
+    assert "½ é 東" in line
+    assert "\x9b" not in line
+    assert json.loads(line)["answer"] == "½ é 東\x9b"
 
 
 @pytest.mark.parametrize("option", ["--rows=3", "--follow"])
@@ -77,3 +85,20 @@ def test_following_shows_every_row_once_and_ends_with_the_run(tmp_path: Path) ->
         assert run.wait(60) == 0
     ids = [json.loads(line)["id"] for line in shown]
     assert sorted(ids) == rows_of(tmp_path / "out")["id"].to_list()
+
+
+def test_ctrl_c_ends_following_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    questions(4).write_parquet(tmp_path / "in.parquet")
+    job = set_engine(write_job(tmp_path), replay(load_s=60.0))
+    with tree(["-m", "batchr1", "run", str(job)], tmp_path) as run:
+        until(lambda: list((tmp_path / "out/.batchr1/runs").glob("*.log")))
+        monkeypatch.setattr("batchr1.report.newest.time.sleep", pressed)
+        done = status(job, "--follow")
+        monkeypatch.undo()
+        run.kill()
+    assert (done.exit_code, done.output) == (128 + signal.SIGINT, "")

@@ -170,3 +170,12 @@ def test_data_that_will_not_do_is_refused(tmp_path: Path) -> None:
     assert "no rows to guess columns from" in init(tmp_path / "none.parquet").stderr
     assert init(tmp_path / "missing.parquet").exit_code == 2
     assert not (tmp_path / "x.yaml").exists()
+
+
+def test_a_variant_that_is_none_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    result = init(
+        ROOT / "jobs/data/math.parquet", "--variant", "r1-tinny", "--to", tmp_path / "job.yaml"
+    )
+    assert result.exit_code == 2
+    assert "unknown variant (got 'r1-tinny'). Did you mean r1-tiny?" in result.stderr
+    assert not (tmp_path / "job.yaml").exists()

@@ -1,0 +1,60 @@
+"""Text of `status` about several outputs: a line each, a total."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from batchr1.cli.status.text import group_line
+from batchr1.events import printable
+
+if TYPE_CHECKING:
+    from batchr1.report.totals import Line, Totals
+
+NAME_CHARS = 22
+"""Longer names lose their beginning, so that lines fit 80 columns."""
+
+
+def as_text(totals: Totals, by: str | None) -> str:
+    """The table that `status` prints of several outputs."""
+    uris = [line.output for line in totals.outputs]
+    above = os.path.commonpath([uri.rpartition("/")[0] for uri in uris])
+    above = above.replace("s3:/", "s3://", 1) if above.startswith("s3:/") else above
+    names = [_cut(uri.removeprefix(f"{above}/")) for uri in uris]
+    width = max(map(len, [*names, "total"]))
+    head = ("done", "failed", "pending", "right", "cut", "tokens")
+    lines = [
+        f"{above}: {len(uris)} outputs",
+        f"  {'':<{width}} {head[0]:>8}{head[1]:>8}{head[2]:>9}{head[3]:>7}{head[4]:>7}{head[5]:>8}",
+    ]
+    for name, line in zip([*names, "total"], [*totals.outputs, totals.total], strict=True):
+        lines.append(f"  {printable(name):<{width}} {_cells(line)}  {line.state}".rstrip())
+    if totals.repeated:
+        lines.append(
+            f"  {totals.repeated:,} rows have a later one of the same model, id and sample: "
+            "the total leaves them out"
+        )
+    return "\n".join(lines + [group_line(group, by) for group in totals.groups])
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_CHARS else f"…{name[1 - NAME_CHARS :]}"
+
+
+def _cells(line: Line) -> str:
+    pending = "?" if line.pending is None else f"{line.pending:,}"
+    right = _share(line.correct, line.judged)
+    cut = _share(line.truncated, line.done)
+    return f"{line.done:>8,}{line.failed:>8,}{pending:>9}{right:>7}{cut:>7}{_short(line.tokens):>8}"
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count / of:.1%}" if of else "–"
+
+
+def _short(tokens: int) -> str:
+    """A number of tokens in at most seven characters."""
+    for unit, name in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if tokens >= unit:
+            return f"{tokens / (unit if name != 'k' else 1000):.1f}{name}"
+    return f"{tokens:,}"
