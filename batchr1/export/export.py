@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def export_outputs(
 
     Raises `UsageError` where that cannot be, before anything is written.
     """
-    jobs = {output.uri: _job_of(output) for output in outputs}
+    found = {output.uri: _job_of(output) for output in outputs}
+    jobs = {uri: job for uri, job in found.items() if job}  # none where no engine came up
     destination = Destination(dest, overwrite=options.overwrite)
     for output in outputs:
         destination.check(output.uri)
@@ -76,8 +78,7 @@ def _job_of(output: Output) -> dict[str, Any]:
 
 def _refuse_mixed_tags(formats: dict[str, Format], options: ExportOptions) -> None:
     """Raise `UsageError` where one file would hold two kinds of think tags."""
-    first, *others = formats
-    for uri in others:
+    for first, uri in itertools.pairwise(formats):
         if options.is_inline and formats[uri] != formats[first]:
             raise UsageError(
                 f"--reasoning inline: the think tags of {uri} are others than those of {first} "

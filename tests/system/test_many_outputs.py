@@ -146,6 +146,14 @@ def test_two_kinds_of_think_tags_are_not_put_into_one_text(nights: Path) -> None
     assert batchr1("export", GLOB, "set", "--to", "sft").exit_code == 0
 
 
+def test_an_output_that_has_only_begun_says_nothing_of_the_set(nights: Path) -> None:
+    (nights / "nights/quiet/.batchr1/job.json").unlink()
+    document("export", GLOB, "set", "--to", "sft", "--reasoning", "inline")
+    card = (nights / "set/README.md").read_text()
+    assert "license: mit\n" in card
+    assert "`?`" not in card
+
+
 def test_status_prints_a_line_each_and_a_total(nights: Path) -> None:
     write_output(nights / f"nights/{'long-' * 8}name", [table_of([good_row(9, correct=None)])])
     done = batchr1("status", GLOB)
