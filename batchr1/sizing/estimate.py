@@ -97,7 +97,7 @@ class Workload:
         within = self.batch_within(kv_tokens)
         share = max(1.0, self.samples / replicas)
         batch, filling = float(num_seqs), 0.0
-        if share > within:  # else the cache never fills
+        if share > within / 2:  # else the cache is never full, by two standard deviations
             z = (num_seqs - within) / (0.5 * within)
             by_cache = NormalDist().cdf(z)  # share of the time in which slots are left empty
             # The mean of the smaller of the two (Clark, 1961).
