@@ -128,10 +128,10 @@ def column(kind: pa.DataType, size: int, chance: random.Random) -> pa.Array:
         )
     if pa.types.is_run_end_encoded(kind):
         ends = pa.array([size] if size else [], pa.int32())
-        return pa.RunEndEncodedArray.from_arrays(ends, pa.array(["x"] * len(ends)))
+        return pa.RunEndEncodedArray.from_arrays(ends, pa.array(["x"] * len(ends), pa.string()))
     if pa.types.is_union(kind):
         types, offsets = pa.array([0] * size, pa.int8()), pa.array(range(size), pa.int32())
-        return pa.UnionArray.from_dense(types, offsets, [pa.array([1] * size)], ["x"])
+        return pa.UnionArray.from_dense(types, offsets, [pa.array([1] * size, pa.int64())], ["x"])
     if pa.types.is_fixed_size_list(kind):
         inner = column(kind.value_type, 2 * size, chance)
         return pa.FixedSizeListArray.from_arrays(inner, type=kind, mask=pa.array(nulls, pa.bool_()))
