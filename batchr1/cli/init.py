@@ -46,7 +46,7 @@ sampling: {{n: 1, temperature: 0.6, top_p: 0.95, max_tokens: 32768}}  # DeepSeek
     "--variant", default="r1-tiny", metavar="NAME", help="The model variant; r1-tiny without it."
 )
 def command(data: str, to: Path | None, variant: str) -> None:
-    """Write a job file for DATA: a Parquet or .jsonl file, a folder or a glob, local or s3://.
+    """Write a job file for DATA: a file of Parquet, .jsonl or .csv, a folder or a glob.
 
     Its columns are guessed from their names, types and first rows. Each guess is printed: look at
     them before you run the job.

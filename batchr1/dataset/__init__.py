@@ -2,13 +2,13 @@
 
 They run in the driver, mostly on its feeder thread.
 
-source        the rows of Parquet and JSON lines, streamed batch by batch
+source        the rows of data files, streamed batch by batch
 columns       the columns that a job names, checked
 guess         which columns of an unknown dataset are which, for `batchr1 init`
 types         Arrow types: what each may be used for
 values        Arrow values as Python values and as text
-readers       batches of one file, Parquet or JSON lines
-json_lines    JSON lines as batches
+readers       batches of one file, Parquet or lines
+lines         JSON lines, CSV and TSV as batches
 predicate     `input.where`, a SQL condition on one row
 bounds        bounds on what prompts, templates and batches may cost
 sampling      an even sample of rows from a large dataset

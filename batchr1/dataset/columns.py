@@ -23,6 +23,8 @@ _USE_OF_KEY: dict[str, Use] = {
     "seed": "input.max_tokens",
     "stop": "input.prompt",
 }
+CSV = ("csv", "tsv")
+"""Formats whose files say no types."""
 _TAKEN = frozenset(name.casefold() for name in NAMES)
 
 
@@ -143,10 +145,13 @@ def kept_types(files: Sequence[DataFile], kept: dict[str, str]) -> dict[str, pa.
             here = file.schema.field(old).type
             both = kind if here == kind else merged(kind, here)
             if both is None:
+                do = "Convert it"
+                if file.file.format in CSV:
+                    do = "Name its type in input.types"
                 raise InputError(
                     f"{file.uri}: output.keep: column {old!r} has another type than in the first "
                     f"file "
-                    f"(got {here}, need {kind}). Convert it, or do not keep it."
+                    f"(got {here}, need {kind}). {do}, or do not keep it."
                 )
             kind = both
         found[new] = kind
@@ -177,6 +182,11 @@ def check_columns(
     wanted += [("input.where", name) for name in compared]
     wanted += [("output.keep", name) for name in kept.values()]
     seen: list[pa.Schema] = []
+    if spec.types and not any(file.file.format in CSV for file in files):
+        raise InputError(
+            f"{files[0].uri}: input.types: is for CSV and TSV (got {files[0].file.format}, which "
+            "has types of its own). Leave it out."
+        )
     for file in _with_rows(files):
         if any(file.schema is known or file.schema.equals(known) for known in seen[:8]):
             continue  # thousands of files have one schema
@@ -192,6 +202,8 @@ def check_columns(
             _check_column(file, "input.id", name, key=id_key)
         for use, name in wanted:
             _check_column(file, use, name)
+        for name in spec.types if file.file.format in CSV else ():
+            _check_column(file, "output.keep", name, key="input.types")
         for key, name in spec.sampling.columns.items():
             _check_column(file, _USE_OF_KEY[key], name, key=f"input.sampling.{key}")
 

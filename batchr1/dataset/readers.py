@@ -5,23 +5,27 @@ Many files are opened a few at a time ahead of their readers, where each request
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from dataclasses import dataclass, field
+from typing import BinaryIO, Protocol, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from batchr1.dataset.bounds import rows_at_a_time
-from batchr1.dataset.json_lines import JsonLines
+from batchr1.dataset.lines.csv_lines import CsvLines, declared_type
+from batchr1.dataset.lines.json_lines import JsonLines
 from batchr1.dataset.predicate import Mask
 from batchr1.errors import InputError, StorageError
 from batchr1.job.spec import InputSpec
 from batchr1.storage.errors import is_passing
 from batchr1.storage.inputs import InputFile
+from batchr1.storage.names import GZIP
 
 BATCH_ROWS = 4096
 WHERE_ROWS = 16_384
@@ -33,6 +37,7 @@ PEEK_BYTES = 16 * 2**20
 
 AT_A_TIME = 16
 """Requests under way: a store answers each in tens of milliseconds, whatever else it does."""
+_NAMES = {"parquet": "Parquet", "jsonl": "JSON lines", "csv": "CSV", "tsv": "TSV"}
 AHEAD = 32
 """Files whose ends are fetched ahead of the reader."""
 
@@ -51,6 +56,22 @@ class Selector(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Forms:
+    """Forms that a job wants of fields in files of lines.
+
+    `as_text`: of JSON lines, fields whose numbers may stand beside text. `as_json`: fields that
+    hold values of several shapes. `declared`: types of CSV columns.
+    """
+
+    as_text: frozenset[str] = frozenset()
+    as_json: frozenset[str] = frozenset()
+    declared: Mapping[str, pa.DataType] = field(default_factory=dict)
+
+
+NO_FORMS = Forms()
+
+
+@dataclass(frozen=True, slots=True)
 class DataFile:
     """A data file, with its columns as footer or lines say.
 
@@ -63,8 +84,7 @@ class DataFile:
     num_rows: int | None = None
     groups: tuple[int, ...] = ()
     int96: frozenset[str] = frozenset()
-    as_text: frozenset[str] = frozenset()
-    as_json: frozenset[str] = frozenset()
+    forms: Forms = NO_FORMS
 
     @property
     def uri(self) -> str:
@@ -79,7 +99,7 @@ class DataFile:
         """
         if self.file.format == "parquet":
             return _read_parquet(self, list(columns), selector)
-        return _read_jsonl(self, list(columns), selector)
+        return _read_lines(self, list(columns), selector)
 
     def sample(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Some rows: the first, the last, and some between.
@@ -87,7 +107,7 @@ class DataFile:
         Of a last row group that is large, the first rows.
         """
         if self.file.format != "parquet":
-            yield from _sample_jsonl(self, list(columns), rows)
+            yield from _sample_lines(self, list(columns), rows)
             return
         with reading(self.file), _opened(self) as parquet:
             groups = parquet.num_row_groups
@@ -113,16 +133,24 @@ class DataFile:
                     yield _end(end, rows, taken=rows if num_batches == 1 else 0)
 
 
-def open_file(
-    file: InputFile,
-    names: Sequence[str] | None,
-    *,
-    as_text: Collection[str] = (),
-    as_json: Collection[str] = (),
-) -> DataFile:
+def forms_of(spec: InputSpec, template: Sequence[str]) -> Forms:
+    """Find the forms of fields that a job names.
+
+    Ids, prompts and right answers of CSV are text as written, whatever they look like.
+    """
+    texts = [*spec.id_columns, spec.prompt, spec.gold, *template]
+    declared = {name: declared_type("text") for name in texts if name is not None}
+    if spec.messages:
+        declared[spec.messages] = pa.json_()
+    declared |= {name: declared_type(kind) for name, kind in spec.types.items()}
+    as_text = frozenset([spec.gold] if spec.gold else [])
+    return Forms(as_text, frozenset([spec.messages] if spec.messages else []), declared)
+
+
+def open_file(file: InputFile, names: Sequence[str] | None, forms: Forms = NO_FORMS) -> DataFile:
     """Look at a file's columns, or raise `InputError`.
 
-    Of JSON lines, only those in `names` (None: all) have types.
+    Of files of lines, only those in `names` (None: all) have types.
     """
     with reading(file), file.open() as handle:
         if file.format == "parquet":
@@ -138,10 +166,8 @@ def open_file(
                 return DataFile(
                     file, parquet.schema_arrow, footer.num_rows, tuple(groups), frozenset(old)
                 )
-        lines = JsonLines(file.uri, names, as_text=as_text, as_json=as_json)
-        found = lines.schema(handle)
-    num_rows = None if found.names else 0
-    return DataFile(file, found, num_rows, as_text=frozenset(as_text), as_json=frozenset(as_json))
+        found, has_rows = _lines(file, names, forms).schema(_decompressed(file, handle))
+    return DataFile(file, found, None if has_rows else 0, forms=forms)
 
 
 @contextmanager
@@ -239,14 +265,15 @@ def _checked(data: DataFile, batch: pa.RecordBatch, columns: Sequence[str]) -> p
     return chosen
 
 
-def _read_jsonl(
+def _read_lines(
     data: DataFile, columns: list[str], selector: Selector | None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     compared = list(selector.columns) if selector is not None else []
     names = list(dict.fromkeys([*columns, *compared]))
     types = {name: data.schema.field(name).type for name in names}
     with reading(data.file), data.file.open() as handle:
-        for row, batch in _lines(data, names).batches(handle, types):
+        lines = _lines(data.file, names, data.forms)
+        for row, batch in lines.batches(_decompressed(data.file, handle), types):
             kept = batch.select(columns)
             if selector is not None:
                 table = pa.table(batch.select(compared))
@@ -255,11 +282,13 @@ def _read_jsonl(
             yield row, kept
 
 
-def _sample_jsonl(data: DataFile, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+def _sample_lines(data: DataFile, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
     types = {name: data.schema.field(name).type for name in columns}
     with reading(data.file), data.file.open() as handle:
         last, number = None, 0
-        for number, (_, batch) in enumerate(_lines(data, columns).batches(handle, types)):
+        lines = _lines(data.file, columns, data.forms)
+        batches = lines.batches(_decompressed(data.file, handle), types)
+        for number, (_, batch) in enumerate(batches):
             if number == 0:
                 yield batch.slice(0, rows)
             last = batch
@@ -267,8 +296,17 @@ def _sample_jsonl(data: DataFile, columns: list[str], rows: int) -> Iterator[pa.
             yield _end(last, rows, taken=rows if number == 0 else 0)
 
 
-def _lines(data: DataFile, names: list[str]) -> JsonLines:
-    return JsonLines(data.uri, names, as_text=data.as_text, as_json=data.as_json)
+def _lines(file: InputFile, names: Sequence[str] | None, forms: Forms) -> JsonLines | CsvLines:
+    if file.format == "jsonl":
+        return JsonLines(file.uri, names, as_text=forms.as_text, as_json=forms.as_json)
+    delimiter = "\t" if file.format == "tsv" else ","
+    return CsvLines(file.uri, names, delimiter=delimiter, types=forms.declared)
+
+
+def _decompressed(file: InputFile, handle: BinaryIO) -> BinaryIO:
+    if not file.rel.lower().endswith(GZIP):
+        return handle
+    return cast("BinaryIO", gzip.GzipFile(fileobj=handle, mode="rb"))
 
 
 def refuse_changed(file: InputFile) -> None:
@@ -291,11 +329,11 @@ def reading(file: InputFile) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError, zlib.error) as exc:
         # Arrow raises OSError without a number when a page cannot be decompressed or decoded.
         if isinstance(exc, OSError) and exc.errno is not None:
             raise
-        what = "Parquet" if file.format == "parquet" else "JSON lines"
+        what = _NAMES[file.format]
         raise InputError(
             f"{file.uri}: not a readable {what} file ({_first_line(exc)}). Write it "
             f"again, or take it out."
@@ -315,17 +353,15 @@ def _first_line(exc: BaseException) -> str:
 
 
 def open_files(
-    files: Sequence[InputFile], names: Sequence[str] | None, spec: InputSpec
+    files: Sequence[InputFile], names: Sequence[str] | None, forms: Forms
 ) -> list[DataFile]:
     """Look at every file's columns, many at a time if remote.
 
     Raises `InputError` for what cannot be read as it stands.
     """
-    as_text = [spec.gold] if spec.gold else []
-    as_json = [spec.messages] if spec.messages else []
 
     def look(file: InputFile) -> DataFile:
-        return open_file(file, names, as_text=as_text, as_json=as_json)
+        return open_file(file, names, forms)
 
     try:
         if not any(_is_remote(file) for file in files):

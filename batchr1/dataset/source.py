@@ -1,4 +1,4 @@
-"""Rows of Parquet and JSON lines, streamed.
+"""Rows of data files, streamed.
 
 Only the columns that a job names are read, one batch at a time.
 """
@@ -18,7 +18,7 @@ import pyarrow as pa
 from batchr1.dataset.columns import check_columns, kept_columns, kept_types, template_fields
 from batchr1.dataset.messages import as_messages
 from batchr1.dataset.predicate import Predicate
-from batchr1.dataset.readers import open_files, prefetched, refuse_changed
+from batchr1.dataset.readers import forms_of, open_files, prefetched, refuse_changed
 from batchr1.dataset.sampling import count_groups, read_spread
 from batchr1.dataset.types import is_json, plain_type, unread_by
 from batchr1.dataset.values import (
@@ -61,7 +61,8 @@ class Source:
         self._predicate = Predicate(spec.where) if spec.where else None
         self._template_fields = template_fields(spec.template) if spec.template is not None else ()
         compared = self._predicate.columns if self._predicate else ()
-        self._files = open_files(files, self._named(keep, compared), spec)
+        forms = forms_of(spec, self._template_fields)
+        self._files = open_files(files, self._named(keep, compared), forms)
         self.kept_names = kept_columns(keep, self._files, spec)
         check_columns(self._files, spec, self._template_fields, compared, self.kept_names)
         self._kept_types = kept_types(self._files, self.kept_names)

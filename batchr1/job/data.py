@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from batchr1.job.base import PositiveInt, Seconds, Section
 
+ColumnType = Literal["text", "int", "float", "bool"]
+
 
 class RowSamplingSpec(Section):
     """Columns with a row's own keys of `sampling`.
@@ -39,7 +41,8 @@ class InputSpec(Section):
     """
 
     path: str | list[str]
-    """File, glob, folder, or a list of them; local or s3://. Parquet, or JSON lines (.jsonl)."""
+    """File, glob, folder, or a list of them; local or s3://. Parquet, JSON lines (.jsonl), CSV
+    (.csv) or TSV (.tsv)."""
     id: str | list[str] | None = None
     """A column of unique ids, or several that are unique together, such as [id, sample]. Without it
     the id is a hash of the prompt, and equal prompts are one row."""
@@ -60,6 +63,9 @@ class InputSpec(Section):
     unknown."""
     where: str | None = None
     """A SQL predicate over the input's columns, such as "level >= 4"."""
+    types: dict[str, ColumnType] = {}
+    """Types of columns of CSV and TSV: text, int, float or bool. Of others the values decide; id,
+    prompt, template and gold are text as written."""
     limit: Annotated[int, Field(ge=0)] | None = None
     """Only the first rows (after `where`)."""
     on_changed_prompt: Literal["refuse", "rerun", "keep"] = "refuse"

@@ -96,6 +96,8 @@ def fingerprint(
     source = spec.input.model_dump(
         mode="json", include={"id", "prompt", "messages", "template", "gold", "max_tokens"}
     )
+    if spec.input.types:
+        source["types"] = dict(spec.input.types)
     own = {f"input.sampling.{k}": v for k, v in spec.input.sampling.columns.items()}
     return {
         "model": model_identity,

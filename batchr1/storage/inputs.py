@@ -17,6 +17,7 @@ from batchr1.errors import InputError, StorageError
 from batchr1.storage.base import INPUT_RETRY, FileInfo, Storage, StorageOptions, open_storage
 from batchr1.storage.errors import Retry, is_fault, mapped
 from batchr1.storage.names import (
+    ENDINGS,
     FileFormat,
     format_of,
     refuse_compressed,
@@ -147,8 +148,7 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
 
     if not _MAGIC.search(rel):
         raise InputError(
-            f"{root.where(rel)}: no such file or folder (need .parquet or .jsonl files). Check "
-            f"the path."
+            f"{root.where(rel)}: no such file or folder (need {ENDINGS} files). Check the path."
         )
     folder = _MAGIC.split(rel, maxsplit=1)[0].rpartition("/")[0]
     matches = re.compile(glob_translate(rel)).match
@@ -199,9 +199,8 @@ def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFil
             or "no file"
         )
         raise InputError(
-            f"{root.where(rel)}: no data files (got {endings}, need .parquet or .jsonl). "
-            f"Convert "
-            f"the data first."
+            f"{root.where(rel)}: no data files (got {endings}, need {ENDINGS}). Convert the data "
+            "first."
         )
     refuse_compressed(root.where, [info.rel for info in others])
     if others:

@@ -9,10 +9,19 @@ from typing import Literal
 
 from batchr1.errors import InputError
 
-FileFormat = Literal["parquet", "jsonl"]
+FileFormat = Literal["parquet", "jsonl", "csv", "tsv"]
 Where = Callable[[str], str]
 
-_FORMATS: dict[str, FileFormat] = {".parquet": "parquet", ".jsonl": "jsonl"}
+ENDINGS = ".parquet, .jsonl, .csv or .tsv"
+"""Endings of data files, for messages."""
+GZIP = ".gz"
+
+_FORMATS: dict[str, FileFormat] = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+}
 _COMPRESSED = {".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4", ".snappy", ".zip"}
 _TABLES = (
     (re.compile(r"/_delta_log/"), "a Delta"),
@@ -23,8 +32,13 @@ _TABLES = (
 
 
 def format_of(rel: str) -> FileFormat | None:
-    """Tell a file's format by its ending, in any case, or None."""
-    return _FORMATS.get(Path(rel).suffix.lower())
+    """Tell a file's format by its ending, in any case, or None.
+
+    Files of lines may be compressed by gzip; Parquet compresses itself.
+    """
+    name = rel.lower()
+    found = _FORMATS.get(Path(name.removesuffix(GZIP)).suffix)
+    return None if found == "parquet" and name.endswith(GZIP) else found
 
 
 def refuse_table(where: Where, rels: Sequence[str]) -> None:
@@ -56,8 +70,7 @@ def refuse_compressed(where: Where, rels: Sequence[str]) -> None:
         if outer.lower() in _COMPRESSED and _FORMATS.get(inner.lower()):
             raise InputError(
                 f"{where(rel)}: compressed as a whole (got {inner}{outer} beside files "
-                "that are read, need .parquet or .jsonl). Decompress it, or name the other files "
-                "by a glob."
+                f"that are read, need {ENDINGS}). Decompress it, or name the other files by a glob."
             )
 
 

@@ -156,12 +156,13 @@ def test_endings_are_known_in_any_case_and_compressed_files_are_not_left_out(
         storage.write_bytes(f"t/{name}", b"x")
     names = [Path(file.uri).name for file in expand_inputs(tmp_path / "t")]
     assert names == ["A.PARQUET", "b.parquet", "c.JsonL"]
-    storage.write_bytes("t/d.jsonl.gz", b"x")
+    storage.write_bytes("t/d.jsonl.zst", b"x")
     with pytest.raises(InputError) as caught:
         expand_inputs(tmp_path / "t")
     assert str(caught.value) == (
-        f"{tmp_path}/t/d.jsonl.gz: compressed as a whole (got .jsonl.gz beside files that are "
-        "read, need .parquet or .jsonl). Decompress it, or name the other files by a glob."
+        f"{tmp_path}/t/d.jsonl.zst: compressed as a whole (got .jsonl.zst beside files that are "
+        "read, need .parquet, .jsonl, .csv or .tsv). "
+        "Decompress it, or name the other files by a glob."
     )
 
 

@@ -723,27 +723,31 @@ def test_inputs_that_give_nothing_say_why(dataset: Storage) -> None:
         return message(lambda: names(dataset, path), InputError).removeprefix(f"{dataset.uri}/")
 
     assert text("x.parquet") == (
-        "x.parquet: no such file or folder (need .parquet or .jsonl files). Check the path."
+        "x.parquet: no such file or folder (need .parquet, .jsonl, .csv or .tsv files). "
+        "Check the path."
     )
     assert text("x*.parquet") == (
         f"x*.parquet: the glob matches no file (got none below {dataset.uri}). Check the pattern."
     )
     assert (
         text("notes.txt")
-        == "notes.txt: no data files (got .txt, need .parquet or .jsonl). Convert the data first."
+        == "notes.txt: no data files (got .txt, need .parquet, .jsonl, .csv or .tsv). "
+        "Convert the data first."
     )
     assert text("_SUCCESS") == (
-        "_SUCCESS: no data files (got no ending, need .parquet or .jsonl). Convert the data first."
+        "_SUCCESS: no data files (got no ending, need .parquet, .jsonl, .csv or .tsv). "
+        "Convert the data first."
     )
     assert (
-        text("n*")
-        == "n*: no data files (got .txt, need .parquet or .jsonl). Convert the data first."
+        text("n*") == "n*: no data files (got .txt, need .parquet, .jsonl, .csv or .tsv). "
+        "Convert the data first."
     )
     assert text(".cache/x").endswith("Check the path.")
     dataset.write_bytes("hidden/_x", b"")
     assert (
         text("hidden")
-        == "hidden: no data files (got no file, need .parquet or .jsonl). Convert the data first."
+        == "hidden: no data files (got no file, need .parquet, .jsonl, .csv or .tsv). "
+        "Convert the data first."
     )
     assert message(lambda: expand_inputs([]), InputError) == (
         "input.path: an empty list (got no path, need at least one). Name a file, glob or folder."

@@ -207,13 +207,15 @@ DATASETS = [
     *from_table("datasets"),
     Bad(
         "folder without data",
-        "TMP/folder: no data files (got .csv, need .parquet or .jsonl). Convert the data first.",
+        "TMP/folder: no data files (got .txt, need .parquet, .jsonl, .csv or .tsv). "
+        "Convert the data first.",
         {"input.path": "folder"},
-        lambda tmp: write_input(tmp, "folder/notes.csv"),
+        lambda tmp: write_input(tmp, "folder/notes.txt"),
     ),
     Bad(
         "empty folder",
-        "TMP/folder: no data files (got no file, need .parquet or .jsonl). Convert the data first.",
+        "TMP/folder: no data files (got no file, need .parquet, .jsonl, .csv or .tsv). "
+        "Convert the data first.",
         {"input.path": "folder"},
         lambda tmp: (tmp / "folder").mkdir(),
     ),

@@ -78,6 +78,97 @@ CASES = {
         {"in.parquet": rows(input_id=["x", "y"])},
         {"id": ["id", "input_id"]},
     ),
+    "csv: a line with a field more": Case(
+        "TMP/in.csv: line 4: another number of fields than in the header (got 3, need 2). Correct "
+        "the line, and quote fields that hold separators or line breaks.",
+        {"in.csv": 'id,q\na,"two\nlines"\nb,one,two\n'},
+    ),
+    "csv: a quote that is never closed": Case(
+        "TMP/in.csv: line 3: not a readable CSV file (unexpected end of data). Correct the line: "
+        "quote whole fields, double a quote within, and close each.",
+        {"in.csv": 'id,q\na,?\nb,"?\nc,?\n'},
+    ),
+    "csv: text behind a closing quote": Case(
+        "TMP/in.csv: line 2: not a readable CSV file (',' expected after '\"'). Correct the line: "
+        "quote whole fields, double a quote within, and close each.",
+        {"in.csv": 'id,q\na,"?"!\n'},
+    ),
+    "csv: bytes that are no UTF-8": Case(
+        "TMP/in.csv: line 3: not UTF-8 (got other bytes). Save the file as UTF-8.",
+        {"in.csv": b"id,q\na,?\nb,\xe9\n"},
+    ),
+    "csv: as spreadsheets write Unicode text": Case(
+        "TMP/in.csv: line 1: not UTF-8 (got UTF-16). Save the file as UTF-8.",
+        {"in.csv": "id,q\na,?\n".encode("utf-16")},
+    ),
+    "csv: semicolons": Case(
+        "TMP/in.csv: line 1: its columns are not separated by commas (got 'id;q'). Write it as "
+        ".csv with commas, or as .tsv with tabs.",
+        {"in.csv": "id;q\na;?\n"},
+    ),
+    "csv: a column without a name": Case(
+        "TMP/in.csv: line 1: column 1 has no name (got an empty field). Give it one, or list the "
+        "columns to keep.",
+        {"in.csv": ",q\n0,?\n"},
+        keep="all",
+    ),
+    "csv: a column that is there twice": Case(
+        "TMP/in.csv: input.prompt: column 'q' is there twice (got 2 columns of this name, need "
+        "one). Rename one of them.",
+        {"in.csv": "q,q\n?,?\n"},
+    ),
+    "csv: no line at all": Case(
+        "TMP/in.csv: not a readable data file (no row, no column). Write it again, or take it out.",
+        {"in.csv": ""},
+    ),
+    "csv: a value of another type than declared": Case(
+        "TMP/in.csv: line 4: 'level' has another type than declared (got 'high', need int). "
+        "Correct the value, or input.types.",
+        {"in.csv": 'q,level\n"?\n",1\n?,high\n'},
+        {"types": {"level": "int"}},
+        ["level"],
+    ),
+    "csv: a declared column that is not there": Case(
+        "TMP/in.csv: input.types: there is no column 'levle' (the file has: q, level). Did you "
+        "mean level?",
+        {"in.csv": "q,level\n?,1\n"},
+        {"types": {"levle": "int"}},
+    ),
+    "csv: types for Parquet": Case(
+        "TMP/in.parquet: input.types: is for CSV and TSV (got parquet, which has types of its "
+        "own). Leave it out.",
+        {"in.parquet": rows()},
+        {"types": {"sample": "text"}},
+    ),
+    "csv: a kept column of two types": Case(
+        "TMP/b.csv: output.keep: column 'code' has another type than in the first file (got "
+        "string, need int64). Name its type in input.types, or do not keep it.",
+        {"a.csv": "q,code\n?,12\n", "b.csv": "q,code\n!,007\n"},
+        {},
+        ["code"],
+    ),
+    "csv: words where numbers are needed": Case(
+        "TMP/in.csv: input.max_tokens: column 'cap' has the wrong type (got string, need whole "
+        "numbers). Name another column, or convert it.",
+        {"in.csv": "q,cap\n?,many\n"},
+        {"max_tokens": "cap"},
+    ),
+    "gzip: cut off": Case(
+        "TMP/in.csv.gz: not a readable CSV file (Compressed file ended before the end-of-stream "
+        "marker was reached). Write it again, or take it out.",
+        {"in.csv.gz": gzip.compress(b"q\n?\n")[:-9]},
+    ),
+    "gzip: other bytes": Case(
+        "TMP/in.tsv.gz: not a readable TSV file (Not a gzipped file (b'q\\n')). Write it again, or "
+        "take it out.",
+        {"in.tsv.gz": b"q\n?\n"},
+    ),
+    "gzip: Parquet": Case(
+        "TMP/in.parquet.gz: no data files (got .gz, need .parquet, .jsonl, .csv or .tsv). Convert "
+        "the data first.",
+        {"in.parquet.gz": b""},
+        {"path": "TMP/in.parquet.gz"},
+    ),
 }
 
 
@@ -86,8 +177,7 @@ def write(path: Path, content: Any) -> None:
     if isinstance(content, dict):
         pq.write_table(pa.table(content), path)
         return
-    data = content if isinstance(content, bytes) else content.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,7 +185,8 @@ def test_bad_data_is_refused_with_one_line(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     for rel, content in case.files.items():
         write(tmp_path / rel, content)
-    keys = {"path": str(tmp_path), "prompt": "q", **case.input}
+    keys = {"path": "TMP", "prompt": "q", **case.input}
+    keys["path"] = keys["path"].replace("TMP", str(tmp_path))
     with pytest.raises((BatchError, ValidationError)) as refused:
         spec = InputSpec(**keys)
         source = Source(spec, case.keep or [], expand_inputs(spec.paths))

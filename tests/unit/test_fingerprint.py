@@ -86,6 +86,7 @@ SEMANTIC: list[tuple[dict[str, Any], str]] = [
     ({"input.sampling": {"temperature": "t"}}, 'input.sampling.temperature: null → "t"'),
     ({"input.id": None}, 'input.id: "id" → null'),
     ({"input.id": ["id", "sample"]}, 'input.id: "id" → ["id", "sample"]'),
+    ({"input.types": {"level": "int"}}, 'input.types: null → {"level": "int"}'),
     ({"input.gold": "answer"}, 'input.gold: null → "answer"'),
     ({"verify.kind": "none"}, 'verify.kind: "auto" → "none"'),
     ({"verify.extract": "= (.*)"}, 'verify.extract: null → "= (.*)"'),

@@ -55,8 +55,8 @@ class JsonLines:
         self._names = None if names is None else list(names)
         self._as_text, self._as_json = frozenset(as_text), frozenset(as_json)
 
-    def schema(self, handle: BinaryIO) -> pa.Schema:
-        """The types of the fields.
+    def schema(self, handle: BinaryIO) -> tuple[pa.Schema, bool]:
+        """Find the types of the fields, and whether there is any row.
 
         A field that no row has is left out, and all fields of the first block are named.
         """
@@ -81,7 +81,7 @@ class JsonLines:
             del others[name]
         fields = [pa.field(name, kind) for name, kind in types.items()]
         fields += [pa.field(name, pa.null()) for name in others if name not in types]
-        return pa.schema(fields)
+        return pa.schema(fields), bool(fields)
 
     def batches(
         self, handle: BinaryIO, types: dict[str, pa.DataType]
