@@ -311,7 +311,7 @@ def _decompressed(file: InputFile, handle: BinaryIO) -> BinaryIO:
 
 def refuse_changed(file: InputFile) -> None:
     """Raise `StorageError` for a file that was replaced since this command began."""
-    if file.storage.kind == "s3":  # each of its reads says which version it wants
+    if file.storage.pins_versions:
         return
     found = file.storage.find_file(file.rel)
     if found is None or found.version != file.version:
@@ -409,4 +409,4 @@ def _warm(file: InputFile) -> None:
 
 
 def _is_remote(file: InputFile) -> bool:
-    return file.storage.kind == "s3"
+    return file.storage.kind != "local"

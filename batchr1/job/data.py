@@ -41,8 +41,9 @@ class InputSpec(Section):
     """
 
     path: str | list[str]
-    """File, glob, folder, or a list of them; local or s3://. Parquet, JSON lines (.jsonl), CSV
-    (.csv) or TSV (.tsv)."""
+    """File, glob, folder, or a list of them; local, s3://, hf://datasets/ORG/NAME/PATH, https://
+    (files alone), or another address that fsspec reads. Parquet, JSON lines (.jsonl), CSV (.csv) or
+    TSV (.tsv)."""
     id: str | list[str] | None = None
     """A column of unique ids, or several that are unique together, such as [id, sample]. Without it
     the id is a hash of the prompt, and equal prompts are one row."""

@@ -33,7 +33,7 @@ from batchr1.output.run_record import RunRecord, parse_record
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, Storage
 from batchr1.storage.errors import is_passing, mapped
 from batchr1.storage.inputs import InputFile
-from batchr1.storage.uri import split_uri
+from batchr1.storage.uri import is_remote, split_uri
 
 DATA_DIR = "data"
 RUNS_DIR = f"{CONTROL_DIR}/runs"
@@ -96,6 +96,8 @@ class Output:
         """Raise `OutputError` when output and input lie beneath each other."""
         part = f"{self.uri}/{DATA_DIR}/part-0.parquet"
         for pattern in patterns:
+            if is_remote(pattern):  # no output lies there
+                continue
             kind, place = split_uri(pattern)
             folder = f"s3://{place}" if kind == "s3" else place
             if part.startswith(folder + "/") or _glob_matches(folder, part):

@@ -18,6 +18,7 @@ from batchr1.models.resolve import ModelSource, resolve_model
 from batchr1.output.find import is_glob
 from batchr1.output.folder import Output
 from batchr1.storage.base import StorageOptions, open_storage
+from batchr1.storage.uri import is_remote
 
 MAX_TOP_K = 128
 # Engine arguments that would make other log-probabilities, or none.
@@ -130,6 +131,8 @@ def _refuse_overlap(wish: Wish) -> None:
         raise UsageError(
             f"{wish.source}: a glob, beside which no folder is chosen. Name one with --to."
         )
+    if is_remote(wish.source):  # no scores lie there
+        return
     source, dest = (open_storage(uri, wish.storage).uri for uri in (wish.source, wish.dest))
     if dest == source or dest.startswith(f"{source}/"):
         raise OutputError(

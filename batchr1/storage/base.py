@@ -2,6 +2,9 @@
 
     open_storage(uri, options) ─▶ Storage ─┬─ LocalStorage   local.py
                                            └─ S3Storage      s3.py
+    open_inputs(uri, options) ─▶ ReadStorage ─┬─ either of these
+                                              ├─ WebStorage, HubStorage   web.py
+                                              └─ FsspecStorage            fsspec_files.py
 
 A Storage is a folder; `rel` is always a path below it with forward slashes. Files appear whole or
 not at all, and are durable when the call returns. Every method raises StorageError, or its caller's
@@ -61,19 +64,73 @@ class FileInfo:
     """On disk, inode and change time as `.inode.ns`: they differ where size and time were kept."""
 
 
-class Storage(ABC):
-    """A folder on disk or a prefix in a bucket.
+class ReadStorage(ABC):
+    """A place that files are read from.
 
-    Made by `open_storage`; safe to use from several threads; picklable.
+    Safe to use from several threads; picklable.
     """
 
     kind: Kind
+    pins_versions: bool = False
+    """Whether each read says which version it wants, and no other comes."""
 
     def __init__(self, uri: str, options: StorageOptions, retry: Retry) -> None:
         self.uri = uri
         """Absolute, without a slash at its end: /data/out or s3://bucket/out."""
         self.options = options
         self.retry = retry
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.uri, self.options, self.retry)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uri!r})"
+
+    def where(self, rel: str = "") -> str:
+        """The full name of `rel`, for messages and for `open_storage`."""
+        return f"{self.uri.rstrip('/')}/{self.checked(rel)}" if rel else self.uri
+
+    def checked(self, rel: str) -> str:
+        """`rel` itself; a ValueError where it leaves the folder."""
+        return checked(rel)
+
+    @abstractmethod
+    def find_file(self, rel: str) -> FileInfo | None:
+        """Find the file `rel`; None without it. Folders do not count."""
+
+    @abstractmethod
+    def list_files(
+        self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False
+    ) -> list[FileInfo]:
+        """The files of a folder that end in `suffix`, sorted by `rel`.
+
+        A missing folder is empty.
+        """
+
+    @abstractmethod
+    def list_folders(self, rel_dir: str = "") -> list[str]:
+        """List the folders directly in a folder, sorted.
+
+        A missing folder is empty.
+        """
+
+    @abstractmethod
+    def open_known(self, info: FileInfo) -> BinaryIO:
+        """A seekable binary file for pyarrow or polars.
+
+        Its reads are retried and mapped like every other call. What the listing said of it is not
+        asked for again.
+        """
+
+
+class Storage(ReadStorage):
+    """A folder on disk or a prefix in a bucket.
+
+    It is read and written. Made by `open_storage`.
+    """
+
+    def __init__(self, uri: str, options: StorageOptions, retry: Retry) -> None:
+        super().__init__(uri, options, retry)
         self.fence: Fence | None = None
         """Set while a run owns the output: every change then passes it (`fence`)."""
 
@@ -93,17 +150,6 @@ class Storage(ABC):
         if self.fence is not None and self.fence.check is not None:
             self.fence.check()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.uri!r})"
-
-    def where(self, rel: str = "") -> str:
-        """The full name of `rel`, for messages and for `open_storage`."""
-        return f"{self.uri.rstrip('/')}/{self.checked(rel)}" if rel else self.uri
-
-    def checked(self, rel: str) -> str:
-        """`rel` itself; a ValueError where it leaves the folder."""
-        return checked(rel)
-
     @property
     @abstractmethod
     def fs(self) -> Any:
@@ -116,29 +162,9 @@ class Storage(ABC):
     def path(self, rel: str = "") -> str:
         """`rel` as `fs` wants it: /data/out/x or bucket/out/x."""
 
-    @abstractmethod
-    def find_file(self, rel: str) -> FileInfo | None:
-        """Find the file `rel`; None without it. Folders do not count."""
-
     def exists(self, rel: str) -> bool:
         """Whether the file `rel` is there (folders do not count)."""
         return self.find_file(rel) is not None
-
-    @abstractmethod
-    def list_files(
-        self, rel_dir: str = "", suffix: str = "", *, recursive: bool = False
-    ) -> list[FileInfo]:
-        """The files of a folder that end in `suffix`, sorted by `rel`.
-
-        A missing folder is empty.
-        """
-
-    @abstractmethod
-    def list_folders(self, rel_dir: str = "") -> list[str]:
-        """List the folders directly in a folder, sorted.
-
-        A missing folder is empty.
-        """
 
     @abstractmethod
     def find_bytes(self, rel: str) -> bytes | None:

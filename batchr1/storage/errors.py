@@ -145,6 +145,19 @@ _S3_CODES = {
     "PathStyleDomainForbidden": _HOST,
     "NoSuchUpload": _Case("an upload was aborted while it ran", AGAIN, lasting=False),
 }
+_SERVER = _Case(
+    "the server does not answer", "Check the address and the network, and run again", False
+)
+# HTTP statuses of stores that speak no S3: web servers, the hub, Google's and Microsoft's clouds.
+_STATUSES = {
+    401: _Case("access needs credentials", "Set HF_TOKEN for hf://, or what the store asks for"),
+    403: _DENIED,
+    404: _MISSING,
+    408: _BUSY,
+    410: _MISSING,
+    416: _Case("the file is shorter than it said", AGAIN, lasting=False),
+    429: _BUSY,
+}
 _PASSING_CODES = {
     "SlowDown",
     "Throttling",
@@ -179,6 +192,17 @@ _CLASSES = {
     "ResponseParserError": _BUSY,
     "ClientPayloadError": _UNREACHABLE,  # aiohttp: the answer was cut
     "ClientConnectionError": _UNREACHABLE,
+    "GatedRepoError": _Case(
+        "a gated data set", "Ask for access on its page, and set HF_TOKEN to a token of yours"
+    ),
+    "RepositoryNotFoundError": _Case(
+        "no such data set, or none for this token",
+        "Check the name, and set HF_TOKEN where it is private",
+    ),
+    "RevisionNotFoundError": _Case("no such revision", "Check what stands behind @"),
+    "OfflineModeIsEnabled": _Case("HF_HUB_OFFLINE is set", "Unset it, or name a local copy"),
+    "TransportError": _SERVER,  # httpx: refused, reset, cut, timed out
+    "TooManyRedirects": _Case("the server sends from address to address", "Check the address"),
     "TimeoutError": _UNREACHABLE,
     "FSTimeoutError": _UNREACHABLE,
 }  # looked up along the class's bases, nearest first
@@ -294,6 +318,13 @@ def is_storage_exception(exc: BaseException) -> bool:
         "aiobotocore",
         "aiohttp",
         "s3fs",
+        "httpx",
+        "httpx2",
+        "huggingface_hub",
+        "gcsfs",
+        "google",
+        "adlfs",
+        "azure",
     )
 
 
@@ -307,11 +338,13 @@ def is_passing(exc: BaseException) -> bool:
 
 def is_missing(exc: BaseException) -> bool:
     """Whether `exc` says that a file, key or bucket is not there."""
-    return isinstance(exc, FileNotFoundError) or _s3_answer(exc)[0] in (
-        "NoSuchKey",
-        "404",
-        "NoSuchBucket",
-    )
+    if isinstance(exc, FileNotFoundError) or _http_status(exc) in (404, 410):
+        return not any(type(exc).__name__ in _LASTING_404 for exc in _chain(exc))
+    return _s3_answer(exc)[0] in ("NoSuchKey", "404", "NoSuchBucket")
+
+
+# Answers of 404 that are of a whole data set: none of its files can be read.
+_LASTING_404 = {"RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"}
 
 
 def is_missing_upload(exc: BaseException) -> bool:
@@ -361,6 +394,17 @@ def _s3_answer(exc: BaseException) -> tuple[str, int]:
     return "", 0
 
 
+def _http_status(exc: BaseException) -> int:
+    """Find an answer's HTTP status; 0 without one, as of S3."""
+    for link in _chain(exc):
+        answer = getattr(link, "response", link)
+        for name in ("status_code", "status", "code"):
+            status = getattr(answer, name, None)
+            if isinstance(status, int) and 100 <= status < 600:
+                return status
+    return 0
+
+
 def _describe(exc: BaseException) -> _Case:
     code, status = _s3_answer(exc)
     if code in _S3_CODES:
@@ -373,6 +417,10 @@ def _describe(exc: BaseException) -> _Case:
         for base in type(link).__mro__:
             if base.__name__ in _CLASSES:
                 return _CLASSES[base.__name__]
+    status = _http_status(exc)
+    if status >= 400:
+        refused = _Case("the server refuses the request", "Check the address")
+        return _STATUSES.get(status, _BUSY if status >= 500 else refused)
     if isinstance(exc, OSError) and exc.errno in _ERRNOS:
         return _ERRNOS[exc.errno]
     if isinstance(exc, PermissionError):
@@ -386,5 +434,7 @@ def _code(exc: BaseException) -> str:
     code, status = _s3_answer(exc)
     if code or status:
         return f"{code} {status}".strip() if code != str(status) else f"HTTP {status}"
+    if web := _http_status(exc):
+        return f"HTTP {web}"
     number = exc.errno if isinstance(exc, OSError) else None
     return errno.errorcode.get(number or 0, type(exc).__name__)

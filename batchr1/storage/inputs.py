@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from batchr1.errors import InputError, StorageError
-from batchr1.storage.base import INPUT_RETRY, FileInfo, Storage, StorageOptions, open_storage
+from batchr1.storage.base import (
+    INPUT_RETRY,
+    FileInfo,
+    ReadStorage,
+    StorageOptions,
+    open_storage,
+)
 from batchr1.storage.errors import Retry, is_fault, mapped
 from batchr1.storage.names import (
     ENDINGS,
@@ -24,7 +30,7 @@ from batchr1.storage.names import (
     refuse_name,
     refuse_table,
 )
-from batchr1.storage.uri import split_uri
+from batchr1.storage.uri import is_remote, split_remote, split_uri
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +52,7 @@ class InputFile:
     version: str
     format: FileFormat
     rel: str = field(repr=False)
-    storage: Storage = field(repr=False, compare=False)
+    storage: ReadStorage = field(repr=False, compare=False)
     changed: str = field(default="", repr=False, compare=False)
 
     def open(self) -> BinaryIO:
@@ -67,13 +73,13 @@ def expand_inputs(
     read (JobError for a scheme that is not supported).
     """
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    roots: dict[str, Storage] = {}  # one client for each bucket
+    roots: dict[str, ReadStorage] = {}  # one client for each bucket
     found: dict[str, InputFile] = {}
     for path in listed:
-        kind, place = split_uri(path)
-        top, _, rel = place.partition("/")
-        root_uri = f"s3://{top}" if kind == "s3" else "/"
-        root = roots.setdefault(root_uri, open_storage(root_uri, options, retry))
+        root_uri, rel = _split(path)
+        if root_uri not in roots:
+            roots[root_uri] = open_inputs(root_uri, options, retry)
+        root = roots[root_uri]
         try:
             with mapped(root.where(rel), lasting=InputError, passing=InputError):
                 files = _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
@@ -90,11 +96,41 @@ def expand_inputs(
     return [found[uri] for uri in sorted(found)]
 
 
-def _as_file(root: Storage, rel: str) -> list[InputFile]:
+def _split(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split a path into a client's place and the path there."""
+    if is_remote(path):
+        return split_remote(os.fspath(path))
+    kind, place = split_uri(path)
+    top, _, rel = place.partition("/")
+    return (f"s3://{top}" if kind == "s3" else "/"), rel
+
+
+def open_inputs(
+    uri: str, options: StorageOptions | None = None, retry: Retry = INPUT_RETRY
+) -> ReadStorage:
+    """Open a place to read from.
+
+    A disk, a bucket, a server or a repository of the hub. Touches no network. Raises `JobError` for
+    a scheme that nothing reads.
+    """
+    if not is_remote(uri):
+        return open_storage(uri, options, retry)
+    options = options or StorageOptions()
+    scheme = uri.partition("://")[0]
+    if scheme in ("hf", "http", "https"):
+        from batchr1.storage.web import HubStorage, WebStorage
+
+        return (HubStorage if scheme == "hf" else WebStorage)(uri, options, retry)
+    from batchr1.storage.fsspec_files import FsspecStorage
+
+    return FsspecStorage(uri, options, retry)
+
+
+def _as_file(root: ReadStorage, rel: str) -> list[InputFile]:
     info = root.find_file(rel) if rel else None
     if info is None:
         if root.kind == "local" and rel:
-            _refuse_special(Path(root.path(rel)))
+            _refuse_special(Path(root.where(rel)))
         return []
     if info.size == 0 and format_of(info.rel) is None and root.list_files(rel, recursive=True):
         return []  # an empty object that marks the folder of its name
@@ -113,9 +149,9 @@ def _refuse_special(path: Path) -> None:
         )
 
 
-def _as_folder(root: Storage, rel: str) -> list[InputFile]:
+def _as_folder(root: ReadStorage, rel: str) -> list[InputFile]:
     infos = root.list_files(rel, recursive=True)
-    if not infos and not (root.kind == "local" and Path(root.path(rel)).is_dir()):
+    if not infos and not (root.kind == "local" and Path(root.where(rel)).is_dir()):
         return []
     refuse_table(root.where, [info.rel for info in infos])
     _refuse_inside_table(root, rel)
@@ -124,7 +160,7 @@ def _as_folder(root: Storage, rel: str) -> list[InputFile]:
     )
 
 
-def _refuse_inside_table(root: Storage, rel: str) -> None:
+def _refuse_inside_table(root: ReadStorage, rel: str) -> None:
     """Raise `InputError` for a folder within a table's."""
     folder = rel.rstrip("/")
     for _ in range(PARENTS):
@@ -143,9 +179,14 @@ def _refuse_inside_table(root: Storage, rel: str) -> None:
         refuse_table(root.where, marks)
 
 
-def _as_glob(root: Storage, rel: str) -> list[InputFile]:
+def _as_glob(root: ReadStorage, rel: str) -> list[InputFile]:
     from fsspec.utils import glob_translate
 
+    if root.kind == "web" and (_MAGIC.search(rel) or not rel):
+        raise InputError(
+            f"{root.where(rel)}: a web server has no list of its files (got a glob or a folder). "
+            "Name each file."
+        )
     if not _MAGIC.search(rel):
         raise InputError(
             f"{root.where(rel)}: no such file or folder (need {ENDINGS} files). Check the path."
@@ -170,7 +211,7 @@ def _as_glob(root: Storage, rel: str) -> list[InputFile]:
     return _data_files(root, rel, infos)
 
 
-def _data_files(root: Storage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
+def _data_files(root: ReadStorage, rel: str, infos: list[FileInfo]) -> list[InputFile]:
     """Choose the files of `infos` with a known ending.
 
     They were found for `rel`. Raises InputError if there is none.

@@ -49,6 +49,7 @@ class S3Storage(Storage):
     """A prefix in a bucket; its `uri` is s3://bucket/prefix."""
 
     kind: Kind = "s3"
+    pins_versions = True
 
     def __init__(self, uri: str, options: StorageOptions, retry: Retry) -> None:
         super().__init__(uri, options, retry)

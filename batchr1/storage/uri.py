@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from batchr1.errors import JobError
 
-Kind = Literal["local", "s3"]
+Kind = Literal["local", "s3", "web", "hub", "fsspec"]
+_WRITTEN = ("file", "s3", "s3a")
+_WEB = ("http", "https")
+_HUB = re.compile(
+    r"datasets/([\w.-]+/[\w.-]+)"
+    r"(?:@(refs/(?:convert|pr)/[^/]+|[^/@]+))?"
+    r"(?:/((?:(?!\.\.?(?:/|$))[^/]+/?)+))?"
+)
 Addressing = Literal["auto", "path", "virtual"]
 """Where the bucket stands in a request: in its path or in the host's name. auto: in the path where
 an endpoint is given, else as Amazon wants it."""
@@ -101,6 +110,72 @@ def split_uri(uri: str | os.PathLike[str]) -> tuple[Kind, str]:
             f"it."
         )
     return "s3", f"{bucket}/{key}".rstrip("/")
+
+
+def is_remote(uri: str | os.PathLike[str]) -> bool:
+    """Tell whether an address is read only: no disk, no S3."""
+    scheme, mark, _ = os.fspath(uri).partition("://")
+    return bool(mark) and "/" not in scheme and scheme not in _WRITTEN
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host's name is this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def split_remote(uri: str) -> tuple[str, str]:
+    """Split an address to read from: its place, the path there.
+
+    The place is a server, a repository of the hub with its revision, or a bucket. Raises `JobError`
+    for one that holds a secret or could not be read safely.
+    """
+    scheme, _, rest = uri.partition("://")
+    place, _, rel = rest.partition("/")
+    if "@" in place and (":" in place.partition("@")[0] or scheme in _WEB):
+        raise JobError(
+            f"{scheme}://…: the address holds credentials, and records repeat it. Take them out: "
+            "they come from the environment."
+        )
+    if scheme in _WEB:
+        _check_web(scheme, place, rel)
+    if scheme == "hf":
+        return _split_hub(uri, rest)
+    rel = rel.rstrip("/")
+    if not place or any(part in ("", ".", "..") for part in rel.split("/") if rel):
+        raise JobError(
+            f"{uri}: not a usable address (got an empty part, `.` or `..`). Write it without."
+        )
+    return f"{scheme}://{place}", rel
+
+
+def _check_web(scheme: str, place: str, rel: str) -> None:
+    """Refuse signed addresses, and servers that anybody on the way could play."""
+    if "?" in rel or "#" in rel:
+        raise JobError(
+            f"{scheme}://{place}/…: the address has a query, which may hold a signature, and "
+            "records repeat it (got ? or #). Name the file without, or copy it."
+        )
+    host = urlsplit(f"{scheme}://{place}").hostname or ""
+    if scheme == "http" and not is_loopback(host):
+        raise JobError(
+            f"http://{place}/…: not encrypted, so that anybody on the way may change it (got "
+            f"http:// to {host}, need https://, or http:// on this machine). Use https://."
+        )
+
+
+def _split_hub(uri: str, rest: str) -> tuple[str, str]:
+    found = _HUB.fullmatch(rest.rstrip("/"))
+    if found is None:
+        raise JobError(
+            f"{uri}: not a data set of the hub (need hf://datasets/ORG/NAME[@REVISION]/PATH). "
+            "Correct the address."
+        )
+    name, revision, rel = found[1], found[2], found[3] or ""
+    pinned = f"@{revision.replace('/', '%2F')}" if revision else ""
+    return f"hf://datasets/{name}{pinned}", rel
 
 
 def checked(rel: str) -> str:

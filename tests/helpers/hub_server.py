@@ -22,11 +22,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from hub_datasets import Answer, DataSets
 
 BLOCK = 16_384
+_DATASETS = re.compile(r"/api/(datasets/[^/]+/[^/]+)/(revision|tree|paths-info)/([^/]+)(?:/(.*))?")
 
 
 @dataclass
@@ -215,7 +216,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json(
                     self._api(match[1], repo_, match[2] or "revision", match[3] or "main")
                 )
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := _DATASETS.fullmatch(path):
+            if (repo_ := self._allowed(match[1], match[3], is_file=False)) is not None:
+                self._data_set(match[1], repo_, match[2], match[3], match[4] or "")
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if (repo_ := self._allowed(match[1], match[2], is_file=True)) is not None:
                 self._resolve(match[1], repo_, repo_.commits[match[2]], match[3])
         else:
@@ -226,6 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub, body = self.server.hub, b""
         if self.command in ("POST", "PUT"):
             body = self._body()
+        self._sent = body
         if self.server.at == "store":
             return hub.datasets.put(path, body) if self.command == "PUT" else None
         token = self.headers.get("authorization", "").removeprefix("Bearer ")
@@ -293,6 +298,29 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [],
         }
 
+    def _data_set(self, name: str, repo: Repo, kind: str, revision: str, rel: str) -> None:
+        """Answer as the API of a data set does: its commit, a folder's tree, some paths."""
+        if kind == "revision":
+            self._send_json(self._api(name, repo, kind, revision))
+            return
+        files = {entry["path"]: entry for entry in self._api(name, repo, "tree", revision)}
+        folders = {
+            rel.rsplit("/", depth)[0] for rel in files for depth in range(1, rel.count("/") + 1)
+        }
+        entries = [*files.values()]
+        entries += [{"type": "directory", "path": one, "oid": "0" * 40} for one in folders]
+        if kind == "paths-info":
+            wanted = parse_qs(self._sent.decode())["paths"]
+            self._send_json([entry for entry in entries if entry["path"] in wanted])
+            return
+        if rel and rel not in folders:
+            self._send_error(404, "EntryNotFound", "Entry not found")
+            return
+        recursive = "recursive=True" in self.path or "recursive=true" in self.path
+        below = [one for one in entries if one["path"].startswith(f"{rel}/" if rel else "")]
+        depth = rel.count("/") + 1 if rel else 0
+        self._send_json([one for one in below if recursive or one["path"].count("/") == depth])
+
     def _resolve(self, name: str, repo: Repo, commit: str, rel: str) -> None:
         data = repo.files.get(rel)
         headers = {"X-Repo-Commit": commit}
@@ -323,11 +351,12 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])
         self._seen.what = rel
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted and not fault.ignores_range:
             start = int(wanted[1])
-            headers |= {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-            self._send(206, data[start:], headers, fault)
+            stop = min(int(wanted[2] or len(data)) + 1, len(data))
+            headers |= {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
+            self._send(206, data[start:stop], headers, fault)
         else:
             self._send(200, data, headers, fault)
 
@@ -365,4 +394,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _is_lfs(rel: str) -> bool:
-    return rel.endswith((".safetensors", ".bin", ".gguf"))
+    return rel.endswith((".safetensors", ".bin", ".gguf", ".parquet"))

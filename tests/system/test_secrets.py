@@ -268,9 +268,8 @@ USER = f"user:{PASSWORD}@"
         (
             ["--set", f"input.path=https://{USER}host/in.parquet"],
             {},
-            "JOB: https://…: storage of this kind is not supported (got 'https', need a path, "
-            "file:// or s3://). Copy the data, or use the store's S3 interface with "
-            "storage.endpoint.",
+            "JOB: https://…: the address holds credentials, and records repeat it. Take them out: "
+            "they come from the environment.",
         ),
         (
             ["--set", "input.path=data/${OPENAI_API_KEY}/in.parquet"],
