@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 )
 @click.option("--correct-only", is_flag=True, help="Only rows whose final answer is right.")
 @click.option(
+    "--verdicts",
+    metavar="OUTPUT",
+    help="Add the column verdict: a judge's final answers on these rows (jobs/judge.yaml).",
+)
+@click.option(
+    "--verdict", metavar="TEXT", help="With --verdicts: only rows with this verdict, such as right."
+)
+@click.option(
     "--pass-rate",
     metavar="LOW..HIGH",
     help="Only prompts of whose samples such a share is right: 0.1..0.9.",
@@ -212,6 +220,10 @@ def _notes(s: dict[str, Any]) -> list[str]:
             f"note   {s['other_prompts']:,} rows left out had another prompt than the row with "
             "their id that stays: if the inputs have nothing in common, export them apart"
         )
+    if found := s["verdicts"]:
+        counts = ", ".join(f"{count:,} {name}" for name, count in found["counts"].items())
+        without = f"; {found['without']:,} without" if found["without"] else ""
+        lines.append(f"note   {found['rows']:,} verdicts by {found['model']}: {counts}{without}")
     if s["test_share"] and "test" not in s["splits"]:
         lines.append(f"note   no prompt falls into a test split of {s['test_share']:g}")
     if found := s["push"]:

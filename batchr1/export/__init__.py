@@ -11,6 +11,7 @@ decontaminate    overlap of prompts with benchmarks
 matcher          n-grams of rows, and what prompts share with them
 inputs           overlap of a job's prompts with benchmarks
 near_duplicates  near duplicates among prompts, by MinHash
+verdicts         verdicts of a judge's output, joined to the rows that it judged
 rows             the shape of exported rows
 columns          the columns of several outputs
 card             README.md of the data set

@@ -215,6 +215,7 @@ def _made_with(summary: dict[str, Any], jobs: Sequence[dict[str, Any]]) -> str:
             for key in sorted({key for job in jobs for key in _section(job, "sampling")})
         ),
         ("verified by", _verified_by),
+        ("judged by", lambda job: (summary["verdicts"] or {}).get("model")),
         ("quantization", lambda job: _section(job, "model").get("quantization")),
         ("job digest", lambda job: job.get("digest")),
         ("generated", lambda job: summary["generated"]),

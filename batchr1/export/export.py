@@ -127,6 +127,7 @@ def _summary(
         ],
         "contamination": _contamination(selection, options),
         "near_duplicates": _near_duplicates(selection),
+        "verdicts": selection.verdicts,
         "push": None,
         **_count(rows),
         "splits": splits,

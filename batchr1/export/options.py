@@ -43,6 +43,8 @@ class ExportOptions:
     contaminated: Treatment | None = None
     near_duplicates: Treatment | None = None
     push: PushOptions | None = None
+    verdicts: str | None = None
+    verdict: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("--max-tokens", self.max_tokens), ("--per-prompt", self.per_prompt)):
@@ -57,6 +59,11 @@ class ExportOptions:
             )
         if self.contaminated is not None and not self.decontaminate:
             raise _apart("--contaminated", self.contaminated)
+        if self.verdict is not None and self.verdicts is None:
+            raise UsageError(
+                f"--verdict: belongs to --verdicts (got {self.verdict!r} without it). Name the "
+                "judge's output, or leave --verdict out."
+            )
         if self.form == "raw" and self.reasoning is not None:
             raise UsageError(
                 "--reasoning: belongs to --to sft (got --to raw, which keeps the output's own "
@@ -74,6 +81,7 @@ class ExportOptions:
         marks = {
             "contaminated_by": self.contaminated == "mark",
             "near_duplicate_of": self.near_duplicates == "mark",
+            "verdict": self.verdicts is not None,
         }
         return (*(LABELS if self.labels else ()), *(name for name, on in marks.items() if on))
 

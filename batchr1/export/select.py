@@ -21,6 +21,7 @@ from batchr1.export.decontaminate import Benchmark, Index, find_hits, read_bench
 from batchr1.export.near_duplicates import SIMILAR, near_duplicates
 from batchr1.export.options import ExportOptions
 from batchr1.export.prompts import Prompts, distinct
+from batchr1.export.verdicts import read_verdicts
 from batchr1.output.across import KEY, RULE, last_of_each
 from batchr1.output.folder import Output
 from batchr1.output.labels import labels_of
@@ -70,6 +71,7 @@ class Selection:
     steps: list[Step]
     benchmarks: list[Benchmark]
     hits: pl.DataFrame | None
+    verdicts: dict[str, Any] | None = None
 
     @property
     def total(self) -> int:
@@ -114,6 +116,8 @@ def select(outputs: Sequence[Output], options: ExportOptions) -> Selection:
         rows = rows.join(
             labels_of(rows, key="prompt_key"), on="prompt_key", how="left", maintain_order="left"
         )
+    verdicts = None if options.verdicts is None else read_verdicts(options.verdicts)
+    rows = rows if verdicts is None else verdicts.join(rows)
     by_text = _ByText(parts, options)
     rows = _filtered(what, rows, filters(options, by_text), steps)
     rows = by_text.mark(rows)
@@ -125,7 +129,14 @@ def select(outputs: Sequence[Output], options: ExportOptions) -> Selection:
         )
     kept = ["part", "row", "prompt_key", "is_test", "completion_tokens", *options.added]
     return Selection(
-        parts, rows.select(kept), given, renamed, steps, by_text.benchmarks, by_text.hits
+        parts,
+        rows.select(kept),
+        given,
+        renamed,
+        steps,
+        by_text.benchmarks,
+        by_text.hits,
+        verdicts.count(rows) if verdicts is not None else None,
     )
 
 
@@ -249,6 +260,9 @@ def filters(options: ExportOptions, by_text: _ByText | None = None) -> list[tupl
         found.append(
             ("--correct-only", "the final answer is right", pl.col("correct").fill_null(False))
         )
+    if options.verdict is not None:
+        keeps = f"the judge's verdict is {options.verdict}"
+        found.append(("--verdict", keeps, pl.col("verdict") == options.verdict))
     found += _label_filters(options)
     for flag in options.drop_flags:
         found.append(
@@ -362,6 +376,7 @@ def _check_added(parts: Sequence[tuple[Output, str]], options: ExportOptions) ->
     option_of = {
         "contaminated_by": "--contaminated mark",
         "near_duplicate_of": "--near-duplicates mark",
+        "verdict": "--verdicts",
     }
     for name in options.added:
         option = option_of.get(name, "--labels")

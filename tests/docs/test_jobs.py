@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
+from made_output import good_row, table_of, write_output
 from replay_job import scripted
 from s3_fakes import S3
 
@@ -45,6 +46,7 @@ LOCAL = {
     "nightly": Shipped(columns=("family", "level"), options=("--date", DATE)),
     "teacher_32b": Shipped(gpus=8, n=4, columns=("source",)),
     "pass_at_1": Shipped(n=64),
+    "judge": Shipped(columns=("input_id", "input_sample", "judged_answer", "judged_correct")),
     "code": Shipped(n=10, columns=("entry_point", "test")),
     "r1_671b": Shipped(
         gpus=16,
@@ -65,6 +67,8 @@ def jobs(tmp_path: Path, s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("math500", "humaneval"):
         (tmp_path / f"jobs/data/{name}.parquet").symlink_to(DATA / f"{name}.parquet")
     (tmp_path / f"incoming/{DATE}").mkdir(parents=True)
+    judged = [good_row(i, sample=n) for i in range(2) for n in range(2)]
+    write_output(tmp_path / "out/math-r1-tiny", [table_of(judged)])
     problems[:5].write_parquet(tmp_path / f"incoming/{DATE}/prompts.parquet")
     problems[:5].select("id", "problem", "answer", source="family").write_parquet(
         tmp_path / "prompts.parquet"
@@ -125,7 +129,7 @@ def test_a_job_runs_over_the_data_that_it_names(jobs: Path, name: str) -> None:
     tables = Output(open_storage(output)).tables(["gold", *LOCAL[name].columns])
     rows = pl.concat(pl.DataFrame(table) for table in tables)
     assert rows.height == 3 * LOCAL[name].n
-    assert rows["gold"].null_count() == (rows.height if name == "code" else 0)
+    assert rows["gold"].null_count() == (rows.height if name in ("code", "judge") else 0)
 
 
 def test_measuring_follows_deepseeks_settings() -> None:

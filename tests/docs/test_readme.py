@@ -229,6 +229,7 @@ def test_the_export_shown_is_what_export_prints() -> None:
         "incomplete": None,
         "contamination": None,
         "near_duplicates": None,
+        "verdicts": None,
         "push": None,
     }
     assert shown[1:] == export_text(summary).splitlines()

@@ -41,6 +41,7 @@ class ChatServer(ThreadingHTTPServer):
         self.models: list[str] | None = [MODEL]
         self.software: str | None = None  # as `owned_by` of its models
         self.headers: dict[str, str] = {}  # of every answer
+        self.reply = answer_to
         self.ending = ""  # what it leaves at the end of its texts
         self.usage = True
         self.form = "tags"  # how reasoning is told: tags, open_tag, native, none
@@ -173,7 +174,7 @@ class Handler(BaseHTTPRequestHandler):
         trickle_s: float = 0.0,
         words: str = "",
     ) -> None:
-        reasoning, answer = answer_to(body["messages"][-1]["content"], body.get("seed"))
+        reasoning, answer = self.server.reply(body["messages"][-1]["content"], body.get("seed"))
         message: dict[str, Any] = {"role": "assistant"}
         form = self.server.form
         if form in ("native", "reasoning"):
