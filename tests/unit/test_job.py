@@ -88,6 +88,7 @@ def test_everything_but_name_model_input_and_output_has_the_default_of_the_desig
             "sampling": dict.fromkeys(["temperature", "top_p", "max_tokens", "seed", "stop"]),
             "expected_tokens": None,
             "where": None,
+            "types": {},
             "limit": None,
             "on_changed_prompt": "refuse",
             "on_changed_gold": "refuse",
