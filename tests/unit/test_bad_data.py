@@ -169,6 +169,46 @@ CASES = {
         {"in.parquet.gz": b""},
         {"path": "TMP/in.parquet.gz"},
     ),
+    "address: not encrypted": Case(
+        "http://example.org/…: not encrypted, so that anybody on the way may change it (got "
+        "http:// to example.org, need https://, or http:// on this machine). Use https://.",
+        input={"path": "http://example.org/in.csv"},
+    ),
+    "address: a password": Case(
+        "https://…: the address holds credentials, and records repeat it. Take them out: they "
+        "come from the environment.",
+        input={"path": "https://user:hunter2@example.org/in.csv"},
+    ),
+    "address: a signature": Case(
+        "https://example.org/…: the address has a query, which may hold a signature, and records "
+        "repeat it (got ? or #). Name the file without, or copy it.",
+        input={"path": "https://example.org/in.csv?X-Amz-Signature=hunter2"},
+    ),
+    "address: a server without a file": Case(
+        "https://example.org: a web server has no list of its files (got a glob or a folder). "
+        "Name each file.",
+        input={"path": "https://example.org/"},
+    ),
+    "address: no data set": Case(
+        "hf://org/in.csv: not a data set of the hub (need hf://datasets/ORG/NAME[@REVISION]/PATH). "
+        "Correct the address.",
+        input={"path": "hf://org/in.csv"},
+    ),
+    "address: one within another": Case(
+        "simplecache::https://…: no such kind of address (got 'simplecache::https', need a path, "
+        "s3://, hf://, https://, or another scheme that fsspec knows). Correct it.",
+        input={"path": "simplecache::https://example.org/in.csv"},
+    ),
+    "address: an unknown scheme": Case(
+        "htps://…: no such kind of address (got 'htps', need a path, s3://, hf://, https://, or "
+        "another scheme that fsspec knows). Correct it.",
+        input={"path": "htps://example.org/in.csv"},
+    ),
+    "address: a part that leads away": Case(
+        "memory://in/../x.csv: not a usable address (got an empty part, `.` or `..`). Write it "
+        "without.",
+        input={"path": "memory://in/../x.csv"},
+    ),
 }
 
 
