@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, BinaryIO
 
-from batchr1.errors import JobError
+from batchr1.errors import InputError, JobError
 from batchr1.storage.base import FileInfo, ReadStorage
 from batchr1.storage.errors import Retry, is_missing, mapped
 from batchr1.storage.s3_client import RangeReader, ReadCache
@@ -65,7 +65,15 @@ class FsspecStorage(ReadStorage):
         import fsspec
 
         with mapped(self.uri):
-            fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
+            try:
+                fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False)
+            except (TypeError, ValueError) as exc:  # no account, or none that is valid
+                scheme = self.uri.partition("://")[0]
+                raise InputError(
+                    f"{self.uri}: {_PACKAGES.get(scheme, 'fsspec')} does not open it (got "
+                    f"{type(exc).__name__}). Set the account and credentials that it reads from "
+                    "the environment."
+                ) from exc
         return fs, str(root)
 
     def _path(self, rel: str) -> str:

@@ -13,6 +13,7 @@ import fsspec
 import polars as pl
 import pytest
 import web_server
+from fsspec.registry import known_implementations
 from hub_server import Fault, Hub
 from huggingface_hub import constants
 from replay_job import questions, rows_of, run_replay, write_job
@@ -180,6 +181,23 @@ def test_a_missing_package_is_named() -> None:
     assert str(refused.value) == (
         "gs://…: a package for such addresses is missing (need gcsfs). Install it: pip install "
         "gcsfs."
+    )
+
+
+class Refusing(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """A file system that wants an account."""
+
+    def __init__(self, **options: object) -> None:
+        raise ValueError("no account of hunter2")
+
+
+def test_a_file_system_without_an_account_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(known_implementations, "refusing", {"class": f"{__name__}.Refusing"})
+    with pytest.raises(InputError) as refused:
+        expand_inputs("refusing://container/in.csv")
+    assert str(refused.value) == (
+        "refusing://container: fsspec does not open it (got ValueError). Set the account and "
+        "credentials that it reads from the environment."
     )
 
 
