@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _MAGIC = re.compile(r"[*?\[]")
 _HIDDEN = re.compile(r"(^|/)[._]")
+AT_A_TIME = 16
+"""Places that are looked at together, where each request has to travel."""
 PARENTS = 3
 """Folders above a named one that are looked at for a table's log: partitions nest so deep."""
 
@@ -74,26 +77,36 @@ def expand_inputs(
     """
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     roots: dict[str, ReadStorage] = {}  # one client for each bucket
-    found: dict[str, InputFile] = {}
+    places: list[tuple[ReadStorage, str]] = []
     for path in listed:
         root_uri, rel = _split(path)
         if root_uri not in roots:
             roots[root_uri] = open_inputs(root_uri, options, retry)
-        root = roots[root_uri]
-        try:
-            with mapped(root.where(rel), lasting=InputError, passing=InputError):
-                files = _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
-        except StorageError as error:
-            if is_fault(error.__cause__):
-                raise
-            raise InputError(str(error)) from error.__cause__
-        found.update((file.uri, file) for file in files)
+        places.append((roots[root_uri], rel))
+    if len(places) > 1 and any(root.kind != "local" for root in roots.values()):
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            parts = list(pool.map(_files_at, places))
+    else:
+        parts = [_files_at(place) for place in places]
+    found = {file.uri: file for files in parts for file in files}
     if not found:
         raise InputError(
             "input.path: an empty list (got no path, need at least one). Name a file, glob or "
             "folder."
         )
     return [found[uri] for uri in sorted(found)]
+
+
+def _files_at(place: tuple[ReadStorage, str]) -> list[InputFile]:
+    """List the data files of a file, folder or glob."""
+    root, rel = place
+    try:
+        with mapped(root.where(rel), lasting=InputError, passing=InputError):
+            return _as_file(root, rel) or _as_folder(root, rel) or _as_glob(root, rel)
+    except StorageError as error:
+        if is_fault(error.__cause__):
+            raise
+        raise InputError(str(error)) from error.__cause__
 
 
 def _split(path: str | os.PathLike[str]) -> tuple[str, str]:

@@ -201,6 +201,8 @@ class HubStorage(_HttpStorage):
         self._type = kind.removesuffix("s")
         self._repo, _, revision = name.partition("@")
         self._revision = revision.replace("%2F", "/") or "main"
+        self._commit: str | None = None
+        self._looking = threading.Lock()
 
     @cached_property
     def _api(self) -> Any:
@@ -208,16 +210,19 @@ class HubStorage(_HttpStorage):
 
         return HfApi(library_name="batchr1")
 
-    @cached_property
+    @property
     def commit(self) -> str:
         """The commit that the revision means: all is read at it."""
-        found = self._call(
-            lambda: self._api.repo_info(
-                self._repo, revision=self._revision, repo_type=self._type, timeout=TIMEOUT_S
-            )
-        )
-        log.info("%s: read at commit %s", self.uri, found.sha)
-        return str(found.sha)
+        with self._looking:  # two threads might see two commits
+            if self._commit is None:
+                found = self._call(
+                    lambda: self._api.repo_info(
+                        self._repo, revision=self._revision, repo_type=self._type, timeout=TIMEOUT_S
+                    )
+                )
+                log.info("%s: read at commit %s", self.uri, found.sha)
+                self._commit = str(found.sha)
+            return self._commit
 
     def _call(self, request: Any, rel: str = "") -> Any:
         with mapped(self.where(rel)):
