@@ -16,7 +16,7 @@ import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -56,7 +56,7 @@ class _HttpStorage(ReadStorage):
         """The address that a request for `rel` goes to."""
         raise NotImplementedError
 
-    def _session(self) -> httpx.Client:
+    def _session(self) -> Any:
         raise NotImplementedError
 
     def _headers(self) -> Mapping[str, str]:
@@ -89,7 +89,7 @@ class _HttpStorage(ReadStorage):
             whole.seek(start)
             return whole.read(stop - start)
 
-    def _keep_whole(self, info: FileInfo, answer: httpx.Response) -> BinaryIO:
+    def _keep_whole(self, info: FileInfo, answer: Any) -> BinaryIO:
         """Keep the file that came instead of a part of it."""
         if info.size > MAX_WHOLE_BYTES:
             raise InputError(
@@ -109,7 +109,7 @@ class _HttpStorage(ReadStorage):
         with self._lock:
             return self._whole.setdefault(info, file)
 
-    def _refuse_other(self, info: FileInfo, size: int, answer: httpx.Response) -> None:
+    def _refuse_other(self, info: FileInfo, size: int, answer: Any) -> None:
         if size != info.size or _version(answer.headers) not in ("", info.version):
             raise StorageError(
                 f"{self.where(info.rel)}: the file was replaced while it was read (got another "
@@ -117,14 +117,14 @@ class _HttpStorage(ReadStorage):
             )
 
     @contextmanager
-    def _get(self, rel: str, start: int, stop: int) -> Iterator[httpx.Response]:
+    def _get(self, rel: str, start: int, stop: int) -> Iterator[Any]:
         headers = {**self._headers(), "Range": f"bytes={start}-{stop - 1}"}
         headers["Accept-Encoding"] = "identity"
         with self._session().stream("GET", self.url(rel), headers=headers) as answer:
             self._check(answer)
             yield answer
 
-    def _check(self, answer: httpx.Response) -> None:
+    def _check(self, answer: Any) -> None:
         """Raise an exception for an answer that is none."""
         answer.raise_for_status()
 
@@ -138,12 +138,14 @@ class WebStorage(_HttpStorage):
     def _client(self) -> httpx.Client:
         import httpx
 
-        hooks = {"request": [functools.partial(_refuse_plain, self.uri)]}
+        hooks: dict[str, list[Callable[..., Any]]] = {
+            "request": [functools.partial(_refuse_plain, self.uri)]
+        }
         client = httpx.Client(follow_redirects=True, timeout=TIMEOUT_S, event_hooks=hooks)
         weakref.finalize(self, client.close)
         return client
 
-    def _session(self) -> httpx.Client:
+    def _session(self) -> Any:
         return self._client
 
     def url(self, rel: str) -> str:
@@ -172,7 +174,7 @@ class WebStorage(_HttpStorage):
                 return FileInfo(rel, int(answer.headers["Content-Length"]), version)
             return self._measured(rel, version, answer)
 
-    def _measured(self, rel: str, version: str, answer: httpx.Response) -> FileInfo:
+    def _measured(self, rel: str, version: str, answer: Any) -> FileInfo:
         """Find a file's size by reading it: its server says none."""
         size = 0
         for block in answer.iter_raw(_BLOCK):
@@ -228,25 +230,25 @@ class HubStorage(_HttpStorage):
         with mapped(self.where(rel)):
             return self.retry.call(request, self.where(rel))
 
-    def _session(self) -> httpx.Client:
-        from huggingface_hub.utils import get_session
+    def _session(self) -> Any:
+        from huggingface_hub import get_session
 
         return get_session()
 
     def _headers(self) -> Mapping[str, str]:
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils._headers import build_hf_headers
 
         return build_hf_headers(library_name="batchr1")
 
     def url(self, rel: str) -> str:
         return f"{self._api.endpoint}/{self._type}s/{self._repo}/resolve/{self.commit}/{quote(rel)}"
 
-    def _check(self, answer: httpx.Response) -> None:
-        from huggingface_hub.utils import hf_raise_for_status
+    def _check(self, answer: Any) -> None:
+        from huggingface_hub.utils._http import hf_raise_for_status
 
         hf_raise_for_status(answer)
 
-    def _refuse_other(self, info: FileInfo, size: int, answer: httpx.Response) -> None:
+    def _refuse_other(self, info: FileInfo, size: int, answer: Any) -> None:
         if size != info.size:  # a commit's files never change; stores have ETags of their own
             super()._refuse_other(info, size, answer)
 
