@@ -21,7 +21,7 @@ from batchr1.export.decontaminate import Benchmark, Index, find_hits, read_bench
 from batchr1.export.near_duplicates import SIMILAR, near_duplicates
 from batchr1.export.options import ExportOptions
 from batchr1.export.prompts import Prompts, distinct
-from batchr1.export.verdicts import read_verdicts
+from batchr1.export.verdicts import Verdicts, read_verdicts
 from batchr1.output.across import KEY, RULE, last_of_each
 from batchr1.output.folder import Output
 from batchr1.output.labels import labels_of
@@ -116,7 +116,7 @@ def select(outputs: Sequence[Output], options: ExportOptions) -> Selection:
         rows = rows.join(
             labels_of(rows, key="prompt_key"), on="prompt_key", how="left", maintain_order="left"
         )
-    verdicts = None if options.verdicts is None else read_verdicts(options.verdicts)
+    verdicts = None if options.verdicts is None else _verdicts(outputs, options.verdicts)
     rows = rows if verdicts is None else verdicts.join(rows)
     by_text = _ByText(parts, options)
     rows = _filtered(what, rows, filters(options, by_text), steps)
@@ -138,6 +138,16 @@ def select(outputs: Sequence[Output], options: ExportOptions) -> Selection:
         by_text.hits,
         verdicts.count(rows) if verdicts is not None else None,
     )
+
+
+def _verdicts(outputs: Sequence[Output], uri: str) -> Verdicts:
+    """Read a judge's verdicts, which are of one output."""
+    if len(outputs) > 1:
+        raise UsageError(
+            f"--verdicts: its rows name id and sample, and not the output (got {len(outputs)} "
+            "outputs, need 1). Export the judged output alone."
+        )
+    return read_verdicts(uri)
 
 
 def _look_at_all(

@@ -80,14 +80,14 @@ class _HttpStorage(ReadStorage):
                 found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
                 if answer.status_code == 206 and found is not None:
                     self._refuse_other(info, int(found[3]), answer)
-                    data = answer.read()
+                    data: bytes = answer.read()
                     if int(found[1]) != start or len(data) != stop - start:
                         raise ConnectionError("another range than asked for")
                     return data
                 whole = self._keep_whole(info, answer)
         with self._lock:
             whole.seek(start)
-            return whole.read(stop - start)
+            return bytes(whole.read(stop - start))
 
     def _keep_whole(self, info: FileInfo, answer: Any) -> BinaryIO:
         """Keep the file that came instead of a part of it."""
