@@ -67,8 +67,6 @@ def jobs(tmp_path: Path, s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("math500", "humaneval"):
         (tmp_path / f"jobs/data/{name}.parquet").symlink_to(DATA / f"{name}.parquet")
     (tmp_path / f"incoming/{DATE}").mkdir(parents=True)
-    judged = [good_row(i, sample=n) for i in range(2) for n in range(2)]
-    write_output(tmp_path / "out/math-r1-tiny", [table_of(judged)])
     problems[:5].write_parquet(tmp_path / f"incoming/{DATE}/prompts.parquet")
     problems[:5].select("id", "problem", "answer", source="family").write_parquet(
         tmp_path / "prompts.parquet"
@@ -81,6 +79,13 @@ def jobs(tmp_path: Path, s3_moto: S3, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BENCHMARK", "math500")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     return tmp_path / "jobs"
+
+
+def judged(folder: Path, name: str) -> None:
+    """The output that a judge reads, which other jobs would write themselves."""
+    if name == "judge":
+        rows = [good_row(i, sample=n) for i in range(2) for n in range(2)]
+        write_output(folder / "out/math-r1-tiny", [table_of(rows)])
 
 
 def batchr1(*words: str) -> Result:
@@ -106,6 +111,7 @@ def test_a_job_says_when_to_use_it_and_the_readme_lists_it(path: Path) -> None:
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_job_can_be_planned_for_gpus_that_are_not_there(jobs: Path, name: str) -> None:
+    judged(jobs.parent, name)
     options = LOCAL[name].options[:2] if name == "nightly" else ()
     plan = batchr1(
         "plan",
@@ -122,6 +128,7 @@ def test_a_job_can_be_planned_for_gpus_that_are_not_there(jobs: Path, name: str)
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_a_job_runs_over_the_data_that_it_names(jobs: Path, name: str) -> None:
+    judged(jobs.parent, name)
     """By the replay engine, with r1-tiny's tokenizer in place of the variant's."""
     few = ["--variant", "r1-tiny", "--limit", "3", "--set", "sampling.max_tokens=60"]
     result = batchr1("run", f"{jobs}/{name}.yaml", *few, *LOCAL[name].options, "--json")

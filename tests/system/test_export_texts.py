@@ -215,8 +215,8 @@ KNOWN = "prompt, problem, question, instruction, query, input, text"
 REFUSED = {
     "no such file": (
         ["--decontaminate", "{tmp}/none.parquet"],
-        "--decontaminate: {tmp}/none.parquet: no such file or folder (need .parquet or .jsonl "
-        "files). Check the path.",
+        "--decontaminate: {tmp}/none.parquet: no such file or folder (need .parquet, .jsonl, "
+        ".csv or .tsv files). Check the path.",
     ),
     "not Parquet": (
         ["--decontaminate", "{tmp}/torn.parquet"],
