@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchr1.dataset.lines.json_lines import BLOCK_BYTES, BLOCK_ROWS, MAX_LINE_BYTES
+from batchr1.dataset.lines.json_lines import BLOCK_BYTES, BLOCK_ROWS, MAX_LINE_BYTES, bounded_lines
 from batchr1.errors import InputError
 
 ColumnType = Literal["text", "int", "float", "bool"]
@@ -27,7 +27,6 @@ _TYPES: dict[ColumnType, pa.DataType] = {
     "bool": pa.bool_(),
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
-_BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 # What a value of a type looks like. A leading zero makes text: 007 is no number.
 _FORMS: dict[pa.DataType, str] = {
@@ -169,16 +168,7 @@ class CsvLines:
 
     def _lines(self, handle: BinaryIO) -> Iterator[str]:
         """Decode line by line."""
-        number = 0
-        while line := handle.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise InputError(
-                    f"{self._uri}: line {number:,}: too long (got more than {MAX_LINE_BYTES:,} "
-                    "bytes). Write one row a line."
-                )
-            if number == 1:
-                line = line.removeprefix(_BOM)
+        for number, line in enumerate(bounded_lines(handle, self._uri, "row"), 1):
             try:
                 yield line.decode()
             except UnicodeDecodeError as exc:

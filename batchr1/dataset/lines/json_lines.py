@@ -35,6 +35,22 @@ class Block:
     rows: list[dict[str, Any]]
 
 
+def bounded_lines(handle: BinaryIO, uri: str, unit: str) -> Iterator[bytes]:
+    """Read lines of bounded length, without a mark of byte order.
+
+    Raises `InputError` for one that is too long.
+    """
+    number = 0
+    while line := handle.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise InputError(
+                f"{uri}: line {number:,}: too long (got more than {MAX_LINE_BYTES:,} bytes). Write "
+                f"one {unit} a line."
+            )
+        yield line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
 class JsonLines:
     """Fields of one file of JSON lines.
 
@@ -98,17 +114,9 @@ class JsonLines:
             yield block.first_row, pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _blocks(self, handle: BinaryIO) -> Iterator[Block]:
-        row = number = 0
+        row = 0
         block, size = Block(0, [], []), 0
-        while line := handle.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise InputError(
-                    f"{self._uri}: line {number:,}: too long (got more than {MAX_LINE_BYTES:,} "
-                    "bytes). Write one object a line."
-                )
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
+        for number, line in enumerate(bounded_lines(handle, self._uri, "object"), 1):
             if line.isspace():
                 continue
             block.rows.append(self._parse(line, number))
