@@ -34,7 +34,7 @@ S3_VARIABLES = {
 @pytest.fixture(autouse=True)
 def no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine adds no lines about what a run prepares to what tests compare."""
-    monkeypatch.setattr("batchr1.driver.monitor.stages.SHOWN_AFTER_S", 600.0)
+    monkeypatch.setattr("batchr1.driver.monitor.stages.LOGGED_AFTER_S", 600.0)
 
 
 @pytest.fixture(scope="session")

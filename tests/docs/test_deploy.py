@@ -264,7 +264,7 @@ def parsed(name: str, words: list[str]) -> dict[str, Any]:
 def assert_asks_for_health(words: list[str], output: str) -> None:
     assert words[0] == "status"
     params = parsed("status", words[1:])
-    assert (params["target"], params["health"]) == (output, True)
+    assert (params["targets"], params["health"]) == ((output,), True)
 
 
 def assert_is_a_good_command(words: list[str]) -> None:

@@ -75,6 +75,11 @@ def says(parts: list[bytes | Iterator[bytes]]) -> Iterator[tuple[str, list[bytes
                     for part in parts:
                         for piece in [part] if isinstance(part, bytes) else part:
                             line.sendall(piece)
+                    # Closing with bytes of the request unread would reset what was sent.
+                    line.shutdown(socket.SHUT_WR)
+                    line.settimeout(5.0)
+                    while line.recv(65536):
+                        pass
                 except OSError:
                     continue
 

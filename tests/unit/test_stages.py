@@ -6,6 +6,7 @@ import io
 import time
 
 import pytest
+from process_tree import until
 
 from batchr1.driver.monitor import stages
 from batchr1.driver.monitor.progress import ProgressDisplay
@@ -14,20 +15,19 @@ from batchr1.driver.tally import Tally
 
 
 def test_only_a_stage_that_takes_a_while_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "SHOWN_AFTER_S", 0.1)
+    monkeypatch.setattr(stages, "LOGGED_AFTER_S", 1.0)
     said = io.StringIO()
     with Stages(is_shown=True, stream=said) as shown:
         shown.begin("looking")
         shown.begin("reading the input's ids")
-        time.sleep(0.4)
+        until(lambda: said.getvalue().endswith("\n"))
         shown.begin("planning")
-    time.sleep(0.2)
     [line] = said.getvalue().splitlines()
     assert line.endswith(" s  reading the input's ids")
 
 
 def test_nothing_is_said_where_nothing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, "SHOWN_AFTER_S", 0.0)
+    monkeypatch.setattr(stages, "LOGGED_AFTER_S", 0.0)
     said = io.StringIO()
     with Stages(is_shown=False, stream=said) as shown:
         shown.begin("reading")

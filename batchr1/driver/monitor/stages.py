@@ -1,6 +1,6 @@
 """Lines on stderr while a run prepares.
 
-A stage that is over within a second is not worth a line.
+A stage that is over within a second is not worth a line, in a log within ten.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-SHOWN_AFTER_S = 1.0
+SHOWN_AFTER_S = 1.0  # on a terminal
+LOGGED_AFTER_S = 10.0
 
 
 class Stages:
@@ -31,7 +32,8 @@ class Stages:
         self.end()
         if self._is_shown:
             at_s = time.monotonic() - self._began
-            self._timer = threading.Timer(SHOWN_AFTER_S, self._say, (what, at_s))
+            after_s = SHOWN_AFTER_S if self._stream.isatty() else LOGGED_AFTER_S
+            self._timer = threading.Timer(after_s, self._say, (what, at_s))
             self._timer.daemon = True
             self._timer.start()
 
