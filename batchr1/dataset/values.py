@@ -93,16 +93,20 @@ def _rebuilt(column: Any) -> Any:
         names = [field.name for field in kind]
         return pa.StructArray.from_arrays(parts, names=names, mask=column.is_null())
     starts, sizes = _layout(column)
+    # Of a slice only its own part of the child is rebuilt.
+    last = int((starts + sizes).max(initial=0))
+    first = int(starts.min(initial=last))
+    starts -= first
     # Values below null rows are left out: Arrow would give them to the row before.
     places = pa.array(
         np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
     )
     ends = pa.array(np.concatenate([[0], np.cumsum(sizes)]))
     if pa.types.is_map(kind):
-        inner = [to_plain(part).take(places) for part in (column.keys, column.items)]
+        inner = [to_plain(part[first:last]).take(places) for part in (column.keys, column.items)]
         return pa.MapArray.from_arrays(_nulled(ends, column).cast(pa.int32()), *inner)
     return pa.LargeListArray.from_arrays(
-        _nulled(ends, column), to_plain(column.values).take(places)
+        _nulled(ends, column), to_plain(column.values[first:last]).take(places)
     )
 
 
