@@ -91,6 +91,7 @@ class VllmBackend(LocalBackend):
             sampling=setup.spec.sampling,
             end_ids=end_ids_of(files.location, revision=files.revision),
             adapter=None if adapter is None else str(adapter.folder),
+            seeds_by_row=setup.spec.input.sampling.seed is not None,
         )
 
     def _own_args(self, setup: WorkerSetup) -> dict[str, Any]:

@@ -64,10 +64,12 @@ class VllmEngine:
         sampling: SamplingSpec,
         end_ids: Sequence[int] = (),
         adapter: str | None = None,
+        seeds_by_row: bool = False,
     ) -> None:
         """Load the engine.
 
         `end_ids`: tokens that end a generation beside the tokenizer's own. `adapter`: a folder.
+        `seeds_by_row`: rows may have a seed of their own.
         """
         from vllm import EngineArgs
         from vllm import __version__ as version
@@ -82,9 +84,8 @@ class VllmEngine:
             args = {"structured_outputs_config": dict(FORM_CONFIG)} | args
         args = base_arguments(model, revision, trust_remote_code) | args
         try:
-            engine_args = EngineArgs(**args)
             self._engine = LLMEngine.from_engine_args(
-                engine_args, stat_loggers=[self._stats.logger]
+                EngineArgs(**args), stat_loggers=[self._stats.logger]
             )
             _drop_other_loggers(self._engine)
         except (
@@ -111,7 +112,8 @@ class VllmEngine:
         self._closing = False
         self._try_form()
         self._watch_core()
-        self._warm_up()
+        for seed in _kinds_of_seeds(sampling, seeds_by_row):
+            self._warm_up(seed)
 
     def _watch_core(self) -> None:
         """End a `step` that waits for a dead engine process.
@@ -183,12 +185,13 @@ class VllmEngine:
         while self._engine.has_unfinished_requests():
             self.step()
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, seed: int | None) -> None:
         """Generate throw-away tokens, so that kernels get compiled.
 
         Sixteen sequences: from eight on vLLM draws with another kernel than below. On a GPU a full
         batch, as kernels are also compiled for sizes, and a long prompt. There sequences end one
-        after another, and all are preempted once and taken up again, as in a run.
+        after another, and all are preempted once and taken up again, as in a run. With a seed
+        vLLM draws with yet another kernel.
         """
         is_gpu = self._engine.vllm_config.device_config.device_type == "cuda"
         seqs, prompt_len, spread = WARM_UP_SEQS, 8, 1
@@ -197,7 +200,7 @@ class VllmEngine:
             spread = WARM_UP_TOKENS
         for i in range(seqs):
             length = 8 if i else prompt_len
-            self.submit(Request(f"warm-up-{i}", [i % 1000] * length, 4 + i % spread))
+            self.submit(Request(f"warm-up-{i}", [i % 1000] * length, 4 + i % spread, seed))
         steps = 0
         while self._engine.has_unfinished_requests():
             if is_gpu and steps == WARM_UP_TOKENS // 2:
@@ -271,6 +274,13 @@ class VllmEngine:
         core = getattr(self._engine, "engine_core", None)
         if core is not None:
             core.shutdown()
+
+
+def _kinds_of_seeds(sampling: SamplingSpec, by_row: bool) -> tuple[int | None, ...]:
+    """List a seed of each kind of request; None is no seed."""
+    if by_row:
+        return (None, 0)
+    return (sampling.seed,)
 
 
 def base_arguments(model: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
