@@ -13,7 +13,7 @@ from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
 from batchr1.sizing.estimate import Workload, best_batch
 from batchr1.sizing.gpus import Gpu
-from batchr1.sizing.graphs import LARGEST, grid_ceil, grid_floor
+from batchr1.sizing.graphs import LARGEST, grid, grid_ceil, grid_floor
 from batchr1.sizing.memory import (
     GIB,
     OTHER_BYTES,
@@ -36,6 +36,9 @@ MARGIN_BYTES = (
 )  # left free on every GPU: fragments, and what a display or a driver may want
 UTILIZATION_MAX = 0.95
 MAX_WIDTH_IN_NODE = 8
+# of the expected completion lengths: a batch is wide enough for these too, as nobody knows better
+SHORTER = 0.5
+WIDTH_COST = 0.005  # of the time, that this may cost: more sequences leave the cache less memory
 NEARLY = 0.95  # of the fastest split's rate: as fast, as far as anybody knows
 
 
@@ -205,10 +208,7 @@ class _Candidate:
     def fit(self) -> Fit:
         wish, demand = self.wish, self.demand
         known = self._step_time(self.smallest.gpu)
-        num_seqs = wish.max_num_seqs or best_batch(
-            _most_sequences(demand, wish, self.replicas),
-            self._seconds_with(known or self._step_time(NOMINAL_GPU)),
-        )
+        num_seqs = wish.max_num_seqs or self._widest(known or self._step_time(NOMINAL_GPU))
         batched, memory, utilization = self._divided(num_seqs)
         max_model_len = self._longest
         tokens = self._tokens(memory, max_model_len, in_flight=batched)
@@ -237,6 +237,20 @@ class _Candidate:
             known,
             self.cache.bytes_of(max_model_len, in_flight=batched),
         )
+
+    def _widest(self, step_time: StepTime | None) -> int:
+        """Choose the batch, as an upper bound.
+
+        Admission goes by what is learnt of lengths: where completions turn out shorter than
+        expected, more of them run at a time.
+        """
+        most = _most_sequences(self.demand, self.wish, self.replicas)
+        expected = self._seconds_with(step_time, self.demand)
+        shorter = self._seconds_with(step_time, self.demand.with_completions(SHORTER))
+        best = best_batch(most, expected)
+        bound = (1 + WIDTH_COST) * expected(best)
+        wide = grid(max(best, best_batch(most, shorter)))
+        return next(size for size in reversed(wide) if size == best or expected(size) <= bound)
 
     @property
     def _total(self) -> int:
@@ -270,7 +284,7 @@ class _Candidate:
             eager=self.wish.eager,
         )
 
-    def _seconds_with(self, step_time: StepTime | None) -> Callable[[int], float]:
+    def _seconds_with(self, step_time: StepTime | None, demand: Workload) -> Callable[[int], float]:
         def seconds_with(num_seqs: int) -> float:
             # more sequences leave the cache less memory
             batched, memory, _ = self._divided(num_seqs)
@@ -278,7 +292,7 @@ class _Candidate:
             if longest < self._longest or step_time is None:
                 return math.inf
             typical = self._tokens(memory, self._typical)
-            return self.demand.seconds(
+            return demand.seconds(
                 step_time, num_seqs=num_seqs, kv_tokens=typical, replicas=self.replicas
             )
 

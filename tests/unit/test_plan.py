@@ -185,7 +185,8 @@ def test_float32_doubles_weights_cache_and_activations() -> None:
     one = PromptLengths(1, 1, 28, 28.0)
     machine = Machine(ram_gib=16)
     half, full = (
-        plan(job("r1-tiny", max_tokens=2048, **a), machine, one) for a in ({}, {"dtype": "float32"})
+        plan(job("r1-tiny", max_tokens=2048, **a), machine, one)
+        for a in ({"dtype": "bfloat16"}, {"dtype": "float32"})
     )
     assert full.kv_cache_tokens == half.kv_cache_tokens >= full.max_model_len
     for name in ("activation_gib", "kv_gib"):
