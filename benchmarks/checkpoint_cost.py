@@ -439,7 +439,16 @@ def main() -> None:
         "--output", help="where outputs go: a folder or s3://… (default: a temporary folder)"
     )
     parser.add_argument("--out", type=Path, help="also write the figures there, as JSON")
-    parser.set_defaults(trace="lognormal", prompt_tokens=None, gpu_memory_utilization=0.9)
+    parser.add_argument(
+        "--engine-arg", action="append", default=[], metavar="NAME=YAML", help="more for vLLM"
+    )
+    parser.set_defaults(
+        trace="lognormal",
+        prompt_tokens=None,
+        gpu_memory_utilization=0.9,
+        cache_sequences=None,
+        as_user=False,
+    )
     options = parser.parse_args()
     if options.alternate and options.every_s and options.every_s[0] > options.alternate:
         parser.error(

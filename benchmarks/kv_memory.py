@@ -2,6 +2,10 @@
 
     # five models, eleven settings; 4 to 6 minutes on an H200
     python benchmarks/kv_memory.py --out kv.json
+    # models of today, from their public configs
+    python benchmarks/kv_memory.py --today --out today.json
+    # without compiling
+    python benchmarks/kv_memory.py --decode-only --only 3 8 --out decode-only.json
 
 Weights are dummies of real shapes. Each setting runs in a process of its own: vLLM's worker loads
 the model and measures its memory, as at the start of an engine
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
@@ -24,7 +29,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
+
 from shapes import config_of
+from start_time import DECODE_ONLY
+from todays_models import MODELS
 
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.memory import GIB, OTHER_BYTES, activation_bytes
@@ -47,6 +56,45 @@ SETTINGS = [
     ("r1-distill-qwen-32b", 0.57, 2048, 64, 16384),
     ("r1-distill-qwen-32b", 0.90, 10240, 200, 32768),
 ]
+TODAY = [
+    ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 0.57, 8192, 256, 32768),
+    ("Qwen/Qwen3-30B-A3B-Thinking-2507", 0.90, 8192, 256, 32768),
+    ("openai/gpt-oss-20b", 0.57, 8192, 256, 32768),
+    ("openai/gpt-oss-120b", 0.90, 8192, 256, 32768),
+    ("Qwen/Qwen3.5-35B-A3B", 0.90, 8192, 256, 32768),
+]
+# what their configs need beyond their sizes to be loaded
+_TO_LOAD: dict[str, dict[str, Any]] = {
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], "rope_theta": 1_000_000},
+    "qwen3_moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "rope_theta": 10_000_000,
+        "norm_topk_prob": True,
+    },
+    "gpt_oss": {
+        "architectures": ["GptOssForCausalLM"],
+        "rope_theta": 150_000,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 32.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+            "original_max_position_embeddings": 4096,
+        },
+        "swiglu_limit": 7.0,
+    },
+    "qwen3_5_moe": {"architectures": ["Qwen3_5MoeForConditionalGeneration"]},
+}
+
+
+def config_for(name: str) -> dict[str, Any]:
+    """Give config.json of a variant of the catalogue or a model of today."""
+    if name not in MODELS:
+        return config_of(name)
+    config = MODELS[name]
+    common = {"dtype": "bfloat16", "rms_norm_eps": 1e-6, "hidden_act": "silu"}
+    return common | _TO_LOAD[config["model_type"]] | config
 
 
 def main() -> None:
@@ -56,19 +104,24 @@ def main() -> None:
         "--at-once", type=int, default=5, help="processes that compile side by side"
     )
     parser.add_argument("--only", type=int, nargs="+", help="their numbers, from 0; all without it")
+    parser.add_argument("--today", action="store_true", help="models of today, not the catalogue's")
+    parser.add_argument("--decode-only", action="store_true", help="engines that compile nothing")
     options = parser.parse_args()
-    settings = [SETTINGS[i] for i in options.only] if options.only else SETTINGS
+    settings = TODAY if options.today else SETTINGS
+    if options.only:
+        settings = [settings[i] for i in options.only]
+    more = DECODE_ONLY if options.decode_only else {}
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     import_vllm()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        compile_all(folder, settings, options.at_once)
+        compile_all(folder, settings, options.at_once, more)
         print(f"compiled after {time.monotonic() - started:.0f} s", flush=True)
         rows = []
         for number, setting in enumerate(settings):
-            os.waitpid(start(folder, number, setting, measure=True), 0)
+            os.waitpid(start(folder, number, setting, more, measure=True), 0)
             rows.append(
                 row(
                     setting,
@@ -78,11 +131,8 @@ def main() -> None:
             )
             print(rows[-1], flush=True)
             options.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    worst = max(
-        max(abs(r["error_gib"]), abs(r["error_first_gib"]))
-        for r in rows
-        if r["error_gib"] is not None
-    )
+    errors = [row.get(key) for row in rows for key in ("error_gib", "error_first_gib")]
+    worst = max((abs(error) for error in errors if error is not None), default=math.inf)
     print(
         f"{len(rows)} settings, largest error {worst:.3f} GiB, {time.monotonic() - started:.0f} s"
     )
@@ -96,7 +146,7 @@ def row(
     The error is of the memory that is left for the KV cache, at either start.
     """
     variant, utilization, batched, seqs, length = setting
-    arch = Architecture.of_config(config_of(variant))
+    arch = Architecture.of_config(config_for(variant))
     document: dict[str, Any] = {
         "variant": variant,
         "utilization": utilization,
@@ -148,7 +198,7 @@ def import_vllm() -> None:
     import vllm.v1.worker.gpu_worker  # noqa: F401
 
 
-def compile_all(folder: Path, settings: list[Setting], at_once: int) -> None:
+def compile_all(folder: Path, settings: list[Setting], at_once: int, more: dict[str, Any]) -> None:
     """Fill vLLM's compile cache, the largest models first.
 
     As many run at a time as the GPU holds.
@@ -160,21 +210,23 @@ def compile_all(folder: Path, settings: list[Setting], at_once: int) -> None:
         ready = next((entry for entry in todo if weight(entry[1][0]) + 5 < room), None)
         if ready is not None and len(running) < at_once:
             todo.remove(ready)
-            running[start(folder, *ready, measure=False)] = weight(ready[1][0]) + 5
+            running[start(folder, *ready, more, measure=False)] = weight(ready[1][0]) + 5
         else:
             pid, _ = os.wait()
             running.pop(pid, None)
 
 
 def weight(variant: str) -> float:
-    return Architecture.of_config(config_of(variant)).weight_bytes() / GIB
+    return Architecture.of_config(config_for(variant)).weight_bytes() / GIB
 
 
-def start(folder: Path, number: int, setting: Setting, *, measure: bool) -> int:
+def start(
+    folder: Path, number: int, setting: Setting, more: dict[str, Any], *, measure: bool
+) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            child(folder, number, setting, measure)
+            child(folder, number, setting, more, measure)
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
@@ -183,15 +235,15 @@ def start(folder: Path, number: int, setting: Setting, *, measure: bool) -> int:
     return pid
 
 
-def child(folder: Path, number: int, setting: Setting, measure: bool) -> None:
+def child(folder: Path, number: int, setting: Setting, more: dict[str, Any], measure: bool) -> None:
     import torch
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     variant, utilization, batched, seqs, length = setting
-    model = folder / variant
+    model = folder / variant.replace("/", "-")
     model.mkdir(exist_ok=True)
-    (model / "config.json").write_text(json.dumps(config_of(variant)), encoding="utf-8")
+    (model / "config.json").write_text(json.dumps(config_for(variant)), encoding="utf-8")
     config = EngineArgs(
         model=str(model),
         skip_tokenizer_init=True,
@@ -201,6 +253,7 @@ def child(folder: Path, number: int, setting: Setting, measure: bool) -> None:
         max_num_batched_tokens=batched,
         max_num_seqs=seqs,
         max_model_len=length,
+        **more,
     ).create_engine_config()
     executor = UniProcExecutor(config)
     worker: Any = executor.driver_worker.worker

@@ -36,6 +36,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import yaml
 from systems import Outcome, System, SystemFailed, Workload
 from systems.batchr1 import Batchr1
 from systems.llm_process import LlmProcess, LlmSystem
@@ -54,7 +55,9 @@ SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
     """Build the engine arguments that every system gives to vLLM."""
-    args: dict[str, Any] = {"max_model_len": options.max_model_len}
+    given = (text.partition("=") for text in options.engine_arg)
+    args: dict[str, Any] = {name: yaml.safe_load(value) for name, _, value in given}
+    args["max_model_len"] = options.max_model_len
     if options.dummy:
         args["load_format"] = "dummy"
     if options.cache_sequences:
@@ -209,10 +212,11 @@ def wait_for_memory(options: argparse.Namespace, at_most_s: float = 20.0) -> Non
     """
     if options.device != "cuda":
         return
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     with open_nvml() as nvml:
         until = time.monotonic() + at_most_s
         while time.monotonic() < until:
-            total, free = nvml.memory(nvml.by_index(0))
+            total, free = nvml.memory(nvml.by_index(int(first)))
             if total - free < 3 * 2**30:
                 return
             time.sleep(0.5)
@@ -324,6 +328,9 @@ def parse() -> argparse.Namespace:
         "--cache-sequences", type=float, help="a KV cache that holds so many mean sequences"
     )
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.9)
+    parser.add_argument(
+        "--engine-arg", action="append", default=[], metavar="NAME=YAML", help="more, for all"
+    )
     shared = (
         "one engine for generate and chunked: in each round, or in all of them (beside "
         "batchr1's own)"

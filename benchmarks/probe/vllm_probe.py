@@ -105,8 +105,25 @@ class _Hidden:
                 output.finish_reason = FinishReason.STOP
 
 
+def draft_always() -> None:
+    """Let the n-gram proposer draft at each step, whatever was generated before."""
+    from vllm.v1.spec_decode.ngram_proposer import NgramProposer
+
+    def propose(self: Any, count: int, wanted: Any, lengths: Any, ids: Any, k: int) -> Any:
+        chosen = set(wanted)
+        last = [int(ids[i, max(0, lengths[i] - 1)]) for i in range(count)]
+        return [[last[i]] * k if i in chosen else [] for i in range(count)]
+
+    NgramProposer.batch_propose = propose
+
+
 def install() -> None:
-    """Install the probe, if $BATCHR1_PROBE is set; vLLM calls this."""
+    """Install the probe, if $BATCHR1_PROBE is set; vLLM calls this.
+
+    With $BATCHR1_DRAFTS, drafts are made at each step (`speculation.py`).
+    """
+    if os.environ.get("BATCHR1_DRAFTS"):
+        draft_always()
     folder = os.environ.get("BATCHR1_PROBE")
     if not folder:
         return
