@@ -36,7 +36,15 @@ from start_time import DECODE_ONLY
 from todays_models import MODELS
 
 from batchr1.sizing.architecture import Architecture
-from batchr1.sizing.memory import GIB, OTHER_BYTES, activation_bytes
+from batchr1.sizing.memory import (
+    GIB,
+    OTHER_BYTES,
+    activation_bytes,
+    counts_graphs,
+    cuda_graph_bytes,
+)
+
+HOPPER = (9, 0)
 
 Setting = tuple[str, float, int, int, int]
 
@@ -156,7 +164,9 @@ def row(
     }
     if measured is None or first is None:
         return document | {"error_gib": None}
-    left = utilization * measured["total"] - arch.weight_bytes() - OTHER_BYTES
+    weights = arch.weight_bytes(capability=HOPPER)
+    graphs = cuda_graph_bytes(seqs) if counts_graphs(arch) else 0
+    left = utilization * measured["total"] - weights - OTHER_BYTES - graphs
     peaks = {
         start: activation_bytes(
             arch, num_batched_tokens=batched, num_seqs=seqs, first_start=start == "first"
@@ -165,7 +175,7 @@ def row(
     }
     kv_first = measured["kv"] + measured["activation"] - first["activation"]
     predicted = {
-        "weights": arch.weight_bytes(),
+        "weights": weights,
         "activation": peaks["later"],
         "activation_first": peaks["first"],
         "other": OTHER_BYTES,

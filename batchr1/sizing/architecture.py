@@ -27,7 +27,10 @@ Attention = Literal["gqa", "mla"]
 _MIB = 2**20
 _LARGE_TENSOR = 10 * _MIB  # torch's caching allocator gives larger tensors blocks of whole 2 MiB
 _LARGE_BLOCK = 2 * _MIB
-_MXFP4_TILE = (256, 128)  # to which vLLM's kernels pad the hidden and the experts' width
+# To which vLLM's kernels pad the hidden and the experts' width: Marlin's, and Triton's on Hopper
+# (`mxfp4_round_up_hidden_size_and_intermediate_size`).
+_MXFP4_TILE, _MXFP4_HOPPER_TILE = (256, 128), (1, 64)
+_HOPPER = (9, 0)
 _GATED = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 
 
@@ -199,13 +202,16 @@ class Architecture:
         dtype_bytes: int = 2,
         tensor_parallel: int = 1,
         pipeline_parallel: int = 1,
+        capability: tuple[int, int] | None = None,
     ) -> int:
         """Count the bytes of weights on the fullest GPU.
 
         As vLLM loads them. `quantization` None means as stored. Embeddings, the output layer, norms
         and routers are never quantised, and take `dtype_bytes`. With them is counted the table of
-        rotary angles, and what the allocator rounds up.
+        rotary angles, and what the allocator rounds up. `capability`: of the GPU, whose kernels
+        pad.
         """
+        tile = _MXFP4_HOPPER_TILE if capability == _HOPPER else _MXFP4_TILE
         stages = []
         for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
             last = stage == pipeline_parallel - 1
@@ -219,7 +225,7 @@ class Architecture:
                     size: float | None = None
                     if tensor.part is not None:
                         size = kind.sizes[_PARTS.index(tensor.part)]
-                    weights = self._padded(tensor, quantization)
+                    weights = self._padded(tensor, quantization, tile)
                     total += count * _allocated(weights * (size or dtype_bytes))
             stages.append(total)
         rotary = self.max_position * (self.qk_rope_head_dim or self.head_dim) * 2
@@ -276,7 +282,7 @@ class Architecture:
         sparse = layer in self.experts.sparse
         return _LayerKind(self.layers.kinds[layer], sparse, self._sizes(layer, quantization))
 
-    def _padded(self, tensor: _Tensor, quantization: str | None) -> int:
+    def _padded(self, tensor: _Tensor, quantization: str | None, tile: tuple[int, int]) -> int:
         """Count a tensor's weights as kernels want them.
 
         Those of MXFP4 take whole tiles.
@@ -285,8 +291,8 @@ class Architecture:
         if tensor.part != "experts" or (quantization or self.stored) != "mxfp4":
             return tensor.rows * tensor.cols
         hidden, width = (
-            math.ceil(size / tile) * tile / size
-            for size, tile in zip((self.hidden, chosen.intermediate), _MXFP4_TILE, strict=True)
+            math.ceil(size / step) * step / size
+            for size, step in zip((self.hidden, chosen.intermediate), tile, strict=True)
         )
         return int(tensor.rows * tensor.cols * hidden * width)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
@@ -19,6 +20,7 @@ from batchr1.sizing.memory import (
     OTHER_BYTES,
     Memory,
     activation_bytes,
+    counts_graphs,
     cuda_graph_bytes,
     outside_bytes,
 )
@@ -29,6 +31,7 @@ MAX_NUM_SEQS = LARGEST  # sequences at a time, at most: larger steps have no CUD
 # A GPU whose bandwidth nobody knows is planned as this one, and its time is not estimated.
 NOMINAL_GPU = Gpu("unknown", 24.0, 1000.0, (8, 0), 150.0, fp8=False, bf16=True)
 BATCHED_TOKENS = (16384, 8192, 4096, 2048)
+FEWEST_BATCHED_TOKENS = 512  # where one sequence does not fit beside more
 # of the GPU's memory, at most, while a smaller number of batched tokens is left to choose
 ACTIVATION_SHARE = 0.025
 MARGIN_BYTES = (
@@ -175,7 +178,11 @@ def fit(
     replicas = max(1, len(groups_of(devices, tensor_parallel, pipeline_parallel)))
     tp, pp = tensor_parallel, pipeline_parallel
     weights = arch.weight_bytes(
-        quantization, dtype_bytes=wish.dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
+        quantization,
+        dtype_bytes=wish.dtype_bytes,
+        tensor_parallel=tp,
+        pipeline_parallel=pp,
+        capability=smallest.gpu.capability,
     )
     weights += arch.absorbed_bytes(tensor_parallel=tp, pipeline_parallel=pp)
     cache = arch.kv_cache(
@@ -307,6 +314,11 @@ class _Candidate:
             self.arch, self._total, num_seqs, self._longest, self.tensor_parallel, self.wish
         )
         memory, utilization = self._divide(num_seqs, batched)
+        free = self.wish.max_num_batched_tokens is None and self.wish.chunked_prefill
+        fewest = max(FEWEST_BATCHED_TOKENS, num_seqs)
+        if free and batched > fewest and self._tokens(memory, self._longest) < self._longest:
+            batched = fewest
+            memory, utilization = self._divide(num_seqs, batched)
         return batched, memory, utilization
 
     def _divide(self, num_seqs: int, batched: int) -> tuple[Memory, float]:
@@ -327,14 +339,24 @@ class _Candidate:
             max_model_len=self._longest,
             first_start=not wish.eager,
         )
+        within = counts_graphs(self.arch)
+        held = partial(
+            Memory,
+            self.weights,
+            activation,
+            OTHER_BYTES,
+            outside=outside,
+            cuda_graph=graphs,
+            graphs_counted=within,
+        )
         if wish.kv_cache_memory_bytes is not None:
-            share, kv = wish.gpu_memory_utilization or 0.9, wish.kv_cache_memory_bytes
-            return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), share
-        free = min(self._total, int(self.smallest.free_gib * GIB)) - outside
-        share = math.floor((free - graphs - MARGIN_BYTES) / self._total * 100) / 100
+            share = wish.gpu_memory_utilization or 0.9
+            return held(kv=wish.kv_cache_memory_bytes), share
+        free = min(self._total, int(self.smallest.free_gib * GIB)) - held(kv=0).beside
+        share = math.floor((free - MARGIN_BYTES) / self._total * 100) / 100
         utilization = wish.gpu_memory_utilization or max(0.01, min(UTILIZATION_MAX, share))
-        kv = int(utilization * self._total) - self.weights - activation - OTHER_BYTES
-        return Memory(self.weights, activation, OTHER_BYTES, kv, outside, graphs), utilization
+        taken = self.weights + activation + OTHER_BYTES + (graphs if within else 0)
+        return held(kv=int(utilization * self._total) - taken), utilization
 
     def _missing(self, memory: Memory, max_model_len: int, utilization: float, batched: int) -> int:
         """Count the bytes that a GPU lacks.
@@ -344,7 +366,7 @@ class _Candidate:
         needed = self.cache.bytes_of(max_model_len, in_flight=batched)
         missing = max(0, needed - memory.kv)
         if self.wish.gpu_memory_utilization is not None:
-            asked = int(utilization * self._total) + memory.outside + memory.cuda_graph
+            asked = int(utilization * self._total) + memory.beside
             missing = max(missing, asked - min(self._total, int(self.smallest.free_gib * GIB)))
         if self.wish.kv_cache_memory_bytes is not None:
             within = memory.weights + memory.activation + memory.other + memory.kv

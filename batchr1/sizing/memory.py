@@ -3,6 +3,8 @@
 total × utilisation = weights + activation peak + other + KV cache    (what vLLM stays within)
     outside of that     = CUDA context + CUDA graphs + the sampler's buffers  (what it takes on top)
 
+The graphs of a mixture of experts are within.
+
 vLLM loads the weights, runs one forward pass of `max_num_batched_tokens` made-up tokens and one
 sampling step of `max_num_seqs` rows, and takes for the KV cache what the peak of these left over.
 Source: vLLM 0.26, model runner V2 and `Worker.determine_available_memory`; constants from an H200
@@ -48,6 +50,12 @@ class Memory:
     kv: int
     outside: int  # CUDA context, communication and the sampler's buffers
     cuda_graph: int
+    graphs_counted: bool = False  # these are within too: vLLM takes them off the KV cache
+
+    @property
+    def beside(self) -> int:
+        """Bytes taken beside what vLLM stays within."""
+        return self.outside + (0 if self.graphs_counted else self.cuda_graph)
 
 
 def activation_bytes(
@@ -65,13 +73,14 @@ def activation_bytes(
     Forward, at the widest point of a block (16-bit elements per token): the joint gate-and-up
     projection (2 × intermediate) and its product (1 ×) live together, beside the block's input, the
     attention's output and the residual (3 × hidden); with cuBLAS' workspace. Under tensor
-    parallelism the first two are cut, the others are not. A mixture of experts holds the chosen
-    experts' inputs and outputs instead. Latent attention (MLA) makes room for the unpacked keys and
+    parallelism the first two are cut, the others are not. A mixture of experts has two work spaces
+    for the chosen experts instead. Latent attention (MLA) makes room for the unpacked keys and
     values of eight sequences of `max_model_len`, at most 65,536 tokens.
 
     Sampling: a row of logits per sequence and the hidden states of the whole pass. Dense models'
     logits stay in 16 bits and are worked on in place (model runner V2); those of a mixture of
-    experts (V1) are copied to 32 bits, sorted with their indices, and summed up.
+    experts (V1) are copied to 32 bits, sorted with their indices, and summed up, while the work
+    spaces stay.
 
     Compiling, at the first start with these settings: the compiler tries kernels on made-up
     arguments, among them a copy of the embedding table and two of the hidden states, and empties
@@ -90,10 +99,9 @@ def activation_bytes(
         workspace = 2 * min(8 * max_model_len, MLA_WORKSPACE_TOKENS) * unpacked
         beside = 2 * num_batched_tokens * (_unpacked(arch, tensor_parallel) + 3 * arch.hidden)
         forward = max(forward, workspace + beside + CUBLAS_BYTES)
-    per_logit = 20 if arch.num_experts else 2
-    sampling = (
-        num_seqs * arch.vocab * per_logit + 2 * num_batched_tokens * arch.hidden + CUBLAS_BYTES
-    )
+    per_logit = 16 if arch.num_experts else 2
+    kept = arch.hidden + _work_space(arch, tensor_parallel)
+    sampling = num_seqs * arch.vocab * per_logit + 2 * num_batched_tokens * kept + CUBLAS_BYTES
     if not first_start:
         peak = max(forward, sampling)
     else:
@@ -106,13 +114,21 @@ def _widest(arch: Architecture, tensor_parallel: int) -> int:
     """Elements per token of a block's widest intermediate results."""
     wide = 3 * arch.intermediate // tensor_parallel
     if arch.num_experts:
-        chosen = arch.experts
-        routed = chosen.per_token * (3 * chosen.intermediate // tensor_parallel + arch.hidden)
-        shared = 3 * chosen.shared_intermediate // tensor_parallel
-        wide = max(wide, routed + shared)
+        shared = 3 * arch.experts.shared_intermediate // tensor_parallel
+        wide = max(wide, _work_space(arch, tensor_parallel) + shared)
     if arch.attention == "mla":
         wide = max(wide, _unpacked(arch, tensor_parallel))
     return wide
+
+
+def _work_space(arch: Architecture, tensor_parallel: int) -> int:
+    """Elements per token that stay allocated for the chosen experts.
+
+    One space for their inputs, later their outputs, and one between gate-and-up and down. Source:
+    `workspace_shapes` of vLLM's Triton and Marlin experts.
+    """
+    width = arch.experts.intermediate // tensor_parallel
+    return arch.experts.per_token * (max(width, arch.hidden) + max(2 * width, arch.hidden))
 
 
 def _unpacked(arch: Architecture, tensor_parallel: int) -> int:
@@ -136,6 +152,15 @@ def cuda_graph_bytes(num_seqs: int, *, eager: bool = False) -> int:
     A fixed pool, and a little per captured size, twice (piecewise, and whole decode steps).
     """
     return 0 if eager else (100 + 8 * graph_sizes(num_seqs)) * _MIB
+
+
+def counts_graphs(arch: Architecture) -> bool:
+    """Whether vLLM takes its CUDA graphs off the KV cache.
+
+    Model runner V1 estimates them and stays within its share of the GPU. V2, which runs dense
+    models, does not in 0.26.
+    """
+    return bool(arch.num_experts)
 
 
 def outside_bytes(

@@ -106,6 +106,31 @@ def test_r1_in_awq_runs_on_sixteen_3090_as_it_did() -> None:
     assert found.memory.weights_gib == pytest.approx(21.21, abs=0.5)
 
 
+# What vLLM 0.26 gave to the KV cache of an H200 at its first start, in GiB, on 2026-11-30:
+# `python benchmarks/kv_memory.py --today`. The share of the GPU, the cache, the bound.
+MEASURED = [
+    ("deepseek-ai/DeepSeek-R1-0528-Qwen3-8B", 0.57, 62.871, 0.01),
+    ("Qwen/Qwen3-30B-A3B-Thinking-2507", 0.90, 67.010, 0.01),
+    ("openai/gpt-oss-20b", 0.57, 64.729, 0.5),
+    ("openai/gpt-oss-120b", 0.90, 62.422, 0.5),
+]
+
+
+@pytest.mark.parametrize(("name", "share", "cache_gib", "bound"), MEASURED)
+def test_the_cache_is_the_one_that_vllm_had(
+    name: str, share: float, cache_gib: float, bound: float
+) -> None:
+    found = planned(
+        MODELS[name],
+        "H200",
+        gpu_memory_utilization=share,
+        max_num_batched_tokens=8192,
+        max_num_seqs=256,
+        max_model_len=32768,
+    )
+    assert found.memory.kv_gib == pytest.approx(cache_gib, abs=bound)
+
+
 # Bytes of the cache of one sequence of 32,768 tokens: layers × KV heads × head × 2 × 2.
 FULL = {
     "openai/gpt-oss-20b": 12 * 8 * 64 * 4 * 32768,

@@ -58,11 +58,11 @@ def _in_the_share(found: Fit, total_gib: float, held_gib: float) -> str:
 
 def _beside_the_share(found: Fit, total_gib: float) -> str:
     memory = found.memory
-    outside = (memory.outside + memory.cuda_graph) / GIB
+    outside = memory.beside / GIB
     return (
         f"vLLM's share at gpu_memory_utilization {found.utilization:g} is "
         f"{found.utilization * total_gib:.1f}, and {outside:.1f} are taken outside of it, by CUDA, "
-        f"communication and CUDA graphs"
+        f"communication{'' if memory.graphs_counted else ' and CUDA graphs'}"
     )
 
 
