@@ -29,6 +29,9 @@ STEP_TOKENS = {"cuda": 8192, "cpu": 2048}  # of a step, at most
 FEWEST_TOKENS = 256
 SEQUENCES = 256
 LOGIT_BYTES = 12  # of a token and a word of the vocabulary: logits, their softmax, and a copy
+# Reading and writing of these, and of what is kept, in bytes at the GPU's bandwidth: fitted to the
+# 1.5B shape on an H200, with the top 20 and with none (docs/benchmarks.md).
+LOGIT_TRAFFIC, TOP_K_TRAFFIC = 120, 92
 ROW_BYTES = 200
 
 
@@ -89,7 +92,7 @@ class ScorePlan:
         sizes, plan = self.sizes, self.plan
         speed = "not estimated: the speed of this device is not known"
         if self.tokens_per_s is not None:
-            speed = f"{self.tokens_per_s:,.0f} tokens/s of prefill (roofline), {self.hours:,.2f} h"
+            speed = f"{self.tokens_per_s:,.0f} tokens/s of prefill, {self.hours:,.2f} h"
         return [
             f"score    {sizes.rows:,} rows, {sizes.tokens:,} tokens, {sizes.scored_tokens:,} of "
             f"them scored; {sizes.done:,} rows done, {sizes.failed:,} failed",
@@ -170,8 +173,10 @@ def plan_score(target: Target, sizes: Sizes, machine: Machine | None = None) -> 
     step = plan.max_num_batched_tokens
     per_s = None
     if plan.step_time is not None:
-        per_s = step / plan.step_time.seconds(sequences=1, context=0, prefilled=step)
-        per_s = round(per_s, 1)
+        traffic = LOGIT_TRAFFIC + (TOP_K_TRAFFIC if target.wish.top_k else 0)
+        step_s = plan.step_time.seconds(sequences=1, context=0, prefilled=step)
+        step_s += step * arch.vocab * traffic / plan.step_time.bandwidth
+        per_s = round(step / step_s, 1)
     per_token = 8 + 6 * target.wish.top_k
     prompts = 4 * (sizes.tokens - sizes.scored_tokens)
     disk = per_token * sizes.scored_tokens + prompts + ROW_BYTES * sizes.rows
