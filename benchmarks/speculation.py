@@ -119,7 +119,7 @@ def prompts(options: argparse.Namespace, model: str) -> list[list[int]]:
 
     table = pq.read_table(options.dataset, columns=[options.id, options.prompt])
     rows = zip(*(column.to_pylist() for column in table.columns), strict=True)
-    renderer = PromptRenderer(load_tokenizer(model), instruction="math")
+    renderer = PromptRenderer(load_tokenizer(model), instruction="math", think="auto")
     found = renderer.render_many(PromptRow(str(key), text) for key, text in rows)
     return [list(prompt.token_ids) for prompt in found]  # type: ignore[union-attr]
 
