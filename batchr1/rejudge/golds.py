@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchr1.dataset.source import Source
-from batchr1.errors import InputError
+from batchr1.errors import InputError, UsageError
 from batchr1.job.spec import InputSpec
 from batchr1.storage.inputs import expand_inputs
 from batchr1.storage.uri import StorageOptions
@@ -16,12 +16,15 @@ def read_golds(
 
     The path is a file, a folder or a glob.
 
-    Raises `UsageError` where there is no such file or column, `InputError` where an id is null or
-    comes twice.
+    Raises `UsageError` where there is no such file or column, or one is named twice, `InputError`
+    where an id is null or comes twice.
     """
     columns = [id] if isinstance(id, str) else id
-    template = "".join(f"{{{name}}}" for name in columns)
-    spec = InputSpec(path=path, id=id, template=template, gold=gold)
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--id-column: {twice!r} is named twice (need each once). Correct it.")
+    # Ids and right answers have no prompt, which a job's input must have.
+    spec = InputSpec.model_construct(path=path, id=id, gold=gold)
     source = Source(spec, [], expand_inputs((path,), storage))
     found: dict[str, str | None] = {}
     for position, batch in source.batches(tuple(dict.fromkeys([*columns, gold]))):

@@ -84,6 +84,31 @@ def test_another_kind_and_other_right_answers(tmp_path: Path) -> None:
     assert document["fingerprint"]["verify.kind"] == document["spec"]["verify"]["kind"] == "number"
 
 
+def test_columns_of_right_answers_may_have_any_name(tmp_path: Path) -> None:
+    """Of ids too: `problem-id` and `{n}` are no names of Python."""
+    small_output(tmp_path / "out")
+    golds = {"problem-id": ["row/0", "row/3"], "{n}": [0, 0], "right answer": ["7", "6"]}
+    pl.DataFrame(golds).write_parquet(tmp_path / "golds.parquet")
+    given = ["--gold", tmp_path / "golds.parquet", "--gold-column", "right answer"]
+    verify(tmp_path / "out", *given, "--id-column", "problem-id")
+    assert rows_of(tmp_path / "out")["gold"].to_list()[:4:3] == ["7", "6"]
+
+    rows = [good_row(n, id=f"row%2F{n}/0") for n in (0, 3)]
+    write_output(tmp_path / "joined", [table_of(rows)])
+    verify(tmp_path / "joined", *given, "--id-column", "problem-id", "--id-column", "{n}")
+    assert rows_of(tmp_path / "joined")["gold"].to_list() == ["7", "6"]
+
+
+def test_a_column_of_ids_is_named_once(tmp_path: Path) -> None:
+    small_output(tmp_path / "out")
+    pl.DataFrame({"id": ["row/0"], "gold": ["7"]}).write_parquet(tmp_path / "golds.parquet")
+    args = ["--gold", tmp_path / "golds.parquet", "--gold-column", "gold"]
+    found = verify(tmp_path / "out", *args, "--id-column", "id", "--id-column", "id", exit_code=2)
+    assert found["said"] == (
+        "batchr1: --id-column: 'id' is named twice (need each once). Correct it.\n"
+    )
+
+
 def test_a_function_judges_rows_with_their_kept_columns(tmp_path: Path) -> None:
     small_output(tmp_path / "out")
     (tmp_path / "mine.py").write_text(
