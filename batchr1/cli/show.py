@@ -68,11 +68,6 @@ def command(
     if rows is None:
         rows = sys.maxsize if ids else FEW
     found = find_outputs(outputs)
-    for output in found:
-        if not output.was_tried():
-            raise UsageError(
-                f"{output.uri}: not an output of batchr1. Give the folder that a job wrote."
-            )
     count = 0
     choice = Choice(ids, flags, correct, truncated)
     for row in find_rows(found, choice, rows):

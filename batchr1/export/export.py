@@ -21,6 +21,7 @@ from batchr1.export.publish import CARD, Destination
 from batchr1.export.push import Push
 from batchr1.export.rows import RowWriter, json_features, sft_columns, sft_table
 from batchr1.export.select import SPLITS, Selection, select
+from batchr1.output.find import no_output
 from batchr1.output.folder import Output
 from batchr1.reasoning.formats import Format
 from batchr1.storage.base import Storage
@@ -70,9 +71,7 @@ def export_outputs(
 def _job_of(output: Output) -> dict[str, Any]:
     job = output.job()
     if job is None and (output.parts() or not output.was_tried()):
-        raise UsageError(
-            f"{output.uri}: not an output of batchr1. Give the folder that a job wrote."
-        )
+        raise no_output(output.uri)
     return job or {}
 
 

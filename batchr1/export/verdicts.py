@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from batchr1.dataset.values import joined_ids
 from batchr1.errors import UsageError
-from batchr1.output.find import open_output
+from batchr1.output.find import no_output, open_output
 
 KEY = ["id", "sample"]
 MOST_COUNTED = 20
@@ -66,13 +66,10 @@ def read_verdicts(uri: str) -> Verdicts:
 
     Raises `UsageError` for what is no such output.
     """
-    output = open_output(uri)
+    output = open_output(uri, asked_by="--verdicts")
     job = output.job()
     if job is None:
-        raise UsageError(
-            f"--verdicts: {output.uri}: not an output of batchr1. Give the folder that a judge's "
-            "job wrote."
-        )
+        raise no_output(output.uri, asked_by="--verdicts")
     spec = job["spec"]
     id, n = spec["input"].get("id"), spec["sampling"].get("n", 1)
     if id != KEY:

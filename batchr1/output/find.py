@@ -37,15 +37,25 @@ def find_outputs(uris: Sequence[str]) -> list[Output]:
     return list(found.values())
 
 
-def open_output(uri: str) -> Output:
+def open_output(uri: str, *, asked_by: str = "") -> Output:
     """Open an output. Raises `UsageError` where no run has begun."""
     found = _opened(uri)
     is_file = found.storage.kind == "local" and Path(found.uri).is_file()
     if is_file or not found.was_tried():
-        raise UsageError(
-            f"{found.uri}: not an output of batchr1. Give the folder that a job wrote."
-        )
+        raise no_output(found.uri, asked_by=asked_by)
     return found
+
+
+def no_output(uri: str, *, asked_by: str = "", otherwise: str = "") -> UsageError:
+    """Say that a folder is no output.
+
+    `asked_by`: the option that named it. `otherwise`: what may be given in its place.
+    """
+    where = f"{asked_by}: {uri}" if asked_by else uri
+    instead = f", or {otherwise}" if otherwise else ""
+    return UsageError(
+        f"{where}: not an output of batchr1. Give the folder that a job wrote{instead}."
+    )
 
 
 def is_glob(uri: str) -> bool:

@@ -21,6 +21,7 @@ from batchr1.columns import ADDED_LATER
 from batchr1.errors import JobError, OutputError
 from batchr1.job.fingerprint import digest
 from batchr1.job.spec import VerifySpec
+from batchr1.output.find import no_output
 from batchr1.output.folder import Output
 from batchr1.output.replace import replace_part, roll_forward
 from batchr1.reasoning.verdicts.column import GoldColumn
@@ -67,12 +68,12 @@ def judge_again(
 ) -> Judged:
     """Judge every row of an output anew.
 
-    `changes` replace keys of the job's `verify`. Raises `OutputError` where no job has been,
+    `changes` replace keys of the job's `verify`. Raises `UsageError` where no job has been,
     `JobError` where the verification cannot work, `LockHeldError` where a run holds the output.
     """
     job = output.job()
     if job is None:
-        raise OutputError(f"{output.uri}: no output of batchr1. Give the folder of one.")
+        raise no_output(output.uri)
     spec = _changed(job, changes)
     right = _read(golds, job, output) if golds is not None else None
     run = f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%S}000Z-{secrets.token_hex(2)}"

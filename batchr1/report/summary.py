@@ -16,6 +16,7 @@ from batchr1.columns import NAMES
 from batchr1.dataset.values import temporal_as_text
 from batchr1.errors import UsageError
 from batchr1.output.checkpoints import read_checkpoints
+from batchr1.output.find import no_output
 from batchr1.output.folder import DATA_DIR, Output
 from batchr1.output.run_record import CountsRecord, LoadRecord, RunRecord
 from batchr1.records import SampleKey
@@ -176,8 +177,8 @@ def summarise(
         done=rows.height,
         failed=_failed(output, rows),
         pending=pending,
-        statuses=_counts(rows, "reasoning_status"),
-        truncated_in=_counts(rows, "truncated_in"),
+        statuses=counts_of(rows, "reasoning_status"),
+        truncated_in=counts_of(rows, "truncated_in"),
         runs=len(runs),
         last_run=LastRun.of(last, worked),
         holder=holder,
@@ -206,7 +207,7 @@ def _with_figures(summary: OutputSummary, rows: pl.DataFrame, by: str | None) ->
         correct=int(rows["correct"].sum() or 0),
         tokens=int(rows["completion_tokens"].cast(pl.Int64).sum()),
         token_stats=_token_stats(rows),
-        flags=_counts(rows.explode("flags"), "flags"),
+        flags=counts_of(rows.explode("flags"), "flags"),
     )
 
 
@@ -248,10 +249,7 @@ def failed_rows(output: Output) -> list[dict[str, Any]]:
 def _runs(output: Output) -> list[RunRecord]:
     runs = output.runs()
     if not output.exists() and not runs:
-        raise UsageError(
-            f"{output.uri}: not an output of batchr1. Give the folder that a job wrote, or the "
-            f"job file."
-        )
+        raise no_output(output.uri, otherwise="the job file")
     return runs
 
 
@@ -323,10 +321,11 @@ def _failed(output: Output, done: pl.DataFrame) -> dict[str, int]:
     rows = pl.concat(tables).unique(["id", "sample"], keep="last", maintain_order=True)
     if done.height:
         rows = rows.join(done.select("id", "sample"), on=["id", "sample"], how="anti")
-    return _counts(rows, "reason")
+    return counts_of(rows, "reason")
 
 
-def _counts(rows: pl.DataFrame, column: str) -> dict[str, int]:
+def counts_of(rows: pl.DataFrame, column: str) -> dict[str, int]:
+    """Count the values of a column, the most frequent first."""
     counted = rows.drop_nulls(column).group_by(column).len().sort("len", descending=True)
     return {str(value): int(count) for value, count in counted.iter_rows()}
 

@@ -15,7 +15,7 @@ from batchr1.errors import JobError, ModelError, OutputError, UsageError
 from batchr1.job.spec import JobSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource, resolve_model
-from batchr1.output.find import is_glob
+from batchr1.output.find import is_glob, no_output
 from batchr1.output.folder import Output
 from batchr1.storage.base import StorageOptions, open_storage
 from batchr1.storage.uri import is_remote
@@ -145,10 +145,8 @@ def _generating(output: Output) -> dict[str, Any]:
     """Read the job of an output whose tokens can be scored."""
     job = output.job()
     if job is None:
-        raise OutputError(
-            f"{output.uri}: no output of batchr1 (got no .batchr1/job.json). Give the folder of "
-            "one, or name the columns of data files with --prompt and --completion."
-        )
+        columns = "name the columns of data files with --prompt and --completion"
+        raise no_output(output.uri, otherwise=columns)
     spec = job["spec"]
     if (spec.get("engine") or {}).get("kind", "vllm") != "vllm":
         raise OutputError(
