@@ -21,7 +21,8 @@ from batchr1.report import nights, planned
 from batchr1.report.labels import count_labels
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import Scan, outcome, scan
-from batchr1.report.summary import OutputSummary, summarise
+from batchr1.report.summary import OutputSummary, counts_of, summarise
+from batchr1.report.totals import failed_of_all
 from batchr1.version import __version__
 
 OUTCOMES = (
@@ -50,9 +51,9 @@ def read_all(
 ) -> tuple[dict[str, Any], Scan]:
     """The numbers of outputs, taken together, and the rows to quote.
 
-    `by` names a column to group by, as for `scan`; `price`: USD per GPU-hour. Settings are those of
-    the output that ran last. Raises `UsageError` when nothing of ours is there, or one has no
-    column `by`.
+    Each key counts once (see `across`), but nights count what they brought. `by` names a column to
+    group by, as for `scan`; `price`: USD per GPU-hour. Settings are those of the output that ran
+    last. Raises `UsageError` when nothing of ours is there, or one has no column `by`.
     """
     summaries = [summarise(output) for output in outputs]
     order = sorted(range(len(outputs)), key=lambda i: summaries[i].last_run.run or "")
@@ -71,11 +72,11 @@ def _numbers(
     )
     rows = found.rows
     prompts = rows
-    if len(outputs) > 1:
-        prompts = rows.with_columns(id=pl.format("{} {}", "output", "id"))
+    if len(outputs) > 1 and rows.height:  # models have the same ids, and prompts of their own
+        prompts = rows.with_columns(id=pl.format("{} {}", pl.col("model").cast(pl.String), "id"))
     spec = job.get("spec") or {}
     limits = _limits(spec, records)
-    by_night = nights.nights(outputs, rows, price=price)
+    by_night = nights.nights(outputs, found.of_each, price=price)
     return {
         "output": _named(outputs),
         "outputs": [_output(summary) for summary in summaries],
@@ -83,7 +84,7 @@ def _numbers(
         "made_at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "batchr1": __version__,
         "state": _state_of_all([_state(summary) for summary in summaries]),
-        "rows": _rows(summaries, prompts),
+        "rows": _rows(outputs, summaries, prompts, found),
         "outcomes": _outcomes(rows),
         "correct": _correct(rows),
         "truncated": _truncated(rows),
@@ -133,25 +134,29 @@ def _named(outputs: Sequence[Output]) -> str:
     return f"{len(outputs)} outputs, {outputs[0].uri} to {outputs[-1].uri}"
 
 
-def _rows(summaries: Sequence[OutputSummary], rows: pl.DataFrame) -> dict[str, Any]:
+def _rows(
+    outputs: Sequence[Output],
+    summaries: Sequence[OutputSummary],
+    prompts: pl.DataFrame,
+    found: Scan,
+) -> dict[str, Any]:
     """Count the rows of all outputs together.
 
     Pending rows are known where they are of each.
     """
-    failed: dict[str, int] = {}
-    for summary in summaries:
-        for reason, count in summary.failed.items():
-            failed[reason] = failed.get(reason, 0) + count
+    failed = summaries[0].failed
+    if len(outputs) > 1:
+        every = found.of_each.cast({"model": pl.String, "sample": pl.Int32})
+        each = [every.filter(pl.col("output") == number) for number in range(len(outputs))]
+        failed = counts_of(failed_of_all(outputs, each), "reason")
     known = [s.pending for s in summaries if s.pending is not None]
     pending = None
     if len(known) == len(summaries):
         pending = sum(known)
-    prompts = 0
-    if rows.height:
-        prompts = rows["id"].n_unique()
     return {
-        "done": rows.height,
-        "prompts": prompts,
+        "done": prompts.height,
+        "prompts": prompts["id"].n_unique(),
+        "repeated": found.repeated,
         "failed": failed,
         "pending": pending,
         "spared": sum(s.spared for s in summaries),

@@ -17,6 +17,7 @@ import polars as pl
 from batchr1.columns import NAMES
 from batchr1.dataset.values import temporal_as_text
 from batchr1.errors import UsageError
+from batchr1.output.across import last_of_each
 from batchr1.output.folder import Output
 
 NUMBERS = (
@@ -36,6 +37,7 @@ NUMBERS = (
     "flags",
     "attempts",
     "run",
+    "model",
     "finished_at",
 )
 TEXTS = (
@@ -60,17 +62,24 @@ _LONGEST_VALUE = 60
 
 @dataclass(slots=True)
 class Scan:
-    """Numbers of all rows, each once, and texts of a few.
+    """Numbers of all rows, each key once, and texts of a few.
 
     `rows` also has the columns to group by, which `by` names, and `output`: the number of the
-    row's output. `quoted` holds up to SAMPLES rows with their texts for each flag, and for "wrong"
-    and "truncated". The same rows always give the same quotes.
+    row's output. `of_each` has the rows of each output, `rows` one of each key (see `across`).
+    `quoted` holds up to SAMPLES rows with their texts for each flag, and for "wrong" and
+    "truncated". The same rows always give the same quotes.
     """
 
     rows: pl.DataFrame
+    of_each: pl.DataFrame
     by: list[str]
     parts: int
     quoted: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def repeated(self) -> int:
+        """Rows that `rows` leaves out, since a later one has their key."""
+        return self.of_each.height - self.rows.height
 
 
 def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAMPLES) -> Scan:
@@ -82,21 +91,28 @@ def scan(outputs: Sequence[Output], *, by: str | None = None, samples: int = SAM
     parts = [(number, rel) for number, output in enumerate(outputs) for rel in output.parts()]
     columns: list[str] = [by] if by is not None else _columns_of_all(outputs, parts)
     frames: list[pl.DataFrame] = []
-    chosen = _Chosen(samples)
-    for number, rel in parts:
+    for place, (number, rel) in enumerate(parts):
         frame = _read(outputs[number], rel, [*NUMBERS, *(c for c in columns if c not in NUMBERS)])
-        frame = frame.with_columns(
-            pl.lit(number, pl.Int32).alias("output"), pl.col("run").cast(pl.Categorical)
+        frames.append(
+            frame.with_columns(
+                pl.lit(number, pl.Int32).alias("output"),
+                pl.lit(place, pl.UInt32).alias("part"),
+                pl.col("run", "model").cast(pl.Categorical),
+            )
         )
-        frames.append(frame)
-        chosen.look_at(number, rel, frame)
     if not frames:
-        return Scan(pl.DataFrame(schema=dict.fromkeys([*NUMBERS, "output"], pl.String)), [], 0)
-    rows = each_once(pl.concat(frames), "output")
+        nothing = pl.DataFrame(schema=dict.fromkeys(NUMBERS, pl.String) | {"output": pl.Int32})
+        return Scan(nothing, nothing, [], 0)
+    of_each = each_once(pl.concat(frames), "output")
+    rows = of_each
+    if len(outputs) > 1:
+        rows = last_of_each(of_each)
     if by is None:
         most = min(MOST_GROUPS, rows["id"].n_unique() // 2)  # else each prompt is its own group
         columns = [c for c in columns if 1 < rows[c].n_unique() <= most][:MOST_COLUMNS]
-    return Scan(rows, columns, len(parts), chosen.quote(outputs))
+    chosen = _Chosen(samples)
+    chosen.look_at(rows)
+    return Scan(rows, of_each, columns, len(parts), chosen.quote(outputs, parts))
 
 
 def each_once(rows: pl.DataFrame, *more_keys: str) -> pl.DataFrame:
@@ -186,50 +202,47 @@ class _Chosen:
 
     def __init__(self, samples: int) -> None:
         self._samples = samples
-        # kind → (−hash, number of the output, part, id, sample)
-        self._heaps: dict[str, list[tuple[int, int, str, str, int]]] = {}
+        # kind → (−hash, number of the part, id, sample)
+        self._heaps: dict[str, list[tuple[int, int, str, int]]] = {}
 
-    def look_at(self, number: int, rel: str, frame: pl.DataFrame) -> None:
-        flagged = frame.select("id", "sample", "flags").filter(pl.col("flags").list.len() > 0)
-        self._add(number, rel, flagged.explode("flags").rename({"flags": "kind"}))
+    def look_at(self, rows: pl.DataFrame) -> None:
+        flagged = rows.select("part", "id", "sample", "flags").filter(
+            pl.col("flags").list.len() > 0
+        )
+        self._add(flagged.explode("flags").rename({"flags": "kind"}))
         for kind, wanted in (("truncated", pl.col("truncated")), ("wrong", outcome() == "wrong")):
-            self._add(
-                number, rel, frame.filter(wanted).select("id", "sample", pl.lit(kind).alias("kind"))
-            )
+            found = rows.filter(wanted)
+            self._add(found.select("part", "id", "sample", pl.lit(kind).alias("kind")))
 
-    def _add(self, number: int, rel: str, rows: pl.DataFrame) -> None:
-        for id, sample, kind in rows.select("id", "sample", "kind").iter_rows():
+    def _add(self, rows: pl.DataFrame) -> None:
+        for part, id, sample, kind in rows.select("part", "id", "sample", "kind").iter_rows():
             key = hashlib.blake2b(f"{sample} {id}".encode(), digest_size=8).digest()
-            entry = (-int.from_bytes(key), number, rel, id, sample)
+            entry = (-int.from_bytes(key), part, id, sample)
             heap = self._heaps.setdefault(kind, [])
-            if len(heap) == self._samples and entry <= heap[0]:
-                continue
-            is_copy = any((known[1], *known[3:]) == (number, id, sample) for known in heap)
-            if is_copy:
-                continue
             if len(heap) < self._samples:
                 heapq.heappush(heap, entry)
-            else:
+            elif entry > heap[0]:
                 heapq.heapreplace(heap, entry)
 
-    def quote(self, outputs: Sequence[Output]) -> dict[str, list[dict[str, Any]]]:
+    def quote(
+        self, outputs: Sequence[Output], parts: Sequence[tuple[int, str]]
+    ) -> dict[str, list[dict[str, Any]]]:
         """Read the texts of the chosen rows, by kind."""
-        wanted: dict[tuple[int, str], set[tuple[str, int]]] = {}
+        wanted: dict[int, set[tuple[str, int]]] = {}
         for heap in self._heaps.values():
-            for _, number, rel, id, sample in heap:
-                wanted.setdefault((number, rel), set()).add((id, sample))
+            for _, part, id, sample in heap:
+                wanted.setdefault(part, set()).add((id, sample))
         texts: dict[tuple[int, str, int], dict[str, Any]] = {}
-        for (number, rel), keys in wanted.items():
+        for part, keys in wanted.items():
+            number, rel = parts[part]
             frame = pl.DataFrame(outputs[number].read_part(rel, list(TEXTS)))
             ids = pl.DataFrame({"id": [k[0] for k in keys], "sample": [k[1] for k in keys]})
             ids = ids.cast({"sample": frame.schema["sample"]})
             texts |= {
-                (number, r["id"], r["sample"]): r
+                (part, r["id"], r["sample"]): r
                 for r in frame.join(ids, on=["id", "sample"]).to_dicts()
             }
         return {
-            kind: [
-                texts[number, id, sample] for _, number, _, id, sample in sorted(heap, reverse=True)
-            ]
+            kind: [texts[part, id, sample] for _, part, id, sample in sorted(heap, reverse=True)]
             for kind, heap in self._heaps.items()
         }

@@ -82,14 +82,12 @@ def total_of(outputs: Sequence[Output], *, by: str | None = None) -> Totals:
     """
     summaries = [summarise(output) for output in outputs]
     health = [look(output) for output in outputs]
-    frames, failures = [], []
+    frames = []
     for output in outputs:
         parts = read_numbers(output, by, _COLUMNS)
         frames.append(each_once(pl.concat([_nothing(), *parts.values()], how="diagonal_relaxed")))
-        failures.append(_failures(output, frames[-1]))
     every = pl.concat(frames, how="diagonal_relaxed")
     rows = last_of_each(every)
-    failed = pl.concat(failures).join(rows.select(KEY), on=KEY, how="anti", nulls_equal=True)
     lines = [
         Line(
             summary.output,
@@ -109,7 +107,7 @@ def total_of(outputs: Sequence[Output], *, by: str | None = None) -> Totals:
         output="",
         state="",
         done=rows.height,
-        failed=failed.unique(KEY).height,
+        failed=failed_of_all(outputs, frames).height,
         pending=None if None in pending else sum(pending),  # type: ignore[arg-type]
         judged=rows.height - rows["correct"].null_count(),
         correct=int(rows["correct"].sum() or 0),
@@ -125,12 +123,26 @@ def _nothing() -> pl.DataFrame:
     return pl.DataFrame(output_schema(pa.schema([])).empty_table()).select(*COLUMNS, *_COLUMNS)
 
 
+def failed_of_all(outputs: Sequence[Output], rows: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """List the keys that failed and are done in no output.
+
+    `rows`: those of each output that are done, with their KEY. Columns: KEY, and reason: that of
+    the last output where it failed.
+    """
+    pairs = list(zip(outputs, rows, strict=True))
+    failed = pl.concat(_failures(output, done) for output, done in pairs)
+    done = pl.concat(one.select(KEY) for one in rows).unique()
+    left = failed.join(done, on=KEY, how="anti", nulls_equal=True)
+    return left.unique(KEY, keep="last", maintain_order=True)
+
+
 def _failures(output: Output, rows: pl.DataFrame) -> pl.DataFrame:
-    """The keys of rows that failed.
+    """The keys of rows that failed, and why.
 
     The model is that of the rows that are done.
     """
-    found = [(row["id"], row["sample"]) for row in failed_rows(output)]
-    keys = pl.DataFrame(found, schema={"id": pl.String, "sample": pl.Int32}, orient="row")
+    found = [(row["id"], row["sample"], row["reason"]) for row in failed_rows(output)]
+    schema = {"id": pl.String, "sample": pl.Int32, "reason": pl.String}
+    keys = pl.DataFrame(found, schema=schema, orient="row")
     model = rows["model"][0] if rows.height else None
-    return keys.select(pl.lit(model, pl.String).alias("model"), "id", "sample")
+    return keys.select(pl.lit(model, pl.String).alias("model"), *schema)

@@ -136,6 +136,32 @@ def test_what_cannot_be_exported_is_refused(nights: Path, words: list[str], said
     assert not (nights / "set").exists()
 
 
+NO_OUTPUT = "TMP/nights/notes: not an output of batchr1. Give the folder that a job wrote"
+AS_FILES = "name the columns of data files with --prompt and --completion"
+SAME_WORDS = [
+    (["report", "nights/notes"], f"{NO_OUTPUT}."),
+    (["show", "nights/notes"], f"{NO_OUTPUT}."),
+    (["verify", "nights/notes"], f"{NO_OUTPUT}."),
+    (["export", "nights/notes", "set", "--to", "raw"], f"{NO_OUTPUT}."),
+    (
+        ["export", "nights/a", "set", "--to", "raw", "--verdicts", "nights/notes"],
+        f"--verdicts: {NO_OUTPUT}.",
+    ),
+    (["status", "nights/notes"], f"{NO_OUTPUT}, or the job file."),
+    (["status", "nights/notes", "nights/a"], f"{NO_OUTPUT}."),
+    (["score", "nights/notes"], f"{NO_OUTPUT}, or {AS_FILES}."),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), SAME_WORDS)
+def test_a_folder_that_is_no_output_is_refused_in_the_same_words(
+    nights: Path, words: list[str], said: str
+) -> None:
+    refused = batchr1(*words)
+    assert refused.exit_code == 2
+    assert refused.stderr.replace(str(nights), "TMP") == f"batchr1: {said}\n"
+
+
 def test_two_kinds_of_think_tags_are_not_put_into_one_text(nights: Path) -> None:
     path = nights / "nights/c/.batchr1/job.json"
     job = json.loads(path.read_text())
@@ -195,6 +221,40 @@ def test_a_row_that_failed_in_one_output_and_is_done_in_another_is_not_failed(
     listed = document("status", tmp_path / "nights/*", "--failed")
     assert [row["output"][-1] for row in listed] == ["1", "1"]
     assert document("export", tmp_path / "nights/*", tmp_path / "set", "--to", "raw")["rows"] == 2
+
+
+def test_a_report_counts_each_key_once_as_status_and_export_do(nights: Path) -> None:
+    wrong = {"correct": False, "finished_at": LATER + dt.timedelta(days=1), "answer": "newest"}
+    write_output(nights / "nights/d", [table_of([good_row(0, **wrong), good_row(1, sample=1)])])
+    found = document("report", GLOB)
+    total = document("status", GLOB)["total"]
+    rows = found["rows"]
+    assert (rows["done"], rows["repeated"]) == (total["done"], total["repeated"]) == (8, 3)
+    assert found["correct"] == {"judged": total["judged"], "right": total["correct"]}
+    assert rows["prompts"] == 7, "row 1 has two samples, in two outputs; row 0 is of two models"
+    assert found["labels"]["prompts"] == 7
+    assert sorted(one["done"] for one in found["outputs"]) == [0, 1, 2, 2, 6]
+    assert sum(night["rows_now"] for night in found["nights"]) == 11, "of each as it lies there"
+    assert found["flags"] == {}
+    assert document("export", GLOB, "set", "--to", "raw")["rows"] == 8
+
+    page = nights / "report.html"
+    assert batchr1("report", GLOB, "--to", page).exit_code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "3 rows have a later one of the same model, id and sample" in text
+    assert ">newest</" in text, "the wrong rows that are quoted are those that count"
+
+
+def test_a_report_counts_a_row_as_failed_where_no_output_has_it(tmp_path: Path) -> None:
+    bad = questions(3).with_columns(problem=pl.Series(["", "What is 1 + 1?", " "]))
+    bad.write_parquet(tmp_path / "in.parquet")
+    run_replay(write_job(tmp_path, output={"path": "nights/1"}), replay())
+    mended = questions(2).with_columns(problem=pl.lit("What is 1 + 2?"))
+    mended.write_parquet(tmp_path / "in.parquet")
+    run_replay(write_job(tmp_path, output={"path": "nights/2"}), replay())
+    found = document("report", tmp_path / "nights/*")
+    assert found["rows"]["failed"] == {"empty_prompt": 1}
+    assert (found["rows"]["done"], found["rows"]["repeated"]) == (2, 1)
 
 
 def test_other_looks_take_several_outputs(nights: Path) -> None:

@@ -273,7 +273,7 @@ def test_an_output_for_each_date_by_glob_and_by_name(
     )
     (tmp_path / "job.json").rename(tmp_path / "out/2026-11-03/.batchr1/job.json")
     said = report("out/*", "--to", "nights.html")
-    assert re.fullmatch(rf"{tmp_path}/nights.html: \d\.\d MB about 48 rows\n", said.output)
+    assert re.fullmatch(rf"{tmp_path}/nights.html: \d\.\d MB about 24 rows\n", said.output)
     found = json.loads(report("out/*", "--json").stdout)
     by_name = json.loads(report(*(f"out/{date}" for date in reversed(dates)), "--json").stdout)
     assert {**found, "made_at": None} == {**by_name, "made_at": None}, (
@@ -291,7 +291,10 @@ def test_an_output_for_each_date_by_glob_and_by_name(
         found["rows"]["done"],
         found["rows"]["prompts"],
         found["measures"]["all"]["prompts"],
-    ) == (48, 48, 48)
+    ) == (24, 24, 24), "each key once, as status and export count"
+    assert found["rows"]["repeated"] == 24
+    shared = "24 rows have a later one of the same model, id and sample"
+    assert shared in Page((tmp_path / "nights.html").read_text()).text
     assert found["output"] == f"3 outputs, {tmp_path}/out/2026-11-01 to {tmp_path}/out/2026-11-03"
     assert found["state"] == "complete"
     page = (tmp_path / "nights.html").read_bytes()
