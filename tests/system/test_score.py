@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from process_tree import tree, until
 from scorable import TINY, completion, ids_of, question, rendered, scorable_output
 
 from batchr1.cli.main import main
@@ -152,26 +153,40 @@ def test_a_kill_at_a_part_loses_and_doubles_no_row(tmp_path: Path, scores: Path)
         np.testing.assert_allclose(one["logprob"], other["logprob"], atol=1e-5)
 
 
+KILLS = int(os.environ.get("BATCHR1_KILLS", "5"))
+SEED = int(os.environ.get("BATCHR1_SEED", "5"))
+KILLED_ROWS = 300
+SMALL = ["--part-mib", "0.01", "--engine-arg", "max_num_batched_tokens=40"]
+"""Many parts, and steps shorter than a row: there is work under way at nearly every moment."""
+
+
 @pytest.mark.slow
-def test_kills_at_random_leave_every_row_once(tmp_path: Path) -> None:
-    scorable_output(tmp_path / "out", 300)
-    random_s = random.Random(5)
-    kills = 0
-    while kills < 5:
-        before = len(parts_of(tmp_path / "out-scores"))
-        process = started(tmp_path / "out", "--part-mib", "0.02")
-        while process.poll() is None and len(parts_of(tmp_path / "out-scores")) == before:
-            time.sleep(0.02)
-        time.sleep(random_s.uniform(0, 0.3))
-        if process.poll() is not None:
-            break
-        process.kill()
-        process.communicate()
-        kills += 1
-    scored(tmp_path / "out", "--part-mib", "0.02")
-    assert kills >= 2
-    keys = [(row["id"], row["sample"]) for row in rows_of(tmp_path / "out-scores")]
-    assert len(keys) == len(set(keys)) == 300
+@pytest.mark.timeout(3600)
+def test_kills_at_random_leave_every_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole tree, each time after a part of its own, with rows still to be scored."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    scorable_output(tmp_path / "out", KILLED_ROWS)
+    scores, draw = tmp_path / "out-scores", random.Random(SEED)
+    command = ["-m", "batchr1", "score", str(tmp_path / "out"), *SMALL, "--gpus", "none"]
+    print(f"\nseed {SEED}, {KILLS} kills")
+    for number in range(KILLS):
+        before, wait_s = len(parts_of(scores)), draw.uniform(0, 0.5)
+        with tree(command, tmp_path) as run:
+            until(lambda before=before: len(parts_of(scores)) > before, 600, "a part")
+            time.sleep(wait_s)
+            assert run.driver.poll() is None, "it has ended: nothing was killed"
+            killed = run.kill()
+        assert run.driver.returncode == -9
+        assert not run.left()
+        done = len(rows_of(scores))
+        print(f"kill {number + 1}: {wait_s:.3f} s on, {len(killed)} processes, {done} rows done")
+        assert done < KILLED_ROWS, "nothing was under way"
+    found = scored(tmp_path / "out", *SMALL)
+    keys = [(row["id"], row["sample"]) for row in rows_of(scores)]
+    assert len(keys) == len(set(keys)) == found["done"] == KILLED_ROWS
+    assert found["tokens"] > 0, "the last run had rows to score"
 
 
 def test_texts_are_scored_in_the_models_tokens(tmp_path: Path, scores: Path) -> None:
@@ -250,8 +265,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "no output": (
         ["{empty}"],
-        "{empty}: no output of batchr1 (got no .batchr1/job.json). Give the folder of one, or name "
-        f"the columns of data files with {AS_TEXT}",
+        "{empty}: not an output of batchr1. Give the folder that a job wrote, or name the columns "
+        f"of data files with {AS_TEXT}",
     ),
     "an adapter": (
         ["{adapted}"],
