@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from batchr1.cli.options import JobOptions
     from batchr1.driver.monitor.summary import Summary
     from batchr1.report.summary import OutputSummary
+    from batchr1.report.totals import Totals
     from batchr1.sizing.plan import Plan
 
 
@@ -106,13 +107,27 @@ def check(job: str | Path, **changes: Unpack[JobChanges]) -> dict[str, Any]:
     return examine(Path(job), _options(changes)).document
 
 
-def status(target: str | Path, **changes: Unpack[JobChanges]) -> OutputSummary:
-    """Summarise an output, or that of a job file.
+Outputs = list[str] | list[Path] | list[str | Path] | tuple[str | Path, ...]
 
-    For a job file, pending rows are counted too.
+
+@overload
+def status(target: str | Path, **changes: Unpack[JobChanges]) -> OutputSummary: ...
+
+
+@overload
+def status(target: Outputs) -> Totals: ...
+
+
+def status(target: str | Path | Outputs, **changes: Unpack[JobChanges]) -> OutputSummary | Totals:
+    """Summarise an output, a job file's, or a list of outputs.
+
+    For a job file, pending rows are counted too. A list may hold globs of folders; its total
+    counts each model, id and sample once.
     """
     from batchr1.errors import UsageError
 
+    if not isinstance(target, str | Path):
+        return _status_of_several([str(one) for one in target], changes)
     if changes and Path(target).suffix not in {".yaml", ".yml"}:
         raise UsageError(
             f"{target}: changes need a job file (got an output and {', '.join(changes)}). Leave "
@@ -126,6 +141,22 @@ def status(target: str | Path, **changes: Unpack[JobChanges]) -> OutputSummary:
     if counts is not None:
         pending, spared = counts.pending, counts.spared
     return summarise(found, pending=pending, spared=spared)
+
+
+def _status_of_several(uris: Sequence[str], changes: Mapping[str, Any]) -> Totals:
+    """Summarise outputs, named by folders and globs."""
+    from batchr1.errors import UsageError
+    from batchr1.output.find import find_outputs
+    from batchr1.report.totals import total_of
+
+    if changes:
+        raise UsageError(
+            f"{', '.join(uris)}: changes need a job file (got outputs and {', '.join(changes)}). "
+            "Leave them out."
+        )
+    if not uris:
+        raise UsageError("status: no output is named (got an empty list, need one). Name one.")
+    return total_of(find_outputs(uris))
 
 
 def load(output: str | Path) -> pl.LazyFrame:

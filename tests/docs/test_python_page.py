@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from made_output import good_row, table_of, write_output
 from replay_job import questions, replay, set_engine, write_job
 
 import batchr1
 from batchr1.api import JobChanges, _options
+from batchr1.cli.main import main
 from batchr1.cli.options import JobOptions
 from batchr1.errors import BatchError, OutputError, UsageError
 
@@ -32,13 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_examples_run(folder: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
         exec("\n".join(blocks), {"__name__": "page"})
     lines = said.getvalue().splitlines()
     assert lines[1] == "0 8"
-    assert lines[-2] == "8 0"
+    assert lines[-3:-1] == ["8 0", "1 8"]
     assert lines[-1] == "job.yaml: sampling.temprature: unknown key. Did you mean temperature?"
 
 
@@ -71,6 +74,28 @@ def test_no_change_goes_by_unseen(folder: Path) -> None:
         batchr1.plan("job.yaml", stop_after="1h")  # type: ignore[call-arg]
     nothing: dict[str, Any] = {"variant": None, "limit": None, "gpus": None, "set": None}
     assert batchr1.plan("job.yaml", **nothing).replicas == 1
+
+
+def test_status_takes_several_outputs_as_the_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_output(tmp_path / "nights/a", [table_of([good_row(0), good_row(1)])])
+    write_output(tmp_path / "nights/b", [table_of([good_row(1), good_row(2)])])
+    found = batchr1.status(["nights/a", "nights/b"])
+    assert [line.done for line in found.outputs] == [2, 2]
+    assert (found.total.done, found.repeated) == (3, 1)
+    for same in (["nights/*"], [Path("nights/b"), Path("nights/a")], ("nights/*", "nights/a")):
+        assert batchr1.status(same).total == found.total
+    done = CliRunner().invoke(main, ["status", "nights/*", "--json"])
+    assert json.loads(done.stdout)["total"] == found.to_dict()["total"]
+
+    with pytest.raises(UsageError, match=r"^status: no output is named \(got an empty list"):
+        batchr1.status([])
+    with pytest.raises(UsageError, match=r"^nights/a: changes need a job file \(got outputs and l"):
+        batchr1.status(["nights/a"], limit=3)  # type: ignore[call-overload]
+    with pytest.raises(UsageError, match="none: not an output of batchr1"):
+        batchr1.status(["nights/a", "none"])
 
 
 def test_parts_of_an_older_version_hide_no_column_of_newer_ones(tmp_path: Path) -> None:
