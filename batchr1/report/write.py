@@ -8,14 +8,17 @@ from pathlib import Path
 from batchr1.errors import UsageError
 from batchr1.output.folder import DATA_DIR, REPORT_FILE, Output
 from batchr1.storage.base import CONTROL_DIR, open_storage
+from batchr1.storage.errors import mapped
+from batchr1.storage.files import is_replaceable, write_into
 from batchr1.storage.uri import split_uri
 
 
 def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) -> str:
     """Write the page to `to`, or to OUTPUT/report.html of one output.
 
-    It appears whole. Returns its absolute URI. Raises `UsageError` when `to` is a folder, lies
-    among the results, or is not there for several outputs.
+    A file appears whole; a device, a FIFO or a link is written into. Returns its absolute URI.
+    Raises `UsageError` when `to` is a folder, lies among the results, or is not there for several
+    outputs.
     """
     output = outputs[0]
     if to is None:
@@ -37,6 +40,10 @@ def write_report(outputs: Sequence[Output], page: bytes, to: str | None = None) 
                 f"--to {to}: lies among the results (got {inner}/ of the output). "
                 "Give another place."
             )
+    if kind == "local" and not is_replaceable(Path(place)):
+        with mapped(uri):
+            write_into(Path(place), page)
+        return uri
     open_storage(root, output.storage.options).write_bytes(name, page)
     return uri
 

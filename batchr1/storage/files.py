@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from pathlib import Path
 
 TEMPORARY = ".tmp"  # with a dot in front: names that list_files leaves out and no reader takes
@@ -95,6 +96,33 @@ def _write_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_folder(path.parent)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Tell whether a name is a regular file's, or nobody's.
+
+    Devices, FIFOs and links are not: what is to be in them is written into them.
+    """
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return True
+
+
+def write_into(path: Path, data: bytes, *, waits: bool = True) -> None:
+    """Write into what has this name, and leave it there.
+
+    `waits` False: raises `OSError` where a FIFO has no reader, or no room.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY
+    descriptor = os.open(path, flags if waits else flags | os.O_NONBLOCK, 0o666)
+    with os.fdopen(descriptor, "wb", buffering=0) as file:
+        left = memoryview(data)
+        while left:
+            written = file.write(left)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(path))
+            left = left[written:]
 
 
 def copy_across(source: Path, target: Path) -> None:

@@ -25,6 +25,7 @@ from made_output import (
     write_large,
     write_output,
 )
+from odd_files import null_device, read_fifo
 from report_page import Page, assert_inert
 from s3_fakes import S3
 
@@ -472,6 +473,25 @@ def test_a_report_on_s3_lies_beside_its_results(s3: S3, monkeypatch: pytest.Monk
         s3.client().get_object(Bucket=s3.bucket, Key="pages/one.html")["Body"].read()[:15]
         == b"<!doctype html>"
     )
+
+
+def test_a_page_is_written_into_what_is_no_regular_file(tmp_path: Path, made: Path) -> None:
+    device = null_device(tmp_path / "null")
+    before = device.lstat()
+    assert report(made, "--to", device).exit_code == 0
+    after = device.lstat()
+    assert (after.st_ino, after.st_rdev) == (before.st_ino, before.st_rdev)
+
+    with read_fifo(tmp_path / "fifo") as found:
+        assert report(made, "--to", tmp_path / "fifo").exit_code == 0
+    assert_inert(found[0])
+    assert (tmp_path / "fifo").is_fifo()
+
+    (tmp_path / "link.html").symlink_to(tmp_path / "page.html")
+    assert report(made, "--to", tmp_path / "link.html").exit_code == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert_inert((tmp_path / "page.html").read_bytes())
+    assert {path.name for path in tmp_path.iterdir()} == {"null", "fifo", "link.html", "page.html"}
 
 
 BAD = {

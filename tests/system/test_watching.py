@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import socket
 import stat
@@ -18,6 +19,7 @@ import click.testing
 import jsonschema
 import polars as pl
 import pytest
+from odd_files import null_device
 from process_tree import tree, until
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
@@ -270,6 +272,35 @@ def test_a_metrics_file_that_fails_later_is_said_once_and_stops_nothing(
         exporter.renew()
     said = f"{folder}/x.prom: the metrics were not written (No such file or directory)"
     assert [record.message for record in caplog.records] == [said]
+
+
+def test_metrics_are_written_into_what_is_no_regular_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = null_device(tmp_path / "null")
+    before = device.lstat()
+    assert batchr1("run", job_with_a_bad_row(tmp_path), "--metrics-file", device).exit_code == 3
+    after = device.lstat()
+    assert (after.st_ino, after.st_rdev) == (before.st_ino, before.st_rdev)
+    assert not list(tmp_path.glob("null?*"))
+
+    caplog.clear()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with (
+        pytest.raises(JobError, match=r"fifo cannot be written \(got no such device or address\)"),
+        exporting("x", fifo, None),
+    ):
+        pass
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    with exporting("x", fifo, None) as exporter:
+        assert samples_of(os.read(reader, 2**20).decode())["batchr1_run_active"] == 1
+        exporter.metrics.output = "x" * 2**20  # more than a pipe holds: the run does not wait
+        exporter.renew()
+    os.close(reader)
+    assert fifo.is_fifo()
+    said = [record.message for record in caplog.records]
+    assert said == [f"{fifo}: the metrics were not written (Resource temporarily unavailable)"]
 
 
 def test_every_metric_is_described_and_written_as_prometheus_reads_it() -> None:

@@ -32,6 +32,7 @@ from batchr1.driver.tally import Tally
 from batchr1.errors import BatchError, JobError
 from batchr1.events import event
 from batchr1.executors.messages import Heartbeat
+from batchr1.storage.files import is_replaceable, write_into
 from batchr1.version import __version__
 
 log = logging.getLogger("batchr1.watch")
@@ -242,19 +243,29 @@ class MetricsExporter:
         if self._file is None:
             return
         try:
-            write_to_textfile(str(self._file), self.registry)
+            self._write_to(self._file)
         except OSError as exc:
             raise JobError(
                 f"--metrics-file: {self._file} cannot be written (got "
                 f"{(exc.strerror or str(exc)).lower()}). Name a file in a folder that is there."
             ) from exc
 
+    def _write_to(self, file: Path) -> None:
+        """Replace the file, so that readers see it whole.
+
+        A device, a FIFO or a link is written into.
+        """
+        if is_replaceable(file):
+            write_to_textfile(str(file), self.registry)
+        else:
+            write_into(file, generate_latest(self.registry), waits=False)
+
     def _write(self) -> None:
         if self._file is None:
             return
         self._wrote_at = time.monotonic()
         try:
-            write_to_textfile(str(self._file), self.registry)  # readers see it whole
+            self._write_to(self._file)
         except OSError as exc:
             if str(exc) != self._failed:  # once, not every fifteen seconds
                 self._failed = str(exc)
