@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -98,6 +99,28 @@ def _close_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class _Stderr(io.FileIO):
+    """Standard error that loses what nobody takes.
+
+    No run ends by a full disk below its log, or by a reader that has gone.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _keep_on_without_stderr() -> None:
+    """Put `_Stderr` in the place of standard error."""
+    if sys.stderr is not None:  # None: it was closed before the start
+        raw, old = _Stderr(sys.stderr.fileno(), "w", closefd=False), sys.stderr
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=old.encoding, errors=old.errors, line_buffering=True
+        )
+
+
 def program(**extra: Any) -> NoReturn:
     """Run the program, and leave by `os._exit` after Python's exit functions.
 
@@ -107,6 +130,7 @@ def program(**extra: Any) -> NoReturn:
     from batchr1.dataset.tokenizer import leave_torch_out
 
     leave_torch_out()
+    _keep_on_without_stderr()
     code: object = 0
     try:
         main(prog_name="batchr1", **extra)

@@ -26,5 +26,12 @@ def echo_json(document: object) -> None:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print lines; control characters of other kinds are escaped."""
-    click.echo(printable(text, keep="\n\t"), err=err)
+    """Print lines; control characters of other kinds are escaped.
+
+    Raises `OSError` that names the stream, where it takes nothing.
+    """
+    try:
+        click.echo(printable(text, keep="\n\t"), err=err)
+    except OSError as exc:
+        name = "stderr" if err else "stdout"
+        raise OSError(exc.errno, exc.strerror, name) from exc
