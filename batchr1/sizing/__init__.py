@@ -11,6 +11,7 @@ timing         seconds of a step and of a whole run (workers ask too)
 graphs         batch sizes that have a CUDA graph
 lengths        lengths of completions that nobody has stated
 offers         what else would run a job, or a model
+adapters       room for LoRA adapters
 architecture   a model's config: parameters, bytes of weights and KV cache
 shape          the parts of it: layers, experts, formats of weights
 gpus           GPUs that batchr1 knows by name

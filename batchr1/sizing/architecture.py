@@ -31,6 +31,10 @@ _LARGE_BLOCK = 2 * _MIB
 # (`mxfp4_round_up_hidden_size_and_intermediate_size`).
 _MXFP4_TILE, _MXFP4_HOPPER_TILE = (256, 128), (1, 64)
 _HOPPER = (9, 0)
+# Models of vLLM whose embeddings and output layer take no adapter (no `embedding_modules`).
+_ENDS_AS_THEY_ARE = frozenset(
+    ("qwen2", "qwen2_moe", "qwen3_next", "deepseek_v2", "deepseek_v3", "gpt_oss")
+) | {"glm4", "glm4_moe", "gemma2", "gemma3", "gemma3_text", "minimax_m2"}
 _GATED = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
 
 
@@ -87,6 +91,7 @@ class Architecture:
     recurrent_weights: int = 0  # of one recurrent layer
     vision_weights: int = 0  # beside the decoder; loaded, and not used
     stored_as: StoredWeights | None = None
+    adapts_ends: bool = True  # whether a LoRA adapter has room at embeddings and output layer
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Architecture:
@@ -128,6 +133,7 @@ class Architecture:
             recurrent_weights=_recurrent_weights(text, hidden),
             vision_weights=_vision_weights(config),
             stored_as=stored_weights(config),
+            adapts_ends=model_type not in _ENDS_AS_THEY_ARE,
         )
 
     @property
@@ -213,7 +219,7 @@ class Architecture:
         """
         tile = _MXFP4_HOPPER_TILE if capability == _HOPPER else _MXFP4_TILE
         stages = []
-        for stage, layers in enumerate(_stages(self.num_layers, pipeline_parallel)):
+        for stage, layers in enumerate(stages_of(self.num_layers, pipeline_parallel)):
             last = stage == pipeline_parallel - 1
             total = 0.0
             for tensor in self._ends(tensor_parallel, first=stage == 0, last=last):
@@ -247,7 +253,7 @@ class Architecture:
         else:
             heads = max(1, self.num_kv_heads // tensor_parallel)
             per_layer = 2 * heads * self.head_dim * kv_dtype_bytes
-        stages = [self.layers.of(stage) for stage in _stages(self.num_layers, pipeline_parallel)]
+        stages = [self.layers.of(stage) for stage in stages_of(self.num_layers, pipeline_parallel)]
         full, windowed, recurrent = max(stages)
         state = self.layers.state_bytes // tensor_parallel
         return KvCache(per_layer, full, windowed, recurrent, self.layers.window, state)
@@ -355,7 +361,7 @@ class Architecture:
         """
         if self.attention != "mla":
             return 0
-        layers = max(len(stage) for stage in _stages(self.num_layers, pipeline_parallel))
+        layers = max(len(stage) for stage in stages_of(self.num_layers, pipeline_parallel))
         per_layer = (
             (self.qk_nope_head_dim + self.v_head_dim)
             * self.kv_lora_rank
@@ -369,7 +375,7 @@ def _allocated(size: float) -> float:
     return math.ceil(size / _LARGE_BLOCK) * _LARGE_BLOCK if size >= _LARGE_TENSOR else size
 
 
-def _stages(num_layers: int, pipeline_parallel: int) -> list[range]:
+def stages_of(num_layers: int, pipeline_parallel: int) -> list[range]:
     """Divide the layers over pipeline stages.
 
     An equal share each; what is left over goes to the stages before the last.

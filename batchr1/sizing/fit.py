@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from batchr1.sizing.adapters import AdapterRoom
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device
 from batchr1.sizing.estimate import Workload, best_batch
@@ -63,6 +64,7 @@ class EngineConstraints:
     kv_dtype_bytes: int = 2
     eager: bool = False
     chunked_prefill: bool = True
+    adapters: AdapterRoom | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Fit:
     missing_bytes: int
     step_time: StepTime | None = None  # None: the GPU's bandwidth is not known
     sequence_bytes: int = 0  # of the cache, for one sequence of `max_model_len`
+    adapter_bytes: int = 0  # of the weights
 
     @property
     def fits(self) -> bool:
@@ -185,13 +188,18 @@ def fit(
         capability=smallest.gpu.capability,
     )
     weights += arch.absorbed_bytes(tensor_parallel=tp, pipeline_parallel=pp)
+    adapters = 0
+    if wish.adapters is not None:
+        adapters = wish.adapters.bytes_in(
+            arch, dtype_bytes=wish.dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
+        )
     cache = arch.kv_cache(
         kv_dtype_bytes=wish.kv_dtype_bytes, tensor_parallel=tp, pipeline_parallel=pp
     )
     candidate = _Candidate(
-        arch, quantization, demand, wish, smallest, tp, pp, replicas, weights, cache
+        arch, quantization, demand, wish, smallest, tp, pp, replicas, weights + adapters, cache
     )
-    return candidate.fit()
+    return replace(candidate.fit(), adapter_bytes=adapters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,8 @@ from replay_job import MODEL, rows_of, write_job
 from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
 from batchr1.job import load_job
+from batchr1.sizing.adapters import AdapterRoom
+from batchr1.sizing.architecture import Architecture
 
 pytestmark = pytest.mark.slow
 
@@ -73,3 +77,52 @@ def test_its_tokens_are_those_of_the_merged_model(
     assert same >= 38, "sums in another order may flip a token between two that are nearly equal"
     [name] = rows["model"].unique()
     assert name.startswith(f"r1-tiny + {adapter.name} (sha256:")
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 1024,
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+MIXTURE = {
+    **LLAMA,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+    "mlp_only_layers": [],
+}
+ALLOCATE = str(Path(__file__).parents[1] / "helpers/adapter_room.py")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "mixture"])
+def test_the_plan_counts_what_vllm_allocates_for_adapters(tmp_path: Path, kind: str) -> None:
+    """To the byte, in float32: a layer's two matrices, of embeddings where the model has them."""
+    folder = Path(MODEL)
+    if kind != "qwen2":
+        folder = tmp_path
+        config = LLAMA if kind == "llama" else MIXTURE
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, ALLOCATE, str(folder)], capture_output=True, text=True, timeout=800
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    allocated = int(done.stdout.splitlines()[-1].removeprefix("bytes "))
+    arch = Architecture.of_config(json.loads((folder / "config.json").read_text()))
+    assert AdapterRoom(8).bytes_in(arch, dtype_bytes=4) == allocated > 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from batchr1.job.spec import ExecutorSpec
 from batchr1.models.catalogue import VARIANTS
 from batchr1.models.resolve import ModelSource
 from batchr1.records import PromptLengths
+from batchr1.sizing.adapters import AdapterRoom
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.devices import Device, Holder
 from batchr1.sizing.fit import groups_of
@@ -419,3 +421,57 @@ def test_tensor_parallel_stays_in_a_node_and_pipelines_go_over_two() -> None:
     assert p.device_groups == (tuple(str(i) for i in range(16)),)
     assert p.engine_args["distributed_executor_backend"] == "ray"
     assert "distributed_executor_backend" not in plan(job("r1-671b"), gpus("H200", 8)).engine_args
+
+
+# Inputs and outputs of a layer of Qwen2 7B: queries to values, their output, gate and up, down.
+WIDTHS = (3 * 3584 + 4608, 3584 + 3584, 2 * 3584 + 2 * 18944, 18944 + 3584)
+WIDTHS_OF_TWO = (3 * 3584 + 2304, 1792 + 3584, 2 * 3584 + 18944, 9472 + 3584)  # tensor parallel
+
+
+def with_adapter(folder: Path, rank: int, **engine_args: Any) -> Any:
+    """A job with an adapter of this rank, whose folder is made."""
+    (folder / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    spec = job(**engine_args)
+    model = spec.model.model_copy(update={"adapter": str(folder)})
+    return spec.model_copy(update={"model": model})
+
+
+def test_an_adapters_room_is_rank_by_inputs_and_outputs_of_every_layer() -> None:
+    arch = Architecture.of_config(VARIANTS["r1-distill-qwen-7b"].config)
+    room = AdapterRoom(16)
+    assert room.bytes_in(arch) == 2 * 16 * 28 * sum(WIDTHS)
+    assert room.bytes_in(arch, tensor_parallel=2) == 2 * 16 * 28 * sum(WIDTHS_OF_TWO)
+    assert room.bytes_in(arch, pipeline_parallel=2) == 2 * 16 * 14 * sum(WIDTHS)
+    assert AdapterRoom(16, slots=3).bytes_in(arch, dtype_bytes=4) == 6 * room.bytes_in(arch)
+
+    llama = Architecture.of_config(VARIANTS["r1-distill-llama-8b"].config)
+    ends = 2 * 16 * 2 * (llama.vocab + llama.hidden)
+    without = dataclasses.replace(llama, adapts_ends=False)
+    assert room.bytes_in(llama) == room.bytes_in(without) + ends
+
+
+@pytest.mark.parametrize("gpu", ["H200", None])
+def test_the_plan_counts_an_adapter_as_weights_and_says_so(tmp_path: Path, gpu: str | None) -> None:
+    machine = gpus(gpu) if gpu else Machine((), ram_gib=200.0)
+    without, found = plan(job(), machine), plan(with_adapter(tmp_path, 33), machine)
+    size = 4 if "dtype" in found.engine_args else 2  # a CPU without AVX-512 has float32
+    room = size * 64 * 28 * sum(WIDTHS)
+    grown = found.memory.weights_gib - without.memory.weights_gib
+    assert grown == pytest.approx(room / GIB)
+    said = f"{room / GIB:.2f} GiB of the weights are room for an adapter of rank 64"
+    assert found.notes == (*without.notes, said)
+    if gpu:
+        shrunk = without.memory.kv_gib - found.memory.kv_gib
+        assert shrunk == pytest.approx(room / GIB, abs=1e-6)
+
+    more = plan(with_adapter(tmp_path, 33, max_lora_rank=128, max_loras=2), machine)
+    assert more.memory.weights_gib - without.memory.weights_gib == pytest.approx(4 * room / GIB)
+    assert "2 adapters of rank 128" in more.notes[-1]
+
+
+def test_an_adapter_that_does_not_fit_beside_the_model_is_a_misfit(tmp_path: Path) -> None:
+    tight = Machine((Device("0", GPUS["RTX 4090"], 24.0),))
+    assert plan(job(max_tokens=4096), tight).kv_cache_tokens > 0
+    with pytest.raises(MisfitError):
+        plan(with_adapter(tmp_path, 512, max_tokens=4096, max_loras=4), tight)

@@ -52,7 +52,7 @@ def alternatives(
         return ()
     arch = Architecture.of_config(model.config)
     demand = workload_of(spec, model, prompts, completions)
-    wish = constraints_of(spec.model.engine_args)
+    wish = constraints_of(spec.model.engine_args, adapter=spec.model.adapter)
     ways = sorted(_all(spec, arch, demand, wish, machine.devices), key=lambda way: way.rank)
     return tuple(way.alternative for way in ways[:MAX_WAYS])
 
@@ -184,10 +184,8 @@ def _without_one(spec: JobSpec) -> Iterator[tuple[str, EngineConstraints]]:
     args = spec.model.engine_args
     for argument in _ARGUMENTS:
         if args.get(argument) is not None:
-            yield (
-                argument,
-                constraints_of({key: value for key, value in args.items() if key != argument}),
-            )
+            others = {key: value for key, value in args.items() if key != argument}
+            yield argument, constraints_of(others, adapter=spec.model.adapter)
 
 
 _NAMES = {"fp8": "FP8", "w4a16": "4-bit", "awq": "4-bit (AWQ)", "gptq": "4-bit (GPTQ)"}

@@ -8,8 +8,10 @@ from typing import Any
 
 from batchr1.errors import JobError
 from batchr1.job.spec import JobSpec
+from batchr1.models.adapter import read_adapter
 from batchr1.models.resolve import ModelSource
 from batchr1.records import CompletionLengths, PromptLengths
+from batchr1.sizing.adapters import AdapterRoom
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.estimate import Workload
 from batchr1.sizing.fit import EngineConstraints
@@ -53,7 +55,7 @@ def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Engi
     `num_gpus` 0: a CPU, or GPUs that are not known yet.
     """
     args = spec.model.engine_args
-    wish = constraints_of(args)
+    wish = constraints_of(args, adapter=spec.model.adapter)
     width = (wish.tensor_parallel or 1) * (wish.pipeline_parallel or 1)
     if num_gpus and width > num_gpus:
         raise JobError(
@@ -88,8 +90,8 @@ def check_arguments(spec: JobSpec, model: ModelSource, *, num_gpus: int) -> Engi
     return wish
 
 
-def constraints_of(args: Mapping[str, Any]) -> EngineConstraints:
-    """The engine arguments that sizing knows."""
+def constraints_of(args: Mapping[str, Any], *, adapter: str | None = None) -> EngineConstraints:
+    """The engine arguments that sizing knows. `adapter`: the folder of the job's."""
     utilization = args.get("gpu_memory_utilization")
     number = isinstance(utilization, int | float) and not isinstance(utilization, bool)
     if utilization is not None and not (number and 0 < utilization <= 1):
@@ -113,7 +115,16 @@ def constraints_of(args: Mapping[str, Any]) -> EngineConstraints:
         else dtype_bytes,
         eager=_flag(args, "enforce_eager", default=False),
         chunked_prefill=_flag(args, "enable_chunked_prefill", default=True),
+        adapters=_adapters(args, adapter),
     )
+
+
+def _adapters(args: Mapping[str, Any], adapter: str | None) -> AdapterRoom | None:
+    """Size the slots for adapters; None: the job has none."""
+    if adapter is None:
+        return None
+    rank = whole_number(args, "max_lora_rank") or read_adapter(adapter).rank
+    return AdapterRoom(rank, whole_number(args, "max_loras") or 1)
 
 
 def _flag(args: Mapping[str, Any], key: str, *, default: bool) -> bool:

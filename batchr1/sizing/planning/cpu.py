@@ -42,6 +42,7 @@ class _Room:
     num_seqs: int
     batched: int
     chunked: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def block(self) -> int:
@@ -110,7 +111,7 @@ def cpu_plan(
         estimate=None,
         engine_args=args | asked,
         fixed=tuple(asked),
-        notes=tuple(notes),
+        notes=(*notes, *room.notes),
         cpus_per_replica=machine.cpus_per_replica,
     )
 
@@ -125,6 +126,11 @@ def _room(
     """Divide one engine's share of the memory."""
     longest = wish.max_model_len or demand.longest
     weights = arch.weight_bytes(spec.model.quantization, dtype_bytes=wish.dtype_bytes)
+    notes: tuple[str, ...] = ()
+    if wish.adapters is not None:
+        adapters = wish.adapters.bytes_in(arch, dtype_bytes=wish.dtype_bytes)
+        weights += adapters
+        notes = (wish.adapters.note(adapters),)
     cache = arch.kv_cache(kv_dtype_bytes=wish.kv_dtype_bytes)
     most = min(
         CPU_MAX_NUM_SEQS,
@@ -152,6 +158,7 @@ def _room(
         num_seqs=num_seqs,
         batched=batched,
         chunked=chunked,
+        notes=notes,
     )
 
 

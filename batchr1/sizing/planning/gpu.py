@@ -14,7 +14,7 @@ from batchr1.sizing.gpus import FP4_CAPABILITY, Gpu
 from batchr1.sizing.graphs import compilation_for
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.plan import STREAM_INTERVAL, Plan, in_gib
-from batchr1.sizing.planning.arguments import asked_of
+from batchr1.sizing.planning.arguments import asked_of, constraints_of
 
 IN_USE_GIB = 1.0  # less in use is a display or an empty context
 
@@ -90,6 +90,8 @@ def _notes(
         yield arch.note
     gpu = machine.devices[0].gpu
     yield from _formats(gpu, spec.model.quantization or arch.stored)
+    if adapters := constraints_of(spec.model.engine_args, adapter=spec.model.adapter).adapters:
+        yield adapters.note(found.adapter_bytes)
     if left := len(machine.devices) - replicas * found.width:
         yield (
             f"{left} of {len(machine.devices)} GPUs left idle: replicas are {found.width} GPUs wide"
