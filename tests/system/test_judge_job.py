@@ -17,7 +17,8 @@ from replay_job import questions, rows_of, run_replay, write_job
 
 from batchr1.cli.main import main
 
-JUDGE = Path(__file__).parents[2] / "jobs/judge.yaml"
+JOBS = Path(__file__).parents[2] / "jobs"
+JUDGE, MATH = JOBS / "judge.yaml", JOBS / "math.yaml"
 
 
 def judged_by_rule(prompt: str, answer: str) -> str:
@@ -57,19 +58,48 @@ def test_verdicts_of_a_second_model_stand_beside_the_rows_that_it_read(tmp_path:
     output = tmp_path / "out/math-r1-tiny"
     sections: dict[str, Any] = {"output": {"path": str(output)}}
     run_replay(write_job(tmp_path, sampling={"n": 2, "max_tokens": 200}, **sections))
+    assert_judged_and_joined(tmp_path, output)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_rows_of_r1_tiny_are_generated_judged_and_exported(tmp_path: Path) -> None:
+    """The chain of the shipped jobs: vLLM on the CPU generates, a scripted server judges."""
+    output = tmp_path / "out/math-r1-tiny"
+    job = yaml.safe_load(MATH.read_text(encoding="utf-8"))
+    job["input"] |= {"path": str(MATH.parent / job["input"]["path"]), "limit": 60}
+    job["output"]["path"] = str(output)
+    job["sampling"] |= {"n": 2, "max_tokens": 160}
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/math.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
+    generated = batchr1("run", tmp_path / "jobs/math.yaml", "--gpus", "none", "--json")
+    assert generated.exit_code == 0, generated.output
+    rows = rows_of(output)
+    assert rows.height == 120
+    assert rows["truncated"].any(), "cut rows are left out by input.where"
+    summary = assert_judged_and_joined(tmp_path, output)
+    print(f"\n{rows.height} rows, {int(rows['truncated'].sum())} cut, verdicts {summary}")
+    assert summary["rows"] > 60
+
+
+def assert_judged_and_joined(folder: Path, output: Path) -> dict[str, Any]:
+    """Judge an output, export it with the verdicts, and compare both with the rule.
+
+    Returns what the export says of its verdicts.
+    """
     rows = rows_of(output)
     with chat_server(reply=reply) as server:
-        ran = batchr1("run", judge_job(tmp_path, server), "--json")
+        ran = batchr1("run", judge_job(folder, server), "--json")
     assert ran.exit_code == 0, ran.output
-    judged = rows_of(tmp_path / "out/judge")
+    judged = rows_of(folder / "out/judge")
     readable = rows.filter(pl.col("reasoning").is_not_null() & pl.col("answer").is_not_null())
     readable = readable.filter(~pl.col("truncated"))
     assert 0 < judged.height == readable.height
 
-    given = ("--verdicts", tmp_path / "out/judge", "--json")
-    exported = batchr1("export", output, tmp_path / "all", "--to", "raw", *given)
+    given = ("--verdicts", folder / "out/judge", "--json")
+    exported = batchr1("export", output, folder / "all", "--to", "raw", *given)
     assert exported.exit_code == 0, exported.output
-    joined = pl.read_parquet(tmp_path / "all/data/*.parquet")
+    joined = pl.read_parquet(folder / "all/data/*.parquet")
     expected = {
         (row["id"], row["sample"]): judged_by_rule(row["prompt"], row["answer"])
         for row in readable.iter_rows(named=True)
@@ -80,18 +110,18 @@ def test_verdicts_of_a_second_model_stand_beside_the_rows_that_it_read(tmp_path:
 
     counts = {word: list(expected.values()).count(word) for word in ("right", "wrong")}
     assert all(counts.values())
-    summary = json.loads(exported.stdout)["verdicts"]
+    summary: dict[str, Any] = json.loads(exported.stdout)["verdicts"]
     assert summary["counts"] == counts
     assert (summary["rows"], summary["without"]) == (len(expected), rows.height - len(expected))
-    only = batchr1("export", output, tmp_path / "sft", "--to", "sft", *given, "--verdict", "right")
+    only = batchr1("export", output, folder / "sft", "--to", "sft", *given, "--verdict", "right")
     assert json.loads(only.stdout)["steps"][1] == {
         "name": "--verdict",
         "keeps": "the judge's verdict is right",
         "rows": counts["right"],
     }
-    assert pl.read_parquet(tmp_path / "sft/data/*.parquet")["verdict"].unique().to_list() == [
-        "right"
-    ]
+    kept = pl.read_parquet(folder / "sft/data/*.parquet")["verdict"]
+    assert kept.unique().to_list() == ["right"]
+    return summary
 
 
 REFUSED: dict[str, tuple[dict[str, Any], list[dict[str, Any]], str]] = {
