@@ -54,6 +54,7 @@ class Work:
         self._output = run.job.output
         self._recorder = RunRecorder(run, counts, engines.plan, checkpoints)
         self._claimed = False
+        self._warned: set[str] = set()
         self._named = {"run": run.name, "job": run.job.spec.name, "output": self._output.uri}
 
     def do(self) -> RunEnd:
@@ -151,6 +152,13 @@ class Work:
             if display is not None:
                 display.update(tally, workers)
 
+        def on_ready(ready: WorkerReady) -> None:
+            self._claim_output(ready)
+            for warning in self._new_warnings(ready):
+                log.warning("the engine goes a slower way: %s", warning)
+                if display is not None:
+                    display.note(f"slower: {warning}")
+
         return Driver(
             commits=Commits(
                 self._output,
@@ -161,7 +169,7 @@ class Work:
             executor=executor,
             feeder=feeder,
             replicas=fleet,
-            hooks=RunHooks(self._reason_to_stop, self._claim_output, on_progress),
+            hooks=RunHooks(self._reason_to_stop, on_ready, on_progress),
             grace_s=options.grace_s,
             n=spec.sampling.n,
         )
@@ -179,6 +187,12 @@ class Work:
         if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:
             return f"the time window is over: it is {stop_at:%H:%M}"
         return self._run.signals.reason
+
+    def _new_warnings(self, ready: WorkerReady) -> list[str]:
+        """List warnings of an engine that no engine gave before."""
+        new = [text for text in ready.slower if text not in self._warned]
+        self._warned.update(new)
+        return new
 
     def _claim_output(self, ready: WorkerReady) -> None:
         """Bind the output to this job, once an engine is ready.

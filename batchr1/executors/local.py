@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 from batchr1.executors.log_tail import Log, LogTail
@@ -96,6 +97,7 @@ class LocalExecutor:
             except (EOFError, OSError):
                 message = self._reap(worker)
             if isinstance(message, WorkerReady):
+                message = replace(message, slower=self._tails[worker].slower())
                 self._tails[worker].forget()  # what went wrong up to here did no harm
             messages.append((worker, message))
         return messages

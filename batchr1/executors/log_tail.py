@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 KEPT_LINES = 400
 LINE_BYTES = 4000  # of each line: a progress bar can be one long line
 _CHUNK = 65536
+# How vLLM warns that it takes a slower way than it could, and the head of its lines.
+_SLOWER = re.compile(
+    r"fall(s|ing)? back|slower|sub-?optimal|degrad|not (fully )?optimi[sz]ed", re.I
+)
+_HEAD = re.compile(r"^(\([^)]*\) )?WARNING \S+ \S+ \[[^\]]*\] ")
 
 
 class Log(Protocol):
@@ -55,6 +62,10 @@ class LogTail:
                 line.decode(errors="replace") for line in (*self._lines, self._rest) if line
             )
 
+    def slower(self) -> tuple[str, ...]:
+        """Warnings of a slower way among the lines so far, each once."""
+        return slower_ways(self.last_lines())
+
     def _read(self) -> None:
         while chunk := os.read(self._read_fd, _CHUNK):
             # A full disk, or a log that is closed because the run is over, must not stop the
@@ -66,3 +77,9 @@ class LogTail:
                 self._lines.extend(line[:LINE_BYTES] for line in lines)
                 self._rest = rest[:LINE_BYTES]
         os.close(self._read_fd)
+
+
+def slower_ways(lines: Iterable[str]) -> tuple[str, ...]:
+    """Pick vLLM's warnings of a slower way, each once."""
+    warned = (_HEAD.sub("", line).strip() for line in lines if _HEAD.match(line))
+    return tuple(dict.fromkeys(text for text in warned if _SLOWER.search(text)))

@@ -57,10 +57,14 @@ class CancelSamples:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """The engine is loaded."""
+    """The engine is loaded.
+
+    `slower`: what it warned of: slower ways than it could take. The worker's parent adds them.
+    """
 
     info: EngineInfo
     load_s: float
+    slower: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,13 @@ class ProgressDisplay:
                 return
             self._say(f"{finished}/{self._pending} rows, {text}")
 
+    def note(self, line: str) -> None:
+        """Say a line beside the bar, or among the lines."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        elif not self._as_events:
+            self._say(line)
+
     def _note_ready(self, now: float) -> None:
         """Say once how long the loading took, where there is no bar."""
         if self._is_loading and self._bar is None and not self._as_events:

@@ -32,7 +32,7 @@ def prepare_environment(device: str) -> None:
     """Set what vLLM reads from the environment. Call before anything imports vllm."""
     env = os.environ
     env[WORKER_PID] = str(os.getpid())
-    env.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    env.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
     env.setdefault("VLLM_DO_NOT_TRACK", "1")
     if device == "cpu":
