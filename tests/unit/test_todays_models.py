@@ -13,6 +13,7 @@ from todays_models import GEMMA_3_27B, GLM_4_5_AIR, MODELS, QWEN3_30B_A3B, V3_1,
 
 from batchr1.job.spec import ModelSpec
 from batchr1.models.resolve import ModelSource, resolve_model
+from batchr1.sizing import memory
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.memory import GIB
@@ -118,8 +119,9 @@ MEASURED = [
 
 @pytest.mark.parametrize(("name", "share", "cache_gib", "bound"), MEASURED)
 def test_the_cache_is_the_one_that_vllm_had(
-    name: str, share: float, cache_gib: float, bound: float
+    name: str, share: float, cache_gib: float, bound: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(memory, "vllm_version", lambda: (0, 26))
     found = planned(
         MODELS[name],
         "H200",
@@ -129,6 +131,15 @@ def test_the_cache_is_the_one_that_vllm_had(
         max_model_len=32768,
     )
     assert found.memory.kv_gib == pytest.approx(cache_gib, abs=bound)
+
+
+def test_a_newer_vllm_takes_the_graphs_off_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = []
+    for version in ((0, 26), (0, 27)):
+        monkeypatch.setattr(memory, "vllm_version", lambda version=version: version)
+        found = plan(job(gpu_memory_utilization=0.9), gpus("H200", 1))
+        caches.append(found.memory.kv_gib)
+    assert caches[0] - caches[1] == pytest.approx(found.memory.cuda_graph_gib, abs=0.01)
 
 
 # Bytes of the cache of one sequence of 32,768 tokens: layers × KV heads × head × 2 × 2.
