@@ -14,6 +14,7 @@ import pytest
 from hub_server import Hub
 from s3_fakes import S3, FaultyS3
 from serving import serving
+from warm_workers import Standing, WarmWorkers
 
 if TYPE_CHECKING:
     from hub_machine import Machine
@@ -35,6 +36,19 @@ S3_VARIABLES = {
 def no_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow machine adds no lines about what a run prepares to what tests compare."""
     monkeypatch.setattr("batchr1.driver.monitor.stages.LOGGED_AFTER_S", 600.0)
+
+
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[WarmWorkers]:
+    workers = WarmWorkers()
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def warm_workers(warm_process: WarmWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers on this machine are forked where all is imported: many runs in a short time."""
+    monkeypatch.setattr("batchr1.executors.local.subprocess", Standing(warm_process))
 
 
 @pytest.fixture(scope="session")

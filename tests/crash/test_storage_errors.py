@@ -32,6 +32,7 @@ def test_a_fault_of_the_machine_is_75_wherever_it_is_met(name: str) -> None:
         assert (type(error), error.exit_code) == (StorageError, 75)
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize("calls", ["some", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_run_with_a_fault_at_a_storage_call_ends_with_75(
     tmp_path: Path, calls: str, monkeypatch: pytest.MonkeyPatch

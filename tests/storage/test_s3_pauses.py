@@ -18,6 +18,7 @@ from batchr1.storage.s3 import S3Storage
 QUICK = ("continue", "fresh")
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize(
     ("kind", "calls"),
     [(kind, "some") for kind in QUICK]
