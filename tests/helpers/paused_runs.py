@@ -1,8 +1,9 @@
-"""Outputs that a run is paused on: kinds of run, and what has to hold after each pause."""
+"""Outputs that a run is paused or killed on: kinds of run, and what has to hold afterwards."""
 
 from __future__ import annotations
 
 import datetime as dt
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from kills import kill_driver, kill_worker
 from pauses import Pause
 from replay_job import keys_of, questions, replay, run_replay, wanted_keys, write_job
 
@@ -23,6 +25,7 @@ from batchr1.storage.local import LocalStorage
 
 ROWS = 12
 QUICK = replay(mean_len=40.0, sigma=0.6)
+SAVING = replay(mean_len=40.0, sigma=0.6, tokens_per_step=4, step_s=0.02)  # with snapshots
 SMALL, LARGE = 30, 90
 COLUMNS = ["id", "sample", "truncated", "answer"]
 
@@ -43,9 +46,15 @@ class Case:
     """An output, a run of it, and the run that takes over meanwhile."""
 
     def __init__(
-        self, folder: Path, kind: str, uri: str, options: StorageOptions | None = None
+        self,
+        folder: Path,
+        kind: str,
+        uri: str,
+        options: StorageOptions | None = None,
+        *,
+        script: dict[str, Any] = QUICK,
     ) -> None:
-        self.folder, self.kind = folder, kind
+        self.folder, self.kind, self.script = folder, kind, script
         self.uri, self._options = uri, options
         self.inputs = questions(ROWS)
         self.inputs.write_parquet(folder / "in.parquet")
@@ -70,6 +79,7 @@ class Case:
             sampling={"max_tokens": max_tokens},
             output={"path": self.uri, "rows_per_part": 4},
             storage={"endpoint": self._options.endpoint} if self._options else {},
+            checkpoint={"every_s": 0.1},
             **sections,
         )
 
@@ -132,7 +142,7 @@ class Case:
     def _run(self, job: Callable[[], Path] | None = None, **options: Any) -> int:
         if job is not None:
             job()
-        return run_replay(self.job, QUICK, **options).exit_code
+        return run_replay(self.job, self.script, **options).exit_code
 
     def reset(self) -> None:
         storage = self.storage()
@@ -180,6 +190,43 @@ class Case:
             assert code in (4, 75), (at, pause.place)
             assert pause.reached and self.seen() == after, (at, pause.place)
         return pause
+
+    def undisturbed(self) -> pl.DataFrame:
+        """The rows of a run that nothing happens to."""
+        self.reset()
+        assert self.run() == 0
+        return self.content()
+
+    def content(self) -> pl.DataFrame:
+        """All columns but those that say how a row came to be."""
+        storage = self.storage()
+        parts = [storage.read_bytes(info.rel) for info in storage.list_files("data", ".parquet")]
+        rows = pl.concat([pl.read_parquet(io.BytesIO(part)) for part in parts])
+        return rows.drop("run", "finished_at", "resumed_at").sort("id", "sample")
+
+    def kill(self, whose: str, at: int, undisturbed: pl.DataFrame) -> str:
+        """Kill a run at its change `at`, end another and then the same one, and check both.
+
+        `whose` change: the driver's, or its worker's, which dies alone or as one of the `tree`.
+        Returns where it was killed, or nothing if it ended before.
+        """
+        self.reset()
+        mark = self.folder / "killed"
+        mark.unlink(missing_ok=True)
+        if whose == "driver":
+            code = kill_driver(self.uri, at, mark, self.run)
+        else:
+            code = kill_worker(self.uri, at, mark, self.run, whole_tree=whose == "tree")
+        place = mark.read_text() if mark.exists() else ""
+        assert code == (-9 if place and whose != "worker" else 0), (at, place)
+        try:
+            assert self.other() == 0
+            self.check()
+        except FingerprintError:  # the killed run has begun to be another job
+            assert self.kind == "continue-plain"
+        self.leaves_nothing()
+        assert self.content().equals(undisturbed), (at, place)
+        return place
 
     def leaves_nothing(self) -> None:
         """The same run once more is right, and sweeps."""

@@ -25,38 +25,54 @@ READS = {"os.listdir", "os.scandir"}
 class Pause:
     """Counts the storage calls of this thread below `root`; at number `at` it calls `meanwhile`.
 
-    `at=0` counts only. `changes_only` leaves out calls that only read.
+    `at=0` counts only. `changes_only` leaves out calls that only read; `any_thread` counts those of
+    all threads.
     """
 
     current: Pause | None = None
     _hooked = False
 
     def __init__(
-        self, root: str, at: int, meanwhile: Callable[[], None], *, changes_only: bool = False
+        self,
+        root: str,
+        at: int,
+        meanwhile: Callable[[], None],
+        *,
+        changes_only: bool = False,
+        any_thread: bool = False,
     ) -> None:
         self._root, self._at, self._meanwhile = root, at, meanwhile
-        self._changes_only, self._thread = changes_only, threading.get_ident()
+        self._changes_only = changes_only
+        self._thread = None if any_thread else threading.get_ident()
         self.count = 0
         self.place = ""
         self.reached = False
 
-    @contextmanager
-    def armed(self) -> Iterator[Pause]:
+    def arm(self) -> None:
         if not Pause._hooked:
             sys.addaudithook(_audit)
             Pause._hooked = True
         Pause.current = self
+
+    @contextmanager
+    def armed(self) -> Iterator[Pause]:
+        self.arm()
         try:
             yield self
         finally:
             Pause.current = None
 
     def saw(self, event: str, args: tuple[Any, ...]) -> None:
-        if threading.get_ident() != self._thread or not self._is_ours(event, args):
-            return
-        self.step(f"{event} {args[0]}")
+        if self._is_ours(event, args):
+            self.step(f"{event} {args[0]}")
+
+    def saw_request(self, method: str, rel: str) -> None:
+        if not (self._changes_only and method.startswith(("get_", "head_", "list_"))):
+            self.step(f"{method} {rel}")
 
     def step(self, place: str) -> None:
+        if self._thread not in (None, threading.get_ident()):
+            return
         self.count += 1
         if self.count != self._at:
             return
@@ -87,8 +103,8 @@ def pause_requests(monkeypatch: pytest.MonkeyPatch, storage_class: Any) -> None:
 
     def counted(self: Any, rel: str, method: str, **arguments: Any) -> Any:
         pause = Pause.current
-        if pause is not None and threading.get_ident() == pause._thread:
-            pause.step(f"{method} {rel}")
+        if pause is not None:
+            pause.saw_request(method, rel)
         return call(self, rel, method, **arguments)
 
     monkeypatch.setattr(storage_class, "_call", counted)
@@ -110,9 +126,16 @@ def without_beats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(count: int) -> list[int]:
-    """Numbers of calls to pause at: all, or every n-th from the k-th on.
+    """Numbers of calls to pause at: all, or every n-th from the k-th on."""
+    first, step = first_and_step()
+    return list(range(first, count + 1, step))
 
-    BATCHR1_PAUSES=n,k says which, where one machine has not the time for all.
+
+def first_and_step() -> tuple[int, int]:
+    """Which of a sweep's calls are wanted.
+
+    BATCHR1_PAUSES=n,k means every n-th from the k-th on, where one machine has not the time for
+    all.
     """
     step, _, first = os.environ.get("BATCHR1_PAUSES", "1,1").partition(",")
-    return list(range(int(first or 1), count + 1, int(step)))
+    return int(first or 1), int(step)

@@ -7,7 +7,6 @@ of its own, a child of its driver, and runs the code of every worker.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -19,7 +18,6 @@ import sys
 import time
 from typing import Any
 
-_PR_SET_CHILD_SUBREAPER = 36
 ROOMS = ("worker", "backends", "engine.replay", "output", "storage", "reasoning", "dataset")
 
 
@@ -37,15 +35,28 @@ class WarmWorkers:
     """The warm process, which is asked for workers."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._line = ours
+        self._line, theirs = socket.socketpair()
         with theirs:
             self._warm = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()]
             )
 
+    @classmethod
+    def of_this_process(cls) -> WarmWorkers:
+        """Workers of a process that was forked itself: what they are forked from is its child."""
+        workers = cls.__new__(cls)
+        workers._line, theirs = socket.socketpair()
+        if os.fork() == 0:
+            workers._line.close()
+            serve(theirs)
+            os._exit(run_worker())
+        theirs.close()
+        return workers
+
     def start(self, command: list[str], env: dict[str, str], **files: Any) -> WarmProcess:
         """Start `python -m MODULE FD DRIVER`; the arguments are those of `Popen`."""
+        from kills import adopt_orphans
+
         adopt_orphans()
         assert command[:2] == [sys.executable, "-m"]
         asked = json.dumps({"module": command[2], "driver": os.getpid(), "env": dict(env)})
@@ -69,15 +80,8 @@ class Standing:
         self.Popen = workers.start
 
 
-def adopt_orphans() -> None:
-    """Become the parent of workers whose own parent, a short-lived fork, has ended."""
-    assert ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-
-
-def serve(fd: int) -> None:
-    """Fork a worker for each request; returns in none of this process, but in each worker."""
-    _import_all()
-    line = socket.socket(fileno=fd)
+def serve(line: socket.socket) -> None:
+    """Fork a worker for each request; returns in each worker, and never in this process."""
     while True:
         head, files, _, _ = socket.recv_fds(line, 8, 2)
         if not head:
@@ -108,25 +112,38 @@ def _become_worker(asked: dict[str, Any], end: int, output: int) -> None:
     os.environ.update(asked["env"])
     while os.getppid() != asked["driver"]:
         time.sleep(0.001)
+    from kills import arm_worker
+
+    arm_worker()
     sys.argv = [asked["module"], str(end), str(asked["driver"])]
 
 
-def _import_all() -> None:
-    from batchr1.dataset.tokenizer import leave_torch_out, load_tokenizer
-    from batchr1.models.catalogue import variant
+def run_worker() -> int:
+    from batchr1.worker.main import main
 
+    return main(int(sys.argv[1]), int(sys.argv[2]))
+
+
+def import_all() -> None:
+    """Import what a worker on a script may import."""
     for room in ROOMS:
         package = importlib.import_module(f"batchr1.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith(("__main__", ".vllm", ".memory_probe")):
                 importlib.import_module(module.name)
+
+
+def _main(fd: int) -> int:
+    from batchr1.dataset.tokenizer import leave_torch_out, load_tokenizer
+    from batchr1.models.catalogue import variant
+
+    import_all()
     leave_torch_out()
     load_tokenizer(str(variant("r1-tiny").path))
     gc.freeze()  # else a collection in each worker would copy every page
+    serve(socket.socket(fileno=fd))
+    return run_worker()
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
-    from batchr1.worker.main import main
-
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(_main(int(sys.argv[1])))
