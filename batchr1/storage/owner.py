@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from batchr1.errors import StorageError
+from batchr1.errors import BatchError, FailedError, LockLostError, StorageError, UsageError
 from batchr1.storage.base import STAGING_DIR, Storage
 from batchr1.storage.fence import Fence
 from batchr1.storage.lock import Lock
@@ -30,9 +30,22 @@ def owned(storage: Storage, *, run: str) -> Iterator[Lock]:
             storage.open_fence()
             lock.check()
             yield lock
+        except (UsageError, FailedError) as error:
+            _doubt(lock, error)
+            raise
         finally:
             try:
                 storage.close_fence()
             except StorageError as failure:  # the next owner sweeps it
                 log.warning("the folder of this run was not removed: %s", failure)
             storage.fence = None
+
+
+def _doubt(lock: Lock, error: BatchError) -> None:
+    """Raise `LockLostError` for what an owner concluded from another owner's files."""
+    try:
+        lock.check()
+    except LockLostError as lost:
+        raise lost from error
+    except StorageError as failure:
+        log.warning("the lock could not be looked at: %s", failure)

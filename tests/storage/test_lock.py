@@ -14,18 +14,30 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pauses import without_beats
 from s3_fakes import S3
 
-from batchr1.errors import LockHeldError, LockLostError, OutputError, StorageError
+from batchr1.errors import (
+    BatchError,
+    FailedError,
+    LockHeldError,
+    LockLostError,
+    OutputError,
+    StorageError,
+)
 from batchr1.storage import lock as lock_module
 from batchr1.storage.base import Storage, open_storage
 from batchr1.storage.errors import Retry
 from batchr1.storage.lock import Lock, LockInfo, read_lock
 from batchr1.storage.lock_record import open_record
+from batchr1.storage.owner import owned
 from batchr1.storage.s3 import S3Storage
 
 HEARTBEAT_S, STALE_AFTER_S = 0.1, 1.0
 ELSEWHERE = "another-kernel pid:[1]"
+DOUBTED = pytest.mark.parametrize(
+    "error", [OutputError("as it stands"), FailedError("as it stands")], ids=repr
+)
 
 
 @pytest.fixture(
@@ -245,6 +257,25 @@ def test_a_paused_owner_that_nobody_followed_goes_on(storage: Storage) -> None:
         time.sleep(1.5)
         os.kill(child.process.pid, signal.SIGCONT)
         assert child.ask("check") == "ours"
+
+
+@DOUBTED
+def test_an_owner_that_lost_its_lock_says_so_whatever_it_read(
+    storage: Storage, error: BatchError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_beats(monkeypatch)
+    with pytest.raises(LockLostError) as caught, owned(storage, run="first"):
+        with owned(open_storage(storage.uri, getattr(storage, "options", None)), run="second"):
+            pass
+        raise error  # it saw a part of the second run, say
+    assert caught.value.__cause__ is error
+    assert caught.value.exit_code == 75
+
+
+@DOUBTED
+def test_an_owner_that_has_its_lock_is_believed(storage: Storage, error: BatchError) -> None:
+    with pytest.raises(type(error), match="as it stands"), owned(storage, run="first"):
+        raise error
 
 
 @pytest.mark.parametrize("place", ["folder", pytest.param("s3", marks=pytest.mark.s3)])
