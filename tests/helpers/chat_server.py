@@ -10,8 +10,8 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class ChatServer(ThreadingHTTPServer):
         self.ending = ""  # what it leaves at the end of its texts
         self.usage = True
         self.form = "tags"  # how reasoning is told: tags, open_tag, native, none
+        self.raw: dict[str, Callable[[], Iterable[bytes]]] = {}  # by name, all that is sent
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.under_way = self.most_under_way = 0
@@ -147,6 +148,11 @@ class Handler(BaseHTTPRequestHandler):
             )
         elif name == "hang":
             self.server.release.wait(60)
+        elif name == "raw":
+            self.close_connection = True
+            with suppress(OSError):  # the client has had enough
+                for piece in self.server.raw[argument]():
+                    self.connection.sendall(piece)
         elif name == "json":
             self._send_text(200, '{"choices": [{"message": {"content": "half', "application/json")
         elif name == "html":

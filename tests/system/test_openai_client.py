@@ -13,6 +13,7 @@ import httpx
 import pytest
 from chat_server import KEY, MODEL, ChatServer, answer_to, chat_server
 
+from batchr1.engine.openai.bounds import Held
 from batchr1.engine.openai.client import Answer, ChatClient, _document, _events
 from batchr1.engine.openai.faults import (
     AccessError,
@@ -103,7 +104,7 @@ def test_a_stream_that_is_cut_is_a_fault_of_the_server(stream: bool) -> None:
 
 
 def test_a_stream_that_ends_in_good_order_without_an_end_is_cut_too() -> None:
-    answer = Answer()
+    answer = Answer(Held(1).share())
     answer.take({"choices": [{"delta": {"content": "half"}}]})
     with pytest.raises(ServerFault, match=r"^its answer was cut: it has no end$"):
         answer.reply()
@@ -133,11 +134,11 @@ def test_a_server_that_is_not_there_is_a_fault_without_its_address() -> None:
 def test_an_error_within_a_stream_is_a_fault_or_what_its_code_says() -> None:
     client = client_at("http://h/v1")
     with pytest.raises(ServerFault, match=r"^its answer was broken off: out of luck$"):
-        client._take(Answer(), {"error": {"message": "out of luck"}}, [])
+        client._take(Answer(Held(1).share()), {"error": {"message": "out of luck"}}, [])
     with pytest.raises(ServerFault, match=r"^HTTP 503: busy$"):
-        client._take(Answer(), {"error": {"message": "busy", "code": 503}}, [])
+        client._take(Answer(Held(1).share()), {"error": {"message": "busy", "code": 503}}, [])
     with pytest.raises(RowFailed, match=r"^HTTP 400: no$"):
-        client._take(Answer(), {"error": {"message": "no", "code": 400}}, [])
+        client._take(Answer(Held(1).share()), {"error": {"message": "no", "code": 400}}, [])
     asyncio.run(client.__aexit__(None, None, None))
 
 
@@ -147,11 +148,11 @@ def test_an_answer_that_is_no_chat_completion_is_a_fault() -> None:
         {"choices": {"a": 1}},
     ):
         with pytest.raises(ServerFault, match=r"^its answer is no"):
-            Answer().take(document)
+            Answer(Held(1).share()).take(document)
 
 
 def test_escaped_surrogates_are_paired_across_pieces_and_lone_ones_replaced() -> None:
-    answer = Answer()
+    answer = Answer(Held(1).share())
     for text in ('"a\\ud83d"', '"\\ude00b"', '"\\ud800."'):
         answer.take({"choices": [{"delta": {"content": json.loads(text)}}]})
     answer.take({"choices": [{"delta": {}, "finish_reason": "length"}]})
@@ -170,7 +171,7 @@ def test_events_are_cut_at_line_feeds_wherever_pieces_end() -> None:
             for i in range(0, len(stream), size):
                 yield stream[i : i + size]
 
-        return [document async for document in _events(pieces())]
+        return [document async for document in _events(pieces(), Held(1).share())]
 
     for size in (1, 2, 3, 7, 1000):
         assert asyncio.run(read(size)) == [{"a": "\u2028é"}, {"b": 1}, None]
@@ -331,7 +332,7 @@ def test_nor_is_one_that_the_server_spells_as_json_may(
     with pytest.raises(
         ServerFault, match=r"^its answer was broken off: Incorrect API key provided: \[…\]\.$"
     ):
-        client._take(Answer(), json.loads(body), [])
+        client._take(Answer(Held(1).share()), json.loads(body), [])
 
 
 @pytest.mark.parametrize("key", ["1", "null", "error", "message", '"'])
@@ -341,7 +342,7 @@ def test_a_key_that_is_no_secret_breaks_no_message(
     client = client_of(key, monkeypatch)
     with pytest.raises(ServerFault, match=r"^its answer was broken off: out of luck$"):
         client._take(
-            Answer(),
+            Answer(Held(1).share()),
             {"error": {"message": "out of luck", "param": None, "code": "1"}},
             ["12345678"],
         )
@@ -356,7 +357,9 @@ def test_the_kind_of_an_answer_is_read_in_any_case() -> None:
     for kind in ("text/event-stream", "Text/Event-Stream;charset=utf-8"):
         response = httpx.Response(200, headers={"Content-Type": kind}, content=STREAM)
         client = client_at("http://h/v1")
-        kinds.append(asyncio.run(client._read(response, [], lambda: None)).reply().content)
+        kinds.append(
+            asyncio.run(client._read(response, [], lambda: None, Held(1).share())).reply().content
+        )
     assert kinds == ["a", "a"]
 
 
@@ -364,7 +367,7 @@ STREAM = b'data: {"choices": [{"delta": {"content": "a"}, "finish_reason": "stop
 
 
 def test_an_empty_finish_reason_is_none_yet() -> None:
-    answer = Answer()
+    answer = Answer(Held(1).share())
     answer.take({"choices": [{"delta": {"content": "a"}, "finish_reason": ""}]})
     with pytest.raises(ServerFault, match=r"^its answer was cut: it has no end$"):
         answer.reply()
@@ -378,7 +381,7 @@ def test_a_byte_order_mark_costs_no_event_and_no_document() -> None:
         async def pieces() -> Any:
             yield '\ufeffdata: {"a": 1}\n\ndata: {"b": 2}\n\n'.encode()
 
-        return [document async for document in _events(pieces())]
+        return [document async for document in _events(pieces(), Held(1).share())]
 
     assert asyncio.run(read()) == [{"a": 1}, {"b": 2}]
     assert _document('\ufeff{"a": 1}') == {"a": 1}

@@ -19,6 +19,7 @@ from replay_job import keys_of, rows_of
 from batchr1.driver.context import RunOptions
 from batchr1.driver.monitor.summary import Summary
 from batchr1.driver.run_job import run_job
+from batchr1.engine.openai.bounds import Held
 from batchr1.engine.openai.client import Answer, ChatClient
 from batchr1.engine.openai.faults import CertificateError, ProxyFault
 from batchr1.engine.openai.served import Served
@@ -187,7 +188,7 @@ def test_counts_of_reasoning_that_a_gateway_guesses_are_left_out(tmp_path: Path)
 def test_a_count_of_reasoning_that_leaves_nothing_for_the_answer_is_none(
     completion: int | None, reasoning: int, counted: int | None
 ) -> None:
-    answer = Answer()
+    answer = Answer(Held(1).share())
     answer.take(
         {
             "choices": [{"message": {"content": "42", "reasoning": "so"}, "finish_reason": "stop"}],

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from batchr1.engine.openai.bounds import MAX_HELD_BYTES, Held
 from batchr1.engine.openai.client import Answer
 from batchr1.engine.openai.faults import RowFailed, ServerFault
 from batchr1.records import Reply
@@ -16,7 +17,7 @@ USAGE = {"prompt_tokens": 10, "completion_tokens": 50}
 def answer(
     message: dict[str, Any], finish: str | None = "stop", *, whole: bool = True, **options: Any
 ) -> Reply:
-    found = Answer()
+    found = Answer(Held(1).share())
     found.take({"choices": [{"message": message, "finish_reason": finish}], "usage": USAGE})
     found.is_whole = whole
     return found.reply(**options)
@@ -69,3 +70,26 @@ def test_a_refusal_is_the_answer_where_there_is_no_other() -> None:
     assert answer({"content": None, "refusal": said}).content == said
     assert answer({"content": "Yes.", "refusal": None}).content == "Yes."
     assert answer({"content": [{"type": "refusal", "refusal": said}]}).content == said
+
+
+def test_of_answers_that_hold_too_much_together_those_beyond_their_share_are_refused() -> None:
+    held = Held(4)
+    honest, hoard = held.share(), held.share()
+    with hoard:
+        hoard.take(MAX_HELD_BYTES)
+        honest.take(held.share_bytes)
+        with pytest.raises(RowFailed, match="too large beside others"):
+            honest.take(1)
+    honest.take(held.share_bytes)
+
+
+def test_many_small_pieces_are_counted_as_the_text_that_they_make() -> None:
+    held = Held(1)
+    with held.share() as share:
+        answer = Answer(share)
+        for _ in range(100_000):
+            answer.take({"choices": [{"delta": {"content": "a"}}]})
+        assert held.bytes < 2 * 100_000
+        answer.take({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        assert answer.reply().content == "a" * 100_000
+    assert held.bytes == 0

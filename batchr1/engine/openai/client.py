@@ -11,6 +11,7 @@ import asyncio
 import functools
 import json
 import re
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,9 @@ from batchr1.engine.openai.bounds import (
     MAX_ERROR_BYTES,
     MAX_MODELS_BYTES,
     MAX_TEXT_BYTES,
+    Held,
+    Share,
+    chunks_of,
     lines,
     no_cookies,
     small_int,
@@ -49,6 +53,7 @@ from batchr1.version import __version__
 CONNECT_S = 30.0
 LOOK_S = 15.0  # for /models
 ESTIMATING = "x-litellm-"  # headers of a gateway that counts reasoning by a tokenizer of its own
+_MOST_PIECES = 256  # of a text
 _MARK = "\ufeff"  # of UTF-8, before the first event or the document
 _BROKEN_OFF = {
     "abort",
@@ -79,7 +84,8 @@ class ChatClient:
         self._same = self._drawing | server.extra_body  # in every request
         check_url(self._base_url)
         self._key = key_of(server.key_env)
-        headers = {"User-Agent": f"batchr1/{__version__}"}
+        self._held = Held(server.concurrency)
+        headers = {"User-Agent": f"batchr1/{__version__}", "Accept-Encoding": "gzip, deflate"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         # A connection for each request: against minutes of generating it costs nothing, a server
@@ -177,7 +183,8 @@ class ChatClient:
                     body = await start_of(response, MAX_ERROR_BYTES)
                     text = body.decode(errors="replace")
                     raise self._fault(response.status_code, response.headers, text, contents)
-                answer = await self._read(response, contents, on_token)
+                with self._held.share() as share:
+                    answer = await self._read(response, contents, on_token, share)
                 answer.estimates = any(name.startswith(ESTIMATING) for name in response.headers)
                 return answer.reply(max_tokens=max_tokens)
         except TimeoutError:
@@ -204,18 +211,22 @@ class ChatClient:
         return body
 
     async def _read(
-        self, response: httpx.Response, contents: list[str], on_token: Callable[[], None]
+        self,
+        response: httpx.Response,
+        contents: list[str],
+        on_token: Callable[[], None],
+        share: Share,
     ) -> Answer:
-        answer = Answer()
+        answer = Answer(share)
         if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-            async for document in _events(response.aiter_bytes()):
+            async for document in _events(chunks_of(response), share):
                 if document is None:
                     answer.is_whole = True
                     break
                 self._take(answer, document, contents)
                 on_token()
         else:
-            text = (await whole(response, MAX_TEXT_BYTES)).decode(errors="replace")
+            text = (await whole(response, MAX_TEXT_BYTES, share)).decode(errors="replace")
             self._take(answer, _document(text), contents)
             answer.is_whole = True
         return answer
@@ -250,7 +261,7 @@ class Answer:
     tokens is a guess. `model`: the name that it answers by.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share) -> None:
         self.is_whole = False
         self.estimates = False
         self.model: str | None = None
@@ -261,7 +272,7 @@ class Answer:
         self._has_choice = False
         self._finish: str | None = None
         self._usage: dict[str, Any] = {}
-        self._bytes = 0  # of its texts, about
+        self._share, self._length = share, 0  # of its texts
 
     def take(self, document: dict[str, Any]) -> None:
         """The next piece, or the whole. Raises `ServerFault` for what is neither."""
@@ -290,15 +301,27 @@ class Answer:
     def _add(self, text: Any, parts: list[str]) -> None:
         """Take text, or a list of parts that say what they are."""
         if isinstance(text, str):
-            self._bytes += len(text)
-            if self._bytes > MAX_TEXT_BYTES:
+            self._length += len(text)
+            if self._length > MAX_TEXT_BYTES:
                 raise too_large(MAX_TEXT_BYTES)
+            self._share.take(sys.getsizeof(text))
             parts.append(text)
+            if len(parts) > max(_MOST_PIECES, self._length // 64):
+                self._join(parts)
         elif isinstance(text, list):
             for part in text:
                 self._add_part(part, parts)
         elif text is not None:
             self._unreadable = type(text).__name__
+
+    def _join(self, parts: list[str]) -> None:
+        """Make one piece of many.
+
+        A token's text is small beside what Python adds to it.
+        """
+        before, joined = sum(map(sys.getsizeof, parts)), "".join(parts)
+        self._share.take(sys.getsizeof(joined) - before)
+        parts[:] = [joined]
 
     def _add_part(self, part: Any, parts: list[str]) -> None:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -376,13 +399,15 @@ class Answer:
         return found
 
 
-async def _events(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any] | None]:
+async def _events(
+    chunks: AsyncIterator[bytes], share: Share
+) -> AsyncIterator[dict[str, Any] | None]:
     """Cut a stream of server-sent events; None is its `[DONE]`.
 
     Cut at line feeds and nowhere else: a text may hold any other character that Python takes for
     the end of a line.
     """
-    async for line in lines(chunks):
+    async for line in lines(chunks, share):
         line = line.removeprefix(_MARK.encode())
         if not line.startswith(b"data:"):
             continue
