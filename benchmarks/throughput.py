@@ -47,6 +47,7 @@ from traces import KINDS, TraceSpec, write_dataset
 from batchr1.models.catalogue import VARIANTS
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.nvml import open_nvml
+from batchr1.sizing.planning.cpu import cpu_lacks_bf16
 from batchr1.sizing.shape.layers import BLOCK_TOKENS
 
 ON_LLM = ("generate", "chunked")
@@ -68,6 +69,8 @@ def engine_args(options: argparse.Namespace) -> dict[str, Any]:
             args.setdefault("kv_cache_memory_bytes", 2 * 2**30)
         return args
     args["max_num_seqs"] = options.max_num_seqs
+    if options.device == "cpu" and cpu_lacks_bf16():
+        args.setdefault("dtype", "float32")  # as the plan has it: bf16 is half as fast there
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
     else:

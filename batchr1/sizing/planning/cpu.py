@@ -208,12 +208,17 @@ def _refuse_drafts(spec: JobSpec) -> None:
 
 
 def lacks_bf16(spec: JobSpec) -> bool:
-    """Whether this machine's CPU is an x86 one without AVX-512; False elsewhere.
+    """Whether the job's CPU is an x86 one without AVX-512; False elsewhere.
 
     Where a cluster chooses the machine, it is not known.
     """
+    return spec.executor.kind == "local" and cpu_lacks_bf16()
+
+
+def cpu_lacks_bf16() -> bool:
+    """Whether this machine's CPU is an x86 one without AVX-512."""
     cpuinfo = Path("/proc/cpuinfo")
-    if spec.executor.kind != "local" or not cpuinfo.exists():
+    if not cpuinfo.exists():
         return False
     flags = next((line for line in cpuinfo.read_text().splitlines() if line[:5] == "flags"), "")
     return bool(flags) and "avx512f" not in flags.split()
