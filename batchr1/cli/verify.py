@@ -9,8 +9,10 @@ import click
 
 from batchr1.cli.options import JSON
 from batchr1.cli.printing import say
+from batchr1.events import printable
 
 if TYPE_CHECKING:
+    from batchr1.rejudge.golds import GoldCounts
     from batchr1.rejudge.output import Judged
 
 
@@ -19,7 +21,11 @@ if TYPE_CHECKING:
 @click.option("--kind", metavar="KIND", help="Verify so instead: auto, math, …, module:function.")
 @click.option("--extract", metavar="REGEX", help="Take this for the final answer.")
 @click.option("--path", metavar="FOLDER", help="Where the function's module is; here without it.")
-@click.option("--gold", metavar="FILE", help="Right answers from here, by id.")
+@click.option(
+    "--gold",
+    metavar="FILE",
+    help="Right answers from here, by id; other rows keep theirs.",
+)
 @click.option("--gold-column", metavar="NAME", help="Their column; the job's without it.")
 @click.option(
     "--id-column",
@@ -84,6 +90,17 @@ def as_text(found: Judged) -> str:
         f"  changed    {c.changed:,} rows, {found.replaced:,} of {found.parts:,} "
         f"parts written anew",
     ]
+    if found.golds is not None:
+        lines.insert(1, _golds(found.golds))
     if c.unsure or c.failed:
         lines.append(f"  no verdict {c.unsure:,} verify_unsure, {c.failed:,} verify_failed")
     return "\n".join(lines)
+
+
+def _golds(golds: GoldCounts) -> str:
+    """The line about a file of right answers."""
+    line = f"  golds      {golds.read:,} read, {golds.other:,} other than before"
+    if golds.missing is not None:
+        missing = golds.read - golds.found
+        line += f", {missing:,} without a row (such as {printable(golds.missing)})"
+    return line

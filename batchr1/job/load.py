@@ -50,7 +50,12 @@ def load_job(
     try:
         return JobSpec.model_validate(raw)
     except ValidationError as exc:
-        raise JobError("\n".join(_explain(path, group) for group in _by_key(exc))) from exc
+        raise JobError(explain(exc, path)) from exc
+
+
+def explain(exc: ValidationError, where: object, section: Sequence[str] = ()) -> str:
+    """Write a line for each wrong key of a model, which stands beneath `section`."""
+    return "\n".join(_explain(where, section, group) for group in _by_key(exc))
 
 
 _SECRET = re.compile(
@@ -330,10 +335,10 @@ def _location(error: ErrorDetails) -> list[str]:
     return [str(part) for part in error["loc"] if not _is_union_branch(str(part))]
 
 
-def _explain(path: Path, errors: Sequence[ErrorDetails]) -> str:
+def _explain(path: object, section: Sequence[str], errors: Sequence[ErrorDetails]) -> str:
     """Turn pydantic's complaints about one key into one line of ours."""
     error = errors[0]
-    loc = _location(error)
+    loc = [*section, *_location(error)]
     key = ".".join(loc) or "the job"
     got = _kind(error["input"]) if loc[:1] and loc[0] in _UNSHOWN else _show(error["input"])
     match error["type"]:

@@ -17,16 +17,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from batchr1.columns import ADDED_LATER
-from batchr1.errors import JobError, OutputError
+from batchr1.errors import InputError, JobError, OutputError
 from batchr1.job.fingerprint import digest
+from batchr1.job.load import explain
 from batchr1.job.spec import VerifySpec
 from batchr1.output.find import no_output
 from batchr1.output.folder import Output
 from batchr1.output.replace import replace_part, roll_forward
 from batchr1.reasoning.verdicts.column import GoldColumn
 from batchr1.reasoning.verify import Verify
-from batchr1.rejudge.golds import read_golds
+from batchr1.rejudge.golds import GoldCounts, count_golds, read_golds
 from batchr1.rejudge.parts import Counts, PartJudge
 from batchr1.storage.owner import owned
 from batchr1.verifier.pool import check_verifier
@@ -47,7 +50,8 @@ class GoldFile:
 class Judged:
     """Outcome of judging an output again.
 
-    `kind`: as the job says; `chosen`: the choice of `auto` for the column.
+    `kind`: as the job says; `chosen`: the choice of `auto` for the column; `golds`: of the file
+    with right answers.
     """
 
     output: str
@@ -57,6 +61,7 @@ class Judged:
     counts: Counts
     parts: int
     replaced: int
+    golds: GoldCounts | None = None
 
 
 def judge_again(
@@ -90,6 +95,7 @@ def judge_again(
         output.clear_staging()
         if not output.exists():
             raise OutputError(f"{output.uri}: --fresh was killed here, nothing is left to judge.")
+        of_golds = _count(golds, right, output)
         was_complete, rows = _completed(output)
         column = _gold_column(output, right) if spec.kind == "auto" else None
         chosen = column.kind if column is not None else spec.kind
@@ -111,7 +117,7 @@ def judge_again(
         if was_complete:
             output.succeed(run, rows=rows, samples=counts.rows)
     why = column.why if column is not None else None
-    return Judged(output.uri, spec.kind, chosen, why, counts, len(parts), replaced)
+    return Judged(output.uri, spec.kind, chosen, why, counts, len(parts), replaced, of_golds)
 
 
 def _changed(job: dict[str, Any], changes: dict[str, Any]) -> VerifySpec:
@@ -120,9 +126,8 @@ def _changed(job: dict[str, Any], changes: dict[str, Any]) -> VerifySpec:
         before.pop("path", None)
     try:
         return VerifySpec(**{**before, **changes})
-    except ValueError as exc:
-        first = str(exc).splitlines()[-2:][0].strip()
-        raise JobError(f"verify: {first}. Correct the option.") from exc
+    except ValidationError as exc:
+        raise JobError(explain(exc, "options", ["verify"])) from exc
 
 
 def _read(golds: GoldFile, job: dict[str, Any], output: Output) -> dict[str, str | None]:
@@ -132,6 +137,25 @@ def _read(golds: GoldFile, job: dict[str, Any], output: Output) -> dict[str, str
         missing = "--id-column" if id is None else "--gold-column"
         raise JobError(f"--gold {golds.path}: the job names no such column. Add {missing}.")
     return read_golds(golds.path, id=id, gold=gold, storage=output.storage.options)
+
+
+def _count(
+    file: GoldFile | None, right: dict[str, str | None] | None, output: Output
+) -> GoldCounts | None:
+    """Compare the new right answers with the output's rows.
+
+    Raises `InputError` where they are of none of its rows.
+    """
+    if file is None or right is None:
+        return None
+    counts = count_golds(right, output.tables(["id", "gold"]))
+    if not counts.found:
+        example = "" if counts.missing is None else f", such as {counts.missing!r}"
+        raise InputError(
+            f"--gold {file.path}: none of its ids is in the output (got {counts.read:,}{example}). "
+            "Correct the ids, or name their column by --id-column."
+        )
+    return counts
 
 
 def _completed(output: Output) -> tuple[bool, int | None]:
@@ -148,12 +172,11 @@ def _completed(output: Output) -> tuple[bool, int | None]:
 
 
 def _gold_column(output: Output, golds: dict[str, str | None] | None) -> GoldColumn:
-    column = GoldColumn()
-    if golds is not None:
-        column.add(golds.values())
-        return column
-    for table in output.tables(["gold"]):
-        column.add(table.column("gold").to_pylist())
+    """Look at the right answers of all rows, corrected ones too."""
+    column, new = GoldColumn(), golds or {}
+    for table in output.tables(["id", "gold"]):
+        ids, before = (table.column(name).to_pylist() for name in ("id", "gold"))
+        column.add(new.get(name, gold) for name, gold in zip(ids, before, strict=True))
     return column
 
 

@@ -136,10 +136,45 @@ def test_a_column_of_letters_is_judged_as_multiple_choice(tmp_path: Path) -> Non
     assert rows_of(tmp_path / "out")["correct"].to_list() == [True, False] * 4
 
 
+def test_one_right_answer_is_corrected_and_the_column_stays_what_it_is(tmp_path: Path) -> None:
+    letters = "ABCDABCD"
+    rows = [
+        good_row(n, gold=letter, answer=f"So the answer is ({letter}).", correct=None)
+        for n, letter in enumerate(letters)
+    ]
+    write_output(tmp_path / "out", [table_of(rows[:4]), table_of(rows[4:])])
+    (tmp_path / "gold.csv").write_text("id,answer\nrow/1,C\nrow/2,C\nrow/77,A\n")
+    golds = ["--gold", tmp_path / "gold.csv", "--gold-column", "answer", "--id-column", "id"]
+    found = verify(tmp_path / "out", *golds)
+    assert found["golds"] == {"read": 3, "found": 2, "other": 1, "missing": "row/77"}
+    assert found["chosen"] == "choice"  # as of all eight, not of the three
+    assert rows_of(tmp_path / "out")["correct"].to_list() == [True, False] + [True] * 6
+    said = click.testing.CliRunner().invoke(
+        main, ["verify", *map(str, [tmp_path / "out", *golds])], catch_exceptions=False
+    )
+    assert "  golds      3 read, 0 other than before, 1 without a row (such as row/77)" in (
+        said.stdout
+    )
+
+
+def test_right_answers_of_no_row_are_refused(tmp_path: Path) -> None:
+    small_output(tmp_path / "out")
+    (tmp_path / "gold.csv").write_text("id,answer\nrow-0,8\n")
+    before = (tmp_path / "out/.batchr1/job.json").read_bytes()
+    golds = ["--gold", tmp_path / "gold.csv", "--id-column", "id", "--gold-column"]
+    said = verify(tmp_path / "out", *golds, "answer", exit_code=2)["said"]
+    assert "none of its ids is in the output (got 1, such as 'row-0')" in said
+    said = verify(tmp_path / "out", *golds, "gold", exit_code=2)["said"]
+    assert "gold.csv: --gold-column: there is no column 'gold' (the file has: id, answer)" in said
+    assert (tmp_path / "out/.batchr1/job.json").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--kind", "llm"], "verify: Value error"),
+        (["--kind", "llm"], "options: verify.kind: wrong value (got text 'llm', need auto, math, "),
+        (["--kind", "maths"], "Did you mean math?"),
+        (["--timeout-s", "0"], "options: verify.timeout_s: wrong value (got a number 0.0"),
         (["--kind", "math", "--extract", "("], "this is no regular expression"),
         (["--kind", "nowhere:judge"], "there is no module nowhere"),
         (["--gold", "no.parquet"], "no.parquet"),
@@ -148,7 +183,8 @@ def test_a_column_of_letters_is_judged_as_multiple_choice(tmp_path: Path) -> Non
 def test_what_cannot_work_changes_nothing(args: list[str], said: str, tmp_path: Path) -> None:
     small_output(tmp_path / "out")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert verify(tmp_path / "out", *args, exit_code=2)["said"].startswith("batchr1: ")
+    found = verify(tmp_path / "out", *args, exit_code=2)["said"]
+    assert found.startswith("batchr1: ") and said in found
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert after == before
 
