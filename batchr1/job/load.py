@@ -54,7 +54,7 @@ def load_job(
 
 
 def explain(exc: ValidationError, where: object, section: Sequence[str] = ()) -> str:
-    """Write a line for each wrong key of a model, which stands beneath `section`."""
+    """Write a line for each wrong key beneath `section`."""
     return "\n".join(_explain(where, section, group) for group in _by_key(exc))
 
 

@@ -13,10 +13,9 @@ from batchr1.columns import COLUMNS, NAMES
 from batchr1.reasoning.flags import in_order
 from batchr1.reasoning.verify import Verify, quick_verdict
 from batchr1.records import Result
-from batchr1.verifier.pool import VerifierPool, judged
+from batchr1.verifier.pool import VERIFIER_FLAGS, VerifierPool, judged
 
 JUDGED = ("gold", "final_answer", "correct", "verdict_by", "flags")  # columns that may change
-_OURS = ("verify_failed", "verify_unsure")
 _TUPLES = ("flags", "resumed_at")
 
 
@@ -83,7 +82,7 @@ class PartJudge:
         gold = row["gold"]
         if self._golds is not None:
             gold = self._golds.get(row["id"], gold)
-        flags = tuple(flag for flag in row["flags"] if flag not in _OURS)
+        flags = tuple(flag for flag in row["flags"] if flag not in VERIFIER_FLAGS)
         tuples = {name: tuple(row[name]) for name in _TUPLES} | {"flags": flags}
         fresh = {"gold": gold, "final_answer": None, "correct": None, "verdict_by": None}
         return Result(**{**row, **tuples, **fresh, "token_ids": None, "kept": None})

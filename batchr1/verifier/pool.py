@@ -35,6 +35,7 @@ log = logging.getLogger("batchr1.verification")
 
 CHECK_S = 60.0  # for importing the user's module before a run,
 START_S = 120.0  # and beside a busy engine
+VERIFIER_FLAGS = ("verify_failed", "verify_unsure")  # which a new verdict sets anew
 LOGGED = 5  # failures of each kind that the log names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_output import good_row, table_of
 from replay_job import rows_of, run_replay, write_job
 
+from batchr1.driver.resume.changed_golds import judge
 from batchr1.errors import FailedError, InputError
 from batchr1.output.folder import stage_part
+from batchr1.reasoning.verify import Verify
+from batchr1.records import Result
 from batchr1.storage.base import open_storage
 
 TWO = {"id": ["a", "b"], "problem": ["1 + 1?", "2 + 2?"]}
@@ -53,13 +58,15 @@ def test_a_corrected_gold_is_refused_then_judged_anew_without_generating(tmp_pat
     assert str(caught.value) == (
         f"{tmp_path}/out: the input has another gold for samples that are done (got 1 of them, one "
         "with id 'b'; need none). Set input.on_changed_gold to rejudge (they are judged anew, "
-        "nothing is generated) or keep (they stay as they are), or give a new output.path."
+        "nothing is generated) or keep (they stay as they are, with what `batchr1 verify --gold` "
+        "corrected), or give a new output.path."
     )
     assert rows_of(tmp_path / "out").equals(before)
     job = write_job(tmp_path, input={"gold": "answer", "on_changed_gold": "rejudge"}, **sections)
     assert run_replay(job).exit_code == 0
     after = rows_of(tmp_path / "out")
-    same = [c for c in before.columns if c not in ("gold", "correct", "level", "final_answer")]
+    judged = ("gold", "correct", "verdict_by", "level", "final_answer")
+    same = [c for c in before.columns if c not in judged]
     assert after.select(same).equals(before.select(same))
     assert after["gold"].to_list() == ["2", answer]
     assert after["level"].to_list() == [1, 2]
@@ -67,6 +74,21 @@ def test_a_corrected_gold_is_refused_then_judged_anew_without_generating(tmp_pat
     assert right != [None] or answer is not None
     again = run_replay(write_job(tmp_path, input={"gold": "answer"}, **sections))
     assert again.exit_code == 0
+
+
+def test_a_row_judged_anew_keeps_nothing_of_its_old_verdict() -> None:
+    old = {"correct": None, "verdict_by": "math", "flags": ("looping", "verify_unsure")}
+    [stored] = table_of([good_row(0, answer=r"\boxed{7}")]).to_pylist()
+    names = {field.name for field in dataclasses.fields(Result)} - {"kept"}
+    values = {name: value for name, value in stored.items() if name in names}
+    row = Result(**{**values, **old, "kept": None, "gold": "7"})
+    wrong, unsure = (dataclasses.replace(row, gold=gold) for gold in ("8", r"\sum_k a_k"))
+    unsure = dataclasses.replace(unsure, answer=r"\boxed{\text{say } \frac{}}")
+    found = {one.gold: one for one in judge([row, wrong, unsure], Verify(kind="auto"))}
+    seen = {gold: (one.correct, one.verdict_by, one.flags) for gold, one in found.items()}
+    assert seen["7"] == (True, "text", ("looping",))
+    assert seen["8"] == (False, "number", ("looping",))
+    assert seen[r"\sum_k a_k"] == (None, None, ("looping", "verify_unsure"))
 
 
 def test_a_corrected_gold_may_stay_as_it_was(

@@ -17,13 +17,14 @@ import pyarrow as pa
 
 from batchr1.dataset.pending import Bools, Pending
 from batchr1.dataset.values import gold_texts, python_values, to_plain
+from batchr1.driver.feed.golds import verify_kind
 from batchr1.driver.resume.changed_prompts import changed_files
 from batchr1.errors import InputError
 from batchr1.output.parts import results_table
 from batchr1.output.replace import replace_part
 from batchr1.reasoning.verify import Verify, quick_verdict
 from batchr1.records import Result
-from batchr1.verifier.pool import VerifierPool
+from batchr1.verifier.pool import VERIFIER_FLAGS, VerifierPool, judged
 
 if TYPE_CHECKING:
     from batchr1.driver.context import JobContext
@@ -47,6 +48,7 @@ def check_golds(job: JobContext, pending: Pending, *, run: str | None) -> None:
         return
     golds, kept = _input_digests(job, pending, files)
     policy, num_golds, num_kept, first = job.spec.input.on_changed_gold, 0, 0, None
+    verify: Verify | None = None
     for rel in job.output.parts():
         table = job.output.read_part(rel, ["id", *_compared(job)])
         rows = pending.find(table.column("id"))
@@ -61,7 +63,8 @@ def check_golds(job: JobContext, pending: Pending, *, run: str | None) -> None:
             first = table.column("id")[int(np.flatnonzero(other_gold)[0])].as_py()
         if policy == "rejudge" and run is not None and changed.any():
             job.output.begin()
-            _rejudge(job, pending, rel, changed, run)
+            verify = verify or _verify_of(job)
+            _rejudge(job, pending, rel, changed, run, verify)
     _report(job, policy, num_golds, num_kept, first)
 
 
@@ -70,8 +73,8 @@ def _report(job: JobContext, policy: str, num_golds: int, num_kept: int, first: 
         raise InputError(
             f"{job.output.uri}: the input has another gold for samples that are done (got "
             f"{num_golds} of them, one with id {first!r}; need none). Set input.on_changed_gold to "
-            "rejudge (they are judged anew, nothing is generated) or keep (they stay as they are), "
-            "or give a new output.path."
+            "rejudge (they are judged anew, nothing is generated) or keep (they stay as they are, "
+            "with what `batchr1 verify --gold` corrected), or give a new output.path."
         )
     what = " and ".join(
         f"{count} another {name}"
@@ -156,7 +159,14 @@ def _differ(rows: np.ndarray[Any, Any], now: Digests, before: Digests) -> Bools:
     return differ
 
 
-def _rejudge(job: JobContext, pending: Pending, rel: str, changed: Bools, run: str) -> None:
+def _verify_of(job: JobContext) -> Verify:
+    """The rules that a run judges by."""
+    return Verify(**(job.spec.verify.model_dump() | {"kind": verify_kind(job)}))
+
+
+def _rejudge(
+    job: JobContext, pending: Pending, rel: str, changed: Bools, run: str, verify: Verify
+) -> None:
     """Give rows the input's gold, kept values and new verdict."""
     table = job.output.read_part(rel, None)
     gone = table.filter(pa.array(changed))
@@ -169,13 +179,11 @@ def _rejudge(job: JobContext, pending: Pending, rel: str, changed: Bools, run: s
         for name in ("flags", "resumed_at", "token_ids"):
             values[name] = None if values[name] is None else tuple(values[name])
         gold, kept = current[number]
-        flags = tuple(flag for flag in values["flags"] if flag != "verify_failed")
-        rows.append(Result(**{**values, "kept": kept, "gold": gold, "flags": flags}))
-    judged = results_table(
-        judge(rows, Verify(**job.spec.verify.model_dump())), job.source.kept_schema
-    )
+        rows.append(Result(**{**values, "kept": kept, "gold": gold}))
+    again = judge(rows, verify)
+    new = results_table(again, job.source.kept_schema)
     left = table.filter(pa.array(~changed))
-    replace_part(job.output, rel, pa.concat_tables([left, judged.cast(left.schema)]), run)
+    replace_part(job.output, rel, pa.concat_tables([left, new.cast(left.schema)]), run)
 
 
 def _current(
@@ -198,12 +206,14 @@ def judge(rows: list[Result], verify: Verify) -> list[Result]:
     done: list[Result] = []
     pool = VerifierPool(verify, done.append)
     for row in rows:
+        flags = tuple(flag for flag in row.flags if flag not in VERIFIER_FLAGS)
+        row = dataclasses.replace(
+            row, final_answer=None, correct=None, verdict_by=None, flags=flags
+        )
         verdict = quick_verdict(verify, row.answer, row.gold)
         if verdict is not None:
-            row = dataclasses.replace(row, final_answer=verdict.final, correct=verdict.correct)
-        else:
-            row = dataclasses.replace(row, correct=None)
-        if pool.takes(row):
+            done.append(judged(row, verdict))
+        elif pool.takes(row):
             pool.put(row)
         else:
             done.append(row)
