@@ -411,6 +411,22 @@ def test_a_report_without_gold_or_series_or_kept_columns(tmp_path: Path) -> None
     assert numbers_of(tmp_path / "out")["outcomes"] == {"not judged": 5}
 
 
+def test_a_group_none_of_whose_rows_is_judged_has_no_rates(tmp_path: Path) -> None:
+    unjudged = {"subject": "no gold", "gold": None, "correct": None}
+    rows = [good_row(i, subject="sums") for i in range(4)]
+    rows += [good_row(i, **unjudged) for i in range(4, 8)]
+    write_output(tmp_path / "out", [table_of(rows)])
+    assert report(tmp_path / "out").exit_code == 0
+
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    rates = {
+        name: re.sub(r"<[^>]+>|\s", " ", page[page.index(f"<th>{name}</th>") :].split("</tr>")[0])
+        for name in ("sums", "no gold")
+    }
+    assert "100.0 %" in rates["sums"]
+    assert rates["no gold"].split()[:4] == ["no", "gold", "4", "–"]
+
+
 def test_a_report_on_a_real_run(tmp_path: Path, real_output: Path) -> None:
     done = report(real_output, "--to", tmp_path / "page.html")
     assert done.output == f"{tmp_path}/page.html: 0.1 MB about 40 rows\n"
