@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchr1.cli.printing import echo
+from batchr1.cli.printing import echo, wrapped
 from batchr1.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ input:
   keep: [{keep}]  # columns of yours to carry along
 prompting:
   instruction: {instruction}  # math: "Please reason step by step, …"; none; or a text of your own
-sampling: {{n: 1, temperature: 0.6, top_p: 0.95, max_tokens: 32768}}  # DeepSeek's advice for R1
+sampling: {{n: 1, temperature: 0.6, top_p: 0.95, max_tokens: {max_tokens}}}  # DeepSeek's advice
 """
 
 
@@ -53,13 +53,13 @@ def command(data: str, to: Path | None, variant: str) -> None:
     """
     from batchr1.dataset.guess import guess_columns
     from batchr1.job import load_job
-    from batchr1.models.catalogue import variant as check_variant
+    from batchr1.models.catalogue import variant as variant_of
 
     if FILLED_IN.search(str(Path(data).absolute())):
         raise UsageError(
             f"{data}: {{{{ and ${{ are filled in where a job names a path. Rename the data."
         )
-    check_variant(variant)
+    max_tokens = variant_of(variant).generation_len
     name = job_name(data)
     path = to or Path(f"{name}.yaml")
     if path.exists():
@@ -71,7 +71,7 @@ def command(data: str, to: Path | None, variant: str) -> None:
             f"{data}: no column will do as a prompt (the file has: "
             f"{', '.join(rows.column_names)}). A prompt is a column of text or of chat messages."
         )
-    text = job_text(guess, name=name, file=path, data=data, variant=variant)
+    text = job_text(guess, name=name, file=path, data=data, variant=variant, max_tokens=max_tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x", encoding="utf-8") as file:
         file.write(text)
@@ -101,7 +101,9 @@ def first_rows(data: str) -> pa.Table:
     return pa.Table.from_batches([batch.slice(0, LOOKED_AT)])
 
 
-def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) -> str:
+def job_text(
+    guess: Guess, *, name: str, file: Path, data: str, variant: str, max_tokens: int
+) -> str:
     """Write the job, with a line for each column that was found."""
     lines: list[str] = []
     if isinstance(guess.id, list):
@@ -130,26 +132,45 @@ def job_text(guess: Guess, *, name: str, file: Path, data: str, variant: str) ->
         input="".join(f"  {line}\n" for line in lines),
         keep=", ".join(map(_quoted, guess.keep)),
         instruction="math" if guess.gold is not None else "none",
+        max_tokens=max_tokens,
     )
 
 
 def told(guess: Guess, rows: pa.Table) -> list[str]:
-    """Say what each guess is, with a value."""
-    ids = guess.id if isinstance(guess.id, list) else [guess.id]
-    found = [
-        *(("id", name) for name in ids),
-        ("prompt", guess.prompt),
-        ("messages", guess.messages),
-        ("gold", guess.gold),
-    ]
-    lines = []
-    for use, column in found:
-        if column is not None:
-            value = str(rows[column][0].as_py()).replace("\n", " ")[:50]
-            lines.append(f"{use:8} {column}: {value}")
+    """Say what each guess is, with a value, and which columns are not used."""
+    ids = [guess.id] if isinstance(guess.id, str) else guess.id or []
+    lines = [_example("id", name, rows) for name in ids] or [_line("id", _no_id(guess))]
+    if guess.prompt is not None:
+        lines.append(_example("prompt", guess.prompt, rows))
+    if guess.messages is not None:
+        lines.append(_example("messages", guess.messages, rows))
+    if guess.gold is not None:
+        lines.append(_example("gold", guess.gold, rows))
+    else:
+        lines.append(_line("gold", "none found: no answer is judged right or wrong"))
     if guess.keep:
-        lines.append(f"{'keep':8} {', '.join(guess.keep)}")
+        lines.append(_line("keep", ", ".join(guess.keep)))
+    used = {*ids, guess.prompt, guess.messages, guess.gold, *guess.keep}
+    if unused := [name for name in rows.column_names if name not in used]:
+        lines.append(_line("not used", ", ".join(unused)))
     return lines
+
+
+def _no_id(guess: Guess) -> str:
+    """Say what stands for an id that was not found."""
+    instead = "a hash of the prompt stands for it, and equal prompts are one row"
+    if guess.unfit_id is None:
+        return f"none found: {instead}"
+    return f"none: {guess.unfit_id} has a value twice, or a null; {instead}"
+
+
+def _example(use: str, column: str, rows: pa.Table) -> str:
+    value = str(rows[column][0].as_py()).replace("\n", " ")[:50]
+    return f"{use:8} {column}: {value}"
+
+
+def _line(use: str, text: str) -> str:
+    return wrapped(f"{use:8} ", text)
 
 
 def _quoted(text: str) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import textwrap
 
 import click
 
 from batchr1.events import printable
+
+WIDTH = 80
 
 
 def say(document: object, text: str, *, as_json: bool) -> None:
@@ -35,3 +38,19 @@ def echo(text: str, *, err: bool = False) -> None:
     except OSError as exc:
         name = "stderr" if err else "stdout"
         raise OSError(exc.errno, exc.strerror, name) from exc
+
+
+def wrapped(label: str, text: str) -> str:
+    """Put a text behind its label, wrapped at 80 characters.
+
+    Further lines are indented by the label. A word is never broken.
+    """
+    lines = textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=label,
+        subsequent_indent=" " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines) or label.rstrip()

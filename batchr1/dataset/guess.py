@@ -17,6 +17,14 @@ IDS = ("id", "uid", "uuid", "unique_id", "problem_id", "question_id", "task_id",
 PROMPTS = ("prompt", "problem", "question", "instruction", "query", "input", "text")
 MESSAGES = ("messages", "conversations", "conversation", "chat", "dialog")
 GOLDS = ("answer", "gold", "final_answer", "target", "label", "expected", "solution", "reference")
+# Words that such a column's name may end with, where none is named as above: "Correct answer".
+LAST_WORDS: dict[Use, Sequence[str]] = {
+    "input.id": ("id", "uid", "uuid", "guid"),
+    "input.prompt": ("prompt", "problem", "question", "instruction", "query"),
+    "input.gold": ("answer", "gold", "ground_truth"),
+}
+FILLERS = ("_text", "_str", "_string", "_value")
+"""Endings of names that say nothing of the column's use."""
 MOST_KEPT = 4
 FEW_VALUES = 0.5
 """Distinct values a row, at most, of a column that is worth grouping by."""
@@ -26,7 +34,8 @@ FEW_VALUES = 0.5
 class Guess:
     """Columns by use; None where none will do.
 
-    `id` is several columns for rows of an output.
+    `id` is several columns for rows of an output. `unfit_id` is named as an id is, but has nulls or
+    values that stand more than once.
     """
 
     id: str | list[str] | None
@@ -34,6 +43,7 @@ class Guess:
     messages: str | None
     gold: str | None
     keep: list[str] = field(default_factory=list)
+    unfit_id: str | None = None
 
 
 def guess_columns(rows: pa.Table) -> Guess:
@@ -43,38 +53,78 @@ def guess_columns(rows: pa.Table) -> Guess:
     if prompt is None:
         messages = _first(rows, MESSAGES, "input.messages")
     if prompt is None and messages is None:
-        prompt = _longest_text(rows)
+        prompt = _first_ending(rows, "input.prompt") or _longest_text(rows)
     gold = _first(rows, [name for name in GOLDS if name != prompt], "input.gold")
-    own_id = _guess_id(rows)
+    if gold is None:
+        gold = _first_ending(rows, "input.gold", other_than=prompt)
+    own_id, unfit_id = _guess_id(rows)
     taken = {*([own_id] if isinstance(own_id, str) else own_id or []), prompt, messages, gold}
     keep = [
         name
         for name in rows.column_names
-        if name not in taken and name.lower() not in NAMES and _is_group(rows[name])
+        if name not in taken
+        and name.lower() not in NAMES
+        and (name == unfit_id or _is_group(rows[name]))
     ]
-    return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT])
+    return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT], unfit_id)
 
 
-def _guess_id(rows: pa.Table) -> str | list[str] | None:
-    """Find unique ids: a column, or an output's id and sample."""
+def _guess_id(rows: pa.Table) -> tuple[str | list[str] | None, str | None]:
+    """Find unique ids: a column, or an output's id and sample.
+
+    Without any, the second is a column that is named as an id.
+    """
     name = _first(rows, IDS, "input.id")
-    if name is None or _is_unique(rows[name]):
-        return name
-    pair = [name, "sample"]
-    if "sample" not in rows.column_names or any(rows[part].null_count for part in pair):
-        return None
-    groups = rows.group_by(pair).aggregate([])
-    return pair if groups.num_rows == rows.num_rows else None
+    if name is not None and _is_unique(rows[name]):
+        return name, None
+    if name is not None and "sample" in rows.column_names:
+        pair = [name, "sample"]
+        groups = rows.group_by(pair).aggregate([])
+        has_nulls = any(rows[part].null_count for part in pair)
+        if groups.num_rows == rows.num_rows and not has_nulls:
+            return pair, None
+    others = _named_like(rows, "input.id")
+    unique = next((other for other in others if _is_unique(rows[other])), None)
+    if unique is not None:
+        return unique, None
+    return None, name or next(iter(others), None)
 
 
 def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:
     """Find the column of the likeliest name whose type will do."""
     for name in names:
         for column in rows.column_names:
-            plain = re.sub(r"[^a-z]+", "_", column.lower()).strip("_")
-            if plain == name and misfit(use, rows.schema.field(column).type) is None:
+            if _plain(column) == name and misfit(use, rows.schema.field(column).type) is None:
                 return str(column)
     return None
+
+
+def _first_ending(rows: pa.Table, use: Use, *, other_than: str | None = None) -> str | None:
+    """Find the first column whose name ends as such names do."""
+    return next((name for name in _named_like(rows, use) if name != other_than), None)
+
+
+def _named_like(rows: pa.Table, use: Use) -> list[str]:
+    """List the columns whose names end with a word of this use and whose types will do."""
+    endings = tuple(f"_{word}" for word in LAST_WORDS[use])
+    return [
+        name
+        for name in rows.column_names
+        if f"_{_without_fillers(_plain(name))}".endswith(endings)
+        and misfit(use, rows.schema.field(name).type) is None
+    ]
+
+
+def _plain(name: str) -> str:
+    """Write a name in lower case with low lines between its words."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    return re.sub(r"[^a-z]+", "_", words.lower()).strip("_")
+
+
+def _without_fillers(plain: str) -> str:
+    for ending in FILLERS:
+        plain = plain.removesuffix(ending)
+    return plain
 
 
 def _longest_text(rows: pa.Table) -> str | None:

@@ -47,7 +47,7 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
     "chat": ({"messages": CHAT, "ID": [1, 2, 3, 4]}, Guess("ID", None, "messages", None)),
     "an id that is not unique": (
         {"id": ["a", "a", "b", "b"], "text": FOUR},
-        Guess(None, "text", None, None),
+        Guess(None, "text", None, None, unfit_id="id"),
     ),
     "an output of two samples a row": (
         {"id": ["a", "a", "b", "b"], "sample": [0, 1, 0, 1], "prompt": FOUR, "answer": FOUR},
@@ -55,7 +55,32 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
     ),
     "an id with a hole": (
         {"id": ["a", None, "b", "c"], "text": FOUR},
-        Guess(None, "text", None, None),
+        Guess(None, "text", None, None, unfit_id="id"),
+    ),
+    "an id that is not unique beside one that is": (
+        {"id": ["a", "a", "b", "b"], "rowUuid": FOUR, "text": FOUR},
+        Guess("rowUuid", "text", None, None),
+    ),
+    "a sheet's headings": (
+        {
+            "row uuid": ["a", "b", "c", "c"],
+            "Question text": FOUR,
+            "Correct answer": FOUR,
+            "Answer type": ["n", "n", "n", "m"],
+            "Notes (internal)": FOUR,
+        },
+        Guess(
+            None,
+            "Question text",
+            None,
+            "Correct answer",
+            ["row uuid", "Answer type"],
+            unfit_id="row uuid",
+        ),
+    ),
+    "headings in one word": (
+        {"PromptText": FOUR, "goldAnswer": FOUR, "taskID": FOUR},
+        Guess("taskID", "PromptText", None, "goldAnswer"),
     ),
     "names of nobody": (
         {"short": FOUR, "Frage an dich": ["a long text"] * 4},
@@ -113,6 +138,28 @@ def test_the_job_that_is_written_is_a_job(tmp_path: Path, monkeypatch: pytest.Mo
         "math.yaml: written",
         "next: batchr1 check math.yaml --show-prompt",
     ]
+
+
+def test_what_was_not_found_and_what_is_not_used_is_said(tmp_path: Path) -> None:
+    data = tmp_path / "sheet.csv"
+    heads = ["row uuid", "Frage", *(f"a long heading {i}" for i in range(8))]
+    rows = [["a", f"a text of some length {i}", *(f"{i}.5" for _ in heads[2:])] for i in range(4)]
+    data.write_text("\n".join(",".join(row) for row in [heads, *rows]), encoding="utf-8")
+    said = init(data, "--to", tmp_path / "job.yaml").stdout
+
+    assert "id       none: row uuid has a value twice, or a null; a hash of the prompt" in said
+    assert "gold     none found: no answer is judged right or wrong\n" in said
+    unused = said[said.index("not used ") : said.index(str(tmp_path))]
+    assert " ".join(unused.split()) == f"not used {', '.join(heads[2:])}"
+    assert max(map(len, unused.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("variant", "most"), [("r1-tiny", 4096), ("r1-distill-qwen-7b", 32768)])
+def test_max_tokens_is_what_the_model_can_generate(variant: str, most: int, tmp_path: Path) -> None:
+    data = tmp_path / "my.parquet"
+    pq.write_table(pa.table({"text": FOUR}), data)
+    assert init(data, "--variant", variant, "--to", tmp_path / "job.yaml").exit_code == 0
+    assert load_job(tmp_path / "job.yaml").sampling.max_tokens == most
 
 
 def test_odd_names_are_quoted(tmp_path: Path) -> None:
