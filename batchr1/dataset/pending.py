@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from batchr1.dataset.source import Position, Source, key_hashes
+from batchr1.dataset.source import Source, key_hashes
 from batchr1.errors import InputError
 
 HASH_ROWS = 16_384
@@ -131,15 +131,18 @@ class Pending:
         if not same.size:
             return
         if not ids_are_hashes:
-            again = int(self._order[same].min())
-            at, name = _describe(source, again)
+            place = same[self._order[same].argmin()]
+            first, again = (int(row) for row in self._order[place - 1 : place + 1])
+            at, name = source.describe(again)
+            before, _ = source.describe(first)
+            where = f"row {before.row}" if before.file == at.file else f"{before}"
             unique = "a unique column"
             if len(source.id_columns) > 1:
                 name, unique = f"of {name}", "columns that are unique together"
             raise InputError(
-                f"{at}: the id {name} came before (got {same.size} repeated ids, need unique "
-                f"ones). "
-                f"Give input.id {unique}, or leave it out to use a hash of the prompt."
+                f"{at}: the id {name} came before, in {where} ({same.size:,} in all; rows count "
+                f"from 0). Take repeated rows out, give input.id {unique}, or leave it out: then "
+                f"equal prompts are one row."
             )
         self._bits[self._order[same]] = 0  # the sort is stable: the first of equal prompts stays
         self._dropped = int(same.size)
@@ -435,15 +438,3 @@ def _order(keys: np.ndarray[Any, Any]) -> Numbers:
     if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
         order = np.lexsort((keys[:, 1], keys[:, 0]))
     return order
-
-
-def _describe(source: Source, number: int) -> tuple[Position, str]:
-    row, starts = 0, dict[str, int]()
-    for position, batch in source.batches(source.id_columns):
-        start = starts.setdefault(position.file, row)
-        if number < row + batch.num_rows:
-            return source.position(position.file, number - start), source.show_id(
-                batch, number - row
-            )
-        row += batch.num_rows
-    raise AssertionError("a row that was counted must be there")

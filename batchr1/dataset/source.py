@@ -228,6 +228,20 @@ class Source:
             ) from exc
         return texts
 
+    def describe(self, number: int) -> tuple[Position, str]:
+        """Find the place and the id of the input's `number`-th row.
+
+        Counted from 0 within `where` and `limit`. Reads ids up to there.
+        """
+        row, starts = 0, dict[str, int]()
+        for position, batch in self.batches(self.id_columns):
+            start = starts.setdefault(position.file, row)
+            if number < row + batch.num_rows:
+                place = self.position(position.file, number - start)
+                return place, self.show_id(batch, number - row)
+            row += batch.num_rows
+        raise AssertionError("a row that was counted must be there")
+
     def show_id(self, batch: pa.RecordBatch, row: int) -> str:
         """Show a row's id for people: of several columns, with their names."""
         names = self._spec.id_columns

@@ -250,14 +250,16 @@ DATASETS = [
     ),
     Bad(
         "non-unique id",
-        "TMP/in.parquet: row 2: the id 'a' came before (got 3 repeated ids, need unique ones). "
-        "Give input.id a unique column, or leave it out to use a hash of the prompt.",
+        "TMP/in.parquet: row 2: the id 'a' came before, in row 0 (3 in all; rows count from 0). "
+        "Take repeated rows out, give input.id a unique column, or leave it out: then equal "
+        "prompts are one row.",
         make=lambda tmp: write_input(tmp, id=["a", "b", "a", "c", "b", "a"]),
     ),
     Bad(
         "non-unique id over two files",
-        "TMP/second.parquet: row 0: the id 'row-0' came before (got 2 repeated ids, need unique "
-        "ones). Give input.id a unique column, or leave it out to use a hash of the prompt.",
+        "TMP/second.parquet: row 0: the id 'row-0' came before, in TMP/in.parquet: row 0 (2 in "
+        "all; rows count from 0). Take repeated rows out, give input.id a unique column, or leave "
+        "it out: then equal prompts are one row.",
         {"input.path": "*.parquet"},
         lambda tmp: write_input(tmp, "second.parquet"),
     ),
@@ -581,9 +583,9 @@ def test_fresh_refuses_a_bad_input_before_it_deletes(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     result = batchr1("run", tmp_path / "job.yaml", "--fresh", "--yes")
     assert (said(result, tmp_path), result.exit_code) == (
-        "batchr1: TMP/in.parquet: row 1: the id 'same' came before (got 1 repeated ids, need "
-        "unique ones). Give input.id a unique column, or leave it out to use a hash of the "
-        "prompt.\n",
+        "batchr1: TMP/in.parquet: row 1: the id 'same' came before, in row 0 (1 in all; rows count "
+        "from 0). Take repeated rows out, give input.id a unique column, or leave it out: then "
+        "equal prompts are one row.\n",
         2,
     )
     assert snapshot(tmp_path) == before

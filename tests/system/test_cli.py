@@ -220,6 +220,36 @@ def test_check_says_what_run_would_do_and_writes_nothing(tmp_path: Path) -> None
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_check_names_the_first_bad_row_of_each_reason(tmp_path: Path) -> None:
+    job = write_good_job(tmp_path, input={"path": "*.parquet", "where": "id != 'row/1'"})
+    rows = questions(8)
+    nulls = pl.col("id").is_in(["row/4", "row/6"])
+    holes = rows.with_columns(problem=pl.when(nulls).then(None).otherwise("problem"))
+    (tmp_path / "in.parquet").unlink()
+    holes[:3].write_parquet(tmp_path / "a.parquet")
+    holes[3:].write_parquet(tmp_path / "b.parquet")
+
+    said = batchr1("check", job).stdout
+    assert "can run, but 2 of the first 7 rows will fail" in said
+    place = f"empty_prompt: first in {tmp_path}/b.parquet, row 1 from 0 (the prompt is null)"
+    assert place in " ".join(said.split())
+    assert json.loads(batchr1("check", job, "--json").stdout)["bad_examples"] == [
+        {
+            "reason": "empty_prompt",
+            "file": f"{tmp_path}/b.parquet",
+            "row": 1,
+            "message": "the prompt is null",
+        }
+    ]
+
+
+def test_long_lines_of_check_are_wrapped(tmp_path: Path) -> None:
+    lines = batchr1("check", write_good_job(tmp_path, rows=5)).stdout.splitlines()
+    engine = next(n for n, line in enumerate(lines) if line.startswith("engine "))
+    assert lines[engine + 1].startswith(" " * 9)
+    assert max(map(len, lines[: engine + 2])) <= 80
+
+
 def test_check_as_json(tmp_path: Path) -> None:
     document = json.loads(batchr1("check", write_good_job(tmp_path), "--json").stdout)
     assert document["counts"]["pending"] == 5

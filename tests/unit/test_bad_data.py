@@ -47,9 +47,9 @@ CASES = {
         {"id": PAIR},
     ),
     "ids: the same pair twice": Case(
-        "TMP/in.parquet: row 1: the id of id 'a', sample '0' came before (got 1 repeated ids, need "
-        "unique ones). Give input.id columns that are unique together, or leave it out to use a "
-        "hash of the prompt.",
+        "TMP/in.parquet: row 1: the id of id 'a', sample '0' came before, in row 0 (1 in all; rows "
+        "count from 0). Take repeated rows out, give input.id columns that are unique together, or "
+        "leave it out: then equal prompts are one row.",
         {"in.parquet": rows(sample=[0, 0])},
         {"id": PAIR},
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchr1.cli.check.text import as_text
 from batchr1.cli.options import JOB, JSON, JobOptions, job_options, named
 from batchr1.cli.printing import echo, echo_json
 
@@ -26,7 +28,6 @@ SAMPLE_ROWS = 2000
 SAMPLE_CHARS = 2**24
 """Characters of prompts after which no more rows are rendered."""
 RENDER_ROWS = 50
-SHOWN_HITS = 10
 
 
 @click.command()
@@ -66,7 +67,7 @@ def command(
     if as_json:
         echo_json(found.document)
         return
-    echo(_as_text(found.document))
+    echo(as_text(found.document))
     if beyond := {reason: n for reason, n in found.samples.bad.items() if reason not in found.bad}:
         shown = ", ".join(f"{count:,} {reason}" for reason, count in beyond.items())
         echo(f"note     of {found.samples.rows:,} rows of all files, some will fail: {shown}")
@@ -74,6 +75,15 @@ def command(
         prompt = found.prompts[0]
         marked = ", special tokens in ⟦ ⟧" if prompt.token_ids else ""
         echo(f"first prompt{marked}:\n{found.renderer.show(prompt)}")
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot become a prompt, by its number in the input."""
+
+    number: int
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +130,15 @@ def examine(
         server = None
         if backend_of(spec).is_server:
             server = _look_at_server(spec, context.model.location)
-        prompts, bad = _first_prompts(context, renderer)
+        prompts, bad_rows = _first_prompts(context, renderer)
+        bad = Counter(row.reason for row in bad_rows)
         overlaps = None
         if benchmarks:
             from batchr1.export.inputs import input_overlaps
 
             overlaps = input_overlaps(context.source, benchmarks, benchmark_column)
     document = _document(context, counts, plan) | _prompt_figures(prompts, bad, plan)
+    document["bad_examples"] = _bad_examples(context, bad_rows)
     document |= _prompting(context, renderer)
     if overlaps is not None:
         document["contamination"] = overlaps
@@ -169,35 +181,49 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
     return pending.counts()
 
 
-def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt], dict[str, int]]:
-    """Render the first SAMPLE_ROWS rows.
-
-    Also counts those that cannot be rendered, by reason.
-    """
+def _first_prompts(context: JobContext, renderer: Renderer) -> tuple[list[Prompt], list[BadRow]]:
+    """Render the first SAMPLE_ROWS rows, and list those that cannot be."""
     from batchr1.dataset.values import gathered
     from batchr1.driver.feed.items import render_batch
     from batchr1.records import Prompt
 
     prompts: list[Prompt] = []
-    bad: dict[str, int] = {}
+    bad: list[BadRow] = []
     source = context.source
     seen = num_chars = 0
     batches = (batch for _, batch in source.batches(source.row_columns))
     for batch in gathered(batches, RENDER_ROWS):
         for start in range(0, min(batch.num_rows, SAMPLE_ROWS - seen), RENDER_ROWS):
             rows = batch.slice(start, min(RENDER_ROWS, SAMPLE_ROWS - seen))
-            seen += rows.num_rows
-            for prompt in render_batch(source, renderer, rows):
+            for number, prompt in enumerate(render_batch(source, renderer, rows), seen):
                 if isinstance(prompt, Prompt):
                     prompts.append(replace(prompt, kept=None))  # it may be large
                     num_chars += len(prompt.text)
                 else:
-                    bad[prompt.reason] = bad.get(prompt.reason, 0) + 1
+                    bad.append(BadRow(number, prompt.reason, prompt.message))
+            seen += rows.num_rows
             if num_chars > SAMPLE_CHARS:
                 return prompts, bad
         if seen >= SAMPLE_ROWS:
             break
     return prompts, bad
+
+
+def _bad_examples(context: JobContext, bad: list[BadRow]) -> list[dict[str, Any]]:
+    """Name the first bad row of each reason by file and row."""
+    firsts = {row.reason: row for row in reversed(bad)}
+    found = []
+    for row in reversed(firsts.values()):
+        place, _ = context.source.describe(row.number)
+        found.append(
+            {
+                "reason": row.reason,
+                "file": place.file,
+                "row": place.row,
+                "message": row.message,
+            }
+        )
+    return found
 
 
 def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]:
@@ -314,109 +340,3 @@ def _look_at_server(spec: JobSpec, model: str) -> dict[str, Any]:
         "key": server.key_env if key_of(server.key_env) else None,
         "concurrency": server.concurrency,
     }
-
-
-def _model_and_engine(d: dict[str, Any]) -> list[str]:
-    model, server = d["model"], d.get("server")
-    if server is not None:
-        key = "no key"
-        if server["key"]:
-            key = f"key in {server['key']}"
-        return [
-            f"model    {model['name']}",
-            (
-                f"engine   openai at {server['base_url']}, {server['concurrency']} requests at a "
-                f"time, {key}"
-            ),
-            f"server   {server['state']}: {server['says']}",
-        ]
-    return [
-        (
-            f"model    {model['name']}, {model['identity'][:48]}, context {model['context_len']:,} "
-            f"tokens"
-        ),
-        (
-            f"engine   {d['replicas']} × {d['device']}, "
-            f"{', '.join(f'{k}={v}' for k, v in d['engine_args'].items())}"
-        ),
-    ]
-
-
-def _said_kind(chosen: str) -> str:
-    return "row by row, by each right answer's form" if chosen == "auto" else f"as {chosen}"
-
-
-def _prompting_lines(d: dict[str, Any]) -> list[str]:
-    lines = []
-    if d["think_tags"] is not None:
-        tags = d["think_tags"]
-        lines.append(f"thinks   {tags['open']} … {tags['close']} (format {tags['format']})")
-    if d["recommended_sampling"]:
-        pairs = d["recommended_sampling"].items()
-        shown = ", ".join(f"{name} {value}" for name, value in pairs)
-        lines.append(f"sampling the model recommends {shown} (sampling.preset: model takes it)")
-    return lines
-
-
-def _overlap_lines(d: dict[str, Any]) -> list[str]:
-    """Name the first prompts that overlap with benchmarks."""
-    found = d.get("contamination")
-    if found is None:
-        return []
-    lines = [
-        f"overlap  {found['overlapping']:,} of {found['rows']:,} prompts overlap with benchmarks"
-    ]
-    for hit in found["hits"][:SHOWN_HITS]:
-        place = f"{hit['benchmark']}: row {hit['benchmark_row']}"
-        lines.append(f"         {hit['id']} with {place} ({hit['overlap']:.0%})")
-    if len(found["hits"]) > SHOWN_HITS:
-        lines.append(f"         … {len(found['hits']) - SHOWN_HITS:,} more: --json names all")
-    return lines
-
-
-def _as_text(d: dict[str, Any]) -> str:
-    counts = d["counts"]
-    failing = d.get("too_long", 0) + sum(d["bad_rows"].values())
-    verdict = "nothing is wrong with it"
-    if failing:
-        verdict = f"can run, but {failing:,} of the first {d['sampled']:,} rows will fail"
-    if not d.get("server", {}).get("ready", True):
-        verdict += ", but its server is not ready for it"
-    spared = ""
-    if counts["spared"]:
-        spared = f", {counts['spared']:,} spared"
-    lines = [
-        f"job      {d['job']}: {verdict}",
-        *_model_and_engine(d),
-        f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, "
-        f"{counts['failed']:,} failed, {counts['pending']:,} pending{spared}",
-    ]
-    if counts["duplicates"]:
-        lines.append(
-            f"         {counts['duplicates']:,} rows left out: equal prompts, or done in "
-            f"input.exclude"
-        )
-    if d["prompt_tokens"]:
-        t = d["prompt_tokens"]
-        too_long = ""
-        if d["too_long"]:
-            too_long = f"; {d['too_long']:,} too long for the context"
-        lines.append(
-            f"prompts  {t['min']:,} to {t['max']:,} tokens, mean {t['mean']:,.0f} (first "
-            f"{d['sampled']:,} rows){too_long}"
-        )
-    if d["bad_rows"]:
-        lines.append(
-            "bad rows "
-            + ", ".join(f"{count:,} {reason}" for reason, count in d["bad_rows"].items())
-        )
-    if "chosen" in d["verify"]:
-        v = d["verify"]
-        lines.append(f"verify   {v['kind']}: {_said_kind(v['chosen'])} ({v['why']})")
-    lines += _overlap_lines(d)
-    lines += _prompting_lines(d)
-    lines.append(f"output   {d['output']}")
-    lines += [f"note     {note}" for note in d["notes"]]
-    if fetch := d["model"].get("fetch"):
-        lines.append(f"note     the weights are not on this machine yet: {fetch}")
-    return "\n".join(lines)
