@@ -182,10 +182,7 @@ def as_text(s: dict[str, Any]) -> str:
     """Format the text that `export` prints."""
     lines = []
     if len(s["outputs"]) > 1:
-        lines += [
-            f"  {one['rows']:>9,} {one['output']}{'' if one['complete'] else ' (not complete)'}"
-            for one in s["outputs"]
-        ]
+        lines += [f"  {one['rows']:>9,} {one['output']}{_state(one)}" for one in s["outputs"]]
         lines.append(f"  {s['rows_in']:>9,} rows in {len(s['outputs'])} outputs")
     else:
         lines.append(f"  {s['rows_in']:>9,} rows in the output")
@@ -200,6 +197,15 @@ def as_text(s: dict[str, Any]) -> str:
     return "\n".join(
         [f"{s['dest']}: {s['rows']:,} rows, {s['format']}, {s['bytes'] / 1e6:.1f} MB", *lines]
     )
+
+
+def _state(output: dict[str, Any]) -> str:
+    """Say in brackets what an output lacks."""
+    if output["complete"]:
+        return ""
+    if output["failed"]:
+        return f" ({output['failed']:,} failed)"
+    return " (not complete)"
 
 
 def _notes(s: dict[str, Any]) -> list[str]:

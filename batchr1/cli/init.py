@@ -137,7 +137,7 @@ def job_text(
 
 
 def told(guess: Guess, rows: pa.Table) -> list[str]:
-    """Say what each guess is, with a value, and which columns are not used."""
+    """Say what each guess is, and which columns are not used."""
     ids = [guess.id] if isinstance(guess.id, str) else guess.id or []
     lines = [_example("id", name, rows) for name in ids] or [_line("id", _no_id(guess))]
     if guess.prompt is not None:

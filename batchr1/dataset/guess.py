@@ -105,7 +105,7 @@ def _first_ending(rows: pa.Table, use: Use, *, other_than: str | None = None) ->
 
 
 def _named_like(rows: pa.Table, use: Use) -> list[str]:
-    """List the columns whose names end with a word of this use and whose types will do."""
+    """List columns of a fitting type whose names end like this use."""
     endings = tuple(f"_{word}" for word in LAST_WORDS[use])
     return [
         name

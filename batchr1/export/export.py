@@ -106,10 +106,14 @@ def _summary(
             splits[name] = _count(mine)
     started = [run.started[:10] for output in outputs for run in output.runs()]
     each = [
-        {"output": output.uri, "rows": given, "complete": output.is_complete()}
+        {
+            "output": output.uri,
+            "rows": given,
+            "complete": output.is_complete(),
+            "failed": _only_failed(output, given),
+        }
         for output, given in zip(outputs, selection.given, strict=True)
     ]
-    is_whole = all(one["complete"] for one in each)
     return {
         "output": outputs[0].uri if len(outputs) == 1 else None,
         "outputs": each,
@@ -130,10 +134,34 @@ def _summary(
         "push": None,
         **_count(rows),
         "splits": splits,
-        "incomplete": None if is_whole else "not complete",
+        "incomplete": _incomplete(each),
         "generated": " to ".join(dict.fromkeys([min(started), max(started)])) if started else None,
         "exported": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _only_failed(output: Output, rows: int) -> int | None:
+    """Count failed samples of an output where nothing else is wanting.
+
+    By its last run. None where some are pending, or a part is gone since.
+    """
+    last = next(iter(reversed(output.runs())), None)
+    if last is None or last.counts is None:
+        return None
+    if last.counts.pending or rows < last.counts.done:
+        return None
+    return last.counts.failed
+
+
+def _incomplete(outputs: Sequence[dict[str, Any]]) -> str | None:
+    """Say what the outputs lack; None where all are complete."""
+    partial = [one["failed"] for one in outputs if not one["complete"]]
+    if not partial:
+        return None
+    if all(partial):
+        failed = sum(partial)
+        return f"complete but for {failed:,} failed sample{'s' * (failed > 1)}"
+    return "not complete"
 
 
 def _contamination(selection: Selection, options: ExportOptions) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ from batchr1.cli.main import main
 from batchr1.export.card import licence_of, size_category
 from batchr1.export.rows import json_line
 from batchr1.models.catalogue import VARIANTS
+from batchr1.output.run_record import CountsRecord
 
 
 def export(*args: str | Path) -> Result:
@@ -534,6 +535,27 @@ def test_a_card_is_text_whatever_the_job_holds(tmp_path: Path) -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {3, 4, 5}
     assert "\nlicense: cc0" not in body
     assert not [line for line in body.splitlines() if line.startswith("<script>")]
+
+
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        (1, "the output is complete but for 2 failed samples"),
+        (3, "the output is not complete"),  # a part was deleted since
+    ],
+)
+def test_failed_rows_are_told_apart_from_rows_that_are_still_to_do(
+    tmp_path: Path, done: int, said: str
+) -> None:
+    output = write_output(tmp_path / "out", [table_of([good_row(0)])], pending=5)
+    [record] = output.runs()
+    counts = CountsRecord(rows=done + 2, samples=done + 2, done=done, failed=2)
+    output.write_run(record.model_copy(update={"counts": counts, "exit_code": 3}))
+
+    result = export(tmp_path / "out", tmp_path / "sft", "--to", "sft")
+    assert result.output.endswith(f"note   {said}: what is done was exported\n")
+    card = (tmp_path / "sft/README.md").read_text(encoding="utf-8")
+    assert f"The{said[3:].replace(' is ', ' was ')} when this was written." in card
 
 
 def test_the_card_says_that_the_output_was_not_complete(tmp_path: Path) -> None:

@@ -79,7 +79,10 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot become a prompt, by its number in the input."""
+    """A row that cannot become a prompt.
+
+    `number` counts the input's rows from 0, within `where`.
+    """
 
     number: int
     reason: str
