@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from batchr1.cli.options import JSON
 from batchr1.cli.printing import echo, echo_json
 from batchr1.errors import UsageError
 from batchr1.records import FLAGS
+
+if TYPE_CHECKING:
+    from batchr1.output.folder import Output
 
 FEW = 3
 WIDTH = 80
@@ -27,7 +30,7 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
     "--rows",
     type=click.IntRange(1),
     metavar="N",
-    help="At most N rows; without it 3, and with --id all.",
+    help="At most N rows; without it 3, each of another prompt, and with --id all.",
 )
 @click.option("--id", "ids", multiple=True, metavar="ID", help="The row of this id; repeatable.")
 @click.option(
@@ -63,14 +66,14 @@ def command(
                 f"--flag: there is no such flag (got {flag}, need {', '.join(FLAGS)})."
             )
     from batchr1.output.find import find_outputs
-    from batchr1.report.rows import Choice, find_rows
+    from batchr1.report.rows import Choice, RowSearch
 
-    if rows is None:
-        rows = sys.maxsize if ids else FEW
+    most = rows or (sys.maxsize if ids else FEW)
     found = find_outputs(outputs)
     count = 0
     choice = Choice(ids, flags, correct, truncated)
-    for row in find_rows(found, choice, rows):
+    search = RowSearch(found, choice, most, each_prompt=rows is None and not ids)
+    for row in search:
         if as_json:
             echo_json(row)
         else:
@@ -79,7 +82,21 @@ def command(
             echo(as_text(row, chars))
         count += 1
     if not count:
-        echo("no such row", err=True)
+        echo(_nothing(found), err=True)
+    elif search.left:
+        echo(f"{search.left:,} more such rows: --rows N shows more", err=True)
+
+
+def _nothing(outputs: list[Output]) -> str:
+    """Say why no row is shown."""
+    from batchr1.output.checkpoints import read_checkpoints
+
+    if any(output.parts() for output in outputs):
+        return "no such row"
+    saved = [read_checkpoints(output.storage) for output in outputs]
+    finished = sum(found.finished for found in saved)
+    under_way = sum(len(found.saved) for found in saved) - finished
+    return f"no row yet: {under_way:,} under way, {finished:,} waiting for their file"
 
 
 def as_text(row: dict[str, Any], chars: int = 0) -> str:

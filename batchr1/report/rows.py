@@ -40,21 +40,42 @@ class Choice:
         return found
 
 
-def find_rows(outputs: Sequence[Output], choice: Choice, most: int) -> Iterator[dict[str, Any]]:
-    """Yield rows, whole, at most so many.
+class RowSearch:
+    """Search for rows of outputs; iterated over, it yields them whole.
 
-    They come in the order of their parts. Texts are read only of parts that hold such a row.
+    They come in the order of their parts, at most `most`, with `each_prompt` one of an id. Texts
+    are read only of parts that hold such a row. `left` counts more such rows in the parts that were
+    read.
     """
-    for output in outputs:
-        seen: set[tuple[str, int]] = set()
-        for rel in output.parts():
-            if most == 0:
-                return
-            rows = _rows_of_part(output, rel, choice)
-            rows = [row for row in rows if (row["id"], row["sample"]) not in seen][:most]
-            seen |= {(row["id"], row["sample"]) for row in rows}
-            most -= len(rows)
-            yield from rows
+
+    def __init__(
+        self, outputs: Sequence[Output], choice: Choice, most: int, *, each_prompt: bool = False
+    ) -> None:
+        self._outputs = outputs
+        self._choice = choice
+        self._most = most
+        self._each_prompt = each_prompt
+        self.left = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        given = 0
+        for output in self._outputs:
+            seen: set[tuple[str, int]] = set()
+            prompts: set[str] = set()
+            for rel in output.parts():
+                if given == self._most:
+                    return
+                for row in _rows_of_part(output, rel, self._choice):
+                    key = (row["id"], row["sample"])
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    if given == self._most or (self._each_prompt and row["id"] in prompts):
+                        self.left += 1
+                        continue
+                    prompts.add(row["id"])
+                    given += 1
+                    yield row
 
 
 def _rows_of_part(output: Output, rel: str, choice: Choice) -> list[dict[str, Any]]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from made_output import good_row, table_of, write_output
+from made_output import RUN, WHEN, good_row, table_of, write_output
 
 from batchr1.cli.main import main
+from batchr1.output.checkpoints import GenerationCheckpoint, checkpoint_name, encode
+from batchr1.records import FinishReason
 
 BEFORE = Path(__file__).parents[1] / "data/before_rebuild/output"
 
@@ -82,6 +85,39 @@ def test_no_such_row_is_said_and_an_unknown_flag_gets_the_list(output: Path) -> 
     unknown = show(output, "--flag", "loops")
     assert unknown.exit_code == 2
     assert "--flag: there is no such flag (got loops, need no_think, " in unknown.stderr
+
+
+def test_without_a_number_each_row_is_of_another_prompt(tmp_path: Path) -> None:
+    made(tmp_path / "out", [good_row(i, sample=sample) for i in range(4) for sample in range(3)])
+
+    assert ids(tmp_path / "out") == ["row/0", "row/1", "row/2"]
+    assert ids(tmp_path / "out", "--rows", "4") == ["row/0", "row/0", "row/0", "row/1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "left"), [([], 9), (["--rows", "5"], 7), (["--rows", "12"], 0), (["--wrong"], 0)]
+)
+def test_rows_that_are_not_shown_are_counted(tmp_path: Path, options: list[str], left: int) -> None:
+    rows = [good_row(i, sample=sample) for i in range(4) for sample in range(3)]
+    rows[5]["correct"] = False
+    made(tmp_path / "out", rows)
+
+    said = f"{left} more such rows: --rows N shows more\n" if left else ""
+    assert show(tmp_path / "out", *options).stderr == said
+
+
+def test_rows_that_wait_for_their_file_are_counted_where_none_is_shown(tmp_path: Path) -> None:
+    ends: list[FinishReason | None] = ["stop", "length", None, None, None]
+    saved = [
+        GenerationCheckpoint(
+            f"row/{i}", 0, 1, bytes(16), array("i", [1, 2]), finish_reason=end, finished_at=WHEN
+        )
+        for i, end in enumerate(ends)
+    ]
+    output = write_output(tmp_path / "out", [], pending=5)
+    output.storage.write_bytes(checkpoint_name(RUN, 0, 0, 0), encode(saved, job="j"))
+
+    assert show(tmp_path / "out").stderr == ("no row yet: 3 under way, 2 waiting for their file\n")
 
 
 def test_an_output_of_an_older_version_is_shown() -> None:
