@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import time
 
+from batchr1.backends.base import backend_of
 from batchr1.dataset.pending import Counts, Pending
 from batchr1.driver.commits import Commits
 from batchr1.driver.context import RunContext
@@ -139,7 +140,21 @@ class Work:
         options = self._run.options
         if not options.show_progress:
             return None
-        return ProgressDisplay(pending=self._counts.pending, as_events=options.log_json)
+        spec, found = self._run.job.spec, self._checkpoints
+        unit = "row" if spec.sampling.n == 1 else "sample"
+        saved = None
+        if found.saved:
+            saved = (
+                f"going on from {found.tokens:,} saved tokens of {len(found.saved):,} {unit}s, "
+                f"{found.finished:,} of them finished"
+            )
+        return ProgressDisplay(
+            pending=self._counts.pending,
+            unit=unit,
+            loading="reaching the server" if backend_of(spec).is_server else "loading the model",
+            saved=saved,
+            as_events=options.log_json,
+        )
 
     def _make_driver(
         self, executor: Executor, feeder: Feeder, fleet: Fleet, display: ProgressDisplay | None

@@ -59,6 +59,8 @@ def test_after_a_kill_every_generation_goes_on_from_its_last_saved_token(
     with started(job) as run:  # and again: some have been interrupted twice then
         wait_for_saved(run, output, first.tokens + 900)
         run.kill()
+    what = f"{first.tokens:,} saved tokens of {len(first.saved)} rows, {first.finished} of them"
+    assert f"going on from {what} finished\n" in run.stderr
     left = inflight(output)
     done = {s.key: s for s in left.saved.values() if s.finish_reason}
     assert left.tokens > first.tokens

@@ -8,7 +8,7 @@ import time
 import pytest
 from process_tree import until
 
-from batchr1.driver.monitor import stages
+from batchr1.driver.monitor import progress, stages
 from batchr1.driver.monitor.progress import ProgressDisplay
 from batchr1.driver.monitor.stages import Stages
 from batchr1.driver.tally import Tally
@@ -41,3 +41,18 @@ def test_without_a_terminal_a_run_begins_with_a_line() -> None:
     display.update(Tally(), [])
     display.close()
     assert said.getvalue() == "0/400 rows, loading the model\n"
+
+
+def test_a_run_that_goes_on_says_so_before_anything_else() -> None:
+    said = io.StringIO()
+    ProgressDisplay(
+        pending=240, unit="sample", loading="reaching the server", saved="going on", stream=said
+    )
+    assert said.getvalue() == "going on\n0/240 samples, reaching the server\n"
+
+
+def test_a_model_that_loads_for_long_is_told_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    said = io.StringIO()
+    ProgressDisplay(pending=4, stream=said).update(Tally(), [])
+    assert said.getvalue().splitlines()[1:] == ["0/4 rows, loading the model for 0:00"]

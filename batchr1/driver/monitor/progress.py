@@ -26,25 +26,37 @@ RATE_OVER_S = 20.0
 class ProgressDisplay:
     """Shows rows, output tokens/s, truncated share, and an ETA.
 
-    The ETA is by the tokens that are still expected.
+    The ETA is by the tokens that are still expected. `unit` is what is counted, `loading` what is
+    waited for at first, and `saved` says what earlier runs have left to go on from.
     """
 
     def __init__(
-        self, *, pending: int, stream: TextIO | None = None, as_events: bool = False
+        self,
+        *,
+        pending: int,
+        unit: str = "row",
+        loading: str = "loading the model",
+        saved: str | None = None,
+        stream: TextIO | None = None,
+        as_events: bool = False,
     ) -> None:
         self._pending = pending
+        self._unit = unit
+        self._loading = loading
         self._as_events = as_events
         self._stream = stream or sys.stderr
         self._bar: tqdm[Any] | None = None
+        if saved is not None and not as_events:
+            self._say(saved)
         if _is_notebook() and stream is None and not as_events:
             from tqdm.auto import tqdm as notebook_bar
 
-            self._bar = notebook_bar(total=pending, unit="row")
+            self._bar = notebook_bar(total=pending, unit=unit)
         elif self._stream.isatty() and not as_events:
-            self._bar = tqdm(total=pending, unit="row", file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(total=pending, unit=unit, file=self._stream, dynamic_ncols=True)
             self._bar.bar_format = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {postfix}"
         elif not as_events:
-            self._say(f"0/{pending} rows, loading the model")
+            self._say(f"0/{pending} {unit}s, {loading}")
         self._began = self._said_at = time.monotonic()
         self._is_loading = True
         self._history: list[tuple[float, int]] = []
@@ -61,7 +73,9 @@ class ProgressDisplay:
                 self._history.pop(0)
         finished = sum(w.finished for w in workers) + tally.failed + tally.spared
         rate, truncated, eta_s = self._numbers(workers, generated, finished)
-        text = "loading the model"
+        text = self._loading
+        if self._is_loading and now - self._began >= LINE_EVERY_S:
+            text += f" for {format_seconds(now - self._began)}"
         if workers:
             self._note_ready(now)
             text = f"{rate:,.0f} tok/s, {truncated:.1%} truncated"
@@ -84,7 +98,7 @@ class ProgressDisplay:
                 )
                 log.info("%d/%d rows, %s", finished, self._pending, text, extra=said)
                 return
-            self._say(f"{finished}/{self._pending} rows, {text}")
+            self._say(f"{finished}/{self._pending} {self._unit}s, {text}")
 
     def note(self, line: str) -> None:
         """Say a line beside the bar, or among the lines."""
