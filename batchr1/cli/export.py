@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     "--decontaminate",
     metavar="FILE,…",
     help=(
-        "Not prompts that overlap with a prompt of these benchmarks: Parquet or .jsonl. "
+        "Not prompts that overlap with a prompt of these benchmarks: Parquet, .jsonl, .csv. "
         "DEST/contamination.jsonl names each."
     ),
 )

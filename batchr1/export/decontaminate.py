@@ -54,7 +54,7 @@ class Benchmark:
 
 
 def read_benchmarks(paths: Sequence[str], column: str | None) -> list[Benchmark]:
-    """Read files of benchmarks: Parquet or JSON lines.
+    """Read files of benchmarks: Parquet, JSON lines or CSV.
 
     `column` None: the first of `PROMPTS` that a file has. Raises `InputError` or `UsageError` for
     what cannot be compared.

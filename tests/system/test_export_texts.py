@@ -98,6 +98,16 @@ def test_contaminated_prompts_are_left_out_and_named(
     assert "3 overlapped and were left out" in (dest / "README.md").read_text()
 
 
+def test_benchmarks_may_be_csv_and_their_column_named(output: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.csv"
+    pl.DataFrame({"no": [1], "Question text": [problem("lamps", "Bela")]}).write_csv(sheet)
+    named = ("--benchmark-column", "Question text")
+    exported(output, tmp_path / "ds", "--to", "raw", "--decontaminate", sheet, *named)
+    assert [(hit["id"], hit["benchmark_row"]) for hit in report_of(tmp_path / "ds")] == [
+        ("row/1", 0)
+    ]
+
+
 def test_contaminated_prompts_are_marked(
     output: Path, benchmarks: tuple[Path, Path], tmp_path: Path
 ) -> None:
