@@ -48,7 +48,8 @@ def _prompting_lines(d: dict[str, Any]) -> list[str]:
     if d["recommended_sampling"]:
         pairs = d["recommended_sampling"].items()
         shown = ", ".join(f"{name} {value}" for name, value in pairs)
-        lines.append(f"sampling the model recommends {shown} (sampling.preset: model takes it)")
+        hint = f"the model recommends {shown} (sampling.preset: model takes it)"
+        lines.append(wrapped("sampling ", hint))
     return lines
 
 

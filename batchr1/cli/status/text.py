@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchr1.cli.printing import wrapped
 from batchr1.events import printable
 
 if TYPE_CHECKING:
     from batchr1.report.labels import LabelCounts
     from batchr1.report.measures import Estimate, Measures
     from batchr1.report.summary import GroupSummary, OutputSummary
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def state_of(s: OutputSummary) -> str:
@@ -139,16 +142,17 @@ def group_line(group: GroupSummary, by: str | None) -> str:
 def _measures(m: Measures) -> list[str]:
     """pass@k and cons@k with their intervals; cons@1 is pass@1."""
 
-    def at(estimates: dict[int, Estimate]) -> str:
-        return "  ".join(
-            f"@{k} {e.value:.1%} ({100 * e.low:.1f}-{100 * e.high:.1f})"
+    def line(name: str, estimates: dict[int, Estimate]) -> str:
+        each = (
+            f"@{k}{NO_BREAK}{e.value:.1%}{NO_BREAK}({100 * e.low:.1f}-{100 * e.high:.1f})"
             for k, e in estimates.items()
         )
+        return wrapped(f"  {name}     ", "  ".join(each)).replace(NO_BREAK, " ")
 
     agreed = {k: e for k, e in m.cons_at.items() if k > 1}
-    lines = [f"  pass@k     {at(m.pass_at)}"]
+    lines = [line("pass@k", m.pass_at)]
     if agreed:
-        lines.append(f"  cons@k     {at(agreed)}")
+        lines.append(line("cons@k", agreed))
     return [*lines, f"             95% intervals, bootstrap over {m.prompts:,} prompts"]
 
 
@@ -160,7 +164,7 @@ def _labels(labels: LabelCounts) -> str:
         found.append(f"by pass rate {rates}")
     if labels.mean_majority_share is not None:
         found.append(f"majority share {labels.mean_majority_share:.1%} in the mean")
-    return f"  prompts    {labels.prompts:,}; {'; '.join(found) or 'no answers'}"
+    return wrapped("  prompts    ", f"{labels.prompts:,}; {'; '.join(found) or 'no answers'}")
 
 
 def _at_most_k(m: Measures) -> str:
