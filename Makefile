@@ -47,11 +47,11 @@ crash: $(VENV)/.dev
 
 # The long leg: every step, a hundred kills over four jobs on vLLM, five hundred over thirteen kinds on a script.
 crash-long: $(VENV)/.dev
-	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow -s tests/crash -k 'not short' --ignore tests/crash/test_pauses.py
+	BATCHR1_KILLS=25 $(BIN)/python -m pytest -m slow -s tests/crash -k 'not short' --ignore tests/crash/test_pauses.py --ignore tests/crash/test_kills.py
 
-# A paused owner at every call, while another run takes over: eight kinds of run, some hours.
+# At every call: an owner paused while another run takes over, and a run killed. Eight kinds of run, some hours.
 pauses: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow -s tests/crash/test_pauses.py --timeout 36000
+	$(BIN)/python -m pytest -m slow -s tests/crash/test_pauses.py tests/crash/test_kills.py --timeout 36000
 
 # Two hosts, as network namespaces, contend for one S3 output: cut off, asleep, with wrong clocks (root, a C compiler).
 hosts: $(VENV)/.dev

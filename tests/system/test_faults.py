@@ -64,6 +64,16 @@ FAULTS: list[tuple[str, str, str]] = [
         "crash/test_fault_points.py::test_a_driver_killed_at_this_step_loses_and_doubles_nothing",
     ),
     (
+        "SIGKILL at any change that a run makes to its output",
+        "the next run ends it: the rows of an undisturbed one, each once, and nothing left",
+        "crash/test_kills.py::test_a_run_killed_at_any_change_is_ended_by_the_next",
+    ),
+    (
+        "SIGKILL before any request that changes something on S3",
+        "the same",
+        "test_s3_kills.py::test_a_run_killed_at_any_request_is_ended_by_the_next",
+    ),
+    (
         "SIGKILL while parts are replaced",
         "the next run rolls the recorded intent forward",
         "crash/test_continue.py::test_killed_while_parts_are_replaced_it_ends_right",
@@ -184,6 +194,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_s3_pauses.py::test_an_owner_paused_at_a_request_changes_nothing_when_it_wakes",
     ),
     (
+        "what an owner concluded after it lost its lock",
+        "counts as nothing: exit code 75 for the lost lock",
+        "test_lock.py::test_an_owner_that_lost_its_lock_says_so_whatever_it_read",
+    ),
+    (
         "machine that sleeps past the stale time and wakes",
         "the same: its run ends with exit code 75",
         "crash/test_pauses.py::test_an_owner_asleep_for_the_real_stale_time_changes_nothing_when_it_wakes",
@@ -227,6 +242,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "hostile answer of a server",
         "its row fails or is asked for again; bounds of bytes, decompressed too, and of counts",
         "test_hostile_peers.py::test_a_hostile_answer_costs_a_row_and_no_memory",
+    ),
+    (
+        "a server that is hostile for many rows at once",
+        "at most 500 MB above an honest one's; the other rows are done",
+        "test_hostile_servers.py::test_a_run_against_a_hostile_server_takes_no_more_memory_and_does_the_honest_rows",
     ),
     (
         "absurd count in an answer",
