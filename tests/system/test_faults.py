@@ -174,6 +174,16 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_bad_inputs.py::test_a_disk_that_is_full_from_the_start_stops_the_run",
     ),
     (
+        "full disk below stderr, or its reader gone",
+        "the run goes on; those lines are lost",
+        "test_full_streams.py::test_a_log_that_nobody_takes_ends_no_run",
+    ),
+    (
+        "full disk below stdout",
+        "the rows are there; exit code 75, and the same command prints the summary",
+        "test_full_streams.py::test_a_summary_that_nobody_takes_is_printed_by_the_next_run",
+    ),
+    (
         "read-only output",
         "exit code 2, nothing touched",
         "test_bad_inputs.py::test_a_read_only_output_is_refused",
