@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from batchr1.sizing.adapters import AdapterRoom
 from batchr1.sizing.architecture import Architecture
@@ -260,8 +260,10 @@ class _Candidate:
         expected, more of them run at a time.
         """
         most = _most_sequences(self.demand, self.wish, self.replicas)
-        expected = self._seconds_with(step_time, self.demand)
-        shorter = self._seconds_with(step_time, self.demand.with_completions(SHORTER))
+        tokens = cache(self._tokens_with)
+        expected = cache(self._seconds_with(step_time, self.demand, tokens))
+        demand = self.demand.with_completions(SHORTER)
+        shorter = self._seconds_with(step_time, demand, tokens)
         best = best_batch(most, expected)
         bound = (1 + WIDTH_COST) * expected(best)
         wide = grid(max(best, best_batch(most, shorter)))
@@ -299,14 +301,23 @@ class _Candidate:
             eager=self.wish.eager,
         )
 
-    def _seconds_with(self, step_time: StepTime | None, demand: Workload) -> Callable[[int], float]:
+    def _tokens_with(self, num_seqs: int) -> int:
+        """Count the cache's tokens where sequences are typical.
+
+        0 where the longest does not fit. More sequences leave the cache less memory.
+        """
+        batched, memory, _ = self._divided(num_seqs)
+        if self._tokens(memory, self._longest, in_flight=batched) < self._longest:
+            return 0
+        return self._tokens(memory, self._typical)
+
+    def _seconds_with(
+        self, step_time: StepTime | None, demand: Workload, tokens: Callable[[int], int]
+    ) -> Callable[[int], float]:
         def seconds_with(num_seqs: int) -> float:
-            # more sequences leave the cache less memory
-            batched, memory, _ = self._divided(num_seqs)
-            longest = self._tokens(memory, self._longest, in_flight=batched)
-            if longest < self._longest or step_time is None:
+            typical = tokens(num_seqs)
+            if not typical or step_time is None:
                 return math.inf
-            typical = self._tokens(memory, self._typical)
             return demand.seconds(
                 step_time, num_seqs=num_seqs, kv_tokens=typical, replicas=self.replicas
             )
