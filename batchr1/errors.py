@@ -25,7 +25,31 @@ a secret.
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+# Faults of a disk, a mount or this machine: nobody asked for anything wrong, and later it may work.
+MACHINE_FAULTS = {
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EBUSY,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.ENOLCK,
+    errno.EBADMSG,
+    errno.EUCLEAN,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+}
 
 
 class BatchError(Exception):

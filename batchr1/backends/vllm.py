@@ -77,8 +77,10 @@ class VllmBackend(LocalBackend):
     def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
         from batchr1.dataset.tokenizer import end_ids_of
         from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
+        from batchr1.engine.vllm.imports import import_vllm
 
         prepare_environment(setup.device)
+        import_vllm()
         args, adapter = self._own_args(setup), None
         if setup.spec.model.adapter is not None:
             adapter = read_adapter(setup.spec.model.adapter)

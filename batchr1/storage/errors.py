@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import tenacity
 
-from batchr1.errors import BatchError, StorageError
+from batchr1.errors import MACHINE_FAULTS, BatchError, StorageError
 from batchr1.events import event
 
 log = logging.getLogger(__name__)
@@ -237,33 +237,9 @@ _ERRNOS = {
 }
 
 
-# Faults of a disk, a mount or this machine: nobody asked for anything wrong, and later it may work.
-_FAULTS = {
-    errno.EIO,
-    errno.ESTALE,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOMEM,
-    errno.EBUSY,
-    errno.ENODEV,
-    errno.ENXIO,
-    errno.ENOLCK,
-    errno.EBADMSG,
-    errno.EUCLEAN,
-    errno.EREMOTEIO,
-    errno.ETIMEDOUT,
-    errno.EHOSTDOWN,
-    errno.EHOSTUNREACH,
-    errno.ENOTCONN,
-    errno.ESHUTDOWN,
-}
-
-
 def is_fault(exc: BaseException | None) -> bool:
     """Tell whether `exc` is a fault of the machine or its storage."""
-    return isinstance(exc, OSError) and not _s3_answer(exc)[0] and exc.errno in _FAULTS
+    return isinstance(exc, OSError) and not _s3_answer(exc)[0] and exc.errno in MACHINE_FAULTS
 
 
 def storage_error(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from replay_job import write_job
 from batchr1.cli.main import main
 from batchr1.engine.vllm import arguments
 from batchr1.engine.vllm.arguments import engine_arg_names, require_vllm
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_names_of_engine_arguments_are_those_of_the_installed_class() -> None:
@@ -41,6 +44,52 @@ def test_a_job_is_checked_without_vllm_and_run_with_it_alone(
     assert run.exit_code == 2
     assert "vllm: not installed here (need" in run.stderr
     assert not (tmp_path / "out").exists()
+
+
+def run_with_vllm(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
+    """Run a job of one row where `import vllm` finds `source` first."""
+    job = write_job(tmp_path, model={"variant": "r1-tiny"})
+    pl.DataFrame({"id": ["a"], "problem": ["1 + 1?"]}).write_parquet(tmp_path / "in.parquet")
+    package = tmp_path / "packages/vllm/__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text(source)
+    env = os.environ | {"PYTHONPATH": f"{package.parents[1]}:{ROOT}"}
+    command = [sys.executable, "-m", "batchr1", "run", str(job)]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "got"),
+    [
+        ("raise RuntimeError('operator a::b does not exist')", "RuntimeError: operator a::b does"),
+        ("import a_package_of_nobody", "ModuleNotFoundError: No module named 'a_package_of_nobody"),
+        ("", "ModuleNotFoundError: No module named 'vllm.v1'"),
+    ],
+)
+def test_packages_that_do_not_fit_end_a_run_for_good(tmp_path: Path, source: str, got: str) -> None:
+    done = run_with_vllm(tmp_path, source)
+
+    assert done.returncode == 1
+    assert f"vllm: it cannot be imported here (got {got}" in done.stderr
+    assert "Install those that requirements/cpu.txt or cuda.txt of batchr1 pins." in done.stderr
+    assert "goes on from here" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import errno; raise OSError(errno.EIO, 'no matter')",
+        "raise ImportError('lib.so: cannot open shared object file: Too many open files')",
+        "raise MemoryError",
+    ],
+)
+def test_a_fault_of_the_machine_while_vllm_is_imported_may_pass(
+    tmp_path: Path, source: str
+) -> None:
+    done = run_with_vllm(tmp_path, source)
+
+    assert done.returncode == 75
+    assert "(goes on from here)" in done.stdout
 
 
 def test_vllm_is_found_without_being_imported() -> None:

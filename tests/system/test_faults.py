@@ -99,6 +99,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_run.py::test_an_engine_that_cannot_start_stops_the_run_and_leaves_the_output_unclaimed",
     ),
     (
+        "vLLM's packages that do not fit together",
+        "exit code 1: it would fail again",
+        "test_engine_arguments.py::test_packages_that_do_not_fit_end_a_run_for_good",
+    ),
+    (
         "engine out of memory",
         "it starts again with less; rows made before are kept",
         "test_oom.py::test_rows_made_before_memory_ran_out_are_kept",
