@@ -13,10 +13,15 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 alive = while sleep 30 > $@.beat 2>&1 && kill -0 $$$$ 2> $@.beat; do echo "  … still at it"; done & beat=$$!
 quietly = $(alive); { $(1); } > $@.log 2>&1; code=$$?; kill $$beat; [ $$code = 0 ] || { cat $@.log >&2; exit 1; }
 
-.PHONY: math quick test lint types s3 s3-long crash crash-long pauses hosts cluster airflow notebook environments slow bench bench-peers bench-all clean
+.PHONY: math install quick test lint types s3 s3-long crash crash-long pauses hosts cluster airflow notebook environments slow bench bench-peers bench-all clean
 
 math: $(VENV)/.cpu
 	$(BIN)/batchr1 run jobs/math.yaml
+
+# An environment that needs no clone, by VENV=/opt/batchr1: the pinned packages and batchr1's wheel (docs/install.md).
+install: $(VENV)/.cpu
+	rm -rf build
+	$(PIP) --no-deps --no-build-isolation --force-reinstall .
 
 # The pure tests: no process, no model, no network. Under a minute on two cores.
 quick: $(VENV)/.dev
