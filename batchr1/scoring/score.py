@@ -300,7 +300,7 @@ def _load(target: Target, plan: ScorePlan) -> VllmScorer:
     sized = plan.plan
     if sized.device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(sized.device_groups[0])
-    prepare_environment(sized.device)
+    prepare_environment(sized.device, log_level="ERROR")  # its stderr is the terminal
     location, revision = target.model.loads_from
     if is_bucket(target.model.location):
         options = target.wish.storage or StorageOptions()

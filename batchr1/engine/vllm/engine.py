@@ -28,11 +28,15 @@ WARM_UP_SEQS = 16
 WARM_UP_TOKENS = 24  # sequences end one after another, as in a run
 
 
-def prepare_environment(device: str) -> None:
-    """Set what vLLM reads from the environment. Call before anything imports vllm."""
+def prepare_environment(device: str, *, log_level: str = "WARNING") -> None:
+    """Set what vLLM reads from the environment. Call before anything imports vllm.
+
+    Its log goes to stderr: results are printed on stdout.
+    """
     env = os.environ
     env[WORKER_PID] = str(os.getpid())
-    env.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    env.setdefault("VLLM_LOGGING_LEVEL", log_level)
+    env.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     env.setdefault("VLLM_NO_USAGE_STATS", "1")
     env.setdefault("VLLM_DO_NOT_TRACK", "1")
     if device == "cpu":
