@@ -175,6 +175,8 @@ class EngineRecord(_Record):
     """What it was."""
     load_s: Number | None = None
     """Seconds until it was ready."""
+    slower: list[str] = []
+    """Slower ways than it could take, as it warned of them."""
 
 
 class FigureRecord(_Record):

@@ -11,13 +11,18 @@ from pathlib import Path
 MOST_MIB = 500  # above normal, whatever a peer sends
 
 
+def forget_peak() -> None:
+    """Set back this process's high-water mark, which also counts as its next child's."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 @contextmanager
 def at_most_above(mib: int = MOST_MIB) -> Iterator[None]:
     """Assert that this process never holds so much more than at the beginning.
 
     The kernel's high-water mark is set back first: what earlier tests took does not hide a peak.
     """
-    Path("/proc/self/clear_refs").write_text("5")
+    forget_peak()
     before = _mib("self", "VmRSS")
     yield
     more = _mib("self", "VmHWM") - before

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from peak_rss import forget_peak
 from replay_job import MODEL, replay, set_engine, write_job
 
 MEMORY_GB = 2.0
@@ -159,6 +160,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], dict[str, Any]], int, str]] = {
 
 def measured(folder: Path, *words: str) -> tuple[int, str, float, float]:
     """Run a command. Returns its exit code, what it said, its CPU seconds and its memory in GB."""
+    forget_peak()  # of earlier tests, in the process that the command is forked from
     process = subprocess.Popen(
         [sys.executable, "-m", "batchr1", *words],
         cwd=folder,
