@@ -31,7 +31,7 @@ DECODE_ONLY = {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
     "decode-only": DECODE_ONLY,
-    "decode-only-fork": DECODE_ONLY,  # the engine's process is forked, not started anew
+    "default-fork": {},  # the engine's process is forked, not started anew
     "eager": {"enforce_eager": True},
 }
 # what vLLM's log says of its own phases

@@ -36,7 +36,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import yaml
 from systems import Outcome, System, SystemFailed, Workload
 from systems.batchr1 import Batchr1
 from systems.llm_process import LlmProcess, LlmSystem
@@ -45,6 +44,7 @@ from systems.run_batch import RunBatch
 from traces import KINDS, TraceSpec, write_dataset
 
 from batchr1.models.catalogue import VARIANTS
+from batchr1.scoring.target import engine_argument
 from batchr1.sizing.architecture import Architecture
 from batchr1.sizing.nvml import open_nvml
 from batchr1.sizing.planning.cpu import cpu_lacks_bf16
@@ -56,8 +56,7 @@ SYSTEMS = ("batchr1", *ON_LLM, "run_batch", "ray_data", "ray_data_tuned")
 
 def engine_args(options: argparse.Namespace) -> dict[str, Any]:
     """Build the engine arguments that every system gives to vLLM."""
-    given = (text.partition("=") for text in options.engine_arg)
-    args: dict[str, Any] = {name: yaml.safe_load(value) for name, _, value in given}
+    args: dict[str, Any] = dict(map(engine_argument, options.engine_arg))
     args["max_model_len"] = options.max_model_len
     if options.dummy:
         args["load_format"] = "dummy"
@@ -69,10 +68,10 @@ def engine_args(options: argparse.Namespace) -> dict[str, Any]:
             args.setdefault("kv_cache_memory_bytes", 2 * 2**30)
         return args
     args["max_num_seqs"] = options.max_num_seqs
-    if options.device == "cpu" and cpu_lacks_bf16():
-        args.setdefault("dtype", "float32")  # as the plan has it: bf16 is half as fast there
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
+        if cpu_lacks_bf16():
+            args.setdefault("dtype", "float32")  # as the plan has it: bf16 is half as fast there
     else:
         args |= {
             "max_num_batched_tokens": 16384,

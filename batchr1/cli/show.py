@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchr1.cli.options import JSON
-from batchr1.cli.printing import echo, echo_json
+from batchr1.cli.printing import WIDTH, echo, echo_json
 from batchr1.errors import UsageError
 from batchr1.records import FLAGS
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from batchr1.output.folder import Output
 
 FEW = 3
-WIDTH = 80
 INDENT = "    "
 # Of C0 and C1 only tab and line feed belong to a text on a terminal.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")

@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
-from batchr1.executors.log_tail import Log, LogTail
+from batchr1.executors.log_tail import Log, LogTail, slower_ways
 from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady
 from batchr1.executors.setup import WorkerSetup
 
@@ -97,7 +97,7 @@ class LocalExecutor:
             except (EOFError, OSError):
                 message = self._reap(worker)
             if isinstance(message, WorkerReady):
-                message = replace(message, slower=self._tails[worker].slower())
+                message = replace(message, slower=slower_ways(self._tails[worker].last_lines()))
                 self._tails[worker].forget()  # what went wrong up to here did no harm
             messages.append((worker, message))
         return messages

@@ -62,10 +62,6 @@ class LogTail:
                 line.decode(errors="replace") for line in (*self._lines, self._rest) if line
             )
 
-    def slower(self) -> tuple[str, ...]:
-        """Warnings of a slower way among the lines so far, each once."""
-        return slower_ways(self.last_lines())
-
     def _read(self) -> None:
         while chunk := os.read(self._read_fd, _CHUNK):
             # A full disk, or a log that is closed because the run is over, must not stop the

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 
 from batchr1.sizing.adapters import AdapterRoom
 from batchr1.sizing.architecture import Architecture
@@ -359,23 +359,15 @@ class _Candidate:
             first_start=not wish.eager,
         )
         within = counts_graphs(self.arch)
-        held = partial(
-            Memory,
-            self.weights,
-            activation,
-            OTHER_BYTES,
-            outside=outside,
-            cuda_graph=graphs,
-            graphs_counted=within,
-        )
+        empty = Memory(self.weights, activation, OTHER_BYTES, 0, outside, graphs, within)
         if wish.kv_cache_memory_bytes is not None:
             share = wish.gpu_memory_utilization or 0.9
-            return held(kv=wish.kv_cache_memory_bytes), share
-        free = min(self._total, int(self.smallest.free_gib * GIB)) - held(kv=0).beside
+            return replace(empty, kv=wish.kv_cache_memory_bytes), share
+        free = min(self._total, int(self.smallest.free_gib * GIB)) - empty.beside
         share = math.floor((free - MARGIN_BYTES) / self._total * 100) / 100
         utilization = wish.gpu_memory_utilization or max(0.01, min(UTILIZATION_MAX, share))
-        taken = self.weights + activation + OTHER_BYTES + (graphs if within else 0)
-        return held(kv=int(utilization * self._total) - taken), utilization
+        kv = int(utilization * self._total) - empty.counted
+        return replace(empty, kv=kv), utilization
 
     def _missing(self, memory: Memory, max_model_len: int, utilization: float, batched: int) -> int:
         """Count the bytes that a GPU lacks.
@@ -388,8 +380,7 @@ class _Candidate:
             asked = int(utilization * self._total) + memory.beside
             missing = max(missing, asked - min(self._total, int(self.smallest.free_gib * GIB)))
         if self.wish.kv_cache_memory_bytes is not None:
-            within = memory.weights + memory.activation + memory.other + memory.kv
-            missing = max(missing, within + memory.outside + memory.cuda_graph - self._total)
+            missing = max(missing, memory.counted + memory.beside - self._total)
         return missing
 
 

@@ -57,6 +57,12 @@ class Memory:
     graphs_counted: bool = False  # these are within too: vLLM takes them off the KV cache
 
     @property
+    def counted(self) -> int:
+        """Bytes that vLLM stays within."""
+        graphs = self.cuda_graph if self.graphs_counted else 0
+        return self.weights + self.activation + self.other + self.kv + graphs
+
+    @property
     def beside(self) -> int:
         """Bytes taken beside what vLLM stays within."""
         return self.outside + (0 if self.graphs_counted else self.cuda_graph)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from paused_runs import KINDS, SAVING, Case
-from pauses import first_and_step
 
 WITH_WORKER = [kind for kind in KINDS if kind != "verify"]
 QUICK = [("plain", "tree", 3), ("continue", "driver", 45)]
@@ -31,10 +30,4 @@ def test_a_run_killed_at_a_change_is_ended_by_the_next(
 def test_a_run_killed_at_any_change_is_ended_by_the_next(
     tmp_path: Path, kind: str, whose: str
 ) -> None:
-    case = Case(tmp_path, kind, str(tmp_path / "out"), script=SAVING)
-    undisturbed = case.undisturbed()
-    at, step = first_and_step()
-    while place := case.kill(whose, at, undisturbed):
-        print(f"KILLED {whose} of {kind} at {at}: {place}", flush=True)
-        at += step
-    print(f"KILLS {whose} of {kind}: it changes fewer than {at} times", flush=True)
+    Case(tmp_path, kind, str(tmp_path / "out"), script=SAVING).kill_everywhere(whose)

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 from kills import kill_driver, kill_worker
-from pauses import Pause
+from pauses import Pause, first_and_step
 from replay_job import keys_of, questions, replay, run_replay, wanted_keys, write_job
 
 from batchr1.errors import BatchError, FingerprintError
@@ -203,6 +203,15 @@ class Case:
         parts = [storage.read_bytes(info.rel) for info in storage.list_files("data", ".parquet")]
         rows = pl.concat([pl.read_parquet(io.BytesIO(part)) for part in parts])
         return rows.drop("run", "finished_at", "resumed_at").sort("id", "sample")
+
+    def kill_everywhere(self, whose: str) -> None:
+        """Kill a run at each change that the sweep wants, and say where."""
+        undisturbed = self.undisturbed()
+        at, step = first_and_step()
+        while place := self.kill(whose, at, undisturbed):
+            print(f"KILLED {whose} of {self.kind} at {at}: {place}", flush=True)
+            at += step
+        print(f"KILLS {whose} of {self.kind}: it changes fewer than {at} times", flush=True)
 
     def kill(self, whose: str, at: int, undisturbed: pl.DataFrame) -> str:
         """Kill a run at its change `at`, end another and then the same one, and check both.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from paused_runs import KINDS, SAVING, Case
-from pauses import first_and_step, pause_requests
+from pauses import pause_requests
 from s3_fakes import S3
 
 from batchr1.storage.s3 import S3Storage
@@ -23,9 +23,4 @@ def test_a_run_killed_at_any_request_is_ended_by_the_next(
 ) -> None:
     pause_requests(monkeypatch, S3Storage)
     case = Case(tmp_path, kind, f"s3://{s3.bucket}/out", s3.options, script=SAVING)
-    undisturbed = case.undisturbed()
-    at, step = first_and_step()
-    while place := case.kill(whose, at, undisturbed):
-        print(f"KILLED {whose} of {kind} at {at}: {place}", flush=True)
-        at += step
-    print(f"KILLS {whose} of {kind}: it changes fewer than {at} times", flush=True)
+    case.kill_everywhere(whose)

@@ -206,15 +206,20 @@ def test_status_of_several_as_json_has_each_whole(nights: Path) -> None:
     assert sum(group["rows"] for group in total["groups"]) == 6
 
 
+def two_nights_of_bad_rows(folder: Path) -> None:
+    """Rows 0 and 2 of three fail in the first night; in the second, row 0 is mended."""
+    bad = questions(3).with_columns(problem=pl.Series(["", "What is 1 + 1?", " "]))
+    bad.write_parquet(folder / "in.parquet")
+    run_replay(write_job(folder, output={"path": "nights/1"}), replay())
+    mended = questions(2).with_columns(problem=pl.lit("What is 1 + 2?"))
+    mended.write_parquet(folder / "in.parquet")
+    run_replay(write_job(folder, output={"path": "nights/2"}), replay())
+
+
 def test_a_row_that_failed_in_one_output_and_is_done_in_another_is_not_failed(
     tmp_path: Path,
 ) -> None:
-    bad = questions(3).with_columns(problem=pl.Series(["", "What is 1 + 1?", " "]))
-    bad.write_parquet(tmp_path / "in.parquet")
-    run_replay(write_job(tmp_path, output={"path": "nights/1"}), replay())
-    mended = questions(2).with_columns(problem=pl.lit("What is 1 + 2?"))
-    mended.write_parquet(tmp_path / "in.parquet")
-    run_replay(write_job(tmp_path, output={"path": "nights/2"}), replay())
+    two_nights_of_bad_rows(tmp_path)
     said = document("status", tmp_path / "nights/*")
     assert [sum(one["failed"].values()) for one in said["outputs"]] == [2, 0]
     assert (said["total"]["done"], said["total"]["failed"]) == (2, 1)
@@ -246,12 +251,7 @@ def test_a_report_counts_each_key_once_as_status_and_export_do(nights: Path) -> 
 
 
 def test_a_report_counts_a_row_as_failed_where_no_output_has_it(tmp_path: Path) -> None:
-    bad = questions(3).with_columns(problem=pl.Series(["", "What is 1 + 1?", " "]))
-    bad.write_parquet(tmp_path / "in.parquet")
-    run_replay(write_job(tmp_path, output={"path": "nights/1"}), replay())
-    mended = questions(2).with_columns(problem=pl.lit("What is 1 + 2?"))
-    mended.write_parquet(tmp_path / "in.parquet")
-    run_replay(write_job(tmp_path, output={"path": "nights/2"}), replay())
+    two_nights_of_bad_rows(tmp_path)
     found = document("report", tmp_path / "nights/*")
     assert found["rows"]["failed"] == {"empty_prompt": 1}
     assert (found["rows"]["done"], found["rows"]["repeated"]) == (2, 1)

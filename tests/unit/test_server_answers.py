@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_refusal_is_the_answer_where_there_is_no_other() -> None:
 def test_of_answers_that_hold_too_much_together_those_beyond_their_share_are_refused() -> None:
     held = Held(4)
     honest, hoard = held.share(), held.share()
-    with hoard:
+    with closing(hoard):
         hoard.take(MAX_HELD_BYTES)
         honest.take(held.share_bytes)
         with pytest.raises(RowFailed, match="too large beside others"):
@@ -85,7 +86,7 @@ def test_of_answers_that_hold_too_much_together_those_beyond_their_share_are_ref
 
 def test_many_small_pieces_are_counted_as_the_text_that_they_make() -> None:
     held = Held(1)
-    with held.share() as share:
+    with closing(held.share()) as share:
         answer = Answer(share)
         for _ in range(100_000):
             answer.take({"choices": [{"delta": {"content": "a"}}]})

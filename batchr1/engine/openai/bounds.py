@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.cookiejar
 from collections.abc import AsyncIterator
-from types import TracebackType
 
 import httpx
 
@@ -52,7 +51,7 @@ class Held:
 
 
 class Share:
-    """Part that one request holds; a context manager, which gives it back."""
+    """Part that one request holds, until it is closed."""
 
     def __init__(self, held: Held) -> None:
         self._held, self._bytes = held, 0
@@ -75,15 +74,8 @@ class Share:
         self._bytes -= count
         self._held.bytes -= count
 
-    def __enter__(self) -> Share:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give back all that is kept."""
         self.give_back(self._bytes)
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any
 
@@ -183,7 +184,7 @@ class ChatClient:
                     body = await start_of(response, MAX_ERROR_BYTES)
                     text = body.decode(errors="replace")
                     raise self._fault(response.status_code, response.headers, text, contents)
-                with self._held.share() as share:
+                with closing(self._held.share()) as share:
                     answer = await self._read(response, contents, on_token, share)
                 answer.estimates = any(name.startswith(ESTIMATING) for name in response.headers)
                 return answer.reply(max_tokens=max_tokens)
