@@ -8,6 +8,7 @@ rows      chosen rows with their texts, for `batchr1 show`
 summary   counts and shares of one output
 totals    several outputs: a line each, and all of them
 measures  pass@k, cons@k and their intervals
+compare   outputs against each other, over the prompts that they share
 labels    prompts by pass rate and majority share
 nights    runs as nights, over one output or several
 planned   planned beside measured figures of a run

@@ -180,6 +180,13 @@ def cons_at(right: int, wrong: tuple[int, ...], silent: int, k: int) -> float:
     return favourable
 
 
+def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Compute the interval of a mean over prompts, as `measure` does."""
+    (found,) = _estimates([(values, np.ones(values.size))], RESAMPLES, seed)
+    assert found is not None
+    return found.low, found.high
+
+
 def _prompts(rows: pl.DataFrame) -> pl.DataFrame:
     """Sum up each prompt as one row.
 

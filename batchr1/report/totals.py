@@ -12,6 +12,7 @@ import pyarrow as pa
 from batchr1.columns import output_schema
 from batchr1.output.across import KEY, last_of_each
 from batchr1.output.folder import Output
+from batchr1.report.compare import Comparison, compare_all
 from batchr1.report.health import Health, look
 from batchr1.report.scan import each_once
 from batchr1.report.summary import (
@@ -25,6 +26,7 @@ from batchr1.report.summary import (
 )
 
 _COLUMNS = ("model", "finished_at")
+_FINISHED = {"complete", "failed rows"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class Line:
 class Totals:
     """The content of `batchr1 status` over several outputs.
 
-    `repeated`: rows that the total leaves out, since another has their key.
+    `repeated`: rows that the total leaves out, since another has their key. `comparisons`: each
+    output but the first against the first.
     """
 
     outputs: list[Line]
@@ -60,6 +63,7 @@ class Totals:
     groups: list[GroupSummary]
     summaries: list[OutputSummary] = field(repr=False)
     health: list[Health] = field(repr=False)
+    comparisons: list[Comparison]
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values, as `status --json` prints them."""
@@ -72,6 +76,7 @@ class Totals:
         return {
             "outputs": each,
             "total": total | {"repeated": self.repeated, "groups": groups},
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
         }
 
 
@@ -115,7 +120,10 @@ def total_of(outputs: Sequence[Output], *, by: str | None = None) -> Totals:
         tokens=int(rows["completion_tokens"].cast(pl.Int64).sum() or 0),
     )
     groups = groups_of(rows, by, None) if by is not None and rows.height else []
-    return Totals(lines, total, every.height - rows.height, groups, summaries, health)
+    unfinished = [state.state not in _FINISHED for state in health]
+    comparisons = compare_all(outputs, frames, unfinished) if len(outputs) > 1 else []
+    repeated = every.height - rows.height
+    return Totals(lines, total, repeated, groups, summaries, health, comparisons)
 
 
 def _nothing() -> pl.DataFrame:

@@ -192,7 +192,13 @@ def test_status_prints_a_line_each_and_a_total(nights: Path) -> None:
         "  …g-long-long-long-name        1       0        0      –   0.0%      20  complete\n"
         "  quiet                         0       0        0      –      –       0  complete\n"
         "  total                         8       0        3  85.7%  12.5%     160\n"
-        "  2 rows have a later one of the same model, id and sample: the total leaves them out\n"
+        "  2 rows have a later one of the same model, id and sample: the total leaves\n"
+        "  them out\n"
+        "  compared with a by prompt (pass@1, 95% intervals, in points)\n"
+        "     prompts  right  difference             better  worse\n"
+        "  b        1 100.0%  0.0 (no interval)           0      0\n"
+        "  not compared: 3 of 4, without a judged prompt of it\n"
+        "  notes, and what was left out, are in --json\n"
     )
     assert max(map(len, done.stdout.replace(str(nights), "TMP").splitlines())) <= 90
 
@@ -281,4 +287,4 @@ def test_outputs_on_s3_are_found_by_a_quoted_glob(
     assert document("export", pattern, tmp_path / "set", "--to", "sft")["rows"] == 3
     lines = batchr1("status", pattern).stdout.splitlines()
     assert lines[0] == f"s3://{s3_moto.bucket}/out: 2 outputs"
-    assert lines[-2].split()[:2] == ["total", "3"]
+    assert [line.split()[:2] for line in lines if line.startswith("  total")] == [["total", "3"]]

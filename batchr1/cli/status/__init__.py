@@ -1,9 +1,10 @@
 """`batchr1 status OUTPUT…|JOB`
 
-entry  the command and its options
-text   what it prints about one output
-many   what it prints about several
-rows   the newest rows, and those that failed
+entry     the command and its options
+text      what it prints about one output
+many      what it prints about several
+compared  outputs against each other
+rows      the newest rows, and those that failed
 """
 
 from batchr1.cli.status.entry import command, look_up

@@ -61,10 +61,10 @@ def command(
     """Say what an output holds: rows done, failed and pending, truncation, right answers, tokens.
 
     Several outputs, or a glob of their folders, get a line each and a total, which counts rows with
-    the same model, id and sample once: the one that finished last. With a job file the input is
-    read too, and pending rows are counted against it. With --health neither input nor rows are
-    read: its line says whether a run holds the output, gives signs of life and gets on, or what the
-    last left.
+    the same model, id and sample once: the one that finished last. Those that share prompts with
+    the first are compared with it, by pass@1. With a job file the input is read too, and pending
+    rows are counted against it. With --health neither input nor rows are read: its line says
+    whether a run holds the output, gives signs of life and gets on, or what the last left.
     """
     from batchr1.output.find import find_outputs, is_glob
 

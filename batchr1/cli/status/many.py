@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from batchr1.cli.printing import wrapped
+from batchr1.cli.status.compared import as_lines
 from batchr1.cli.status.text import group_line
 from batchr1.events import printable
 
@@ -31,10 +33,14 @@ def as_text(totals: Totals, by: str | None) -> str:
         lines.append(f"  {printable(name):<{width}} {_cells(line)}  {line.state}".rstrip())
     if totals.repeated:
         lines.append(
-            f"  {totals.repeated:,} rows have a later one of the same model, id and sample: "
-            "the total leaves them out"
+            wrapped(
+                "  ",
+                f"{totals.repeated:,} rows have a later one of the same model, id and sample: "
+                "the total leaves them out",
+            )
         )
-    return "\n".join(lines + [group_line(group, by) for group in totals.groups])
+    lines += [group_line(group, by) for group in totals.groups]
+    return "\n".join(lines + as_lines(totals.comparisons, names))
 
 
 def _cut(name: str) -> str:
