@@ -4,8 +4,9 @@ The kernel's parent-death signal does most of it. A process sets it for itself, 
 when the *thread* that created it ends. Subprocesses do not inherit it, so those of vLLM watch the
 worker (`follow_worker`). They are reached through vLLM's plugin hook, named in pyproject.toml. The
 hook is not called when VLLM_PLUGINS is set or batchr1 is not installed: then `memory_probe` calls
-`follow_worker` as it is loaded. A watching thread covers what the signal cannot: a parent that
-was gone before it was set, and a creating thread that ends early.
+`follow_worker` as it is loaded. In a forked process neither happens again: there a hook of `fork`
+does it (`follow_when_forked`). A watching thread covers what the signal cannot: a parent that was
+gone before it was set, and a creating thread that ends early.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def follow_worker() -> None:
     worker = int(os.environ.get(WORKER_PID, "0"))
     if worker and worker != os.getpid():
         _watch(worker, direct_child=False)
+
+
+def follow_when_forked() -> None:
+    """Let every process that is forked from this one follow its worker."""
+    os.register_at_fork(after_in_child=follow_worker)
 
 
 def _watch(pid: int, *, direct_child: bool) -> None:

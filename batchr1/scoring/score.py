@@ -300,7 +300,8 @@ def _load(target: Target, plan: ScorePlan) -> VllmScorer:
     sized = plan.plan
     if sized.device == "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(sized.device_groups[0])
-    prepare_environment(sized.device, log_level="ERROR")  # its stderr is the terminal
+    # Its stderr is the terminal, and its threads hold locks that a forked process would keep.
+    prepare_environment(sized.device, log_level="ERROR", forks=False)
     location, revision = target.model.loads_from
     if is_bucket(target.model.location):
         options = target.wish.storage or StorageOptions()

@@ -40,6 +40,9 @@ class PipeChannel:
         self.said_ready = False
 
     def start(self) -> None:
+        # An engine's process may be forked. It must not hold this end, or the driver would
+        # not see that the worker ended.
+        os.register_at_fork(after_in_child=self._connection.close)
         threading.Thread(target=self._listen, name="channel", daemon=True).start()
 
     def first(self) -> Any:

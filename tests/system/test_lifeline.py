@@ -5,11 +5,17 @@ plugins.
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 
-from batchr1.engine.lifeline import WORKER_PID
+import pytest
+from process_tree import until
+
+from batchr1.engine.lifeline import WORKER_PID, start_time
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS
 
 MODULE = PROBE_CLASS.rpartition(".")[0]
@@ -17,6 +23,19 @@ PROGRAM = (
     "import sys, time, importlib; importlib.import_module(sys.argv[1]); print('here', flush=True); "
     "time.sleep(60)"
 )
+
+# a worker whose engine forks, as vLLM's does on a GPU
+FORKING = """
+import os, sys, time
+from multiprocessing.connection import Connection
+from batchr1.engine.vllm.engine import prepare_environment
+from batchr1.worker.main import PipeChannel
+PipeChannel(Connection(int(sys.argv[1]))).start()
+prepare_environment("cuda")
+assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
+print(os.fork(), flush=True)
+time.sleep(60)
+"""
 
 
 def engine_process(worker: int) -> subprocess.Popen[bytes]:
@@ -56,3 +75,32 @@ def test_a_process_without_a_worker_goes_on() -> None:
     engine.wait()
     assert engine.stdout is not None
     engine.stdout.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_engine_ends_with_its_worker_and_hides_its_end_from_nobody() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", FORKING, str(theirs.fileno())],
+            stdout=subprocess.PIPE,
+            pass_fds=[theirs.fileno()],
+        )
+    line = Connection(ours.detach())
+    assert worker.stdout is not None
+    engine = max(int(worker.stdout.readline()) for _ in range(2))  # the child prints 0
+    try:
+        assert start_time(engine) is not None
+        os.kill(engine, signal.SIGSTOP)  # so that only a closed line can tell of the worker
+        worker.kill()
+        worker.wait()
+        assert line.poll(10)
+        with pytest.raises(EOFError):
+            line.recv()
+        os.kill(engine, signal.SIGCONT)
+        until(lambda: start_time(engine) is None, 20, "the engine's end")
+    finally:
+        if start_time(engine) is not None:
+            os.kill(engine, signal.SIGKILL)
+        worker.stdout.close()
+        line.close()

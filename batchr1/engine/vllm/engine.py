@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from batchr1.engine.lifeline import WORKER_PID
+from batchr1.engine.lifeline import WORKER_PID, follow_when_forked
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS, PROBE_METHOD, measured
 from batchr1.errors import EngineError, JobError, RequestError
@@ -28,10 +28,11 @@ WARM_UP_SEQS = 16
 WARM_UP_TOKENS = 24  # sequences end one after another, as in a run
 
 
-def prepare_environment(device: str, *, log_level: str = "WARNING") -> None:
+def prepare_environment(device: str, *, log_level: str = "WARNING", forks: bool = True) -> None:
     """Set what vLLM reads from the environment. Call before anything imports vllm.
 
-    Its log goes to stderr: results are printed on stdout.
+    Its log goes to stderr: results are printed on stdout. `forks`: its processes are forked, as
+    it does by itself. Others import all of it once more, which takes 15 seconds on a GPU machine.
     """
     env = os.environ
     env[WORKER_PID] = str(os.getpid())
@@ -48,8 +49,8 @@ def prepare_environment(device: str, *, log_level: str = "WARNING") -> None:
         # neighbour. So they spin briefly, then sleep.
         env.setdefault("GOMP_SPINCOUNT", "10000")
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
-    else:
-        env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork" if forks else "spawn")
+    follow_when_forked()
 
 
 class VllmEngine:
