@@ -186,30 +186,30 @@ def measures_by_k(lines: Sequence[dict[str, Any]]) -> Markup:
     return draw(alt.layer(band, line), "pass@k and cons@k by k", wide=440)
 
 
-def by_night(
-    dates: Sequence[str],
+def by_run(
+    labels: Sequence[str],
     series: Mapping[str, tuple[str, Sequence[float | None]]],
     title: str,
     *,
+    of: str,
     is_share: bool = False,
 ) -> Markup:
     """Draw a bar for each run in turn, stacked for several series.
 
-    `series`: name → colour, values.
+    `series`: name → colour, values. `of`: night or run, for the chart's name.
     """
     rows = [
-        {"night": night, "measure": name, "value": float(value)}
+        {"run": run, "measure": name, "value": float(value)}
         for name, (_, values) in series.items()
-        for night, value in enumerate(values)
+        for run, value in enumerate(values)
         if value is not None
     ]
-    labels = [_day(date) for date in dates]
     x = alt.X(
-        "night:O",
+        "run:O",
         title=None,
-        scale=alt.Scale(domain=list(range(len(dates))), paddingInner=0.25),
+        scale=alt.Scale(domain=list(range(len(labels))), paddingInner=0.25),
         axis=alt.Axis(
-            labelExpr=f"{json.dumps(labels)}[datum.value]",
+            labelExpr=f"{json.dumps(list(labels))}[datum.value]",
             labelAngle=0,
             labelOverlap="greedy",
             labelSeparation=8,
@@ -224,7 +224,7 @@ def by_night(
         colour = _colours(**colours)
     return draw(
         alt.Chart(pl.DataFrame(rows)).mark_bar(aria=False).encode(x=x, y=y, color=colour),
-        f"{title} by night",
+        f"{title} by {of}",
         wide=440,
     )
 
@@ -318,7 +318,7 @@ def _number_format(*, is_share: bool) -> str:
     return "~s"
 
 
-def _day(date: str) -> str:
+def day(date: str) -> str:
     """Return month and day of an ISO date."""
     if re.fullmatch(r"\d{4}-\d\d-\d\d", date):
         return date[5:]

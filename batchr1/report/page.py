@@ -47,6 +47,7 @@ def render(numbers: dict[str, Any], found: Scan) -> bytes:
             charts=charts,
             quoted=found.quoted,
             intervals=INTERVALS,
+            is_nightly=_is_nightly(numbers),
             quote=functools.partial(quote, chars=chars),
             place=functools.partial(_place, [one["output"] for one in numbers["outputs"]]),
             rows_note=functools.partial(_rows_note, numbers["rows"]),
@@ -139,7 +140,10 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
     found = n["nights"]
     if sum(1 for night in found if night["engines"]) < 2:
         return {}
-    dates = [night["date"] for night in found]
+    of = "night" if _is_nightly(n) else "run"
+    labels = [figures.day(night["date"]) for night in found]
+    if of == "run":
+        labels = [_started(night)[5:] for night in found]
     hours = "engine_hours"
     if n["all_nights"]["gpu_hours"]:
         hours = "gpu_hours"
@@ -168,8 +172,19 @@ def _charts_by_night(n: dict[str, Any]) -> dict[str, Markup]:
             for what, (key, colour) in series.items()
         }
         if any(value for _, column in values.values() for value in column):
-            charts[name] = figures.by_night(dates, values, title, is_share=is_share)
+            charts[name] = figures.by_run(labels, values, title, of=of, is_share=is_share)
     return charts
+
+
+def _is_nightly(n: dict[str, Any]) -> bool:
+    """Whether the runs are of one job, on more than one day."""
+    dates = {night["date"] for night in n["nights"] if night["engines"]}
+    return len(dates) > 1 and ", " not in (n["name"] or "")
+
+
+def _started(night: dict[str, Any]) -> str:
+    """Format when a run began: 2026-11-20 10:15, in UTC."""
+    return str(night["started"] or night["date"])[:16].replace("T", " ")
 
 
 def _rows_note(rows: dict[str, Any], failed: int) -> list[str]:
@@ -283,6 +298,7 @@ def _template() -> jinja2.Template:
         "short": _short,
         "duration": _duration,
         "hours": _hours,
+        "started": _started,
         "difference": _difference,
         "estimate": _estimate,
         "interval": _interval,

@@ -339,9 +339,10 @@ def test_a_real_run_generates_what_it_says(tmp_path: Path) -> None:
     questions(30).write_parquet(tmp_path / "in.parquet")
     job = write_job(tmp_path, output={"rows_per_part": 4}, checkpoint={"every_s": 0.2})
     slow = replay(mean_len=60.0, tokens_per_step=1, step_s=0.02, max_num_seqs=4)
-    assert run_replay(job, slow, stop_after_s=4.0).exit_code == 75
-    assert run_replay(job, replay(mean_len=60.0)).exit_code == 0
-    assert run_replay(job, replay(mean_len=60.0)).tally.done == 0
+    day = dt.date(2026, 11, 30)
+    assert run_replay(job, slow, stop_after_s=4.0, date=day).exit_code == 75
+    assert run_replay(job, replay(mean_len=60.0), date=day).exit_code == 0
+    assert run_replay(job, replay(mean_len=60.0), date=day).tally.done == 0
     output = Output(open_storage(tmp_path / "out"))
     rows = scan([output]).rows
     first, second, third = nights([output], rows, price=1.0)
@@ -353,6 +354,27 @@ def test_a_real_run_generates_what_it_says(tmp_path: Path) -> None:
     assert (third.rows, third.tokens, third.engine_hours, third.engines) == (0, 0, 0.0, None)
     assert 0 < first.engine_hours <= (first.wall_s or 0) / 3600
     assert (first.gpu_hours, first.cost_usd) == (0.0, 0.0), "CPUs are no GPUs"
+
+    assert report(tmp_path / "out").exit_code == 0
+    page = (tmp_path / "out/report.html").read_text()
+    text = Page(page).text
+    assert "Run by run" in text and "ight by night" not in text, "they are of one day"
+    assert 'aria-label="rows by run"' in page
+    assert str(first.started)[:16].replace("T", " ") in text
+    if first.tokens:  # a slow machine is not ready within the window
+        assert "in the last of 2 runs that generated" in text, "the third had nothing to do"
+    assert "3 runs that generated" not in text
+
+
+def test_outputs_of_two_jobs_are_no_nights(tmp_path: Path) -> None:
+    for night, name in enumerate(("one", "two")):
+        write_night(tmp_path / name, night, 8, job=name)
+        job = json.loads((tmp_path / name / ".batchr1/job.json").read_text())
+        job["spec"]["name"] = name
+        (tmp_path / name / ".batchr1/job.json").write_text(json.dumps(job))
+    assert report(tmp_path / "one", tmp_path / "two", "--to", tmp_path / "n.html").exit_code == 0
+    text = Page((tmp_path / "n.html").read_text()).text
+    assert "Run by run" in text and "ight by night" not in text
 
 
 BAD: dict[str, tuple[Sequence[str], str]] = {
