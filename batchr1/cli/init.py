@@ -23,6 +23,7 @@ FILLED_IN = re.compile(r"\{\{|\$\{")
 TEMPLATE = """\
 # Made by `batchr1 init`. Next: batchr1 check {file} --show-prompt
 # All keys, with their defaults: `batchr1 schema job`.
+# Relative paths start at this file's folder, wherever batchr1 is called.
 name: {quoted_name}
 model:
   variant: {variant}  # `batchr1 variants` lists them; or path: FOLDER, or repo: NAME on the hub
@@ -122,7 +123,7 @@ def job_text(
         lines.append("# gold: COLUMN  # the right answer, if you have it")
     place = data
     if "://" not in data:
-        place = os.path.relpath(data, file.parent)
+        place = os.path.relpath(data, file.resolve().parent)  # as a job file is read
     return TEMPLATE.format(
         file=file,
         name=name,

@@ -87,9 +87,15 @@ _JOB_OPTIONS = (
     ),
     click.option("--output", metavar="URI", help="Write there instead of output.path."),
     click.option("--limit", type=int, metavar="N", help="Only the first N rows of the input."),
-    click.option(
-        "--date", metavar="YYYY-MM-DD", help="The date that {{ ds }} stands for; today without it."
-    ),
+)
+_DATE = click.option(
+    "--date", metavar="YYYY-MM-DD", help="The date that {{ ds }} stands for; today without it."
+)
+_DATES = click.option(
+    "--date",
+    metavar="A[..B]",
+    help="The date that {{ ds }} stands for, as YYYY-MM-DD, or a run for each from A to B; today "
+    "without it.",
 )
 _DEVICE_OPTIONS = (
     click.option("--gpus", metavar="N|all|none", help="How many GPUs to use; all without it."),
@@ -109,12 +115,14 @@ _NAMES = [field.name for field in fields(JobOptions)]
 SIMPLE_FLAGS = {name: f"--{name.replace('_', '-')}" for name in _NAMES if name != "settings"}
 
 
-def job_options(*, devices: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def job_options(
+    *, devices: bool, dates: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command the options of a job, as its argument `options`.
 
-    `devices`: --gpus, --devices, --executor and --replicas too.
+    `devices`: --gpus, --devices, --executor and --replicas too. `dates`: --date may be a range.
     """
-    wanted = list(_JOB_OPTIONS)
+    wanted = [*_JOB_OPTIONS, _DATES if dates else _DATE]
     if devices:
         wanted.extend(_DEVICE_OPTIONS)
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @JOB
-@job_options(devices=True)
+@job_options(devices=True, dates=True)
 @click.option("--fresh", is_flag=True, help="Delete this output's results and start over.")
 @click.option("--yes", is_flag=True, help="Do not ask before --fresh deletes results.")
 @click.option("--retry-failed", is_flag=True, help="Run failed rows again.")

@@ -16,6 +16,7 @@ from batchr1.records import FLAGS
 
 if TYPE_CHECKING:
     from batchr1.output.folder import Output
+    from batchr1.report.rows import RowSearch
 
 FEW = 3
 INDENT = "    "
@@ -36,7 +37,13 @@ CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
     "--flag", "flags", multiple=True, metavar="FLAG", help="Rows with this flag; repeatable."
 )
 @click.option("--right/--wrong", "correct", default=None, help="Rows judged so.")
+@click.option(
+    "--unsure", is_flag=True, help="Rows that verification looked at and gave no verdict."
+)
 @click.option("--truncated", is_flag=True, help="Rows that a limit cut.")
+@click.option(
+    "--skip", type=click.IntRange(0), default=0, metavar="N", help="Leave out the first N of them."
+)
 @click.option(
     "--chars",
     type=click.IntRange(0),
@@ -50,15 +57,19 @@ def command(
     ids: tuple[str, ...],
     flags: tuple[str, ...],
     correct: bool | None,
+    unsure: bool,
     truncated: bool,
+    skip: int,
     chars: int,
     as_json: bool,
 ) -> None:
     """Show rows with their prompt, reasoning and answer, while a run is under way too.
 
-    Several outputs, or a glob of their folders, are looked through in turn. With --json each row
-    is a line, its texts whole.
+    Several outputs, or a glob of their folders, are looked through in turn. --rows 10 --skip 10 is
+    the second page of ten. With --json each row is a line, its texts whole.
     """
+    if unsure and correct is not None:
+        raise click.UsageError("--unsure rows are neither right nor wrong: leave one of them out")
     for flag in flags:
         if flag not in FLAGS:
             raise UsageError(
@@ -70,8 +81,8 @@ def command(
     most = rows or (sys.maxsize if ids else FEW)
     found = find_outputs(outputs)
     count = 0
-    choice = Choice(ids, flags, correct, truncated)
-    search = RowSearch(found, choice, most, each_prompt=rows is None and not ids)
+    choice = Choice(ids, flags, correct, truncated, unsure)
+    search = RowSearch(found, choice, most, skip=skip, each_prompt=rows is None and not ids)
     for row in search:
         if as_json:
             echo_json(row)
@@ -80,10 +91,21 @@ def command(
                 echo("")
             echo(as_text(row, chars))
         count += 1
-    if not count:
+    if not count and search.skipped:
+        echo(f"no more rows: --skip left out all {search.skipped:,}", err=True)
+    elif not count:
         echo(_nothing(found), err=True)
-    elif search.left:
-        echo(f"{search.left:,} more such rows: --rows N shows more", err=True)
+    elif search.left or search.goes_on:
+        echo(_more(search, skip + count), err=True)
+
+
+def _more(search: RowSearch, shown: int) -> str:
+    """Say how to see further rows."""
+    ways = "--rows N shows more"
+    if search.goes_on:
+        ways += f", --skip {shown} goes on"
+    many = f"{search.left:,} more such rows" if search.left else "files were not read"
+    return f"{many}: {ways}"
 
 
 def _nothing(outputs: list[Output]) -> str:

@@ -24,7 +24,7 @@ from batchr1.driver.planning import EngineInputs
 from batchr1.driver.resume.changed_prompts import agrees_with_input
 from batchr1.driver.tally import Tally
 from batchr1.driver.worker_setup import WorkerSetups
-from batchr1.errors import BatchError, StorageError, UsageError
+from batchr1.errors import BatchError, InterruptedRun, StorageError, UsageError
 from batchr1.events import event
 from batchr1.executors.base import Executor, open_executor
 from batchr1.executors.messages import Heartbeat, WorkerReady
@@ -85,7 +85,7 @@ class Work:
                 driver.run()
             except BatchError as exc:
                 error = exc
-                log.error("%s", exc)
+                log.log(self._level_of(exc), "%s", exc)
                 driver.release()
             finally:
                 feeder.close()
@@ -93,6 +93,12 @@ class Work:
                 if display is not None:
                     display.close()
             return self._end(driver, fleet, error)
+
+    def _level_of(self, error: BatchError) -> int:
+        """Choose the log's level: a window's end is planned."""
+        if not isinstance(error, InterruptedRun):
+            return logging.ERROR
+        return logging.INFO if self._run.signals.reason is None else logging.WARNING
 
     def _log_checkpoints(self) -> None:
         found, where = self._checkpoints, self._output.storage.where

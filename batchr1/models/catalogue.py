@@ -308,8 +308,9 @@ def refuse_unsupported(key: str, name: str) -> None:
         key != "model.path" and re.search(r"(^|[^a-z])gguf($|[^a-z])", last)
     ):
         raise JobError(
-            f"{key}: GGUF is not supported (got {name!r}, need safetensors). Use the original "
-            "model; for 4 bits, a variant with model.quantization w4a16."
+            f"{key}: GGUF is not supported (got {name!r}, need safetensors). Give the original "
+            "model's repository as model.repo, or its folder as model.path: a GGUF's card names it "
+            "as base_model. For 4 bits use a variant with model.quantization w4a16."
         )
 
 

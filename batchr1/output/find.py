@@ -12,6 +12,7 @@ from batchr1.output.folder import Output
 from batchr1.storage.base import INPUT_RETRY, Storage, StorageOptions, open_storage
 from batchr1.storage.uri import split_uri
 
+_LOOKED_INTO = 20
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -52,10 +53,20 @@ def no_output(uri: str, *, asked_by: str = "", otherwise: str = "") -> UsageErro
     `asked_by`: the option that named it. `otherwise`: what may be given in its place.
     """
     where = f"{asked_by}: {uri}" if asked_by else uri
-    instead = f", or {otherwise}" if otherwise else ""
-    return UsageError(
-        f"{where}: not an output of batchr1. Give the folder that a job wrote{instead}."
-    )
+    if _holds_outputs(uri):
+        advice = f"Its folders are: '{uri}/*' names them all"
+    else:
+        advice = "Give the folder that a job wrote" + (f", or {otherwise}" if otherwise else "")
+    return UsageError(f"{where}: not an output of batchr1. {advice}.")
+
+
+def _holds_outputs(uri: str) -> bool:
+    """Whether one of the first folders in a folder is an output."""
+    try:
+        names = _opened(uri).storage.list_folders()[:_LOOKED_INTO]
+        return any(_opened(f"{uri}/{name}").was_tried() for name in names)
+    except StorageError:
+        return False
 
 
 def is_glob(uri: str) -> bool:

@@ -25,6 +25,7 @@ class Choice:
     flags: tuple[str, ...] = ()
     correct: bool | None = None
     truncated: bool = False
+    unsure: bool = False  # no verdict, though verification looked
 
     def condition(self) -> pl.Expr:
         """Give the condition over the columns of CHOOSING."""
@@ -37,25 +38,37 @@ class Choice:
             found &= (pl.col("correct") == self.correct).fill_null(False)
         if self.truncated:
             found &= pl.col("truncated")
+        if self.unsure:
+            flags = pl.col("flags").list
+            found &= flags.contains("verify_unsure") | flags.contains("verify_failed")
         return found
 
 
 class RowSearch:
     """Search for rows of outputs; iterated over, it yields them whole.
 
-    They come in the order of their parts, at most `most`, with `each_prompt` one of an id. Texts
-    are read only of parts that hold such a row. `left` counts more such rows in the parts that were
-    read.
+    They come in the order of their parts, at most `most` after the first `skip`, with `each_prompt`
+    one of an id. Texts are read only of parts that hold such a row. `skipped` counts those left out
+    at the beginning, `left` more such rows in the parts that were read. `goes_on`: a larger `skip`
+    may find more.
     """
 
     def __init__(
-        self, outputs: Sequence[Output], choice: Choice, most: int, *, each_prompt: bool = False
+        self,
+        outputs: Sequence[Output],
+        choice: Choice,
+        most: int,
+        *,
+        skip: int = 0,
+        each_prompt: bool = False,
     ) -> None:
         self._outputs = outputs
         self._choice = choice
         self._most = most
         self._each_prompt = each_prompt
-        self.left = 0
+        self._skip = skip
+        self.skipped = self.left = 0
+        self.goes_on = False
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         given = 0
@@ -64,16 +77,22 @@ class RowSearch:
             prompts: set[str] = set()
             for rel in output.parts():
                 if given == self._most:
+                    self.goes_on = True
                     return
                 for row in _rows_of_part(output, rel, self._choice):
                     key = (row["id"], row["sample"])
                     if key in seen:
                         continue
                     seen.add(key)
-                    if given == self._most or (self._each_prompt and row["id"] in prompts):
+                    is_repeated = self._each_prompt and row["id"] in prompts
+                    if given == self._most or is_repeated:
                         self.left += 1
+                        self.goes_on |= not is_repeated
                         continue
                     prompts.add(row["id"])
+                    if self.skipped < self._skip:
+                        self.skipped += 1
+                        continue
                     given += 1
                     yield row
 

@@ -138,6 +138,7 @@ def test_what_cannot_be_exported_is_refused(nights: Path, words: list[str], said
 
 NO_OUTPUT = "TMP/nights/notes: not an output of batchr1. Give the folder that a job wrote"
 AS_FILES = "name the columns of data files with --prompt and --completion"
+ITS_FOLDERS = "TMP/nights: not an output of batchr1. Its folders are: 'TMP/nights/*' names them all"
 SAME_WORDS = [
     (["report", "nights/notes"], f"{NO_OUTPUT}."),
     (["show", "nights/notes"], f"{NO_OUTPUT}."),
@@ -149,6 +150,9 @@ SAME_WORDS = [
     ),
     (["status", "nights/notes"], f"{NO_OUTPUT}, or the job file."),
     (["status", "nights/notes", "nights/a"], f"{NO_OUTPUT}."),
+    *[([words, "nights"], f"{ITS_FOLDERS}.") for words in ("status", "show", "report", "verify")],
+    (["export", "nights", "set", "--to", "raw"], f"{ITS_FOLDERS}."),
+    (["score", "nights"], f"{ITS_FOLDERS}."),
     (["score", "nights/notes"], f"{NO_OUTPUT}, or {AS_FILES}."),
 ]
 

@@ -149,6 +149,24 @@ def test_measures_come_by_kept_columns_with_few_values_or_by_the_one_named(made:
     assert list(numbers_of(made, by="truncated_in")["measures"]["by"]) == ["truncated_in"]
 
 
+def test_every_measure_of_the_page_has_its_interval(tmp_path: Path) -> None:
+    rows = [
+        good_row(i, sample=sample, correct=(i * i + sample) % 7 < 3, final_answer=str(sample % 2))
+        for i in range(40)
+        for sample in range(8)
+    ]
+    output = write_output(tmp_path / "out", [table_of(rows)])
+    numbers, found = read(output, by="level")
+    text = Page(render(numbers, found).decode()).text
+    shown = [numbers["measures"]["all"], *numbers["measures"]["by"]["level"]]
+    assert len(shown) == 6
+    for one in shown:
+        for e in (one["pass_at"]["1"], one["pass_at"]["8"], one["cons_at"]["8"]):
+            assert f"{100 * e['low']:.1f} – {100 * e['high']:.1f}" in text
+    assert shown[0]["cons_at"]["8"]["low"] < shown[0]["cons_at"]["8"]["high"]
+    assert "cons@8 that the majority of their final answers is" in text
+
+
 def test_a_kept_column_of_long_or_many_values_is_no_table(tmp_path: Path) -> None:
     kept = pa.schema(
         [
@@ -517,7 +535,7 @@ BAD = {
     ),
     "a foreign folder": (
         ["TMP"],
-        "TMP: not an output of batchr1. Give the folder that a job wrote.",
+        "TMP: not an output of batchr1. Its folders are: 'TMP/*' names them all.",
     ),
     "no such column": (
         ["TMP/out", "--by", "topic"],

@@ -135,6 +135,7 @@ def test_a_run_that_is_stopped_and_gone_on_with_in_json_lines(tmp_path: Path) ->
         by_event["run_stopping"]["reason"] == by_event["run_ended"]["stopped"] == "received SIGTERM"
     )
     assert by_event["run_ended"]["exit_code"] == 75
+    assert {line["level"] for line in lines if line["message"] == "received SIGTERM"} == {"warning"}
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,20 @@ def test_a_night_that_ends_saves_its_partials_and_the_next_goes_on_first_with_th
     assert set(rows.filter(pl.col("resumed_at").list.len() > 0)["id"]) == begun
     first = rows.filter(pl.col("run") == summary.run).sort("finished_at")["id"].head(len(begun))
     assert set(first) == begun
+
+
+def levels(result: click.testing.Result) -> dict[str, str]:
+    """The level of each line that stderr holds as JSON, by its message."""
+    lines = map(json.loads, result.stderr.splitlines())
+    return {line["message"]: line["level"] for line in lines}
+
+
+def test_the_end_of_a_window_is_no_error_of_the_log(tmp_path: Path) -> None:
+    """It is planned; an engine that cannot be had is an error."""
+    job = job_of(tmp_path, questions(8))
+    command = ["run", str(job), "--stop-after", "0.01s", "--log-format", "json"]
+    over = click.testing.CliRunner().invoke(main, scripted(command, replay(**SLOW)))
+    assert over.exit_code == 75
+    said = levels(over)
+    assert said["the time window of 0.01 s is over"] == "info"
+    assert set(said.values()) <= {"info", "warning"}

@@ -34,6 +34,13 @@ PUBLISHED = {
     "r1-tiny": 5.874e6,
 }
 
+# The way from a GGUF file to what is taken.
+ORIGINAL = (
+    "need safetensors). Give the original model's repository as model.repo, or its folder as "
+    "model.path: a GGUF's card names it as base_model. For 4 bits use a variant with "
+    "model.quantization w4a16."
+)
+
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_computed_from_the_numbers_are_the_published_count(name: str) -> None:
@@ -142,8 +149,7 @@ def test_each_distill_has_fp8_and_4_bit_repositories(name: str) -> None:
         ),
         (
             "DeepSeek-R1-GGUF",
-            "model.variant: GGUF is not supported (got 'DeepSeek-R1-GGUF', need safetensors). Use "
-            "the original model; for 4 bits, a variant with model.quantization w4a16.",
+            f"model.variant: GGUF is not supported (got 'DeepSeek-R1-GGUF', {ORIGINAL}",
         ),
     ],
 )
@@ -184,13 +190,11 @@ def test_a_wrong_name_is_answered_with_the_right_one(name: str, near: str) -> No
         (
             {"repo": "unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF"},
             "model.repo: GGUF is not supported (got 'unsloth/DeepSeek-R1-Distill-Qwen-7B-GGUF', "
-            "need safetensors). Use the original model; for 4 bits, a variant with "
-            "model.quantization w4a16.",
+            f"{ORIGINAL}",
         ),
         (
             {"path": "/models/r1-q4_k_m.gguf"},
-            "model.path: GGUF is not supported (got '/models/r1-q4_k_m.gguf', need safetensors). "
-            "Use the original model; for 4 bits, a variant with model.quantization w4a16.",
+            f"model.path: GGUF is not supported (got '/models/r1-q4_k_m.gguf', {ORIGINAL}",
         ),
         (
             {"path": "/models/DeepSeek-R1-Zero/"},

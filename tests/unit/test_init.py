@@ -140,6 +140,26 @@ def test_the_job_that_is_written_is_a_job(tmp_path: Path, monkeypatch: pytest.Mo
     ]
 
 
+@pytest.mark.parametrize("to", ["mine.yaml", "jobs/mine.yaml", "link/mine.yaml"])
+def test_paths_of_the_job_start_at_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    """Also where that folder is a link, whose parent is not the one above it."""
+    (tmp_path / "work/data").mkdir(parents=True)
+    (tmp_path / "elsewhere/deep/jobs").mkdir(parents=True)
+    (tmp_path / "work/link").symlink_to(tmp_path / "elsewhere/deep/jobs")
+    pq.write_table(pa.table({"text": FOUR}), tmp_path / "work/data/my.parquet")
+    monkeypatch.chdir(tmp_path / "work")
+    assert init("data/my.parquet", "--to", to).exit_code == 0
+
+    text = Path(to).read_text(encoding="utf-8")
+    assert "# Relative paths start at this file's folder, wherever batchr1 is called.\n" in text
+    monkeypatch.chdir(tmp_path)
+    job = load_job(Path("work", to))
+    assert Path(str(job.input.path)).samefile(tmp_path / "work/data/my.parquet")
+    assert job.output.path == str(Path("work", to).resolve().parent / "out/my")
+
+
 def test_what_was_not_found_and_what_is_not_used_is_said(tmp_path: Path) -> None:
     data = tmp_path / "sheet.csv"
     heads = ["row uuid", "Frage", *(f"a long heading {i}" for i in range(8))]

@@ -38,7 +38,7 @@ def output(tmp_path: Path) -> Path:
     rows = [
         good_row(0),
         good_row(1, correct=False),
-        good_row(2, correct=None),
+        good_row(2, correct=None, flags=["verify_unsure"]),
         good_row(3, truncated=True, truncated_in="reasoning", answer=None, answer_tokens=0),
         good_row(4, flags=["looping"], correct=False),
         *(good_row(5, sample=sample) for sample in range(5)),
@@ -55,6 +55,12 @@ def output(tmp_path: Path) -> Path:
         (["--wrong"], [1, 4]),
         (["--right", "--rows", "2"], [0, 3]),
         (["--truncated"], [3]),
+        (["--unsure"], [2]),
+        (["--skip", "2"], [2, 3, 4]),
+        (["--rows", "3", "--skip", "6"], [5, 5, 5]),
+        (["--wrong", "--skip", "1"], [4]),
+        (["--id", "row/5", "--skip", "3"], [5, 5]),
+        (["--skip", "99"], []),
         (["--flag", "looping"], [4]),
         (["--flag", "looping", "--right"], []),
         (["--id", "row/5"], [5, 5, 5, 5, 5]),
@@ -102,8 +108,33 @@ def test_rows_that_are_not_shown_are_counted(tmp_path: Path, options: list[str],
     rows[5]["correct"] = False
     made(tmp_path / "out", rows)
 
-    said = f"{left} more such rows: --rows N shows more\n" if left else ""
+    ways = "--rows N shows more"
+    if options != ["--wrong"]:
+        ways += f", --skip {options[-1] if options else 3} goes on"
+    said = f"{left} more such rows: {ways}\n" if left else ""
     assert show(tmp_path / "out", *options).stderr == said
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_pages_show_every_row_once(tmp_path: Path, rows: int) -> None:
+    """Each page names the next, over files and repeated rows, until there is none."""
+    made(tmp_path / "out", *([good_row(2 * i), good_row(2 * i + 1)] for i in range(3)))
+    shown, skip, said = [], "0", "goes on"
+    while "goes on" in said:
+        page = show(tmp_path / "out", "--rows", str(rows), "--skip", skip, "--json")
+        shown += [json.loads(line)["id"] for line in page.stdout.splitlines()]
+        said = page.stderr
+        skip = said.rpartition("--skip ")[2].split()[0] if said else ""
+
+    assert shown == [f"row/{i}" for i in range(6)]
+    assert show(tmp_path / "out", "--skip", "6").stderr == ("no more rows: --skip left out all 6\n")
+
+
+def test_what_is_unsure_is_neither_right_nor_wrong(output: Path) -> None:
+    refused = show(output, "--unsure", "--wrong")
+
+    assert refused.exit_code == 2
+    assert "--unsure rows are neither right nor wrong: leave one of them out" in refused.stderr
 
 
 def test_rows_that_wait_for_their_file_are_counted_where_none_is_shown(tmp_path: Path) -> None:

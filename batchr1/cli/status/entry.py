@@ -65,6 +65,9 @@ def command(
     the first are compared with it, by pass@1. With a job file the input is read too, and pending
     rows are counted against it. With --health neither input nor rows are read: its line says
     whether a run holds the output, gives signs of life and gets on, or what the last left.
+
+    pass@k is the chance that one of k samples of a prompt is right, cons@k that the majority of
+    their final answers is.
     """
     from batchr1.output.find import find_outputs, is_glob
 
