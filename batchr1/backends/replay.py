@@ -57,7 +57,7 @@ class ReplayBackend(LocalBackend):
         return f"replay of {label_of(model)}"
 
     def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
-        from batchr1.dataset.tokenizer import leave_torch_out
+        from batchr1.dataset.without_torch import leave_torch_out
 
         leave_torch_out()
         from batchr1.dataset.prompts import PromptRow, load_tokenizer

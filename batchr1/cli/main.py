@@ -127,7 +127,7 @@ def program(**extra: Any) -> NoReturn:
     An interpreter that is torn down beside native threads of polars or Arrow aborts now and then
     (seen: SIGABRT in 6 of 26 quick `status` commands), and the exit code is a promise.
     """
-    from batchr1.dataset.tokenizer import leave_torch_out
+    from batchr1.dataset.without_torch import leave_torch_out
 
     leave_torch_out()
     _keep_on_without_stderr()

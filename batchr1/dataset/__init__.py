@@ -18,4 +18,5 @@ rendering     templates: turns, rendering, what a template does
 prompts       a row through the chat template, to token ids
 chat_prompts  a row as chat messages, for servers that render them
 tokenizer     a model's tokenizer (workers load it too)
+without_torch whether this process goes without torch
 """

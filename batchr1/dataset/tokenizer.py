@@ -14,24 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from batchr1.dataset.bounds import ENCODE_CHARS
+from batchr1.dataset.without_torch import torch_is_left_out
 from batchr1.errors import ModelError
-
-_runs_no_model = False
-
-
-def leave_torch_out() -> None:
-    """Keep transformers from loading torch.
-
-    For a process that never runs a model: one second instead of three.
-    """
-    global _runs_no_model
-    _runs_no_model = True
-
-
-def keep_torch() -> None:
-    """Take `leave_torch_out` back, for a process that runs a model after all."""
-    global _runs_no_model
-    _runs_no_model = False
 
 
 def load_tokenizer(
@@ -47,7 +31,7 @@ def load_tokenizer(
     there is no network (`HF_HUB_OFFLINE=1` skips the network). Raises ModelError if it is missing
     or broken or has no chat template.
     """
-    if _runs_no_model and not trust_remote_code and "transformers" not in sys.modules:
+    if torch_is_left_out() and not trust_remote_code and "transformers" not in sys.modules:
         # Python's own mark of a module that is not there.
         sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
         os.environ.setdefault(

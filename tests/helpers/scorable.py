@@ -9,7 +9,8 @@ from typing import Any
 from made_output import good_row, table_of, write_output
 
 from batchr1.dataset.prompts import Prompt, PromptRenderer
-from batchr1.dataset.tokenizer import keep_torch, load_tokenizer
+from batchr1.dataset.tokenizer import load_tokenizer
+from batchr1.dataset.without_torch import keep_torch
 from batchr1.models.catalogue import VARIANTS
 from batchr1.output.folder import Output
 

@@ -134,7 +134,8 @@ def import_all() -> None:
 
 
 def _main(fd: int) -> int:
-    from batchr1.dataset.tokenizer import leave_torch_out, load_tokenizer
+    from batchr1.dataset.tokenizer import load_tokenizer
+    from batchr1.dataset.without_torch import leave_torch_out
     from batchr1.models.catalogue import variant
 
     import_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def generate(keys: dict[str, dict[str, Any]]) -> dict[str, list[int]]:
     prompt = PromptRenderer(load_tokenizer(MODEL)).render("0", QUESTION).token_ids
     asked = json.dumps({"model": MODEL, "prompt": list(prompt), "keys": keys})
     run = subprocess.run(
-        [sys.executable, "-c", GENERATE], input=asked, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", GENERATE], input=asked, capture_output=True, text=True, timeout=1200
     )
     assert run.returncode == 0, run.stderr[-2000:]
     found: dict[str, list[int]] = json.loads(run.stdout.splitlines()[-1])
@@ -153,6 +154,7 @@ KINDS = [(0.0, 1.0, 300, 1), (0.8, 0.9, 60, 2), (1.2, 0.7, 90, None), (None, Non
 SAME = ["id", "reasoning", "answer", "completion_tokens", "finish_reason", "truncated_by", "seed"]
 
 
+@pytest.mark.timeout(900)
 def test_rows_with_their_own_sampling_are_those_of_single_runs(tmp_path: Path) -> None:
     """48 rows of four kinds in one run, and a run of each kind."""
     job = {"temperature": 0.5, "top_p": 0.95, "max_tokens": 200, "seed": 7}
@@ -184,6 +186,49 @@ def test_rows_with_their_own_sampling_are_those_of_single_runs(tmp_path: Path) -
     assert together.equals(pl.concat(single).sort("id"))
     assert set(together["truncated_by"]) == {"max_tokens", None}
     assert not together["answer"].str.contains("boxed").all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_fifty_rows_are_those_of_fifty_runs(tmp_path: Path) -> None:
+    """Each row has its own temperature, cap and seed; each single run has one row of them."""
+    rows = pl.DataFrame(
+        [
+            {
+                "id": f"r{i:02}",
+                "problem": f"What is {i} + {3 * i + 5}?",
+                "t": round(0.02 * i, 2),
+                "cap": 20 + 4 * i,
+                "seed": 1000 + i,
+            }
+            for i in range(50)
+        ]
+    )
+    common = {"model": FLOAT32, "checkpoint": {"every_s": 600}}
+
+    def run(row: dict[str, Any]) -> pl.DataFrame:
+        folder = tmp_path / row["id"]
+        folder.mkdir()
+        pl.DataFrame([row]).select("id", "problem").write_parquet(folder / "in.parquet")
+        own = {"temperature": row["t"], "max_tokens": row["cap"], "seed": row["seed"]}
+        job = write_job(folder, sampling={"top_p": 0.95} | own, **common)
+        command = [sys.executable, "-m", "batchr1", "run", str(job), "--gpus", "none"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return rows_of(folder / "out").select(SAME)
+
+    with ThreadPoolExecutor(2) as threads:
+        single = pl.concat(threads.map(run, rows.iter_rows(named=True)))
+
+    rows.write_parquet(tmp_path / "in.parquet")
+    own = {"temperature": "t", "max_tokens": "cap", "seed": "seed"}
+    sampling = {"temperature": 0.5, "top_p": 0.95, "max_tokens": 300, "seed": 7}
+    job = write_job(tmp_path, input={"sampling": own}, sampling=sampling, **common)
+    run_job(load_job(job), RunOptions(show_progress=False, gpus="none"))
+
+    assert rows_of(tmp_path / "out").select(SAME).equals(single.sort("id"))
+    assert single["truncated_by"].n_unique() == 2
+    assert single["completion_tokens"].n_unique() > 10
 
 
 def test_a_row_out_of_bounds_fails_alone(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def command(
 
     One prefill a row, raw: before temperature and top-p. May be killed and run again.
     """
-    from batchr1.dataset.tokenizer import keep_torch
+    from batchr1.dataset.without_torch import keep_torch
     from batchr1.driver.signals import stop_signals
     from batchr1.scoring.score import plan_only, score
     from batchr1.scoring.target import Wish, columns_of, engine_argument
