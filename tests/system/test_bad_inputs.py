@@ -449,8 +449,9 @@ MODELS = [
     Bad(
         "model with GGUF only",
         "TMP/job.yaml: model.path: GGUF is not supported (got 'TMP/model/model.gguf', need "
-        "safetensors). Use the original model; for 4 bits, a variant with model.quantization "
-        "w4a16.",
+        "safetensors). Give the original model's repository as model.repo, or its folder as "
+        "model.path: a GGUF's card names it as base_model. For 4 bits use a variant with "
+        "model.quantization w4a16.",
         {"model.path": "model"},
         lambda tmp: empty_model(tmp, "config.json", "model.gguf"),
     ),

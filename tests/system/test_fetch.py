@@ -359,8 +359,9 @@ def test_a_gated_repository_wants_a_token_and_no_message_repeats_it(
         (
             ["org/r1-GGUF"],
             "",
-            "model: GGUF is not supported (got 'org/r1-GGUF', need safetensors). Use the original "
-            "model; for 4 bits, a variant with model.quantization w4a16.",
+            "model: GGUF is not supported (got 'org/r1-GGUF', need safetensors). Give the original "
+            "model's repository as model.repo, or its folder as model.path: a GGUF's card names it "
+            "as base_model. For 4 bits use a variant with model.quantization w4a16.",
         ),
         (
             ["r1-qwen-7b"],
