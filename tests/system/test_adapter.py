@@ -18,7 +18,7 @@ from batchr1.job import load_job
 from batchr1.sizing.adapters import AdapterRoom
 from batchr1.sizing.architecture import Architecture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROBLEMS = Path(__file__).parents[2] / "jobs/data/math.parquet"
 RANK, ALPHA = 5, 10  # a rank between two of those that vLLM makes room for

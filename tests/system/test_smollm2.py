@@ -22,7 +22,7 @@ from batchr1.driver.context import RunOptions
 from batchr1.driver.run_job import run_job
 from batchr1.job import load_job
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 NEW_TOKENS = 32
 TOPICS = (
