@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -113,11 +113,12 @@ def compare_all(
     """
     counted = [_by_prompt(frame) for frame in rows]
     shared = [_in_both(counted[0], other).filter(_JUDGED)["id"] for other in counted[1:]]
-    first = _asked(outputs[0], pl.concat(shared).unique())
+    instructions = {_instruction(output) for output in outputs} - {""}
+    first = _asked(outputs[0], pl.concat(shared).unique(), instructions)
     found = []
     for number, ids in enumerate(shared, start=1):
         pair = (outputs[0], outputs[number])
-        texts = first.join(_asked(pair[1], ids), on="id", suffix="_second")
+        texts = first.join(_asked(pair[1], ids, instructions), on="id", suffix="_second")
         prompts = _in_both(counted[0], counted[number]).join(texts, on="id", how="left")
         compared = _compared(pair, (counted[0], counted[number]), prompts)
         notes = _notes(compared, pair, (unfinished[0], unfinished[number]))
@@ -137,21 +138,24 @@ def _in_both(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
     return first.join(second, on="id", suffix="_second", maintain_order="left")
 
 
-def _asked(output: Output, ids: pl.Series) -> pl.DataFrame:
+def _instruction(output: Output) -> str:
+    job = output.job() or {}
+    prompting = (job.get("spec") or {}).get("prompting") or {}
+    return instruction_text(str(prompting.get("instruction") or "none"))
+
+
+def _asked(output: Output, ids: pl.Series, instructions: Iterable[str]) -> pl.DataFrame:
     """Digest what was asked of each id, and its golds.
 
     Columns: id, asked, gold. An id with several prompts in one output has one digest of them all.
     """
-    job = output.job() or {}
-    prompting = (job.get("spec") or {}).get("prompting") or {}
-    instruction = instruction_text(str(prompting.get("instruction") or "none"))
     schema = {"id": pl.String, "asked": pl.String, "gold": pl.String}
     frames, wanted = [pl.DataFrame(schema=schema)], ids.alias("id").to_frame()
     for rel in output.parts() if ids.len() else []:
         texts = pl.DataFrame(output.read_part(rel, _TEXTS))
         texts = texts.join(wanted, on="id", how="semi").unique()
         asked = [
-            (id, _digest(_as_asked(prompt, messages, instruction)), _digest(gold or ""))
+            (id, _digest(_as_asked(prompt, messages, instructions)), _digest(gold or ""))
             for id, prompt, messages, gold in texts.iter_rows()
         ]
         frames.append(pl.DataFrame(asked, schema=schema, orient="row"))
@@ -162,15 +166,23 @@ def _asked(output: Output, ids: pl.Series) -> pl.DataFrame:
     )
 
 
-def _as_asked(prompt: str, messages: str | None, instruction: str) -> str:
-    """Drop the instruction from a prompt, and fold its system message."""
+def _as_asked(prompt: str, messages: str | None, instructions: Iterable[str]) -> str:
+    """Drop instructions from a prompt, and fold its system message.
+
+    A job's instruction is not appended where the input holds it already. So that of either output
+    is dropped from both.
+    """
     if messages is not None:
         turns = json.loads(messages)
         if turns[0]["role"] == "system" and len(turns) > 1:
-            system, first, *others = turns
-            content = f"{system['content']}\n\n{first['content']}"
-            prompt = user_turn([{**first, "content": content}, *others])
-    return prompt.removesuffix(instruction).strip()
+            system, *turns = turns
+            first = next(turn for turn in turns if turn["role"] == "user")
+            first["content"] = f"{system['content']}\n\n{first['content']}"
+            prompt = user_turn(turns)
+    prompt = prompt.strip()
+    while found := [text for text in instructions if prompt.endswith(text)]:
+        prompt = prompt.removesuffix(max(found, key=len)).rstrip()
+    return prompt
 
 
 def _digest(text: str) -> str:
@@ -284,20 +296,25 @@ def exact_interval(right: int, count: int) -> tuple[float, float]:
     """
     tail = (1 - LEVEL) / 2
     low, high = 0.0, 1.0
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     if right > 0:
-        low = _solve(lambda p: _at_least(right, count, p) - tail, 0.0, 1.0)
+        low = _solve(lambda p: _at_least(right, logs, p) - tail, 0.0, 1.0)
     if right < count:
-        high = _solve(lambda p: tail - (1 - _at_least(right + 1, count, p)), 0.0, 1.0)
+        high = _solve(lambda p: tail - (1 - _at_least(right + 1, logs, p)), 0.0, 1.0)
     return low, high
 
 
-def _at_least(right: int, count: int, p: float) -> float:
-    """Compute the chance of at least `right` among `count`.
+def _at_least(right: int, logs: np.ndarray, p: float) -> float:
+    """Compute the chance of at least `right`, 0 < p < 1.
 
-    Each is right with chance p, 0 < p < 1.
+    Each is right with chance p. `logs`: log k! for k from 0 to the count. Of a chance that is far
+    from the mean nothing is left in a float: only counts near it are summed.
     """
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    k = np.arange(right, count + 1)
+    count = logs.size - 1
+    mean, reach = count * p, 40 * math.sqrt(count * p * (1 - p)) + 100
+    if right < mean - reach:
+        return 1.0
+    k = np.arange(right, min(count, math.ceil(mean + reach)) + 1)
     ways = logs[count] - logs[k] - logs[count - k]
     return float(np.exp(ways + k * math.log(p) + (count - k) * math.log1p(-p)).sum())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -176,6 +177,27 @@ def test_the_instruction_is_a_setting_and_not_the_prompt(tmp_path: Path) -> None
     assert [one["prompts"] for one in compared(tmp_path / "a", tmp_path / "b")] == [3]
 
 
+def test_an_instruction_that_the_input_holds_itself_is_the_same(tmp_path: Path) -> None:
+    """`math` is not appended to a prompt that has it; a job without one asks the same."""
+    for name in "ab":
+        made(tmp_path / name, [True] * 3, prompt=f"What is 1 + 1?{MATH}")
+    job = tmp_path / "b/.batchr1/job.json"
+    job.write_text(job.read_text().replace('"instruction": "math"', '"instruction": "none"'))
+
+    assert [one["prompts"] for one in compared(tmp_path / "a", tmp_path / "b")] == [3]
+
+
+def test_a_system_message_is_folded_into_the_first_turn_of_the_user(tmp_path: Path) -> None:
+    hello = {"role": "assistant", "content": "Hello."}
+    kept = [{"role": "system", "content": "Be brief."}, hello, {"role": "user", "content": "1?"}]
+    folded = [hello, {"role": "user", "content": "Be brief.\n\n1?"}]
+    for name, turns in (("a", kept), ("b", folded)):
+        text = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+        made(tmp_path / name, [True] * 2, prompt=text, prompt_messages=json.dumps(turns))
+
+    assert [one["prompts"] for one in compared(tmp_path / "a", tmp_path / "b")] == [2]
+
+
 def test_a_system_message_is_the_same_folded_or_kept(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"}]
     kept = {
@@ -283,6 +305,13 @@ def test_an_exact_interval_ends_where_the_tails_have_a_fortieth(right: int, coun
     if right < count:
         assert tail(range(right + 1), high) == pytest.approx(0.025, rel=1e-5)
     assert (low == 0, high == 1) == (right == 0, right == count)
+
+
+def test_an_exact_interval_of_a_million_rows_comes_at_once() -> None:
+    began = time.process_time()
+    found = exact_interval(500_000, 1_000_000)
+    assert time.process_time() - began < 2  # all terms each time: 6 s
+    assert found == pytest.approx((0.5 - 1.959964 * 0.0005, 0.5 + 1.959964 * 0.0005), abs=2e-6)
 
 
 def test_intervals_of_paired_differences_cover_the_truth() -> None:
