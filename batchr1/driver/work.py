@@ -95,10 +95,13 @@ class Work:
             return self._end(driver, fleet, error)
 
     def _level_of(self, error: BatchError) -> int:
-        """Choose the log's level: a window's end is planned."""
-        if not isinstance(error, InterruptedRun):
-            return logging.ERROR
-        return logging.INFO if self._run.signals.reason is None else logging.WARNING
+        """Choose the log's level: a window's end is planned, a lost server is not."""
+        if isinstance(error, InterruptedRun):
+            if str(error) == self._run.signals.reason:
+                return logging.WARNING
+            if str(error) == self._window_over():
+                return logging.INFO
+        return logging.ERROR
 
     def _log_checkpoints(self) -> None:
         found, where = self._checkpoints, self._output.storage.where
@@ -197,6 +200,10 @@ class Work:
 
     def _reason_to_stop(self) -> str | None:
         """Say why the run shall stop; None while it shall not."""
+        return self._window_over() or self._run.signals.reason
+
+    def _window_over(self) -> str | None:
+        """Say that the time window is over; None while it is not."""
         options = self._run.options
         began = options.window_began
         if began is None:
@@ -207,7 +214,7 @@ class Work:
         # A time of day is compared with the wall clock, which may be set meanwhile.
         if stop_at is not None and dt.datetime.now(dt.UTC) >= stop_at:
             return f"the time window is over: it is {stop_at:%H:%M}"
-        return self._run.signals.reason
+        return None
 
     def _new_warnings(self, ready: WorkerReady) -> list[str]:
         """List warnings of an engine that no engine gave before."""

@@ -281,12 +281,17 @@ def test_the_causes_are_kinds_of_what_they_were() -> None:
     assert CertificateError("x").args == ("x",)
 
 
-def test_rows_of_a_run_are_read_as_they_lie(tmp_path: Path) -> None:
-    """A run that was refused leaves no parts behind that readers stumble over."""
+def test_rows_of_a_run_are_read_as_they_lie(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that was refused says so as an error, and leaves parts that can be read."""
     with chat_server() as server:
         job = remote_job(tmp_path, server, rows=20)
         turned(server, "400", after=3)
-        assert run(job).exit_code == 75
+        summary = run(job)
+    assert summary.exit_code == 75
+    levels = {one.levelname for one in caplog.records if one.getMessage() == summary.stopped}
+    assert levels == {"ERROR"}
     failed = list((tmp_path / "out/.batchr1/failed").glob("*.parquet"))
     assert sum(len(pl.read_parquet(path)) for path in failed) == 0
     record = json.loads(max((tmp_path / "out/.batchr1/runs").glob("*.json")).read_text())
