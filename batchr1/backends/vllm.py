@@ -79,9 +79,10 @@ class VllmBackend(LocalBackend):
         from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
         from batchr1.engine.vllm.imports import import_vllm
 
-        prepare_environment(setup.device)
-        import_vllm()
         args, adapter = self._own_args(setup), None
+        # vLLM binds to NUMA nodes by another executable: a forked process stays unbound.
+        prepare_environment(setup.device, forks=not args.get("numa_bind"))
+        import_vllm()
         if setup.spec.model.adapter is not None:
             adapter = read_adapter(setup.spec.model.adapter)
             args = {"max_lora_rank": adapter.rank} | args | {"enable_lora": True}

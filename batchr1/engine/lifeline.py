@@ -12,6 +12,7 @@ gone before it was set, and a creating thread that ends early.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -43,8 +44,12 @@ def follow_worker() -> None:
         _watch(worker, direct_child=False)
 
 
+@functools.cache
 def follow_when_forked() -> None:
-    """Let every process that is forked from this one follow its worker."""
+    """Let every process that is forked from this one follow its worker.
+
+    May be called again: such a hook cannot be taken back.
+    """
     os.register_at_fork(after_in_child=follow_worker)
 
 

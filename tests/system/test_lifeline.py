@@ -18,6 +18,7 @@ from process_tree import until
 from batchr1.engine.lifeline import WORKER_PID, start_time
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS
 
+METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 MODULE = PROBE_CLASS.rpartition(".")[0]
 PROGRAM = (
     "import sys, time, importlib; importlib.import_module(sys.argv[1]); print('here', flush=True); "
@@ -35,6 +36,36 @@ prepare_environment("cuda")
 assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "fork"
 print(os.fork(), flush=True)
 time.sleep(60)
+"""
+
+# how vLLM starts processes, and the threads that a forked one would follow its worker by
+WATCHED = """
+import os, sys, threading, types
+from batchr1.backends.vllm import VllmBackend
+from batchr1.engine.vllm import imports
+from batchr1.engine.vllm.engine import prepare_environment
+
+def stop(): raise KeyError  # before all of vLLM is loaded
+
+imports.import_vllm = stop
+spec = types.SimpleNamespace(model=types.SimpleNamespace(engine_args={}, adapter=None))
+plan = types.SimpleNamespace(engine_args={"numa_bind": True} if sys.argv[1] == "numa" else {})
+for _ in range(3):
+    if sys.argv[1] == "score":
+        prepare_environment("cuda", forks=False)
+    else:
+        try:
+            VllmBackend().engine(
+                types.SimpleNamespace(device="cuda", spec=spec, plan=plan, assignment=None), None
+            )
+        except KeyError:
+            pass
+print(os.environ["VLLM_WORKER_MULTIPROC_METHOD"], flush=True)
+child = os.fork()
+if not child:
+    print(*(thread.name for thread in threading.enumerate()[1:]), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
 """
 
 
@@ -84,6 +115,7 @@ def test_a_forked_engine_ends_with_its_worker_and_hides_its_end_from_nobody() ->
         worker = subprocess.Popen(
             [sys.executable, "-c", FORKING, str(theirs.fileno())],
             stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != METHOD},
             pass_fds=[theirs.fileno()],
         )
     line = Connection(ours.detach())
@@ -104,3 +136,20 @@ def test_a_forked_engine_ends_with_its_worker_and_hides_its_end_from_nobody() ->
             os.kill(engine, signal.SIGKILL)
         worker.stdout.close()
         line.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("run", ["fork", "lifeline"]), ("numa", ["spawn", ""]), ("score", ["spawn", ""])],
+)
+def test_only_what_vllm_forks_is_made_to_follow(kind: str, said: list[str]) -> None:
+    """vLLM binds spawned processes alone to NUMA nodes; forks of a user's program go their way."""
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, kind],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != METHOD},
+    )
+    assert done.stdout.splitlines() == said

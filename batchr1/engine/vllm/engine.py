@@ -50,7 +50,8 @@ def prepare_environment(device: str, *, log_level: str = "WARNING", forks: bool 
         env.setdefault("GOMP_SPINCOUNT", "10000")
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would override kv_cache_memory_bytes
     env.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork" if forks else "spawn")
-    follow_when_forked()
+    if env["VLLM_WORKER_MULTIPROC_METHOD"] == "fork":
+        follow_when_forked()
 
 
 class VllmEngine:
