@@ -95,7 +95,10 @@ class Work:
             return self._end(driver, fleet, error)
 
     def _level_of(self, error: BatchError) -> int:
-        """Choose the log's level: a window's end is planned, a lost server is not."""
+        """Choose the log's level.
+
+        A window's end is planned, a lost server is not.
+        """
         if isinstance(error, InterruptedRun):
             if str(error) == self._run.signals.reason:
                 return logging.WARNING
