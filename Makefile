@@ -23,7 +23,7 @@ install: $(VENV)/.cpu
 	rm -rf build
 	$(PIP) --no-deps --no-build-isolation --force-reinstall .
 
-# The pure tests: no process, no model, no network. Under a minute on two cores.
+# The pure tests: no process, no model, no network. A minute on two fast cores, three on slow ones.
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 

@@ -16,6 +16,7 @@ from replay_job import questions, replay, run_replay, write_job
 from s3_fakes import S3
 
 from batchr1.cli.main import main
+from batchr1.cli.status.many import folder_above
 
 GLOB = "nights/*"
 LATER = WHEN + dt.timedelta(days=1)
@@ -205,6 +206,20 @@ def test_status_prints_a_line_each_and_a_total(nights: Path) -> None:
         "  notes, and what was left out, are in --json\n"
     )
     assert max(map(len, done.stdout.replace(str(nights), "TMP").splitlines())) <= 90
+
+
+@pytest.mark.parametrize(
+    ("uris", "above"),
+    [
+        (["/o/ab", "/o/a/b"], "/o"),
+        (["s3://b/a", "s3://b/c/d"], "s3://b"),
+        (["s3://b/a", "s3://c/a"], ""),
+        (["/o/a", "s3://b/a"], ""),
+        (["/a", "/b/c"], ""),
+    ],
+)
+def test_the_folder_above_several_is_named_where_there_is_one(uris: list[str], above: str) -> None:
+    assert folder_above(uris) == above
 
 
 def test_status_of_several_as_json_has_each_whole(nights: Path) -> None:

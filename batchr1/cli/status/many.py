@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from batchr1.cli.printing import wrapped
@@ -20,13 +20,12 @@ NAME_CHARS = 22
 def as_text(totals: Totals, by: str | None) -> str:
     """The table that `status` prints of several outputs."""
     uris = [line.output for line in totals.outputs]
-    above = os.path.commonpath([uri.rpartition("/")[0] for uri in uris])
-    above = above.replace("s3:/", "s3://", 1) if above.startswith("s3:/") else above
-    names = [_cut(uri.removeprefix(f"{above}/")) for uri in uris]
+    above = folder_above(uris)
+    names = [_cut(uri.removeprefix(f"{above}/") if above else uri) for uri in uris]
     width = max(map(len, [*names, "total"]))
     head = ("done", "failed", "pending", "right", "cut", "tokens")
     lines = [
-        f"{above}: {len(uris)} outputs",
+        f"{above}: {len(uris)} outputs" if above else f"{len(uris)} outputs",
         f"  {'':<{width}} {head[0]:>8}{head[1]:>8}{head[2]:>9}{head[3]:>7}{head[4]:>7}{head[5]:>8}",
     ]
     for name, line in zip([*names, "total"], [*totals.outputs, totals.total], strict=True):
@@ -41,6 +40,13 @@ def as_text(totals: Totals, by: str | None) -> str:
         )
     lines += [group_line(group, by) for group in totals.groups]
     return "\n".join(lines + as_lines(totals.comparisons, names))
+
+
+def folder_above(uris: list[str]) -> str:
+    """Find the folder or bucket that all are below; empty where there is none."""
+    parents = zip(*(uri.rpartition("/")[0].split("/") for uri in uris), strict=False)
+    above = "/".join(parts[0] for parts in takewhile(lambda p: len(set(p)) == 1, parents))
+    return "" if above.endswith((":", ":/")) else above
 
 
 def _cut(name: str) -> str:
