@@ -43,7 +43,7 @@ def as_text(totals: Totals, by: str | None) -> str:
 
 
 def folder_above(uris: list[str]) -> str:
-    """Find the folder or bucket that all are below; empty where there is none."""
+    """Find the folder that all are below; empty without one."""
     parents = zip(*(uri.rpartition("/")[0].split("/") for uri in uris), strict=False)
     above = "/".join(parts[0] for parts in takewhile(lambda p: len(set(p)) == 1, parents))
     return "" if above.endswith((":", ":/")) else above
