@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -113,7 +114,8 @@ def compare_all(
     """
     counted = [_by_prompt(frame) for frame in rows]
     shared = [_in_both(counted[0], other).filter(_JUDGED)["id"] for other in counted[1:]]
-    instructions = {_instruction(output) for output in outputs} - {""}
+    jobs = [output.job() or {} for output in outputs]
+    instructions = {_instruction(job) for job in jobs} - {""}
     first = _asked(outputs[0], pl.concat(shared).unique(), instructions)
     found = []
     for number, ids in enumerate(shared, start=1):
@@ -121,7 +123,7 @@ def compare_all(
         texts = first.join(_asked(pair[1], ids, instructions), on="id", suffix="_second")
         prompts = _in_both(counted[0], counted[number]).join(texts, on="id", how="left")
         compared = _compared(pair, (counted[0], counted[number]), prompts)
-        notes = _notes(compared, pair, (unfinished[0], unfinished[number]))
+        notes = _notes(compared, (jobs[0], jobs[number]), (unfinished[0], unfinished[number]))
         found.append(replace(compared, notes=notes))
     return found
 
@@ -138,8 +140,7 @@ def _in_both(first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
     return first.join(second, on="id", suffix="_second", maintain_order="left")
 
 
-def _instruction(output: Output) -> str:
-    job = output.job() or {}
+def _instruction(job: dict[str, Any]) -> str:
     prompting = (job.get("spec") or {}).get("prompting") or {}
     return instruction_text(str(prompting.get("instruction") or "none"))
 
@@ -331,7 +332,7 @@ def _solve(rising: Callable[[float], float], low: float, high: float) -> float:
 
 
 def _notes(
-    compared: Comparison, outputs: Sequence[Output], unfinished: Sequence[bool]
+    compared: Comparison, jobs: Sequence[dict[str, Any]], unfinished: Sequence[bool]
 ) -> tuple[str, ...]:
     """List what to mind about a comparison."""
     if not compared.prompts:
@@ -346,7 +347,6 @@ def _notes(
     for which, may_change in zip(_WHICH, unfinished, strict=True):
         if may_change:
             notes.append(f"the {which} is not complete: its figures may change")
-    jobs = [output.job() or {} for output in outputs]
     rules = [
         {k: v for k, v in (job.get("fingerprint") or {}).items() if k.startswith("verify.")}
         for job in jobs
