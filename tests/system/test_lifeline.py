@@ -69,6 +69,11 @@ os.waitpid(child, 0)
 """
 
 
+def undecided() -> dict[str, str]:
+    """The environment, where nobody chose how vLLM starts processes."""
+    return {name: value for name, value in os.environ.items() if name != METHOD}
+
+
 def engine_process(worker: int) -> subprocess.Popen[bytes]:
     """A process that loads what vLLM's workers load; returns once it has."""
     process = subprocess.Popen(
@@ -108,14 +113,13 @@ def test_a_process_without_a_worker_goes_on() -> None:
     engine.stdout.close()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_engine_ends_with_its_worker_and_hides_its_end_from_nobody() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         worker = subprocess.Popen(
             [sys.executable, "-c", FORKING, str(theirs.fileno())],
             stdout=subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name != METHOD},
+            env=undecided(),
             pass_fds=[theirs.fileno()],
         )
     line = Connection(ours.detach())
@@ -138,7 +142,6 @@ def test_a_forked_engine_ends_with_its_worker_and_hides_its_end_from_nobody() ->
         line.close()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize(
     ("kind", "said"),
     [("run", ["fork", "lifeline"]), ("numa", ["spawn", ""]), ("score", ["spawn", ""])],
@@ -150,6 +153,6 @@ def test_only_what_vllm_forks_is_made_to_follow(kind: str, said: list[str]) -> N
         check=True,
         capture_output=True,
         text=True,
-        env={name: value for name, value in os.environ.items() if name != METHOD},
+        env=undecided(),
     )
     assert done.stdout.splitlines() == said
