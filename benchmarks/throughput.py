@@ -71,7 +71,7 @@ def engine_args(options: argparse.Namespace) -> dict[str, Any]:
     if options.device == "cpu":
         args |= {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
         if cpu_lacks_bf16():
-            args.setdefault("dtype", "float32")  # as the plan has it: bf16 is half as fast there
+            args.setdefault("dtype", "float32")  # as the plan has it: bf16 is slower there
     else:
         args |= {
             "max_num_batched_tokens": 16384,

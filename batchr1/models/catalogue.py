@@ -186,7 +186,7 @@ VARIANTS: dict[str, Variant] = {
             path=MODELS / "r1_tiny",
             config=json.loads((MODELS / "r1_tiny/config.json").read_text(encoding="utf-8")),
             generation_len=4096,
-            mean_completion_tokens=277,  # over the 400 problems of jobs/math.yaml (README.md)
+            mean_completion_tokens=277,  # over the 400 problems of jobs/data/math.parquet
         ),
         _distill(
             "r1-distill-qwen-1.5b",

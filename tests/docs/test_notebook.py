@@ -61,13 +61,13 @@ def test_the_main_job_runs_in_a_notebook(tmp_path: Path) -> None:
     told = "".join(
         "".join(output["text"]) for output in ran[0]["outputs"] if output["output_type"] == "stream"
     )
-    assert "400/400" in told, "tqdm's bar"
+    assert "240/240" in told, "tqdm's bar"
     results = [
         "".join(output["data"]["text/plain"])
         for cell in ran
         for output in cell["outputs"]
         if output["output_type"] == "execute_result"
     ]
-    assert results[0] == "(400, 0)"
+    assert results[0] == "(240, 0)"
     assert "family" in results[1]
     assert len(list((tmp_path / "out/math-notebook/data").glob("*.parquet"))) >= 1

@@ -97,16 +97,16 @@ def test_the_output_shown_is_what_run_prints() -> None:
     """The figures are those of a real run; the words are the code's."""
     shown = block("make-math")[1].splitlines()[1:-1]
     pattern = (
-        r"this run: 400 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s while generating, "
+        r"this run: 240 rows, ([\d,]+) tokens in ([\d,.]+) s, ([\d,]+) tokens/s while generating, "
         r"([\d.]+)% truncated, ([\d.]+)% correct"
     )
     figures = re.search(pattern, shown[1])
     assert figures, shown
     tokens, seconds, rate = (float(figures[i].replace(",", "")) for i in (1, 2, 3))
-    truncated, correct = (round(float(figures[i]) * 4) for i in (4, 5))
-    tally = Tally(done=400, tokens=int(tokens), truncated=truncated, correct=correct, judged=400)
+    truncated, correct = (round(float(figures[i]) * 2.4) for i in (4, 5))
+    tally = Tally(done=240, tokens=int(tokens), truncated=truncated, correct=correct, judged=240)
     output = shown[2].removeprefix("output: ")
-    summary = Summary("run", output, Counts(400, 1, 400, 0, 0), tally, seconds, rate, 0, None)
+    summary = Summary("run", output, Counts(240, 1, 240, 0, 0), tally, seconds, rate, 0, None)
     assert shown == as_text(summary, "batchr1 run jobs/math.yaml").splitlines()
 
 
@@ -147,7 +147,7 @@ def test_the_status_shown_is_what_status_prints() -> None:
     summary = OutputSummary(
         output=shown[0].removesuffix(": complete"),
         complete=True,
-        done=400,
+        done=240,
         failed={},
         pending=0,
         statuses={"closed": 400},
@@ -166,7 +166,7 @@ def test_the_status_shown_is_what_status_prints() -> None:
         groups=groups,
     )
     assert shown == status_text(summary, "family").splitlines()
-    assert sum(group.rows for group in groups) == 400
+    assert sum(group.rows for group in groups) == 240
 
 
 def test_the_plan_shown_is_what_plan_prints(

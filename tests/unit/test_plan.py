@@ -28,6 +28,8 @@ from batchr1.sizing.lengths import default_lengths
 from batchr1.sizing.machine import Machine, named_machine
 from batchr1.sizing.memory import GIB, graph_sizes
 from batchr1.sizing.plan import MisfitError
+from batchr1.sizing.planning import cpu
+from batchr1.sizing.planning.cpu import cpu_lacks_bf16
 from batchr1.sizing.planning.make import make_plan
 
 
@@ -162,6 +164,31 @@ def test_a_cpu_plan_comes_from_the_memory() -> None:
     assert sum(dataclasses.astuple(p.memory)) < 16
     two = plan(job("r1-tiny", max_tokens=1024), Machine(ram_gib=16, cpu_replicas=2))
     assert two.replicas == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [
+        ("fpu sse2 avx avx2 fma", True),  # Zen 3
+        ("fpu avx2 avx512f avx512bw avx512_vnni avx512_bitalg", True),  # Ice Lake
+        ("fpu avx2 avx512f avx512_bf16", False),  # Zen 4, Cooper Lake
+        ("fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile", False),  # Sapphire Rapids
+    ],
+)
+def test_a_cpu_without_bf16_is_told_by_its_flags(tmp_path: Path, flags: str, lacks: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbogomips\t: 5586\n")
+    assert cpu_lacks_bf16(tmp_path / "cpuinfo") is lacks
+    assert not cpu_lacks_bf16(tmp_path / "none"), "not known is not lacking"
+
+
+@pytest.mark.parametrize(("ram_gib", "dtype"), [(64.0, "float32"), (32.0, None)])
+def test_a_cpu_without_bf16_takes_float32_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch, ram_gib: float, dtype: str | None
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_lacks_bf16", lambda: True)
+    found = plan(job("r1-distill-qwen-7b", max_tokens=1024), Machine((), ram_gib=ram_gib))
+    assert found.engine_args.get("dtype") == dtype
+    assert len([note for note in found.notes if "no bf16 instructions" in note]) == 1
 
 
 @pytest.mark.parametrize(("rows", "max_tokens"), [(1, 1000), (2, 3072), (400, 64)])
@@ -455,7 +482,7 @@ def test_an_adapters_room_is_rank_by_inputs_and_outputs_of_every_layer() -> None
 def test_the_plan_counts_an_adapter_as_weights_and_says_so(tmp_path: Path, gpu: str | None) -> None:
     machine = gpus(gpu) if gpu else Machine((), ram_gib=200.0)
     without, found = plan(job(), machine), plan(with_adapter(tmp_path, 33), machine)
-    size = 4 if "dtype" in found.engine_args else 2  # a CPU without AVX-512 has float32
+    size = 4 if "dtype" in found.engine_args else 2  # a CPU without bf16 has float32
     room = size * 64 * 28 * sum(WIDTHS)
     grown = found.memory.weights_gib - without.memory.weights_gib
     assert grown == pytest.approx(room / GIB)

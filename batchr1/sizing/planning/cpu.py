@@ -25,6 +25,7 @@ CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
 CPU_KV_MAX_BYTES = 4 * GIB  # vLLM fills it with zeros at start: more would only cost time
 CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
 CPU_SHARE = 0.8  # of the memory that is free
+BF16_FLAGS = frozenset(["avx512_bf16", "amx_bf16"])  # in /proc/cpuinfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,16 @@ def cpu_plan(
     _refuse_drafts(spec)
     _refuse_conversion(spec, arch)
     notes = [arch.note] if arch.note else []
+    room = _room(spec, arch, machine, demand, wish)
     is_slow = "dtype" not in spec.model.engine_args and lacks_bf16(spec)
     if is_slow:
-        wish = replace(wish, dtype_bytes=4, kv_dtype_bytes=4 * wish.kv_dtype_bytes // 2)
-        notes.append("dtype float32: this CPU has no AVX-512, and computes bf16 at half the speed")
-    room = _room(spec, arch, machine, demand, wish)
+        wider = replace(wish, dtype_bytes=4, kv_dtype_bytes=4 * wish.kv_dtype_bytes // 2)
+        wide_room = _room(spec, arch, machine, demand, wider)
+        if is_slow := wide_room.left >= wide_room.one:
+            wish, room = wider, wide_room
+            notes.append("dtype float32: this CPU has no bf16 instructions, and is slower in bf16")
+        else:
+            notes.append("slow: this CPU has no bf16 instructions, and float32 would not fit")
     if room.left < room.one:
         raise _misfit(model, machine, room)
     tokens_wanted = room.num_seqs * (demand.mean_context + demand.context_deviation)
@@ -208,17 +214,19 @@ def _refuse_drafts(spec: JobSpec) -> None:
 
 
 def lacks_bf16(spec: JobSpec) -> bool:
-    """Whether the job's CPU is an x86 one without AVX-512; False elsewhere.
+    """Whether the job's CPU is an x86 one without bf16; False elsewhere.
 
     Where a cluster chooses the machine, it is not known.
     """
     return spec.executor.kind == "local" and cpu_lacks_bf16()
 
 
-def cpu_lacks_bf16() -> bool:
-    """Whether this machine's CPU is an x86 one without AVX-512."""
-    cpuinfo = Path("/proc/cpuinfo")
+def cpu_lacks_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's CPU is an x86 one without bf16.
+
+    AVX-512 alone has none: it came with Cooper Lake, Sapphire Rapids and Zen 4.
+    """
     if not cpuinfo.exists():
         return False
     flags = next((line for line in cpuinfo.read_text().splitlines() if line[:5] == "flags"), "")
-    return bool(flags) and "avx512f" not in flags.split()
+    return bool(flags) and BF16_FLAGS.isdisjoint(flags.split())
