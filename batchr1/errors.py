@@ -26,7 +26,7 @@ a secret.
 from __future__ import annotations
 
 import errno
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 # Faults of a disk, a mount or this machine: nobody asked for anything wrong, and later it may work.
 MACHINE_FAULTS = {
@@ -131,7 +131,16 @@ class EngineMemoryError(EngineError):
 
 
 class InterruptedRun(StoppedError):
-    """A signal arrived or the time window is over."""
+    """A signal, the end of a time window, or a lost server.
+
+    `cause` says which.
+    """
+
+    def __init__(
+        self, message: str, *, cause: Literal["signal", "window", "server"] = "signal"
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class RequestError(Exception):

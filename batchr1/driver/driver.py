@@ -53,10 +53,10 @@ POLL_S = 0.2
 class RunHooks:
     """Calls of the driver to its run.
 
-    `should_stop` gives a reason, or None.
+    `should_stop` gives what interrupts the run, or None.
     """
 
-    should_stop: Callable[[], str | None]
+    should_stop: Callable[[], InterruptedRun | None]
     on_ready: Callable[[WorkerReady], None]
     on_progress: Callable[[Tally, list[Heartbeat]], None]
 
@@ -122,8 +122,6 @@ class Driver:
         self._commits.write_failures(now=True)
         if self._error is not None:
             raise self._error
-        if self._interrupted:
-            raise InterruptedRun(self._interrupted)
 
     def _handle(self, replica: Replica, message: FromWorker) -> None:
         """Follow a message of a worker."""
@@ -138,7 +136,7 @@ class Driver:
                     self._hooks.on_ready(replica.ready)
             case RequestStop(reason):
                 if self._interrupted is None:
-                    self._stop(reason)
+                    self._interrupt(InterruptedRun(reason, cause="server"))
             case RequestWork(count):
                 replica.wanted += count
             case Heartbeat():
@@ -225,8 +223,8 @@ class Driver:
                     suspects, worker=replica.setup.worker, others=others
                 )
         except EngineError as exc:  # whatever is run, wherever it is run
-            replica.ended, self._error = True, exc
-            self._stop(str(exc))
+            replica.ended = True
+            self._interrupt(exc)
         self._leases.take_back(again)
         if self._interrupted:
             replica.ended = True
@@ -254,8 +252,7 @@ class Driver:
         self._replicas.give_up(replica, error)
         is_done = self._replicas.ready and not self._leases.is_pending()
         if not self._replicas.live and not is_done and not self._replicas.revive():
-            self._error = error
-            self._stop(str(error))
+            self._interrupt(error)
 
     def _look_for_orphans(self) -> None:
         """Start a replica again when work came back after all had ended."""
@@ -288,8 +285,13 @@ class Driver:
                 self._executor.kill(replica.setup.worker)
                 self._feeder.lost(replica.leased)
                 replica.ended = True
-        if self._interrupted is None and (reason := self._hooks.should_stop()):
-            self._stop(reason)
+        if self._interrupted is None and (interruption := self._hooks.should_stop()):
+            self._interrupt(interruption)
+
+    def _interrupt(self, error: BatchError) -> None:
+        """End the run with an error, once all replicas have saved."""
+        self._error = error
+        self._stop(str(error))
 
     def _stop(self, reason: str) -> None:
         """Let all replicas save and leave, within the time of grace."""

@@ -94,17 +94,15 @@ class Work:
                     display.close()
             return self._end(driver, fleet, error)
 
-    def _level_of(self, error: BatchError) -> int:
+    @staticmethod
+    def _level_of(error: BatchError) -> int:
         """Choose the log's level.
 
         A window's end is planned, a lost server is not.
         """
-        if isinstance(error, InterruptedRun):
-            if str(error) == self._run.signals.reason:
-                return logging.WARNING
-            if str(error) == self._window_over():
-                return logging.INFO
-        return logging.ERROR
+        if not isinstance(error, InterruptedRun) or error.cause == "server":
+            return logging.ERROR
+        return logging.INFO if error.cause == "window" else logging.WARNING
 
     def _log_checkpoints(self) -> None:
         found, where = self._checkpoints, self._output.storage.where
@@ -196,14 +194,17 @@ class Work:
             executor=executor,
             feeder=feeder,
             replicas=fleet,
-            hooks=RunHooks(self._reason_to_stop, on_ready, on_progress),
+            hooks=RunHooks(self._interruption, on_ready, on_progress),
             grace_s=options.grace_s,
             n=spec.sampling.n,
         )
 
-    def _reason_to_stop(self) -> str | None:
+    def _interruption(self) -> InterruptedRun | None:
         """Say why the run shall stop; None while it shall not."""
-        return self._window_over() or self._run.signals.reason
+        if (over := self._window_over()) is not None:
+            return InterruptedRun(over, cause="window")
+        reason = self._run.signals.reason
+        return None if reason is None else InterruptedRun(reason)
 
     def _window_over(self) -> str | None:
         """Say that the time window is over; None while it is not."""
