@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,9 @@ def cpu_plan(
     _refuse_drafts(spec)
     _refuse_conversion(spec, arch)
     notes = [arch.note] if arch.note else []
+    wish, dtype = _chosen_dtype(spec, arch, machine, demand, wish)
+    notes += dtype.notes
     room = _room(spec, arch, machine, demand, wish)
-    is_slow = "dtype" not in spec.model.engine_args and lacks_bf16(spec)
-    if is_slow:
-        wider = replace(wish, dtype_bytes=4, kv_dtype_bytes=4 * wish.kv_dtype_bytes // 2)
-        wide_room = _room(spec, arch, machine, demand, wider)
-        if is_slow := wide_room.left >= wide_room.one:
-            wish, room = wider, wide_room
-            notes.append("dtype float32: this CPU has no bf16 instructions, and is slower in bf16")
-        else:
-            notes.append("slow: this CPU has no bf16 instructions, and float32 would not fit")
     if room.left < room.one:
         raise _misfit(model, machine, room)
     tokens_wanted = room.num_seqs * (demand.mean_context + demand.context_deviation)
@@ -97,11 +90,9 @@ def cpu_plan(
         "kv_cache_memory_bytes": kv,
         "max_num_batched_tokens": room.batched,
         "stream_interval": STREAM_INTERVAL,
-    }
+    } | dtype.args
     if not room.chunked:
         args["enable_chunked_prefill"] = False
-    if is_slow:
-        args["dtype"] = "float32"
     asked = asked_of(spec)
     return Plan(
         device="cpu",
@@ -211,6 +202,33 @@ def _refuse_drafts(spec: JobSpec) -> None:
             f"(got method {method!r}, need temperature 0). Leave it out, or set "
             "sampling.temperature to 0."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Dtype:
+    """Engine arguments and notes of a dtype that nobody asked for."""
+
+    args: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _chosen_dtype(
+    spec: JobSpec,
+    arch: Architecture,
+    machine: Machine,
+    demand: Workload,
+    wish: EngineConstraints,
+) -> tuple[EngineConstraints, _Dtype]:
+    """Take float32 where bf16 is slower and the memory allows it."""
+    if "dtype" in spec.model.engine_args or not lacks_bf16(spec):
+        return wish, _Dtype()
+    wider = replace(wish, dtype_bytes=4, kv_dtype_bytes=4 * wish.kv_dtype_bytes // 2)
+    room = _room(spec, arch, machine, demand, wider)
+    if room.left < room.one:
+        note = "slow: this CPU has no bf16 instructions, and float32 would not fit"
+        return wish, _Dtype(notes=(note,))
+    note = "dtype float32: this CPU has no bf16 instructions, and is slower in bf16"
+    return wider, _Dtype({"dtype": "float32"}, (note,))
 
 
 def lacks_bf16(spec: JobSpec) -> bool:
