@@ -16,6 +16,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,16 +189,17 @@ class _Work:
 
     def _with_engine(self, plan: ScorePlan) -> float:
         """Load the engine, and score. Gives the moment when it was loaded."""
-        scorer = _load(self.target, plan)
-        began = self.committed_at = time.monotonic()
-        try:
-            self._feed(scorer, plan)
-            self._commit()
-        except (EngineError, InterruptedRun):
-            self._commit()  # what is finished is not scored again
-            raise
-        finally:
-            scorer.close()
+        with _environment_kept():
+            scorer = _load(self.target, plan)
+            began = self.committed_at = time.monotonic()
+            try:
+                self._feed(scorer, plan)
+                self._commit()
+            except (EngineError, InterruptedRun):
+                self._commit()  # what is finished is not scored again
+                raise
+            finally:
+                scorer.close()
         return began
 
     def _feed(self, scorer: VllmScorer, plan: ScorePlan) -> None:
@@ -293,6 +295,17 @@ class _Work:
         record.state, record.ended, record.exit_code = state, _now_text(), code
         record.wall_s = round(wall_s, 2)
         self.folder.output.write_run(record)
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Leave no variable behind for what this process runs next."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _load(target: Target, plan: ScorePlan) -> VllmScorer:

@@ -21,6 +21,9 @@ from process_tree import tree, until
 from scorable import TINY, completion, ids_of, question, rendered, scorable_output
 
 from batchr1.cli.main import main
+from batchr1.errors import EngineError
+from batchr1.scoring.score import score
+from batchr1.scoring.target import Wish
 
 ROWS = 30
 # Threads that wait for one another make no way where others want the cores.
@@ -213,6 +216,24 @@ def test_texts_are_scored_in_the_models_tokens(tmp_path: Path, scores: Path) -> 
         np.testing.assert_allclose(row["logprob"], same["logprob"], atol=1e-5)
         assert row["topk_ids"] == [[]] * len(row["token_ids"])
         assert row["reasoning_entropy"] is None
+
+
+def test_a_score_in_this_process_leaves_its_environment_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that follows has its own way to start vLLM's processes, and its own log."""
+    scorable_output(tmp_path / "out", 2)
+    before, seen = dict(os.environ), {}
+
+    def refuse(*args: object, **named: object) -> None:
+        seen.update(os.environ)
+        raise EngineError("no engine")
+
+    monkeypatch.setattr("batchr1.scoring.score.VllmScorer", refuse)
+    with pytest.raises(EngineError, match="no engine"):
+        score(Wish(str(tmp_path / "out"), str(tmp_path / "scores"), gpus="none"))
+    assert seen["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+    assert dict(os.environ) == before
 
 
 def test_a_plan_says_what_it_takes_and_writes_nothing(tmp_path: Path) -> None:
