@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import click
@@ -59,27 +60,41 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _errors_said(ctx, "stdout"):  # --help and --version print
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         if logging.lastResort is not None:  # warnings of a command without a log
             logging.lastResort.setFormatter(TextLines("%(message)s"))
-        try:
+        with _errors_said(ctx):
             return super().invoke(ctx)
-        except BatchError as exc:
-            echo(f"batchr1: {exc}", err=True)
-            ctx.exit(exc.exit_code)
-        except KeyboardInterrupt:  # `run`, `check` and `plan` take signals themselves
-            ctx.exit(128 + signal.SIGINT)
-        except BrokenPipeError:  # `batchr1 show OUTPUT | head -1`
-            _close_stdout()
-            ctx.exit(128 + signal.SIGPIPE)
-        except OSError as exc:
-            from batchr1.storage.errors import is_fault, storage_error
 
-            if not is_fault(exc):
-                raise
-            fault = storage_error(exc, str(exc.filename or "this machine"))
-            echo(f"batchr1: {fault}", err=True)
-            ctx.exit(fault.exit_code)
+
+@contextlib.contextmanager
+def _errors_said(ctx: click.Context, where: str = "this machine") -> Iterator[None]:
+    """Turn what ends a command into a line and an exit code.
+
+    `where` a fault is that has no file.
+    """
+    try:
+        yield
+    except BatchError as exc:
+        echo(f"batchr1: {exc}", err=True)
+        ctx.exit(exc.exit_code)
+    except KeyboardInterrupt:  # `run`, `check` and `plan` take signals themselves
+        ctx.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # `batchr1 show OUTPUT | head -1`
+        _close_stdout()
+        ctx.exit(128 + signal.SIGPIPE)
+    except OSError as exc:
+        from batchr1.storage.errors import is_fault, storage_error
+
+        if not is_fault(exc):
+            raise
+        fault = storage_error(exc, str(exc.filename or where))
+        echo(f"batchr1: {fault}", err=True)
+        ctx.exit(fault.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

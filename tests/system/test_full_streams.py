@@ -60,6 +60,20 @@ def test_a_summary_that_nobody_takes_is_printed_by_the_next_run(job: Path) -> No
     assert (said["done"], said["this_run"]["done"]) == (5, 0)
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_a_help_that_nobody_takes_is_said_in_a_line(job: Path, option: str) -> None:
+    with FULL.open("w") as nowhere:
+        done = subprocess.run(
+            [sys.executable, "-m", "batchr1", option],
+            stdout=nowhere,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 75
+    [line] = done.stderr.splitlines()
+    assert line.startswith("batchr1: stdout: the disk is full (got ENOSPC).")
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_log_that_nobody_takes_ends_no_run(job: Path, form: str) -> None:
     done = run(job, "--json", "--log-format", form, full="stderr")
