@@ -15,7 +15,7 @@
         ├── HubError                     75      the model hub: gone, stalled, asks to slow down
         ├── EngineError                  75      an engine died, hung or could not start
         │   └── EngineMemoryError        75      it ran out of memory, and nothing was left to lower
-        └── InterruptedRun               75      a signal or the end of a time window
+        └── InterruptedRun               75      a signal, the end of a time window, a lost server
 
     RequestError                          –      one refused request: a failed row, never an exit
 

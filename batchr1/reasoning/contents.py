@@ -48,13 +48,15 @@ _OBJECT = (
     r"|address|proceed)"
 )
 _REFUSAL = re.compile(
-    rf"(?:^|[.!?:\n,;]|\bbut|\bhowever|\bso)\s*(?:therefore,? |unfortunately,? |sorry,? |and )?"
+    r"(?:^|[.!?:\n,;]|\bbut|\bhowever|\bso|\bafraid|\bsorry)\s*"
+    r"(?:therefore,? |unfortunately,? |sorry,? |and )?"
     rf"(?:as an? [^.,\n]{{1,60}}, )?\bi(?: really| simply| just| also)? ?{_REFUSES}"
     rf"(?: to| be| in| with| ever| really| simply| actually| knowingly){{0,3}} {_OBJECT}"
     r"|i (?:must|have to) (?:respectfully |politely )?(?:decline|refuse)"
     r"|i(?: respectfully| politely)? decline (?:to|this|that|your)"
-    r"|(?:that's|that is|this is) (?:beyond|outside) (?:my|the) (?:current "
-    r")?(?:scope|abilities|capabilities)"
+    r"|(?:that's|that is|this is) (?:beyond|outside) (?:what i can do|(?:my|the) (?:current "
+    r")?(?:scope|abilities|capabilities))"
+    r"|\bi(?:'m| am) (?:sorry|afraid),? (?:but )?(?:that )?i (?:can|could) only\b"
     r"|against my (?:guidelines|programming|principles|policy|policies|values|ethical)"
     r"|\bi(?:'m| am) sorry,? (?:but )?(?:i can(?:'t|not)|no)(?: do (?:that|this|it))?[.!]?$"
     r"|(?:我|本人|作为[^，。,\n]{0,20}[，,]我?)(?:目前|暂时|也|还)?(?:无法|不能|不可以|没办法|没有办法|拒绝|不便|不会)"

@@ -54,6 +54,8 @@ def assumed_lengths(mean: float, cap: int, whose: str) -> CompletionLengths:
     """
     capped, mean_square = capped_moments(mean, cap)
     cut = f", capped at {cap:,}" if round(capped) < round(mean) else ""
+    if cap < mean:
+        cut += ": many will be cut"
     return CompletionLengths(capped, mean_square, f"{mean:,.0f} tokens, {whose}{cut}")
 
 

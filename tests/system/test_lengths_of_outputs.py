@@ -86,4 +86,7 @@ def test_too_few_earlier_rows_say_nothing(tmp_path: Path, outputs: dict[int, Out
     assert MIN_EARLIER_ROWS == 30
     write(tmp_path / "in.parquet", {"q": ["a"]})
     found = expect(job_spec(tmp_path), [outputs[20]])
-    assert found.source == "6,094 tokens, DeepSeek's average for maths, capped at 1,000"
+    assert (
+        found.source
+        == "6,094 tokens, DeepSeek's average for maths, capped at 1,000: many will be cut"
+    )

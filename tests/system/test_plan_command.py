@@ -39,7 +39,7 @@ def test_the_plan_as_json_holds_what_is_promised() -> None:
     )
     assert (
         document["estimate"]["lengths"]
-        == "6,094 tokens, DeepSeek's average for maths, capped at 3,072"
+        == "6,094 tokens, DeepSeek's average for maths, capped at 3,072: many will be cut"
     )
     assert document["notes"] == [
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B is not in the cache: prompts measured with "

@@ -674,7 +674,7 @@ def test_check_asks_the_server_and_plan_counts_what_it_will_cost(tmp_path: Path)
             f"engine   openai at {server.url}, 4 requests at a time",
             "input    4 rows × 2 = 8 requests",
             "tokens   about 190 in (4 characters a token) and 1,599 out (6,094 tokens, DeepSeek's "
-            "average for maths, capped at 200)",
+            "average for maths, capped at 200: many will be cut)",
             (
                 "cost     about 0.0033 USD (0.5 USD per million in, 2 out); engine.max_cost is "
                 "1.00 USD"

@@ -367,4 +367,10 @@ def test_each_rule_can_be_asked_alone() -> None:
     assert has_long_paragraph("word " * 500)
     assert not has_long_paragraph("word\n" * 5000)
     assert is_refusal("I can't help with that.", has_box=False)
+    # r1-tiny's own
+    assert is_refusal("I'm sorry, but I can only do maths problems.", has_box=False)
+    assert is_refusal("I'm afraid I can't help with this. I only do sums.", has_box=False)
+    assert is_refusal("That is beyond what I can do: I know arithmetic.", has_box=False)
+    assert not is_refusal("I'm afraid I can't see a simpler way: x = 3.", has_box=False)
+    assert not is_refusal("I'm sorry, I made an error: the answer is 7.", has_box=False)
     assert not is_refusal("I can't help with that, but \\boxed{4}.", has_box=True)

@@ -131,7 +131,10 @@ def test_expected_tokens_are_those_of_the_rows_wanted_below_their_own_caps(
 def test_a_column_that_knows_no_row_is_passed_over(tmp_path: Path) -> None:
     write(tmp_path / "in.parquet", {"q": ["a"], "hint": pa.array([None], pa.int64())})
     found = expect(job_spec(tmp_path, input={"expected_tokens": "hint"}))
-    assert found.source == "6,094 tokens, DeepSeek's average for maths, capped at 1,000"
+    assert (
+        found.source
+        == "6,094 tokens, DeepSeek's average for maths, capped at 1,000: many will be cut"
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,8 +233,20 @@ def test_a_variant_whose_average_is_known_comes_before_the_task(
             131_072,
             "5,355 tokens, DeepSeek's average over 804,745 traces of all tasks, capped at 131,072",
         ),
-        ("math", None, 2048, 2048, "6,094 tokens, DeepSeek's average for maths, capped at 2,048"),
-        ("math", 32_768, 2048, 2048, "6,094 tokens, DeepSeek's average for maths, capped at 2,048"),
+        (
+            "math",
+            None,
+            2048,
+            2048,
+            "6,094 tokens, DeepSeek's average for maths, capped at 2,048: many will be cut",
+        ),
+        (
+            "math",
+            32_768,
+            2048,
+            2048,
+            "6,094 tokens, DeepSeek's average for maths, capped at 2,048: many will be cut",
+        ),
     ],
 )
 def test_the_last_resort_is_a_stated_average_of_the_task(

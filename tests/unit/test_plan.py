@@ -181,14 +181,35 @@ def test_a_cpu_without_bf16_is_told_by_its_flags(tmp_path: Path, flags: str, lac
     assert not cpu_lacks_bf16(tmp_path / "none"), "not known is not lacking"
 
 
-@pytest.mark.parametrize(("ram_gib", "dtype"), [(64.0, "float32"), (32.0, None)])
+@pytest.mark.parametrize(
+    ("ram_gib", "kv_gib", "dtype"),
+    [
+        (64.0, None, "float32"),
+        (43.0, None, None),  # one sequence would fit beside the weights, not a batch
+        (32.0, None, None),
+        (64.0, 30, None),  # a cache of the job's own
+    ],
+)
 def test_a_cpu_without_bf16_takes_float32_where_it_fits(
-    monkeypatch: pytest.MonkeyPatch, ram_gib: float, dtype: str | None
+    monkeypatch: pytest.MonkeyPatch, ram_gib: float, kv_gib: int | None, dtype: str | None
 ) -> None:
     monkeypatch.setattr(cpu, "cpu_lacks_bf16", lambda: True)
-    found = plan(job("r1-distill-qwen-7b", max_tokens=1024), Machine((), ram_gib=ram_gib))
+    args = {"kv_cache_memory_bytes": kv_gib * GIB} if kv_gib else {}
+    spec = job("r1-distill-qwen-7b", max_tokens=4096, **args)
+    found = plan(spec, Machine((), ram_gib=ram_gib))
     assert found.engine_args.get("dtype") == dtype
     assert len([note for note in found.notes if "no bf16 instructions" in note]) == 1
+
+
+def test_quantised_weights_stay_in_16_bits_on_a_cpu_without_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """vLLM's kernels for them refuse float32."""
+    monkeypatch.setattr(cpu, "cpu_lacks_bf16", lambda: True)
+    spec = job("r1-distill-qwen-7b", max_tokens=1024, quantization="w4a16")
+    found = plan(spec, Machine((), ram_gib=64.0))
+    assert "dtype" not in found.engine_args
+    assert not [note for note in found.notes if "bf16" in note]
 
 
 @pytest.mark.parametrize(("rows", "max_tokens"), [(1, 1000), (2, 3072), (400, 64)])

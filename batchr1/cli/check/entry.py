@@ -249,6 +249,7 @@ def _document(context: JobContext, counts: Counts, plan: Plan) -> dict[str, Any]
         "replicas": plan.replicas,
         "engine_args": plan.engine_args,
         "counts": counts.to_dict(),
+        "limit": context.spec.input.limit,
         "verify": verify,
         "output": context.output.uri,
     }

@@ -87,6 +87,8 @@ def as_text(d: dict[str, Any]) -> str:
         f"input    {counts['rows']:,} rows × {counts['n']}: {counts['done']:,} done, "
         f"{counts['failed']:,} failed, {counts['pending']:,} pending{spared}",
     ]
+    if d["limit"] is not None and counts["rows"] + counts["duplicates"] >= d["limit"]:
+        lines.append(f"         no more are read: input.limit is {d['limit']:,}")
     if counts["duplicates"]:
         lines.append(
             f"         {counts['duplicates']:,} rows left out: equal prompts, or done in "

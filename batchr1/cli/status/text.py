@@ -153,7 +153,8 @@ def _measures(m: Measures) -> list[str]:
     lines = [line("pass@k", m.pass_at)]
     if agreed:
         lines.append(line("cons@k", agreed))
-    return [*lines, f"             95% intervals, bootstrap over {m.prompts:,} prompts"]
+    judged = max(e.prompts for e in m.pass_at.values())
+    return [*lines, f"             95% intervals, bootstrap over {judged:,} prompts"]
 
 
 def _labels(labels: LabelCounts) -> str:
@@ -161,6 +162,8 @@ def _labels(labels: LabelCounts) -> str:
     found = []
     if labels.pass_rate:
         rates = ", ".join(f"{name}: {count:,}" for name, count in labels.pass_rate.items())
+        if unjudged := labels.prompts - sum(labels.pass_rate.values()):
+            rates += f", not judged: {unjudged:,}"
         found.append(f"by pass rate {rates}")
     if labels.mean_majority_share is not None:
         found.append(f"majority share {labels.mean_majority_share:.1%} in the mean")

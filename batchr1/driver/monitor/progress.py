@@ -65,9 +65,9 @@ class ProgressDisplay:
         """Call as often as you like."""
         now = time.monotonic()
         generated = sum(w.generated_tokens for w in workers)
-        if not self._history or now - self._history[-1][0] >= 1.0:
-            if self._history and generated < self._history[-1][1]:
-                self._history.clear()  # a worker was restarted and counts from zero
+        if not self._history or not generated or now - self._history[-1][0] >= 1.0:
+            if self._history and (not generated or generated < self._history[-1][1]):
+                self._history.clear()  # still loading, or a worker was restarted: from zero
             self._history.append((now, generated))
             while len(self._history) > 2 and now - self._history[0][0] > RATE_OVER_S:
                 self._history.pop(0)
@@ -148,13 +148,14 @@ def _is_notebook() -> bool:
 def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:
     """Estimate the tokens still to generate for `rows_left` rows.
 
-    Rows under way count too. None before the first row has finished. Lengths are taken as
-    exponential, and rows under way as censored observations of it. Then the mean is all tokens
-    generated over rows finished, and a row under way has as much before it as a new one. The mean
-    of finished rows alone would be too low for most of a run, because long generations finish last.
+    Rows under way count too. None before half as many have finished as are under way: all began
+    together, and the first say little about the others. Lengths are taken as exponential, and rows
+    under way as censored observations of it. Then the mean is all tokens generated over rows
+    finished, and a row under way has as much before it as a new one. The mean of finished rows
+    alone would be too low for most of a run, because long generations finish last.
     """
     done = sum(w.finished for w in workers)
-    if not done:
+    if not done or done < sum(w.under_way for w in workers) / 2:
         return None
     return generated / done * rows_left
 

@@ -25,6 +25,7 @@ CPU_BATCHED_TOKENS = 4096  # vLLM's own default on a CPU
 CPU_KV_MAX_BYTES = 4 * GIB  # vLLM fills it with zeros at start: more would only cost time
 CPU_OTHER_BYTES = int(1.5 * GIB)  # a process with torch and vLLM in it
 CPU_SHARE = 0.8  # of the memory that is free
+_DTYPE_SETTERS = frozenset(["dtype", "quantization"])
 BF16_FLAGS = frozenset(["avx512_bf16", "amx_bf16"])  # in /proc/cpuinfo
 
 
@@ -32,12 +33,14 @@ BF16_FLAGS = frozenset(["avx512_bf16", "amx_bf16"])  # in /proc/cpuinfo
 class _Room:
     """One engine's share of the memory, in bytes; lengths in tokens.
 
-    `left` is what weights, activations and the process leave; `one` is what a sequence needs.
+    `left` is what weights, activations and the process leave; `one` is what a sequence needs,
+    `wanted` what the batch will hold.
     """
 
     weights: int
     activation: int
     left: int
+    wanted: int
     per_token: int
     longest: int
     num_seqs: int
@@ -72,9 +75,7 @@ def cpu_plan(
     room = _room(spec, arch, machine, demand, wish)
     if room.left < room.one:
         raise _misfit(model, machine, room)
-    tokens_wanted = room.num_seqs * (demand.mean_context + demand.context_deviation)
-    wanted = int(tokens_wanted * room.per_token) + room.block
-    kv = wish.kv_cache_memory_bytes or max(room.one, min(room.left, wanted, CPU_KV_MAX_BYTES))
+    kv = wish.kv_cache_memory_bytes or max(room.one, min(room.left, room.wanted))
     tokens = max(0, kv // room.block - 1) * CPU_BLOCK_TOKENS
     num_seqs, max_model_len = room.num_seqs, room.longest
     if wish.max_num_seqs is None:
@@ -146,11 +147,15 @@ def _room(
         + num_seqs * arch.vocab * 6
     )
     share = int(machine.ram_gib * GIB * CPU_SHARE) // machine.cpu_replicas
+    per_token = math.ceil(cache.per_token(longest))
+    tokens = num_seqs * (demand.mean_context + demand.context_deviation)
+    wanted = int(tokens * per_token) + CPU_BLOCK_TOKENS * per_token
     return _Room(
         weights=weights,
         activation=activation,
         left=share - weights - activation - CPU_OTHER_BYTES,
-        per_token=math.ceil(cache.per_token(longest)),
+        wanted=min(wanted, CPU_KV_MAX_BYTES),
+        per_token=per_token,
         longest=longest,
         num_seqs=num_seqs,
         batched=batched,
@@ -219,13 +224,18 @@ def _chosen_dtype(
     demand: Workload,
     wish: EngineConstraints,
 ) -> tuple[EngineConstraints, _Dtype]:
-    """Take float32 where bf16 is slower and the memory allows it."""
-    if "dtype" in spec.model.engine_args or not lacks_bf16(spec):
+    """Take float32 where bf16 is slower and the memory allows it.
+
+    Kernels for quantised weights take 16 bits. A smaller batch would cost more than the dtype wins.
+    """
+    is_quantised = arch.stored_as is not None or spec.model.quantization is not None
+    is_chosen = not _DTYPE_SETTERS.isdisjoint(spec.model.engine_args)
+    if is_quantised or is_chosen or not lacks_bf16(spec):
         return wish, _Dtype()
     wider = replace(wish, dtype_bytes=4, kv_dtype_bytes=4 * wish.kv_dtype_bytes // 2)
     room = _room(spec, arch, machine, demand, wider)
-    if room.left < room.one:
-        note = "slow: this CPU has no bf16 instructions, and float32 would not fit"
+    if room.left < max(room.one, wish.kv_cache_memory_bytes or room.wanted):
+        note = "slow: this CPU has no bf16 instructions, and float32 leaves the cache no room"
         return wish, _Dtype(notes=(note,))
     note = "dtype float32: this CPU has no bf16 instructions, and is slower in bf16"
     return wider, _Dtype({"dtype": "float32"}, (note,))
