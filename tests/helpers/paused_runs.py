@@ -188,7 +188,14 @@ class Case:
             self.check()
         else:
             assert code in (4, 75), (at, pause.place)
-            assert pause.reached and self.seen() == after, (at, pause.place)
+            seen = self.seen()
+            if pause.place == "delete_object _SUCCESS" and not seen["_SUCCESS"]:
+                # The one request that a store may carry out late: Ceph ignores the condition of a
+                # deletion (docs/durability.md). The output counts as not complete then.
+                assert self.run() == 0
+                self.check()
+                seen["_SUCCESS"] = after["_SUCCESS"]
+            assert pause.reached and seen == after, (at, pause.place)
         return pause
 
     def undisturbed(self) -> pl.DataFrame:
