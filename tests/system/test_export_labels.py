@@ -152,6 +152,7 @@ def test_report_and_status_count_prompts_as_sql_does(output: Path, by_sql: pl.Da
     assert sum(wanted["pass_rate"].values()) == 90  # type: ignore[attr-defined]
     shown = CliRunner().invoke(main, ["status", str(output)]).stdout
     rates = ", ".join(f"{name}: {count}" for name, count in sorted(wanted["pass_rate"].items()))  # type: ignore[attr-defined]
+    rates += ", not judged: 10"
     line = f"prompts 100; by pass rate {rates}; majority share {mean:.1%} in the mean"
     assert line in " ".join(shown.split())
     assert max(map(len, shown.splitlines()[1:])) <= 80

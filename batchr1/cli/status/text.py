@@ -153,7 +153,7 @@ def _measures(m: Measures) -> list[str]:
     lines = [line("pass@k", m.pass_at)]
     if agreed:
         lines.append(line("cons@k", agreed))
-    judged = max(e.prompts for e in m.pass_at.values())
+    judged = max((e.prompts for e in m.pass_at.values()), default=0)
     return [*lines, f"             95% intervals, bootstrap over {judged:,} prompts"]
 
 
