@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from judge import boxed, verdict
 from rewritten import equal_forms, near_miss
@@ -237,6 +237,7 @@ texts = st.lists(st.sampled_from(PIECES), max_size=14).map("".join)
 
 
 @settings(max_examples=150, deadline=None)
+@example("(B)0", "(B)1")
 @given(texts, texts)
 def test_no_text_makes_the_quick_stages_fail_or_hang(final: str, gold: str) -> None:
     started = time.process_time()

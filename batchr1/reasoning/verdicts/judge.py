@@ -96,16 +96,21 @@ def _choice(final: str, gold: str, right: str, *, deep: bool) -> Judgement:
     ):
         return Judgement(said == "no", "choice")  # false
     if mine is not None:
-        said = choice_text(final)
-        if mine == right and said and text:
-            same = judge(said, text, deep=False, with_choices=False)
-            return Judgement(True if same.correct is not False else None, "choice")
+        if mine == right and _contradict(choice_text(final), text):
+            return Judgement(None, None)
         return Judgement(mine == right, "choice")
     if text:
         return judge(final, text, deep=deep, with_choices=False)
     if gold.strip() in ("e", "i"):
         return judge(final, gold, deep=deep, with_choices=False)  # or the number
     return Judgement(False, "choice")
+
+
+def _contradict(said: str, text: str) -> bool:
+    """Whether the texts behind one letter are known to differ."""
+    if not said or not text:
+        return False
+    return judge(said, text, deep=False, with_choices=False).correct is False
 
 
 def _values(
