@@ -65,9 +65,9 @@ class ProgressDisplay:
         """Call as often as you like."""
         now = time.monotonic()
         generated = sum(w.generated_tokens for w in workers)
-        if not self._history or not generated or now - self._history[-1][0] >= 1.0:
-            if self._history and (not generated or generated < self._history[-1][1]):
-                self._history.clear()  # still loading, or a worker was restarted: from zero
+        if self._history and (not generated or generated < self._history[-1][1]):
+            self._history.clear()  # still loading, or a worker was restarted: from zero
+        if not self._history or now - self._history[-1][0] >= 1.0:
             self._history.append((now, generated))
             while len(self._history) > 2 and now - self._history[0][0] > RATE_OVER_S:
                 self._history.pop(0)
