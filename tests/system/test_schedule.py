@@ -385,9 +385,9 @@ def test_eight_samples_of_each_row_come_out_once_and_share_their_prompts_prefix(
     [record] = [
         json.loads(path.read_text()) for path in (tmp_path / "out/.batchr1/runs").glob("*.json")
     ]
-    assert record["loads"], "one of the two may have come when nothing was left"
-    for load in record["loads"].values():
-        assert load["prefix_hit_rate"] > 0.4, "samples of a prompt met in one engine"
+    loads = record["loads"].values()  # an engine that came late may have had a few, or none
+    found, sought = (sum(load[f"prefix_{what}"] for load in loads) for what in ("hits", "queries"))
+    assert found > 0.4 * sought, "samples of a prompt met in one engine"
 
 
 def test_a_run_that_goes_on_takes_the_lengths_of_samples_that_are_done(tmp_path: Path) -> None:
