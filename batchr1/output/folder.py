@@ -85,7 +85,7 @@ class Output:
                 str(exc)
             ) from exc.__cause__  # no such bucket, access denied: it would be so next time
         others = [f.rel for f in files if not f.rel.startswith(f"{CONTROL_DIR}/")]
-        if others:
+        if others and not self.exists():  # asked again: a run may have begun before the listing
             raise OutputError(
                 f"{self.uri}: the folder is not empty and not an output of batchr1 (it holds "
                 f"{others[0]}). "

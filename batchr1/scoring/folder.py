@@ -57,12 +57,13 @@ class ScoreFolder:
         if document is None:
             try:
                 self.output.refuse_foreign()
+                return
             except OutputError as exc:
-                told = str(exc).replace("Give output.path a new", "Give a new")
-                raise OutputError(told.replace("an output of batchr1", "scores of batchr1")) from (
-                    exc.__cause__
-                )
-            return
+                document = self.document()  # asked again: a score may have begun before the listing
+                if document is None:
+                    told = str(exc).replace("Give output.path a new", "Give a new")
+                    told = told.replace("an output of batchr1", "scores of batchr1")
+                    raise OutputError(told) from exc.__cause__
         before = document["fingerprint"]
         for name in sorted({*before, *fingerprint}):
             if before.get(name) != fingerprint.get(name):
