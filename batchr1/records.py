@@ -240,6 +240,20 @@ class CompletionLengths:
     source: str
 
 
+def expected_tokens_left(done: int, under_way: int, generated: int, rows_left: int) -> float | None:
+    """Estimate the tokens still to generate for `rows_left` rows.
+
+    `generated`: tokens of rows done and under way. None before half as many are done as are under
+    way: all began together, and the first say little about the others. Lengths are taken as
+    exponential, and rows under way as censored observations of it. Then the mean is all tokens
+    generated over rows done, and a row under way has as much before it as a new one. The mean of
+    rows done alone would be too low for most of a run, because long generations finish last.
+    """
+    if not done or done < under_way / 2:
+        return None
+    return generated / done * rows_left
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """Output row, column for column as in `schemas/output.schema.json`.

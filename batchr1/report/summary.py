@@ -19,7 +19,7 @@ from batchr1.output.checkpoints import read_checkpoints
 from batchr1.output.find import no_output
 from batchr1.output.folder import DATA_DIR, Output
 from batchr1.output.run_record import CountsRecord, LoadRecord, RunRecord
-from batchr1.records import SampleKey
+from batchr1.records import SampleKey, expected_tokens_left
 from batchr1.report.labels import LabelCounts, count_labels
 from batchr1.report.measures import Measures, measure, measure_by
 from batchr1.report.scan import each_once
@@ -427,15 +427,13 @@ def _rate(
 def _eta(
     rows: pl.DataFrame, pending: int | None, in_flight: InFlight, rate: float | None
 ) -> float | None:
-    """Estimate the seconds until nothing is pending.
-
-    A pending sample is taken to be as long as all tokens generated over all samples done, whether
-    it was begun or not (see `expected_tokens_left` of a run's progress).
-    """
-    if not pending or not rate or not rows.height:
+    """Estimate the seconds until nothing is pending; None while unknown."""
+    if not pending or not rate:
         return None
     generated = int(rows["completion_tokens"].sum() or 0) + in_flight.tokens
-    return round(generated / rows.height * pending / rate, 1)
+    done, left = rows.height + in_flight.finished, pending - in_flight.finished
+    tokens = expected_tokens_left(done, in_flight.under_way, generated, left)
+    return None if tokens is None else round(tokens / rate, 1)
 
 
 def _holder(output: Output) -> str | None:

@@ -2,7 +2,7 @@
 
 A stated mean by task, and the long tail around it.
 
-Pure arithmetic. What a dataset or an earlier run says comes from `run.lengths`.
+Pure arithmetic. What a dataset or an earlier run says comes from `driver.feed.lengths`.
 """
 
 from __future__ import annotations

@@ -154,8 +154,16 @@ def test_the_record_of_a_run_holds_its_series(real_output: Path) -> None:
 def test_an_eta_is_left_while_anything_is_pending() -> None:
     """Long generations are under way when short ones are done: their tokens are no credit."""
     rows = pl.DataFrame({"completion_tokens": [100] * 10})
-    under_way = InFlight(under_way=62, finished=0, tokens=60_000, unreadable=0)
-
+    under_way = InFlight(under_way=20, finished=0, tokens=60_000, unreadable=0)
     assert _eta(rows, 62, under_way, rate=1000.0) == round((1000 + 60_000) / 10 * 62 / 1000, 1)
     assert _eta(rows, 0, under_way, rate=1000.0) is None
-    assert _eta(rows.clear(), 62, under_way, rate=1000.0) is None
+    # Finished ones wait for a part: they count as done, and are not generated again.
+    waiting = InFlight(under_way=20, finished=2, tokens=60_000, unreadable=0)
+    assert _eta(rows, 62, waiting, rate=1000.0) == round(61_000 / 12 * 60 / 1000, 1)
+
+
+def test_no_eta_is_given_before_half_as_many_are_done_as_are_under_way() -> None:
+    rows = pl.DataFrame({"completion_tokens": [100] * 10})
+    early = InFlight(under_way=21, finished=0, tokens=60_000, unreadable=0)
+    assert _eta(rows, 62, early, rate=1000.0) is None
+    assert _eta(rows.clear(), 62, early, rate=1000.0) is None

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from batchr1.driver.tally import Tally
 from batchr1.events import event
 from batchr1.executors.messages import Heartbeat
+from batchr1.records import expected_tokens_left
 
 log = logging.getLogger("batchr1.progress")
 
@@ -134,7 +135,8 @@ class ProgressDisplay:
         done = sum(w.finished for w in workers)
         if done:
             truncated = sum(w.truncated for w in workers) / done
-        left = expected_tokens_left(workers, generated, self._pending - finished)
+        under_way = sum(w.under_way for w in workers)
+        left = expected_tokens_left(done, under_way, generated, self._pending - finished)
         if left is None or rate <= 0:
             return rate, truncated, None
         return rate, truncated, left / rate
@@ -143,21 +145,6 @@ class ProgressDisplay:
 def _is_notebook() -> bool:
     """Whether a notebook's kernel runs this process."""
     return "ipykernel" in sys.modules
-
-
-def expected_tokens_left(workers: list[Heartbeat], generated: int, rows_left: int) -> float | None:
-    """Estimate the tokens still to generate for `rows_left` rows.
-
-    Rows under way count too. None before half as many have finished as are under way: all began
-    together, and the first say little about the others. Lengths are taken as exponential, and rows
-    under way as censored observations of it. Then the mean is all tokens generated over rows
-    finished, and a row under way has as much before it as a new one. The mean of finished rows
-    alone would be too low for most of a run, because long generations finish last.
-    """
-    done = sum(w.finished for w in workers)
-    if not done or done < sum(w.under_way for w in workers) / 2:
-        return None
-    return generated / done * rows_left
 
 
 def format_seconds(seconds: float) -> str:
