@@ -112,7 +112,8 @@ def job_text(
     elif guess.id is not None:
         lines.append(f"id: {_quoted(guess.id)}")
     else:
-        lines.append("# id: COLUMN  # unique; without it, a hash of the prompt")
+        column = "COLUMN" if guess.unique is None else _quoted(guess.unique)
+        lines.append(f"# id: {column}  # unique; without it, a hash of the prompt")
     if guess.prompt is not None:
         lines.append(f'prompt: {_quoted(guess.prompt)}  # or template: "{{column}} …"')
     if guess.messages is not None:
@@ -149,6 +150,7 @@ def told(guess: Guess, rows: pa.Table) -> list[str]:
         lines.append(_example("gold", guess.gold, rows))
     else:
         lines.append(_line("gold", "none found: no answer is judged right or wrong"))
+        lines.append(_line("instruction", "none: prompts are put to the model as they are"))
     if guess.keep:
         lines.append(_line("keep", ", ".join(guess.keep)))
     used = {*ids, guess.prompt, guess.messages, guess.gold, *guess.keep}
@@ -160,9 +162,13 @@ def told(guess: Guess, rows: pa.Table) -> list[str]:
 def _no_id(guess: Guess) -> str:
     """Say what stands for an id that was not found."""
     instead = "a hash of the prompt stands for it, and equal prompts are one row"
-    if guess.unfit_id is None:
-        return f"none found: {instead}"
-    return f"none: {guess.unfit_id} has a value twice, or a null; {instead}"
+    found = "none found"
+    if guess.unfit_id is not None:
+        found = f"none: {guess.unfit_id} has a value twice, or a null"
+    offer = ""
+    if guess.unique is not None:
+        offer = f". Or write `id: {_quoted(guess.unique)}`: no value of it stood twice"
+    return f"{found}; {instead}{offer}"
 
 
 def _example(use: str, column: str, rows: pa.Table) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -35,7 +35,7 @@ class Guess:
     """Columns by use; None where none will do.
 
     `id` is several columns for rows of an output. `unfit_id` is named as an id is, but has nulls or
-    values that stand more than once.
+    values that stand more than once. `unique`, where there is no id, is not named so but would do.
     """
 
     id: str | list[str] | None
@@ -44,6 +44,7 @@ class Guess:
     gold: str | None
     keep: list[str] = field(default_factory=list)
     unfit_id: str | None = None
+    unique: str | None = None
 
 
 def guess_columns(rows: pa.Table) -> Guess:
@@ -66,7 +67,8 @@ def guess_columns(rows: pa.Table) -> Guess:
         and name.lower() not in NAMES
         and (name == unfit_id or _is_group(rows[name]))
     ]
-    return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT], unfit_id)
+    unique = None if own_id else _unique(rows, taken)
+    return Guess(own_id, prompt, messages, gold, keep[:MOST_KEPT], unfit_id, unique)
 
 
 def _guess_id(rows: pa.Table) -> tuple[str | list[str] | None, str | None]:
@@ -88,6 +90,18 @@ def _guess_id(rows: pa.Table) -> tuple[str | list[str] | None, str | None]:
     if unique is not None:
         return unique, None
     return None, name or next(iter(others), None)
+
+
+def _unique(rows: pa.Table, taken: Collection[str | None]) -> str | None:
+    """Find a column of numbers or words, none of them twice."""
+    for name in rows.column_names:
+        kind = rows.schema.field(name).type
+        if name in taken or misfit("input.id", kind) is not None or not _is_unique(rows[name]):
+            continue
+        texts = rows[name].cast(pa.large_string())
+        if rows.num_rows > 1 and not pc.any(pc.match_substring_regex(texts, r"\s")).as_py():
+            return str(name)
+    return None
 
 
 def _first(rows: pa.Table, names: Sequence[str], use: Use) -> str | None:

@@ -41,7 +41,7 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
         Guess("task_id", "prompt", None, None),
     ),
     "Alpaca": (
-        {"instruction": FOUR, "input": ["", "", "", ""], "output": FOUR},
+        {"instruction": FOUR, "input": [""] * 4, "output": [f"{one} b" for one in FOUR]},
         Guess(None, "instruction", None, None, ["input"]),
     ),
     "chat": ({"messages": CHAT, "ID": [1, 2, 3, 4]}, Guess("ID", None, "messages", None)),
@@ -52,6 +52,10 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
     "an output of two samples a row": (
         {"id": ["a", "a", "b", "b"], "sample": [0, 1, 0, 1], "prompt": FOUR, "answer": FOUR},
         Guess(["id", "sample"], "prompt", None, "answer"),
+    ),
+    "a unique column of another name": (
+        {"text": FOUR, "page": ["a b", "b", "c", "d"], "level": [1, 1, 2, 2], "url": FOUR},
+        Guess(None, "text", None, None, ["level"], unique="url"),
     ),
     "an id with a hole": (
         {"id": ["a", None, "b", "c"], "text": FOUR},
@@ -67,7 +71,7 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
             "Question text": FOUR,
             "Correct answer": FOUR,
             "Answer type": ["n", "n", "n", "m"],
-            "Notes (internal)": FOUR,
+            "Notes (internal)": ["a b", "b c", "c d", "d e"],
         },
         Guess(
             None,
@@ -84,7 +88,7 @@ DATASETS: dict[str, tuple[dict[str, Any], Guess]] = {
     ),
     "names of nobody": (
         {"short": FOUR, "Frage an dich": ["a long text"] * 4},
-        Guess(None, "Frage an dich", None, None),
+        Guess(None, "Frage an dich", None, None, unique="short"),
     ),
     "a prompt that is no text": (
         {"prompt": [1.5, 2.5, 3.5, 4.5], "question": FOUR},
@@ -169,9 +173,20 @@ def test_what_was_not_found_and_what_is_not_used_is_said(tmp_path: Path) -> None
 
     assert "id       none: row uuid has a value twice, or a null; a hash of the prompt" in said
     assert "gold     none found: no answer is judged right or wrong\n" in said
+    assert "instruction none: prompts are put to the model as they are\n" in said
+    assert "Or write" not in said
     unused = said[said.index("not used ") : said.index(str(tmp_path))]
     assert " ".join(unused.split()) == f"not used {', '.join(heads[2:])}"
     assert max(map(len, unused.splitlines())) <= 80
+
+
+def test_a_column_that_would_do_as_an_id_is_offered(tmp_path: Path) -> None:
+    data = tmp_path / "my.parquet"
+    pq.write_table(pa.table({"text": FOUR, "url: of it": FOUR}), data)
+    said = " ".join(init(data, "--to", tmp_path / "job.yaml").stdout.split())
+    assert "Or write `id: 'url: of it'`: no value of it stood twice" in said
+    text = (tmp_path / "job.yaml").read_text(encoding="utf-8")
+    assert "\n  # id: 'url: of it'  # unique; without it, a hash of the prompt\n" in text
 
 
 @pytest.mark.parametrize(("variant", "most"), [("r1-tiny", 4096), ("r1-distill-qwen-7b", 32768)])

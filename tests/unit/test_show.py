@@ -130,6 +130,15 @@ def test_pages_show_every_row_once(tmp_path: Path, rows: int) -> None:
     assert show(tmp_path / "out", "--skip", "6").stderr == ("no more rows: --skip left out all 6\n")
 
 
+def test_all_samples_of_an_id_come_in_order_and_ids_as_they_are_named(tmp_path: Path) -> None:
+    ended = [(1, 2), (0, 1), (1, 0), (0, 0), (1, 1)]
+    made(tmp_path / "out", *([good_row(i, sample=sample)] for i, sample in ended))
+    named = ["--id", good_row(1)["id"], "--id", good_row(0)["id"], "--json"]
+    rows = [json.loads(line) for line in show(tmp_path / "out", *named).stdout.splitlines()]
+    assert [row["sample"] for row in rows] == [0, 1, 2, 0, 1]
+    assert [row["id"] for row in rows] == [good_row(i)["id"] for i in (1, 1, 1, 0, 0)]
+
+
 def test_what_is_unsure_is_neither_right_nor_wrong(output: Path) -> None:
     refused = show(output, "--unsure", "--wrong")
 
