@@ -238,6 +238,8 @@ def test_outputs_without_a_common_prompt_are_not_compared(tmp_path: Path) -> Non
         write_output(tmp_path / f"nights/{i}", [table_of([good_row(i)])])
     said = status(tmp_path / "nights/0", tmp_path / "nights/1")
     assert said.endswith("  not compared: they share no prompt\n")
+    assert "compared" not in status(tmp_path / "nights/*"), "nights have prompts of their own"
+    made(tmp_path / "nights/3", [None])
     assert status(tmp_path / "nights/*").endswith(
         "  not compared: no other output has a judged prompt of 0\n"
     )

@@ -9,7 +9,7 @@ from batchr1.cli.printing import wrapped
 from batchr1.events import printable
 
 if TYPE_CHECKING:
-    from batchr1.report.compare import Comparison, Difference, Share
+    from batchr1.report.compare import Comparison, Difference, LeftOut, Share
 
 NO_INTERVAL = "no interval"
 
@@ -23,17 +23,24 @@ def as_lines(comparisons: Sequence[Comparison], names: Sequence[str]) -> list[st
         return []
     found = [(one, name) for one, name in zip(comparisons, names[1:], strict=True) if one.prompts]
     if not found:
-        return [_not_compared(comparisons, names[0])]
+        return _not_compared(comparisons, names[0])
     if len(comparisons) == 1:
         return _pair(comparisons[0], names)
     return _table(found, names[0], missing=len(comparisons) - len(found))
 
 
-def _not_compared(comparisons: Sequence[Comparison], first: str) -> str:
-    """Say why nothing is compared, in one line."""
+def _not_compared(comparisons: Sequence[Comparison], first: str) -> list[str]:
+    """Say why nothing is compared; nothing of nights, which share no prompt."""
     if len(comparisons) == 1:
-        return f"  not compared: {comparisons[0].reason}"
-    return f"  not compared: no other output has a judged prompt of {printable(first)}"
+        return [f"  not compared: {comparisons[0].reason}"]
+    if not any(_shares(one.left_out) for one in comparisons):
+        return []
+    return [f"  not compared: no other output has a judged prompt of {printable(first)}"]
+
+
+def _shares(left: LeftOut) -> bool:
+    """Whether two outputs without a compared prompt have one in common."""
+    return left.not_judged + left.other_prompt + left.other_gold > 0
 
 
 def _pair(one: Comparison, names: Sequence[str]) -> list[str]:
