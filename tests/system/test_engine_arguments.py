@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,11 +12,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from pydantic import ValidationError
 from replay_job import write_job
 
 from batchr1.cli.main import main
 from batchr1.engine.vllm import arguments
 from batchr1.engine.vllm.arguments import engine_arg_names, require_vllm
+from batchr1.engine.vllm.imports import start_error
+from batchr1.errors import BatchError, EngineError, FailedError
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,6 +94,37 @@ def test_a_fault_of_the_machine_while_vllm_is_imported_may_pass(
 
     assert done.returncode == 75
     assert "(goes on from here)" in done.stdout
+
+
+def test_a_value_that_vllm_refuses_ends_a_run_for_good(tmp_path: Path) -> None:
+    args = {"kv_cache_dtype": "fp8_of_nobody"}
+    job = write_job(tmp_path, model={"variant": "r1-tiny", "engine_args": args})
+    pl.DataFrame({"id": ["a"], "problem": ["1 + 1?"]}).write_parquet(tmp_path / "in.parquet")
+    command = [sys.executable, "-m", "batchr1", "run", str(job)]
+    done = subprocess.run(command, capture_output=True, text=True)
+
+    assert done.returncode == 1
+    assert "refuses its configuration (CacheConfig.cache_dtype: Input should be" in done.stderr
+    assert "Correct model.engine_args" in done.stderr
+    assert "goes on from here" not in done.stdout
+    assert not (tmp_path / "out/.batchr1/job.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (ValueError("no such dtype"), FailedError),
+        (FileNotFoundError(errno.ENOENT, "config.json"), FailedError),
+        (OSError(errno.EIO, "config.json"), EngineError),
+    ],
+)
+def test_a_fault_of_the_machine_while_values_are_checked_may_pass(
+    fault: Exception, kind: type[BatchError]
+) -> None:
+    refusal = ValidationError.from_exception_data(
+        "ModelConfig", [{"type": "value_error", "loc": ("model",), "ctx": {"error": fault}}]
+    )
+    assert type(start_error("vLLM 0", refusal)) is kind
 
 
 def test_vllm_is_found_without_being_imported() -> None:

@@ -104,6 +104,11 @@ FAULTS: list[tuple[str, str, str]] = [
         "test_engine_arguments.py::test_packages_that_do_not_fit_end_a_run_for_good",
     ),
     (
+        "value of an engine argument that vLLM refuses",
+        "exit code 1: it would fail again",
+        "test_engine_arguments.py::test_a_value_that_vllm_refuses_ends_a_run_for_good",
+    ),
+    (
         "engine out of memory",
         "it starts again with less; rows made before are kept",
         "test_oom.py::test_rows_made_before_memory_ran_out_are_kept",

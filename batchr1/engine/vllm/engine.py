@@ -15,6 +15,7 @@ from typing import Any
 
 from batchr1.engine.lifeline import WORKER_PID, follow_when_forked
 from batchr1.engine.protocol import Delta, EngineInfo, EngineLoad, MeasuredMemory, Request
+from batchr1.engine.vllm.imports import reason_of, start_error
 from batchr1.engine.vllm.memory_probe import PROBE_CLASS, PROBE_METHOD, measured
 from batchr1.errors import EngineError, JobError, RequestError
 from batchr1.job.spec import SamplingSpec
@@ -97,9 +98,7 @@ class VllmEngine:
         except (
             Exception
         ) as exc:  # whatever vLLM raises at start means one thing here: there is no engine
-            raise EngineError(
-                f"vLLM {version}: the engine did not start ({reason_of(exc)})."
-            ) from exc
+            raise start_error(f"vLLM {version}", exc) from exc
         config = self._engine.vllm_config
         cache = config.cache_config
         tokens = (
@@ -370,8 +369,3 @@ def _drop_other_loggers(engine: Any) -> None:
     loggers = getattr(getattr(engine, "logger_manager", None), "stat_loggers", None)
     if isinstance(loggers, list):
         del loggers[1:]
-
-
-def reason_of(exc: BaseException) -> str:
-    text = " ".join(str(exc).split())
-    return f"{type(exc).__name__}: {text[:300]}" if text else type(exc).__name__

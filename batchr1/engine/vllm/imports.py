@@ -1,4 +1,4 @@
-"""The import of vLLM, and what it means where that fails."""
+"""The import and the start of vLLM, and failures of either."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import importlib
 import os
 from collections.abc import Iterator
 
-from batchr1.errors import MACHINE_FAULTS, EngineError, FailedError
+from pydantic import ValidationError
+
+from batchr1.errors import MACHINE_FAULTS, BatchError, EngineError, FailedError
 
 
 def import_vllm() -> None:
@@ -19,14 +21,41 @@ def import_vllm() -> None:
         for module in ("vllm.v1.engine.llm_engine", "vllm.engine.arg_utils"):
             importlib.import_module(module)
     except Exception as exc:  # packages that do not fit raise whatever they like
-        text = " ".join(str(exc).split())[:300]
-        got = f"{type(exc).__name__}: {text}"
+        got = reason_of(exc)
         if any(_is_passing(cause) for cause in _causes(exc)):
             raise EngineError(f"vllm: not imported (got {got}). Run it again later.") from exc
         raise FailedError(
             f"vllm: it cannot be imported here (got {got}, need packages that fit together). "
             f"Install those that requirements/cpu.txt or cuda.txt of batchr1 pins."
         ) from exc
+
+
+def start_error(name: str, exc: Exception) -> BatchError:
+    """Make the error of an engine that did not start.
+
+    A value that vLLM's classes of configuration refuse would be refused again: `FailedError`.
+    """
+    if not isinstance(exc, ValidationError):
+        return EngineError(f"{name}: the engine did not start ({reason_of(exc)}).")
+    found = exc.errors()[0]
+    inner = found.get("ctx", {}).get("error")
+    if isinstance(inner, Exception) and _is_passing(inner):
+        return EngineError(f"{name}: the engine did not start ({reason_of(inner)}).")
+    where = ".".join([exc.title, *map(str, found["loc"])])
+    return FailedError(
+        f"{name} refuses its configuration ({where}: {_short(found['msg'])}). Correct "
+        "model.engine_args, or take another model."
+    )
+
+
+def reason_of(exc: BaseException) -> str:
+    """Name an exception and the beginning of its text."""
+    text = _short(str(exc))
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:300]
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from batchr1.engine.vllm.engine import base_arguments, reason_of
+from batchr1.engine.vllm.engine import base_arguments
+from batchr1.engine.vllm.imports import reason_of, start_error
 from batchr1.errors import EngineError, RequestError
 
 Found = tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -51,7 +52,7 @@ class VllmScorer:
             engine_args = EngineArgs(**named | args | _FIXED, max_logprobs=max(1, top_k))
             self._engine = LLMEngine.from_engine_args(engine_args)
         except Exception as exc:  # whatever vLLM raises means one thing here: there is no engine
-            raise EngineError(f"{self.name}: the engine did not start ({reason_of(exc)}).") from exc
+            raise start_error(self.name, exc) from exc
         self._take_tensors()
 
     def _take_tensors(self) -> None:
