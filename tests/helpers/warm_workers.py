@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 ROOMS = ("worker", "backends", "engine.replay", "output", "storage", "reasoning", "dataset")
@@ -64,11 +65,18 @@ class WarmWorkers:
         assert str(end) == command[3]
         socket.send_fds(self._line, [f"{len(asked.encode()):8}".encode()], [end, files["stdout"]])
         self._line.sendall(asked.encode())
-        return WarmProcess(int(self._line.recv(16)))
+        pid = int(self._line.recv(16))
+        while _parent_of(pid) != os.getpid():  # as of a process that one has started oneself
+            time.sleep(0.001)
+        return WarmProcess(pid)
 
     def close(self) -> None:
         self._line.close()
         self._warm.wait()
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 class Standing:
