@@ -50,6 +50,7 @@ from batchr1.worker.admission import Admission, Sequence
 from batchr1.worker.engine_worker import EngineWorker
 
 RECORDED = Path(__file__).with_name("data") / "r1_tiny_lengths.json"  # by problem of jobs/math.yaml
+TYPICAL_TOKENS = 4096  # of a sequence, for models whose cache does not grow evenly
 VOCABULARY = {
     "open_id": 1,
     "close_id": 2,
@@ -223,7 +224,14 @@ class Case:
 def step_time(variant: str, gpu: str, *, tensor_parallel: int = 1) -> StepTime:
     """What a step takes: the catalogue's model and GPU."""
     arch = Architecture.of_config(VARIANTS[variant].config)
-    found = step_time_of(arch, None, GPUS[gpu], tensor_parallel=tensor_parallel)
+    cache = arch.kv_cache(kv_dtype_bytes=2, tensor_parallel=tensor_parallel)
+    found = step_time_of(
+        arch,
+        None,
+        GPUS[gpu],
+        kv_bytes_per_token=cache.per_token(TYPICAL_TOKENS),
+        tensor_parallel=tensor_parallel,
+    )
     assert found is not None
     return found
 

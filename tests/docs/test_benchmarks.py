@@ -22,8 +22,10 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks/probe"))
 
 import kernels
 import plot
+import schedule
 import self_time
 import throughput
+from simulated import step_time
 from systems import digest_of, first_request, prompt_hash, timeline
 from systems.batchr1 import split_by_process
 from systems.ray_data import settings
@@ -333,3 +335,11 @@ def test_a_gpu_is_idle_where_no_kernel_copy_or_fill_covers_the_time() -> None:
         "copies": 2.0,
     }
     assert "| no work on the GPU | 20.0% | 0.01 |" in kernels.table(found, steps=1)
+
+
+@pytest.mark.parametrize("setting", schedule.SETTINGS, ids=str)
+def test_a_simulated_step_takes_as_long_as_the_plan_says(setting: schedule.Setting) -> None:
+    found, _ = schedule.planned(setting)
+    taken = step_time(setting.variant, setting.gpu, tensor_parallel=setting.count)
+    assert taken == found.step_time
+    assert taken.seconds(sequences=8, context=80_000) > taken.seconds(sequences=8, context=8)

@@ -81,10 +81,10 @@ def step_time_of(
     quantization: str | None,
     gpu: Gpu,
     *,
+    kv_bytes_per_token: float,
     tensor_parallel: int = 1,
     pipeline_parallel: int = 1,
     dtype_bytes: int = 2,
-    kv_bytes_per_token: float = 0.0,
     eager: bool = False,
 ) -> StepTime | None:
     """Compute the step time of one replica.
