@@ -124,7 +124,7 @@ def admission(options: argparse.Namespace) -> list[dict[str, Any]]:
                 f"tokens/s  preempted {row['preempted']:.2f}",
                 flush=True,
             )
-    print("\n" + admission_table(rows, settings) + "\n\n" + rules_table(rows))
+    print("\n" + admission_table(rows, settings))
     return rows
 
 
@@ -157,21 +157,6 @@ def admission_table(rows: list[dict[str, Any]], settings: list[Setting]) -> str:
             + "|"
         )
     return "\n".join(lines)
-
-
-def rules_table(rows: list[dict[str, Any]]) -> str:
-    """A line a setting and rule: tokens/s, the mean of the seeds, with lengths guessed right."""
-    speeds: dict[tuple[str, str], list[float]] = {}
-    for row in rows:
-        if row["guess"] == 1.0:
-            rule = {"planned": "as planned", "none": f"none at {row['max_num_seqs']}"}.get(
-                row["rule"], f"margin {row['rule']}"
-            )
-            speeds.setdefault((row["setting"], rule), []).append(row["tokens_per_s"])
-    return "\n".join(
-        ["| | rule | tokens/s |", "|---|---|---|"]
-        + [f"| {at} | {rule} | {statistics.mean(s):,.0f} |" for (at, rule), s in speeds.items()]
-    )
 
 
 def _best(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
