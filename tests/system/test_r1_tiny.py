@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 from replay_job import rows_of
 
+pytestmark = pytest.mark.timeout(900)
 REWORDED = Path(__file__).parents[1] / "data" / "reworded.jsonl"
 
 
