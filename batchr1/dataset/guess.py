@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from batchr1.columns import NAMES
 from batchr1.dataset.types import Use, is_text, misfit
+from batchr1.dataset.values import to_plain
 
 # Names that public datasets give such columns, the likelier ones first.
 IDS = ("id", "uid", "uuid", "unique_id", "problem_id", "question_id", "task_id", "row_id", "index")
@@ -81,7 +82,7 @@ def _guess_id(rows: pa.Table) -> tuple[str | list[str] | None, str | None]:
         return name, None
     if name is not None and "sample" in rows.column_names:
         pair = [name, "sample"]
-        groups = rows.group_by(pair).aggregate([])
+        groups = pa.table({part: _values(rows[part]) for part in pair}).group_by(pair).aggregate([])
         has_nulls = any(rows[part].null_count for part in pair)
         if groups.num_rows == rows.num_rows and not has_nulls:
             return pair, None
@@ -98,7 +99,7 @@ def _unique(rows: pa.Table, taken: Collection[str | None]) -> str | None:
         kind = rows.schema.field(name).type
         if name in taken or misfit("input.id", kind) is not None or not _is_unique(rows[name]):
             continue
-        texts = rows[name].cast(pa.large_string())
+        texts = _values(rows[name]).cast(pa.large_string())
         if rows.num_rows > 1 and not pc.any(pc.match_substring_regex(texts, r"\s")).as_py():
             return str(name)
     return None
@@ -144,7 +145,7 @@ def _without_fillers(plain: str) -> str:
 def _longest_text(rows: pa.Table) -> str | None:
     """Find the column whose texts are longest."""
     lengths = {
-        name: pc.sum(pc.utf8_length(rows[name].cast(pa.large_string()))).as_py() or 0
+        name: pc.sum(pc.utf8_length(_values(rows[name]))).as_py() or 0
         for name in rows.column_names
         if misfit("input.prompt", rows.schema.field(name).type) is None
         and is_text(rows.schema.field(name).type)
@@ -152,10 +153,14 @@ def _longest_text(rows: pa.Table) -> str | None:
     return max(lengths, key=lambda name: lengths[name], default=None)
 
 
+def _values(column: pa.ChunkedArray) -> pa.Array:
+    """Decode dictionaries, views and UUIDs, whose values Arrow cannot count."""
+    return to_plain(column.combine_chunks())
+
+
 def _is_unique(column: pa.ChunkedArray) -> bool:
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    return column.null_count == 0 and bool(pc.count_distinct(column).as_py() == len(column))
+    found = pc.count_distinct(_values(column)).as_py()
+    return column.null_count == 0 and bool(found == len(column))
 
 
 def _is_group(column: pa.ChunkedArray) -> bool:
@@ -163,6 +168,4 @@ def _is_group(column: pa.ChunkedArray) -> bool:
     kind = column.type
     if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         return False
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    return bool(pc.count_distinct(column).as_py() <= max(1, FEW_VALUES * len(column)))
+    return bool(pc.count_distinct(_values(column)).as_py() <= max(1, FEW_VALUES * len(column)))

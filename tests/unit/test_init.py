@@ -116,6 +116,32 @@ def test_columns_of_public_datasets_are_guessed(name: str) -> None:
     assert guess_columns(pa.table(columns)) == wanted
 
 
+UUIDS = pa.array([bytes([i] * 16) for i in range(4)], pa.binary(16))
+CODED = {
+    "a dictionary": pa.array(FOUR).dictionary_encode(),
+    "a dictionary of large strings": pa.array(FOUR, pa.large_string()).dictionary_encode(),
+    "a view": pa.array(FOUR, pa.string_view()),
+    "UUIDs": pa.ExtensionArray.from_storage(pa.uuid(), UUIDS),
+    "numbers": pa.array([3, 1, 2, 0], pa.uint64()),
+}
+
+
+@pytest.mark.parametrize("kind", CODED)
+def test_values_are_counted_however_they_are_encoded(tmp_path: Path, kind: str) -> None:
+    """As polars, pandas and databases write categories and ids."""
+    twice = pa.chunked_array([CODED[kind][:2], CODED[kind][:2]])
+    texts = pa.array([f"{one} b" for one in FOUR]).dictionary_encode()
+    pair = {"text": texts, "sample": [0, 0, 1, 1]}
+    assert guess_columns(pa.table({"id": CODED[kind], "text": texts})).id == "id"
+    assert guess_columns(pa.table({"url": CODED[kind], "text": texts})).unique == "url"
+    assert guess_columns(pa.table({"id": twice, "text": texts})).unfit_id == "id"
+    assert guess_columns(pa.table({"id": twice, **pair})).id == ["id", "sample"]
+    data, job = tmp_path / "my.parquet", tmp_path / "job.yaml"
+    pq.write_table(pa.table({"id": CODED[kind], "level": twice, "text": texts}), data)
+    assert init(data, "--to", job).exit_code == 0
+    assert (load_job(job).input.id, load_job(job).input.prompt) == ("id", "text")
+
+
 @pytest.mark.parametrize("layout", [pa.string(), pa.large_string(), pa.string_view()])
 def test_text_is_text_in_each_layout_of_arrow(layout: pa.DataType) -> None:
     columns = {"Frage": FOUR, "Thema": ["x"] * 4, "id": ["a", "b", "c", "d"]}
