@@ -21,6 +21,8 @@ import pyarrow as pa
 
 from batchr1.dataset.guess import PROMPTS
 from batchr1.dataset.readers import open_file
+from batchr1.dataset.types import is_text
+from batchr1.dataset.values import to_plain
 from batchr1.errors import InputError, UsageError
 from batchr1.export.matcher import LONGEST, SHARE, Matcher, beginnings, find
 from batchr1.export.prompts import Prompts
@@ -83,15 +85,15 @@ def _read(file: InputFile, column: str | None) -> Benchmark:
                 "with --benchmark-column."
             )
         kind = opened.schema.field(name).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not is_text(kind):
             raise UsageError(
                 f"{where}: the column {name!r} is not text (got {kind}). Name another with "
                 "--benchmark-column."
             )
-        batches = [batch.column(0) for _, batch in opened.read([name])]
+        batches = [to_plain(batch.column(0)) for _, batch in opened.read([name])]
     except InputError as error:
         raise UsageError(f"--decontaminate: {error}") from error
-    texts = pl.Series("text", pa.chunked_array(batches, kind)).cast(pl.String)
+    texts = pl.Series("text", pa.chunked_array(batches, pa.string()))
     frame = pl.DataFrame({"text": texts}).with_row_index("row").drop_nulls()
     frame = frame.unique("text", keep="first", maintain_order=True)
     if not words_of(frame["text"], numbers=True).hash.size:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from planted import EDITS
 
@@ -119,3 +121,18 @@ def test_words_are_normalised() -> None:
     words = words_of(pl.Series([text, None, ""]), numbers=False)
     assert words.spelled.to_list() == ["#", "frac", "#", "x", "#", "eggs", "fit", "多", "少", "#"]
     assert words.lengths().tolist() == [10, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        pa.array(["one two", None, "one two", "three"]).dictionary_encode(),
+        pa.array(["one two", None, "one two", "three"], pa.string_view()),
+        pa.array(["one two", None, "one two", "three"], pa.large_string()),
+    ],
+    ids=lambda column: str(column.type)[:12],
+)
+def test_a_benchmark_is_read_however_its_text_is_encoded(tmp_path: Path, encoded: pa.Array) -> None:
+    pq.write_table(pa.table({"question": encoded}), tmp_path / "bench.parquet")
+    (found,) = read_benchmarks([str(tmp_path / "bench.parquet")], None)
+    assert (found.texts.to_list(), found.rows.tolist()) == (["one two", "three"], [0, 3])
