@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 
 from batchr1.cli.printing import echo, wrapped
 from batchr1.errors import InputError, UsageError
+from batchr1.events import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -89,14 +91,18 @@ def job_name(data: str) -> str:
 
 
 def first_rows(data: str) -> pa.Table:
-    """Read some rows of the first file, with all its columns."""
+    """Read some rows of the first file.
+
+    With all its columns but those whose name stands twice: nobody could choose one.
+    """
     import pyarrow as pa
 
     from batchr1.dataset.readers import open_file
     from batchr1.storage.inputs import expand_inputs
 
     file = open_file(expand_inputs(data)[0], None)
-    batch = next((batch for _, batch in file.read(file.schema.names) if batch.num_rows), None)
+    names = [name for name, count in Counter(file.schema.names).items() if count == 1]
+    batch = next((batch for _, batch in file.read(names) if batch.num_rows), None)
     if batch is None:
         raise InputError(f"{file.uri}: no rows to guess columns from. Give a file with some.")
     return pa.Table.from_batches([batch.slice(0, LOOKED_AT)])
@@ -172,8 +178,11 @@ def _no_id(guess: Guess) -> str:
 
 
 def _example(use: str, column: str, rows: pa.Table) -> str:
-    value = str(rows[column][0].as_py()).replace("\n", " ")[:50]
-    return f"{use:8} {column}: {value}"
+    from batchr1.dataset.values import python_values
+
+    [value] = python_values(rows[column].slice(0, 1))
+    text = str(value).replace("\n", " ")[:50]
+    return printable(f"{use:8} {column}: {text}")
 
 
 def _line(use: str, text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,7 +83,7 @@ def command(
     count = 0
     choice = Choice(ids, flags, correct, truncated, unsure)
     search = RowSearch(found, choice, most, skip=skip, each_prompt=rows is None and not ids)
-    for row in _in_order(search, ids) if ids and rows is None else search:
+    for row in search:
         if as_json:
             echo_json(row)
         else:
@@ -98,14 +97,6 @@ def command(
         echo(_nothing(found), err=True)
     elif search.left or search.goes_on:
         echo(_more(search, skip + count), err=True)
-
-
-def _in_order(rows: Iterable[dict[str, Any]], ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Sort rows by id as asked for, then by sample.
-
-    Files hold them as they ended.
-    """
-    return sorted(rows, key=lambda row: (ids.index(row["id"]), row["sample"]))
 
 
 def _more(search: RowSearch, shown: int) -> str:

@@ -97,7 +97,9 @@ def _unique(rows: pa.Table, taken: Collection[str | None]) -> str | None:
     """Find a column of numbers or words, none of them twice."""
     for name in rows.column_names:
         kind = rows.schema.field(name).type
-        if name in taken or misfit("input.id", kind) is not None or not _is_unique(rows[name]):
+        if name in taken or not name.isprintable():  # a comment in YAML is one line
+            continue
+        if misfit("input.id", kind) is not None or not _is_unique(rows[name]):
             continue
         texts = _values(rows[name]).cast(pa.large_string())
         if rows.num_rows > 1 and not pc.any(pc.match_substring_regex(texts, r"\s")).as_py():

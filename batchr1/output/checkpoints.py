@@ -32,6 +32,7 @@ from batchr1.storage.base import CONTROL_DIR, Storage
 log = logging.getLogger("batchr1.journal")
 
 INFLIGHT_DIR = f"{CONTROL_DIR}/inflight"
+_ASIDE = "-aside.bin"
 _MAGIC = b"batchr1 snapshot 1\n"
 _DIGEST_BYTES = 16
 MOST = 2**31
@@ -127,7 +128,7 @@ def carried_name(run: str) -> str:
 
 
 def aside_name(run: str) -> str:
-    return f"{INFLIGHT_DIR}/snap-{run}-aside.bin"
+    return f"{INFLIGHT_DIR}/snap-{run}{_ASIDE}"
 
 
 def reopened_name(run: str, number: int) -> str:
@@ -263,10 +264,18 @@ def write_checkpoint(
     return len(data)
 
 
-def read_checkpoints(storage: Storage, *, job: str | None = None) -> FoundCheckpoints:
-    """Read every checkpoint of an output; unreadable ones are named."""
+def read_checkpoints(
+    storage: Storage, *, job: str | None = None, asked_only: bool = False
+) -> FoundCheckpoints:
+    """Read every checkpoint of an output; unreadable ones are named.
+
+    `asked_only`: without those of samples that the last run leaves out.
+    """
     found = FoundCheckpoints()
-    for rel in sorted((file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")), key=_age):
+    files = [file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")]
+    for rel in sorted(files, key=_age):
+        if asked_only and rel.endswith(_ASIDE):
+            continue
         found.files.append(rel)
         try:
             data = storage.find_bytes(rel)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -47,10 +48,10 @@ class Choice:
 class RowSearch:
     """Search for rows of outputs; iterated over, it yields them whole.
 
-    They come in the order of their parts, at most `most` after the first `skip`, with `each_prompt`
-    one of an id. Texts are read only of parts that hold such a row. `skipped` counts those left out
-    at the beginning, `left` more such rows in the parts that were read. `goes_on`: a larger `skip`
-    may find more.
+    They come in the order of their parts; those of chosen ids by id as it was named, then by
+    sample. At most `most` come after the first `skip`, with `each_prompt` one of an id. Texts are
+    read only of parts that hold such a row. `skipped` counts those left out at the beginning,
+    `left` more such rows in the parts that were read. `goes_on`: a larger `skip` may find more.
     """
 
     def __init__(
@@ -75,11 +76,11 @@ class RowSearch:
         for output in self._outputs:
             seen: set[tuple[str, int]] = set()
             prompts: set[str] = set()
-            for rel in output.parts():
+            for portion in self._portions(output):
                 if given == self._most:
                     self.goes_on = True
                     return
-                for row in _rows_of_part(output, rel, self._choice):
+                for row in portion():
                     key = (row["id"], row["sample"])
                     if key in seen:
                         continue
@@ -95,6 +96,20 @@ class RowSearch:
                         continue
                     given += 1
                     yield row
+
+    def _portions(self, output: Output) -> list[Callable[[], list[dict[str, Any]]]]:
+        """List readers of rows, in order.
+
+        One a part, or one of all where ids are chosen.
+        """
+        parts = [partial(_rows_of_part, output, rel, self._choice) for rel in output.parts()]
+        place = {id: at for at, id in reversed(list(enumerate(self._choice.ids)))}
+
+        def in_order() -> list[dict[str, Any]]:
+            rows = [row for part in parts for row in part()]
+            return sorted(rows, key=lambda row: (place[row["id"]], row["sample"]))
+
+        return [in_order] if place else [*parts]
 
 
 def _rows_of_part(output: Output, rel: str, choice: Choice) -> list[dict[str, Any]]:

@@ -189,16 +189,14 @@ def summarise(
         spared=spared or 0,
         repeated=every.height - rows.height,
     )
-    if frames:
-        summary = _with_figures(summary, rows, by)
-    return summary
+    if frames and holder is not None:
+        asked = _in_flight(output, rows, asked_only=True)
+        summary = replace(summary, eta_s=_eta(rows, pending, asked, rate))
+    return _with_figures(summary, rows, by) if frames else summary
 
 
 def _with_figures(summary: OutputSummary, rows: pl.DataFrame, by: str | None) -> OutputSummary:
     """Add the figures that are computed from columns of parts."""
-    if summary.holder is not None:
-        eta_s = _eta(rows, summary.pending, summary.in_flight, summary.tokens_per_s)
-        summary = replace(summary, eta_s=eta_s)
     if by is not None:
         summary = replace(summary, groups=groups_of(rows, by, summary.measures))
     return replace(
@@ -378,8 +376,8 @@ def groups_of(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[Grou
     ]
 
 
-def _in_flight(output: Output, done: pl.DataFrame) -> InFlight:
-    found = read_checkpoints(output.storage)
+def _in_flight(output: Output, done: pl.DataFrame, *, asked_only: bool = False) -> InFlight:
+    found = read_checkpoints(output.storage, asked_only=asked_only)
     if found.saved and done.height:
         keys = pl.DataFrame(
             {"id": [k.id for k in found.saved], "sample": [k.sample for k in found.saved]}

@@ -110,13 +110,22 @@ def test_a_value_that_vllm_refuses_ends_a_run_for_good(tmp_path: Path) -> None:
     assert not (tmp_path / "out/.batchr1/job.json").exists()
 
 
+def caused_by(cause: BaseException) -> ValueError:
+    """As vLLM's validators raise one; pydantic takes no other in."""
+    error = ValueError("the configuration cannot be read")
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("fault", "kind"),
     [
         (ValueError("no such dtype"), FailedError),
-        (FileNotFoundError(errno.ENOENT, "config.json"), FailedError),
-        (OSError(errno.EIO, "config.json"), EngineError),
+        (caused_by(FileNotFoundError(errno.ENOENT, "config.json")), FailedError),
+        (caused_by(OSError(errno.EIO, "config.json")), EngineError),
+        (caused_by(caused_by(MemoryError())), EngineError),
     ],
+    ids=repr,
 )
 def test_a_fault_of_the_machine_while_values_are_checked_may_pass(
     fault: Exception, kind: type[BatchError]

@@ -197,6 +197,15 @@ def test_what_runs_left_becomes_one_file_and_torn_ones_are_reported(tmp_path: Pa
     assert names(storage) == []
 
 
+def test_what_a_run_is_not_asked_for_can_be_left_out(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    storage.write_bytes(carried_name("before"), encode([one("asked"), one("other")], job="j"))
+    found = read_checkpoints(storage, job="j")
+    consolidate(storage, "next", found, job="j", aside={SampleKey("other", 0)})
+    assert {key.id for key in read_checkpoints(storage).saved} == {"asked", "other"}
+    assert {key.id for key in read_checkpoints(storage, asked_only=True).saved} == {"asked"}
+
+
 @pytest.mark.parametrize("name", [carried_name(RUN), reopened_name(RUN, 3)])
 def test_what_a_worker_saved_is_newer_than_what_its_run_took_over(
     tmp_path: Path, name: str

@@ -116,6 +116,19 @@ def test_columns_of_public_datasets_are_guessed(name: str) -> None:
     assert guess_columns(pa.table(columns)) == wanted
 
 
+def test_odd_columns_make_no_odd_job(tmp_path: Path) -> None:
+    """Names of two lines or that stand twice, and text that is no valid Unicode."""
+    csv, lines = tmp_path / "my.csv", tmp_path / "my.jsonl"
+    csv.write_text('prompt,"a\nb",k,k\nx y,1,2,3\nz w,2,3,4\n', encoding="utf-8")
+    lines.write_text('{"prompt": "\\ud800 b", "k": "\\ud800"}\n{"prompt": "b c", "k": "z"}\n')
+    for data in (csv, lines):
+        done = init(data, "--to", tmp_path / f"{data.suffix[1:]}.yaml")
+        assert done.exit_code == 0, done.output
+    assert load_job(tmp_path / "csv.yaml").input.prompt == "prompt"
+    assert "Or write" not in init(csv, "--to", tmp_path / "again.yaml").stdout
+    assert "prompt   prompt: \\ud800 b\n" in done.stdout
+
+
 UUIDS = pa.array([bytes([i] * 16) for i in range(4)], pa.binary(16))
 CODED = {
     "a dictionary": pa.array(FOUR).dictionary_encode(),

@@ -130,13 +130,29 @@ def test_pages_show_every_row_once(tmp_path: Path, rows: int) -> None:
     assert show(tmp_path / "out", "--skip", "6").stderr == ("no more rows: --skip left out all 6\n")
 
 
-def test_all_samples_of_an_id_come_in_order_and_ids_as_they_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "wanted"),
+    [
+        ([], [(1, 0), (1, 1), (1, 2), (0, 0), (0, 1)]),
+        (["--rows", "2"], [(1, 0), (1, 1)]),
+        (["--skip", "2"], [(1, 2), (0, 0), (0, 1)]),
+        (["--rows", "2", "--skip", "2"], [(1, 2), (0, 0)]),
+        (["--id", good_row(1)["id"]], [(1, 0), (1, 1), (1, 2), (0, 0), (0, 1)]),
+    ],
+)
+def test_chosen_ids_come_as_they_are_named_and_by_sample(
+    tmp_path: Path, more: list[str], wanted: list[tuple[int, int]]
+) -> None:
     ended = [(1, 2), (0, 1), (1, 0), (0, 0), (1, 1)]
-    made(tmp_path / "out", *([good_row(i, sample=sample)] for i, sample in ended))
-    named = ["--id", good_row(1)["id"], "--id", good_row(0)["id"], "--json"]
-    rows = [json.loads(line) for line in show(tmp_path / "out", *named).stdout.splitlines()]
-    assert [row["sample"] for row in rows] == [0, 1, 2, 0, 1]
-    assert [row["id"] for row in rows] == [good_row(i)["id"] for i in (1, 1, 1, 0, 0)]
+    made(tmp_path / "a", *([good_row(i, sample=sample)] for i, sample in ended))
+    made(tmp_path / "b", [good_row(1, sample=0)])
+    named = ["--id", good_row(1)["id"], "--id", good_row(0)["id"], *more, "--json"]
+    rows = [json.loads(line) for line in show(tmp_path / "a", *named).stdout.splitlines()]
+    assert [(row["id"], row["sample"]) for row in rows] == [
+        (good_row(i)["id"], sample) for i, sample in wanted
+    ]
+    both = show(tmp_path / "a", tmp_path / "b", *named[:4], "--json").stdout.splitlines()
+    assert [json.loads(line)["sample"] for line in both] == [0, 1, 2, 0, 1, 0], "one after another"
 
 
 def test_what_is_unsure_is_neither_right_nor_wrong(output: Path) -> None:

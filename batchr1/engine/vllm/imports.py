@@ -37,14 +37,17 @@ def start_error(name: str, exc: Exception) -> BatchError:
     """
     if not isinstance(exc, ValidationError):
         return EngineError(f"{name}: the engine did not start ({reason_of(exc)}).")
-    found = exc.errors()[0]
-    inner = found.get("ctx", {}).get("error")
-    if isinstance(inner, Exception) and _is_passing(inner):
-        return EngineError(f"{name}: the engine did not start ({reason_of(inner)}).")
-    where = ".".join([exc.title, *map(str, found["loc"])])
+    for found in exc.errors():
+        inner = found.get("ctx", {}).get("error")
+        if isinstance(inner, Exception) and any(map(_is_passing, _causes(inner))):
+            return EngineError(f"{name}: the engine did not start ({reason_of(inner)}).")
+    said = "; ".join(
+        f"{'.'.join([exc.title, *map(str, found['loc'])])}: {found['msg']}"
+        for found in exc.errors()
+    )
     return FailedError(
-        f"{name} refuses its configuration ({where}: {_short(found['msg'])}). Correct "
-        "model.engine_args, or take another model."
+        f"{name} refuses its configuration ({_short(said)}). Correct model.engine_args, or take "
+        "another model."
     )
 
 
