@@ -31,7 +31,7 @@ from batchr1.output.documents import read_fingerprinted
 from batchr1.output.parts import data_errors, write_parquet
 from batchr1.output.run_record import RunRecord, parse_record
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, Storage
-from batchr1.storage.errors import is_passing, mapped
+from batchr1.storage.errors import is_fault, is_passing, mapped
 from batchr1.storage.inputs import InputFile
 from batchr1.storage.uri import is_remote, split_uri
 
@@ -79,7 +79,7 @@ class Output:
                 return
             files = self.storage.list_files(recursive=True)
         except StorageError as exc:
-            if exc.__cause__ is None or is_passing(exc.__cause__):
+            if exc.__cause__ is None or is_passing(exc.__cause__) or is_fault(exc.__cause__):
                 raise
             raise OutputError(
                 str(exc)

@@ -13,8 +13,9 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
 
 import tenacity
@@ -28,6 +29,8 @@ T = TypeVar("T")
 CREDENTIALS = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile"
 AGAIN = "Run the same command again: it goes on from here"
 LEAVE_S = 5.0  # how long a process that is about to end still tries a request again
+
+MOST_SKEW_S = 14 * 60.0  # S3 takes requests whose time is off by 15 minutes at most
 
 _leaves_at: float | None = None
 
@@ -107,6 +110,9 @@ _UNREACHABLE = _Case(
     False,
 )
 
+_CLOCK = _Case(
+    "the clock of this machine is wrong", "Set the clock, then run the same command again"
+)
 _KEY = _Case("the object's KMS key cannot be used", "Enable the key, or name a copy without it")
 _HOST = _Case(
     "the store wants the bucket in the host's name",
@@ -127,7 +133,6 @@ _S3_CODES = {
     "SignatureDoesNotMatch": _REFUSED,
     "ExpiredToken": _REFUSED,
     "InvalidToken": _REFUSED,
-    "RequestTimeTooSkewed": _Case("the clock of this machine is wrong", "Set the clock"),
     "QuotaExceeded": _Case(
         "the quota of the bucket or user is used up", "Free some space, then run again"
     ),
@@ -238,7 +243,9 @@ _ERRNOS = {
 
 
 def is_fault(exc: BaseException | None) -> bool:
-    """Tell whether `exc` is a fault of the machine or its storage."""
+    """Tell whether `exc` is a fault of machine, clock or storage."""
+    if exc is not None and _has_wrong_clock(exc):
+        return True
     return isinstance(exc, OSError) and not _s3_answer(exc)[0] and exc.errno in MACHINE_FAULTS
 
 
@@ -370,6 +377,26 @@ def _s3_answer(exc: BaseException) -> tuple[str, int]:
     return "", 0
 
 
+def _has_wrong_clock(exc: BaseException) -> bool:
+    """Tell whether S3 refused a request for its time.
+
+    The answer to a HEAD has no body to say so, but the server's date.
+    """
+    code, status = _s3_answer(exc)
+    if code == "RequestTimeTooSkewed":
+        return True
+    if (code, status) != ("403", 403):
+        return False
+    for link in _chain(exc):
+        response = getattr(link, "response", None)
+        if isinstance(response, dict):
+            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            with suppress(KeyError, ValueError):
+                server = parsedate_to_datetime(headers["date"]).timestamp()
+                return abs(time.time() - server) > MOST_SKEW_S
+    return False
+
+
 def _http_status(exc: BaseException) -> int:
     """Find an answer's HTTP status; 0 without one, as of S3."""
     for link in _chain(exc):
@@ -383,6 +410,8 @@ def _http_status(exc: BaseException) -> int:
 
 def _describe(exc: BaseException) -> _Case:
     code, status = _s3_answer(exc)
+    if _has_wrong_clock(exc):
+        return _CLOCK
     if code in _S3_CODES:
         return _S3_CODES[code]
     if code in _PASSING_CODES or status == 429 or (status >= 500 and status != 501):

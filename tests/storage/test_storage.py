@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import email.utils
 import errno
 import os
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -545,12 +547,16 @@ def test_missing_credentials_and_profiles_are_named(
     )
 
 
-def answer(code: str, status: int) -> ClientError:
+def answer(code: str, status: int, date: str = "") -> ClientError:
     detail = {
         "Error": {"Code": code, "Message": "hunter2"},
-        "ResponseMetadata": {"HTTPStatusCode": status},
+        "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {"date": date}},
     }
     return ClientError(detail, "PutObject")
+
+
+def http_date(off_s: float) -> str:
+    return email.utils.formatdate(time.time() + off_s, usegmt=True)
 
 
 @pytest.mark.parametrize(
@@ -585,7 +591,11 @@ def answer(code: str, status: int) -> ClientError:
             OutputError,
             "the credentials are refused (got ExpiredToken 400)",
         ),
-        (answer("RequestTimeTooSkewed", 403), OutputError, "the clock of this machine is wrong"),
+        (answer("RequestTimeTooSkewed", 403), StorageError, "the clock of this machine is wrong"),
+        (answer("403", 403, http_date(3600)), StorageError, "the clock of this machine is wrong"),
+        (answer("403", 403, http_date(-3600)), StorageError, "the clock of this machine is wrong"),
+        (answer("403", 403, http_date(60)), OutputError, "access is denied (got HTTP 403)"),
+        (answer("403", 403, "soon"), OutputError, "access is denied (got HTTP 403)"),
         (answer("QuotaExceeded", 403), OutputError, "the quota of the bucket or user is used up"),
         (
             answer("PermanentRedirect", 301),
