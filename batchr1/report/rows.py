@@ -103,7 +103,7 @@ class RowSearch:
         One a part, or one of all where ids are chosen.
         """
         parts = [partial(_rows_of_part, output, rel, self._choice) for rel in output.parts()]
-        place = {id: at for at, id in reversed(list(enumerate(self._choice.ids)))}
+        place = {id: at for at, id in enumerate(dict.fromkeys(self._choice.ids))}
 
         def in_order() -> list[dict[str, Any]]:
             rows = [row for part in parts for row in part()]

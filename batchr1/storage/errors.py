@@ -13,10 +13,10 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import tenacity
 
@@ -364,17 +364,23 @@ def _chain(exc: BaseException) -> Iterator[BaseException]:
         link = link.__cause__
 
 
+def _s3_response(exc: BaseException) -> dict[str, Any]:
+    """Find what botocore kept of S3's answer; empty without any."""
+    for link in _chain(exc):
+        response = getattr(link, "response", None)
+        if isinstance(response, dict) and "Error" in response:
+            return response
+    return {}
+
+
 def _s3_answer(exc: BaseException) -> tuple[str, int]:
     """Find S3 error code and HTTP status in `exc` or its causes.
 
     ("", 0) without any.
     """
-    for link in _chain(exc):
-        response = getattr(link, "response", None)
-        if isinstance(response, dict) and "Error" in response:
-            code = str(response["Error"].get("Code", ""))
-            return code, int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    return "", 0
+    response = _s3_response(exc)
+    code = str(response.get("Error", {}).get("Code", ""))
+    return code, int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _has_wrong_clock(exc: BaseException) -> bool:
@@ -382,19 +388,16 @@ def _has_wrong_clock(exc: BaseException) -> bool:
 
     The answer to a HEAD has no body to say so, but the server's date.
     """
-    code, status = _s3_answer(exc)
-    if code == "RequestTimeTooSkewed":
+    if _s3_answer(exc)[0] == "RequestTimeTooSkewed":
         return True
-    if (code, status) != ("403", 403):
+    if not is_refused_access(exc):
         return False
-    for link in _chain(exc):
-        response = getattr(link, "response", None)
-        if isinstance(response, dict):
-            headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-            with suppress(KeyError, ValueError):
-                server = parsedate_to_datetime(headers["date"]).timestamp()
-                return abs(time.time() - server) > MOST_SKEW_S
-    return False
+    headers = _s3_response(exc)["ResponseMetadata"].get("HTTPHeaders", {})
+    try:
+        server = parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        return False
+    return abs(time.time() - server) > MOST_SKEW_S
 
 
 def _http_status(exc: BaseException) -> int:

@@ -37,13 +37,13 @@ def start_error(name: str, exc: Exception) -> BatchError:
     """
     if not isinstance(exc, ValidationError):
         return EngineError(f"{name}: the engine did not start ({reason_of(exc)}).")
-    for found in exc.errors():
+    errors = exc.errors()
+    for found in errors:
         inner = found.get("ctx", {}).get("error")
         if isinstance(inner, Exception) and any(map(_is_passing, _causes(inner))):
             return EngineError(f"{name}: the engine did not start ({reason_of(inner)}).")
     said = "; ".join(
-        f"{'.'.join([exc.title, *map(str, found['loc'])])}: {found['msg']}"
-        for found in exc.errors()
+        f"{'.'.join([exc.title, *map(str, found['loc'])])}: {found['msg']}" for found in errors
     )
     return FailedError(
         f"{name} refuses its configuration ({_short(said)}). Correct model.engine_args, or take "
