@@ -58,24 +58,28 @@ def run(job: str | Path, **changes: Unpack[RunChanges]) -> Summary:
     import time
 
     from batchr1.cli.options import duration, named
-    from batchr1.driver.context import RunOptions
-    from batchr1.driver.run_job import run_job
+    from batchr1.executors.worker_process import early_worker
 
     options = _options(changes, RunChanges)
     spec = options.read(Path(job))
-    given = RunOptions(
-        fresh=changes.get("fresh", False),
-        retry_failed=changes.get("retry_failed", False),
-        continue_truncated=changes.get("continue_truncated", False),
-        stop_after_s=duration(changes.get("stop_after"), "stop_after"),
-        window_began=time.monotonic(),
-        gpus=options.gpus,
-        devices=options.device_ids,
-        show_progress=changes.get("progress", True),
-        confirm_fresh=lambda question: True,
-    )
-    with named(Path(job)):
-        return run_job(spec, given)
+    with early_worker(spec, options.gpus, options.device_ids) as early:
+        from batchr1.driver.context import RunOptions
+        from batchr1.driver.run_job import run_job
+
+        given = RunOptions(
+            fresh=changes.get("fresh", False),
+            retry_failed=changes.get("retry_failed", False),
+            continue_truncated=changes.get("continue_truncated", False),
+            stop_after_s=duration(changes.get("stop_after"), "stop_after"),
+            window_began=time.monotonic(),
+            gpus=options.gpus,
+            devices=options.device_ids,
+            show_progress=changes.get("progress", True),
+            confirm_fresh=lambda question: True,
+            early=early,
+        )
+        with named(Path(job)):
+            return run_job(spec, given)
 
 
 def plan(job: str | Path, **changes: Unpack[JobChanges]) -> Plan:

@@ -18,6 +18,8 @@ so on. The rate of a window with checkpoints is divided by the mean of its two n
 while the batch is full. Where a machine's speed wanders by a tenth from one leg to the next, only
 this shows the cost of a checkpoint.
 
+With --starts: `batchr1 run` is started so many times, and killed at its first tokens.
+
 With --kill: a real `batchr1 run` is killed by SIGKILL (the driver; its processes follow) a random
 part of checkpoint.every_s after half of its tokens, and the same command is given again. Tokens
 generated again = generated until the kill (known to half a second of work), less those committed
@@ -45,7 +47,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/helpers"))
 
-from checkpoint_kill import kill_and_go_on, run_recorded
+from checkpoint_kill import kill_and_go_on, run_recorded, time_starts
 from line import Line
 from throughput import engine_args, trace, versions
 from traces import lengths, prompts
@@ -415,6 +417,9 @@ def main() -> None:
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument("--kill", action="store_true", help="kill a run at half time, instead")
     instead.add_argument(
+        "--starts", type=int, metavar="N", help="time N starts of one run, instead"
+    )
+    instead.add_argument(
         "--alternate",
         type=float,
         metavar="SECONDS",
@@ -454,14 +459,14 @@ def main() -> None:
         parser.error(
             "--alternate: shorter than --every-s, so windows with snapshots would have none"
         )
-    options.every_s = options.every_s or ([30.0] if options.kill else [1.0, 30.0])
+    options.every_s = options.every_s or ([30.0] if options.kill or options.starts else [1.0, 30.0])
     with tempfile.TemporaryDirectory(prefix="batchr1-checkpoint-") as name:
         options.output = options.output or f"{name}/out"
-        measure = (
-            functools.partial(kill_and_go_on, rng=random.Random(options.seed))
-            if options.kill
-            else compare
-        )
+        measure = compare
+        if options.starts:
+            measure = time_starts
+        elif options.kill:
+            measure = functools.partial(kill_and_go_on, rng=random.Random(options.seed))
         result = measure(options, Path(name))
     print(f"{versions(options.device)}; {options.requests} requests")
     if options.out:
@@ -474,7 +479,7 @@ def main() -> None:
     if options.alternate:
         print_alternation(result, options.alternate)
     else:
-        (print_kill if options.kill else print_costs)(result)
+        (print_kill if options.kill or options.starts else print_costs)(result)
     sys.stdout.flush()
     os._exit(0)  # as batchr1 itself leaves: native threads abort a tear-down now and then
 

@@ -44,8 +44,25 @@ def run_recorded(path: Path, arguments: list[str]) -> NoReturn:
     program()
 
 
-def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random) -> dict[str, Any]:
-    """Kill one run; returns tokens generated again and seconds to recover."""
+def time_starts(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Start the run again and again, each killed at its first tokens; returns seconds."""
+    _write_job(options, folder)
+    found = {}
+    for number in range(1, options.starts + 1):
+        records = folder / f"start-{number}.jsonl"
+        started_at = time.time()
+        run = _start(options, folder, records)
+        while not (seen := _records(records)):
+            if run.poll() is not None:
+                sys.exit(f"the run ended before its first tokens, with {run.returncode}")
+            time.sleep(0.05)
+        found[f"s_from_start_{number}_to_first_tokens"] = seen[0]["t"] - started_at
+        _kill(run)
+    return found
+
+
+def _write_job(options: argparse.Namespace, folder: Path) -> int:
+    """Write job and input; returns the tokens that are to be generated."""
     total = write_dataset(trace(options), folder / "trace.parquet", options.model)
     [every_s] = options.every_s
     job = {
@@ -63,6 +80,12 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
         "checkpoint": {"every_s": every_s},
     }
     (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")
+    return int(total)
+
+
+def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random) -> dict[str, Any]:
+    """Kill one run; returns tokens generated again and seconds to recover."""
+    total = _write_job(options, folder)
     first, second = folder / "first.jsonl", folder / "second.jsonl"
 
     run = _start(options, folder, first)
@@ -70,14 +93,9 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
         if run.poll() is not None:
             sys.exit(f"the run ended before half time, with {run.returncode}")
         time.sleep(0.1)
-    time.sleep(rng.uniform(0, every_s))
-    group = _descendants(run.pid)
-    assert group, "the worker at least"
+    time.sleep(rng.uniform(0, options.every_s[0]))
     killed_at = time.time()
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    while any(_runs(pid) for pid in group):
-        time.sleep(0.02)
+    _kill(run)
     gone_at = time.time()
     before = _records(first)
     full = _rate(before, max(before[0]["t"], before[-1]["t"] - BEFORE_S), before[-1]["t"])
@@ -111,6 +129,16 @@ def kill_and_go_on(options: argparse.Namespace, folder: Path, rng: random.Random
         "s_from_first_tokens_to_full": regained - after[0]["t"] if regained else -1.0,
         "s_of_the_second_run": ended_at - started_at,
     }
+
+
+def _kill(run: subprocess.Popen[bytes]) -> None:
+    """Kill a run's driver; returns once no process of it is left."""
+    group = _descendants(run.pid)
+    assert group, "the worker at least"
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    while any(_runs(pid) for pid in group):
+        time.sleep(0.02)
 
 
 def _start(options: argparse.Namespace, folder: Path, records: Path) -> subprocess.Popen[bytes]:

@@ -48,7 +48,7 @@ def warm_process() -> Iterator[WarmWorkers]:
 @pytest.fixture
 def warm_workers(warm_process: WarmWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers on this machine are forked where all is imported: many runs in a short time."""
-    monkeypatch.setattr("batchr1.executors.local.subprocess", Standing(warm_process))
+    monkeypatch.setattr("batchr1.executors.worker_process.subprocess", Standing(warm_process))
 
 
 @pytest.fixture(scope="session")

@@ -111,6 +111,17 @@ class Backend(Protocol):
         """Name the model in the rows that it makes."""
         ...
 
+    def starts_early(self, spec: JobSpec) -> bool:
+        """Whether `import_early` saves time, and the job changes nothing of it."""
+        ...
+
+    def import_early(self) -> None:
+        """Import the engine, before the worker knows its setup.
+
+        For GPUs alone. What fails now fails again with the engine, and is said then.
+        """
+        ...
+
     def worker(self, setup: WorkerSetup, channel: Channel) -> None:
         """Run a worker, in its own process, to the last staged part."""
         ...

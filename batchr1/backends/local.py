@@ -104,6 +104,12 @@ class LocalBackend:
     def label(self, model: ModelSource) -> str:
         return label_of(model)
 
+    def starts_early(self, spec: JobSpec) -> bool:
+        return False
+
+    def import_early(self) -> None:
+        """Nothing of it is heavy."""
+
     def worker(self, setup: WorkerSetup, channel: Channel) -> None:
         from batchr1.worker.engine_life import serve
 

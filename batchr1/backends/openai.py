@@ -142,6 +142,12 @@ class OpenAIBackend:
     def label(self, model: ModelSource) -> str:
         return label_of(model)
 
+    def starts_early(self, spec: JobSpec) -> bool:
+        return False
+
+    def import_early(self) -> None:
+        """Nothing of it is heavy."""
+
     def worker(self, setup: WorkerSetup, channel: Channel) -> None:
         from batchr1.worker.server_worker import serve
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchr1.backends.base import Backend, Place
 from batchr1.backends.local import LocalBackend
-from batchr1.errors import JobError
+from batchr1.errors import BatchError, JobError
 from batchr1.models.adapter import read_adapter
 from batchr1.seeds import derive_seed
 
@@ -74,14 +75,24 @@ class VllmBackend(LocalBackend):
         kinds = tuple(with_args(kind, seed=seed) for kind in plan.kinds)
         return replace(with_args(plan, seed=seed), kinds=kinds)
 
+    def starts_early(self, spec: JobSpec) -> bool:
+        return _forks(spec.model.engine_args)
+
+    def import_early(self) -> None:
+        from batchr1.engine.vllm.engine import prepare_environment
+        from batchr1.engine.vllm.imports import import_vllm
+
+        prepare_environment("cuda")
+        with contextlib.suppress(BatchError):
+            import_vllm()
+
     def engine(self, setup: WorkerSetup, files: ModelFiles) -> Engine:
         from batchr1.dataset.tokenizer import end_ids_of
         from batchr1.engine.vllm.engine import VllmEngine, prepare_environment
         from batchr1.engine.vllm.imports import import_vllm
 
         args, adapter = self._own_args(setup), None
-        # vLLM binds to NUMA nodes by another executable: a forked process stays unbound.
-        prepare_environment(setup.device, forks=not args.get("numa_bind"))
+        prepare_environment(setup.device, forks=_forks(args))
         import_vllm()
         if setup.spec.model.adapter is not None:
             adapter = read_adapter(setup.spec.model.adapter)
@@ -109,6 +120,14 @@ class VllmBackend(LocalBackend):
         one = setup.assignment
         own = derive_seed(args["seed"], "engine", one.worker, one.epoch)
         return args | {"seed": (own or 0) % 2**31}
+
+
+def _forks(args: dict[str, Any]) -> bool:
+    """Whether vLLM's processes are forked.
+
+    It binds them to NUMA nodes by another executable: a forked one stays unbound.
+    """
+    return not args.get("numa_bind")
 
 
 def with_args(plan: Plan, **more: Any) -> Plan:

@@ -29,7 +29,9 @@ from batchr1.cli.options import (
 from batchr1.cli.printing import echo, say
 
 if TYPE_CHECKING:
+    from batchr1.driver.context import RunOptions
     from batchr1.driver.monitor.summary import Summary
+    from batchr1.job.spec import JobSpec
 
 
 @click.command()
@@ -93,44 +95,61 @@ def command(
         refuse_same_days(job, specs)
         stop_after_s, grace_s = duration(stop_after), duration(grace, "--grace")
         stop_at_time = next_time(stop_at, dt.datetime.now())
-        from batchr1.driver.context import RunOptions
-        from batchr1.driver.run_job import run_job
+        from batchr1.executors.worker_process import early_worker
 
-        def confirm(question: str) -> bool:
-            return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
+        first = next(iter(specs.values()))
+        with early_worker(first, options.gpus, options.device_ids) as early:
+            from batchr1.driver.context import RunOptions
 
-        run_options = RunOptions(
-            fresh=fresh,
-            retry_failed=retry_failed,
-            continue_truncated=continue_truncated,
-            stop_after_s=stop_after_s,
-            window_began=time.monotonic(),
-            stop_at=stop_at_time,
-            grace_s=grace_s,
-            gpus=options.gpus,
-            devices=options.device_ids,
-            confirm_fresh=confirm,
-            log_json=log_format == "json",
-            metrics_file=metrics_file,
-            metrics_address=address(metrics_port),
-        )
-        code = 0
-        for day, spec in specs.items():
-            if len(specs) > 1 and not as_json:
-                echo(f"{day}:")
-            with named(job):
-                if day:
-                    run_options = replace(run_options, date=dt.date.fromisoformat(day))
-                summary = run_job(spec, run_options)
-            document = as_document(summary)
-            if len(specs) > 1:
-                document = {"date": day} | document
-            text = as_text(summary, _again(ctx), continues=continue_truncated)
-            say(document, text, as_json=as_json)
-            code = max(code, summary.exit_code)
-            if summary.exit_code not in (0, 3):
-                break
+            def confirm(question: str) -> bool:
+                return yes or (sys.stdin.isatty() and click.confirm(question, err=True))
+
+            run_options = RunOptions(
+                fresh=fresh,
+                retry_failed=retry_failed,
+                continue_truncated=continue_truncated,
+                stop_after_s=stop_after_s,
+                window_began=time.monotonic(),
+                stop_at=stop_at_time,
+                grace_s=grace_s,
+                gpus=options.gpus,
+                devices=options.device_ids,
+                confirm_fresh=confirm,
+                log_json=log_format == "json",
+                metrics_file=metrics_file,
+                metrics_address=address(metrics_port),
+                early=early,
+            )
+            code = _run_days(ctx, specs, run_options, as_json=as_json)
     ctx.exit(code)
+
+
+def _run_days(
+    ctx: click.Context, specs: dict[str | None, JobSpec], options: RunOptions, *, as_json: bool
+) -> int:
+    """Run a job for each day; returns the exit code.
+
+    The first that does not come to its end is the last.
+    """
+    from batchr1.driver.run_job import run_job
+
+    given, code = ctx.params, 0
+    for day, spec in specs.items():
+        if len(specs) > 1 and not as_json:
+            echo(f"{day}:")
+        with named(given["job"]):
+            if day:
+                options = replace(options, date=dt.date.fromisoformat(day))
+            summary = run_job(spec, options)
+        document = as_document(summary)
+        if len(specs) > 1:
+            document = {"date": day} | document
+        text = as_text(summary, _again(ctx), continues=given["continue_truncated"])
+        say(document, text, as_json=as_json)
+        code = max(code, summary.exit_code)
+        if summary.exit_code not in (0, 3):
+            break
+    return code
 
 
 def as_document(summary: Summary) -> dict[str, object]:

@@ -19,6 +19,7 @@ from batchr1.driver.monitor.prometheus import MetricsExporter
 from batchr1.driver.resume.exclude import earlier_outputs
 from batchr1.driver.signals import StopSignals
 from batchr1.errors import InputError
+from batchr1.executors.worker_process import EarlyWorker
 from batchr1.job.fingerprint import fingerprint
 from batchr1.job.spec import JobSpec
 from batchr1.models.recommended import with_card, with_preset
@@ -35,7 +36,8 @@ from batchr1.verifier.pool import check_verifier
 class RunOptions:
     """Options of a run, beside the job.
 
-    `stop_after_s`, `stop_at`: leave, resumably, after this long or then.
+    `stop_after_s`, `stop_at`: leave, resumably, after this long or then. `early`: a worker's
+    process that is there already.
     """
 
     fresh: bool = False
@@ -56,6 +58,7 @@ class RunOptions:
     metrics_file: Path | None = None
     metrics_address: tuple[str, int] | None = None  # host, port
     confirm_fresh: Callable[[str], bool] = lambda message: False
+    early: EarlyWorker | None = None
 
 
 @dataclass(frozen=True, slots=True)

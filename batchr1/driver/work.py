@@ -76,7 +76,7 @@ class Work:
             job, plan = self._run.job, self._engines.plan
             with mapped(str(log_path)):
                 log_stream = log_path.open("ab", buffering=0)
-            executor = open_executor(job.spec, plan, log_stream)
+            executor = open_executor(job.spec, plan, log_stream, self._run.options.early)
             fleet = self._make_fleet(executor)
             display = self._make_display()
             driver = self._make_driver(executor, feeder, fleet, display)

@@ -12,6 +12,7 @@ from batchr1.executors.local import LocalExecutor
 from batchr1.executors.log_tail import Log
 from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited
 from batchr1.executors.setup import WorkerSetup
+from batchr1.executors.worker_process import EarlyWorker
 from batchr1.job.spec import JobSpec
 from batchr1.sizing.machine import Machine, this_machine
 
@@ -75,13 +76,15 @@ def machine_of(spec: JobSpec, devices: tuple[str, ...]) -> Machine:
     return cluster_machine(spec.executor)
 
 
-def open_executor(spec: JobSpec, plan: Plan, log: Log) -> Executor:
+def open_executor(
+    spec: JobSpec, plan: Plan, log: Log, early: EarlyWorker | None = None
+) -> Executor:
     """Open the executor of a run.
 
-    `log` takes what workers print, and is closed with it.
+    `log` takes what workers print, and is closed with it. `early`: see `LocalExecutor`.
     """
     if spec.executor.kind == "local":
-        return LocalExecutor(log)
+        return LocalExecutor(log, early)
     from batchr1.executors.ray import RayExecutor
 
     return RayExecutor(spec.executor, plan, log)

@@ -9,9 +9,7 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -19,16 +17,21 @@ from multiprocessing.connection import Connection, wait
 from batchr1.executors.log_tail import Log, LogTail, slower_ways
 from batchr1.executors.messages import FromWorker, ToWorker, WorkerExited, WorkerReady
 from batchr1.executors.setup import WorkerSetup
+from batchr1.executors.worker_process import EarlyWorker, spawn
 
 JOIN_S = 10.0
 TAIL_S = 2.0  # for the last lines of a worker whose processes are gone
 
 
 class LocalExecutor:
-    """Starts workers, carries messages, notices deaths. `log` takes what workers print."""
+    """Starts workers, carries messages, notices deaths.
 
-    def __init__(self, log: Log) -> None:
+    `log` takes what workers print. `early`: a process that waits for the first of them.
+    """
+
+    def __init__(self, log: Log, early: EarlyWorker | None = None) -> None:
         self._log = log
+        self._early = early or EarlyWorker()
         self._lines: dict[int, Connection] = {}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._tails: dict[int, LogTail] = {}
@@ -40,37 +43,13 @@ class LocalExecutor:
         """
         if setup.worker in self._processes:  # one that said it ended, and is on its way out
             self._reap(setup.worker)
-        ours, theirs = socket.socketpair()
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         devices = setup.assignment.devices
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-            environment.setdefault(
-                "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
-            )  # NVML counts so, CUDA by speed
-        command = [
-            sys.executable,
-            "-m",
-            "batchr1.worker.main",
-            str(theirs.fileno()),
-            str(os.getpid()),
-        ]
-        tail = self._tails[setup.worker] = LogTail(self._log, name=f"log of worker {setup.worker}")
-        with theirs:
-            self._processes[setup.worker] = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=tail.fd,
-                stderr=tail.fd,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
-        tail.start()
-        line = Connection(ours.detach())
-        self._lines[setup.worker] = line
+        made = self._early.take(devices) or spawn(devices)
+        self._processes[setup.worker], self._tails[setup.worker] = made.process, made.tail
+        made.tail.start(self._log, name=f"log of worker {setup.worker}")
+        self._lines[setup.worker] = made.line
         with contextlib.suppress(OSError):  # it may be gone already: `poll` will say so
-            line.send(setup)
+            made.line.send(setup)
 
     def send(self, worker: int, message: ToWorker) -> None:
         """Send to a worker.

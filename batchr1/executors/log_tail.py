@@ -36,18 +36,25 @@ class Log(Protocol):
 class LogTail:
     """Pipe with writing end `fd`, read by a thread to its end."""
 
-    def __init__(self, log: Log, *, name: str) -> None:
-        self._log = log
+    def __init__(self) -> None:
         self._read_fd, self.fd = os.pipe()
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._rest = b""
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._read, name=name, daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to read; closes our writing end, which was handed over."""
+    def hand_over(self) -> None:
+        """Close our writing end, once a process has it."""
         os.close(self.fd)
+
+    def start(self, log: Log, *, name: str) -> None:
+        """Begin to read, in a thread of this name, into `log`."""
+        self._thread = threading.Thread(target=self._read, args=(log,), name=name, daemon=True)
         self._thread.start()
+
+    def discard(self) -> None:
+        """Drop a pipe that nobody reads."""
+        os.close(self._read_fd)
 
     def forget(self) -> None:
         """Drop the lines that came so far; the log keeps them."""
@@ -56,18 +63,19 @@ class LogTail:
 
     def last_lines(self, timeout_s: float = 0.0) -> tuple[str, ...]:
         """Give the last lines, once output has ended or time is over."""
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
         with self._lock:
             return tuple(
                 line.decode(errors="replace") for line in (*self._lines, self._rest) if line
             )
 
-    def _read(self) -> None:
+    def _read(self, log: Log) -> None:
         while chunk := os.read(self._read_fd, _CHUNK):
             # A full disk, or a log that is closed because the run is over, must not stop the
             # reading: whoever prints into a full pipe would stand still.
             with contextlib.suppress(OSError, ValueError):
-                self._log.write(chunk)
+                log.write(chunk)
             *lines, rest = (self._rest + chunk).split(b"\n")
             with self._lock:
                 self._lines.extend(line[:LINE_BYTES] for line in lines)

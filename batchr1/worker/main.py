@@ -1,7 +1,8 @@
-"""Worker process: `python -m batchr1.worker.main FD DRIVER`.
+"""Worker process: `python -m batchr1.worker.main FD DRIVER [KIND]`.
 
 FD is its end of the line to the driver. The process is a session of its own, so that Ctrl-C reaches
-the driver alone, and cannot outlive the driver.
+the driver alone, and cannot outlive the driver. KIND names the engine that is imported before the
+setup has come.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from batchr1.errors import BatchError, EngineError
 from batchr1.events import TextLines
 from batchr1.executors.messages import FromWorker, ToWorker, WorkerFailed, WorkerReady
 from batchr1.executors.setup import Assignment, WorkerSetup
+from batchr1.job.kinds import load_backend
 from batchr1.sizing.oom import MemoryProblem, problem_in
 
 log = logging.getLogger("batchr1.worker")
@@ -68,13 +70,15 @@ class PipeChannel:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(fd: int, driver: int) -> int:
+def main(fd: int, driver: int, imports: str | None = None) -> int:
     die_with_parent(driver)
     handler = logging.StreamHandler()
     handler.setFormatter(TextLines("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for name in ("httpx", "httpcore", "botocore", "aiobotocore", "s3fs", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    if imports is not None:
+        load_backend(imports).import_early()
     channel = PipeChannel(Connection(fd))
     setup: WorkerSetup = channel.first()
     share_cores(setup.assignment)
@@ -115,4 +119,4 @@ def _memory_problem(exc: Exception, channel: PipeChannel) -> MemoryProblem | Non
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -20,7 +20,7 @@ import pytest
 from pauses import Pause, pause_requests
 from warm_workers import Standing, WarmWorkers, import_all
 
-import batchr1.executors.local
+import batchr1.executors.worker_process
 from batchr1.errors import BatchError
 
 WORKER_KILL = "KILLED_AT_CALL"  # in a worker's environment: where it kills itself
@@ -50,7 +50,7 @@ def _supervise(work: Callable[[], int]) -> int:
     child = _fork()
     if child == 0:
         standing = Standing(WarmWorkers.of_this_process())
-        batchr1.executors.local.subprocess = standing  # type: ignore[attr-defined]
+        batchr1.executors.worker_process.subprocess = standing  # type: ignore[attr-defined]
         os._exit(_code_of(work))
     code = 0
     while True:

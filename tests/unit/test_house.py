@@ -34,7 +34,17 @@ FLOOR = {"records", "errors", "events", "faults", "columns", "seeds", "version"}
 MAY_IMPORT: dict[str, set[str]] = {
     "batchr1": {"api", "version"},
     "version": set(),
-    "api": {"cli", "driver", "errors", "models", "output", "report", "sizing", "storage"},
+    "api": {
+        "cli",
+        "driver",
+        "errors",
+        "executors",
+        "models",
+        "output",
+        "report",
+        "sizing",
+        "storage",
+    },
     "errors": set(),
     "events": set(),
     "faults": set(),
