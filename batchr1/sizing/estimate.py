@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from batchr1.records import CompletionLengths, PromptLengths
@@ -38,12 +38,6 @@ class Workload:
             self.context_len if self.max_tokens is None else self.prompts.longest + self.max_tokens
         )
         return max(2, min(wanted, self.context_len))
-
-    def with_completions(self, share: float) -> Workload:
-        """Give the same work with completions of this share of the length."""
-        c = self.completions
-        shorter = replace(c, mean=share * c.mean, mean_square=share**2 * c.mean_square)
-        return replace(self, completions=shorter)
 
     @property
     def mean_context(self) -> float:

@@ -40,9 +40,9 @@ MARGIN_BYTES = (
 )  # left free on every GPU: fragments, and what a display or a driver may want
 UTILIZATION_MAX = 0.95
 MAX_WIDTH_IN_NODE = 8
-# of the expected completion lengths: a batch is wide enough for these too, as nobody knows better
-SHORTER = 0.5
-WIDTH_COST = 0.005  # of the time, that this may cost: more sequences leave the cache less memory
+# of the expected time, or of the cache, given up for a wider batch: lengths may turn out shorter,
+# and nobody knows better
+WIDTH_COST = 0.005
 NEARLY = 0.95  # of the fastest split's rate: as fast, as far as anybody knows
 
 
@@ -257,17 +257,21 @@ class _Candidate:
         """Choose the batch, as an upper bound.
 
         Admission goes by what is learnt of lengths: where completions turn out shorter than
-        expected, more of them run at a time.
+        expected, more of them run at a time. So the batch is as wide as costs next to nothing, in
+        time or of the cache.
         """
         most = _most_sequences(self.demand, self.wish, self.replicas)
         tokens = cache(self._tokens_with)
-        expected = cache(self._seconds_with(step_time, self.demand, tokens))
-        demand = self.demand.with_completions(SHORTER)
-        shorter = self._seconds_with(step_time, demand, tokens)
-        best = best_batch(most, expected)
-        bound = (1 + WIDTH_COST) * expected(best)
-        wide = grid(max(best, best_batch(most, shorter)))
-        return next(size for size in reversed(wide) if size == best or expected(size) <= bound)
+        seconds = cache(self._seconds_with(step_time, tokens))
+        best = best_batch(most, seconds)
+        if not tokens(best):
+            return best
+        bound, enough = (1 + WIDTH_COST) * seconds(best), (1 - WIDTH_COST) * tokens(best)
+        return next(
+            size
+            for size in reversed(grid(most))
+            if size == best or seconds(size) <= bound or tokens(size) >= enough
+        )
 
     @property
     def _total(self) -> int:
@@ -304,21 +308,24 @@ class _Candidate:
     def _tokens_with(self, num_seqs: int) -> int:
         """Count the cache's tokens where sequences are typical.
 
-        0 where the longest does not fit. More sequences leave the cache less memory.
+        0 where the longest does not fit, or not beside a cache of the user's size. More sequences
+        leave the cache less memory.
         """
         batched, memory, _ = self._divided(num_seqs)
+        if memory.counted + memory.beside > self._total:
+            return 0
         if self._tokens(memory, self._longest, in_flight=batched) < self._longest:
             return 0
         return self._tokens(memory, self._typical)
 
     def _seconds_with(
-        self, step_time: StepTime | None, demand: Workload, tokens: Callable[[int], int]
+        self, step_time: StepTime | None, tokens: Callable[[int], int]
     ) -> Callable[[int], float]:
         def seconds_with(num_seqs: int) -> float:
             typical = tokens(num_seqs)
             if not typical or step_time is None:
                 return math.inf
-            return demand.seconds(
+            return self.demand.seconds(
                 step_time, num_seqs=num_seqs, kv_tokens=typical, replicas=self.replicas
             )
 
