@@ -103,11 +103,15 @@ class GenerationCheckpoint:
 
 @dataclass(slots=True)
 class FoundCheckpoints:
-    """Furthest state of each sample over all checkpoints of an output."""
+    """Furthest state of each sample over all checkpoints of an output.
+
+    `aside`: those of `saved` that the last run leaves out.
+    """
 
     saved: dict[SampleKey, GenerationCheckpoint] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)  # file: why
+    aside: set[SampleKey] = field(default_factory=set)
 
     @property
     def tokens(self) -> int:
@@ -264,25 +268,21 @@ def write_checkpoint(
     return len(data)
 
 
-def read_checkpoints(
-    storage: Storage, *, job: str | None = None, asked_only: bool = False
-) -> FoundCheckpoints:
-    """Read every checkpoint of an output; unreadable ones are named.
-
-    `asked_only`: without those of samples that the last run leaves out.
-    """
-    found = FoundCheckpoints()
+def read_checkpoints(storage: Storage, *, job: str | None = None) -> FoundCheckpoints:
+    """Read every checkpoint of an output; unreadable ones are named."""
+    found, asked = FoundCheckpoints(), set[SampleKey]()
     files = [file.rel for file in storage.list_files(INFLIGHT_DIR, ".bin")]
     for rel in sorted(files, key=_age):
-        if asked_only and rel.endswith(_ASIDE):
-            continue
         found.files.append(rel)
         try:
             data = storage.find_bytes(rel)
-            if data is not None:
-                add(found.saved, decode(data, job=job))
+            more = [] if data is None else decode(data, job=job)
         except CheckpointError as exc:
             found.unreadable[rel] = str(exc)
+            continue
+        add(found.saved, more)
+        (found.aside if rel.endswith(_ASIDE) else asked).update(one.key for one in more)
+    found.aside -= asked
     return found
 
 

@@ -15,7 +15,7 @@ import polars as pl
 from batchr1.columns import NAMES
 from batchr1.dataset.values import temporal_as_text
 from batchr1.errors import UsageError
-from batchr1.output.checkpoints import read_checkpoints
+from batchr1.output.checkpoints import FoundCheckpoints, read_checkpoints
 from batchr1.output.find import no_output
 from batchr1.output.folder import DATA_DIR, Output
 from batchr1.output.run_record import CountsRecord, LoadRecord, RunRecord
@@ -68,6 +68,12 @@ class InFlight:
     finished: int
     tokens: int
     unreadable: int
+
+    @classmethod
+    def of(cls, found: FoundCheckpoints) -> InFlight:
+        """Count what was found."""
+        under_way = len(found.saved) - found.finished
+        return cls(under_way, found.finished, found.tokens, len(found.unreadable))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,8 @@ def summarise(
             pending = left
         if spared is None:
             spared = given_up
-    holder, in_flight = _holder(output), _in_flight(output, rows)
+    found = _in_flight(output, rows)
+    holder, in_flight = _holder(output), InFlight.of(found)
     # An empty night has no speed.
     worked = next((run for run in reversed(runs) if run.had_work), last)
     rate = _rate(worked, frames, in_flight, is_live=holder is not None)
@@ -190,8 +197,9 @@ def summarise(
         repeated=every.height - rows.height,
     )
     if frames and holder is not None:
-        asked = _in_flight(output, rows, asked_only=True)
-        summary = replace(summary, eta_s=_eta(rows, pending, asked, rate))
+        for key in found.aside & found.saved.keys():
+            del found.saved[key]
+        summary = replace(summary, eta_s=_eta(rows, pending, InFlight.of(found), rate))
     return _with_figures(summary, rows, by) if frames else summary
 
 
@@ -376,8 +384,9 @@ def groups_of(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[Grou
     ]
 
 
-def _in_flight(output: Output, done: pl.DataFrame, *, asked_only: bool = False) -> InFlight:
-    found = read_checkpoints(output.storage, asked_only=asked_only)
+def _in_flight(output: Output, done: pl.DataFrame) -> FoundCheckpoints:
+    """Read the checkpoints of samples that are not done."""
+    found = read_checkpoints(output.storage)
     if found.saved and done.height:
         keys = pl.DataFrame(
             {"id": [k.id for k in found.saved], "sample": [k.sample for k in found.saved]}
@@ -385,9 +394,7 @@ def _in_flight(output: Output, done: pl.DataFrame, *, asked_only: bool = False) 
         keys = keys.cast({"sample": done.schema["sample"]})
         for id, sample in keys.join(done, on=["id", "sample"], how="semi").iter_rows():
             del found.saved[SampleKey(id, sample)]
-    return InFlight(
-        len(found.saved) - found.finished, found.finished, found.tokens, len(found.unreadable)
-    )
+    return found
 
 
 def _rate(

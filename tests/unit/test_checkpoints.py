@@ -197,13 +197,16 @@ def test_what_runs_left_becomes_one_file_and_torn_ones_are_reported(tmp_path: Pa
     assert names(storage) == []
 
 
-def test_what_a_run_is_not_asked_for_can_be_left_out(tmp_path: Path) -> None:
+def test_what_a_run_is_not_asked_for_is_told_apart(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     storage.write_bytes(carried_name("before"), encode([one("asked"), one("other")], job="j"))
     found = read_checkpoints(storage, job="j")
     consolidate(storage, "next", found, job="j", aside={SampleKey("other", 0)})
-    assert {key.id for key in read_checkpoints(storage).saved} == {"asked", "other"}
-    assert {key.id for key in read_checkpoints(storage, asked_only=True).saved} == {"asked"}
+    found = read_checkpoints(storage)
+    assert {key.id for key in found.saved} == {"asked", "other"}
+    assert found.aside == {SampleKey("other", 0)}
+    storage.write_bytes(checkpoint_name("next", 0, 0, 1), encode([one("other")], job="j"))
+    assert not read_checkpoints(storage).aside, "a run that asks for it has gone on with it"
 
 
 @pytest.mark.parametrize("name", [carried_name(RUN), reopened_name(RUN, 3)])
