@@ -65,7 +65,7 @@ def spawn(devices: tuple[str, ...], *, imports: str = "") -> WorkerProcess:
         environment.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # NVML counts so, CUDA by speed
     command = [sys.executable, "-m", "batchr1.worker.main", str(theirs.fileno()), str(os.getpid())]
     tail = LogTail()
-    with theirs:
+    try:
         process = subprocess.Popen(
             [*command, imports] if imports else command,
             env=environment,
@@ -75,7 +75,13 @@ def spawn(devices: tuple[str, ...], *, imports: str = "") -> WorkerProcess:
             start_new_session=True,
             pass_fds=[theirs.fileno()],
         )
-    tail.hand_over()
+    except OSError:
+        ours.close()
+        tail.discard()
+        raise
+    finally:
+        theirs.close()
+        tail.hand_over()
     return WorkerProcess(process, Connection(ours.detach()), tail, devices)
 
 
@@ -113,9 +119,9 @@ def early_worker(
     may choose among GPUs. Nor, as far as a look at the disk can tell, where nothing is to do.
     """
     early = EarlyWorker()
-    found = _sure_devices(spec, gpus, devices)
-    if found:
-        early = EarlyWorker(spawn(found, imports=spec.engine.kind))
+    with contextlib.suppress(OSError, BatchError):  # the run itself says what is wrong
+        if found := _sure_devices(spec, gpus, devices):
+            early = EarlyWorker(spawn(found, imports=spec.engine.kind))
     try:
         yield early
     finally:
@@ -127,16 +133,13 @@ def _sure_devices(
 ) -> tuple[str, ...]:
     """Name the GPUs of the one engine that a job can have.
 
-    Empty: there are none, or the plan may choose.
+    Empty: there are none, or the plan may choose. Raises `BatchError` or `OSError`.
     """
     if spec.executor.kind != "local" or not backend_of(spec).starts_early(spec):
         return ()
     if (Path(spec.output.path) / "_SUCCESS").exists():
         return ()
-    try:
-        found = choose_devices(gpus, devices)
-    except BatchError:  # the run itself says it
-        return ()
+    found = choose_devices(gpus, devices)
     sizes = [spec.model.engine_args.get(name, 1) for name in _GPUS_OF_AN_ENGINE]
     gpus_of_one = math.prod(size for size in sizes if isinstance(size, int))
     return found if gpus_of_one == len(found) else ()

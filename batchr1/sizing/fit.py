@@ -308,13 +308,10 @@ class _Candidate:
     def _tokens_with(self, num_seqs: int) -> int:
         """Count the cache's tokens where sequences are typical.
 
-        0 where the longest does not fit, or not beside a cache of the user's size. More sequences
-        leave the cache less memory.
+        0 where the longest does not fit. More sequences leave the cache less memory.
         """
-        batched, memory, _ = self._divided(num_seqs)
-        if memory.counted + memory.beside > self._total:
-            return 0
-        if self._tokens(memory, self._longest, in_flight=batched) < self._longest:
+        batched, memory, utilization = self._divided(num_seqs)
+        if self._missing(memory, self._longest, utilization, batched):
             return 0
         return self._tokens(memory, self._typical)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -83,7 +84,11 @@ def test_packages_that_do_not_fit_are_named_as_ever(
 ) -> None:
     broken = tmp_path / "broken/vllm"
     broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise ImportError('torch has no such thing')")
+    (broken / "__init__.py").write_text(
+        "import torch\n"
+        "torch.library.define('broken::operator', '(Tensor x) -> Tensor')  # not a second time\n"
+        "raise ImportError('torch has no such thing')\n"
+    )
     before = os.environ.get("PYTHONPATH", "")
     monkeypatch.setenv("PYTHONPATH", f"{broken.parent}{os.pathsep}{before}")
     early = EarlyWorker(spawn((), imports="vllm"))
@@ -191,6 +196,27 @@ def test_it_is_not_started_for_an_output_that_is_complete(
     (job.parent / "out/_SUCCESS").touch()
     with early_worker(load_job(job), None, None):
         assert made == []
+
+
+def test_an_output_that_cannot_be_looked_at_is_the_runs_to_refuse(
+    job: Path, made: list[WorkerProcess]
+) -> None:
+    result = CliRunner().invoke(main, ["run", str(job), "--output", "long" * 100])
+    assert (result.exit_code, made) == (2, [])
+    assert "the path is too long" in result.output
+
+
+def test_a_machine_without_room_for_a_process_goes_on_without_it(
+    job: Path, made: list[WorkerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(worker_process.subprocess, "Popen", refuse)
+    before = open_files()
+    with early_worker(load_job(job), None, None) as early:
+        assert early.take(("GPU-0",)) is None
+    assert open_files() == before
 
 
 def test_gpus_that_are_not_there_are_the_runs_to_refuse(

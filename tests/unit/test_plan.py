@@ -307,6 +307,15 @@ def test_a_cache_of_the_users_size_is_not_crowded_out_by_a_wide_batch() -> None:
         planned(64.0)
 
 
+def test_a_share_that_the_user_set_beside_others_is_not_crowded_out_either() -> None:
+    """A larger batch takes more beside the share of the GPU that vLLM stays within."""
+    [device] = gpus("RTX 4090").devices
+    busy = dataclasses.replace(device, free_gib=device.gpu.memory_gib - 1)
+    spec = job("r1-distill-qwen-1.5b", max_tokens=8192, gpu_memory_utilization=0.923)
+    rows = PromptLengths(300, 300, 512, 128.0)
+    assert 1 < plan(spec, Machine((busy,)), rows).max_num_seqs < grid_ceil(300)
+
+
 def test_a_batch_that_the_job_asks_for_off_the_grid_gets_a_graph_of_its_own() -> None:
     config = plan(job(max_num_seqs=124), gpus("H200")).engine_args["compilation_config"]
     assert 124 in config["cudagraph_capture_sizes"]

@@ -10,24 +10,34 @@ from pydantic import ValidationError
 
 from batchr1.errors import MACHINE_FAULTS, BatchError, EngineError, FailedError
 
+_failed: list[BatchError] = []  # in this process
+
 
 def import_vllm() -> None:
     """Import vLLM's engine.
 
     Raises `FailedError` where its packages do not fit together: later they would not either. A
-    fault of the machine is an `EngineError`.
+    fault of the machine is an `EngineError`. Called again after either it raises the same: what
+    was imported in part has registered operators, and a second time would trip over those.
     """
+    if _failed:
+        raise _failed[0]
     try:
         for module in ("vllm.v1.engine.llm_engine", "vllm.engine.arg_utils"):
             importlib.import_module(module)
     except Exception as exc:  # packages that do not fit raise whatever they like
-        got = reason_of(exc)
-        if any(_is_passing(cause) for cause in _causes(exc)):
-            raise EngineError(f"vllm: not imported (got {got}). Run it again later.") from exc
-        raise FailedError(
-            f"vllm: it cannot be imported here (got {got}, need packages that fit together). "
-            f"Install those that requirements/cpu.txt or cuda.txt of batchr1 pins."
-        ) from exc
+        _failed.append(_import_error(exc))
+        raise _failed[0] from exc
+
+
+def _import_error(exc: Exception) -> BatchError:
+    got = reason_of(exc)
+    if any(_is_passing(cause) for cause in _causes(exc)):
+        return EngineError(f"vllm: not imported (got {got}). Run it again later.")
+    return FailedError(
+        f"vllm: it cannot be imported here (got {got}, need packages that fit together). "
+        f"Install those that requirements/cpu.txt or cuda.txt of batchr1 pins."
+    )
 
 
 def start_error(name: str, exc: Exception) -> BatchError:
