@@ -16,7 +16,7 @@ from batchr1.records import FLAGS
 
 if TYPE_CHECKING:
     from batchr1.output.folder import Output
-    from batchr1.report.rows import RowSearch
+    from batchr1.report.rows import Choice, RowSearch
 
 FEW = 3
 INDENT = "    "
@@ -94,7 +94,7 @@ def command(
     if not count and search.skipped:
         echo(f"no more rows: --skip left out all {search.skipped:,}", err=True)
     elif not count:
-        echo(_nothing(found), err=True)
+        echo(_nothing(found, choice), err=True)
     elif search.left or search.goes_on:
         echo(_more(search, skip + count), err=True)
 
@@ -108,12 +108,13 @@ def _more(search: RowSearch, shown: int) -> str:
     return f"{many}: {ways}"
 
 
-def _nothing(outputs: list[Output]) -> str:
+def _nothing(outputs: list[Output], choice: Choice) -> str:
     """Say why no row is shown."""
     from batchr1.output.checkpoints import read_checkpoints
 
     if any(output.parts() for output in outputs):
-        return "no such row"
+        asked = choice.in_words()
+        return f"no row is {asked}" if asked and not choice.ids else "no such row"
     saved = [read_checkpoints(output.storage) for output in outputs]
     finished = sum(found.finished for found in saved)
     under_way = sum(len(found.saved) for found in saved) - finished

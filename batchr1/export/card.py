@@ -203,7 +203,7 @@ def _columns(summary: dict[str, Any], think_tags: Format) -> str:
 
 def _made_with(summary: dict[str, Any], jobs: Sequence[dict[str, Any]]) -> str:
     pairs: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
-        ("model", lambda job: _public(str((job.get("model") or {}).get("location") or ""))),
+        ("model", model_of),
         ("revision", lambda job: (job.get("model") or {}).get("revision")),
         (
             "prompts",
@@ -229,6 +229,17 @@ def _made_with(summary: dict[str, Any], jobs: Sequence[dict[str, Any]]) -> str:
             more = len(values) - _MOST_VALUES
             lines.append(f"| {_cell(key)} | {cell}{f' and {more:,} more' if more > 0 else ''} |")
     return "\n".join([*lines, ""])
+
+
+def model_of(job: dict[str, Any]) -> str:
+    """Name the model's repository or folder.
+
+    One that ships with batchr1 goes by its name.
+    """
+    entry = VARIANTS.get(_section(job, "model").get("variant") or "")
+    if entry is not None and entry.repo is None:
+        return f"{entry.name}, which ships with batchr1"
+    return _public(str((job.get("model") or {}).get("location") or ""))
 
 
 def _verified_by(job: dict[str, Any]) -> Any:

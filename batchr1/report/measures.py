@@ -95,6 +95,11 @@ def measure(
     return _measure(_prompts(rows.lazy().select(COLUMNS).collect()), ks, resamples, seed, group)
 
 
+def name_of(value: object) -> str:
+    """Name a group by its value; as in Parquet and JSON, nothing is null."""
+    return "null" if value is None else str(value)
+
+
 def measure_by(
     rows: pl.DataFrame | pl.LazyFrame,
     column: str,
@@ -122,7 +127,7 @@ def measure_by(
         {"by": [part["by"][0] for part in parts]}, schema={"by": table.schema["by"]}
     )
     prompts = [_prompts(parts[i].select(COLUMNS)) for i in order["by"].arg_sort()]
-    names = [str(parts[i]["by"][0]) for i in order["by"].arg_sort()]
+    names = [name_of(parts[i]["by"][0]) for i in order["by"].arg_sort()]
     if ks is None:
         ks = default_ks(max(_most(p) for p in prompts))
     return [_measure(p, ks, resamples, seed, name) for p, name in zip(prompts, names, strict=True)]

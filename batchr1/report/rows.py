@@ -28,6 +28,12 @@ class Choice:
     truncated: bool = False
     unsure: bool = False  # no verdict, though verification looked
 
+    def in_words(self) -> str:
+        """Name the conditions, but for ids: "wrong and flagged looping"."""
+        words = [] if self.correct is None else ["right" if self.correct else "wrong"]
+        words += ["cut"] * self.truncated + ["unsure"] * self.unsure
+        return " and ".join([*words, *(f"flagged {flag}" for flag in self.flags)])
+
     def condition(self) -> pl.Expr:
         """Give the condition over the columns of CHOOSING."""
         found = pl.lit(True)

@@ -21,7 +21,7 @@ from batchr1.output.folder import DATA_DIR, Output
 from batchr1.output.run_record import CountsRecord, LoadRecord, RunRecord
 from batchr1.records import SampleKey, expected_tokens_left
 from batchr1.report.labels import LabelCounts, count_labels
-from batchr1.report.measures import Measures, measure, measure_by
+from batchr1.report.measures import Measures, measure, measure_by, name_of
 from batchr1.report.scan import each_once
 from batchr1.storage.lock import read_lock
 
@@ -379,7 +379,7 @@ def groups_of(rows: pl.DataFrame, by: str, of_all: Measures | None) -> list[Grou
         .sort("value")
     )
     return [
-        GroupSummary(str(v), n, right, judged, cut, tokens, measures.get(str(v)))
+        GroupSummary(name_of(v), n, right, judged, cut, tokens, measures.get(name_of(v)))
         for v, n, right, judged, cut, tokens in grouped.iter_rows()
     ]
 

@@ -25,7 +25,7 @@ from made_output import KEPT, good_row, table_of, write_output
 from s3_fakes import S3
 
 from batchr1.cli.main import main
-from batchr1.export.card import licence_of, size_category
+from batchr1.export.card import licence_of, model_of, size_category
 from batchr1.export.rows import json_line
 from batchr1.models.catalogue import VARIANTS
 from batchr1.output.run_record import CountsRecord
@@ -495,6 +495,16 @@ def test_the_card_holds_valid_metadata_counts_settings_licence_and_provenance(
         "MIT (DeepSeek); derived from Qwen2.5-Math-7B: Apache-2.0.",
     ):
         assert line in card
+
+
+def test_the_card_names_the_model_that_ships_with_batchr1_not_its_folder() -> None:
+    job = {
+        "model": {"name": "r1-tiny", "location": "/site/batchr1/models/r1_tiny"},
+        "spec": {"model": {"variant": "r1-tiny"}},
+    }
+    assert model_of(job) == "r1-tiny, which ships with batchr1"
+    own = {"model": {"location": "/home/me/models/mine"}, "spec": {"model": {"path": "mine"}}}
+    assert model_of(own) == "models/mine"
 
 
 def test_every_variant_has_a_licence_that_the_hub_knows() -> None:

@@ -196,7 +196,7 @@ def test_intervals_are_over_prompts_not_rows() -> None:
 def test_groups_come_in_order_and_are_measured_alone() -> None:
     rows = table([["g", "g"], ["a", "g"], ["a", "a"]], level=[2, 2, None, None, 1, 1])
     groups = measure_by(rows.lazy(), "level")
-    assert [g.group for g in groups] == ["None", "1", "2"]
+    assert [g.group for g in groups] == ["null", "1", "2"]
     assert [g.pass_at[1].value for g in groups] == [0.5, 0.0, 1.0]
     assert groups[2] == measure(rows.filter(pl.col("level") == 2), group="2")
     assert measure_by(rows.clear(), "level") == []

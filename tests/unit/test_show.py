@@ -88,6 +88,8 @@ def test_what_is_no_output_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_no_such_row_is_said_and_an_unknown_flag_gets_the_list(output: Path) -> None:
     assert show(output, "--id", "nobody").stderr == "no such row\n"
+    asked = ["--wrong", "--truncated", "--flag", "token_soup"]
+    assert show(output, *asked).stderr == "no row is wrong and cut and flagged token_soup\n"
     unknown = show(output, "--flag", "loops")
     assert unknown.exit_code == 2
     assert "--flag: there is no such flag (got loops, need no_think, " in unknown.stderr
