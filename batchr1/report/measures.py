@@ -96,7 +96,7 @@ def measure(
 
 
 def name_of(value: object) -> str:
-    """Name a group by its value; as in Parquet and JSON, nothing is null."""
+    """Name a group by its value: null for none, as in JSON."""
     return "null" if value is None else str(value)
 
 
