@@ -23,6 +23,7 @@ from batchr1.backends.base import backend_of
 from batchr1.errors import BatchError
 from batchr1.executors.log_tail import LogTail
 from batchr1.sizing.devices import choose_devices
+from batchr1.storage.names import SUCCESS
 
 if TYPE_CHECKING:
     from batchr1.job.spec import JobSpec
@@ -137,7 +138,7 @@ def _sure_devices(
     """
     if spec.executor.kind != "local" or not backend_of(spec).starts_early(spec):
         return ()
-    if (Path(spec.output.path) / "_SUCCESS").exists():
+    if (Path(spec.output.path) / SUCCESS).exists():
         return ()
     found = choose_devices(gpus, devices)
     sizes = [spec.model.engine_args.get(name, 1) for name in _GPUS_OF_AN_ENGINE]

@@ -33,6 +33,7 @@ from batchr1.output.run_record import RunRecord, parse_record
 from batchr1.storage.base import CONTROL_DIR, STAGING_DIR, Storage
 from batchr1.storage.errors import is_fault, is_passing, mapped
 from batchr1.storage.inputs import InputFile
+from batchr1.storage.names import SUCCESS
 from batchr1.storage.uri import is_remote, split_uri
 
 DATA_DIR = "data"
@@ -40,7 +41,6 @@ RUNS_DIR = f"{CONTROL_DIR}/runs"
 FAILED_DIR = f"{CONTROL_DIR}/failed"
 JOB_FILE = f"{CONTROL_DIR}/job.json"
 INPUTS_FILE = f"{CONTROL_DIR}/inputs.json"
-SUCCESS = "_SUCCESS"
 REPORT_FILE = "report.html"
 _PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
 

@@ -1,4 +1,4 @@
-"""Names of data files: formats, and what is refused."""
+"""Names of data files, and of the mark of a complete output."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ Where = Callable[[str], str]
 ENDINGS = ".parquet, .jsonl, .csv or .tsv"
 """Endings of data files, for messages."""
 GZIP = ".gz"
+SUCCESS = "_SUCCESS"
 
 _FORMATS: dict[str, FileFormat] = {
     ".parquet": "parquet",

@@ -21,10 +21,11 @@ from batchr1.driver.run_job import run_job
 from batchr1.engine.lifeline import start_time
 from batchr1.errors import FailedError, InputError, JobError
 from batchr1.executors import local, worker_process
+from batchr1.executors.log_tail import LogTail
 from batchr1.executors.worker_process import EarlyWorker, WorkerProcess, early_worker, spawn
 from batchr1.job.load import load_job
 
-# a driver that is killed while its worker imports, and prints more than a pipe holds
+# a driver that is killed while its worker waits
 DRIVER = """
 import sys, time
 from batchr1.executors.worker_process import spawn
@@ -136,8 +137,6 @@ def test_it_ends_with_a_driver_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_more_than_a_pipe_holds_is_printed_before_anyone_reads(tmp_path: Path) -> None:
-    from batchr1.executors.log_tail import LogTail
-
     tail, log = LogTail(), tmp_path / "log"
     program = "print('x' * 99_999); print('said')"
     process = subprocess.Popen([sys.executable, "-c", program], stdout=tail.fd)
