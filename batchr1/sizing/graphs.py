@@ -55,6 +55,12 @@ def prefill_sizes(num_seqs: int) -> tuple[int, ...]:
     return tuple(range(last - last % PREFILL_STEP + PREFILL_STEP, LARGEST + 1, PREFILL_STEP))
 
 
+def all_sizes(num_seqs: int) -> tuple[int, ...]:
+    """List all sizes that are captured: vLLM's own and the added ones."""
+    below = grid(max(num_seqs, min(2 * num_seqs, LARGEST)))
+    return tuple(sorted({*below, num_seqs, *prefill_sizes(num_seqs)}))
+
+
 def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
     """Give the `compilation_config` that captures a full batch and prefills beside it.
 
@@ -66,8 +72,8 @@ def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
     own = dict(config or {})
     if {"cudagraph_capture_sizes", "max_cudagraph_capture_size"} & set(own):
         return None
-    more = prefill_sizes(num_seqs)
-    if str(own.get("cudagraph_mode", "")).upper() == "NONE" or (is_on_grid(num_seqs) and not more):
+    if str(own.get("cudagraph_mode", "")).upper() == "NONE" or (
+        is_on_grid(num_seqs) and not prefill_sizes(num_seqs)
+    ):
         return None
-    below = grid(max(num_seqs, min(2 * num_seqs, LARGEST)))
-    return own | {"cudagraph_capture_sizes": sorted({*below, num_seqs, *more})}
+    return own | {"cudagraph_capture_sizes": list(all_sizes(num_seqs))}
