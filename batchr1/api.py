@@ -141,10 +141,7 @@ def status(target: str | Path | Outputs, **changes: Unpack[JobChanges]) -> Outpu
     from batchr1.report.summary import summarise
 
     found, counts = look_up(str(target), _options(changes))
-    pending = spared = None
-    if counts is not None:
-        pending, spared = counts.pending, counts.spared
-    return summarise(found, pending=pending, spared=spared)
+    return summarise(found, counts=counts)
 
 
 def _status_of_several(uris: Sequence[str], changes: Mapping[str, Any]) -> Totals:

@@ -40,6 +40,15 @@ def echo(text: str, *, err: bool = False) -> None:
         raise OSError(exc.errno, exc.strerror, name) from exc
 
 
+def beside(samples: int) -> str:
+    """Say that an output holds more than its input asks for."""
+    what = "samples" if samples != 1 else "sample"
+    return (
+        f"beside: {samples:,} {what} in the output that this input does not ask for (other rows, "
+        f"where, limit or n)"
+    )
+
+
 def wrapped(label: str, text: str) -> str:
     """Put a text behind its label, wrapped at 80 characters.
 

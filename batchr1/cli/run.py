@@ -26,7 +26,7 @@ from batchr1.cli.options import (
     next_time,
     refuse_same_days,
 )
-from batchr1.cli.printing import echo, say
+from batchr1.cli.printing import beside, echo, say
 
 if TYPE_CHECKING:
     from batchr1.driver.context import RunOptions
@@ -170,6 +170,7 @@ def as_document(summary: Summary) -> dict[str, object]:
         "failed": counts.failed,
         "pending": counts.pending,
         "spared": counts.spared,
+        "beside": counts.beside,
         "this_run": {
             "done": tally.done,
             "failed": tally.failed,
@@ -225,6 +226,8 @@ def as_text(summary: Summary, again: str, *, continues: bool = False) -> str:
         lines.append(
             f"{counts.duplicates:,} rows left out: equal prompts, or done in input.exclude"
         )
+    if counts.beside:
+        lines.append(beside(counts.beside))
     if tally.done:
         lines.append(_work(summary))
     elif not counts.pending and not tally.failed:

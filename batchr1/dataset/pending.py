@@ -33,7 +33,7 @@ class Counts:
     """Samples by state.
 
     rows × n = done + failed + pending + spared. `spared`: samples of rows of which enough are
-    right.
+    right. `beside`: what the output holds of rows that the input does not have, or above `n`.
     """
 
     rows: int
@@ -42,6 +42,7 @@ class Counts:
     failed: int
     duplicates: int
     spared: int = 0
+    beside: int = 0
 
     @property
     def samples(self) -> int:
@@ -122,6 +123,7 @@ class Pending:
         self._reported: Floats | None = None
         self._right: Numbers | None = None  # done samples that are right, by row, once one was told
         self._spared = 0
+        self._beside = 0  # committed samples that the input does not ask for
         self._begun: Bools | None = None  # by row: some of its samples were begun before
         self._drop_repeats(source, ids_are_hashes)
 
@@ -156,10 +158,12 @@ class Pending:
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
         known = int(((rows >= 0) & (numbers < self._n)).sum())
+        self._beside += len(numbers) - known
         return known - self._clear(ids, samples)
 
     def forget_learned(self) -> None:
-        """Forget lengths and right answers, to learn them again."""
+        """Forget what committed rows told, to learn it again."""
+        self._beside = 0
         self._lengths = self._reported = self._right = None
 
     def learn_lengths(
@@ -374,7 +378,7 @@ class Pending:
         rows = len(self._bits) - self._dropped
         pending = int(np.bitwise_count(self._bits).sum())
         done = rows * self._n - pending - self._failed - self._spared
-        return Counts(rows, self._n, done, self._failed, self._dropped, self._spared)
+        return Counts(rows, self._n, done, self._failed, self._dropped, self._spared, self._beside)
 
     def free(self) -> None:
         """Drop what only matching needs, before the run begins."""

@@ -45,6 +45,8 @@ class CountsRecord(_Record):
     """Rows left out: equal prompts, or done in an output that input.exclude names."""
     spared: int = 0
     """Samples of rows with enough right ones, by stop_when."""
+    beside: int = 0
+    """Samples in the output of rows that the input does not have, or above `n`."""
     samples: int = 0
     """All of them."""
     pending: int = 0

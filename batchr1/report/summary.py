@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from batchr1.columns import NAMES
+from batchr1.dataset.pending import Counts
 from batchr1.dataset.values import temporal_as_text
 from batchr1.errors import UsageError
 from batchr1.output.checkpoints import FoundCheckpoints, read_checkpoints
@@ -136,8 +137,9 @@ class OutputSummary:
     measures: Measures | None = None  # None: no right answers are known, or one sample per prompt
     labels: LabelCounts | None = None  # None: one sample per prompt
     groups: list[GroupSummary] = field(default_factory=list)
-    # samples that `stop_when` left out, by the input that was read, or the last run and its rows
+    # by the input that was read, or the last run: left out by `stop_when`, done but not asked for
     spared: int = 0
+    beside: int = 0
     repeated: int = 0  # rows that lie in data/ twice, and are counted once
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,12 +155,12 @@ class OutputSummary:
 
 
 def summarise(
-    output: Output, *, by: str | None = None, pending: int | None = None, spared: int | None = None
+    output: Output, *, by: str | None = None, counts: Counts | None = None
 ) -> OutputSummary:
     """Read an output.
 
-    `by` names a column to group by; `pending`, `spared` are known only to who has read the input.
-    Raises `UsageError` when nothing of ours is there, or it has no column `by`.
+    `by` names a column to group by; `counts` are known only to who has read the input. Raises
+    `UsageError` when nothing of ours is there, or it has no column `by`.
     """
     runs = _runs(output)
     frames = read_numbers(output, by)
@@ -167,16 +169,15 @@ def summarise(
         every = pl.concat(frames.values())
     rows = each_once(every)
     last = next(reversed(runs), None)
-    if last is not None and (pending is None or spared is None):
-        left, given_up = _left(output, last, frames)
-        if pending is None:
-            pending = left
-        if spared is None:
-            spared = given_up
+    pending, spared, beside = None, 0, 0
+    if counts is not None:
+        pending, spared, beside = counts.pending, counts.spared, counts.beside
+    elif last is not None:
+        pending, spared = _left(output, last, frames)
+        beside = (last.counts or last.counts_before or CountsRecord()).beside
     found = _in_flight(output, rows)
     holder, in_flight = _holder(output), InFlight.of(found)
-    # An empty night has no speed.
-    worked = next((run for run in reversed(runs) if run.had_work), last)
+    worked = next((run for run in reversed(runs) if run.had_work), last)  # a night with a speed
     rate = _rate(worked, frames, in_flight, is_live=holder is not None)
     summary = OutputSummary(
         output=output.uri,
@@ -193,7 +194,8 @@ def summarise(
         tokens_per_s=rate,
         measures=_measures(rows),
         labels=count_labels(rows),
-        spared=spared or 0,
+        spared=spared,
+        beside=beside,
         repeated=every.height - rows.height,
     )
     if frames and holder is not None:

@@ -247,6 +247,13 @@ class Storage(ReadStorage):
         read-only), StorageError for what may pass.
         """
 
+    def check_takes_files(self) -> None:
+        """Try whether files could be written; nothing stays behind.
+
+        Raises as `check_writable` does.
+        """
+        self.check_writable()
+
     @abstractmethod
     def open_fence(self) -> None:
         """Make this owner's folder; call once, with the lock just taken."""

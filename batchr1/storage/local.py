@@ -298,10 +298,35 @@ class LocalStorage(Storage):
     def check_writable(self) -> None:
         probe = self._path(f"{CONTROL_DIR}/probe-{secrets.token_hex(4)}")
         with mapped(self.uri, lasting=OutputError):
-            make_folder(probe.parent)
+            with self._makes_folders():
+                make_folder(probe.parent)
             with probe.open("xb") as file:
                 os.fsync(file.fileno())
             probe.unlink(missing_ok=True)  # an owner may have swept it
+
+    def check_takes_files(self) -> None:
+        if self._path(CONTROL_DIR).is_dir():
+            self.check_writable()
+            return
+        root = self._path("")
+        with mapped(self.uri, lasting=OutputError), self._makes_folders():
+            there = next(path for path in (root, *root.parents) if path.exists())
+            probe = there / f".batchr1-probe-{secrets.token_hex(4)}"
+            probe.mkdir()
+            probe.rmdir()
+
+    @contextmanager
+    def _makes_folders(self) -> Iterator[None]:
+        """Name a file system that takes no folders, as /proc.
+
+        Making one there says "no such file".
+        """
+        try:
+            yield
+        except FileNotFoundError as exc:
+            raise OutputError(
+                f"{self.uri}: no folder can be made here (got ENOENT). Choose another path."
+            ) from exc
 
 
 def _file_info(rel: str, info: os.stat_result) -> FileInfo:

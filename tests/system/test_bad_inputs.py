@@ -788,6 +788,45 @@ def test_a_read_only_output_is_refused(tmp_path: Path) -> None:
         assert snapshot(tmp_path) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_file_system_that_takes_no_folders_is_refused(tmp_path: Path) -> None:
+    """Its mode says that root may write there, and making a folder says "no such file"."""
+    write_input(tmp_path)
+    job = write_job(tmp_path, {"output.path": "/proc/out"})
+    for command in ("check", "run"):
+        result = batchr1(command, job)
+        assert (said(result, tmp_path), result.exit_code, result.stdout) == (
+            "batchr1: /proc/out: no folder can be made here (got ENOENT). Choose another path.\n",
+            2,
+            "",
+        )
+
+
+def test_check_tries_whether_the_output_takes_files_and_leaves_none(tmp_path: Path) -> None:
+    write_input(tmp_path)
+    job = write_job(tmp_path, {"output.path": "new/out"})
+    before = snapshot(tmp_path)
+    assert batchr1("check", job).exit_code == 0
+    assert snapshot(tmp_path) == before
+
+
+def test_check_finds_a_bucket_that_can_be_read_but_not_written(
+    tmp_path: Path, faulty_s3: FaultyS3
+) -> None:
+    write_input(tmp_path)
+    endpoint = faulty_s3.options.endpoint
+    job = write_job(tmp_path, {"output.path": "s3://bucket/out", "storage.endpoint": endpoint})
+    nothing = "200 <ListBucketResult></ListBucketResult>"
+    faulty_s3.script = ["404 NoSuchKey", nothing, *["403 AccessDenied"] * 9]
+    result = batchr1("check", job)
+    assert (said(result, tmp_path), result.exit_code, result.stdout) == (
+        "batchr1: s3://bucket/out: access is denied (got AccessDenied 403). Give these "
+        "credentials the permission, or use others.\n",
+        2,
+        "",
+    )
+
+
 S3_CASES = [
     *from_table("s3"),
 ]

@@ -235,3 +235,28 @@ def test_killed_while_parts_are_replaced_it_ends_right(done: Path, step: str) ->
     rows = rows_of(done / "out")
     assert keys_of(rows) == wanted_keys(questions(40), n=2)
     assert rows.filter(pl.col("prompt").str.contains("Now.")).height == 6
+
+
+def test_rows_that_the_input_does_not_have_are_counted_in_words(tmp_path: Path) -> None:
+    """A second input with the same settings goes into the same output: no row is hidden."""
+    import click.testing
+
+    from batchr1.cli.main import main
+
+    def said(command: str, of: Path) -> str:
+        words = scripted([command, str(of)])
+        result = click.testing.CliRunner().invoke(main, words, catch_exceptions=False)
+        assert result.exit_code == 0
+        return result.stdout
+
+    write_input(tmp_path, questions(40))
+    job = job_in(tmp_path)
+    assert "beside" not in said("run", job) + said("status", tmp_path / "out")
+    write_input(tmp_path, questions(15, start=30))
+    told = "60 samples in the output that this input does not ask for (other rows, where, limit"
+    for command in ("check", "run", "run"):
+        assert f"beside: {told}" in said(command, job), command
+    for target in (job, tmp_path / "out"):
+        seen = said("status", target)
+        assert "90 done, 0 failed, 0 pending" in seen
+        assert "beside     60 of the done are not asked for by the input" in seen

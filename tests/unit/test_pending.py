@@ -84,7 +84,8 @@ def test_pending_is_wanted_less_done_failed_and_excluded(tmp_path: Path, state: 
     pending = pending_of(source, n)
     pending.exclude(pa.array(sorted(excluded), pa.string()))
     pending.mark_done(*columns_of(done))
-    pending.mark_done(*columns_of(done))  # a part that is read twice changes nothing
+    pending.forget_learned()
+    pending.mark_done(*columns_of(done))  # parts that are read again change nothing
     pending.mark_failed(*columns_of(failed))
     counts = pending.counts()
     pending.free()
@@ -101,6 +102,7 @@ def test_pending_is_wanted_less_done_failed_and_excluded(tmp_path: Path, state: 
         done=len(wanted & done),
         failed=len(wanted & failed - done),
         duplicates=len(ids) - len(rows),
+        beside=len(done - {(id, sample) for id in ids for sample in range(n)}),
     )
     assert counts.samples == counts.done + counts.failed + counts.pending
     assert counts.pending == len(handed_out)
@@ -130,7 +132,9 @@ def test_pending_follows_where_and_limit(tmp_path: Path) -> None:
     pending = pending_of(source)
     pending.mark_done(pa.array(["row/2", "row/9"]), pa.array([0, 0], pa.int32()))
     assert left(source, pending) == [("row/0", 0), ("row/3", 0), ("row/4", 0)]
-    assert pending.counts() == Counts(rows=4, n=1, done=1, failed=0, duplicates=0)
+    assert pending.counts() == Counts(rows=4, n=1, done=1, failed=0, duplicates=0, beside=1)
+    pending.forget_learned()
+    assert pending.counts().beside == 0, "counted anew when parts are read again"
 
 
 def test_a_larger_n_wants_the_new_samples_only_and_a_smaller_one_nothing(tmp_path: Path) -> None:
@@ -140,7 +144,8 @@ def test_a_larger_n_wants_the_new_samples_only_and_a_smaller_one_nothing(tmp_pat
         pending = pending_of(source, n)
         pending.mark_done(*done)
         assert left(source, pending) == expected
-        assert pending.counts().done == 2 * min(n, 3)
+        counts = pending.counts()
+        assert (counts.done, counts.beside) == (2 * min(n, 3), 2 * max(0, 3 - n))
 
 
 def test_without_an_id_column_equal_prompts_are_one_row(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 
 from batchr1.cli.check.text import as_text
 from batchr1.cli.options import JOB, JSON, JobOptions, job_options, named
-from batchr1.cli.printing import echo, echo_json
+from batchr1.cli.printing import beside, echo, echo_json
 
 if TYPE_CHECKING:
     from batchr1.dataset.pending import Counts
@@ -126,6 +126,7 @@ def examine(
         context = open_job(spec, run_options)
         spec = context.spec
         context.output.refuse_foreign()
+        context.output.storage.check_takes_files()
         renderer = make_renderer(context, run_options)
         counts = _count(context, renderer)
         samples = check_samples(context, renderer)
@@ -146,6 +147,8 @@ def examine(
     if overlaps is not None:
         document["contamination"] = overlaps
     document["notes"] += _missing(spec)
+    if counts.beside:
+        document["notes"].append(beside(counts.beside))
     for name, readers in context.source.unread_kept.items():
         document["notes"].append(
             f"kept column {name!r}: {', '.join(readers)} cannot read its type as it is"

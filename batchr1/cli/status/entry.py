@@ -132,20 +132,17 @@ def _say_one(
     target: str, options: JobOptions, by: str | None, *, show_failed: bool, as_json: bool
 ) -> None:
     """Print the summary of one output, or its failed rows."""
-    pending = spared = None
     found, counts = look_up(target, options)
-    if counts is not None:
-        pending, spared = counts.pending, counts.spared
-        if not found.was_tried():
-            _say_nothing(found, counts.pending, rows_only=show_failed, as_json=as_json)
-            return
+    if counts is not None and not found.was_tried():
+        _say_nothing(found, counts.pending, rows_only=show_failed, as_json=as_json)
+        return
     if show_failed:
         say_failed([found], as_json=as_json)
         return
     from batchr1.report.health import look
     from batchr1.report.summary import summarise
 
-    summary = summarise(found, by=by, pending=pending, spared=spared)
+    summary = summarise(found, by=by, counts=counts)
     if as_json:
         echo_json(summary.to_dict() | {"health": asdict(look(found))})
     else:

@@ -53,6 +53,11 @@ def _counts(s: OutputSummary) -> list[str]:
     if s.runs != 1:
         runs = f"{s.runs:,} runs"
     lines = [f"  rows       {s.done:,} done, {failed:,} failed, {pending}, {runs}"]
+    if s.beside:
+        lines.append(
+            f"  beside     {s.beside:,} of the done are not asked for by the input (other rows, "
+            f"where, limit or n)"
+        )
     if s.repeated:
         lines.append(
             f"  repeated   {s.repeated:,} rows lie in data/ twice (a part was copied there?): "
