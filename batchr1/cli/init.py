@@ -57,6 +57,7 @@ def command(data: str, to: Path | None, variant: str) -> None:
     from batchr1.dataset.guess import guess_columns
     from batchr1.job import load_job
     from batchr1.models.catalogue import variant as variant_of
+    from batchr1.storage.errors import mapped
 
     if FILLED_IN.search(str(Path(data).absolute())):
         raise UsageError(
@@ -75,9 +76,10 @@ def command(data: str, to: Path | None, variant: str) -> None:
             f"{', '.join(rows.column_names)}). A prompt is a column of text or of chat messages."
         )
     text = job_text(guess, name=name, file=path, data=data, variant=variant, max_tokens=max_tokens)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
+    with mapped(str(path), lasting=UsageError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
     load_job(path)
     for line in told(guess, rows):
         echo(line)

@@ -131,10 +131,18 @@ def _find_pending(
     check_fingerprint(job, continue_truncated=options.continue_truncated)
     roll_forward(job.output)
     job.output.clear_staging()
-    check_golds(job, pending, run=run.name)
+    rejudges = job.spec.input.on_changed_gold == "rejudge"
+    if not rejudges:
+        check_golds(job, pending, run=run.name)
     if take_out_done(job, pending) and drop_doubled(job.output, run.name):
         take_out_done(job, pending)
     _check_prompts(run, pending, engines)
+    if rejudges:  # changes rows: not where prompts are refused
+        check_golds(job, pending, run=run.name)
+        if job.spec.stop_when:
+            take_out_done(job, pending)  # other samples are right now
+    if job.output.exists():
+        agrees_with_input(job, pending)
     if not options.retry_failed:
         take_out_failed(job, pending)
     if options.continue_truncated:
@@ -152,8 +160,6 @@ def _check_prompts(run: RunContext, pending: Pending, engines: EngineInputs | No
     if files:
         renderer = engines.renderer if engines else make_renderer(job, run.options)
         check_prompts(job, pending, renderer, files, run=run.name)
-    if job.output.exists():
-        agrees_with_input(job, pending)
 
 
 def _finish_without_work(run: RunContext, pending: Pending, counts: Counts) -> RunEnd:

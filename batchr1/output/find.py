@@ -53,11 +53,23 @@ def no_output(uri: str, *, asked_by: str = "", otherwise: str = "") -> UsageErro
     `asked_by`: the option that named it. `otherwise`: what may be given in its place.
     """
     where = f"{asked_by}: {uri}" if asked_by else uri
+    if _holds_scores(uri):
+        return UsageError(
+            f"{where}: a folder of scores, not an output of batchr1. Give the output that was "
+            f"scored; the scores are the Parquet files in {uri.rstrip('/')}/data."
+        )
     if _holds_outputs(uri):
         advice = f"Its folders are: '{uri}/*' names them all"
     else:
         advice = "Give the folder that a job wrote" + (f", or {otherwise}" if otherwise else "")
     return UsageError(f"{where}: not an output of batchr1. {advice}.")
+
+
+def _holds_scores(uri: str) -> bool:
+    try:
+        return _opened(uri).holds_scores()
+    except StorageError:
+        return False
 
 
 def _holds_outputs(uri: str) -> bool:

@@ -40,6 +40,8 @@ DATA_DIR = "data"
 RUNS_DIR = f"{CONTROL_DIR}/runs"
 FAILED_DIR = f"{CONTROL_DIR}/failed"
 JOB_FILE = f"{CONTROL_DIR}/job.json"
+SCORE_FILE = f"{CONTROL_DIR}/score.json"
+"""In a folder of scores, which is no output: `batchr1 score` writes it."""
 INPUTS_FILE = f"{CONTROL_DIR}/inputs.json"
 REPORT_FILE = "report.html"
 _PART = re.compile(r"^part-(?P<run>\d{8}T\d{9}Z-[0-9a-f]{4})-.+\.parquet$")
@@ -63,9 +65,15 @@ class Output:
     def was_tried(self) -> bool:
         """Tell whether the output exists, or a run has at least begun.
 
-        Where no engine came up, there is a run's record and nothing else.
+        Where no engine came up, there is a run's record and nothing else. Scores have records too.
         """
-        return self.exists() or bool(self.storage.list_files(RUNS_DIR, ".json"))
+        if self.exists():
+            return True
+        return bool(self.storage.list_files(RUNS_DIR, ".json")) and not self.holds_scores()
+
+    def holds_scores(self) -> bool:
+        """Tell whether `batchr1 score` wrote this folder."""
+        return self.storage.exists(SCORE_FILE)
 
     def refuse_foreign(self) -> None:
         """Raise `OutputError` when the folder is not an output of batchr1.
@@ -85,7 +93,8 @@ class Output:
                 str(exc)
             ) from exc.__cause__  # no such bucket, access denied: it would be so next time
         others = [f.rel for f in files if not f.rel.startswith(f"{CONTROL_DIR}/")]
-        if others and not self.exists():  # asked again: a run may have begun before the listing
+        # asked again: a run may have begun before the listing, or a report of one that came nowhere
+        if others and not self.was_tried():
             raise OutputError(
                 f"{self.uri}: the folder is not empty and not an output of batchr1 (it holds "
                 f"{others[0]}). "

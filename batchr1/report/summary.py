@@ -255,10 +255,9 @@ def failed_rows(output: Output) -> list[dict[str, Any]]:
 
 
 def _runs(output: Output) -> list[RunRecord]:
-    runs = output.runs()
-    if not output.exists() and not runs:
+    if not output.was_tried():
         raise no_output(output.uri, otherwise="the job file")
-    return runs
+    return output.runs()
 
 
 def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> tuple[int, int]:

@@ -18,13 +18,12 @@ import pyarrow as pa
 
 from batchr1.errors import FingerprintError, OutputError
 from batchr1.output.documents import read_fingerprinted
-from batchr1.output.folder import Output, part_name, stage_part
+from batchr1.output.folder import SCORE_FILE, Output, part_name, stage_part
 from batchr1.output.parts import failures_table
 from batchr1.records import Failure
 from batchr1.storage.base import CONTROL_DIR, Storage
 from batchr1.version import __version__
 
-SCORE_FILE = f"{CONTROL_DIR}/score.json"
 Key = tuple[str, int]
 
 

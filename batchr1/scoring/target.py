@@ -143,9 +143,13 @@ def _refuse_overlap(wish: Wish) -> None:
 
 def _generating(output: Output) -> dict[str, Any]:
     """Read the job of an output whose tokens can be scored."""
+    columns = "name the columns of data files with --prompt and --completion"
+    if output.storage.kind == "local" and Path(output.uri).is_file():
+        raise UsageError(
+            f"{output.uri}: a file, not an output of batchr1. Give an output, or {columns}."
+        )
     job = output.job()
     if job is None:
-        columns = "name the columns of data files with --prompt and --completion"
         raise no_output(output.uri, otherwise=columns)
     spec = job["spec"]
     if (spec.get("engine") or {}).get("kind", "vllm") != "vllm":

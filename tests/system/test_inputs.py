@@ -108,6 +108,29 @@ def test_a_corrected_gold_may_stay_as_it_was(
     ) in caplog.messages
 
 
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_golds_of_other_prompts_are_not_taken_over(
+    tmp_path: Path, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another data set with the same ids: the run is refused, and no row has its golds."""
+    from click.testing import CliRunner
+    from replay_job import scripted
+
+    from batchr1.cli.main import main
+
+    write_input(tmp_path, answer=["2", "4"])
+    assert run_replay(write_job(tmp_path, input={"gold": "answer"})).exit_code == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet")}
+    write_input(tmp_path, answer=["100", "200"], problem=["Capital of France?", "And of Peru?"])
+    job = write_job(tmp_path, input={"gold": "answer", "on_changed_gold": "rejudge"})
+    refused = CliRunner().invoke(main, scripted([command, str(job)]), catch_exceptions=False)
+    assert refused.exit_code == 2
+    assert "the input has another prompt for samples that are done (got 2 of" in refused.stderr
+    assert "judged anew" not in "".join(caplog.messages)
+    assert {path: path.read_bytes() for path in files} == files
+    assert (tmp_path / "out/_SUCCESS").exists()
+
+
 def test_a_file_of_the_same_size_and_time_is_seen_to_be_another(tmp_path: Path) -> None:
     for problem in ("1 + 1?", "9 + 9?"):
         pq.write_table(pa.table({"id": ["a"], "problem": [problem]}), tmp_path / "in.parquet")

@@ -167,6 +167,25 @@ def test_a_folder_that_is_no_output_is_refused_in_the_same_words(
     assert refused.stderr.replace(str(nights), "TMP") == f"batchr1: {said}\n"
 
 
+def test_a_folder_of_scores_is_no_output_and_a_glob_passes_over_it(nights: Path) -> None:
+    """It has parts and records of runs too: nobody is told to delete them as damaged."""
+    from batchr1.output.folder import RUNS_DIR, SCORE_FILE
+
+    scores = nights / "nights/c-scores"
+    for name in (SCORE_FILE, f"{RUNS_DIR}/1.json", "data/part-1-0-0-00001.parquet"):
+        (scores / name).parent.mkdir(parents=True, exist_ok=True)
+        (scores / name).write_text("{}")
+    told = (
+        "batchr1: TMP/nights/c-scores: a folder of scores, not an output of batchr1. Give the "
+        "output that was scored; the scores are the Parquet files in TMP/nights/c-scores/data.\n"
+    )
+    for words in (["status"], ["show"], ["report"], ["verify"]):
+        refused = batchr1(*words, "nights/c-scores")
+        assert (refused.exit_code, refused.stderr.replace(str(nights), "TMP")) == (2, told)
+    found = [Path(one["output"]).name for one in document("status", GLOB)["outputs"]]
+    assert sorted(found) == ["a", "b", "c", "quiet"]
+
+
 def test_two_kinds_of_think_tags_are_not_put_into_one_text(nights: Path) -> None:
     path = nights / "nights/c/.batchr1/job.json"
     job = json.loads(path.read_text())

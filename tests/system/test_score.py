@@ -338,6 +338,11 @@ BAD: dict[str, tuple[list[str], str]] = {
         "--model: data files name no model that scores them. Give a variant, a folder or a "
         "repository.",
     ),
+    "a file whose columns nobody named": (
+        ["{file}", "--model", "r1-tiny"],
+        "{file}: a file, not an output of batchr1. Give an output, or name the columns of data "
+        "files with --prompt and --completion.",
+    ),
     "half of the columns": (
         ["{file}", "--model", "r1-tiny", "--prompt", "question"],
         "--completion: data files need both columns (got one). Add it.",

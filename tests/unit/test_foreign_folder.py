@@ -61,3 +61,14 @@ def test_a_stranger_that_came_meanwhile_is_refused(
     filled_before_listing(monkeypatch, tmp_path, {"thesis.parquet": ""})
     with pytest.raises(OutputError, match=r"it holds thesis\.parquet"):
         refuse(open_storage(tmp_path))
+
+
+def test_a_report_of_a_run_that_came_nowhere_makes_no_foreign_folder(tmp_path: Path) -> None:
+    """Its engine was stopped while it loaded; the page lies in the output."""
+    (tmp_path / "report.html").write_text("a page")
+    output = Output(open_storage(tmp_path))
+    with pytest.raises(OutputError, match=r"it holds report\.html"):
+        output.refuse_foreign()
+    (tmp_path / ".batchr1/runs").mkdir(parents=True)
+    (tmp_path / ".batchr1/runs/20261201T120000000Z-0000.json").write_text("{}")
+    output.refuse_foreign()

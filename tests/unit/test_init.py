@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,15 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
         f"batchr1: {path}: is there already. Name another file with --to, or delete it.\n"
     )
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_place_that_takes_no_file_is_refused() -> None:
+    for path in ("/proc/x.yaml", "/proc/x/y.yaml", "/dev/null/y.yaml"):
+        result = init(ROOT / "jobs/data/math.parquet", "--to", path)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"batchr1: {path}: "), result.stderr
+        assert result.stderr.count("\n") == 1
 
 
 def test_data_that_will_not_do_is_refused(tmp_path: Path) -> None:

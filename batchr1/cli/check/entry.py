@@ -177,12 +177,16 @@ def _count(context: JobContext, renderer: Renderer) -> Counts:
 
     check_fingerprint(context)
     pending = read_ids(context)
-    check_golds(context, pending, run=None)
+    rejudges = context.spec.input.on_changed_gold == "rejudge"
+    if not rejudges:
+        check_golds(context, pending, run=None)
     take_out_done(context, pending)
     if context.spec.input.on_changed_prompt == "refuse":
         files = files_to_check(context, pending)
         if files:  # refuses, or does nothing
             check_prompts(context, pending, renderer, files, run="")
+    if rejudges:
+        check_golds(context, pending, run=None)
     take_out_failed(context, pending)
     return pending.counts()
 

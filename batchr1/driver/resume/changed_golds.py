@@ -38,8 +38,8 @@ Digests = np.ndarray[Any, np.dtype[np.uint64]]
 def check_golds(job: JobContext, pending: Pending, *, run: str | None) -> None:
     """Refuse changed golds, judge their rows anew, or say that they stay.
 
-    Call before `take_out_done`, with the lock held; without `run` nothing is changed. Raises
-    `InputError` where the job says refuse.
+    Call with the lock held, and before `take_out_done` where right answers count; without `run`
+    nothing is changed. Raises `InputError` where the job says refuse.
     """
     if job.spec.input.gold is None and not len(job.source.kept_schema):
         return
