@@ -45,7 +45,7 @@ def beside(samples: int) -> str:
     what = "samples" if samples != 1 else "sample"
     return (
         f"beside: {samples:,} {what} in the output that this input does not ask for (other rows, "
-        f"where, limit or n)"
+        f"where, limit, n or exclude)"
     )
 
 

@@ -157,7 +157,10 @@ class Pending:
         Returns how many were out before: committed twice, or not wanted.
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
-        known = int(((rows >= 0) & (numbers < self._n)).sum())
+        asked = (rows >= 0) & (numbers < self._n)
+        if self._excluded is not None and len(self._bits):
+            asked &= ~self._excluded[np.maximum(rows, 0)]
+        known = int(asked.sum())
         self._beside += len(numbers) - known
         return known - self._clear(ids, samples)
 

@@ -173,8 +173,7 @@ def summarise(
     if counts is not None:
         pending, spared, beside = counts.pending, counts.spared, counts.beside
     elif last is not None:
-        pending, spared = _left(output, last, frames)
-        beside = (last.counts or last.counts_before or CountsRecord()).beside
+        pending, spared, beside = _left(output, last, frames)
     found = _in_flight(output, rows)
     holder, in_flight = _holder(output), InFlight.of(found)
     worked = next((run for run in reversed(runs) if run.had_work), last)  # a night with a speed
@@ -260,15 +259,15 @@ def _runs(output: Output) -> list[RunRecord]:
     return output.runs()
 
 
-def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> tuple[int, int]:
-    """Count samples pending and spared, by the last run.
+def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> tuple[int, int, int]:
+    """Count samples pending, spared and beside, by the last run.
 
     As it counted them at its end, or else by what it has committed.
     """
     if last.counts is not None:
         rows = each_once(pl.concat(frames.values())).height if frames else 0
         gone = max(0, last.counts.done - rows)  # somebody deleted a part since
-        return last.counts.pending + gone, last.counts.spared
+        return last.counts.pending + gone, last.counts.spared, max(0, rows - last.counts.done)
     before = last.counts_before or CountsRecord()
     mine = [rel for rel in frames if rel.startswith(f"{DATA_DIR}/part-{last.run}-")]
     done = failed = pl.DataFrame()
@@ -282,7 +281,7 @@ def _left(output: Output, last: RunRecord, frames: dict[str, pl.DataFrame]) -> t
         others = [frame for rel, frame in frames.items() if rel not in mine]
         spared = _spared(output.job() or {}, done, others, tables)
     pending = before.pending - done.height - failed.height - spared
-    return max(0, pending), before.spared + spared
+    return max(0, pending), before.spared + spared, before.beside
 
 
 def _spared(

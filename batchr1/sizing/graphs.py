@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 LARGEST = 512  # size that vLLM captures by itself
+CAPTURE_KEYS = {"cudagraph_capture_sizes", "max_cudagraph_capture_size"}
+"""A user's own sizes, in `compilation_config` or beside it; vLLM refuses both."""
 PREFILL_STEP = 32  # between the sizes that are added for prefills
 FEWEST = 16  # sequences from which on they are added: below, a start of some seconds less counts
 
@@ -70,7 +72,7 @@ def compilation_for(num_seqs: int, config: Any) -> dict[str, Any] | None:
     if config is not None and not isinstance(config, Mapping):
         return None
     own = dict(config or {})
-    if {"cudagraph_capture_sizes", "max_cudagraph_capture_size"} & set(own):
+    if CAPTURE_KEYS & set(own):
         return None
     if str(own.get("cudagraph_mode", "")).upper() == "NONE" or (
         is_on_grid(num_seqs) and not prefill_sizes(num_seqs)

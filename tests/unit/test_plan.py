@@ -324,6 +324,8 @@ def test_a_batch_that_the_job_asks_for_off_the_grid_gets_a_graph_of_its_own() ->
     own = {"cudagraph_capture_sizes": [1, 124]}
     kept = plan(job(max_num_seqs=124, compilation_config=own), gpus("H200")).engine_args
     assert kept["compilation_config"] == own
+    beside = plan(job(max_num_seqs=124, cudagraph_capture_sizes=[1, 2]), gpus("H200")).engine_args
+    assert "compilation_config" not in beside, "vLLM refuses both"
     merged = plan(job(max_num_seqs=124, compilation_config={"mode": 0}), gpus("H200")).engine_args
     assert merged["compilation_config"] == config | {"mode": 0}
     eager = plan(job(max_num_seqs=124, enforce_eager=True), gpus("H200")).engine_args

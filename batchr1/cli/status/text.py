@@ -56,7 +56,7 @@ def _counts(s: OutputSummary) -> list[str]:
     if s.beside:
         lines.append(
             f"  beside     {s.beside:,} of the done are not asked for by the input (other rows, "
-            f"where, limit or n)"
+            f"where, limit, n or exclude)"
         )
     if s.repeated:
         lines.append(

@@ -11,7 +11,7 @@ from batchr1.sizing.devices import Device
 from batchr1.sizing.estimate import ReplicaRun, Workload, estimate
 from batchr1.sizing.fit import Fit, groups_of
 from batchr1.sizing.gpus import FP4_CAPABILITY, Gpu
-from batchr1.sizing.graphs import compilation_for
+from batchr1.sizing.graphs import CAPTURE_KEYS, compilation_for
 from batchr1.sizing.machine import Machine
 from batchr1.sizing.plan import STREAM_INTERVAL, Plan, in_gib
 from batchr1.sizing.planning.arguments import asked_of, constraints_of
@@ -151,7 +151,8 @@ def runs_of(
 
 def _graphs(num_seqs: int, spec: JobSpec) -> dict[str, Any]:
     """Give a batch off the grid a CUDA graph of its own."""
-    if spec.model.engine_args.get("enforce_eager"):
+    asked = spec.model.engine_args
+    if asked.get("enforce_eager") or CAPTURE_KEYS & set(asked):
         return {}
-    config = compilation_for(num_seqs, spec.model.engine_args.get("compilation_config"))
+    config = compilation_for(num_seqs, asked.get("compilation_config"))
     return {} if config is None else {"compilation_config": config}
