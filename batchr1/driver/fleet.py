@@ -139,8 +139,15 @@ class Fleet:
         self._note(replica, "ended")
 
     def dismiss(self, replica: Replica) -> None:
-        """End one that has nothing to lose, at once."""
+        """End one that has nothing to lose, at once.
+
+        One that said that it cannot start is given up: its death only comes too late to say so.
+        """
         self._executor.kill(replica.worker)
+        if replica.fatal and replica.ready is None and not replica.fatal.problem:
+            self._note(replica, "died")
+            self.give_up(replica, error_of(replica.fatal))
+            return
         self.end(replica)
 
     def memory_problem(self, replica: Replica, exited: WorkerExited) -> MemoryProblem | None:

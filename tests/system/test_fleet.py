@@ -51,12 +51,14 @@ from batchr1.executors.messages import (
     SamplesFinished,
     ToWorker,
     WorkerExited,
+    WorkerFailed,
     WorkerReady,
 )
 from batchr1.executors.ray_relay import Printed
 from batchr1.executors.relay_listener import RelayListener
 from batchr1.executors.setup import Assignment, WorkerSetup
 from batchr1.job import load_job
+from batchr1.sizing.oom import MemoryProblem
 from batchr1.storage.base import open_storage
 
 ROWS = 80
@@ -248,6 +250,22 @@ def fleet_on(machines: Machines, tmp_path: Path, count: int, most: int | None = 
     )
     fleet.start()
     return fleet
+
+
+def test_one_that_cannot_start_is_given_up_though_its_death_comes_late(
+    machines: Machines, tmp_path: Path
+) -> None:
+    """The others have done its work before its process is gone."""
+    fleet = fleet_on(machines, tmp_path, 3)
+    fleet[0].fatal = WorkerFailed("ModelError", "worker 0: no such layer")
+    memory = MemoryProblem("oom_loading", "memory ran out")
+    fleet[1].fatal = WorkerFailed("EngineError", "worker 1: memory", memory)
+    for replica in fleet:
+        fleet.dismiss(replica)
+    assert fleet.given_up == {0: "worker 0: no such layer"}
+    assert not fleet.live
+    told = [(event.worker, event.event) for event in fleet.events if event.event != "started"]
+    assert told == [(0, "died"), (0, "given up"), (1, "ended"), (2, "ended")]
 
 
 def test_a_machine_that_comes_gets_a_replica_of_its_kind(
