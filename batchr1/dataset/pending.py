@@ -33,7 +33,7 @@ class Counts:
     """Samples by state.
 
     rows × n = done + failed + pending + spared. `spared`: samples of rows of which enough are
-    right. `beside`: what the output holds of rows that the input does not have, or above `n`.
+    right. `beside`: what the output holds and the input does not ask for.
     """
 
     rows: int
@@ -157,10 +157,7 @@ class Pending:
         Returns how many were out before: committed twice, or not wanted.
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
-        asked = (rows >= 0) & (numbers < self._n)
-        if self._excluded is not None and len(self._bits):
-            asked &= ~self._excluded[np.maximum(rows, 0)]
-        known = int(asked.sum())
+        known = int(self._asked(rows, numbers).sum())
         self._beside += len(numbers) - known
         return known - self._clear(ids, samples)
 
@@ -353,14 +350,19 @@ class Pending:
         or was excluded.
         """
         rows, numbers = self.find(ids), samples.to_numpy().astype(np.int64)
-        asked: Bools = (rows >= 0) & (numbers < self._n)
+        asked = self._asked(rows, numbers)
         if not len(self._bits):
             return asked, asked
         rows, numbers = np.where(asked, rows, 0), np.where(asked, numbers, 0)
-        if self._excluded is not None:
-            asked &= ~self._excluded[rows]
         pending = (self._bits[rows, numbers // 8] >> (numbers % 8).astype(np.uint8)) & 1
         return asked, asked & (pending == 0)
+
+    def _asked(self, rows: Numbers, numbers: Numbers) -> Bools:
+        """Tell which samples are of the input, within `n`, and not excluded."""
+        asked: Bools = (rows >= 0) & (numbers < self._n)
+        if self._excluded is not None and len(self._bits):
+            asked &= ~self._excluded[np.maximum(rows, 0)]
+        return asked
 
     def rows_by_file(self) -> dict[str, int]:
         """Count the rows of each file within `where` and `limit`.

@@ -46,7 +46,7 @@ class CountsRecord(_Record):
     spared: int = 0
     """Samples of rows with enough right ones, by stop_when."""
     beside: int = 0
-    """Samples in the output of rows that the input does not have, or above `n`."""
+    """Samples in the output that the input does not ask for: other rows, above `n`, or excluded."""
     samples: int = 0
     """All of them."""
     pending: int = 0

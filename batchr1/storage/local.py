@@ -313,9 +313,7 @@ class LocalStorage(Storage):
             there = next(path for path in (root, *root.parents) if path.exists())
             probe = there / f".batchr1-probe-{secrets.token_hex(4)}"
             probe.mkdir()
-            with suppress(
-                OSError
-            ):  # a folder whose names stay (chattr +a) takes files all the same
+            with suppress(OSError):  # names that stay (chattr +a) do not keep files out
                 probe.rmdir()
 
     @contextmanager

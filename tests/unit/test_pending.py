@@ -84,8 +84,9 @@ def test_pending_is_wanted_less_done_failed_and_excluded(tmp_path: Path, state: 
     pending = pending_of(source, n)
     pending.exclude(pa.array(sorted(excluded), pa.string()))
     pending.mark_done(*columns_of(done))
+    pending.mark_done(*columns_of(done))  # a part that is read twice changes nothing
     pending.forget_learned()
-    pending.mark_done(*columns_of(done))  # parts that are read again change nothing
+    pending.mark_done(*columns_of(done))  # nor do all parts that are read again
     pending.mark_failed(*columns_of(failed))
     counts = pending.counts()
     pending.free()
